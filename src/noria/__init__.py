@@ -1,0 +1,53 @@
+"""Noria: recurrent models on JAX. Write the cell as maths, run it over whole sequences."""
+
+from noria import data as data
+from noria import initializers as initializers
+from noria.cells.base import Cell as Cell
+from noria.cells.elman import RNNCell as RNNCell
+from noria.cells.gru import GRUCell as GRUCell
+from noria.cells.gru import GRUv3Cell as GRUv3Cell
+from noria.cells.lstm import LSTMCell as LSTMCell
+from noria.cells.lstm import LSTMState as LSTMState
+from noria.io import describe as describe
+from noria.io import load as load
+from noria.io import save as save
+from noria.layers.base import Layer as Layer
+from noria.layers.bidirectional import Bidirectional as Bidirectional
+from noria.layers.chain import Chain as Chain
+from noria.layers.chain import Residual as Residual
+from noria.layers.dense import Dense as Dense
+from noria.layers.dense import Embedding as Embedding
+from noria.layers.dropout import Dropout as Dropout
+from noria.layers.per_step import LayerNorm as LayerNorm
+from noria.layers.per_step import PerStep as PerStep
+from noria.layers.per_step import RMSNorm as RMSNorm
+from noria.layers.recurrence import GRU as GRU
+from noria.layers.recurrence import LSTM as LSTM
+from noria.layers.recurrence import RNN as RNN
+from noria.layers.recurrence import GRUv3 as GRUv3
+from noria.layers.recurrence import Recurrence as Recurrence
+from noria.layers.recurrence import with_backend as with_backend
+from noria.losses import binary_cross_entropy as binary_cross_entropy
+from noria.losses import cross_entropy as cross_entropy
+from noria.losses import huber as huber
+from noria.losses import mae as mae
+from noria.losses import mse as mse
+from noria.masking import last as last
+from noria.module import Module as Module
+from noria.module import cast as cast
+from noria.module import count_parameters as count_parameters
+from noria.module import freeze as freeze
+from noria.module import inference as inference
+from noria.module import thaw as thaw
+from noria.module import training as training
+from noria.optimise import OptimiserState as OptimiserState
+from noria.optimise import grad as grad
+from noria.optimise import setup as setup
+from noria.optimise import update as update
+from noria.optimise import value_and_grad as value_and_grad
+from noria.summary import Summary as Summary
+from noria.summary import summary as summary
+from noria.train.fit import History as History
+from noria.train.fit import fit as fit
+
+__version__ = "0.1.0"

@@ -1,0 +1,79 @@
+"""The definition: one example after the other, one step after the other, in plain Python.
+
+Slow on purpose and without a trick: the other backends are compared with this one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from noria._types import Key, State
+from noria.cells.base import emit
+
+
+def run(
+    cell: Callable[..., Any],
+    start: State,
+    own: State,
+    xs: Any,
+    lengths: jax.Array | None,
+    resets: jax.Array | None,
+    keys: Key | None,
+    batched: bool,
+    reverse: bool,
+) -> tuple[State, Any]:
+    """See `noria.backends`."""
+    if not batched:
+        return _run_example(cell, start, own, xs, lengths, resets, keys, reverse)
+    size = jtu.tree_leaves(xs)[0].shape[0]
+    if size == 0:
+        one = jax.eval_shape(
+            lambda *args: _run_example(cell, *args, reverse), *_example(own, xs, lengths, resets, keys)
+        )
+        return jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
+    examples = []
+    for n in range(size):
+        pick = lambda tree, n=n: jtu.tree_map(lambda leaf: leaf[n], tree)  # noqa: E731
+        args = pick(start), own, pick(xs), pick(lengths), pick(resets), pick(keys)
+        examples.append(_run_example(cell, *args, reverse))
+    return jtu.tree_map(lambda *leaves: jnp.stack(leaves), *examples)
+
+
+def _example(own: State, *batched: Any) -> Any:
+    """Arguments of one example by shape alone, for an empty batch."""
+    one = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batched)
+    return own, own, *one
+
+
+def _run_example(
+    cell: Callable[..., Any],
+    state: State,
+    own: State,
+    xs: Any,
+    length: jax.Array | None,
+    resets: jax.Array | None,
+    keys: Key | None,
+    reverse: bool,
+) -> tuple[State, Any]:
+    steps = jtu.tree_leaves(xs)[0].shape[0]
+    ys: list[Any] = [None] * steps
+    for t in reversed(range(steps)) if reverse else range(steps):
+        valid = True if length is None else t < length
+        x = jtu.tree_map(lambda leaf, t=t, valid=valid: jnp.where(valid, leaf[t], jnp.zeros_like(leaf[t])), xs)
+        before = state if resets is None else _where(resets[t], own, state)
+        after = cell(before, x) if keys is None else cell(before, x, key=keys[t])
+        y = emit(cell, after, x)
+        state = _where(valid, after, state)
+        ys[t] = _where(valid, y, jtu.tree_map(jnp.zeros_like, y))
+    if steps == 0:
+        x = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), xs)
+        y = jax.eval_shape(lambda state, x: emit(cell, state, x), state, x)
+        return state, jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), y)
+    return state, jtu.tree_map(lambda *leaves: jnp.stack(leaves), *ys)
+
+
+def _where(condition: Any, if_true: Any, if_false: Any) -> Any:
+    return jtu.tree_map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)

@@ -1,0 +1,54 @@
+"""One `jax.lax.scan`: any device, any transformation. Its twin is `noria.backends.reference`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from noria._types import Key, State
+from noria.cells.base import emit
+from noria.masking import keep_valid, valid_steps, where
+
+
+# Compiled here so that a call outside of jit traces and compiles once, not at every call.
+@eqx.filter_jit
+def run(
+    cell: Callable[..., Any],
+    start: State,
+    own: State,
+    xs: Any,
+    lengths: jax.Array | None,
+    resets: jax.Array | None,
+    keys: Key | None,
+    batched: bool,
+    reverse: bool,
+) -> tuple[State, Any]:
+    """See `noria.backends`."""
+
+    def advance(state: State, x: Any, key: Key | None) -> tuple[State, Any]:
+        state = cell(state, x) if key is None else cell(state, x, key=key)
+        return state, emit(cell, state, x)
+
+    if batched:
+        advance = jax.vmap(advance, in_axes=(0, 0, None if keys is None else 0))
+
+    def step(state: State, inputs: tuple[Any, ...]) -> tuple[State, Any]:
+        x, valid, reset, key = inputs
+        before = state if reset is None else where(reset, own, state)
+        after, y = advance(before, x, key)
+        return (after if valid is None else where(valid, after, state)), y
+
+    def time_first(tree: Any) -> Any:
+        return jtu.tree_map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tree) if batched else tree
+
+    valid = None
+    if lengths is not None:
+        # Padding may hold anything: were it not replaced before the cell sees it, its NaN would reach the gradient.
+        xs = keep_valid(xs, lengths)
+        valid = valid_steps(lengths, jtu.tree_leaves(xs)[0].shape[lengths.ndim])
+    state, ys = jax.lax.scan(step, start, time_first((xs, valid, resets, keys)), reverse=reverse)
+    ys = time_first(ys)
+    return state, ys if lengths is None else keep_valid(ys, lengths)

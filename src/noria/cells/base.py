@@ -1,0 +1,198 @@
+"""What a cell is: ``Cell``, the emission rule, and ``GatedCell`` with its stacked weights."""
+
+import abc
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+
+from noria._errors import check_key, check_sizes, check_step
+from noria._types import Initializer, Key, State
+from noria.initializers import default_dtype, draw, zeros
+from noria.module import Module
+
+
+class Cell(Module):
+    """A state transition and an emission, written for one example and one step.
+
+    ::
+
+        h' = cell(h, x)           transition, state first
+        y  = cell.output(h', x)   emission: what the outside sees
+
+    Subclasses give `__call__` and `initial_state`; `output` is optional. The state is any pytree of arrays; with more
+    than one array, a `NamedTuple` whose first field is the emitted one. Arrays in fields are trained.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> class Leaky(nr.Cell):
+    ...     W: jax.Array
+    ...     U: jax.Array
+    ...
+    ...     def __call__(self, h, x):
+    ...         return 0.7 * h + 0.3 * jnp.tanh(self.W @ x + self.U @ h)
+    ...
+    ...     def initial_state(self):
+    ...         return jnp.zeros(self.U.shape[0])
+    >>> nr.Recurrence(Leaky(jnp.ones((3, 2)), jnp.eye(3)))(jnp.ones((5, 2))).shape
+    (5, 3)
+    """
+
+    @abc.abstractmethod
+    def __call__(self, state: State, x: Any) -> State:
+        """The next state."""
+
+    @abc.abstractmethod
+    def initial_state(self) -> State:
+        """The zero state of one example."""
+
+    def output(self, state: State, x: Any) -> Any:
+        """What the cell emits, from its new state and the input of the step: by default the state's first array."""
+        return first_array(type(self).__name__, state)
+
+
+def first_array(name: str, state: State) -> Any:
+    """An array itself; of a tuple or `NamedTuple` the first field."""
+    if isinstance(state, tuple) and state:
+        return first_array(name, state[0])
+    if hasattr(state, "shape"):
+        return state
+    raise TypeError(
+        f"{name}: its state is a {type(state).__name__}, and what it emits is not defined; use an array or a "
+        "NamedTuple whose first field is emitted, or define output(state, x)."
+    )
+
+
+def emit(cell: Callable[..., Any], state: State, x: Any) -> Any:
+    """The emission of any cell; a plain function emits its state's first array."""
+    output = getattr(cell, "output", None)
+    return first_array(cell_name(cell), state) if output is None else output(state, x)
+
+
+def cell_name(cell: Callable[..., Any]) -> str:
+    """The name of a cell for messages and tables."""
+    function = getattr(cell, "func", cell)  # a plain function is kept inside a jax.tree_util.Partial
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def takes_key(cell: Callable[..., Any]) -> bool:
+    """Whether the cell draws random numbers: its call has a ``key`` argument."""
+    return "key" in inspect.signature(cell).parameters
+
+
+class GatedCell(Cell):
+    """A cell whose gates are row blocks of one input matrix and one recurrent matrix.
+
+    ============ =================== ==================================================
+    ``W``        ``(gates, in)``     input weights
+    ``U``        ``(gates, hidden)`` recurrent weights
+    ``b``        ``(gates,)``        bias of the input side, or ``None``
+    ``b_h``      ``(gates,)``        bias of the recurrent side, or ``None`` (default)
+    ============ =================== ==================================================
+    """
+
+    W: jax.Array
+    U: jax.Array
+    b: jax.Array | None
+    b_h: jax.Array | None
+
+    #: The gates in the order of their row blocks.
+    GATES: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        in_size: int,
+        hidden_size: int,
+        *,
+        key: Key,
+        init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias: bool | Initializer = True,
+        recurrent_bias: bool | Initializer = False,
+        dtype: Any = None,
+    ):
+        name = type(self).__name__
+        call = f"{name}(in_size={in_size}, hidden_size={hidden_size})"
+        check_sizes(call, in_size=in_size, hidden_size=hidden_size)
+        check_key(call, key)
+        dtype = default_dtype(dtype)
+        keys = jax.random.split(key, 4)
+        self.W = self._weights(init, keys[0], hidden_size, in_size, dtype)
+        self.U = self._weights(recurrent_init, keys[1], hidden_size, hidden_size, dtype)
+        self.b = self._bias(bias, keys[2], hidden_size, dtype)
+        self.b_h = self._bias(recurrent_bias, keys[3], hidden_size, dtype)
+
+    def _weights(self, init: Initializer | None, key: Key, hidden: int, columns: int, dtype: Any) -> jax.Array:
+        blocks = len(self.GATES)
+        if init is None:  # Flux: Glorot's bound for the stacked matrix
+            bound = (6 / (columns + blocks * hidden)) ** 0.5
+            return jax.random.uniform(key, (blocks * hidden, columns), dtype, -bound, bound)
+        keys = jax.random.split(key, blocks)
+        return jnp.concatenate([draw(init, k, (hidden, columns), dtype) for k in keys])
+
+    def _bias(self, bias: bool | Initializer, key: Key, hidden: int, dtype: Any) -> jax.Array | None:
+        if bias is False:
+            return None
+        return draw(zeros if bias is True else bias, key, (len(self.GATES) * hidden,), dtype)
+
+    @classmethod
+    def from_arrays(
+        cls, W: jax.Array, U: jax.Array, b: jax.Array | None = None, b_h: jax.Array | None = None, **static: Any
+    ) -> Self:
+        """The cell with these arrays, laid out as the table above says.
+
+        Raises:
+            ValueError: if their shapes do not fit each other.
+            TypeError: if their dtypes differ.
+        """
+        arrays = {"W": jnp.asarray(W), "U": jnp.asarray(U)}
+        arrays |= {name: jnp.asarray(bias) for name, bias in (("b", b), ("b_h", b_h)) if bias is not None}
+        call, blocks = f"{cls.__name__}.from_arrays", len(cls.GATES)
+        shape, dtype = arrays["U"].shape, arrays["U"].dtype
+        if len(shape) != 2 or shape[0] != blocks * shape[1]:
+            raise ValueError(f"{call}: U has shape {shape}; expected ({blocks} * hidden, hidden).")
+        expected = {"W": (shape[0], *arrays["W"].shape[1:2]), "U": shape, "b": shape[:1], "b_h": shape[:1]}
+        for name, array in arrays.items():
+            if array.shape != expected[name]:
+                raise ValueError(f"{call}: {name} has shape {array.shape}; expected {expected[name]} to go with U.")
+            if array.dtype != dtype:
+                raise TypeError(f"{call}: {name} is {array.dtype}; expected {dtype} as U is.")
+        cell = cls(1, 1, key=jax.random.key(0), dtype=dtype, **static)
+        for name in ("W", "U", "b", "b_h"):
+            object.__setattr__(cell, name, arrays.get(name))
+        return cell
+
+    @property
+    def in_size(self) -> int:
+        """Features that enter a step."""
+        return self.W.shape[-1]
+
+    @property
+    def hidden_size(self) -> int:
+        """Features of the state."""
+        return self.U.shape[-1]
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the parameters, and of everything that enters and leaves."""
+        return self.U.dtype
+
+    def _projections(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """``W x + b`` and ``U h + b_h``, after a check of what was passed."""
+        self._check(h, x)
+        return add_bias(x @ self.W.T, self.b), add_bias(h @ self.U.T, self.b_h)
+
+    def _check(self, h: jax.Array, x: jax.Array) -> None:
+        call = f"{type(self).__name__}(in_size={self.in_size}, hidden_size={self.hidden_size})"
+        swapped = getattr(x, "shape", ())[-1:] == (self.hidden_size,) != (self.in_size,)
+        hint = "; the state comes first: cell(state, x)" if swapped else ""
+        check_step(call, "x", x, self.in_size, self.dtype, hint)
+        check_step(call, "the state", h, self.hidden_size, self.dtype, hint)
+
+    def _zeros(self) -> jax.Array:
+        return jnp.zeros(self.hidden_size, self.dtype)
+
+
+def add_bias(a: jax.Array, b: jax.Array | None) -> jax.Array:
+    return a if b is None else a + b

@@ -1,0 +1,102 @@
+"""The long short-term memory."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from noria._types import Initializer, Key
+from noria.cells.base import GatedCell
+
+
+class LSTMState(NamedTuple):
+    """State of an LSTM: the output ``h`` and the memory ``c``, each ``(hidden,)`` or ``(batch, hidden)``."""
+
+    h: jax.Array
+    c: jax.Array
+
+
+class LSTMCell(GatedCell):
+    """The long short-term memory with a forget gate.
+
+    ::
+
+        i, f, g, o = blocks of  W x + b + U h + b_h
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+
+    Args:
+        in_size: features of ``x``.
+        hidden_size: features of ``h`` and of ``c``.
+        key: random key for the weights.
+        init: initialiser of each block of ``W``; default Glorot-uniform for the stacked matrix.
+        recurrent_init: initialiser of each block of ``U``; default Glorot-uniform for the stacked matrix.
+        bias: ``True`` for zeros, ``False`` for none, or an initialiser of the whole vector.
+        recurrent_bias: the same for ``b_h``, the second bias that PyTorch has.
+        forget_bias: added to the forget block of ``b`` at construction, and never again (Gers et al. 2000 and
+            Jozefowicz et al. 2015 recommend 1; Keras has 1; Flux and PyTorch 0).
+        dtype: floating dtype of the parameters; default JAX's, float32.
+
+    Shapes:
+        ``x`` is ``(in,)`` or ``(batch, in)``; the state is ``LSTMState(h, c)``, each ``(hidden,)`` or ``(batch,
+        hidden)``; the result is the next state, whose ``h`` is emitted. All have the dtype of the parameters.
+
+    Raises:
+        ValueError: for sizes below 1, a step or state of the wrong size, or a forget bias without a bias.
+        TypeError: for a missing key, a state that is no pair, or a step or state of another dtype.
+
+    Source: Hochreiter and Schmidhuber 1997; forget gate by Gers, Schmidhuber and Cummins 2000. Block order ``i f g o``
+    as in Flux, PyTorch and Keras (whose names are i, f, c, o); ONNX has i, o, f, c.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> cell = nr.LSTMCell(2, 3, key=jax.random.key(0), forget_bias=1.0)
+    >>> state = cell(cell.initial_state(), jnp.ones(2))
+    >>> state.h.shape, state.c.shape
+    ((3,), (3,))
+    """
+
+    GATES: ClassVar = ("i", "f", "g", "o")
+
+    def __init__(
+        self,
+        in_size: int,
+        hidden_size: int,
+        *,
+        key: Key,
+        init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias: bool | Initializer = True,
+        recurrent_bias: bool | Initializer = False,
+        forget_bias: float = 0.0,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            in_size,
+            hidden_size,
+            key=key,
+            init=init,
+            recurrent_init=recurrent_init,
+            bias=bias,
+            recurrent_bias=recurrent_bias,
+            dtype=dtype,
+        )
+        if forget_bias:
+            if self.b is None:
+                raise ValueError(f"LSTMCell: forget_bias={forget_bias} needs a bias to be added to; drop bias=False.")
+            self.b = self.b.at[hidden_size : 2 * hidden_size].add(forget_bias)
+
+    def __call__(self, state: LSTMState, x: jax.Array) -> LSTMState:
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise TypeError(
+                f"LSTMCell: the state is a {type(state).__name__}; expected LSTMState(h, c), state first: "
+                "cell(state, x). cell.initial_state() is the zero state."
+            )
+        h, c = state
+        wx, uh = self._projections(h, x)
+        i, f, g, o = jnp.split(wx + uh, 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return LSTMState(h, c)
+
+    def initial_state(self) -> LSTMState:
+        return LSTMState(self._zeros(), self._zeros())

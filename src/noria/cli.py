@@ -1,0 +1,114 @@
+"""The command line: ``noria demo`` and ``noria predict``."""
+
+import csv
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Recurrent models on JAX: demonstrations on real data."
+)
+console = Console()
+
+
+class Task(StrEnum):
+    """What ``noria demo`` can show."""
+
+    vowels = "vowels"
+    forecast = "forecast"
+
+
+@app.callback()
+def main() -> None:
+    """Recurrent models on JAX: demonstrations on real data."""
+
+
+@app.command()
+def demo(
+    task: Annotated[
+        Task, typer.Argument(help="vowels: who is speaking?  forecast: how much CO2 next year?")
+    ] = Task.vowels,
+    out: Annotated[Path, typer.Option(help="Folder for the model and the pictures.")] = Path("noria-demo"),
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Times through the data; default the task's own.")] = None,
+) -> None:
+    """Train a recurrent model on real data and save the model and pictures of it."""
+    _need_matplotlib()
+    started = time.perf_counter()
+    folder = out / task
+    files = _vowels(folder, seed, epochs) if task is Task.vowels else _forecast(folder, seed, epochs)
+    console.print(f"\nIn {time.perf_counter() - started:.0f} s. Saved in [bold]{folder}[/]:")
+    for file in files:
+        console.print(f"  {file.name}")
+    console.print(f"\nNow try: [bold]noria predict {folder} {files[-1]}[/]", soft_wrap=True)
+
+
+def _need_matplotlib() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:  # say so now, not after the training
+        _fail("the demonstrations draw pictures with matplotlib; install it with: pip install 'noria[plot]'")
+
+
+def _vowels(folder: Path, seed: int, epochs: int | None) -> list[Path]:
+    from noria.demo import vowels
+
+    console.print("[bold]Japanese Vowels[/]: nine men say /ae/; a bidirectional GRU tells who, from 7 to 29 steps.\n")
+    result = vowels.train(seed=seed, epochs=epochs or vowels.EPOCHS)
+    files = vowels.save(result, folder)
+    table = Table("on the 370 test utterances", "right")
+    table.add_row("bidirectional GRU", f"[bold]{result.accuracy:.1%}[/]")
+    table.add_row("always the most frequent speaker", f"{result.majority:.1%}")
+    console.print(table)
+    return files
+
+
+def _forecast(folder: Path, seed: int, epochs: int | None) -> list[Path]:
+    from noria.demo import forecast
+
+    console.print("[bold]CO2 at Mauna Loa[/]: a GRU reads three years and forecasts the next twelve months.\n")
+    result = forecast.train(seed=seed, epochs=epochs or forecast.EPOCHS)
+    files = forecast.save(result, folder)
+    table = Table(f"held out, {result.months[0]} to {result.months[-1]}", "mean error, ppm")
+    for name, error in result.errors.items():
+        table.add_row(name, f"[bold]{error:.2f}[/]" if name == "GRU" else f"{error:.2f}")
+    console.print(table)
+    return files
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model that `noria demo` saved, or its folder.")],
+    data: Annotated[Path, typer.Argument(help="New sequences: a .csv with a header, or an .npz.")],
+    out: Annotated[Path | None, typer.Option(help="Write the answers to this CSV file too.")] = None,
+) -> None:
+    """Answer on new sequences with a saved model."""
+    from noria.demo import predict as prediction
+
+    try:
+        answer = prediction.predict(model, data)
+    except (ValueError, FileNotFoundError) as error:
+        _fail(str(error))
+    table = Table(*answer.columns)
+    for row in answer.rows:
+        table.add_row(*row)
+    console.print(table)
+    if out is not None:
+        with out.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([answer.columns, *answer.rows])
+        console.print(f"Saved in {out}.")
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True).print(f"[red]noria:[/] {message}", soft_wrap=True, highlight=False)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    app()

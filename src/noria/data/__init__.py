@@ -1,0 +1,10 @@
+"""Sequences as they come, and batches as layers want them. Everything here is NumPy and stays on the host."""
+
+from noria.data.ragged import Batches as Batches
+from noria.data.ragged import batches as batches
+from noria.data.ragged import pad as pad
+from noria.data.samples import co2 as co2
+from noria.data.samples import japanese_vowels as japanese_vowels
+from noria.data.windows import folds as folds
+from noria.data.windows import split as split
+from noria.data.windows import windows as windows

@@ -1,0 +1,160 @@
+"""Sequences of different lengths: ``pad`` makes one array of them, ``batches`` many with little padding."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from noria._errors import check_key, check_sizes
+from noria._types import Key
+
+
+def pad(sequences: Sequence[Any], *, time: int | None = None, value: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """One array of sequences of different lengths, and those lengths.
+
+    Args:
+        sequences: arrays ``(time, ...)`` of one dtype that differ in ``time`` only; some may be empty.
+        time: steps of the result; default those of the longest sequence.
+        value: what stands past the end of a sequence.
+
+    Returns:
+        ``(xs, lengths)``: ``(batch, time, ...)`` of the sequences' dtype, and ``(batch,)`` int32.
+
+    Raises:
+        ValueError: for no sequences, different features, or a sequence longer than ``time``.
+        TypeError: for different dtypes.
+
+    >>> import numpy as np, noria as nr
+    >>> xs, lengths = nr.data.pad([np.array([[1.0], [2.0]]), np.array([[3.0]])])
+    >>> xs[..., 0].tolist(), lengths.tolist()
+    ([[1.0, 2.0], [3.0, 0.0]], [2, 1])
+    """
+    arrays = _sequences("pad", sequences)
+    lengths = np.array([len(array) for array in arrays], np.int32)
+    longest = int(lengths.max())
+    time = longest if time is None else time
+    if longest > time:
+        raise ValueError(
+            f"pad(time={time}): sequence {int(lengths.argmax())} has {longest} steps; expected at most {time}."
+        )
+    xs = np.full((len(arrays), time, *arrays[0].shape[1:]), value, arrays[0].dtype)
+    for row, array in zip(xs, arrays, strict=True):
+        row[: len(array)] = array
+    return xs, lengths
+
+
+def _sequences(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
+    arrays = [np.asarray(sequence) for sequence in sequences]
+    if not arrays:
+        raise ValueError(f"{call}: there are no sequences; expected at least one.")
+    for n, array in enumerate(arrays):
+        if array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:]:
+            raise ValueError(
+                f"{call}: sequence {n} has shape {array.shape}, sequence 0 {arrays[0].shape}; expected (time, ...) with "
+                "only the time different."
+            )
+        if array.dtype != arrays[0].dtype:
+            raise TypeError(f"{call}: sequence {n} is {array.dtype}, sequence 0 {arrays[0].dtype}; expected one dtype.")
+    return arrays
+
+
+class Batches:
+    """What `batches` returns: iterating gives one epoch, in a new order each time if a key was given."""
+
+    def __init__(self, columns: list[Any], lengths: np.ndarray | None, batch_size: int, buckets: int, key: Key | None):
+        self._columns, self._lengths, self._batch_size, self._buckets = columns, lengths, batch_size, buckets
+        self._key, self._epoch = key, 0
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+        return -(-len(self._columns[0]) // self._batch_size)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+        key = None if self._key is None else jax.random.fold_in(self._key, self._epoch)
+        self._epoch += 1
+        return self.epoch(key)
+
+    def epoch(self, key: Key | None = None) -> Iterator[tuple[np.ndarray, ...]]:
+        """The batches of one epoch in the order that ``key`` gives; without a key, as the data came."""
+        rng = None if key is None else np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+        groups = self._groups(rng)
+        for n in range(len(groups)) if rng is None else rng.permutation(len(groups)):
+            yield self._batch(*groups[n])
+
+    def _groups(self, rng: np.random.Generator | None) -> list[tuple[np.ndarray, int]]:
+        """The rows of each batch and the steps it is padded to."""
+        count = len(self._columns[0])
+        order = np.arange(count) if rng is None else rng.permutation(count)
+        if self._lengths is None:
+            return [(order[i : i + self._batch_size], 0) for i in range(0, count, self._batch_size)]
+        # Bucket edges at the quantiles of the lengths. A bucket's last rows that do not fill a batch move on to the next
+        # longer bucket, so that one batch an epoch is short and as many shapes are compiled as there are buckets, plus one.
+        shares = np.arange(1, self._buckets + 1) / self._buckets
+        edges = np.unique(np.quantile(self._lengths, shares, method="higher"))
+        groups, waiting = [], order[:0]
+        for low, high in zip([-1, *edges[:-1]], edges, strict=True):
+            inside = order[(self._lengths[order] > low) & (self._lengths[order] <= high)]
+            waiting = np.concatenate([waiting, inside])
+            full = len(waiting) if high == edges[-1] else len(waiting) - len(waiting) % self._batch_size
+            groups += [
+                (waiting[i : min(i + self._batch_size, full)], int(high)) for i in range(0, full, self._batch_size)
+            ]
+            waiting = waiting[full:]
+        return groups
+
+    def _batch(self, rows: np.ndarray, time: int) -> tuple[np.ndarray, ...]:
+        batch = [
+            pad([column[row] for row in rows], time=time)[0] if isinstance(column, list) else column[rows]
+            for column in self._columns
+        ]
+        return (*batch, *(() if self._lengths is None else (self._lengths[rows],)))
+
+
+def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int = 4) -> Batches:
+    """Batches of examples; sequences of different lengths are padded, those of similar lengths together.
+
+    Args:
+        *columns: each an array ``(examples, ...)`` or a list of sequences ``(time, ...)``, one for each example. Lists must
+            agree in the lengths of their sequences.
+        batch_size: examples in a batch; the last batch of an epoch may have fewer.
+        key: shuffles, differently in each epoch; without it the order is the same each time. `noria.fit` gives each
+            epoch a key of its own.
+        buckets: at most so many padded lengths, and so many compilations, at the quantiles of the lengths. More buckets
+            pad less.
+
+    Returns:
+        Something to iterate over, again and again. A batch is the tuple of the columns, followed by ``lengths``
+        ``(batch,)`` if any column is a list.
+
+    Raises:
+        ValueError: for no columns, columns of different numbers of examples, lists that differ in lengths.
+
+    >>> import numpy as np, noria as nr
+    >>> sequences, labels = [np.ones((t, 2)) for t in (3, 9, 4, 8)], np.array([0, 1, 0, 1])
+    >>> for xs, y, lengths in nr.data.batches(sequences, labels, batch_size=2, buckets=2):
+    ...     print(xs.shape, y.tolist(), lengths.tolist())
+    (2, 4, 2) [0, 0] [3, 4]
+    (2, 9, 2) [1, 1] [9, 8]
+    """
+    check_sizes("batches", batch_size=batch_size, buckets=buckets)
+    if key is not None:
+        check_key("batches", key)
+    if not columns:
+        raise ValueError("batches(): there are no columns; expected arrays or lists of sequences.")
+    ready: list[Any] = [
+        _sequences(f"batches, column {n}", column) if isinstance(column, list | tuple) else np.asarray(column)
+        for n, column in enumerate(columns)
+    ]
+    sizes = [len(column) for column in ready]
+    if len(set(sizes)) > 1 or sizes[0] == 0:
+        raise ValueError(f"batches: the columns have {sizes} examples; expected the same number, at least one.")
+    ragged = [np.array([len(s) for s in column], np.int32) for column in ready if isinstance(column, list)]
+    for lengths in ragged:
+        if not np.array_equal(lengths, ragged[0]):
+            row = int(np.flatnonzero(lengths != ragged[0])[0])
+            raise ValueError(
+                f"batches: example {row} has {ragged[0][row]} steps in one list and {lengths[row]} in another; expected "
+                "equal lengths. Pad one of them with noria.data.pad and pass its lengths as a column."
+            )
+    return Batches(ready, ragged[0] if ragged else None, batch_size, buckets, key)

@@ -1,0 +1,100 @@
+"""One long series: windows of it, and splits that never let the future into the past."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from noria._errors import check_sizes
+
+
+def windows(series: Any, size: int, horizon: int = 1, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Pieces of a series, and what follows each.
+
+    Args:
+        series: ``(time,)`` or ``(time, features)``.
+        size: steps of a piece.
+        horizon: steps that follow it; 0 for pieces alone.
+        stride: steps from the start of one piece to the start of the next.
+
+    Returns:
+        ``(xs, ys)``: ``(pieces, size, ...)`` and ``(pieces, horizon, ...)``; complete ones only, in order of time.
+
+    Raises:
+        ValueError: if the series is shorter than ``size + horizon``, or a size is below 1.
+
+    >>> import numpy as np, noria as nr
+    >>> xs, ys = nr.data.windows(np.arange(6), size=3, horizon=2)
+    >>> xs.tolist(), ys.tolist()
+    ([[0, 1, 2], [1, 2, 3]], [[3, 4], [4, 5]])
+    """
+    check_sizes("windows", size=size, stride=stride)
+    if horizon < 0:
+        raise ValueError(f"windows: horizon is {horizon}; expected at least 0.")
+    series = np.asarray(series)
+    if series.ndim == 0 or len(series) < size + horizon:
+        raise ValueError(
+            f"windows: the series has shape {series.shape}; expected at least {size + horizon} steps, size + horizon."
+        )
+    starts = np.arange(0, len(series) - size - horizon + 1, stride)
+    pieces = series[starts[:, None] + np.arange(size + horizon)]
+    return pieces[:, :size], pieces[:, size:]
+
+
+def split(series: Any, *, valid: float | int = 0, test: float | int = 0, gap: int = 0) -> tuple[Any, Any, Any]:
+    """A series or any examples in order of time, cut into training, validation and test: the latest are the test.
+
+    Args:
+        series: an array or a list.
+        valid: how much is for validation: a share below 1, or a whole number of steps.
+        test: how much is for the test, likewise.
+        gap: steps left out before each cut, so that windows on both sides do not overlap.
+
+    Returns:
+        ``(train, valid, test)``, slices of ``series``.
+
+    Raises:
+        ValueError: if nothing is left for training.
+
+    >>> import noria as nr
+    >>> nr.data.split(list(range(10)), valid=2, test=0.3)
+    ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9])
+    """
+    count = len(series)
+    for name, amount in (("valid", valid), ("test", test), ("gap", gap)):
+        if amount < 0 or (isinstance(amount, float) and amount >= 1):
+            raise ValueError(f"split: {name} is {amount}; expected a share below 1 or a whole number of steps.")
+    n_valid, n_test = (round(amount * count) if isinstance(amount, float) else amount for amount in (valid, test))
+    test_start = count - n_test
+    valid_end = test_start - (gap if n_test else 0)
+    valid_start = valid_end - n_valid
+    train_end = valid_start - (gap if n_valid else 0)
+    if train_end < 1:
+        raise ValueError(f"split: {count} steps less {n_valid} and {n_test} and the gaps leave none for training.")
+    return series[:train_end], series[valid_start:valid_end], series[test_start:]
+
+
+def folds(count: int, *, k: int, gap: int = 0, train_size: int | None = None) -> Iterator[tuple[range, range]]:
+    """Time-ordered cross-validation: ``k`` pairs (training steps, the steps right after them).
+
+    Args:
+        count: steps of the series.
+        k: number of folds; the series is cut into ``k + 1`` equal parts, of which the last ``k`` are validated in turn.
+        gap: steps left out between training and validation.
+        train_size: at most so many steps for training, the latest ones; default all of the past.
+
+    Raises:
+        ValueError: if a fold would have nothing to train on or to validate.
+
+    >>> import noria as nr
+    >>> [(list(train), list(valid)) for train, valid in nr.data.folds(6, k=2)]
+    [([0, 1], [2, 3]), ([0, 1, 2, 3], [4, 5])]
+    """
+    check_sizes("folds", count=count, k=k)
+    part = count // (k + 1)
+    if part - gap < 1:
+        raise ValueError(f"folds: {count} steps in {k + 1} parts with a gap of {gap} leave nothing to train on.")
+    for n in range(k):
+        start = count - (k - n) * part
+        past = range(0, start - gap)
+        yield past if train_size is None else past[-train_size:], range(start, start + part)

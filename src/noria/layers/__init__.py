@@ -1,0 +1,1 @@
+"""Layers: cells along time, and what stands between them."""

@@ -1,0 +1,105 @@
+"""Two recurrences in opposite directions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from noria._errors import check_choice
+from noria._types import Key, State
+from noria.layers.base import Layer
+from noria.layers.recurrence import Recurrence
+from noria.module import map_modules
+
+MERGES: dict[str, Callable[[jax.Array, jax.Array], Any]] = {
+    "concat": lambda forward, backward: jnp.concatenate([forward, backward], axis=-1),
+    "sum": jnp.add,
+    "mean": lambda forward, backward: (forward + backward) / 2,
+    "product": jnp.multiply,
+    "pair": lambda forward, backward: (forward, backward),
+}
+
+
+class Bidirectional(Layer):
+    """Runs one recurrence from the start and one from the end, and merges their outputs step by step.
+
+    Args:
+        forward: a cell or a `Recurrence`.
+        backward: another one, of the same kind or of a different one; it is reversed here. Without it ``forward`` runs
+            in both directions and its parameters are shared.
+        merge: ``"concat"`` (default), ``"sum"``, ``"mean"``, ``"product"``, or ``"pair"`` for both outputs as a tuple.
+
+    The state is the pair ``(forward, backward)``; the backward one starts at the end of each example, its true end
+    when ``lengths`` are given, and its final state is the one at step 0. There is no `step`: the backward direction
+    needs the end first.
+
+    Raises:
+        ValueError: for a recurrence that is already reversed in ``forward``, or an unknown ``merge``.
+
+    Keras' merge modes are ``concat, sum, ave, mul, None``; PyTorch concatenates.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> k1, k2 = jax.random.split(jax.random.key(0))
+    >>> layer = nr.Bidirectional(nr.GRU(2, 3, key=k1), nr.GRU(2, 3, key=k2))
+    >>> layer(jnp.ones((4, 5, 2)), lengths=jnp.array([5, 1, 0, 2])).shape
+    (4, 5, 6)
+    """
+
+    forward: Recurrence
+    backward: Recurrence | None
+    merge: str = eqx.field(static=True)
+
+    def __init__(self, forward: Any, backward: Any = None, merge: str = "concat"):
+        check_choice("Bidirectional", "merge", merge, tuple(MERGES))
+        self.forward = _recurrence(forward)
+        if self.forward.reverse:
+            raise ValueError("Bidirectional(forward, backward): forward is reversed; give both unreversed.")
+        self.backward = None if backward is None else _reversed(_recurrence(backward))
+        self.merge = merge
+
+    @property
+    def _directions(self) -> tuple[Recurrence, Recurrence]:
+        return self.forward, _reversed(self.forward) if self.backward is None else self.backward
+
+    def scan(
+        self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
+        states = (None, None) if state is None else state
+        if not isinstance(states, tuple) or len(states) != 2:
+            raise ValueError(
+                f"{self.label}: the state is a {type(state).__name__}; expected the pair (forward, backward). "
+                "The state comes first: layer(state, xs)."
+            )
+        keys = (None, None) if key is None else jax.random.split(key)
+        (forward, f), (backward, b) = (
+            layer.scan(state, xs, lengths=lengths, resets=resets, key=key)
+            for layer, state, key in zip(self._directions, states, keys, strict=True)
+        )
+        if self.merge not in ("concat", "pair") and f.shape != b.shape:
+            raise ValueError(
+                f"{self.label}: the directions give {f.shape} and {b.shape}; merge={self.merge!r} needs equal sizes, "
+                'merge="concat" does not.'
+            )
+        return (forward, backward), MERGES[self.merge](f, b)
+
+    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+        raise ValueError(
+            f"{self.label}.step: its backward direction needs the end first; call scan with whole sequences."
+        )
+
+    def initial_state(self) -> State:
+        return tuple(layer.initial_state() for layer in self._directions)
+
+    @property
+    def label(self) -> str:
+        return f"Bidirectional({self.forward.label})"
+
+
+def _recurrence(layer: Any) -> Recurrence:
+    return layer if isinstance(layer, Recurrence) else Recurrence(layer)
+
+
+def _reversed(layer: Recurrence) -> Recurrence:
+    return map_modules(lambda module, path: {"reverse": True} if path == "" else {}, layer)

@@ -1,0 +1,129 @@
+"""Layers one after the other, and layers with a way around them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from noria._types import Key, State
+from noria.cells.base import Cell
+from noria.layers.base import Layer
+from noria.layers.per_step import PerStep
+from noria.masking import keep_valid
+
+
+class Chain(Layer):
+    """Layers one after the other, with the verbs of one layer: the whole chain scans, steps, masks, resets.
+
+    Args:
+        *layers: layers; anything else that is callable is a function of one step's features and becomes a `PerStep`.
+
+    The state is the tuple of the layers' states, ``None`` for those without. With ``key`` each layer gets a key of its
+    own. ``chain[i]``, ``len(chain)`` and iteration give the layers; a slice is a chain.
+
+    Raises:
+        ValueError: if there are no layers.
+        TypeError: if one of them is not callable, or is a cell (``Recurrence(cell)`` makes it a layer).
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> k1, k2 = jax.random.split(jax.random.key(0))
+    >>> net = nr.Chain(nr.LSTM(2, 8, key=k1), jnp.tanh, nr.Dense(8, 1, key=k2))
+    >>> state, ys = net.scan(None, jnp.ones((5, 2)))
+    >>> state, y = net.step(state, jnp.ones(2))
+    >>> ys.shape, y.shape
+    ((5, 1), (1,))
+    """
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, *layers: Any):
+        if not layers:
+            raise ValueError("Chain(): it holds no layers; expected at least one.")
+        self.layers = tuple(_as_layer(f"Chain, position {i}", layer) for i, layer in enumerate(layers))
+
+    def scan(
+        self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
+        return self._run("scan", state, xs, key, lengths=lengths, resets=resets)
+
+    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+        return self._run("step", state, x, key, resets=resets)
+
+    def _run(self, verb: str, state: State, xs: Any, key: Key | None, **options: Any) -> tuple[State, Any]:
+        states = (None,) * len(self) if state is None else state
+        if not isinstance(states, tuple) or len(states) != len(self):
+            came = f"a tuple of {len(states)}" if isinstance(states, tuple) else f"a {type(states).__name__}"
+            raise ValueError(
+                f"Chain of {len(self)} layers: the state is {came}; expected one state a layer, as initial_state() gives "
+                "them. The state comes first: layer(state, xs)."
+            )
+        keys = (None,) * len(self) if key is None else jax.random.split(key, len(self))
+        finals = []
+        for layer, before, k in zip(self.layers, states, keys, strict=True):
+            after, xs = getattr(layer, verb)(before, xs, key=k, **options)
+            finals.append(after)
+        return tuple(finals), xs
+
+    def initial_state(self) -> State:
+        return tuple(layer.initial_state() for layer in self.layers)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return Chain(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+
+class Residual(Layer):
+    """A layer with a way around it: ``xs + layer(xs)``. The state is the layer's.
+
+    Raises:
+        ValueError: if the layer changes the number of features.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> nr.Residual(nr.GRU(3, 3, key=jax.random.key(0)))(jnp.ones((4, 3))).shape
+    (4, 3)
+    """
+
+    layer: Layer
+
+    def __init__(self, layer: Any):
+        self.layer = _as_layer("Residual", layer)
+
+    def scan(
+        self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
+        state, ys = self.layer.scan(state, xs, lengths=lengths, resets=resets, key=key)
+        xs = jnp.asarray(xs)
+        return state, self._add(xs if lengths is None else keep_valid(xs, jnp.asarray(lengths)), ys)
+
+    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+        state, y = self.layer.step(state, x, resets=resets, key=key)
+        return state, self._add(jnp.asarray(x), y)
+
+    def _add(self, xs: jax.Array, ys: jax.Array) -> jax.Array:
+        if xs.shape != ys.shape:
+            raise ValueError(
+                f"Residual({self.layer.label}): it turns {xs.shape} into {ys.shape}, which cannot be added; expected a "
+                "layer with as many features out as in."
+            )
+        return xs + ys
+
+    def initial_state(self) -> State:
+        return self.layer.initial_state()
+
+
+def _as_layer(call: str, layer: Any) -> Layer:
+    if isinstance(layer, Layer):
+        return layer
+    if isinstance(layer, Cell):
+        raise TypeError(
+            f"{call}: {type(layer).__name__} is a cell; expected a layer: Recurrence({type(layer).__name__}(...))."
+        )
+    if isinstance(layer, type) or not callable(layer):
+        raise TypeError(f"{call}: {layer!r} is no layer and not callable; expected a layer or a function of one step.")
+    return PerStep(layer)

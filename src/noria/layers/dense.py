@@ -1,0 +1,125 @@
+"""Layers of single steps with parameters: ``Dense`` and ``Embedding``."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from noria._errors import check_key, check_sizes, check_step
+from noria._types import Initializer, Key
+from noria.initializers import default_dtype, draw, glorot_uniform, normal, zeros
+from noria.layers.base import StatelessLayer
+from noria.module import as_pytree
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+class Dense(StatelessLayer):
+    """A product with a matrix, a bias and an activation, over the last axis.
+
+    ::
+
+        y = activation(W x + b)
+
+    Args:
+        in_size: features of ``x``.
+        out_size: features of ``y``.
+        activation: any function of an array; default none.
+        key: random key for the weights.
+        init: initialiser of ``W``, ``(out, in)``; default Glorot-uniform, as in Flux and Keras.
+        bias: ``True`` for zeros, ``False`` for none, or an initialiser.
+        dtype: floating dtype of the parameters; default JAX's, float32.
+
+    Shapes:
+        ``(..., in)`` to ``(..., out)``, with any leading axes.
+
+    Raises:
+        ValueError: for sizes below 1 or an input of the wrong size.
+        TypeError: for a missing key or an input of another dtype.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> nr.Dense(3, 2, jax.nn.relu, key=jax.random.key(0))(jnp.ones((4, 5, 3))).shape
+    (4, 5, 2)
+    """
+
+    W: jax.Array
+    b: jax.Array | None
+    activation: Callable[[jax.Array], jax.Array]
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        activation: Callable[[jax.Array], jax.Array] = _identity,
+        *,
+        key: Key,
+        init: Initializer | None = None,
+        bias: bool | Initializer = True,
+        dtype: Any = None,
+    ):
+        call = f"Dense(in_size={in_size}, out_size={out_size})"
+        check_sizes(call, in_size=in_size, out_size=out_size)
+        check_key(call, key)
+        dtype = default_dtype(dtype)
+        keys = jax.random.split(key)
+        self.W = draw(glorot_uniform() if init is None else init, keys[0], (out_size, in_size), dtype)
+        self.b = None if bias is False else draw(zeros if bias is True else bias, keys[1], (out_size,), dtype)
+        self.activation = as_pytree(activation)
+
+    def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
+        check_step(self.label, "x", xs, self.W.shape[1], self.W.dtype)
+        ys = xs @ self.W.T
+        return self.activation(ys if self.b is None else ys + self.b)
+
+    @property
+    def label(self) -> str:
+        return f"Dense(in_size={self.W.shape[1]})"
+
+
+class Embedding(StatelessLayer):
+    """A table of vectors, one for each whole number below ``count``.
+
+    Args:
+        count: number of rows, the size of the vocabulary.
+        size: features of a row.
+        key: random key for the table.
+        init: initialiser of the table ``(count, size)``; default N(0, 1), as in Flux and PyTorch.
+        dtype: floating dtype of the table; default JAX's, float32.
+
+    Shapes:
+        whole numbers ``(...)`` to ``(..., size)``: ``(time,)``, ``(batch, time)``, or one step, ``()`` or ``(batch,)``.
+
+    Raises:
+        ValueError: for sizes below 1, or a number outside ``0 .. count - 1`` where values are known. Under `jax.jit` they
+            are not; there such a number gives NaN, never another row.
+        TypeError: for a missing key, or numbers that are not whole.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> nr.Embedding(10, 4, key=jax.random.key(0))(jnp.array([[1, 2, 3]])).shape
+    (1, 3, 4)
+    """
+
+    table: jax.Array
+
+    FEATURE_AXES: ClassVar = 0
+
+    def __init__(self, count: int, size: int, *, key: Key, init: Initializer | None = None, dtype: Any = None):
+        call = f"Embedding(count={count}, size={size})"
+        check_sizes(call, count=count, size=size)
+        check_key(call, key)
+        self.table = draw(normal(1.0) if init is None else init, key, (count, size), default_dtype(dtype))
+
+    def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
+        count = self.table.shape[0]
+        if not jnp.issubdtype(xs.dtype, jnp.integer):
+            raise TypeError(f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}.")
+        if not isinstance(xs, jax.core.Tracer) and xs.size and not 0 <= int(xs.min()) <= int(xs.max()) < count:
+            raise ValueError(f"{self.label}: the numbers go from {xs.min()} to {xs.max()}; expected 0 to {count - 1}.")
+        return self.table.at[jnp.where(xs < 0, count, xs)].get(mode="fill", fill_value=jnp.nan)
+
+    @property
+    def label(self) -> str:
+        return f"Embedding(count={self.table.shape[0]})"

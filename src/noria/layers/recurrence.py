@@ -1,0 +1,324 @@
+"""A cell along time: ``Recurrence``, and ``RNN``, ``LSTM``, ``GRU``, ``GRUv3`` for the cells of those names."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from noria._errors import check_choice, check_dtype, check_key
+from noria._types import Key, State
+from noria.backends import BACKENDS, choose
+from noria.cells.base import cell_name, emit, takes_key
+from noria.cells.elman import RNNCell
+from noria.cells.gru import GRUCell, GRUv3Cell
+from noria.cells.lstm import LSTMCell
+from noria.layers.base import Layer
+from noria.masking import check_lengths, where
+from noria.module import M, as_pytree, map_modules
+
+
+class Recurrence(Layer, trainable=("cell", "learned_state")):
+    """Runs a cell over whole sequences.
+
+    Args:
+        cell: a `Cell`, or any function ``(state, x) -> state`` of one example and one step. Arrays that a plain
+            function closes over are constants; make it a `Cell` to train them.
+        initial_state: state of one example before the first step, not trained; default the cell's own. A plain
+            function needs one.
+        reverse: take the steps from the last to the first. Outputs stand where their inputs do.
+        learn_initial_state: train the initial state, from ``initial_state`` or the cell's own.
+        backend: ``"auto"``, ``"scan"`` (`jax.lax.scan`) or ``"reference"`` (a Python loop, the definition).
+
+    Shapes:
+        ``xs`` is ``(time, in)`` or ``(batch, time, in)``; outputs are ``(time, out)`` or ``(batch, time, out)``. A state
+        passed in has the shape of one example's, and then stands for all of the batch, or a leading batch axis; the
+        final state has it. Verbs and keyword arguments are those of `Layer`.
+
+    Raises:
+        TypeError: if the cell is not callable, wants a key that is not given, or changes the dtype of its state.
+        ValueError: for shapes that do not fit, lengths out of range, a state of another structure.
+
+    PyTorch's layers return ``(ys, state)`` from the call itself, Keras' only with ``return_state``; here ``layer(xs)``
+    always returns outputs and ``layer.scan(state, xs)`` always both. Flux's order is ``layer(xs, state)``.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> layer = nr.Recurrence(lambda h, x: 0.9 * h + x, initial_state=jnp.zeros(2))
+    >>> state, ys = layer.scan(None, jnp.ones((4, 3, 2)), lengths=jnp.array([3, 1, 0, 2]))
+    >>> ys.shape, state[2].tolist()
+    ((4, 3, 2), [0.0, 0.0])
+    """
+
+    cell: Any
+    fixed_state: State
+    learned_state: State
+    reverse: bool = eqx.field(static=True)
+    backend: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        cell: Callable[..., Any],
+        initial_state: State = None,
+        reverse: bool = False,
+        *,
+        learn_initial_state: bool = False,
+        backend: str = "auto",
+    ):
+        check_cell(cell)
+        self.cell = as_pytree(cell)
+        call = f"Recurrence({cell_name(cell)})"
+        check_choice(call, "backend", backend, ("auto", *BACKENDS))
+        if initial_state is None and not hasattr(self.cell, "initial_state"):
+            raise ValueError(f"{call}: a plain function has no initial state; pass initial_state=.")
+        if initial_state is None and learn_initial_state:
+            initial_state = self.cell.initial_state()
+        state = jtu.tree_map(jnp.asarray, initial_state)
+        self.fixed_state = None if learn_initial_state else state
+        self.learned_state = state if learn_initial_state else None
+        self.reverse = bool(reverse)
+        self.backend = backend
+
+    def initial_state(self) -> State:
+        if self.learned_state is not None:
+            return self.learned_state
+        if self.fixed_state is not None:
+            return self.fixed_state
+        return jtu.tree_map(jnp.asarray, self.cell.initial_state())
+
+    def scan(
+        self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
+        xs, batch, time = self._sequence(xs)
+        if lengths is not None:
+            lengths = check_lengths(self.label, lengths, (*batch, time), len(batch))
+        if resets is not None:
+            resets = self._resets(resets, (*batch, time))
+            if self.reverse:  # the boundary before step t is crossed on the way from t to t - 1
+                resets = jnp.concatenate([resets[..., 1:], jnp.zeros_like(resets[..., :1])], axis=-1)
+        own = self.initial_state()
+        start = self._state(state, own, batch)
+        keys = self._keys(key, (*batch, time))
+        x = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(batch) + 1 :], leaf.dtype), xs)
+        self._check_transition(own, x, key if takes_key(self.cell) else None)
+        run = choose(self.backend)
+        return run(self.cell, start, own, xs, lengths, resets, keys, bool(batch), self.reverse)
+
+    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+        if self.reverse:
+            raise ValueError(
+                f"{self.label}.step: a reversed layer starts at the end; call scan with the whole sequence."
+            )
+        x, batch = self._one_step(x)
+        own = self.initial_state()
+        state = self._state(state, own, batch)
+        if resets is not None:
+            state = where(self._resets(resets, batch), own, state)
+
+        def advance(state: State, x: Any, key: Key | None) -> tuple[State, Any]:
+            state = self.cell(state, x) if key is None else self.cell(state, x, key=key)
+            return state, emit(self.cell, state, x)
+
+        keys = self._keys(key, batch)
+        return (jax.vmap(advance, in_axes=(0, 0, None if keys is None else 0)) if batch else advance)(state, x, keys)
+
+    @property
+    def label(self) -> str:
+        """As written by who made the layer: ``GRU(in_size=3)``, ``Recurrence(LeakyCell)``."""
+        name, size = cell_name(self.cell), getattr(self.cell, "in_size", None)
+        return f"Recurrence({name})" if size is None else f"{name.removesuffix('Cell')}(in_size={size})"
+
+    # --- what was passed in -----------------------------------------------------------------------------------------
+
+    def _sequence(self, xs: Any) -> tuple[Any, tuple[int, ...], int]:
+        """``xs`` as arrays, its batch axes and its number of steps."""
+        xs = self._arrays("xs", xs, (2, 3), "(time, {}) or (batch, time, {})")
+        *batch, time, _ = xs.shape
+        return xs, tuple(batch), time
+
+    def _one_step(self, x: Any) -> tuple[Any, tuple[int, ...]]:
+        x = self._arrays("x", x, (1, 2), "({},) or (batch, {})")
+        return x, x.shape[:-1]
+
+    def _arrays(self, what: str, xs: Any, ranks: tuple[int, int], form: str) -> jax.Array:
+        size = getattr(self.cell, "in_size", None)
+        if isinstance(xs, list | tuple):
+            raise TypeError(
+                f"{self.label}: {what} is a {type(xs).__name__}; expected one array, "
+                f"{form.format(size or 'in', size or 'in')}: stack equal steps with jnp.stack, pad unequal sequences with "
+                "noria.data.pad."
+            )
+        xs = jnp.asarray(xs)
+        if xs.ndim not in ranks or size not in (None, xs.shape[-1]):
+            hint = "; the state comes first: layer(state, xs)" if xs.ndim == ranks[0] - 1 else ""
+            raise ValueError(
+                f"{self.label}: {what} has shape {xs.shape}; expected {form.format(size or 'in', size or 'in')}{hint}."
+            )
+        if size is not None:
+            check_dtype(self.label, what, xs, self.cell.dtype)
+        return xs
+
+    def _state(self, state: State, own: State, batch: tuple[int, ...]) -> State:
+        """The state to start from, with a batch axis where the input has one."""
+        if state is None:
+            state = own
+        structure: Any = jtu.tree_structure(own)
+        if structure != jtu.tree_structure(state):
+            raise ValueError(
+                f"{self.label}: the state is {_describe(state)}; expected {_describe(own)}, as initial_state() gives it. "
+                "The state comes first: layer(state, xs)."
+            )
+
+        def broadcast(leaf: Any, like: jax.Array) -> jax.Array:
+            leaf = jnp.asarray(leaf)
+            if leaf.shape not in (like.shape, batch + like.shape):
+                batched = f" or {batch + like.shape}" if batch else ""
+                raise ValueError(
+                    f"{self.label}: the state has shape {leaf.shape}; expected {like.shape}{batched}. "
+                    "The state comes first: layer(state, xs)."
+                )
+            if leaf.dtype != like.dtype:
+                raise TypeError(
+                    f"{self.label}: the state is {leaf.dtype}; expected {like.dtype}, as initial_state() gives it."
+                )
+            return jnp.broadcast_to(leaf, batch + like.shape)
+
+        return jtu.tree_map(broadcast, state, own)
+
+    def _resets(self, resets: Any, shape: tuple[int, ...]) -> jax.Array:
+        resets = jnp.asarray(resets)
+        if resets.dtype != jnp.bool_:
+            raise TypeError(f"{self.label}: resets is {resets.dtype}; expected booleans, such as resets.astype(bool).")
+        if resets.shape != shape:
+            raise ValueError(f"{self.label}: resets has shape {resets.shape}; expected {shape}, one for each step.")
+        return resets
+
+    def _keys(self, key: Key | None, shape: tuple[int, ...]) -> Key | None:
+        """One key a step, for a cell that asks for keys; other cells get none, whatever was passed."""
+        if not takes_key(self.cell):
+            return None
+        check_key(f"{self.label}, whose cell draws random numbers", key)
+        return key if key is None or not shape else jax.random.split(key, shape)
+
+    def _check_transition(self, own: State, x: Any, key: Key | None) -> None:
+        """A state that changes its structure, shape or dtype in a step cannot be carried: say so before XLA does."""
+        call = (lambda h, x, k: self.cell(h, x)) if key is None else (lambda h, x, k: self.cell(h, x, key=k))
+        try:
+            after = jax.eval_shape(call, own, x, key)
+        except Exception as error:
+            error.add_note(
+                f"{self.label}: this came from one step of the cell, called with a state of {_describe(own)} "
+                f"and an x of {_describe(x)}."
+            )
+            raise
+        if _kind(after) != _kind(own):
+            raise TypeError(
+                f"{self.label}: one step turns a state of {_describe(own)} into {_describe(after)}; expected the same "
+                "structure, shapes and dtypes. Check the initial state and the dtype of xs."
+            )
+
+
+def _describe(tree: Any) -> str:
+    """Structure, shapes and dtypes in one line: ``LSTMState(h=float32[5], c=float32[5])``."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return f"{type(tree).__name__}({', '.join(f'{n}={_describe(v)}' for n, v in zip(tree._fields, tree, strict=True))})"
+    if isinstance(tree, tuple | list):
+        return f"{type(tree).__name__}({', '.join(map(_describe, tree))})"
+    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
+        return f"{tree.dtype}{list(tree.shape)}"
+    return type(tree).__name__ if not isinstance(tree, dict) else str({k: _describe(v) for k, v in tree.items()})
+
+
+def _kind(tree: Any) -> Any:
+    return jtu.tree_structure(tree), [(leaf.shape, leaf.dtype) for leaf in jtu.tree_leaves(tree)]
+
+
+def check_cell(cell: Any) -> None:
+    """Catch what looks like a cell and is none."""
+    if isinstance(cell, type):
+        raise TypeError(
+            f"Recurrence(cell): cell is the class {cell.__name__}; expected an instance: {cell.__name__}(...)."
+        )
+    if isinstance(cell, Layer):
+        raise TypeError(f"Recurrence(cell): cell is already a layer, {cell.label}; expected a cell.")
+    if isinstance(cell, eqx.nn.GRUCell | eqx.nn.LSTMCell):
+        name = type(cell).__name__
+        raise TypeError(
+            f"Recurrence(cell): equinox.nn.{name} takes (x, state); expected (state, x). Use noria.{name}, or a Cell of "
+            "your own that calls it."
+        )
+    if not callable(cell):
+        raise TypeError(f"Recurrence(cell): cell is a {type(cell).__name__}; expected a Cell or a function (state, x).")
+
+
+def with_backend(model: M, backend: str) -> M:
+    """A copy of ``model`` in which every recurrent layer runs on ``backend``.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> layer = nr.GRU(2, 3, key=jax.random.key(0))
+    >>> slow = nr.with_backend(layer, "reference")
+    >>> bool(jnp.allclose(slow(jnp.ones((4, 2))), layer(jnp.ones((4, 2))), atol=1e-6))
+    True
+    """
+    check_choice("with_backend", "backend", backend, ("auto", *BACKENDS))
+    return map_modules(lambda module, _: {"backend": backend} if isinstance(module, Recurrence) else {}, model)
+
+
+# --- the named layers -----------------------------------------------------------------------------------------------
+
+_LAYER_OPTIONS = ("initial_state", "reverse", "learn_initial_state", "backend")
+
+
+def _layer(cell: Callable[..., Any], *args: Any, key: Key, **options: Any) -> Recurrence:
+    layer_options = {name: options.pop(name) for name in _LAYER_OPTIONS if name in options}
+    return Recurrence(cell(*args, key=key, **options), **layer_options)
+
+
+def RNN(in_size: int, hidden_size: int, activation: Any = jnp.tanh, *, key: Key, **options: Any) -> Recurrence:
+    """``Recurrence(RNNCell(in_size, hidden_size, activation, key=key))``.
+
+    Args:
+        in_size: features of a step.
+        hidden_size: features of the state and of the outputs.
+        activation: any element-wise function.
+        key: random key for the weights.
+        **options: those of `RNNCell` (``init``, ``recurrent_init``, ``bias``, ``recurrent_bias``, ``dtype``) and of
+            `Recurrence` (``initial_state``, ``learn_initial_state``, ``reverse``, ``backend``).
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> nr.RNN(2, 4, key=jax.random.key(0))(jnp.ones((3, 2))).shape
+    (3, 4)
+    """
+    return _layer(RNNCell, in_size, hidden_size, activation, key=key, **options)
+
+
+def LSTM(in_size: int, hidden_size: int, *, key: Key, **options: Any) -> Recurrence:
+    """``Recurrence(LSTMCell(in_size, hidden_size, key=key))``; options as for `RNN`, and ``forget_bias``.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> state, ys = nr.LSTM(2, 4, key=jax.random.key(0)).scan(None, jnp.ones((3, 2)))
+    >>> ys.shape, state.c.shape
+    ((3, 4), (4,))
+    """
+    return _layer(LSTMCell, in_size, hidden_size, key=key, **options)
+
+
+def GRU(in_size: int, hidden_size: int, *, key: Key, **options: Any) -> Recurrence:
+    """``Recurrence(GRUCell(in_size, hidden_size, key=key))``; options as for `RNN`.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> nr.GRU(2, 4, key=jax.random.key(0), learn_initial_state=True)(jnp.ones((3, 2))).shape
+    (3, 4)
+    """
+    return _layer(GRUCell, in_size, hidden_size, key=key, **options)
+
+
+def GRUv3(in_size: int, hidden_size: int, *, key: Key, **options: Any) -> Recurrence:
+    """``Recurrence(GRUv3Cell(in_size, hidden_size, key=key))``; options as for `RNN`.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> nr.GRUv3(2, 4, key=jax.random.key(0), reverse=True)(jnp.ones((3, 2))).shape
+    (3, 4)
+    """
+    return _layer(GRUv3Cell, in_size, hidden_size, key=key, **options)

@@ -1,0 +1,82 @@
+"""Which steps are valid, and selections by that which let no garbage through, gradients included."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Int
+
+
+def valid_steps(lengths: Int[Array, "*batch"], time: int) -> Bool[Array, "*batch time"]:
+    """True for the first ``lengths`` steps of each example."""
+    return jnp.arange(time, dtype=lengths.dtype) < lengths[..., None]
+
+
+def where(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
+    """`jnp.where` for pytrees; the condition has leading axes only, and ``if_true`` may lack them."""
+
+    def select(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(condition.reshape(condition.shape + (1,) * (b.ndim - condition.ndim)), a, b)
+
+    return jtu.tree_map(select, if_true, if_false)
+
+
+def keep_valid(tree: Any, lengths: Int[Array, "*batch"]) -> Any:
+    """``tree`` of arrays ``(*batch, time, ...)`` with zeros past the end of each example."""
+
+    def keep(leaf: jax.Array) -> jax.Array:
+        return where(valid_steps(lengths, leaf.shape[lengths.ndim]), leaf, jnp.zeros_like(leaf))
+
+    return jtu.tree_map(keep, tree)
+
+
+def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
+    """The last valid output of each example.
+
+    Args:
+        ys: ``(time, features)`` or ``(batch, time, features)``.
+        lengths: ``()`` or ``(batch,)`` valid steps; without it, every step is valid.
+
+    Returns:
+        ``(features,)`` or ``(batch, features)``; zeros for an example of length 0.
+
+    Of a bidirectional layer this is the backward half after one step only; its summary of the whole sequence is the
+    final state that `scan` returns.
+
+    Raises:
+        ValueError: if ``lengths`` does not fit ``ys``, is negative or is too long.
+
+    >>> import jax.numpy as jnp, noria as nr
+    >>> nr.last(jnp.array([[[1.0], [2.0]], [[3.0], [0.0]]]), jnp.array([2, 1])).tolist()
+    [[2.0], [3.0]]
+    """
+    call = "last(ys, lengths)"
+    ys = jnp.asarray(ys)
+    if ys.ndim not in (2, 3):
+        raise ValueError(f"{call}: ys has shape {ys.shape}; expected (time, features) or (batch, time, features).")
+    *batch, time, features = ys.shape
+    lengths = jnp.full(batch, time) if lengths is None else check_lengths(call, lengths, ys.shape, len(batch))
+    padded = jnp.concatenate([jnp.zeros((*batch, 1, features), ys.dtype), keep_valid(ys, lengths)], axis=-2)
+    index = jnp.clip(lengths, 0, time)[..., None, None]
+    return jnp.take_along_axis(padded, index, axis=-2)[..., 0, :]
+
+
+def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: int) -> Int[Array, "*batch"]:
+    """``lengths`` as an array, checked against ``shape``: ``batch_axes`` axes of examples, then time, then others.
+
+    Values can be checked only when they are known; under `jax.jit` they are taken as they come: a negative length
+    acts as 0, a length past the end as the end.
+    """
+    lengths = jnp.asarray(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"{call}: lengths is {lengths.dtype}; expected whole numbers, such as lengths.astype(int).")
+    batch, time = shape[:batch_axes], shape[batch_axes]
+    if lengths.shape != batch:
+        raise ValueError(f"{call}: lengths has shape {lengths.shape}; expected {batch}, one for each sequence.")
+    if not isinstance(lengths, jax.core.Tracer) and lengths.size:
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > time:
+            bad = low if low < 0 else high
+            raise ValueError(f"{call}: lengths holds {bad}; expected 0 to {time}, the steps of the padded sequences.")
+    return lengths

@@ -1,0 +1,180 @@
+"""Training, two explicit calls: the gradient (``grad``, ``value_and_grad``) and the step (``setup``, ``update``).
+
+Both look at the arrays that `noria.module.trainable_mask` names and at nothing else.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+import optax
+
+from noria.module import named_leaves, partition
+
+M = TypeVar("M")
+
+# --- Gradients ------------------------------------------------------------------------------------------------------
+
+
+def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
+    """Value and gradient of ``fun(model, *args, **kwargs)`` with respect to the trainable arrays of ``model``.
+
+    Args:
+        fun: returns a real scalar; with ``has_aux=True`` a pair of that scalar and anything else.
+        has_aux: as in `jax.value_and_grad`.
+
+    Returns:
+        A function of the same arguments that returns ``(value, gradient)``, or ``((value, aux), gradient)``. The
+        gradient has the structure of ``model``, with ``None`` for everything that is not trained. ``model`` may also
+        be a tuple, list or dict of models.
+
+    Raises:
+        ValueError: if nothing in the first argument is trainable.
+        TypeError: if ``fun`` does not return a real scalar.
+
+    Differs from `jax.value_and_grad`, which fails on a model that holds anything but floating arrays, and from
+    `equinox.filter_value_and_grad`, which does not know what is trainable. Flux returns a gradient for frozen fields
+    too; here there is none to be applied by mistake.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> model = nr.Dense(2, 1, key=jax.random.key(0))
+    >>> value, g = nr.value_and_grad(lambda m, x: nr.mse(m(x), jnp.ones((3, 1))))(model, jnp.zeros((3, 2)))
+    >>> float(value), float(g.b[0])
+    (1.0, -2.0)
+    """
+    if not callable(fun):
+        raise TypeError(
+            f"value_and_grad(fun): fun is a {type(fun).__name__}; expected a function (model, ...) -> loss."
+        )
+
+    @functools.wraps(fun)
+    def wrapped(model: Any, *args: Any, **kwargs: Any) -> Any:
+        trained, rest = partition(model)
+        if not jtu.tree_leaves(trained):
+            raise ValueError(
+                f"grad of {getattr(fun, '__name__', 'fun')}: its first argument, a {type(model).__name__}, "
+                "holds nothing trainable; pass the model first, and thaw what should be trained."
+            )
+        return jax.value_and_grad(lambda t: fun(eqx.combine(t, rest), *args, **kwargs), has_aux=has_aux)(trained)
+
+    return wrapped
+
+
+def grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
+    """Gradient of ``fun(model, *args, **kwargs)`` with respect to the trainable arrays of ``model``.
+
+    As `value_and_grad`, without the value: returns the gradient, or ``(gradient, aux)`` with ``has_aux=True``.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> cell = nr.RNNCell(2, 3, key=jax.random.key(0))
+    >>> nr.grad(lambda c: c(jnp.zeros(3), jnp.ones(2)).sum())(cell).W.shape
+    (3, 2)
+    """
+    both = value_and_grad(fun, has_aux=has_aux)
+
+    @functools.wraps(fun)
+    def wrapped(model: Any, *args: Any, **kwargs: Any) -> Any:
+        value, gradient = both(model, *args, **kwargs)
+        return (gradient, value[1]) if has_aux else gradient
+
+    return wrapped
+
+
+# --- Updates --------------------------------------------------------------------------------------------------------
+
+
+class OptimiserState(eqx.Module):
+    """What `setup` returns and `update` takes: an Optax transformation and its state, for one model.
+
+    Attributes:
+        optimiser: the Optax transformation, as given.
+        state: its Optax state.
+    """
+
+    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    state: Any
+    # The trained arrays as they were at `setup`. Modes and other static settings may change afterwards; the list of
+    # trained arrays may not.
+    _structure: Any = eqx.field(static=True, repr=False)
+
+    def _arrays(self, tree: Any) -> Any:
+        """The arrays of ``tree``, in the structure that the Optax state was made for."""
+        return self._structure.unflatten(jtu.tree_leaves(tree))
+
+    def _names(self) -> list[str]:
+        return [name for name, _ in named_leaves(self._structure.unflatten(range(self._structure.num_leaves)))]
+
+
+def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState:
+    """The state that ``optimiser`` keeps for the trainable arrays of ``model``.
+
+    Args:
+        optimiser: any Optax transformation. (Flux's ``AdamW(1e-3)`` decays nothing: ``optax.adamw(1e-3,
+            weight_decay=0.0)``.)
+        model: a model, or a tuple, list or dict of models.
+
+    Raises:
+        TypeError: if ``optimiser`` is not an Optax transformation, such as when the arguments are swapped.
+        ValueError: if nothing in ``model`` is trainable.
+
+    >>> import jax, optax, noria as nr
+    >>> model = nr.GRU(2, 3, key=jax.random.key(0))
+    >>> opt_state = nr.setup(optax.adam(1e-3), model)
+    """
+    if not isinstance(optimiser, optax.GradientTransformation):
+        raise TypeError(
+            f"setup(optimiser, model): optimiser is a {type(optimiser).__name__}; expected an Optax transformation "
+            "such as optax.adam(1e-3), followed by the model."
+        )
+    trained, _ = partition(model)
+    if not jtu.tree_leaves(trained):
+        raise ValueError(f"setup(optimiser, model): the {type(model).__name__} holds nothing trainable; thaw a part.")
+    return OptimiserState(optimiser, optimiser.init(trained), jtu.tree_structure(trained))
+
+
+def update(opt_state: OptimiserState, model: M, gradient: Any, **extra: Any) -> tuple[M, OptimiserState]:
+    """One step of the optimiser: the new model and the new optimiser state. Nothing is changed in place.
+
+    Args:
+        opt_state: from `setup`, or from the update before.
+        model: the model whose gradient was taken.
+        gradient: from `grad` or `value_and_grad`.
+        **extra: passed on to the Optax transformation (``value=loss`` for those that look at it).
+
+    Raises:
+        TypeError: if ``opt_state`` is an optimiser instead of what `setup` returned.
+        ValueError: if ``gradient`` or ``model`` have other trained arrays than the model given to `setup`.
+
+    >>> import jax, jax.numpy as jnp, optax, noria as nr
+    >>> model = nr.Dense(1, 1, key=jax.random.key(0))
+    >>> opt_state = nr.setup(optax.sgd(0.5), model)
+    >>> g = nr.grad(lambda m: nr.mse(m(jnp.zeros(1)), jnp.ones(1)))(model)
+    >>> model, opt_state = nr.update(opt_state, model, g)
+    >>> float(model.b[0])
+    1.0
+    """
+    if not isinstance(opt_state, OptimiserState):
+        hint = "; call setup(optimiser, model) first" if isinstance(opt_state, optax.GradientTransformation) else ""
+        raise TypeError(
+            f"update(opt_state, model, gradient): opt_state is a {type(opt_state).__name__}; "
+            f"expected what setup returned{hint}."
+        )
+    trained, rest = partition(model)
+    expected = opt_state._names()
+    for what, tree in (("model", trained), ("gradient", gradient)):
+        names = [name for name, _ in named_leaves(tree)]
+        if names != expected:
+            odd = sorted(set(names) ^ set(expected))
+            raise ValueError(
+                f"update(opt_state, model, gradient): {what} and opt_state differ in their trained arrays"
+                f"{', first in ' + odd[0] if odd else ''}; after freezing, thawing or rebuilding a part, call setup "
+                "again, and take the gradient of the model that is updated."
+            )
+    old = opt_state._arrays(trained)
+    optimiser = optax.with_extra_args_support(opt_state.optimiser)
+    updates, state = optimiser.update(opt_state._arrays(gradient), opt_state.state, old, **extra)
+    new = jtu.tree_unflatten(jtu.tree_structure(trained), jtu.tree_leaves(optax.apply_updates(old, updates)))
+    return eqx.combine(new, rest), OptimiserState(opt_state.optimiser, state, opt_state._structure)

@@ -52,6 +52,8 @@ Torch multiplies by the transposed kernels (x @ W.T), Keras and Flax do not (x @
 and in ``_l0_reverse`` for the backward direction. All GRUs use h' = (1 - z) * n + z * h, all LSTMs
 c' = f * c + i * g and h' = o * tanh(c'). The Flax classes are linen's SimpleCell, OptimizedLSTMCell and GRUCell
 under nn.RNN; Flax orders the LSTM carry (c, h), torch and Keras order it (h, c).
+
+The Keras layers run with activation=jnp.tanh: on the JAX backend Keras's own tanh rounds float64 to float32.
 """
 
 import os
@@ -184,17 +186,16 @@ def jax_case(data: Arrays, weights: Arrays, forward: Forward) -> Arrays:
 
 
 def keras_layer(name: str) -> Any:
-    """Build one Keras layer with default activations and check what these are."""
-    options = {"return_sequences": True, "return_state": True, "dtype": "float64"}
-    if name == "simple_rnn":
-        layer = keras.layers.SimpleRNN(HIDDEN, **options)
-    elif name == "lstm":
-        layer = keras.layers.LSTM(HIDDEN, **options)
-    else:
-        layer = keras.layers.GRU(HIDDEN, reset_after=name == "gru_reset_after", **options)
+    """Build one Keras layer; check its default activations, then take JAX's float64 tanh for Keras's float32 one."""
+    classes = {"simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM}
+    layer_class = classes.get(name, keras.layers.GRU)
+    variant = {"reset_after": name == "gru_reset_after"} if layer_class is keras.layers.GRU else {}
+    default = layer_class(HIDDEN, **variant)
+    assert default.activation is keras.activations.tanh
+    assert name == "simple_rnn" or default.recurrent_activation is keras.activations.sigmoid
+    options = {"return_sequences": True, "return_state": True, "dtype": "float64", "activation": jnp.tanh}
+    layer = layer_class(HIDDEN, **variant, **options)
     layer.build((BATCH, TIME, INPUTS))
-    assert layer.activation is keras.activations.tanh
-    assert name == "simple_rnn" or layer.recurrent_activation is keras.activations.sigmoid
     return layer
 
 

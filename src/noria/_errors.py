@@ -7,6 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def known(array: Any) -> np.ndarray | None:
+    """The values of ``array`` where they are known: not under `jax.jit` and its like, nor of an empty array."""
+    if isinstance(array, jax.core.Tracer):
+        return None
+    values = np.asarray(array)
+    return values if values.size else None
+
+
 def check_key(call: str, key: Any) -> None:
     """A random key, typed or raw; the usual slips are an int seed and a forgotten key."""
     if isinstance(key, jax.Array) and (

@@ -21,9 +21,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from noria._errors import known
 from noria.masking import check_lengths, valid_steps, where
 
 
@@ -100,7 +102,7 @@ def cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = 
     >>> round(float(nr.cross_entropy(jnp.zeros((3, 4)), jnp.array([0, 3, 1]))), 4)
     1.3863
     """
-    logits, target = jnp.asarray(logits), jnp.asarray(target)
+    values, logits, target = known(target), jnp.asarray(logits), jnp.asarray(target)
     if logits.ndim == 0 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
             f"cross_entropy: logits are {logits.dtype}{list(logits.shape)}; expected floats (..., classes)."
@@ -114,14 +116,7 @@ def cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = 
             f"cross_entropy: logits have shape {logits.shape}, the targets {target.shape}; expected {logits.shape[:-1]} "
             f"whole numbers or {logits.shape} probabilities."
         )
-    valid = _valid("cross_entropy", target.shape, lengths, mask)
-    if not isinstance(target, jax.core.Tracer) and not isinstance(valid, jax.core.Tracer) and target.size:
-        known = target if valid is None else where(valid, target, jnp.zeros_like(target))
-        if int(known.min()) < 0 or int(known.max()) >= classes:
-            raise ValueError(
-                f"cross_entropy: the targets go from {known.min()} to {known.max()}; expected 0 to {classes - 1}, "
-                f"since the logits have {classes} classes."
-            )
+    _check_classes(values, _valid("cross_entropy", target.shape, lengths, mask), classes)
 
     def entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
         inside = (target >= 0) & (target < classes)
@@ -129,6 +124,18 @@ def cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = 
         return jnp.where(inside, loss, jnp.nan)
 
     return _average("cross_entropy", entropy, 1, logits, target, lengths, mask)
+
+
+def _check_classes(target: np.ndarray | None, valid: jax.Array | None, classes: int) -> None:
+    if target is None or isinstance(valid, jax.core.Tracer):
+        return
+    if valid is not None:
+        target = target[np.asarray(valid)]
+    if target.size and not 0 <= target.min() <= target.max() < classes:
+        raise ValueError(
+            f"cross_entropy: the targets go from {target.min()} to {target.max()}; expected 0 to {classes - 1}, since "
+            f"the logits have {classes} classes."
+        )
 
 
 def _elementwise(

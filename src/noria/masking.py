@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int
 
+from noria._errors import known
+
 
 def valid_steps(lengths: Int[Array, "*batch"], time: int) -> Bool[Array, "*batch time"]:
     """True for the first ``lengths`` steps of each example."""
@@ -68,14 +70,14 @@ def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: i
     Values can be checked only when they are known; under `jax.jit` they are taken as they come: a negative length
     acts as 0, a length past the end as the end.
     """
-    lengths = jnp.asarray(lengths)
+    values, lengths = known(lengths), jnp.asarray(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"{call}: lengths is {lengths.dtype}; expected whole numbers, such as lengths.astype(int).")
     batch, time = shape[:batch_axes], shape[batch_axes]
     if lengths.shape != batch:
         raise ValueError(f"{call}: lengths has shape {lengths.shape}; expected {batch}, one for each sequence.")
-    if not isinstance(lengths, jax.core.Tracer) and lengths.size:
-        low, high = int(lengths.min()), int(lengths.max())
+    if values is not None:
+        low, high = values.min(), values.max()
         if low < 0 or high > time:
             bad = low if low < 0 else high
             raise ValueError(f"{call}: lengths holds {bad}; expected 0 to {time}, the steps of the padded sequences.")

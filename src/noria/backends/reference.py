@@ -30,9 +30,11 @@ def run(
         return _run_example(cell, start, own, xs, lengths, resets, keys, reverse)
     size = jtu.tree_leaves(xs)[0].shape[0]
     if size == 0:
-        one = jax.eval_shape(
-            lambda *args: _run_example(cell, *args, reverse), *_example(own, xs, lengths, resets, keys)
-        )
+
+        def run_one(xs: Any, length: Any, resets: Any, keys: Any) -> Any:
+            return _run_example(cell, own, own, xs, length, resets, keys, reverse)
+
+        one = jax.eval_shape(run_one, *_one((xs, lengths, resets, keys)))
         return jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
     examples = []
     for n in range(size):
@@ -42,10 +44,9 @@ def run(
     return jtu.tree_map(lambda *leaves: jnp.stack(leaves), *examples)
 
 
-def _example(own: State, *batched: Any) -> Any:
-    """Arguments of one example by shape alone, for an empty batch."""
-    one = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batched)
-    return own, own, *one
+def _one(tree: Any) -> Any:
+    """One of several, examples or steps, by shape alone."""
+    return jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
 
 
 def _run_example(
@@ -69,8 +70,7 @@ def _run_example(
         state = _where(valid, after, state)
         ys[t] = _where(valid, y, jtu.tree_map(jnp.zeros_like, y))
     if steps == 0:
-        x = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), xs)
-        y = jax.eval_shape(lambda state, x: emit(cell, state, x), state, x)
+        y = jax.eval_shape(lambda state, x: emit(cell, state, x), state, _one(xs))
         return state, jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), y)
     return state, jtu.tree_map(lambda *leaves: jnp.stack(leaves), *ys)
 

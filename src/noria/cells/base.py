@@ -3,7 +3,7 @@
 import abc
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from noria._errors import check_key, check_sizes, check_step
 from noria._types import Initializer, Key, State
 from noria.initializers import default_dtype, draw, zeros
 from noria.module import Module
+
+G = TypeVar("G", bound="GatedCell")
 
 
 class Cell(Module):
@@ -138,8 +140,13 @@ class GatedCell(Cell):
 
     @classmethod
     def from_arrays(
-        cls, W: jax.Array, U: jax.Array, b: jax.Array | None = None, b_h: jax.Array | None = None, **static: Any
-    ) -> Self:
+        cls: type[G],
+        W: jax.Array,
+        U: jax.Array,
+        b: jax.Array | None = None,
+        b_h: jax.Array | None = None,
+        **static: Any,
+    ) -> G:
         """The cell with these arrays, laid out as the table above says.
 
         Raises:

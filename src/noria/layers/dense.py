@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from noria._errors import check_key, check_sizes, check_step
+from noria._errors import check_key, check_sizes, check_step, known
 from noria._types import Initializer, Key
 from noria.initializers import default_dtype, draw, glorot_uniform, normal, zeros
 from noria.layers.base import StatelessLayer
@@ -116,8 +116,11 @@ class Embedding(StatelessLayer):
         count = self.table.shape[0]
         if not jnp.issubdtype(xs.dtype, jnp.integer):
             raise TypeError(f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}.")
-        if not isinstance(xs, jax.core.Tracer) and xs.size and not 0 <= int(xs.min()) <= int(xs.max()) < count:
-            raise ValueError(f"{self.label}: the numbers go from {xs.min()} to {xs.max()}; expected 0 to {count - 1}.")
+        values = known(xs)
+        if values is not None and not 0 <= values.min() <= values.max() < count:
+            raise ValueError(
+                f"{self.label}: the numbers go from {values.min()} to {values.max()}; expected 0 to {count - 1}."
+            )
         return self.table.at[jnp.where(xs < 0, count, xs)].get(mode="fill", fill_value=jnp.nan)
 
     @property

@@ -1,7 +1,6 @@
 """The progress bar of `fit`: rich's, on standard error, silent where that is no terminal."""
 
 from types import TracebackType
-from typing import Self
 
 from rich import progress
 from rich.console import Console
@@ -43,7 +42,7 @@ class Progress:
         losses = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
         self._bar.update(self._task, epoch=f"{min(self._done + 1, self._epochs)}/{self._epochs}", losses=losses)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         self._bar.start()
         return self
 

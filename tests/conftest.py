@@ -1,0 +1,22 @@
+"""Every test runs with 64 bits enabled, without silent promotion, and with the shapes in signatures checked."""
+
+import jax
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+install_import_hook("noria", "beartype.beartype")
+
+# One profile: each new shape compiles, so examples are few and have no deadline.
+settings.register_profile("noria", deadline=None, max_examples=12, derandomize=True)
+settings.load_profile("noria")
+
+
+@pytest.fixture
+def plain_jax():
+    """JAX as a newcomer has it: 32 bits, ordinary promotion."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield

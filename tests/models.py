@@ -1,0 +1,64 @@
+"""What several test files build: every cell by name, random arrays, and gradients under random cotangents."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import oracles
+
+import noria as nr
+
+#: Every cell of the library, by name: (constructor, oracle of one step in NumPy).
+CELLS: dict[str, tuple[Any, Any]] = {
+    "rnn": (nr.RNNCell, oracles.rnn),
+    "lstm": (nr.LSTMCell, oracles.lstm),
+    "gru": (nr.GRUCell, oracles.gru),
+    "gruv3": (nr.GRUv3Cell, oracles.gruv3),
+}
+
+
+def make_cell(name: str, in_size: int = 3, hidden_size: int = 4, *, dtype: Any = jnp.float64, **options: Any) -> Any:
+    """A cell with both biases, all random."""
+    options = {"bias": jax.nn.initializers.normal(0.5), "recurrent_bias": jax.nn.initializers.normal(0.5), **options}
+    return CELLS[name][0](in_size, hidden_size, key=jax.random.key(len(name)), dtype=dtype, **options)
+
+
+def arrays_of(cell: Any) -> dict[str, np.ndarray | None]:
+    """W, U, b, b_h as NumPy arrays, for the oracles."""
+    return {name: None if (a := getattr(cell, name)) is None else np.asarray(a) for name in ("W", "U", "b", "b_h")}
+
+
+def random_like(tree: Any, seed: int, dtype: Any = jnp.float64) -> Any:
+    """A tree of normal numbers with the shapes of ``tree``."""
+    rng = np.random.default_rng(seed)
+    return jtu.tree_map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), dtype), tree)
+
+
+def random(seed: int, *shape: int, dtype: Any = jnp.float64) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def cotangents(layer: Any, state: Any, xs: Any, seed: int = 7, **options: Any) -> tuple[Any, Any]:
+    """Values of ``scan``, and its pull-back of random cotangents to parameters, state and input."""
+    trained, rest = eqx.partition(layer, eqx.is_inexact_array)
+
+    def run(trained: Any, state: Any, xs: Any) -> Any:
+        return eqx.combine(trained, rest).scan(state, xs, **options)
+
+    values, pull = jax.vjp(run, trained, state, xs)
+    dtype = jtu.tree_leaves(xs)[0].dtype
+    return values, pull(random_like(values, seed, dtype))
+
+
+def assert_close(a: Any, b: Any, tolerance: float) -> None:
+    """Equal structure, and equal numbers relative to the largest of each array."""
+    assert jtu.tree_structure(a) == jtu.tree_structure(b)
+    for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        assert x.shape == y.shape
+        assert x.dtype == y.dtype
+        scale = max(1.0, np.abs(y).max(initial=0.0))
+        np.testing.assert_allclose(x / scale, y / scale, rtol=0, atol=tolerance)

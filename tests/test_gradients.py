@@ -1,0 +1,76 @@
+"""Gradients against finite differences, in reverse, forward, and reverse over reverse."""
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import oracles
+import pytest
+from models import CELLS, make_cell, random, random_like
+
+import noria as nr
+
+LENGTHS = jnp.array([4, 2])
+RESETS = jnp.array([[0, 1, 0, 0], [0, 0, 1, 0]], bool)
+
+
+def problem(name, reverse, **options):
+    """A scalar of everything: parameters, initial state and input, as a function of a flat list of arrays."""
+    layer = nr.Recurrence(make_cell(name, 2, 3), reverse=reverse, learn_initial_state=True)
+    xs = random(0, 2, 4, 2)
+    leaves, treedef = jtu.tree_flatten((layer, xs))
+    weights = random_like(layer.scan(None, xs), 9)
+
+    def scalar(leaves):
+        layer, xs = jtu.tree_unflatten(treedef, leaves)
+        values = layer.scan(None, xs, **options)
+        return sum(jtu.tree_leaves(jtu.tree_map(lambda w, v: jnp.sum(w * v), weights, values)))
+
+    return jax.jit(scalar), leaves
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_reverse_mode_against_finite_differences(name, reverse):
+    scalar, leaves = problem(name, reverse, lengths=LENGTHS, resets=RESETS)
+    numerical = oracles.numerical_gradient(
+        lambda *arrays: float(scalar(list(arrays))), [np.asarray(leaf) for leaf in leaves]
+    )
+    for exact, estimate in zip(jax.grad(scalar)(leaves), numerical, strict=True):
+        np.testing.assert_allclose(exact, estimate, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_forward_mode_and_second_derivatives(name):
+    """Jvp equals the inner product with the gradient; grad of (grad . v) equals the Hessian product by jvp of grad."""
+    scalar, leaves = problem(name, False, lengths=LENGTHS)
+    v, u = random_like(leaves, 1), random_like(leaves, 2)
+
+    def inner(a, b):
+        return sum(jnp.vdot(x, y) for x, y in zip(a, b, strict=True))
+
+    gradient = jax.grad(scalar)
+    np.testing.assert_allclose(jax.jvp(scalar, (leaves,), (v,))[1], inner(gradient(leaves), v), rtol=1e-10)
+    over_reverse = jax.grad(lambda leaves: inner(gradient(leaves), v))(leaves)
+    over_forward = jax.jvp(gradient, (leaves,), (v,))[1]
+    for a, b in zip(over_reverse, over_forward, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+    step = 1e-5
+    shifted = [gradient([x + s * d for x, d in zip(leaves, v, strict=True)]) for s in (step, -step)]
+    estimate = inner([(p - m) / (2 * step) for p, m in zip(*shifted, strict=True)], u)
+    np.testing.assert_allclose(inner(over_reverse, u), estimate, rtol=1e-5, atol=1e-8)
+
+
+def test_bptt_reaches_the_first_step():
+    """Flux #1209: the gradient of the recurrent weight against the nested formula, three steps of a tanh RNN."""
+    cell = make_cell("rnn", 1, 1)
+    xs = random(3, 3, 1)
+
+    def nested(U):
+        W, b = cell.W, cell.b + cell.b_h
+        h1 = jnp.tanh(W @ xs[0] + b)
+        h2 = jnp.tanh(W @ xs[1] + U @ h1 + b)
+        return jnp.sum(jnp.tanh(W @ xs[2] + U @ h2 + b))
+
+    gradient = nr.grad(lambda layer: layer(xs)[-1].sum())(nr.Recurrence(cell))
+    np.testing.assert_allclose(gradient.cell.U, jax.grad(nested)(cell.U), rtol=1e-12)

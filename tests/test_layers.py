@@ -1,0 +1,236 @@
+"""Layers around the recurrence: verbs, masks, states."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import pytest
+from models import CELLS, assert_close, cotangents, make_cell, random
+
+import noria as nr
+
+LENGTHS = jnp.array([5, 0, 3])
+RESETS = jnp.array([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1], [0, 1, 0, 0, 1]], bool)
+
+
+def keys(n: int):
+    return jax.random.split(jax.random.key(0), n)
+
+
+def stack() -> nr.Chain:
+    """One of everything that streams."""
+    k = keys(5)
+    return nr.Chain(
+        nr.Dense(3, 4, jnp.tanh, key=k[0]),
+        nr.LSTM(4, 4, key=k[1], learn_initial_state=True),
+        nr.LayerNorm(4),
+        nr.Dropout(0.5, inference=True),
+        jnp.sin,
+        nr.Residual(nr.GRU(4, 4, key=k[2])),
+        eqx.nn.MLP(4, 2, 8, 1, key=k[3]),
+        nr.Recurrence(lambda h, x: 0.5 * h + x, initial_state=jnp.ones(2)),
+    )
+
+
+def both_ways() -> nr.Chain:
+    k = keys(3)
+    return nr.Chain(nr.Dense(3, 4, key=k[0]), nr.Bidirectional(nr.GRU(4, 3, key=k[1]), nr.LSTM(4, 2, key=k[2])))
+
+
+def test_a_chain_streams_as_one_layer():
+    net, xs = stack(), random(0, 3, 5, 3)
+    state, ys = net.scan(None, xs, resets=RESETS)
+    carried, outputs = net.initial_state(), []
+    for t in range(5):
+        carried, y = net.step(carried, xs[:, t], resets=RESETS[:, t])
+        outputs.append(y)
+    assert_close(jnp.stack(outputs, 1), ys, 1e-12)
+    assert_close(carried, state, 1e-12)
+    first, head = net.scan(None, xs[:, :2])
+    second, tail = net.scan(first, xs[:, 2:])
+    assert_close((second, jnp.concatenate([head, tail], 1)), net.scan(None, xs), 1e-12)
+    assert_close(net(first, xs[:, 2:]), tail, 0)
+
+
+@pytest.mark.parametrize("make", [stack, both_ways])
+def test_padding_of_nan_changes_nothing_in_a_model(make):
+    """Outputs, final states and every gradient, against each sequence alone."""
+    net = make()
+    xs = random(0, 3, 5, 3)
+    valid = jnp.arange(5) < LENGTHS[:, None]
+    clean = jnp.where(valid[..., None], xs, 0)
+    dirty = jnp.where(valid[..., None], xs, jnp.nan)
+    results = [cotangents(net, None, x, lengths=LENGTHS) for x in (clean, dirty)]
+    assert_close(jtu.tree_leaves(results[0]), jtu.tree_leaves(results[1]), 0)
+    (state, ys), (_, _, dxs) = results[1]
+    assert not np.asarray(ys)[~np.asarray(valid)].any()
+    assert not np.asarray(dxs)[~np.asarray(valid)].any()
+    for n, length in enumerate(LENGTHS.tolist()):
+        if length:
+            alone, y = net.scan(None, xs[n, :length])
+            assert_close(ys[n, :length], y, 1e-12)
+            assert_close(jtu.tree_map(lambda leaf, n=n: leaf[n], state), alone, 1e-12)
+
+
+@pytest.mark.parametrize("make", [stack, both_ways])
+def test_resets_equal_separate_sequences_in_a_model(make):
+    """For a bidirectional layer too: both directions start anew at the boundary."""
+    net, xs = make(), random(0, 5, 3)
+    ys = net(xs, resets=jnp.array([True, False, False, True, False]))
+    assert_close(ys, jnp.concatenate([net(xs[:3]), net(xs[3:])]), 1e-12)
+
+
+@pytest.mark.parametrize("make", [stack, both_ways])
+def test_vmap_jit_and_the_batch_agree(make):
+    net, xs = make(), random(0, 3, 5, 3)
+    expected = net(xs, lengths=LENGTHS)
+    mapped = jax.vmap(lambda xs, length: net(xs, lengths=length))(xs, LENGTHS)
+    assert_close(mapped, expected, 1e-12)
+    assert_close(jax.jit(lambda net, xs, n: net(xs, lengths=n))(net, xs, LENGTHS), expected, 1e-12)
+
+
+@pytest.mark.parametrize("forward", CELLS)
+@pytest.mark.parametrize("backward", CELLS)
+def test_bidirectional_is_two_recurrences(forward, backward):
+    f, b = make_cell(forward), make_cell(backward, hidden_size=2)
+    xs = random(0, 3, 5, 3)
+    state, ys = nr.Bidirectional(f, b).scan(None, xs, lengths=LENGTHS)
+    forward_state, fs = nr.Recurrence(f).scan(None, xs, lengths=LENGTHS)
+    backward_state, bs = nr.Recurrence(b, reverse=True).scan(None, xs, lengths=LENGTHS)
+    assert_close(ys, jnp.concatenate([fs, bs], -1), 0)
+    assert_close(state, (forward_state, backward_state), 0)
+
+
+def test_bidirectional_starts_at_the_true_end():
+    """The backward half of a padded example is that of the example reversed by hand."""
+    f, b = make_cell("gru"), make_cell("gru")
+    xs = random(0, 1, 5, 3)
+    _, bs = nr.Bidirectional(f, b, merge="pair")(xs, lengths=jnp.array([3]))
+    by_hand = nr.Recurrence(b)(xs[0, :3][::-1])[::-1]
+    assert_close(bs[0, :3], by_hand, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("merge", "expected"),
+    [
+        ("concat", lambda f, b: jnp.concatenate([f, b], -1)),
+        ("sum", lambda f, b: f + b),
+        ("mean", lambda f, b: (f + b) / 2),
+        ("product", lambda f, b: f * b),
+        ("pair", lambda f, b: (f, b)),
+    ],
+)
+def test_bidirectional_merges(merge, expected):
+    f, b = nr.Recurrence(make_cell("gru")), nr.Recurrence(make_cell("rnn"))
+    xs = random(0, 5, 3)
+    backward = nr.Recurrence(make_cell("rnn"), reverse=True)
+    assert_close(nr.Bidirectional(f, b, merge=merge)(xs), expected(f(xs), backward(xs)), 1e-12)
+
+
+def test_bidirectional_may_share_its_parameters():
+    cell, xs = make_cell("gru"), random(0, 5, 3)
+    shared = nr.Bidirectional(cell)
+    assert nr.count_parameters(shared) == nr.count_parameters(cell)
+    assert_close(shared(xs), nr.Bidirectional(cell, cell)(xs), 0)
+    gradient = nr.grad(lambda layer: (layer(xs) ** 2).sum())(shared)
+    twice = nr.grad(lambda layer: (layer(xs) ** 2).sum())(nr.Bidirectional(cell, cell))
+    assert_close(gradient.forward.cell.U, twice.forward.cell.U + twice.backward.cell.U, 1e-12)
+
+
+def test_bidirectional_takes_a_state_for_each_direction():
+    layer, xs = nr.Bidirectional(make_cell("rnn"), make_cell("lstm")), random(0, 3, 5, 3)
+    given = (random(1, 4), jtu.tree_map(lambda s: s + 1, layer.initial_state()[1]))
+    assert_close(layer(given, xs)[..., :4], nr.Recurrence(make_cell("rnn"))(given[0], xs), 0)
+    assert_close(layer(given, xs)[..., 4:], nr.Recurrence(make_cell("lstm"), reverse=True)(given[1], xs), 0)
+
+
+def test_a_chain_is_a_sequence_of_layers():
+    net = stack()
+    assert len(net) == 8
+    assert isinstance(net[0], nr.Dense)
+    assert [layer.label for layer in net][4] == "sin"
+    assert_close(net[:2](random(0, 5, 3)), net[1](net[0](random(0, 5, 3))), 0)
+
+
+def test_dense_takes_any_leading_axes():
+    dense = nr.Dense(3, 2, jnp.tanh, key=keys(1)[0], bias=jax.nn.initializers.normal(1.0))
+    xs = random(0, 2, 4, 5, 3)
+    expected = np.tanh(np.asarray(xs) @ np.asarray(dense.W).T + np.asarray(dense.b))
+    for x, y in ((xs, expected), (xs[0], expected[0]), (xs[0, 0, 0], expected[0, 0, 0])):
+        np.testing.assert_allclose(dense(x), y, rtol=1e-12)
+    assert nr.Dense(3, 2, key=keys(1)[0], bias=False).b is None
+    bound = (6 / 5) ** 0.5
+    wide = nr.Dense(3, 2, key=keys(1)[0]).W
+    assert np.abs(wide).max() <= bound
+
+
+def test_embedding_looks_up_rows_and_their_gradient():
+    embedding = nr.Embedding(5, 3, key=keys(1)[0])
+    tokens = jnp.array([[1, 1, 4], [0, 2, 2]])
+    np.testing.assert_array_equal(embedding(tokens), np.asarray(embedding.table)[np.asarray(tokens)])
+    assert embedding(jnp.array(2)).shape == (3,)
+    gradient = nr.grad(lambda e: e(tokens, lengths=jnp.array([3, 1])).sum())(embedding)
+    assert gradient.table[:, 0].tolist() == [1, 2, 0, 0, 1]
+    out_of_range = jax.jit(lambda t: embedding(t))(jnp.array([5, -1, 4]))
+    assert np.isnan(np.asarray(out_of_range)).all(1).tolist() == [True, True, False]
+    net = nr.Chain(embedding, nr.GRU(3, 2, key=keys(1)[0]))
+    state, y = net.step(net.initial_state(), jnp.array([1, 2]))
+    assert_close(y, net(jnp.array([[1], [2]]))[:, 0], 1e-12)
+
+
+def test_norms_are_equinox_ones_at_every_step():
+    xs = random(0, 2, 5, 3)
+    for ours, theirs in ((nr.LayerNorm(3), eqx.nn.LayerNorm(3)), (nr.RMSNorm(3), eqx.nn.RMSNorm(3))):
+        assert_close(ours(xs), jax.vmap(jax.vmap(theirs))(xs), 1e-12)
+        assert nr.count_parameters(ours) == nr.count_parameters(theirs)
+
+
+def test_dropout_drops_scales_and_keeps_out_of_inference():
+    xs = jnp.ones((50, 40, 30))
+    ys = np.asarray(nr.Dropout(0.25)(xs, key=keys(1)[0]))
+    assert set(np.unique(ys)) == {0.0, 1 / 0.75}
+    assert abs(ys.mean() - 1) < 0.01
+    assert_close(nr.Dropout(0.25, inference=True)(xs), xs, 0)
+    assert_close(nr.Dropout(0.0)(xs), xs, 0)
+
+
+def test_dropout_over_time_has_one_mask_for_a_sequence_and_another_for_the_next():
+    dropout, key = nr.Dropout(0.5, axis="time"), keys(1)[0]
+    ys = np.asarray(dropout(jnp.ones((4, 6, 20)), key=key))
+    assert (ys == ys[:, :1]).all()
+    assert not (ys[0] == ys[1]).all()
+    _, step = dropout.step(None, jnp.ones((4, 20)), key=key)
+    np.testing.assert_array_equal(step, ys[:, 0])
+    fresh = np.asarray(nr.Dropout(0.5)(jnp.ones((4, 6, 20)), key=key))
+    assert not (fresh == fresh[:, :1]).all()
+
+
+def test_per_step_gives_each_step_a_key_of_its_own():
+    layer = nr.PerStep(eqx.nn.Dropout(0.5))
+    ys = np.asarray(layer(jnp.ones((3, 4, 50)), key=keys(1)[0]))
+    assert not (ys[:, 0] == ys[:, 1]).all()
+    assert_close(nr.inference(layer)(jnp.ones((3, 50))), jnp.ones((3, 50)), 0)
+
+
+def test_last_picks_the_last_valid_output():
+    ys = random(0, 3, 5, 2)
+    expected = jnp.stack([ys[0, 4], jnp.zeros(2), ys[2, 2]])
+    assert_close(nr.last(ys, LENGTHS), expected, 0)
+    assert_close(nr.last(ys), ys[:, -1], 0)
+    assert_close(nr.last(ys[2], 3), ys[2, 2], 0)
+    assert_close(jax.vmap(nr.last)(ys, LENGTHS), expected, 0)
+    dirty = jnp.where((jnp.arange(5) < LENGTHS[:, None])[..., None], ys, jnp.nan)
+    gradient = jax.grad(lambda ys: nr.last(ys, LENGTHS).sum())(dirty)
+    assert gradient.sum() == 4
+    assert np.isfinite(gradient).all()
+
+
+def test_layers_by_name_pass_their_options_on():
+    key = keys(1)[0]
+    layer = nr.LSTM(3, 4, key=key, bias=False, reverse=True, learn_initial_state=True, backend="reference")
+    assert (layer.cell.b, layer.reverse, layer.backend) == (None, True, "reference")
+    assert layer.learned_state.c.shape == (4,)
+    assert nr.RNN(3, 4, jax.nn.relu, key=key)(jnp.ones((2, 3))).min() >= 0
+    start = random(1, 4)
+    assert_close(nr.GRU(3, 4, key=key, initial_state=start).initial_state(), start, 0)

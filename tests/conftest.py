@@ -1,4 +1,8 @@
-"""Every test runs with 64 bits enabled, without silent promotion, and with the shapes in signatures checked."""
+"""Every test runs with 64 bits enabled, without silent promotion, and with the shapes in signatures checked.
+
+The check covers the modules behind the public boundary. At the boundary (cells, layers, optimise, fit) wrong arguments must
+meet Noria's own messages, as they do for a user, and not those of the checker.
+"""
 
 import jax
 import pytest
@@ -8,7 +12,10 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-install_import_hook("noria", "beartype.beartype")
+install_import_hook(
+    ["noria.backends", "noria.data", "noria.losses", "noria.masking", "noria.summary"],
+    "beartype.beartype",
+)
 
 # One profile: each new shape compiles, so examples are few and have no deadline.
 settings.register_profile("noria", deadline=None, max_examples=12, derandomize=True)
@@ -19,4 +26,11 @@ settings.load_profile("noria")
 def plain_jax():
     """JAX as a newcomer has it: 32 bits, ordinary promotion."""
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def ordinary_promotion():
+    """For what runs through Optax, whose step counters are promoted."""
+    with jax.numpy_dtype_promotion("standard"):
         yield

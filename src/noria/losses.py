@@ -66,7 +66,7 @@ def huber(
     """
     if not delta > 0:
         raise ValueError(f"huber(delta={delta}): expected a delta above 0.")
-    return _elementwise("huber", lambda p, t: optax.huber_loss(p, t, delta), prediction, target, lengths, mask)
+    return _elementwise("huber", lambda p, t: optax.huber_loss(p, t, delta=delta), prediction, target, lengths, mask)
 
 
 def binary_cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = None) -> Float[Array, ""]:

@@ -1,0 +1,454 @@
+"""Wrong calls, each with the text that it must give: the call, what came, what was wanted, what to do."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import noria as nr
+
+KEY = jax.random.key(0)
+F32 = {"dtype": jnp.float32}
+
+
+def gru():
+    return nr.GRU(3, 4, key=KEY)
+
+
+def lstm_cell():
+    return nr.LSTMCell(3, 4, key=KEY)
+
+
+def chain():
+    return nr.Chain(gru(), nr.Dropout(0.1), nr.Dense(4, 1, key=KEY))
+
+
+XS = jnp.ones((2, 5, 3))
+
+WRONG_CALLS = {
+    # making
+    "no key": (
+        lambda: nr.GRUCell(3, 4, key=None),
+        TypeError,
+        r"GRUCell\(in_size=3, hidden_size=4\): key is None; expected",
+    ),
+    "a seed": (
+        lambda: nr.Dense(3, 4, key=0),
+        TypeError,
+        r"key is a int; expected a JAX random key, such as key=jax.random",
+    ),
+    "no size": (lambda: nr.RNN(0, 4, key=KEY), ValueError, r"in_size is 0; expected a whole number of at least 1"),
+    "half a size": (lambda: nr.LSTM(3, 4.5, key=KEY), ValueError, r"hidden_size is 4.5; expected a whole number"),
+    "an integer dtype": (
+        lambda: nr.GRU(3, 4, key=KEY, dtype=jnp.int32),
+        TypeError,
+        r"dtype is int32; expected a floating",
+    ),
+    "unknown option": (lambda: nr.GRU(3, 4, key=KEY, layers=2), TypeError, r"unexpected keyword argument 'layers'"),
+    "forget bias without bias": (
+        lambda: nr.LSTMCell(3, 4, key=KEY, bias=False, forget_bias=1.0),
+        ValueError,
+        r"forget_bias=1.0 needs a bias to be added to; drop bias=False",
+    ),
+    "arrays that do not fit": (
+        lambda: nr.GRUCell.from_arrays(jnp.ones((12, 3)), jnp.ones((12, 5))),
+        ValueError,
+        r"GRUCell.from_arrays: U has shape \(12, 5\); expected \(3 \* hidden, hidden\)",
+    ),
+    "bias that does not fit": (
+        lambda: nr.GRUCell.from_arrays(jnp.ones((12, 3)), jnp.ones((12, 4)), jnp.ones(4)),
+        ValueError,
+        r"b has shape \(4,\); expected \(12,\) to go with U",
+    ),
+    "arrays of two dtypes": (
+        lambda: nr.RNNCell.from_arrays(jnp.ones((4, 3), jnp.float32), jnp.ones((4, 4))),
+        TypeError,
+        r"W is float32; expected float64 as U is",
+    ),
+    "a cell class": (lambda: nr.Recurrence(nr.GRUCell), TypeError, r"cell is the class GRUCell; expected an instance"),
+    "a layer as a cell": (lambda: nr.Recurrence(gru()), TypeError, r"cell is already a layer, GRU\(in_size=3\)"),
+    "an Equinox cell": (
+        lambda: nr.Recurrence(eqx.nn.GRUCell(3, 4, key=KEY)),
+        TypeError,
+        r"equinox.nn.GRUCell takes \(x, state\); expected \(state, x\). Use noria.GRUCell",
+    ),
+    "a function without a state": (
+        lambda: nr.Recurrence(lambda h, x: h),
+        ValueError,
+        r"a plain function has no initial state; pass initial_state=",
+    ),
+    "unknown backend": (
+        lambda: nr.GRU(3, 4, key=KEY, backend="fast"),
+        ValueError,
+        r"backend is 'fast'; expected one of 'auto', 'reference', 'scan'",
+    ),
+    "unknown merge": (
+        lambda: nr.Bidirectional(gru(), gru(), merge="add"),
+        ValueError,
+        r"merge is 'add'; expected one of 'concat'",
+    ),
+    "forward reversed": (
+        lambda: nr.Bidirectional(nr.GRU(3, 4, key=KEY, reverse=True), gru()),
+        ValueError,
+        r"forward is reversed; give both unreversed",
+    ),
+    "an empty chain": (lambda: nr.Chain(), ValueError, r"Chain\(\): it holds no layers"),
+    "a cell in a chain": (
+        lambda: nr.Chain(lstm_cell()),
+        TypeError,
+        r"LSTMCell is a cell; expected a layer: Recurrence\(",
+    ),
+    "a number in a chain": (
+        lambda: nr.Chain(gru(), 3),
+        TypeError,
+        r"Chain, position 1: 3 is no layer and not callable",
+    ),
+    "dropout of 1": (
+        lambda: nr.Dropout(1.0),
+        ValueError,
+        r"Dropout\(p=1.0\): p is a probability; expected at least 0 and",
+    ),
+    "dropout axis": (lambda: nr.Dropout(0.5, axis=1), ValueError, r"axis is 1; expected one of None, 'time'"),
+    "trainable string": (
+        lambda: type("M", (nr.Module,), {"__annotations__": {"a": int}}, trainable="a"),
+        TypeError,
+        r"class M\(trainable='a'\): expected a tuple of field names",
+    ),
+    "trainable typo": (
+        lambda: type("M", (nr.Module,), {"__annotations__": {"cell": int}}, trainable=("cel",)),
+        TypeError,
+        r"'cel' is not a field of this class; its fields are cell",
+    ),
+    # calling a cell
+    "cell arguments swapped": (
+        lambda: nr.GRUCell(3, 4, key=KEY)(jnp.ones(3), jnp.ones(4)),
+        ValueError,
+        r"GRUCell\(in_size=3, hidden_size=4\): x has shape \(4,\); expected \(3,\) or \(batch, 3\); the state comes first",
+    ),
+    "cell input size": (
+        lambda: lstm_cell()(lstm_cell().initial_state(), jnp.ones(7)),
+        ValueError,
+        r"x has shape \(7,\); expected \(3,\)",
+    ),
+    "cell state size": (
+        lambda: nr.RNNCell(3, 4, key=KEY)(jnp.ones(5), jnp.ones(3)),
+        ValueError,
+        r"the state has shape \(5,\)",
+    ),
+    "lstm state is an array": (
+        lambda: lstm_cell()(jnp.ones(4), jnp.ones(3)),
+        TypeError,
+        r"LSTMCell: the state is a .*; expected LSTMState\(h, c\)",
+    ),
+    "cell input is a list": (
+        lambda: nr.RNNCell(3, 4, key=KEY)(jnp.ones(4), [1.0, 2.0, 3.0]),
+        TypeError,
+        r"x is a list",
+    ),
+    "cell input dtype": (
+        lambda: nr.RNNCell(3, 4, key=KEY, **F32)(jnp.ones(4, jnp.float32), jnp.ones(3)),
+        TypeError,
+        r"x is float64, but the parameters are float32; nothing is promoted silently. Convert x with .astype\('float32'\)",
+    ),
+    # calling a layer
+    "feature size": (
+        lambda: gru()(jnp.ones((20, 4))),
+        ValueError,
+        r"GRU\(in_size=3\): xs has shape \(20, 4\); expected \(time, 3\) or \(batch, time, 3\)",
+    ),
+    "one step as a sequence": (
+        lambda: gru()(jnp.ones(3)),
+        ValueError,
+        r"xs has shape \(3,\); expected \(time, 3\) or \(batch, time, 3\)",
+    ),
+    "four axes": (lambda: gru()(jnp.ones((1, 2, 5, 3))), ValueError, r"xs has shape \(1, 2, 5, 3\)"),
+    "a list of steps": (
+        lambda: gru()([jnp.ones(3)] * 5),
+        TypeError,
+        r"xs is a list; expected one array, \(time, 3\).*stack equal steps with jnp.stack, pad unequal .* noria.data.pad",
+    ),
+    "layer arguments swapped": (
+        lambda: gru()(XS, jnp.zeros(4)),
+        ValueError,
+        r"xs has shape \(4,\).*the state comes first: layer\(state, xs\)",
+    ),
+    "three arguments": (
+        lambda: gru()(None, XS, XS),
+        TypeError,
+        r"called with 3 positional arguments; expected layer\(xs\)",
+    ),
+    "state of another size": (
+        lambda: gru()(jnp.zeros(5), XS),
+        ValueError,
+        r"GRU\(in_size=3\): the state has shape \(5,\); expected \(4,\) or \(2, 4\)",
+    ),
+    "state of another batch": (lambda: gru()(jnp.zeros((3, 4)), XS), ValueError, r"the state has shape \(3, 4\)"),
+    "state of another kind": (
+        lambda: nr.LSTM(3, 4, key=KEY)(jnp.zeros(4), XS),
+        ValueError,
+        r"the state is float64\[4\]; expected LSTMState\(h=float64\[4\], c=float64\[4\]\), as initial_state\(\) gives it",
+    ),
+    "state of another dtype": (
+        lambda: gru()(jnp.zeros(4, jnp.float32), XS),
+        TypeError,
+        r"state is float32; expected float64",
+    ),
+    "sequence of another dtype": (
+        lambda: gru()(XS.astype(jnp.float32)),
+        TypeError,
+        r"xs is float32, but the parameters",
+    ),
+    "whole numbers as features": (
+        lambda: gru()(jnp.ones((5, 3), int)),
+        TypeError,
+        r"xs is int64, but the parameters are",
+    ),
+    "lengths too long": (
+        lambda: gru()(XS, lengths=jnp.array([5, 6])),
+        ValueError,
+        r"GRU\(in_size=3\): lengths holds 6; expected 0 to 5, the steps of the padded sequences",
+    ),
+    "lengths negative": (lambda: gru()(XS, lengths=[-1, 5]), ValueError, r"lengths holds -1; expected 0 to 5"),
+    "lengths of another batch": (
+        lambda: gru()(XS, lengths=[1, 2, 3]),
+        ValueError,
+        r"lengths has shape \(3,\); expected \(2,\), one for each sequence",
+    ),
+    "lengths of floats": (
+        lambda: gru()(XS, lengths=jnp.ones(2)),
+        TypeError,
+        r"lengths is float64; expected whole numbers",
+    ),
+    "one length for a batch": (
+        lambda: chain()[2](jnp.ones((2, 5, 4)), lengths=3),
+        ValueError,
+        r"lengths has shape \(\)",
+    ),
+    "resets of numbers": (
+        lambda: gru()(XS, resets=jnp.zeros((2, 5))),
+        TypeError,
+        r"resets is float64; expected booleans, such as resets.astype\(bool\)",
+    ),
+    "resets of another shape": (
+        lambda: gru()(XS, resets=jnp.zeros(5, bool)),
+        ValueError,
+        r"resets has shape \(5,\); expected \(2, 5\), one for each step",
+    ),
+    "dropout without a key": (
+        lambda: chain()(XS),
+        TypeError,
+        r"Dropout\(0.1\): in training mode it needs a key: layer\(xs, key=key\); for use without dropout, noria.inference",
+    ),
+    "a state for a layer without": (
+        lambda: nr.Dropout(0.1)(jnp.ones(3), XS),
+        ValueError,
+        r"it has no state, but was called",
+    ),
+    "a chain's state": (
+        lambda: nr.inference(chain())(jnp.zeros(4), XS),
+        ValueError,
+        r"Chain of 3 layers: the state is a .*; expected one state a layer",
+    ),
+    "a shorter chain's state": (
+        lambda: chain()((None,), XS),
+        ValueError,
+        r"Chain of 3 layers: the state is a tuple of 1",
+    ),
+    "a reversed step": (
+        lambda: nr.GRU(3, 4, key=KEY, reverse=True).step(None, jnp.ones(3)),
+        ValueError,
+        r"GRU\(in_size=3\).step: a reversed layer starts at the end; call scan with the whole sequence",
+    ),
+    "a bidirectional step": (
+        lambda: nr.Bidirectional(gru(), gru()).step(None, jnp.ones(3)),
+        ValueError,
+        r"step: its backward direction needs the end first",
+    ),
+    "merging unequal sizes": (
+        lambda: nr.Bidirectional(gru(), nr.GRU(3, 2, key=KEY), merge="sum")(XS),
+        ValueError,
+        r"the directions give \(2, 5, 4\) and \(2, 5, 2\); merge='sum' needs equal sizes",
+    ),
+    "a residual that changes the size": (
+        lambda: nr.Residual(gru())(XS),
+        ValueError,
+        r"Residual\(GRU\(in_size=3\)\): it turns \(2, 5, 3\) into \(2, 5, 4\), which cannot be added",
+    ),
+    "dense feature size": (
+        lambda: nr.Dense(3, 2, key=KEY)(jnp.ones(4)),
+        ValueError,
+        r"Dense\(in_size=3\): x has shape \(4,\)",
+    ),
+    "embedding of floats": (
+        lambda: nr.Embedding(5, 2, key=KEY)(jnp.ones(3)),
+        TypeError,
+        r"numbers are float64; expected whole",
+    ),
+    "embedding out of range": (
+        lambda: nr.Embedding(5, 2, key=KEY)(jnp.array([0, 5])),
+        ValueError,
+        r"Embedding\(count=5\): the numbers go from 0 to 5; expected 0 to 4",
+    ),
+    "a cell that changes its state": (
+        lambda: nr.Recurrence(lambda h, x: jnp.concatenate([h, x]), initial_state=jnp.zeros(3))(XS),
+        TypeError,
+        r"one step turns a state of float64\[3\] into float64\[6\]; expected the same structure, shapes and dtypes",
+    ),
+    "a cell that changes the dtype": (
+        lambda: nr.Recurrence(lambda h, x: (h + x).astype(jnp.float32), initial_state=jnp.zeros(3))(XS),
+        TypeError,
+        r"one step turns a state of float64\[3\] into float32\[3\]; expected the same",
+    ),
+    "a state that cannot be emitted": (
+        lambda: nr.Recurrence(lambda h, x: h, initial_state={"h": jnp.zeros(3)})(XS),
+        TypeError,
+        r"its state is a dict, and what it emits is not defined; use an array or a NamedTuple",
+    ),
+    "last of one step": (lambda: nr.last(jnp.ones(3)), ValueError, r"last\(ys, lengths\): ys has shape \(3,\)"),
+    # training
+    "setup swapped": (
+        lambda: nr.setup(gru(), optax.adam(1e-3)),
+        TypeError,
+        r"setup\(optimiser, model\): optimiser is a Recurrence; expected an Optax transformation",
+    ),
+    "setup of a constructor": (
+        lambda: nr.setup(optax.adam, gru()),
+        TypeError,
+        r"optimiser is a function; expected an Optax",
+    ),
+    "update with an optimiser": (
+        lambda: nr.update(optax.adam(1e-3), gru(), gru()),
+        TypeError,
+        r"expected what setup returned; call setup\(optimiser, model\) first",
+    ),
+    "update after freezing": (
+        lambda: nr.update(nr.setup(optax.adam(1e-3), gru()), nr.freeze(gru(), lambda m: m.cell.U), gru()),
+        ValueError,
+        r"model and opt_state differ in their trained arrays, first in cell.U; after freezing, thawing or rebuilding",
+    ),
+    "nothing to train": (
+        lambda: nr.grad(lambda m: m(XS).sum())(nr.freeze(gru())),
+        ValueError,
+        r"its first argument, a Recurrence, holds nothing trainable; pass the model first",
+    ),
+    "grad of the data": (lambda: nr.grad(lambda x: 0.0)(3), ValueError, r"a int, holds nothing trainable"),
+    "freeze nothing": (
+        lambda: nr.freeze(gru(), lambda m: m.reverse),
+        ValueError,
+        r"where chose nothing that could be trained",
+    ),
+    "freeze a typo": (
+        lambda: nr.freeze(gru(), lambda m: m.sell),
+        ValueError,
+        r"where\(model\) failed with AttributeError",
+    ),
+    "fit without validation": (
+        lambda: nr.fit(gru(), lambda m, x: 0.0, (XS,), optimiser=optax.sgd(1.0), epochs=1, key=KEY, patience=2),
+        ValueError,
+        r"fit\(patience=...\): there is no validation loss to wait for; pass valid=",
+    ),
+    "fit on nothing": (
+        lambda: nr.fit(gru(), lambda m, x: 0.0, [], optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        ValueError,
+        r"fit: epoch 0 found no batch in data",
+    ),
+    "fit on a used-up iterator": (
+        lambda: nr.fit(gru(), lambda m, x: m(x).sum(), iter([XS]), optimiser=optax.sgd(1e-9), epochs=2, key=KEY),
+        ValueError,
+        r"epoch 1 found no batch in data.*It was an iterator, used up by the epoch before",
+    ),
+    "fit to a sequence": (
+        lambda: nr.fit(gru(), lambda m, x: m(x), (XS,), optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        TypeError,
+        r"fit: loss returned \(2, 5, 4\) and dict; expected a number",
+    ),
+    # losses
+    "loss shapes": (
+        lambda: nr.mae(XS, XS[0]),
+        ValueError,
+        r"mae: the prediction has shape \(2, 5, 3\), the target \(5, 3\)",
+    ),
+    "loss dtypes": (
+        lambda: nr.mse(XS, XS.astype(jnp.float32)),
+        TypeError,
+        r"prediction is float64, the target float32",
+    ),
+    "lengths and mask": (
+        lambda: nr.mse(XS, XS, lengths=[1, 2], mask=XS > 0),
+        ValueError,
+        r"both lengths and mask are given",
+    ),
+    "mask of numbers": (lambda: nr.mse(XS, XS, mask=XS), TypeError, r"mask is float64; expected booleans"),
+    "mask of another shape": (lambda: nr.mse(XS, XS, mask=XS[:, :, 0].T > 0), ValueError, r"mask has shape \(5, 2\)"),
+    "a class out of range": (
+        lambda: nr.cross_entropy(jnp.zeros((2, 3)), jnp.array([0, 3])),
+        ValueError,
+        r"cross_entropy: the targets go from 0 to 3; expected 0 to 2, since the logits have 3 classes",
+    ),
+    "targets of another shape": (
+        lambda: nr.cross_entropy(jnp.zeros((2, 5, 3)), jnp.zeros(2, int)),
+        ValueError,
+        r"logits have shape \(2, 5, 3\), the targets \(2,\); expected \(2, 5\) whole numbers or \(2, 5, 3\) prob",
+    ),
+    "delta of zero": (lambda: nr.huber(XS, XS, delta=0.0), ValueError, r"huber\(delta=0.0\): expected a delta above 0"),
+    # data
+    "no sequences": (lambda: nr.data.pad([]), ValueError, r"pad: there are no sequences"),
+    "different features": (
+        lambda: nr.data.pad([np.ones((2, 3)), np.ones((2, 4))]),
+        ValueError,
+        r"pad: sequence 1 has shape \(2, 4\), sequence 0 \(2, 3\)",
+    ),
+    "too short to pad to": (
+        lambda: nr.data.pad([np.ones(3)], time=2),
+        ValueError,
+        r"sequence 0 has 3 steps; expected at most 2",
+    ),
+    "columns of different sizes": (
+        lambda: nr.data.batches(np.ones((3, 2)), np.ones(4), batch_size=2),
+        ValueError,
+        r"the columns have \[3, 4\] examples; expected the same number",
+    ),
+    "lists of different lengths": (
+        lambda: nr.data.batches([np.ones(2), np.ones(3)], [np.ones(2), np.ones(2)], batch_size=2),
+        ValueError,
+        r"example 1 has 3 steps in one list and 2 in another",
+    ),
+    "a series too short": (
+        lambda: nr.data.windows(np.ones(5), 4, 2),
+        ValueError,
+        r"expected at least 6 steps, size \+ horizon",
+    ),
+    "a split that leaves nothing": (
+        lambda: nr.data.split(np.ones(5), valid=2, test=3),
+        ValueError,
+        r"5 steps less 2 and 3 and the gaps leave none for training",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CALLS)
+def test_a_wrong_call_says_what_is_wrong(name):
+    call, kind, text = WRONG_CALLS[name]
+    with pytest.raises(kind, match=text):
+        call()
+
+
+def test_an_error_inside_a_cell_says_which_layer_and_what_it_was_given():
+    def cell(h, x):
+        return jnp.ones((2, 2)) @ h + x
+
+    with pytest.raises(TypeError) as caught:
+        nr.Recurrence(cell, initial_state=jnp.zeros(3))(jnp.ones((5, 3)))
+    text = "Recurrence(cell): this came from one step of the cell, called with a state of float64[3] and an x of float64[3]."
+    assert text in caught.value.__notes__
+
+
+def test_values_are_not_looked_at_under_jit():
+    """A length past the end acts as the end, a negative one as 0."""
+    layer = gru()
+    run = jax.jit(lambda n: layer.scan(None, XS, lengths=n))
+    for given, meant in ((jnp.array([9, -3]), jnp.array([5, 0])),):
+        for a, b in zip(jax.tree.leaves(run(given)), jax.tree.leaves(run(meant)), strict=True):
+            np.testing.assert_array_equal(a, b)

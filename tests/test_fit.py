@@ -1,0 +1,174 @@
+"""`fit`: what it compiles, when it stops, what it returns."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+
+import noria as nr
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+XS = RNG.normal(size=(24, 6, 2))
+YS = XS.cumsum(axis=1)
+
+pytestmark = pytest.mark.usefixtures("ordinary_promotion")
+
+
+def make(p=0.0):
+    return nr.Chain(nr.GRU(2, 8, key=KEY), nr.Dropout(p), nr.Dense(8, 2, key=KEY))
+
+
+def loss(model, xs, ys, key):
+    return nr.mse(model(xs, key=key), ys)
+
+
+def fit(model, loss, data, **options):
+    return nr.fit(model, loss, data, **{"optimiser": optax.adam(0.01), "epochs": 3, "key": KEY, **options})
+
+
+def test_it_learns_and_traces_once():
+    traces = []
+
+    def counted(model, xs, ys, key):
+        traces.append(xs.shape)
+        return loss(model, xs, ys, key)
+
+    data = nr.data.batches(XS, YS, batch_size=8, key=KEY)
+    _model, history = fit(make(), counted, data, epochs=30)
+    assert traces == [(8, 6, 2)]
+    assert len(history.loss) == 30
+    assert history.loss[-1] < 0.5 * history.loss[0]
+    assert history.stopped is None
+
+
+def test_the_same_keys_give_the_same_model():
+    data = nr.data.batches(XS, YS, batch_size=8, key=KEY)
+    first, second = (fit(make(0.3), loss, data)[0] for _ in range(2))
+    for a, b in zip(jtu.tree_leaves(first), jtu.tree_leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_step_is_grad_and_update():
+    model, optimiser = make(), optax.adam(0.01)
+    fitted, _ = fit(model, lambda m, x, y: nr.mse(m(x, key=KEY), y), (XS, YS), epochs=2)
+    opt_state = nr.setup(optimiser, model)
+    for _ in range(2):
+        gradient = nr.grad(lambda m: nr.mse(m(XS, key=KEY), YS))(model)
+        model, opt_state = nr.update(opt_state, model, gradient)
+    for a, b in zip(jtu.tree_leaves(fitted), jtu.tree_leaves(model), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_clipping_is_by_the_global_norm():
+    model = make()
+    fitted, _ = fit(model, loss, (XS, 1e6 * YS), epochs=1, optimiser=optax.sgd(1.0), clip_norm=0.5)
+    moved = [a - b for a, b in zip(jtu.tree_leaves(fitted), jtu.tree_leaves(model), strict=True)]
+    np.testing.assert_allclose(optax.tree.norm(moved), 0.5, rtol=1e-6)
+
+
+def test_patience_returns_the_best_model():
+    """A learning rate that overshoots: the validation loss falls, then rises."""
+    seen = []
+    model, history = fit(
+        make(),
+        loss,
+        (XS, YS),
+        valid=(XS[:4], YS[:4]),
+        epochs=60,
+        patience=3,
+        optimiser=optax.sgd(lambda n: jnp.where(n < 5, 0.05, -0.02)),
+        on_epoch=lambda model, history: seen.append(model),
+    )
+    assert len(history.loss) < 60
+    assert history.stopped == f"no lower validation loss for 3 epochs, best in epoch {history.best_epoch}"
+    assert history.best_epoch == int(np.argmin(history.valid))
+    assert len(history.valid) == history.best_epoch + 4
+    best = float(loss(nr.inference(model), XS[:4], YS[:4], None))
+    np.testing.assert_allclose(best, min(history.valid), rtol=1e-12)
+    np.testing.assert_array_equal(model[0].cell.U, seen[history.best_epoch][0].cell.U)
+
+
+def test_without_patience_validation_only_reports():
+    model, history = fit(make(), loss, (XS, YS), valid=(XS, YS), optimiser=optax.sgd(-0.01))
+    assert history.best_epoch == 0
+    assert history.valid == sorted(history.valid)
+    np.testing.assert_allclose(float(loss(nr.inference(model), XS, YS, None)), history.valid[-1], rtol=1e-12)
+
+
+def test_training_drops_and_validation_does_not_and_the_mode_stays():
+    model, history = fit(nr.inference(make(0.9)), loss, (XS, YS), valid=(XS, YS), optimiser=optax.sgd(1e-12))
+    assert history.loss[0] > 1.01 * history.valid[0]
+    assert model[1].inference is True
+
+
+def test_metrics_are_reported_and_averaged_over_examples():
+    def with_metrics(model, xs, ys):
+        return nr.mse(model(xs, key=KEY), ys), {"size": jnp.asarray(float(len(xs)))}
+
+    data = nr.data.batches(XS[:10], YS[:10], batch_size=8)
+    _, history = fit(make(), with_metrics, data, valid=(XS, YS))
+    np.testing.assert_allclose(history.metrics["size"], (8 * 8 + 2 * 2) / 10)
+    np.testing.assert_allclose(history.metrics["valid_size"], 24)
+
+
+def test_a_bad_batch_stops_with_step_loss_and_parameter_and_the_last_good_model():
+    bad = YS.copy()
+    bad[9] = np.nan
+    batches = [(XS[:8], YS[:8]), (XS[8:16], bad[8:16]), (XS[16:], YS[16:])]
+    with pytest.warns(RuntimeWarning, match=r"fit stopped: step 1 \(epoch 0\): the loss is nan; first offending"):
+        model, history = fit(make(), loss, batches)
+    assert history.stopped.endswith("first offending parameter: layers[0].cell.W, by its gradient")
+    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(model))
+    assert history.loss == []
+
+
+def test_an_exploding_model_returns_the_last_one_with_a_finite_loss():
+    """A step so large that the next loss overflows."""
+    with pytest.warns(RuntimeWarning, match="first offending parameter"):
+        model, _history = fit(make(), loss, (XS, YS), optimiser=optax.sgd(1e200), epochs=5)
+    assert np.isfinite(loss(nr.inference(model), XS, YS, None))
+
+
+def test_a_parameter_that_is_not_finite_is_named():
+    model = make()
+    object.__setattr__(model[2], "b", jnp.array([0.0, jnp.nan]))
+    with pytest.warns(RuntimeWarning, match=r"layers\[2\].b, which is not finite itself"):
+        fit(model, loss, (XS, YS))
+
+
+def test_on_epoch_may_stop_the_run():
+    _, history = fit(make(), loss, (XS, YS), epochs=50, on_epoch=lambda model, history: len(history.loss) == 2)
+    assert (len(history.loss), history.stopped) == (2, "on_epoch asked to stop after epoch 1")
+
+
+def test_frozen_parts_stay():
+    model = nr.freeze(make(), lambda m: m[0])
+    fitted, _ = fit(model, loss, (XS, YS), optimiser=optax.adamw(0.1, weight_decay=0.1))
+    np.testing.assert_array_equal(fitted[0].cell.U, model[0].cell.U)
+    assert not np.allclose(fitted[2].W, model[2].W)
+
+
+def test_ragged_batches_compile_no_more_than_their_shapes():
+    sequences = [RNG.normal(size=(t, 2)) for t in RNG.integers(1, 30, 40)]
+    labels, traces = np.arange(40) % 2, []
+
+    def classify(model, xs, labels, lengths):
+        traces.append(xs.shape)
+        return nr.cross_entropy(nr.last(model(xs, lengths=lengths, key=KEY), lengths), labels)
+
+    data = nr.data.batches(sequences, labels, batch_size=8, key=KEY, buckets=3)
+    fit(make(), classify, data, epochs=6)
+    assert len(traces) == len(set(traces)) <= 4
+
+
+def test_progress_is_shown_on_request_only(capsys):
+    with warnings.catch_warnings():
+        fit(make(), loss, (XS, YS), progress=True)
+    assert "epoch 3/3" in capsys.readouterr().err
+    fit(make(), loss, (XS, YS))
+    assert capsys.readouterr() == ("", "")

@@ -10,6 +10,7 @@ Reads the text files of both packages as they are, without importing either. Wri
 import csv
 from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def utterances(name: str) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def japanese_vowels() -> None:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for part, name in (("train", "JapaneseVowels_TRAIN.ts"), ("test", "JapaneseVowels_TEST.ts")):
         sequences, speakers = utterances(name)
         arrays[f"{part}_steps"] = np.concatenate(sequences)

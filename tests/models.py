@@ -26,7 +26,7 @@ def make_cell(name: str, in_size: int = 3, hidden_size: int = 4, *, dtype: Any =
     return CELLS[name][0](in_size, hidden_size, key=jax.random.key(len(name)), dtype=dtype, **options)
 
 
-def arrays_of(cell: Any) -> dict[str, np.ndarray | None]:
+def arrays_of(cell: Any) -> dict[str, Any]:
     """W, U, b, b_h as NumPy arrays, for the oracles."""
     return {name: None if (a := getattr(cell, name)) is None else np.asarray(a) for name in ("W", "U", "b", "b_h")}
 
@@ -55,7 +55,7 @@ def cotangents(layer: Any, state: Any, xs: Any, seed: int = 7, **options: Any) -
 
 def assert_close(a: Any, b: Any, tolerance: float) -> None:
     """Equal structure, and equal numbers relative to the largest of each array."""
-    assert jtu.tree_structure(a) == jtu.tree_structure(b)
+    assert str(jtu.tree_structure(a)) == str(jtu.tree_structure(b))
     for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True):
         x, y = np.asarray(x), np.asarray(y)
         assert x.shape == y.shape

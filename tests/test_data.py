@@ -9,7 +9,8 @@ import noria as nr
 
 def test_pad_keeps_dtype_and_shape_of_features():
     xs, lengths = nr.data.pad([np.ones((2, 3, 4), np.int16), np.ones((0, 3, 4), np.int16)], time=5, value=-1)
-    assert (xs.shape, xs.dtype, lengths.dtype) == ((2, 5, 3, 4), np.int16, np.int32)
+    assert xs.shape == (2, 5, 3, 4)
+    assert [xs.dtype.name, lengths.dtype.name] == ["int16", "int32"]
     assert lengths.tolist() == [2, 0]
     assert (xs[0, 2:] == -1).all()
     assert (xs[1] == -1).all()

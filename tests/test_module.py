@@ -49,10 +49,10 @@ def test_the_class_line_names_what_is_trained():
     assert trained(Model()) == ALL
 
     class Whole(Model):
-        pass
+        __init__ = Model.__init__
 
     class Other(Model, trainable=("h0",)):
-        pass
+        __init__ = Model.__init__
 
     assert trained(Whole()) == ALL
     assert trained(Other()) == ["h0"]
@@ -163,9 +163,9 @@ def test_freeze_and_thaw_single_arrays_several_parts_and_everything():
 def test_freeze_and_thaw_undo_each_other_exactly():
     model = Model()
     again = nr.thaw(nr.freeze(model, lambda m: m.rnn), lambda m: m.rnn)
-    assert jtu.tree_structure(again) == jtu.tree_structure(model)
+    assert str(jtu.tree_structure(again)) == str(jtu.tree_structure(model))
     again = nr.freeze(nr.thaw(model, lambda m: m.h0), lambda m: m.h0)
-    assert jtu.tree_structure(again) == jtu.tree_structure(model)
+    assert str(jtu.tree_structure(again)) == str(jtu.tree_structure(model))
 
 
 def test_modes_reach_every_layer_equinox_ones_too_and_fit_an_optimiser_made_before(ordinary_promotion):

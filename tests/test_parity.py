@@ -94,7 +94,7 @@ def test_frozen_arrays(framework, case, backend):
         layers = [nr.Recurrence(into(framework, case, weights, suffix), backend=backend) for suffix in suffixes]
         if both:
             state = tuple(jtu.tree_map(lambda leaf, n=n: leaf[n], state) for n in range(2))
-            final, ys = nr.Bidirectional(*layers).scan(state, xs, lengths=lengths)
+            final, ys = nr.Bidirectional(layers[0], layers[1]).scan(state, xs, lengths=lengths)
             final = jtu.tree_map(lambda *leaves: jnp.stack(leaves), *final)
         else:
             final, ys = layers[0].scan(state, xs)

@@ -121,7 +121,7 @@ def test_float32_agrees_with_reference(name):
     for backend in ("scan", "reference"):
         layer = nr.Recurrence(make_cell(name, dtype=jnp.float32), backend=backend)
         results.append(jtu.tree_leaves(cotangents(layer, None, random(0, BATCH, TIME, IN, dtype=jnp.float32))))
-    assert_close(*results, 1e-5)
+    assert_close(results[0], results[1], 1e-5)
 
 
 @cells
@@ -165,7 +165,7 @@ def test_a_plain_function_and_a_pytree_state():
         nr.Recurrence(cell, start, backend=b).scan(None, xs, lengths=jnp.array([5, 4, 0, 1]))
         for b in ("scan", "reference")
     ]
-    assert_close(*results, 1e-12)
+    assert_close(results[0], results[1], 1e-12)
     (_, count), ys = results[0]
     assert count.tolist() == [5, 4, 0, 1]
     assert ys.shape == (4, TIME, 2)
@@ -176,7 +176,7 @@ class NoisyCell(nr.Cell):
 
     U: jax.Array
 
-    def __call__(self, h: jax.Array, x: jax.Array, *, key: Any) -> jax.Array:
+    def __call__(self, h: jax.Array, x: jax.Array, *, key: Any) -> jax.Array:  # type: ignore[override]
         return jnp.tanh(self.U @ h + x + jax.random.normal(key, h.shape, h.dtype))
 
     def initial_state(self) -> jax.Array:
@@ -186,7 +186,7 @@ class NoisyCell(nr.Cell):
 def test_random_cells_get_a_key_for_each_step_and_example():
     xs, key = jnp.zeros((2, TIME, 3)), jax.random.key(1)
     results = [nr.Recurrence(NoisyCell(jnp.eye(3)), backend=b).scan(None, xs, key=key) for b in ("scan", "reference")]
-    assert_close(*results, 1e-12)
+    assert_close(results[0], results[1], 1e-12)
     ys = np.asarray(results[0][1])
     assert not np.allclose(ys[0], ys[1])
     assert not np.allclose(ys[:, 0], ys[:, 1])
@@ -194,6 +194,16 @@ def test_random_cells_get_a_key_for_each_step_and_example():
     assert_close(again, results[0][1], 0)
     with pytest.raises(TypeError, match="key is None; expected a JAX random key"):
         nr.Recurrence(NoisyCell(jnp.eye(3)))(xs)
+
+
+def test_a_cell_with_an_optional_key_runs_without_one():
+    def cell(h: jax.Array, x: jax.Array, key: Any = None) -> jax.Array:
+        return h + x + (0 if key is None else jax.random.normal(key, h.shape, h.dtype))
+
+    layer = nr.Recurrence(cell, initial_state=jnp.zeros(3))
+    xs = jnp.ones((2, TIME, 3))
+    assert_close(layer(xs)[:, -1], jnp.full((2, 3), float(TIME)), 0)
+    assert not np.allclose(layer(xs, key=jax.random.key(0)), layer(xs))
 
 
 class ReadOutCell(nr.Cell):
@@ -218,7 +228,7 @@ def test_emission_may_be_a_pytree_that_uses_the_input(reverse):
         nr.Recurrence(ReadOutCell(random(1, 1, 3)), reverse=reverse, backend=b).scan(None, xs, lengths=lengths)
         for b in ("scan", "reference")
     ]
-    assert_close(*results, 1e-12)
+    assert_close(results[0], results[1], 1e-12)
     assert results[0][1]["read"].shape == (2, TIME, 1)
     assert results[0][1]["sum"].shape == (2, TIME)
     assert not np.asarray(results[0][1]["sum"])[0, 2:].any()

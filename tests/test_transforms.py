@@ -1,5 +1,7 @@
 """Every call under jit, vmap, grad and checkpoint, in float32, float64 and bfloat16, without a silent promotion."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -19,7 +21,9 @@ def models(dtype):
     """Layers and models by name: (model, features in, keyword arguments)."""
     options = {"key": KEY, "dtype": dtype}
     masks = {"lengths": LENGTHS, "resets": RESETS}
-    found = {name: (nr.Recurrence(make_cell(name, dtype=dtype), learn_initial_state=True), masks) for name in CELLS}
+    found: dict[str, Any] = {
+        name: (nr.Recurrence(make_cell(name, dtype=dtype), learn_initial_state=True), masks) for name in CELLS
+    }
     found |= {
         "bidirectional": (nr.Bidirectional(nr.GRU(3, 2, **options), nr.LSTM(3, 2, **options)), masks),
         "chain": (

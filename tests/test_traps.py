@@ -142,7 +142,7 @@ def test_lengths_are_never_ignored():
 def test_forget_bias_is_a_number_in_the_parameters_and_not_in_the_step():
     """Trap 11: Keras and others have 1, torch and Flux 0; some add it again in each forward pass."""
     plain, biased = (nr.LSTMCell(3, 4, key=jax.random.key(0), forget_bias=f) for f in (0.0, 1.0))
-    assert biased.b.reshape(4, 4).sum(1).tolist() == [0, 4, 0, 0]
+    assert np.reshape(np.asarray(biased.b), (4, 4)).sum(1).tolist() == [0, 4, 0, 0]
     assert not np.asarray(plain.b).any()
     state, x = plain.initial_state(), random(0, 3)
     assert_close(nr.LSTMCell.from_arrays(plain.W, plain.U, biased.b)(state, x), biased(state, x), 0)

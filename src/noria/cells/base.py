@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from noria._errors import check_key, check_sizes, check_step
+from noria._parameters import default_dtype, draw
 from noria._types import Initializer, Key, State
-from noria.initializers import default_dtype, draw, zeros
+from noria.initializers import zeros
 from noria.module import Module
 
 G = TypeVar("G", bound="GatedCell")
@@ -79,8 +80,13 @@ def cell_name(cell: Callable[..., Any]) -> str:
 
 
 def takes_key(cell: Callable[..., Any]) -> bool:
-    """Whether the cell draws random numbers: its call has a ``key`` argument."""
+    """Whether the cell may draw random numbers: its call has a ``key`` argument."""
     return "key" in inspect.signature(cell).parameters
+
+
+def needs_key(cell: Callable[..., Any]) -> bool:
+    """Whether the cell cannot do without a key: its ``key`` argument has no default."""
+    return takes_key(cell) and inspect.signature(cell).parameters["key"].default is inspect.Parameter.empty
 
 
 class GatedCell(Cell):

@@ -47,6 +47,7 @@ class GRUCell(GatedCell):
     """
 
     GATES: ClassVar = ("r", "z", "n")
+    __init__ = GatedCell.__init__  # type checkers would make up one from the fields
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         wx, uh = self._projections(h, x)
@@ -84,6 +85,7 @@ class GRUv3Cell(GatedCell):
     """
 
     GATES: ClassVar = ("r", "z", "n")
+    __init__ = GatedCell.__init__  # type checkers would make up one from the fields
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         self._check(h, x)

@@ -91,7 +91,7 @@ class Batches:
         # Bucket edges at the quantiles of the lengths. A bucket's last rows that do not fill a batch move on to the next
         # longer bucket, so that one batch an epoch is short and as many shapes are compiled as there are buckets, plus one.
         shares = np.arange(1, self._buckets + 1) / self._buckets
-        edges = np.unique(np.quantile(self._lengths, shares, method="higher"))
+        edges = np.unique(np.quantile(self._lengths, shares, method="inverted_cdf"))
         groups, waiting = [], order[:0]
         for low, high in zip([-1, *edges[:-1]], edges, strict=True):
             inside = order[(self._lengths[order] > low) & (self._lengths[order] <= high)]

@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 from noria._errors import check_choice, check_dtype, check_key
 from noria._types import Key, State
 from noria.backends import BACKENDS, choose
-from noria.cells.base import cell_name, emit, takes_key
+from noria.cells.base import cell_name, emit, needs_key, takes_key
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
@@ -195,8 +195,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         return resets
 
     def _keys(self, key: Key | None, shape: tuple[int, ...]) -> Key | None:
-        """One key a step, for a cell that asks for keys; other cells get none, whatever was passed."""
-        if not takes_key(self.cell):
+        """One key a step, for a cell that takes keys; other cells get none, whatever was passed."""
+        if not takes_key(self.cell) or (key is None and not needs_key(self.cell)):
             return None
         check_key(f"{self.label}, whose cell draws random numbers", key)
         return key if key is None or not shape else jax.random.split(key, shape)

@@ -1,0 +1,112 @@
+"""The public surface, the layering of imports, and the contract of the guide."""
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import noria as nr
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "noria"
+
+
+def surface() -> list[str]:
+    """Every public name with its signature."""
+    lines = []
+    for module, prefix in ((nr, ""), (nr.data, "data."), (nr.initializers, "initializers.")):
+        for name, thing in sorted(vars(module).items()):
+            if name.startswith("_") or inspect.ismodule(thing) or not callable(thing):
+                continue
+            if prefix and not getattr(thing, "__module__", "noria").startswith("noria"):
+                continue
+            signature = inspect.signature(thing)
+            bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+            shown = str(signature.replace(parameters=bare, return_annotation=signature.empty))
+            lines.append(f"{prefix}{name}{re.sub(' at 0x[0-9a-f]+', '', shown)}")
+    return lines
+
+
+def test_names_and_signatures_change_only_on_purpose():
+    """After a deliberate change: NORIA_WRITE_SURFACE=1 python -m pytest tests/test_public.py, and a line in CHANGELOG.md."""
+    path = ROOT / "tests" / "surface.txt"
+    text = "\n".join(surface()) + "\n"
+    if os.environ.get("NORIA_WRITE_SURFACE"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_every_public_name_is_documented():
+    for name, thing in vars(nr).items():
+        if not name.startswith("_") and callable(thing):
+            assert len(inspect.getdoc(thing) or "") > 20, name
+
+
+#: What everything may import; these import nothing but each other.
+LEGEND = ("_types", "_errors", "_parameters")
+
+#: What each part may import besides itself and those.
+ALLOWED: dict[str, set[str]] = {
+    **{part: set() for part in LEGEND},
+    "initializers": set(),
+    "module": set(),
+    "masking": set(),
+    "losses": {"masking"},
+    "optimise": {"module"},
+    "data": set(),
+    "cells": {"module", "initializers"},
+    "backends": {"cells", "masking"},
+    "layers": {"backends", "cells", "masking", "module", "initializers"},
+    "summary": {"layers", "module"},
+    "io": {"cells", "module"},
+    "train": {"module", "optimise"},
+    "plot": {"train"},
+    "demo": {"", "plot", "io", "data", "demo"},
+    "cli": {"demo"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The parts of the package that a file imports: ``layers`` for ``noria.layers.base``, ``""`` for ``noria`` itself."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {[*alias.name.split("."), ""][1] for alias in node.names if alias.name.split(".")[0] == "noria"}
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "noria":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_one_way(path):
+    part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return
+    others = imports_of(path) - {part, *LEGEND}
+    assert others <= ALLOWED[part], f"{part} may not import {sorted(others - ALLOWED[part])}"
+
+
+def test_files_and_functions_stay_short():
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+                assert length <= 60, f"{path}: {node.name} has {length} lines"
+
+
+def test_the_contract_runs_verbatim():
+    guide = ROOT.parent / "shared" / "contract" / "guide.py"
+    if not guide.exists():
+        pytest.skip("the contract lies beside the checkout, in ../shared, and is not there")
+    done = subprocess.run([sys.executable, guide], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "the guide runs"

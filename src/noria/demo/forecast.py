@@ -106,6 +106,17 @@ def save(result: Result, folder: Path) -> list[Path]:
     files = [folder / name for name in ("model.safetensors", "learning_curve.png", "forecast.png")]
     nr.save(files[0], result.model, extra={"task": TASK})
     plot.learning_curve(result.history, files[1], title="CO2 at Mauna Loa, GRU")
+    draw(result, files[2])
+    series = folder / "new_series.csv"
+    rows = zip(result.months, result.measured, strict=True)
+    series.write_text("month,ppm\n" + "".join(f"{month},{value:.3f}\n" for month, value in rows))
+    return [*files, series]
+
+
+def draw(result: Result, path: Path) -> None:
+    """The held-out years, forecast anew each January, into the PNG file ``path``."""
+    from noria import plot
+
     seasonal = result.measured[:-YEAR]  # what a year before was, for every month but those of the first year
     plot.forecast(
         result.months,
@@ -114,14 +125,10 @@ def save(result: Result, folder: Path) -> list[Path]:
             "GRU, each January for the year": (result.months, result.forecasts[::YEAR].ravel()),
             "seasonal naive": (result.months[YEAR:], seasonal),
         },
-        files[2],
+        path,
         unit="CO2 in ppm",
         title=f"Five held-out years, mean error {result.errors['GRU']:.2f} ppm",
     )
-    series = folder / "new_series.csv"
-    rows = zip(result.months, result.measured, strict=True)
-    series.write_text("month,ppm\n" + "".join(f"{month},{value:.3f}\n" for month, value in rows))
-    return [*files, series]
 
 
 def load(path: Path) -> ForecastModel:

@@ -89,10 +89,17 @@ def save(result: Result, folder: Path) -> list[Path]:
     files = [folder / name for name in ("model.safetensors", "learning_curve.png", "confusion_matrix.png")]
     nr.save(files[0], result.model, extra={"task": TASK})
     plot.learning_curve(result.history, files[1], title="Japanese Vowels, bidirectional GRU")
+    draw(result, files[2])
+    return [*files, _write_examples(folder / "new_utterances.csv")]
+
+
+def draw(result: Result, path: Path) -> None:
+    """Who was taken for whom, into the PNG file ``path``."""
+    from noria import plot
+
     names = [str(speaker + 1) for speaker in range(SPEAKERS)]
     title = f"Speakers of the test utterances, {result.accuracy:.1%} right"
-    plot.confusion_matrix(result.truth, result.predicted, files[2], names=names, title=title)
-    return [*files, _write_examples(folder / "new_utterances.csv")]
+    plot.confusion_matrix(result.truth, result.predicted, path, names=names, title=title)
 
 
 def _write_examples(path: Path, count: int = 5) -> Path:

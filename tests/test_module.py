@@ -119,15 +119,15 @@ def test_update_is_what_optax_does(optimiser, ordinary_promotion):
     assert jnp.all(model.h0 == 1)
 
 
-def test_update_works_under_jit_traces_once_and_takes_extra_arguments(ordinary_promotion):
+def test_update_works_under_jit_and_traces_once(ordinary_promotion):
     model, traces = Model(), []
-    opt_state = nr.setup(optax.chain(optax.adam(0.01), optax.contrib.reduce_on_plateau()), model)
+    opt_state = nr.setup(optax.adam(0.01), model)
 
     @eqx.filter_jit
     def step(model, opt_state):
         traces.append(1)
         value, gradient = nr.value_and_grad(loss)(model, XS)
-        return (*nr.update(opt_state, model, gradient, value=value), value)
+        return (*nr.update(opt_state, model, gradient), value)
 
     values = []
     for _ in range(10):
@@ -135,6 +135,21 @@ def test_update_works_under_jit_traces_once_and_takes_extra_arguments(ordinary_p
         values.append(float(value))
     assert len(traces) == 1
     assert values[-1] < values[0]
+
+
+def test_update_passes_extra_arguments_on(ordinary_promotion):
+    """A transformation that looks at the loss halves the step when the loss stays."""
+    model = Model()
+    optimiser = optax.chain(
+        optax.sgd(1.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, accumulation_size=1)
+    )
+    opt_state = nr.setup(optimiser, model)
+    gradient = nr.grad(loss)(model, XS)
+    moves = []
+    for _ in range(4):
+        new, opt_state = nr.update(opt_state, model, gradient, value=jnp.asarray(1.0))
+        moves.append(float(jnp.linalg.norm(new.head.W - model.head.W)))
+    assert moves[-1] < 0.6 * moves[0]
 
 
 def test_freeze_stops_gradient_update_and_decay_and_travels(ordinary_promotion):

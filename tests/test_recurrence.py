@@ -234,6 +234,27 @@ def test_emission_may_be_a_pytree_that_uses_the_input(reverse):
     assert not np.asarray(results[0][1]["sum"])[0, 2:].any()
 
 
+def test_calls_outside_of_jit_trace_once():
+    traces = []
+
+    class Counting(nr.Cell):
+        U: jax.Array
+
+        def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+            traces.append(1)
+            return jnp.tanh(self.U @ h + x)
+
+        def initial_state(self) -> jax.Array:
+            return jnp.zeros(3)
+
+    layer = nr.Recurrence(Counting(jnp.eye(3)))
+    layer(jnp.ones((TIME, 3)))
+    once = len(traces)
+    layer(jnp.ones((TIME, 3)))
+    nr.Recurrence(Counting(2 * jnp.eye(3)))(jnp.zeros((TIME, 3)))
+    assert len(traces) == once
+
+
 def test_program_size_does_not_depend_on_time_and_a_second_call_does_not_trace():
     layer, traces = nr.GRU(3, 4, key=jax.random.key(0)), []
 

@@ -93,6 +93,17 @@ def test_a_model_of_models_may_be_mapped_over():
     assert_close(ys[1], one(jnp.ones((5, 3))), 1e-12)
 
 
+def test_a_model_and_its_methods_may_be_given_to_jit_themselves():
+    net, xs = nr.Chain(nr.LSTM(2, 3, key=KEY), nr.Dense(3, 2, key=KEY)), jnp.ones((5, 2))
+    assert_close(jax.jit(net)(xs), net(xs), 1e-14)
+    assert_close(jax.jit(net.scan)(None, xs), net.scan(None, xs), 1e-14)
+    step = jax.jit(net.step)
+    state, _ = step(net.initial_state(), xs[0])
+    assert_close(step(state, xs[1]), net.step(state, xs[1]), 1e-14)
+    cell = net[0].cell
+    assert_close(jax.jit(cell)(cell.initial_state(), xs[0]), cell(cell.initial_state(), xs[0]), 1e-14)
+
+
 def test_a_step_inside_a_compiled_loop():
     net = nr.Chain(nr.LSTM(2, 3, key=KEY), nr.Dense(3, 2, key=KEY))
     start = jtu.tree_map(lambda s: s, net.initial_state())

@@ -64,6 +64,10 @@ class Module(eqx.Module):
             )
         cls._trainable = tuple(trainable)
 
+    def __hash__(self) -> int:
+        # By identity: `jax.jit(model)` and `jax.jit(model.step)` ask for a hash, and arrays have none.
+        return id(self)
+
     def __new__(cls, *args: Any, **kwargs: Any) -> "Module":
         self = super().__new__(cls, *args, **kwargs)
         object.__setattr__(self, "_overrides", ())

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -13,8 +12,6 @@ from noria.cells.base import emit
 from noria.masking import keep_valid, valid_steps, where
 
 
-# Compiled here so that a call outside of jit traces and compiles once, not at every call.
-@eqx.filter_jit
 def run(
     cell: Callable[..., Any],
     start: State,

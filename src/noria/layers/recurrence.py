@@ -74,7 +74,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             raise ValueError(f"{call}: a plain function has no initial state; pass initial_state=.")
         if initial_state is None and learn_initial_state:
             initial_state = self.cell.initial_state()
-        state = jtu.tree_map(jnp.asarray, initial_state)
+        state = jtu.tree_map(_strong, initial_state)
         self.fixed_state = None if learn_initial_state else state
         self.learned_state = state if learn_initial_state else None
         self.reverse = bool(reverse)
@@ -85,7 +85,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             return self.learned_state
         if self.fixed_state is not None:
             return self.fixed_state
-        return jtu.tree_map(jnp.asarray, self.cell.initial_state())
+        return jtu.tree_map(_strong, self.cell.initial_state())
 
     def scan(
         self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
@@ -100,10 +100,17 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         own = self.initial_state()
         start = self._state(state, own, batch)
         keys = self._keys(key, (*batch, time))
-        x = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(batch) + 1 :], leaf.dtype), xs)
-        self._check_transition(own, x, key if takes_key(self.cell) else None)
-        run = choose(self.backend)
-        return run(self.cell, start, own, xs, lengths, resets, keys, bool(batch), self.reverse)
+        run = Recurrence._run if self.backend == "reference" else _compiled_run
+        return run(self, start, own, xs, lengths, resets, keys, bool(batch))
+
+    def _run(
+        self, start: State, own: State, xs: Any, lengths: Any, resets: Any, keys: Key | None, batched: bool
+    ) -> tuple[State, Any]:
+        first = (0, 0) if batched else (0,)
+        x = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(first) :], leaf.dtype), xs)
+        key = None if keys is None else jax.eval_shape(lambda keys: keys[first], keys)
+        self._check_transition(own, x, key)
+        return choose(self.backend)(self.cell, start, own, xs, lengths, resets, keys, batched, self.reverse)
 
     def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
         if self.reverse:
@@ -219,6 +226,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             )
 
 
+# A call outside of jit traces and compiles once for each shape, not at every call.
+_compiled_run = eqx.filter_jit(Recurrence._run)
+
+
 def _describe(tree: Any) -> str:
     """Structure, shapes and dtypes in one line: ``LSTMState(h=float32[5], c=float32[5])``."""
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
@@ -228,6 +239,11 @@ def _describe(tree: Any) -> str:
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
         return f"{tree.dtype}{list(tree.shape)}"
     return type(tree).__name__ if not isinstance(tree, dict) else str({k: _describe(v) for k, v in tree.items()})
+
+
+def _strong(leaf: Any) -> jax.Array:
+    """An array whose dtype is its own, also of a Python number."""
+    return jnp.asarray(leaf, jnp.result_type(leaf))
 
 
 def _kind(tree: Any) -> Any:

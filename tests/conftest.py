@@ -4,6 +4,9 @@ The check covers the modules behind the public boundary. At the boundary (cells,
 meet Noria's own messages, as they do for a user, and not those of the checker.
 """
 
+from importlib import import_module
+from typing import Any
+
 import jax
 import pytest
 from hypothesis import settings
@@ -11,6 +14,11 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+if hasattr(jax, "enable_x64"):
+    enable_x64: Any = jax.enable_x64
+else:  # before JAX 0.8
+    enable_x64 = import_module("jax.experimental").enable_x64
 
 install_import_hook(
     ["noria.backends", "noria.data", "noria.losses", "noria.masking", "noria.summary"],
@@ -25,7 +33,7 @@ settings.load_profile("noria")
 @pytest.fixture
 def plain_jax():
     """JAX as a newcomer has it: 32 bits, ordinary promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with enable_x64(False), jax.numpy_dtype_promotion("standard"):
         yield
 
 

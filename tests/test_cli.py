@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from conftest import enable_x64
 from typer.testing import CliRunner
 
 import noria as nr
@@ -24,14 +25,14 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def vowels(tmp_path_factory):
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with enable_x64(False), jax.numpy_dtype_promotion("standard"):
         folder = tmp_path_factory.mktemp("vowels")
         return folder / "vowels", run("demo", "--out", folder, "--seed", "1")
 
 
 @pytest.fixture(scope="module")
 def forecast(tmp_path_factory):
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with enable_x64(False), jax.numpy_dtype_promotion("standard"):
         folder = tmp_path_factory.mktemp("forecast")
         return folder / "forecast", run("demo", "forecast", "--out", folder, "--seed", "1")
 
@@ -113,8 +114,23 @@ def test_predict_says_what_is_wrong(vowels, forecast, tmp_path):
     assert "not a readable npz file" in complaint(vowels_folder, tmp_path / "bad.npz")
     (tmp_path / "data.txt").write_text("1")
     assert "expected a .csv or .npz file" in complaint(vowels_folder, tmp_path / "data.txt")
+    (tmp_path / "nan.csv").write_text("ppm\n" + "370\n" * 40 + "nan\n")
+    assert "expected (time, channels), finite, not empty" in complaint(forecast_folder, tmp_path / "nan.csv")
+    np.savez(tmp_path / "long.npz", xs=np.ones((1, 5, 12)), lengths=np.array([9]))
+    assert "expected (batch, time, channels) and (batch,)" in complaint(vowels_folder, tmp_path / "long.npz")
+    assert "directory" in complaint(forecast_folder, series, "--out", tmp_path / "nowhere" / "x.csv")
     nr.save(tmp_path / "other", nr.Dense(1, 1, key=jax.random.key(0)))
     assert "not a model of a demonstration" in complaint(tmp_path / "other", series)
+
+
+def test_predict_reads_what_spreadsheets_write(forecast, tmp_path):
+    """A byte-order mark, an empty last line, capitals in the ending, names that look like markup."""
+    folder, _ = forecast
+    rows = "".join(f"[/b],{360 + n % 12}\n" for n in range(40))
+    (tmp_path / "S.CSV").write_text("\ufeffid,ppm\n" + rows + "\n", encoding="utf-8")
+    code, output = run("predict", folder, tmp_path / "S.CSV")
+    assert code == 0
+    assert output.count("[/b]") == 12
 
 
 def test_help_names_the_commands():

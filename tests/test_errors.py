@@ -37,7 +37,7 @@ WRONG_CALLS = {
     "a seed": (
         lambda: nr.Dense(3, 4, key=0),
         TypeError,
-        r"key is a int; expected a JAX random key, such as key=jax.random",
+        r"key is a int; expected one JAX random key, such as key=jax.random",
     ),
     "no size": (lambda: nr.RNN(0, 4, key=KEY), ValueError, r"in_size is 0; expected a whole number of at least 1"),
     "half a size": (lambda: nr.LSTM(3, 4.5, key=KEY), ValueError, r"hidden_size is 4.5; expected a whole number"),
@@ -79,6 +79,55 @@ WRONG_CALLS = {
         ValueError,
         r"a plain function has no initial state; pass initial_state=",
     ),
+    "a batch of initial states": (
+        lambda: nr.GRU(3, 4, key=KEY, initial_state=jnp.zeros((2, 4))),
+        ValueError,
+        r"initial_state is float64\[2, 4\]; expected float64\[4\], that of one example",
+    ),
+    "a memory unlike the output": (
+        lambda: lstm_cell()((jnp.zeros(4), jnp.zeros(1)), jnp.ones(3)),
+        ValueError,
+        r"LSTMCell: c is float64\[1\], h float64\[4\]; expected two arrays alike",
+    ),
+    "a vector of input weights": (
+        lambda: nr.GRUCell.from_arrays(jnp.ones(12), jnp.ones((12, 4))),
+        ValueError,
+        r"W has shape \(12,\); expected \(3 \* hidden, in\)",
+    ),
+    "a batch of keys": (
+        lambda: nr.GRU(3, 4, key=jax.random.split(KEY, 2)),
+        TypeError,
+        r"key is key<fry>\[2\]; expected one JAX random key",
+    ),
+    "a seed for a chain": (lambda: chain()(XS, key=0), TypeError, r"Chain: key is a int; expected one JAX random key"),
+    "a pair into a dense layer": (
+        lambda: nr.Chain(nr.Bidirectional(gru(), gru(), merge="pair"), nr.Dense(4, 1, key=KEY))(XS),
+        TypeError,
+        r"Dense\(in_size=4\): xs is a tuple; expected one array",
+    ),
+    "a pair around a residual": (
+        lambda: nr.Residual(nr.Bidirectional(gru(), gru(), merge="pair"))(XS),
+        ValueError,
+        r"it turns \(2, 5, 3\) into a tuple, which cannot be added",
+    ),
+    "a metric called loss": (
+        lambda: nr.fit(
+            gru(), lambda m, x: (0.0 * m(x).sum(), {"loss": 1.0}), (XS,), optimiser=optax.sgd(1.0), epochs=1, key=KEY
+        ),
+        ValueError,
+        r"the loss reports 'loss', a name that the history keeps for itself",
+    ),
+    "an array as data": (
+        lambda: nr.fit(gru(), lambda m, x: 0.0, XS, optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        TypeError,
+        r"fit: data is a .*; expected noria.data.batches\(...\), a list of batches, or a tuple of arrays",
+    ),
+    "folds with the future": (
+        lambda: nr.data.folds(6, k=2, gap=-1),
+        ValueError,
+        r"folds: gap is -1; expected at least 0",
+    ),
+    "folds without training": (lambda: nr.data.folds(6, k=2, train_size=0), ValueError, r"train_size is 0; expected"),
     "unknown backend": (
         lambda: nr.GRU(3, 4, key=KEY, backend="fast"),
         ValueError,

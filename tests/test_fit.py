@@ -122,7 +122,7 @@ def test_a_bad_batch_stops_with_step_loss_and_parameter_and_the_last_good_model(
     batches = [(XS[:8], YS[:8]), (XS[8:16], bad[8:16]), (XS[16:], YS[16:])]
     with pytest.warns(RuntimeWarning, match=r"fit stopped: step 1 \(epoch 0\): the loss is nan; first offending"):
         model, history = fit(make(), loss, batches)
-    assert history.stopped.endswith("first offending parameter: layers[0].cell.W, by its gradient")
+    assert history.stopped.endswith("first offending parameter: layers[0].cell.W, by its gradient or update")
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(model))
     assert history.loss == []
 
@@ -139,6 +139,37 @@ def test_a_parameter_that_is_not_finite_is_named():
     object.__setattr__(model[2], "b", jnp.array([0.0, jnp.nan]))
     with pytest.warns(RuntimeWarning, match=r"layers\[2\].b, which is not finite itself"):
         fit(model, loss, (XS, YS))
+
+
+def test_an_update_that_overflows_is_not_returned():
+    with pytest.warns(RuntimeWarning, match="by its gradient or update"):
+        model, history = fit(make(), loss, (XS, 1e10 * YS), optimiser=optax.sgd(1e307), epochs=1)
+    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(model))
+    assert history.stopped is not None
+
+
+def test_a_validation_loss_that_is_not_finite_stops():
+    with pytest.warns(RuntimeWarning, match="fit stopped: after epoch 0: the validation loss is nan"):
+        _, history = fit(make(), loss, (XS, YS), valid=(XS, np.nan * YS))
+    assert history.stopped == "after epoch 0: the validation loss is nan"
+
+
+def test_forms_of_data():
+    """One batch of everything, lists of tuples, of lists, of single things, and a dict as a batch."""
+    one = nr.mse
+    for data, function in (
+        ((XS, YS), lambda m, x, y: one(m(x, key=KEY), y)),
+        ([(XS, YS)], lambda m, x, y: one(m(x, key=KEY), y)),
+        ([[XS, YS]], lambda m, x, y: one(m(x, key=KEY), y)),
+        ([XS], lambda m, x: one(m(x, key=KEY), x)),
+        ([{"x": XS, "y": YS}], lambda m, b: one(m(b["x"], key=KEY), b["y"])),
+        (({"x": XS}, YS), lambda m, b, y: one(m(b["x"], key=KEY), y)),
+    ):
+        assert len(fit(make(), function, data, epochs=1)[1].loss) == 1
+    seen = []
+    fixed = nr.data.batches(np.arange(6.0), batch_size=2)
+    fit(make(), lambda m, x: m[2].b.sum() * x.sum(), fixed, epochs=1, on_epoch=lambda m, h: seen.append(h.loss))
+    assert [b[0].tolist() for b in fixed] == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_on_epoch_may_stop_the_run():

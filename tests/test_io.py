@@ -1,5 +1,6 @@
 """Saving and loading: round trips, and every way in which a file can be wrong."""
 
+import functools
 import json
 import struct
 
@@ -120,6 +121,30 @@ def test_a_file_that_does_not_fit_names_the_first_difference(tmp_path, name):
     nr.save(tmp_path / "m", model(0))
     with pytest.raises(ValueError, match=text):
         nr.load(tmp_path / "m", build())
+
+
+def test_numbers_without_axes_keep_their_shape(tmp_path):
+    nr.save(tmp_path / "m", (jnp.ones(()), np.zeros((), np.int32)))
+    loaded = nr.load(tmp_path / "m", (jnp.zeros(()), np.ones((), np.int32)))
+    assert [leaf.shape for leaf in loaded] == [(), ()]
+    nr.save(tmp_path / "again", loaded)
+
+
+def test_layers_without_arrays_and_settings_of_functions_are_compared(tmp_path):
+    def net(*more):
+        return nr.Chain(nr.GRU(2, 3, key=KEYS[0]), *more)
+
+    def leaky(slope):
+        return nr.Dense(2, 1, functools.partial(jax.nn.leaky_relu, negative_slope=slope), key=KEYS[0])
+
+    for saved, built, text in (
+        (net(jnp.tanh), net(), r"only the file has layers\[1\], a PerStep"),
+        (net(), net(nr.Dropout(0.1)), r"only the model has layers\[1\], a Dropout"),
+        (leaky(0.3), leaky(0.9), r"activation is 'leaky_relu\(negative_slope=0.3\)' in the file, .*0.9"),
+    ):
+        nr.save(tmp_path / "m", saved)
+        with pytest.raises(ValueError, match=text):
+            nr.load(tmp_path / "m", built)
 
 
 def test_a_truncated_file_at_every_length(tmp_path):

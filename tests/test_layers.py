@@ -227,6 +227,28 @@ def test_last_picks_the_last_valid_output():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint64])
+def test_lengths_of_any_integer_type_count_long_sequences(dtype):
+    """An int8 wraps around at 127."""
+    layer, xs, lengths = nr.GRU(3, 2, key=keys(1)[0]), jnp.ones((1, 300, 3)), np.array([100], dtype)
+    ys = layer(xs, lengths=lengths)
+    assert not np.asarray(ys)[:, 100:].any()
+    assert_close(nr.last(ys, lengths), ys[:, 99], 0)
+    assert_close(nr.mse(ys, jnp.zeros_like(ys), lengths=lengths), jnp.mean(ys[:, :100] ** 2), 1e-12)
+    tokens = np.array([1, 2], np.int8)
+    assert nr.Embedding(300, 2, key=keys(1)[0])(tokens).shape == (2, 2)
+
+
+def test_what_a_plain_function_reads_is_read_at_each_call():
+    scale = [1.0]
+    layer = nr.Recurrence(lambda h, x: scale[0] * x, initial_state=jnp.zeros(3))
+    xs = jnp.ones((2, 3))
+    layer(xs)
+    scale[0] = 5.0
+    assert_close(layer(xs), 5 * xs, 0)
+    assert_close(layer(xs), nr.with_backend(layer, "reference")(xs), 0)
+
+
 def test_layers_by_name_pass_their_options_on():
     key = keys(1)[0]
     layer = nr.LSTM(3, 4, key=key, bias=False, reverse=True, learn_initial_state=True, backend="reference")

@@ -84,6 +84,15 @@ def test_a_class_out_of_range_is_nan_under_jit():
     assert np.isnan(value)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_many_places_in_16_bits(dtype):
+    """Neither the sum nor the count fits into 16 bits."""
+    p = jnp.ones((300, 300), dtype)
+    value = nr.mse(p, jnp.zeros_like(p), lengths=jnp.full(300, 299))
+    assert value == 1
+    assert value.dtype == dtype
+
+
 def test_lengths_and_mask_work_under_jit_and_vmap():
     expected = nr.mse(P, T, lengths=LENGTHS)
     assert_close(jax.jit(lambda n: nr.mse(P, T, lengths=n))(LENGTHS), expected, 1e-14)

@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "layers": {"backends", "cells", "masking", "module", "initializers"},
     "summary": {"layers", "module"},
     "io": {"cells", "module"},
-    "train": {"module", "optimise"},
+    "train": {"data", "module", "optimise"},
     "plot": {"train"},
     "demo": {"", "plot", "io", "data", "demo"},
     "cli": {"demo"},

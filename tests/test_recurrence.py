@@ -192,7 +192,7 @@ def test_random_cells_get_a_key_for_each_step_and_example():
     assert not np.allclose(ys[:, 0], ys[:, 1])
     again = nr.Recurrence(NoisyCell(jnp.eye(3)))(xs, key=key)
     assert_close(again, results[0][1], 0)
-    with pytest.raises(TypeError, match="key is None; expected a JAX random key"):
+    with pytest.raises(TypeError, match="key is None; expected one JAX random key"):
         nr.Recurrence(NoisyCell(jnp.eye(3)))(xs)
 
 

@@ -17,12 +17,14 @@ def known(array: Any) -> np.ndarray | None:
 
 def check_key(call: str, key: Any) -> None:
     """A random key, typed or raw; the usual slips are an int seed and a forgotten key."""
-    if isinstance(key, jax.Array) and (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == jnp.uint32 and key.shape[-1:] == (2,))
-    ):
-        return
-    came = "None" if key is None else f"a {type(key).__name__}"
-    raise TypeError(f"{call}: key is {came}; expected a JAX random key, such as key=jax.random.key(0).")
+    if isinstance(key, jax.Array):
+        typed = bool(jnp.issubdtype(key.dtype, jax.dtypes.prng_key))
+        if (typed and key.ndim == 0) or (key.dtype == jnp.uint32 and key.ndim == 1):
+            return
+        came = f"{key.dtype}{list(key.shape)}"
+    else:
+        came = "None" if key is None else f"a {type(key).__name__}"
+    raise TypeError(f"{call}: key is {came}; expected one JAX random key, such as key=jax.random.key(0).")
 
 
 def check_sizes(call: str, **sizes: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -43,10 +44,10 @@ def demo(
     started = time.perf_counter()
     folder = out / task
     files = _vowels(folder, seed, epochs) if task is Task.vowels else _forecast(folder, seed, epochs)
-    console.print(f"\nIn {time.perf_counter() - started:.0f} s. Saved in [bold]{folder}[/]:")
+    console.print(f"\nIn {time.perf_counter() - started:.0f} s. Saved in [bold]{escape(str(folder))}[/]:")
     for file in files:
         console.print(f"  {file.name}")
-    console.print(f"\nNow try: [bold]noria predict {folder} {files[-1]}[/]", soft_wrap=True)
+    console.print(f"\nNow try: [bold]{escape(f'noria predict {folder} {files[-1]}')}[/]", soft_wrap=True)
 
 
 def _need_matplotlib() -> None:
@@ -93,20 +94,21 @@ def predict(
 
     try:
         answer = prediction.predict(model, data)
-    except (ValueError, FileNotFoundError) as error:
+        if out is not None:
+            with out.open("w", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows([answer.columns, *answer.rows])
+    except (ValueError, OSError, csv.Error) as error:
         _fail(str(error))
     table = Table(*answer.columns)
     for row in answer.rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
     if out is not None:
-        with out.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([answer.columns, *answer.rows])
-        console.print(f"Saved in {out}.")
+        console.print(f"Saved in {escape(str(out))}.")
 
 
 def _fail(message: str) -> None:
-    Console(stderr=True).print(f"[red]noria:[/] {message}", soft_wrap=True, highlight=False)
+    Console(stderr=True).print(f"[red]noria:[/] {escape(message)}", soft_wrap=True, highlight=False)
     sys.exit(1)
 
 

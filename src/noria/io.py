@@ -51,8 +51,10 @@ def save(path: str | os.PathLike[str], model: Any, *, extra: Any = None) -> None
     except TypeError as error:
         raise TypeError(f"save: extra or a leaf of the model cannot be written as JSON: {error}.") from error
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"save({str(path)!r}): there is no folder {path.parent}.")
     data = safetensors.numpy.save(arrays, metadata={"format": _FORMAT, "description": description})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".noria-", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -104,16 +106,16 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
-        raise FileNotFoundError(f"load({str(path)!r}): there is no such file.") from None
+        raise FileNotFoundError(f"{path!s}: there is no such file.") from None
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"load({str(path)!r}): no safetensors file, or a damaged one: {error}.") from error
+        raise ValueError(f"{path!s}: no safetensors file, or a damaged one: {error}.") from error
     try:
         if metadata["format"] != _FORMAT:
-            raise ValueError(f"load({str(path)!r}): written in format {metadata['format']!r}; expected {_FORMAT!r}.")
+            raise ValueError(f"{path!s}: written in format {metadata['format']!r}; expected {_FORMAT!r}.")
         description = json.loads(metadata["description"])
         description["arrays"], description["numbers"], description["modules"], description["extra"]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"load({str(path)!r}): a safetensors file, but not one that noria.save wrote.") from error
+        raise ValueError(f"{path!s}: a safetensors file, but not one that noria.save wrote.") from error
     return description
 
 
@@ -181,8 +183,10 @@ def _compare(path: Any, saved: dict[str, Any], built: dict[str, Any]) -> None:
             fail(f"{name} is {dtype} in the file, {its_dtype} in the model (noria.cast changes a model's dtype)")
     for kind in ("arrays", "numbers"):
         if missing := sorted(set(built[kind]) ^ set(saved[kind])):
-            side = "model has" if missing[0] in built[kind] else "file has"
-            fail(f"only the {side} {missing[0]}")
+            fail(f"only the {'model' if missing[0] in built[kind] else 'file'} has {missing[0]}")
+    if missing := sorted(set(built["modules"]) ^ set(saved["modules"])):
+        side, modules = ("model", built["modules"]) if missing[0] in built["modules"] else ("file", saved["modules"])
+        fail(f"only the {side} has {missing[0]}, a {modules[missing[0]][0]}")
 
 
 def _is_array(leaf: Any) -> bool:
@@ -198,7 +202,7 @@ def _dtype(leaf: Any) -> str:
 
 
 def _plain(leaf: Any) -> np.ndarray:
-    return np.ascontiguousarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
 
 
 def _restore(value: Any, like: Any) -> Any:

@@ -192,6 +192,9 @@ def _average(
     # Garbage is replaced before the loss sees it: replaced afterwards, its NaN would still reach the gradient.
     prediction, target = (where(valid, array, jnp.zeros_like(array)) for array in (prediction, target))
     losses = loss(prediction, target)
+    wide = (
+        jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
+    )  # 16 bits can neither hold the sum nor the count
+    total = jnp.sum(where(valid, losses, jnp.zeros_like(losses)), dtype=wide)
     count = valid.sum() * (losses.size // max(valid.size, 1))
-    total = jnp.sum(where(valid, losses, jnp.zeros_like(losses)))
-    return total / jnp.maximum(count, 1).astype(losses.dtype)
+    return (total / jnp.maximum(count, 1).astype(wide)).astype(losses.dtype)

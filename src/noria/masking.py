@@ -58,7 +58,9 @@ def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
     if ys.ndim not in (2, 3):
         raise ValueError(f"{call}: ys has shape {ys.shape}; expected (time, features) or (batch, time, features).")
     *batch, time, features = ys.shape
-    lengths = jnp.full(batch, time) if lengths is None else check_lengths(call, lengths, ys.shape, len(batch))
+    lengths = (
+        jnp.full(batch, time, jnp.int32) if lengths is None else check_lengths(call, lengths, ys.shape, len(batch))
+    )
     padded = jnp.concatenate([jnp.zeros((*batch, 1, features), ys.dtype), keep_valid(ys, lengths)], axis=-2)
     index = jnp.clip(lengths, 0, time)[..., None, None]
     return jnp.take_along_axis(padded, index, axis=-2)[..., 0, :]
@@ -81,4 +83,4 @@ def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: i
         if low < 0 or high > time:
             bad = low if low < 0 else high
             raise ValueError(f"{call}: lengths holds {bad}; expected 0 to {time}, the steps of the padded sequences.")
-    return lengths
+    return lengths.astype(jnp.int32)  # an int8 could not count the steps

@@ -87,7 +87,7 @@ def summary(model: Any) -> Summary:
 
 def _layer_of(name: str, owners: list[tuple[str, Module]]) -> str:
     """The innermost layer around an array, or else the innermost module."""
-    around = [module for path, module in owners if name.startswith(path)]
+    around = [module for path, module in owners if name.startswith(path) and name[len(path) :][:1] in ".["]
     layers = [module for module in around if isinstance(module, Layer)]
     if layers:
         return layers[-1].label

@@ -1,12 +1,14 @@
 """What a cell is: ``Cell``, the emission rule, and ``GatedCell`` with its stacked weights."""
 
 import abc
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 
 from noria._errors import check_key, check_sizes, check_step
 from noria._parameters import default_dtype, draw
@@ -75,8 +77,13 @@ def emit(cell: Callable[..., Any], state: State, x: Any) -> Any:
 
 def cell_name(cell: Callable[..., Any]) -> str:
     """The name of a cell for messages and tables."""
-    function = getattr(cell, "func", cell)  # a plain function is kept inside a jax.tree_util.Partial
-    return getattr(function, "__name__", type(function).__name__)
+    if isinstance(cell, jtu.Partial) and not cell.args and not cell.keywords:  # how a plain function is kept
+        cell = cell.func
+    cell = getattr(cell, "fun", cell) if not hasattr(cell, "__name__") else cell  # JAX's shim around a partial
+    if isinstance(cell, functools.partial):
+        settings = [*map(repr, cell.args), *(f"{name}={value!r}" for name, value in cell.keywords.items())]
+        return f"{cell_name(cell.func)}({', '.join(settings)})"
+    return getattr(cell, "__name__", type(cell).__name__)
 
 
 def takes_key(cell: Callable[..., Any]) -> bool:
@@ -165,6 +172,8 @@ class GatedCell(Cell):
         shape, dtype = arrays["U"].shape, arrays["U"].dtype
         if len(shape) != 2 or shape[0] != blocks * shape[1]:
             raise ValueError(f"{call}: U has shape {shape}; expected ({blocks} * hidden, hidden).")
+        if arrays["W"].ndim != 2:
+            raise ValueError(f"{call}: W has shape {arrays['W'].shape}; expected ({blocks} * hidden, in).")
         expected = {"W": (shape[0], *arrays["W"].shape[1:2]), "U": shape, "b": shape[:1], "b_h": shape[:1]}
         for name, array in arrays.items():
             if array.shape != expected[name]:

@@ -92,6 +92,11 @@ class LSTMCell(GatedCell):
                 "cell(state, x). cell.initial_state() is the zero state."
             )
         h, c = state
+        if jnp.shape(c) != jnp.shape(h) or jnp.result_type(c) != jnp.result_type(h):
+            raise ValueError(
+                f"LSTMCell: c is {jnp.result_type(c)}{list(jnp.shape(c))}, h {jnp.result_type(h)}{list(jnp.shape(h))}; "
+                "expected two arrays alike, LSTMState(h, c)."
+            )
         wx, uh = self._projections(h, x)
         i, f, g, o = jnp.split(wx + uh, 4, axis=-1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)

@@ -66,6 +66,11 @@ class Batches:
         self._columns, self._lengths, self._batch_size, self._buckets = columns, lengths, batch_size, buckets
         self._key, self._epoch = key, 0
 
+    @property
+    def shuffled(self) -> bool:
+        """Whether `batches` was given a key."""
+        return self._key is not None
+
     def __len__(self) -> int:
         """Batches of one epoch."""
         return -(-len(self._columns[0]) // self._batch_size)
@@ -76,7 +81,7 @@ class Batches:
         return self.epoch(key)
 
     def epoch(self, key: Key | None = None) -> Iterator[tuple[np.ndarray, ...]]:
-        """The batches of one epoch in the order that ``key`` gives; without a key, as the data came."""
+        """The batches of one epoch in the order that ``key`` gives; without a key always in the same one."""
         rng = None if key is None else np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
         groups = self._groups(rng)
         for n in range(len(groups)) if rng is None else rng.permutation(len(groups)):
@@ -118,8 +123,8 @@ def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int
         *columns: each an array ``(examples, ...)`` or a list of sequences ``(time, ...)``, one for each example. Lists must
             agree in the lengths of their sequences.
         batch_size: examples in a batch; the last batch of an epoch may have fewer.
-        key: shuffles, differently in each epoch; without it the order is the same each time. `noria.fit` gives each
-            epoch a key of its own.
+        key: shuffles, differently in each epoch; without it the order is the same each time. `noria.fit` then
+            shuffles by its own key.
         buckets: at most so many padded lengths, and so many compilations, at the quantiles of the lengths. More buckets
             pad less.
 

@@ -1,6 +1,5 @@
 """One long series: windows of it, and splits that never let the future into the past."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,9 @@ def windows(series: Any, size: int, horizon: int = 1, stride: int = 1) -> tuple[
     ([[0, 1, 2], [1, 2, 3]], [[3, 4], [4, 5]])
     """
     check_sizes("windows", size=size, stride=stride)
-    if horizon < 0:
-        raise ValueError(f"windows: horizon is {horizon}; expected at least 0.")
+    if horizon != int(horizon) or horizon < 0:
+        raise ValueError(f"windows: horizon is {horizon}; expected a whole number of at least 0.")
+    horizon = int(horizon)
     series = np.asarray(series)
     if series.ndim == 0 or len(series) < size + horizon:
         raise ValueError(
@@ -62,9 +62,9 @@ def split(series: Any, *, valid: float | int = 0, test: float | int = 0, gap: in
     """
     count = len(series)
     for name, amount in (("valid", valid), ("test", test), ("gap", gap)):
-        if amount < 0 or (isinstance(amount, float) and amount >= 1):
+        if amount < 0 or (amount >= 1 and amount != int(amount)):
             raise ValueError(f"split: {name} is {amount}; expected a share below 1 or a whole number of steps.")
-    n_valid, n_test = (round(amount * count) if isinstance(amount, float) else amount for amount in (valid, test))
+    n_valid, n_test = (round(amount * count) if amount < 1 else int(amount) for amount in (valid, test))
     test_start = count - n_test
     valid_end = test_start - (gap if n_test else 0)
     valid_start = valid_end - n_valid
@@ -74,7 +74,7 @@ def split(series: Any, *, valid: float | int = 0, test: float | int = 0, gap: in
     return series[:train_end], series[valid_start:valid_end], series[test_start:]
 
 
-def folds(count: int, *, k: int, gap: int = 0, train_size: int | None = None) -> Iterator[tuple[range, range]]:
+def folds(count: int, *, k: int, gap: int = 0, train_size: int | None = None) -> list[tuple[range, range]]:
     """Time-ordered cross-validation: ``k`` pairs (training steps, the steps right after them).
 
     Args:
@@ -90,11 +90,15 @@ def folds(count: int, *, k: int, gap: int = 0, train_size: int | None = None) ->
     >>> [(list(train), list(valid)) for train, valid in nr.data.folds(6, k=2)]
     [([0, 1], [2, 3]), ([0, 1, 2, 3], [4, 5])]
     """
-    check_sizes("folds", count=count, k=k)
+    check_sizes("folds", count=count, k=k, **({} if train_size is None else {"train_size": train_size}))
+    if gap < 0:
+        raise ValueError(f"folds: gap is {gap}; expected at least 0.")
     part = count // (k + 1)
     if part - gap < 1:
         raise ValueError(f"folds: {count} steps in {k + 1} parts with a gap of {gap} leave nothing to train on.")
-    for n in range(k):
-        start = count - (k - n) * part
-        past = range(0, start - gap)
-        yield past if train_size is None else past[-train_size:], range(start, start + part)
+    starts = [count - (k - n) * part for n in range(k)]
+    pasts = [range(0, start - gap) for start in starts]
+    return [
+        (past if train_size is None else past[-train_size:], range(start, start + part))
+        for past, start in zip(pasts, starts, strict=True)
+    ]

@@ -41,28 +41,41 @@ def read(path: Path) -> dict[str, np.ndarray]:
     ``time`` is passed over, all others are channels; without such a column the file is one sequence. An npz file holds
     one array for each sequence, ``(time, channels)`` or ``(time,)``, or ``xs`` (batch, time, channels) and ``lengths``.
     """
-    if path.suffix == ".npz":
-        return _read_npz(path)
-    if path.suffix == ".csv":
-        return _read_csv(path)
-    raise ValueError(f"{path}: expected a .csv or .npz file.")
+    readers = {".npz": _read_npz, ".csv": _read_csv}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path}: expected a .csv or .npz file.")
+    sequences = readers[path.suffix.lower()](path)
+    for name, steps in sequences.items():
+        if steps.ndim not in (1, 2) or len(steps) == 0 or not np.isfinite(steps).all():
+            raise ValueError(
+                f"{path}: sequence {name} has shape {steps.shape}; expected (time, channels), finite, not empty."
+            )
+    return {name: steps.reshape(len(steps), -1) for name, steps in sequences.items()}
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path) as file:
+        loaded = np.load(path)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it holds a single array")
+        with loaded as file:
             arrays = dict(file)
     except Exception as error:  # numpy raises half a dozen kinds for a file that is no npz
         raise ValueError(f"{path}: not a readable npz file: {error}.") from error
-    if set(arrays) == {"xs", "lengths"}:
-        pairs = zip(arrays["xs"], arrays["lengths"], strict=True)
-        return {str(n): np.asarray(xs[:length], np.float32) for n, (xs, length) in enumerate(pairs)}
-    return {name: np.asarray(a, np.float32).reshape(len(a), -1) for name, a in arrays.items()}
+    if set(arrays) != {"xs", "lengths"}:
+        return {name: np.atleast_1d(np.asarray(array, np.float64)) for name, array in arrays.items()}
+    xs, lengths = arrays["xs"], arrays["lengths"]
+    whole = np.issubdtype(lengths.dtype, np.integer) and lengths.shape == xs.shape[:1]
+    if xs.ndim != 3 or not whole or lengths.min(initial=0) < 0 or lengths.max(initial=0) > xs.shape[1]:
+        raise ValueError(
+            f"{path}: xs {xs.shape} and lengths {lengths.shape}; expected (batch, time, channels) and (batch,)."
+        )
+    return {str(n): np.asarray(x[:length], np.float64) for n, (x, length) in enumerate(zip(xs, lengths, strict=True))}
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a byte-order mark
+        rows = [row for row in csv.reader(file) if row]
     if len(rows) < 2:
         raise ValueError(f"{path}: it has {len(rows)} lines; expected a header and at least one row.")
     header = [name.strip().lower() for name in rows[0]]
@@ -72,17 +85,18 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
     for line, row in enumerate(rows[1:], start=2):
         try:
             step = [float(row[n]) for n in channels]
+            name = "series" if whose is None else row[whose]
         except (ValueError, IndexError):
             raise ValueError(f"{path}, line {line}: expected {len(header)} columns, numbers in all channels.") from None
-        sequences.setdefault("series" if whose is None else row[whose], []).append(step)
-    return {name: np.array(steps, np.float32) for name, steps in sequences.items()}
+        sequences.setdefault(name, []).append(step)
+    return {name: np.array(steps) for name, steps in sequences.items()}
 
 
 def _speakers(path: Path, sequences: dict[str, np.ndarray]) -> Table:
     for name, steps in sequences.items():
-        if steps.ndim != 2 or steps.shape[1] != vowels.CHANNELS or len(steps) == 0:
+        if steps.shape[1] != vowels.CHANNELS:
             raise ValueError(f"sequence {name} has shape {steps.shape}; expected (time, {vowels.CHANNELS}).")
-    shares = vowels.probabilities(vowels.load(path), list(sequences.values()))
+    shares = vowels.probabilities(vowels.load(path), [steps.astype(np.float32) for steps in sequences.values()])
     rows = [
         [name, str(len(steps)), str(share.argmax() + 1), f"{share.max():.3f}"]
         for (name, steps), share in zip(sequences.items(), shares, strict=True)
@@ -94,7 +108,7 @@ def _months(path: Path, sequences: dict[str, np.ndarray]) -> Table:
     rows = []
     model = forecast.load(path)
     for name, steps in sequences.items():
-        if steps.ndim != 2 or steps.shape[1] != 1 or len(steps) <= forecast.WINDOW:
+        if steps.shape[1] != 1 or len(steps) <= forecast.WINDOW:
             wanted = f"(time, 1) with more than {forecast.WINDOW} months"
             raise ValueError(f"sequence {name} has shape {steps.shape}; expected {wanted}.")
         values = forecast.predict(model, steps[None, :, 0])[0]

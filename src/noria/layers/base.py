@@ -79,8 +79,7 @@ class StatelessLayer(Layer):
     def scan(
         self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
     ) -> tuple[State, Any]:
-        self._check_state(state)
-        xs = jnp.asarray(xs)
+        xs = self._checked(state, xs)
         if lengths is None:
             return None, self.apply(xs, key)
         batch_axes = xs.ndim - 1 - self.FEATURE_AXES
@@ -90,12 +89,14 @@ class StatelessLayer(Layer):
         return None, keep_valid(self.apply(keep_valid(xs, lengths), key), lengths)
 
     def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
-        self._check_state(state)
-        return None, self.apply(jnp.asarray(x), key)
+        return None, self.apply(self._checked(state, x), key)
 
     def initial_state(self) -> State:
         return None
 
-    def _check_state(self, state: State) -> None:
+    def _checked(self, state: State, xs: Any) -> jax.Array:
         if jtu.tree_leaves(state):
             raise ValueError(f"{self.label}: it has no state, but was called with one; expected layer(xs).")
+        if xs is None or isinstance(xs, list | tuple | dict):
+            raise TypeError(f"{self.label}: xs is a {type(xs).__name__}; expected one array.")
+        return jnp.asarray(xs)

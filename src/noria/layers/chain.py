@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from noria._errors import check_key
 from noria._types import Key, State
 from noria.cells.base import Cell
 from noria.layers.base import Layer
@@ -58,6 +59,8 @@ class Chain(Layer):
                 f"Chain of {len(self)} layers: the state is {came}; expected one state a layer, as initial_state() gives "
                 "them. The state comes first: layer(state, xs)."
             )
+        if key is not None:
+            check_key(self.label, key)
         keys = (None,) * len(self) if key is None else jax.random.split(key, len(self))
         finals = []
         for layer, before, k in zip(self.layers, states, keys, strict=True):
@@ -106,9 +109,10 @@ class Residual(Layer):
         return state, self._add(jnp.asarray(x), y)
 
     def _add(self, xs: jax.Array, ys: jax.Array) -> jax.Array:
-        if xs.shape != ys.shape:
+        if jnp.shape(xs) != getattr(ys, "shape", None):
+            came = ys.shape if hasattr(ys, "shape") else f"a {type(ys).__name__}"
             raise ValueError(
-                f"Residual({self.layer.label}): it turns {xs.shape} into {ys.shape}, which cannot be added; expected a "
+                f"Residual({self.layer.label}): it turns {xs.shape} into {came}, which cannot be added; expected a "
                 "layer with as many features out as in."
             )
         return xs + ys

@@ -122,6 +122,7 @@ class Embedding(StatelessLayer):
             raise ValueError(
                 f"{self.label}: the numbers go from {values.min()} to {values.max()}; expected 0 to {count - 1}."
             )
+        xs = xs.astype(jnp.int32)
         return self.table.at[jnp.where(xs < 0, count, xs)].get(mode="fill", fill_value=jnp.nan)
 
     @property

@@ -41,7 +41,7 @@ class Dropout(StatelessLayer):
     inference: bool = eqx.field(static=True)
 
     def __init__(self, p: float = 0.5, axis: str | None = None, *, inference: bool = False):
-        if not isinstance(p, float | int) or not 0 <= p < 1:
+        if isinstance(p, str) or not 0 <= p < 1:
             raise ValueError(f"Dropout(p={p!r}): p is a probability; expected at least 0 and below 1.")
         check_choice(f"Dropout(p={p})", "axis", axis, (None, "time"))
         self.p, self.axis, self.inference = float(p), axis, bool(inference)
@@ -51,8 +51,7 @@ class Dropout(StatelessLayer):
         return self._drop(xs, key, (*xs.shape[:-2], 1, xs.shape[-1]) if one_mask else xs.shape)
 
     def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
-        self._check_state(state)
-        x = jnp.asarray(x)
+        x = self._checked(state, x)
         return None, self._drop(x, key, x.shape)
 
     def _drop(self, xs: jax.Array, key: Key | None, mask_shape: tuple[int, ...]) -> jax.Array:

@@ -75,6 +75,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         if initial_state is None and learn_initial_state:
             initial_state = self.cell.initial_state()
         state = jtu.tree_map(_strong, initial_state)
+        if hasattr(self.cell, "initial_state") and state is not None:
+            own = jtu.tree_map(_strong, self.cell.initial_state())
+            if _kind(state) != _kind(own):
+                raise ValueError(
+                    f"{call}: initial_state is {_describe(state)}; expected {_describe(own)}, that of one example. A state "
+                    "for each example of a batch is passed to the call: layer(state, xs)."
+                )
         self.fixed_state = None if learn_initial_state else state
         self.learned_state = state if learn_initial_state else None
         self.reverse = bool(reverse)
@@ -100,7 +107,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         own = self.initial_state()
         start = self._state(state, own, batch)
         keys = self._keys(key, (*batch, time))
-        run = Recurrence._run if self.backend == "reference" else _compiled_run
+        # What a plain function reads from outside may change between calls, so it is traced at each; a cell's fields
+        # are its arguments, and it is compiled once for each shape.
+        run = Recurrence._run if self.backend == "reference" or _is_function(self.cell) else _compiled_run
         return run(self, start, own, xs, lengths, resets, keys, bool(batch))
 
     def _run(
@@ -226,7 +235,6 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             )
 
 
-# A call outside of jit traces and compiles once for each shape, not at every call.
 _compiled_run = eqx.filter_jit(Recurrence._run)
 
 
@@ -239,6 +247,10 @@ def _describe(tree: Any) -> str:
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
         return f"{tree.dtype}{list(tree.shape)}"
     return type(tree).__name__ if not isinstance(tree, dict) else str({k: _describe(v) for k, v in tree.items()})
+
+
+def _is_function(cell: Any) -> bool:
+    return isinstance(cell, jtu.Partial)
 
 
 def _strong(leaf: Any) -> jax.Array:

@@ -17,6 +17,7 @@ import optax
 
 from noria._errors import check_key, check_sizes
 from noria._types import Key
+from noria.data.ragged import Batches
 from noria.module import inference, is_inexact, named_leaves, partition, training
 from noria.optimise import OptimiserState, setup, update, value_and_grad
 from noria.train.progress import Progress
@@ -123,6 +124,10 @@ def fit(
                 break
             if valid is not None:
                 held_out = run.evaluate(valid, epoch_key)
+                if not math.isfinite(held_out["loss"]):
+                    history.stopped = f"after epoch {epoch}: the validation loss is {held_out['loss']}"
+                    warnings.warn(f"fit stopped: {history.stopped}", RuntimeWarning, stacklevel=2)
+                    break
                 metrics |= {f"valid_{name}": value for name, value in held_out.items()}
                 if held_out["loss"] < best_loss:
                     best, best_loss, history.best_epoch, waited = run.model, held_out["loss"], epoch, 0
@@ -168,17 +173,24 @@ class _Step:
     def _objective(self, model: Any, batch: tuple[Any, ...], key: Key) -> tuple[jax.Array, dict[str, jax.Array]]:
         result = self._loss(model, *batch, key=key) if self._takes_key else self._loss(model, *batch)
         value, metrics = result if isinstance(result, tuple) else (result, {})
-        if jnp.shape(value) != () or not isinstance(metrics, dict):
+        numbers = isinstance(metrics, dict) and all(jnp.shape(metric) == () for metric in metrics.values())
+        if jnp.shape(value) != () or not numbers:
             raise TypeError(
                 f"fit: loss returned {jnp.shape(value)} and {type(metrics).__name__}; expected a number, or a pair of a "
                 "number and a dict of numbers."
+            )
+        if taken := [name for name in metrics if name == "loss" or name.startswith("valid_")]:
+            raise ValueError(
+                f"fit: the loss reports {taken[0]!r}, a name that the history keeps for itself; rename it."
             )
         return value, metrics
 
     def _train(self, model: Any, opt_state: OptimiserState, batch: tuple[Any, ...], key: Key) -> Any:
         (value, metrics), gradient = value_and_grad(self._objective, has_aux=True)(model, batch, key)
         new_model, new_state = update(opt_state, model, gradient, value=value)
-        finite = [jnp.isfinite(leaf).all() for leaf in jtu.tree_leaves(gradient)]
+        # A parameter is to blame if its gradient is not finite, or what the optimiser made of it.
+        pairs = zip(jtu.tree_leaves(gradient), jtu.tree_leaves(partition(new_model)[0]), strict=True)
+        finite = [jnp.isfinite(g).all() & jnp.isfinite(new).all() for g, new in pairs]
         return new_model, new_state, value, metrics, jnp.stack(finite)
 
 
@@ -227,7 +239,9 @@ class _Run:
             if not bool(jnp.isfinite(array).all()):
                 return f"{where}; first offending parameter: {name}, which is not finite itself"
         if not finite.all():
-            return f"{where}; first offending parameter: {parameters[int(finite.argmin())][0]}, by its gradient"
+            return (
+                f"{where}; first offending parameter: {parameters[int(finite.argmin())][0]}, by its gradient or update"
+            )
         return f"{where}; no parameter is to blame: all of them and their gradients are finite"
 
 
@@ -249,16 +263,24 @@ class _Means:
         return {name: total / self.examples for name, total in self._sums.items()}
 
 
+def _whole(data: Any) -> bool:
+    """Whether ``data`` is one batch of everything: a tuple of arrays."""
+    return isinstance(data, tuple) and any(hasattr(column, "shape") for column in data)
+
+
 def _batches(data: Iterable[Any], key: Key | None) -> Iterator[tuple[Any, ...]]:
-    if isinstance(data, tuple) and all(hasattr(column, "shape") for column in data):
-        yield data
-        return
-    epoch = getattr(data, "epoch", None)
-    for batch in iter(data) if epoch is None else epoch(key):
-        yield batch if isinstance(batch, tuple) else (batch,)
+    if hasattr(data, "shape") or isinstance(data, dict):
+        raise TypeError(
+            f"fit: data is a {type(data).__name__}; expected noria.data.batches(...), a list of batches, or a tuple of arrays "
+            "as one batch of everything: (xs, ys), or (xs,)."
+        )
+    if _whole(data):
+        data = [data]
+    for batch in data.epoch(key) if isinstance(data, Batches) and data.shuffled else data:
+        yield tuple(batch) if isinstance(batch, tuple | list) else (batch,)
 
 
 def _length(data: Any) -> int | None:
-    if isinstance(data, tuple) and all(hasattr(column, "shape") for column in data):
+    if _whole(data):
         return 1
     return len(data) if hasattr(data, "__len__") else None

@@ -1,6 +1,7 @@
 """The command line: ``noria demo`` and ``noria predict``."""
 
 import csv
+import shutil
 import sys
 import time
 from enum import StrEnum
@@ -47,7 +48,8 @@ def demo(
     console.print(f"\nIn {time.perf_counter() - started:.0f} s. Saved in [bold]{escape(str(folder))}[/]:")
     for file in files:
         console.print(f"  {file.name}")
-    console.print(f"\nNow try: [bold]{escape(f'noria predict {folder} {files[-1]}')}[/]", soft_wrap=True)
+    command = "noria" if shutil.which("noria") else sys.argv[0]  # a virtual environment need not be on the path
+    console.print(f"\nNow try: [bold]{escape(f'{command} predict {folder} {files[-1]}')}[/]", soft_wrap=True)
 
 
 def _need_matplotlib() -> None:

@@ -43,10 +43,12 @@ class Progress:
         self._bar.update(self._task, epoch=f"{min(self._done + 1, self._epochs)}/{self._epochs}", losses=losses)
 
     def __enter__(self) -> "Progress":
-        self._bar.start()
+        if not self._bar.disable:  # older versions of rich print a line even so
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if not self._bar.disable:
+            self._bar.stop()

@@ -1,5 +1,6 @@
 """One `jax.lax.scan`: any device, any transformation. Its twin is `noria.backends.reference`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._types import Key, State
-from noria.cells.base import emit
+from noria.cells.base import advance
 from noria.masking import keep_valid, valid_steps, where
 
 
@@ -24,18 +25,14 @@ def run(
     reverse: bool,
 ) -> tuple[State, Any]:
     """See `noria.backends`."""
-
-    def advance(state: State, x: Any, key: Key | None) -> tuple[State, Any]:
-        state = cell(state, x) if key is None else cell(state, x, key=key)
-        return state, emit(cell, state, x)
-
+    one = functools.partial(advance, cell)
     if batched:
-        advance = jax.vmap(advance, in_axes=(0, 0, None if keys is None else 0))
+        one = jax.vmap(one, in_axes=(0, 0, None if keys is None else 0))
 
     def step(state: State, inputs: tuple[Any, ...]) -> tuple[State, Any]:
         x, valid, reset, key = inputs
         before = state if reset is None else where(reset, own, state)
-        after, y = advance(before, x, key)
+        after, y = one(before, x, key)
         return (after if valid is None else where(valid, after, state)), y
 
     def time_first(tree: Any) -> Any:

@@ -75,6 +75,12 @@ def emit(cell: Callable[..., Any], state: State, x: Any) -> Any:
     return first_array(cell_name(cell), state) if output is None else output(state, x)
 
 
+def advance(cell: Callable[..., Any], state: State, x: Any, key: Key | None) -> tuple[State, Any]:
+    """One step of any cell: its next state, and what it emits."""
+    state = cell(state, x) if key is None else cell(state, x, key=key)
+    return state, emit(cell, state, x)
+
+
 def cell_name(cell: Callable[..., Any]) -> str:
     """The name of a cell for messages and tables."""
     if isinstance(cell, jtu.Partial) and not cell.args and not cell.keywords:  # how a plain function is kept

@@ -1,5 +1,6 @@
 """A cell along time: ``Recurrence``, and ``RNN``, ``LSTM``, ``GRU``, ``GRUv3`` for the cells of those names."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.tree_util as jtu
 from noria._errors import check_choice, check_dtype, check_key
 from noria._types import Key, State
 from noria.backends import BACKENDS, choose
-from noria.cells.base import cell_name, emit, needs_key, takes_key
+from noria.cells.base import advance, cell_name, needs_key, takes_key
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
@@ -132,12 +133,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         if resets is not None:
             state = where(self._resets(resets, batch), own, state)
 
-        def advance(state: State, x: Any, key: Key | None) -> tuple[State, Any]:
-            state = self.cell(state, x) if key is None else self.cell(state, x, key=key)
-            return state, emit(self.cell, state, x)
-
         keys = self._keys(key, batch)
-        return (jax.vmap(advance, in_axes=(0, 0, None if keys is None else 0)) if batch else advance)(state, x, keys)
+        one = functools.partial(advance, self.cell)
+        return (jax.vmap(one, in_axes=(0, 0, None if keys is None else 0)) if batch else one)(state, x, keys)
 
     @property
     def label(self) -> str:

@@ -17,12 +17,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from noria.backends import reference, scan
+from noria.backends import plain, reference, scan
 
-#: Every backend by name; ``"auto"`` chooses one of them.
-BACKENDS: dict[str, Callable[..., Any]] = {"reference": reference.run, "scan": scan.run}
+#: Backends that run the cell as it is.
+WHOLE: dict[str, Callable[..., Any]] = {"reference": reference.run, "plain": plain.run}
 
+#: Backends that run a loop which the compiler has taken out of the cell: ``loop(body, start, steps, time, reverse)``.
+LOOPS: dict[str, Callable[..., Any]] = {"scan": scan.loop}
 
-def choose(name: str) -> Callable[..., Any]:
-    """The ``run`` of a backend; ``"auto"`` is the fastest that applies."""
-    return BACKENDS["scan" if name == "auto" else name]
+#: What a layer may be told.
+NAMES = (*WHOLE, *LOOPS)

@@ -11,11 +11,12 @@ import jax.tree_util as jtu
 
 from noria._errors import check_choice, check_dtype, check_key
 from noria._types import Key, State
-from noria.backends import BACKENDS, choose
+from noria.backends import NAMES
 from noria.cells.base import advance, cell_name, needs_key, takes_key
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
+from noria.compiler.run import run
 from noria.layers.base import Layer
 from noria.masking import check_lengths, where
 from noria.module import M, as_pytree, map_modules
@@ -70,7 +71,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         check_cell(cell)
         self.cell = as_pytree(cell)
         call = f"Recurrence({cell_name(cell)})"
-        check_choice(call, "backend", backend, ("auto", *BACKENDS))
+        check_choice(call, "backend", backend, ("auto", *NAMES))
         if initial_state is None and not hasattr(self.cell, "initial_state"):
             raise ValueError(f"{call}: a plain function has no initial state; pass initial_state=.")
         if initial_state is None and learn_initial_state:
@@ -110,8 +111,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         keys = self._keys(key, (*batch, time))
         # What a plain function reads from outside may change between calls, so it is traced at each; a cell's fields
         # are its arguments, and it is compiled once for each shape.
-        run = Recurrence._run if self.backend == "reference" or _is_function(self.cell) else _compiled_run
-        return run(self, start, own, xs, lengths, resets, keys, bool(batch))
+        call = Recurrence._run if self.backend == "reference" or _is_function(self.cell) else _compiled_run
+        return call(self, start, own, xs, lengths, resets, keys, bool(batch))
 
     def _run(
         self, start: State, own: State, xs: Any, lengths: Any, resets: Any, keys: Key | None, batched: bool
@@ -120,7 +121,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         x = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(first) :], leaf.dtype), xs)
         key = None if keys is None else jax.eval_shape(lambda keys: keys[first], keys)
         self._check_transition(own, x, key)
-        return choose(self.backend)(self.cell, start, own, xs, lengths, resets, keys, batched, self.reverse)
+        return run(self.backend, self.cell, start, own, xs, lengths, resets, keys, batched, self.reverse)
 
     def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
         if self.reverse:
@@ -287,7 +288,7 @@ def with_backend(model: M, backend: str) -> M:
     >>> bool(jnp.allclose(slow(jnp.ones((4, 2))), layer(jnp.ones((4, 2))), atol=1e-6))
     True
     """
-    check_choice("with_backend", "backend", backend, ("auto", *BACKENDS))
+    check_choice("with_backend", "backend", backend, ("auto", *NAMES))
     return map_modules(lambda module, _: {"backend": backend} if isinstance(module, Recurrence) else {}, model)
 
 

@@ -1,0 +1,48 @@
+"""The cell as it stands in one `jax.lax.scan`: any device, any transformation, forward mode too. Nothing is taken apart."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from noria._types import Key, State
+from noria.cells.base import advance
+from noria.masking import keep_valid, valid_steps, where
+
+
+def run(
+    cell: Callable[..., Any],
+    start: State,
+    own: State,
+    xs: Any,
+    lengths: jax.Array | None,
+    resets: jax.Array | None,
+    keys: Key | None,
+    batched: bool,
+    reverse: bool,
+) -> tuple[State, Any]:
+    """See `noria.backends`."""
+    one = functools.partial(advance, cell)
+    if batched:
+        one = jax.vmap(one, in_axes=(0, 0, None if keys is None else 0))
+
+    def step(state: State, inputs: tuple[Any, ...]) -> tuple[State, Any]:
+        x, valid, reset, key = inputs
+        before = state if reset is None else where(reset, own, state)
+        after, y = one(before, x, key)
+        return (after if valid is None else where(valid, after, state)), y
+
+    def time_first(tree: Any) -> Any:
+        return jtu.tree_map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tree) if batched else tree
+
+    valid = None
+    if lengths is not None:
+        # Padding may hold anything: were it not replaced before the cell sees it, its NaN would reach the gradient.
+        xs = keep_valid(xs, lengths)
+        valid = valid_steps(lengths, jtu.tree_leaves(xs)[0].shape[lengths.ndim])
+    state, ys = jax.lax.scan(step, start, time_first((xs, valid, resets, keys)), reverse=reverse)
+    ys = time_first(ys)
+    return state, ys if lengths is None else keep_valid(ys, lengths)

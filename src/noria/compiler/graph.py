@@ -1,0 +1,282 @@
+"""Equations and graphs of them: what a traced step is. A graph is evaluated by binding its equations in order."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jax.extend import source_info_util
+
+
+class Value:
+    """What an equation gives; known by identity. JAX's own variables serve too: all that is asked for is ``aval``."""
+
+    __slots__ = ("aval",)
+
+    def __init__(self, aval: Any):
+        self.aval = aval
+
+
+#: A value, or a number that stands in the equation itself (`jax.extend.core.Literal`).
+Atom: TypeAlias = Any
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """One primitive applied to values; ``source`` is the traceback of the user's line that asked for it."""
+
+    primitive: Any
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Any, ...]
+    params: dict[str, Any]
+    source: Any
+
+    @property
+    def name(self) -> str:
+        return self.primitive.name
+
+    def bind(self, *arrays: Any) -> list[Any]:
+        """The outputs for these inputs; traced like any JAX code, with the user's line as its origin."""
+        bound = self.primitive.get_bind_params(self.params)
+        functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.9
+        with source_info_util.user_context(self.source):
+            outputs = self.primitive.bind(*functions, *arrays, **params)
+        return list(outputs) if self.primitive.multiple_results else [outputs]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Equations in an order in which they can be evaluated, from ``inputs`` to ``outputs``."""
+
+    inputs: tuple[Any, ...]
+    outputs: tuple[Atom, ...]
+    equations: tuple[Equation, ...]
+
+    def __call__(
+        self, arrays: Sequence[Any], adjust: Callable[[Equation, list[Any], list[Any]], list[Any]] | None = None
+    ) -> list[Any]:
+        """The outputs. ``adjust(equation, its inputs, its outputs)`` may replace what an equation gave."""
+        known = dict(zip(self.inputs, arrays, strict=True))
+        for equation in self.equations:
+            inputs = [read(known, atom) for atom in equation.inputs]
+            outputs = equation.bind(*inputs)
+            known.update(
+                zip(equation.outputs, adjust(equation, inputs, outputs) if adjust else outputs, strict=True)
+            )
+        return [read(known, atom) for atom in self.outputs]
+
+
+#: Values and the arrays that stand for them.
+Known: TypeAlias = dict[Any, Any]
+
+
+def evaluate(graph: Graph, known: Known, varying: Known, axes: Sequence[int]) -> list[Any]:
+    """The outputs of ``graph``, mapped over leading axes of the arrays of ``varying``; those of ``known`` have none.
+
+    Args:
+        graph: equations of one example and one step.
+        known: arrays that are the same for all.
+        varying: arrays that have ``axes`` in front.
+        axes: the sizes of those axes: ``(time, batch)``, ``(batch,)`` or fewer.
+    """
+    names = [v for v in graph.inputs if v in varying]
+
+    def one(arrays: list[Any]) -> list[Any]:
+        here = known | dict(zip(names, arrays, strict=True))
+        outputs = graph([here[v] for v in graph.inputs])
+        return [jnp.asarray(a, v.aval.dtype) if is_literal(v) else a for v, a in zip(graph.outputs, outputs, strict=True)]
+
+    for size in reversed(axes):
+        one = jax.vmap(one, axis_size=size)
+    return one([varying[v] for v in names])
+
+
+def is_literal(atom: Atom) -> bool:
+    return isinstance(atom, jex.Literal)
+
+
+def read(known: dict[Any, Any], atom: Atom) -> Any:
+    return atom.val if is_literal(atom) else known[atom]
+
+
+def struct(atom: Atom) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a value, for tracing."""
+    aval = atom.aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
+
+
+def size_in_bytes(atom: Atom) -> int:
+    """Bytes of one value; a random key counts as its words."""
+    aval = atom.aval
+    if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key):
+        return 8 * int(np.prod(aval.shape))
+    return int(np.prod(aval.shape)) * aval.dtype.itemsize
+
+
+def is_inexact(atom: Atom) -> bool:
+    """Whether a value can have a derivative."""
+    return bool(jax.dtypes.issubdtype(atom.aval.dtype, np.inexact))
+
+
+# --- from functions to graphs ---------------------------------------------------------------------------------------
+
+#: Calls that are opened up. Those with a derivative rule of their own are not: the rule must be found when
+#: derivatives are taken. Loops and conditionals stay whole.
+INLINED = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "core_closed_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+}
+
+
+def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any], Any]:
+    """The graph of ``function(*args)``, the arrays that it closes over, and the tree of its outputs.
+
+    The graph's inputs are those arrays, then the leaves of ``args``.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    if closed.effects:
+        raise Unsupported(f"a step has the side effect {next(iter(closed.effects))}")
+    inputs = (*closed.jaxpr.constvars, *closed.jaxpr.invars)
+    consts: list[Any] = list(closed.consts)
+    equations: list[Equation] = []
+    outputs, hidden = _inline(closed.jaxpr, inputs, equations, None)
+    graph = Graph((*hidden, *inputs), tuple(outputs), tuple(equations))
+    return live(graph), [*hidden.values(), *consts], jtu.tree_structure(shapes)
+
+
+class Unsupported(Exception):
+    """A step that the compiler leaves to the plain loop; the message is the reason."""
+
+
+def _inline(
+    jaxpr: Any, inputs: Sequence[Atom], equations: list[Equation], source: Any
+) -> tuple[list[Atom], dict[Any, Any]]:
+    """Append the equations of ``jaxpr`` applied to ``inputs``; its outputs, and arrays found inside of calls."""
+    known: dict[Any, Atom] = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True))
+    hidden: dict[Any, Any] = {}
+
+    def get(atom: Atom) -> Atom:
+        return atom if is_literal(atom) else known[atom]
+
+    for equation in jaxpr.eqns:
+        arguments = [get(atom) for atom in equation.invars]
+        if equation.primitive.name in INLINED:
+            inner = equation.params[INLINED[equation.primitive.name]]
+            if hasattr(inner, "consts"):
+                values = {Value(jax.typeof(const)): const for const in inner.consts}
+                hidden |= values
+                arguments, inner = [*values, *arguments], inner.jaxpr
+            outputs, more = _inline(inner, arguments, equations, source)
+            hidden |= more
+        else:
+            outputs = [Value(v.aval) for v in equation.outvars]
+            origin = equation.source_info.traceback if source is None else source
+            equations.append(Equation(equation.primitive, tuple(arguments), tuple(outputs), equation.params, origin))
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return [get(atom) for atom in jaxpr.outvars], hidden
+
+
+def build(function: Callable[..., Any], inputs: Sequence[Atom], source: Any) -> tuple[list[Equation], list[Any]]:
+    """The equations of a short piece of JAX code applied to values of a graph, and what it returns (a list)."""
+    closed = jax.make_jaxpr(function)(*map(struct, inputs))
+    equations: list[Equation] = []
+    outputs, hidden = _inline(closed.jaxpr, [*closed.consts, *inputs], equations, source)
+    assert not hidden
+    assert not closed.consts
+    return equations, outputs
+
+
+# --- from graphs to graphs ------------------------------------------------------------------------------------------
+
+
+def values_of(atoms: Iterable[Atom]) -> Iterator[Any]:
+    """The atoms that are values, each once, in order."""
+    return iter(dict.fromkeys(atom for atom in atoms if not is_literal(atom)))
+
+
+def live(graph: Graph) -> Graph:
+    """Without the equations that no output needs."""
+    return cut_out(graph.equations, graph.outputs, graph.inputs, keep_inputs=True)
+
+
+def cut_out(
+    equations: Sequence[Equation], outputs: Sequence[Atom], inputs: Iterable[Any], *, keep_inputs: bool = False
+) -> Graph:
+    """The part of ``equations`` that leads from ``inputs`` to ``outputs``; of the inputs, those that it uses."""
+    available = dict.fromkeys(inputs)
+    needed = set(values_of(outputs))
+    kept = []
+    for equation in reversed(equations):
+        wanted = [v for v in equation.outputs if v in needed]
+        if wanted and not all(v in available for v in wanted):
+            kept.append(equation)
+            needed.update(values_of(equation.inputs))
+    used = tuple(v for v in available if keep_inputs or v in needed)
+    graph = Graph(used, tuple(outputs), tuple(reversed(kept)))
+    made = {v for equation in graph.equations for v in equation.outputs} | set(graph.inputs)
+    missing = [v for v in needed if v not in made]
+    assert not missing, missing
+    return graph
+
+
+def ordered(equations: Sequence[Equation]) -> list[Equation]:
+    """The same equations in an order in which each stands after what it uses; otherwise as they were."""
+    maker = {v: equation for equation in equations for v in equation.outputs}
+    done: dict[Equation, None] = {}
+
+    def visit(equation: Equation) -> None:
+        if equation not in done:
+            for value in values_of(equation.inputs):
+                if value in maker:
+                    visit(maker[value])
+            done[equation] = None
+
+    for equation in equations:
+        visit(equation)
+    return list(done)
+
+
+def substitute(graph: Graph, instead: dict[Any, Atom]) -> Graph:
+    """The graph with some values read from elsewhere."""
+
+    def get(atom: Atom) -> Atom:
+        while not is_literal(atom) and atom in instead:
+            atom = instead[atom]
+        return atom
+
+    equations = [
+        Equation(e.primitive, tuple(map(get, e.inputs)), e.outputs, e.params, e.source) for e in graph.equations
+    ]
+    return Graph(graph.inputs, tuple(map(get, graph.outputs)), tuple(equations))
+
+
+# --- what depends on what -------------------------------------------------------------------------------------------
+
+
+def dependence(equations: Sequence[Equation], sources: dict[Any, int]) -> dict[Any, int]:
+    """For each value the largest number among those of the sources it depends on; 0 for none."""
+    found = dict(sources)
+    for equation in equations:
+        level = max((found.get(v, 0) for v in values_of(equation.inputs)), default=0)
+        found.update(dict.fromkeys(equation.outputs, level))
+    return found
+
+
+def leading_to(equations: Sequence[Equation], outputs: Iterable[Atom]) -> set[Equation]:
+    """The equations that some of ``outputs`` need."""
+    return set(cut_out(equations, tuple(values_of(outputs)), _inputs_of(equations)).equations)
+
+
+def _inputs_of(equations: Sequence[Equation]) -> list[Any]:
+    made = {v for equation in equations for v in equation.outputs}
+    return [v for equation in equations for v in values_of(equation.inputs) if v not in made]

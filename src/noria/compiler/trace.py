@@ -1,0 +1,102 @@
+"""A cell becomes the graph of one step of one example, with lengths, resets and the initial state in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from noria._types import Key, State
+from noria.cells.base import advance
+from noria.compiler.graph import Equation, Graph, Value, graph_of, is_literal
+
+
+class Steps(NamedTuple):
+    """What enters at each step: ``(time, ...)`` or ``(batch, time, ...)`` arrays, or the same for a single step.
+
+    ``valid`` is false past the end of an example, ``reset`` is true where the layer's initial state is put back before
+    the step is taken. All but ``x`` may be ``None``.
+    """
+
+    x: Any
+    valid: Any
+    reset: Any
+    key: Key | None
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """One step of one example as a graph from parameters, state and input to the next state and the emission.
+
+    ``parameters`` are the arrays that go into the graph's first inputs: those the cell closes over, those in its
+    fields, and the initial state that a reset puts back.
+    """
+
+    graph: Graph
+    parameters: tuple[Any, ...]
+    state: tuple[Any, ...]
+    steps: tuple[Any, ...]
+    next_state: tuple[Any, ...]
+    emitted: tuple[Any, ...]
+    emission_tree: Any
+
+    @property
+    def parameter_values(self) -> tuple[Any, ...]:
+        return self.graph.inputs[: len(self.parameters)]
+
+
+def trace(cell: Callable[..., Any], own: State, step: Steps) -> Traced:
+    """Trace ``cell``.
+
+    Args:
+        cell: transition and emission of one example and one step; its arrays may be traced themselves.
+        own: the layer's initial state for one example.
+        step: shapes and dtypes of what enters at one step of one example.
+
+    Raises:
+        Unsupported: if a step has side effects.
+    """
+    arrays, rest = eqx.partition(cell, eqx.is_array)
+
+    def one(arrays: Any, own: State, state: State, step: Steps) -> tuple[State, Any]:
+        x = step.x if step.valid is None else _where(step.valid, step.x, jtu.tree_map(jnp.zeros_like, step.x))
+        before = state if step.reset is None else _where(step.reset, own, state)
+        after, y = advance(eqx.combine(arrays, rest), before, x, step.key)
+        if step.valid is None:
+            return after, y
+        return _where(step.valid, after, state), _where(step.valid, y, jtu.tree_map(jnp.zeros_like, y))
+
+    state = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), own)
+    graph, closed_over, tree = graph_of(one, arrays, own, state, step)
+    parameters = (*closed_over, *jtu.tree_leaves((arrays, own)))
+    _, emission_tree = tree.children()
+    width = len(jtu.tree_leaves(own))
+    graph = _own_outputs(graph)
+    first, last = len(parameters), len(parameters) + width
+    return Traced(
+        graph,
+        parameters,
+        graph.inputs[first:last],
+        graph.inputs[last:],
+        graph.outputs[:width],
+        graph.outputs[width:],
+        emission_tree,
+    )
+
+
+def _where(condition: Any, if_true: Any, if_false: Any) -> Any:
+    return jtu.tree_map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+
+
+def _own_outputs(graph: Graph) -> Graph:
+    """Each output a value of its own, made by an equation: no number, no input, none twice."""
+    equations, outputs = list(graph.equations), list(graph.outputs)
+    made = {v for equation in equations for v in equation.outputs}
+    for i, atom in enumerate(outputs):
+        if is_literal(atom) or atom not in made or atom in outputs[:i]:
+            outputs[i] = Value(atom.aval)
+            equations.append(Equation(jax.lax.copy_p, (atom,), (outputs[i],), {}, None))
+    return Graph(graph.inputs, tuple(outputs), tuple(equations))

@@ -260,6 +260,47 @@ def substitute(graph: Graph, instead: dict[Any, Atom]) -> Graph:
     return Graph(graph.inputs, tuple(map(get, graph.outputs)), tuple(equations))
 
 
+def share(graph: Graph, kinds: frozenset[str]) -> Graph:
+    """The graph in which equal equations of these kinds are one."""
+    seen: dict[Any, Equation] = {}
+    instead: dict[Any, Atom] = {}
+    equations = []
+    for equation in graph.equations:
+        inputs = tuple(atom if is_literal(atom) else instead.get(atom, atom) for atom in equation.inputs)
+        equation = Equation(equation.primitive, inputs, equation.outputs, equation.params, equation.source)
+        if equation.name in kinds:
+            names = tuple(str(atom.val) + str(atom.aval) if is_literal(atom) else atom for atom in inputs)
+            first = seen.setdefault((equation.name, names, str(sorted(equation.params.items()))), equation)
+            if first is not equation:
+                instead.update(zip(equation.outputs, first.outputs, strict=True))
+                continue
+        equations.append(equation)
+    return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
+
+
+def slices(equation: Equation) -> list[tuple[int, int]] | None:
+    """For an equation that takes slices along the last axis, and does nothing else: where each output begins and ends."""
+    if equation.name not in ("split", "slice") or not equation.inputs[0].aval.ndim:
+        return None
+    shape, params = equation.inputs[0].aval.shape, equation.params
+    if equation.name == "split":
+        ends = [sum(map(int, params["sizes"][: i + 1])) for i in range(len(params["sizes"]))]
+        return list(zip([0, *ends], ends, strict=False)) if params["axis"] == len(shape) - 1 else None
+    whole = params["strides"] is None and equation.outputs[0].aval.shape[:-1] == shape[:-1]
+    return [(params["start_indices"][-1], params["limit_indices"][-1])] if whole else None
+
+
+def users(equations: Sequence[Equation], outputs: Sequence[Atom] = ()) -> dict[Any, list[Equation | None]]:
+    """For each value the equations that use it, and ``None`` if it is an output."""
+    found: dict[Any, list[Equation | None]] = {}
+    for equation in equations:
+        for value in values_of(equation.inputs):
+            found.setdefault(value, []).append(equation)
+    for value in values_of(outputs):
+        found.setdefault(value, []).append(None)
+    return found
+
+
 # --- what depends on what -------------------------------------------------------------------------------------------
 
 

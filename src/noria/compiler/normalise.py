@@ -5,12 +5,13 @@
 `split_products`     ``W @ concat([x, h])``           ``W[:, :n] @ x + W[:, n:] @ h``
 `regroup_sums`       ``(U h + W x) + b``              ``U h + (W x + b)``
 `merge_products`     ``U1 h``, ``U2 h``               two slices of ``[U1; U2] h``
+`slices_first`       ``split(W x + U h)``             ``split(W x) + split(U h)``
 ==================== ================================ ==================================================
 
 Levels say what a value depends on: `CONSTANT` parameters only, `INPUT` the input of the step too, `STATE` the state.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import groupby
 from typing import Any
@@ -28,19 +29,22 @@ from noria.compiler.graph import (
     leading_to,
     live,
     ordered,
+    slices,
     substitute,
+    users,
     values_of,
 )
 
 NUMBER, CONSTANT, INPUT, STATE = range(4)
 
 
-def normalise(graph: Graph, sources: dict[Any, int], carried: tuple[Any, ...]) -> Graph:
-    """Apply every rule. ``sources`` gives the level of each input, ``carried`` are the outputs that are the next state."""
+def normalise(graph: Graph, sources: dict[Any, int], width: int) -> Graph:
+    """Apply every rule. ``sources`` gives the level of each input; the first ``width`` outputs are the next state."""
     for rule in (operand_first, split_products, regroup_sums):
         graph = rule(graph, dependence(graph.equations, sources))
-    fed_back = leading_to(graph.equations, carried)
-    return live(merge_products(graph, dependence(graph.equations, sources), fed_back))
+    fed_back = leading_to(graph.equations, graph.outputs[:width])
+    graph = merge_products(graph, dependence(graph.equations, sources), fed_back)
+    return live(slices_first(graph, dependence(graph.equations, sources)))
 
 
 def _level(levels: dict[Any, int], atom: Any) -> int:
@@ -143,15 +147,14 @@ def _sum_of_products(
 
 def regroup_sums(graph: Graph, levels: dict[Any, int]) -> Graph:
     """Within a sum of many terms, add up first what depends on parameters, then on the input, then on the state."""
-    uses = Counter(v for equation in graph.equations for v in set(values_of(equation.inputs)))
-    uses.update(values_of(graph.outputs))
+    uses = users(graph.equations, graph.outputs)
     maker = {v: equation for equation in graph.equations for v in equation.outputs if equation.name == "add"}
     inner = set()  # sums that are one term of another sum, and of nothing else
 
     def terms(atom: Any, like: Any, top: bool = False) -> list[Any]:
         equation = None if is_literal(atom) else maker.get(atom)
         same = equation is not None and atom.aval.shape == like.aval.shape and atom.aval.dtype == like.aval.dtype
-        if equation is None or not same or not (top or uses[atom] == 1):
+        if equation is None or not same or not (top or len(uses[atom]) == 1):
             return [atom]
         if not top:
             inner.add(equation)
@@ -212,8 +215,8 @@ def _merge_key(equation: Equation, levels: dict[Any, int]) -> Any:
     if equation.name != "dot_general":
         return None
     (operand, weight), ((oc, wc), (ob, _)) = equation.inputs, equation.params["dimension_numbers"]
-    constant = _level(levels, weight) <= CONSTANT < _level(levels, operand)
-    if not constant or ob or weight.aval.ndim != len(wc) + 1:
+    fits = _level(levels, weight) <= CONSTANT and _level(levels, operand) == STATE  # lifted ones are better apart
+    if not fits or ob or weight.aval.ndim != len(wc) + 1:
         return None
     options = {k: str(v) for k, v in equation.params.items() if k != "dimension_numbers"}
     return operand, tuple(oc), weight.aval.dtype, tuple(sorted(options.items()))
@@ -238,3 +241,27 @@ def _merged(group: list[Equation]) -> Callable[..., list[jax.Array]]:
         return jax.lax.split(whole, sizes, axis=whole.ndim - 1)
 
     return products
+
+
+# --- slices ---------------------------------------------------------------------------------------------------------
+
+
+def slices_first(graph: Graph, levels: dict[Any, int]) -> Graph:
+    """Slices of a sum become sums of slices where one term is of the input: that term is then lifted in slices."""
+    maker = {v: equation for equation in graph.equations for v in equation.outputs}
+    uses = users(graph.equations, graph.outputs)
+
+    def move(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+        atom = equation.inputs[0] if slices(equation) else None
+        total = None if atom is None or is_literal(atom) else maker.get(atom)
+        if total is None or total.name != "add" or _level(levels, atom) != STATE:
+            return None
+        if not all(user and slices(user) for user in uses[atom]):
+            return None
+        terms = total.inputs
+        if any(t.aval.shape != atom.aval.shape for t in terms) or all(_level(levels, t) == STATE for t in terms):
+            return None
+        split = lambda a, b: [x + y for x, y in zip(equation.bind(a), equation.bind(b), strict=True)]  # noqa: E731
+        return build(split, terms, equation.source)
+
+    return live(_rewrite(graph, move))

@@ -10,7 +10,7 @@ import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.backends import LOOPS, WHOLE
-from noria.compiler.gradient import Loop, keeping_gates, keeping_states
+from noria.compiler.gradient import Loop, recurrent
 from noria.compiler.graph import Known, evaluate
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced, trace
@@ -19,37 +19,28 @@ from noria.masking import valid_steps
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A traced and split step, and how to run it.
+    """A step taken apart, and how to run it.
 
-    ``loop`` is a backend's loop, ``save`` and ``checkpoint`` are those of `noria.Recurrence`, ``batched`` says whether a batch
-    axis stands before the time axis.
+    ``loop`` is a backend's loop, ``save`` and ``checkpoint`` are those of `noria.Recurrence`.
     """
 
     traced: Traced
-    split: Split
+    training: Split
+    inference: Split
     loop: Callable[..., Any]
     reverse: bool
     save: str
 
-    def segment(self, known: Known, state: list[Any], steps: list[Any], axes: tuple[int, ...]) -> Any:
-        """Final state and outputs of a stretch of steps, arrays with the axes time and batch in front."""
-        parts = self.split
-        varying = dict(zip(self.traced.steps, steps, strict=True))
-        varying |= dict(zip(parts.before.outputs, evaluate(parts.before, known, varying, axes), strict=True))
-        recurrent, shared, given = (
-            (keeping_gates, parts.shared, parts.lifted)
-            if self.save == "gates"
-            else (keeping_states, parts.parameters, parts.steps)
-        )
-        run = recurrent(parts, Loop(self.loop, axes, self.reverse))
-        final, emitted = run([known[v] for v in shared], [varying[v] for v in given], state)
+    def __call__(self, state: list[Any], steps: list[Any], axes: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
+        """Final state and outputs for all steps, arrays with the axes time and batch in front."""
+        parts = self.training
+        known: Known = dict(zip(self.traced.parameter_values, self.traced.parameters, strict=True))
+        known |= dict(zip(parts.constant.outputs, evaluate(parts.constant, known, {}, ()), strict=True))
+        varying: Known = dict(zip(self.traced.steps, steps, strict=True))
+        run = recurrent(parts, self.inference, Loop(self.loop, axes, self.reverse), self.save)
+        final, emitted = run([known[v] for v in parts.parameters], [varying[v] for v in parts.steps], state)
         varying |= dict(zip(parts.emitted, emitted, strict=True))
         return final, evaluate(parts.after, known, varying, axes)
-
-    def __call__(self, state: list[Any], steps: list[Any], axes: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
-        known = dict(zip(self.traced.parameter_values, self.traced.parameters, strict=True))
-        known |= dict(zip(self.split.constant.outputs, evaluate(self.split.constant, known, {}, ()), strict=True))
-        return self.segment(known, state, steps, axes)
 
 
 def compile_step(
@@ -57,7 +48,8 @@ def compile_step(
 ) -> Program:
     """The program of a cell; ``step`` holds the shapes and dtypes of what enters at one step of one example."""
     traced = trace(cell, own, step)
-    return Program(traced, split(traced), loop, reverse, save)
+    training = split(traced)
+    return Program(traced, training, training, loop, reverse, save)
 
 
 def run(

@@ -1,12 +1,26 @@
 """One step taken apart: constant, before, loop and after."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from noria.compiler.frontier import frontier, is_heavy
-from noria.compiler.graph import Equation, Graph, cut_out, dependence, leading_to, values_of
-from noria.compiler.normalise import CONSTANT, INPUT, NUMBER, STATE, normalise
+from noria.compiler.graph import (
+    Equation,
+    Graph,
+    build,
+    cut_out,
+    dependence,
+    is_literal,
+    leading_to,
+    slices,
+    substitute,
+    users,
+    values_of,
+)
+from noria.compiler.normalise import CONSTANT, INPUT, NUMBER, STATE
 from noria.compiler.trace import Traced
 
 
@@ -18,7 +32,7 @@ class Split:
     ``constant`` parameters                                   what depends on parameters only
     ``before``   those, and the input of a step               what is lifted out of the loop
     ``loop``     those, what is lifted, the input, the state  the next state, then what is emitted
-    ``after``    all of those but the state                   the outputs of the layer
+    ``after``    parameters, the input, what is emitted       the outputs of the layer
     ============ ============================================ =======================================================
 
     ``shared`` are the inputs of the loop that are the same at each step; ``lifted`` those that are not, be they
@@ -45,14 +59,10 @@ class Split:
         return self.loop.outputs[len(self.state) :]
 
 
-def split(traced: Traced) -> Split:
-    """Normalise a traced step and assign each of its equations to a part."""
-    sources: dict[Any, int] = dict.fromkeys(traced.parameter_values, CONSTANT)
-    sources |= dict.fromkeys(traced.steps, INPUT) | dict.fromkeys(traced.state, STATE)
-    graph = normalise(traced.graph, sources, traced.next_state)
-    everything = graph.equations
-    next_state, emission = graph.outputs[: len(traced.state)], graph.outputs[len(traced.state) :]
-    levels = dependence(everything, sources)
+def split(traced: Traced, lift: Callable[[Equation], bool] = is_heavy) -> Split:
+    """Assign each equation of a normalised step to a part; ``lift`` says which of the input's leave the loop anyhow."""
+    everything, next_state, emission = traced.graph.equations, traced.next_state, traced.emitted
+    levels = dependence(everything, traced.levels)
 
     def level(value: Any) -> int:
         return levels.get(value, NUMBER)
@@ -75,16 +85,14 @@ def split(traced: Traced) -> Split:
     inputs = _at(needed, levels, INPUT)
     lifted = frontier(
         needed,
-        early=[e for e in inputs if is_heavy(e)],
+        early=[e for e in inputs if lift(e)],
         late=_at(needed, levels, STATE),
         wanted=(*next_state, *emitted),
         free=lambda v: level(v) != INPUT,
         latest=True,
     )
-    lifted += tuple(v for e in inputs if is_heavy(e) for v in e.outputs if v in emitted and v not in lifted)
-    known = (*constants, *lifted, *traced.steps)
-    loop = cut_out(everything, (*next_state, *emitted), (*known, *traced.state))
-    after = cut_out(everything, emission, (*known, *emitted))
+    loop = cut_out(everything, (*next_state, *emitted), (*constants, *lifted, *traced.steps, *traced.state))
+    after = cut_out(everything, emission, (*constants, *traced.steps, *emitted))
     made = [v for v in lifted if v not in traced.steps]
     before = cut_out(everything, made, (*constants, *traced.steps))
     used = dict.fromkeys(v for part in (before, loop, after) for v in part.inputs if level(v) == CONSTANT)
@@ -100,6 +108,56 @@ def split(traced: Traced) -> Split:
         parameters=tuple(values_of(v for v in (*before.inputs, *loop.inputs) if level(v) == CONSTANT)),
         steps=tuple(v for v in traced.steps if v in before.inputs or v in loop.inputs),
     )
+
+
+def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph, Graph]:
+    """The same two parts, where what the loop only takes slices of is lifted in slices.
+
+    A slice of a product becomes a product with a slice of its weights. Each step then reads whole arrays from memory, which
+    compilers turn into better code than slices of a larger one.
+    """
+    uses = users(loop.equations, loop.outputs)
+    maker = {v: equation for equation in before.equations for v in equation.outputs}
+    more: list[Equation] = []
+    taken: dict[Any, Any] = {}
+
+    def part(atom: Any, start: int, stop: int) -> Any:
+        """The value that holds ``atom[..., start:stop]``."""
+        equation = None if is_literal(atom) or atom in constants else maker.get(atom)
+        if is_literal(atom) or not atom.aval.ndim:
+            return atom
+        if equation is not None and equation.name in ("add", "sub", "mul"):
+            return _again(equation, [part(operand, start, stop) for operand in equation.inputs])
+        if equation is not None and equation.name == "dot_general":
+            (operand, weight), ((_, wc), (batch, _)) = equation.inputs, equation.params["dimension_numbers"]
+            if weight in constants and not batch and weight.aval.ndim == len(wc) + 1:
+                free = next(axis for axis in range(weight.aval.ndim) if axis not in wc)
+                return _again(equation, [operand, _slice(weight, start, stop, free)])
+        return _slice(atom, start, stop, atom.aval.ndim - 1)
+
+    def _again(equation: Equation, inputs: list[Any]) -> Any:
+        made, (value,) = build(equation.bind, inputs, equation.source)
+        more.extend(made)
+        return value
+
+    def _slice(atom: Any, start: int, stop: int, axis: int) -> Any:
+        made, (value,) = build(lambda a: jax.lax.slice_in_dim(a, start, stop, axis=axis), [atom], None)
+        more.extend(made)
+        return value
+
+    for value in before.outputs:
+        equations = [e for e in uses.get(value, [None]) if e and slices(e)]
+        if len(equations) == len(uses.get(value, [None])):
+            for equation in equations:
+                for output, (start, stop) in zip(equation.outputs, slices(equation) or [], strict=True):
+                    taken[output] = part(value, start, stop)
+    if not taken:
+        return before, loop
+    loop = substitute(Graph(loop.inputs, loop.outputs, loop.equations), taken)
+    known = (*loop.inputs, *taken.values())
+    loop = cut_out(loop.equations, loop.outputs, known)
+    outputs = tuple(v for v in (*before.outputs, *taken.values()) if v in loop.inputs)
+    return cut_out((*before.equations, *more), outputs, before.inputs), loop
 
 
 def _at(equations: Sequence[Equation], levels: dict[Any, int], level: int) -> list[Equation]:

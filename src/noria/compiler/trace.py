@@ -12,6 +12,7 @@ import jax.tree_util as jtu
 from noria._types import Key, State
 from noria.cells.base import advance
 from noria.compiler.graph import Equation, Graph, Value, graph_of, is_literal
+from noria.compiler.normalise import CONSTANT, INPUT, STATE, normalise
 
 
 class Steps(NamedTuple):
@@ -29,19 +30,26 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """One step of one example as a graph from parameters, state and input to the next state and the emission.
+    """One step of one example as a normalised graph from parameters, state and input to next state and emission.
 
     ``parameters`` are the arrays that go into the graph's first inputs: those the cell closes over, those in its
-    fields, and the initial state that a reset puts back.
+    fields, and the initial state that a reset puts back. ``levels`` says of each input which of the three it is.
     """
 
     graph: Graph
     parameters: tuple[Any, ...]
     state: tuple[Any, ...]
     steps: tuple[Any, ...]
-    next_state: tuple[Any, ...]
-    emitted: tuple[Any, ...]
+    levels: dict[Any, int]
     emission_tree: Any
+
+    @property
+    def next_state(self) -> tuple[Any, ...]:
+        return self.graph.outputs[: len(self.state)]
+
+    @property
+    def emitted(self) -> tuple[Any, ...]:
+        return self.graph.outputs[len(self.state) :]
 
     @property
     def parameter_values(self) -> tuple[Any, ...]:
@@ -74,17 +82,12 @@ def trace(cell: Callable[..., Any], own: State, step: Steps) -> Traced:
     parameters = (*closed_over, *jtu.tree_leaves((arrays, own)))
     _, emission_tree = tree.children()
     width = len(jtu.tree_leaves(own))
-    graph = _own_outputs(graph)
-    first, last = len(parameters), len(parameters) + width
-    return Traced(
-        graph,
-        parameters,
-        graph.inputs[first:last],
-        graph.inputs[last:],
-        graph.outputs[:width],
-        graph.outputs[width:],
-        emission_tree,
-    )
+    inputs, first = graph.inputs, len(parameters)
+    levels = dict.fromkeys(inputs[:first], CONSTANT) | dict.fromkeys(inputs[first : first + width], STATE)
+    levels |= dict.fromkeys(inputs[first + width :], INPUT)
+    graph = normalise(_own_outputs(graph), levels, width)
+    state, steps = inputs[first : first + width], inputs[first + width :]
+    return Traced(graph, parameters, state, steps, levels, emission_tree)
 
 
 def _where(condition: Any, if_true: Any, if_false: Any) -> Any:

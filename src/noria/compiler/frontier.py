@@ -5,27 +5,134 @@ It decides three times: what enters the loop, what leaves it, and what the forwa
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from noria.compiler.graph import Equation, size_in_bytes, values_of
 
 #: Work that is cheap enough to be done on either side of a frontier. All else, products first, has its side given.
 LIGHT = frozenset(
-    """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type broadcast_in_dim cbrt ceil clamp
-    complex concatenate conj convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expand_dims expm1
-    floor ge gt imag integer_pow iota is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or pad
-    population_count pow real reduce_and reduce_max reduce_min reduce_or reduce_precision reduce_prod reduce_sum rem
-    reshape rev round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh slice split sqrt
-    square squeeze stop_gradient sub tan tanh transpose xor
-    """.split()
+    [
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "bitcast_convert_type",
+        "broadcast_in_dim",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "complex",
+        "concatenate",
+        "conj",
+        "convert_element_type",
+        "copy",
+        "cos",
+        "cosh",
+        "digamma",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expand_dims",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "imag",
+        "integer_pow",
+        "iota",
+        "is_finite",
+        "le",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "or",
+        "pad",
+        "population_count",
+        "pow",
+        "real",
+        "reduce_and",
+        "reduce_max",
+        "reduce_min",
+        "reduce_or",
+        "reduce_precision",
+        "reduce_prod",
+        "reduce_sum",
+        "rem",
+        "reshape",
+        "rev",
+        "round",
+        "rsqrt",
+        "select_n",
+        "shift_left",
+        "shift_right_arithmetic",
+        "shift_right_logical",
+        "sign",
+        "sin",
+        "sinh",
+        "slice",
+        "split",
+        "sqrt",
+        "square",
+        "squeeze",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "transpose",
+        "xor",
+    ]
 )
 
 #: Element-wise work that is not done twice to save memory less than this part of its result.
 TRANSCENDENTAL = frozenset(
-    "acos asin atan atan2 cbrt cos cosh digamma div erf erf_inv erfc exp exp2 expm1 lgamma log log1p logistic pow rsqrt sin sinh "
-    "sqrt tan tanh".split()
+    [
+        "acos",
+        "asin",
+        "atan",
+        "atan2",
+        "cbrt",
+        "cos",
+        "cosh",
+        "digamma",
+        "div",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "pow",
+        "rsqrt",
+        "sin",
+        "sinh",
+        "sqrt",
+        "tan",
+        "tanh",
+    ]
 )
 _NEVER = 1 << 60
 

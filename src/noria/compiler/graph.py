@@ -64,14 +64,16 @@ class Graph:
         for equation in self.equations:
             inputs = [read(known, atom) for atom in equation.inputs]
             outputs = equation.bind(*inputs)
-            known.update(
-                zip(equation.outputs, adjust(equation, inputs, outputs) if adjust else outputs, strict=True)
-            )
+            known.update(zip(equation.outputs, adjust(equation, inputs, outputs) if adjust else outputs, strict=True))
         return [read(known, atom) for atom in self.outputs]
 
 
 #: Values and the arrays that stand for them.
 Known: TypeAlias = dict[Any, Any]
+
+
+def named(names: Iterable[Any], arrays: Iterable[Any]) -> Known:
+    return dict(zip(names, arrays, strict=True))
 
 
 def evaluate(graph: Graph, known: Known, varying: Known, axes: Sequence[int]) -> list[Any]:
@@ -88,7 +90,9 @@ def evaluate(graph: Graph, known: Known, varying: Known, axes: Sequence[int]) ->
     def one(arrays: list[Any]) -> list[Any]:
         here = known | dict(zip(names, arrays, strict=True))
         outputs = graph([here[v] for v in graph.inputs])
-        return [jnp.asarray(a, v.aval.dtype) if is_literal(v) else a for v, a in zip(graph.outputs, outputs, strict=True)]
+        return [
+            jnp.asarray(a, v.aval.dtype) if is_literal(v) else a for v, a in zip(graph.outputs, outputs, strict=True)
+        ]
 
     for size in reversed(axes):
         one = jax.vmap(one, axis_size=size)

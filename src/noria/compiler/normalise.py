@@ -32,7 +32,6 @@ from noria.compiler.graph import (
     slices,
     substitute,
     users,
-    values_of,
 )
 
 NUMBER, CONSTANT, INPUT, STATE = range(4)
@@ -172,9 +171,7 @@ def regroup_sums(graph: Graph, levels: dict[Any, int]) -> Graph:
             replaced[equation] = by_level
     return _rewrite(
         graph,
-        lambda e: (
-            None if e not in replaced else build(lambda *terms: _sum(terms), replaced[e], e.source)
-        ),
+        lambda e: None if e not in replaced else build(lambda *terms: _sum(terms), replaced[e], e.source),
     )
 
 

@@ -16,7 +16,7 @@ from noria.cells.base import advance, cell_name, needs_key, takes_key
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
-from noria.compiler.run import run
+from noria.compiler.run import Options, run
 from noria.layers.base import Layer
 from noria.masking import check_lengths, where
 from noria.module import M, as_pytree, map_modules
@@ -58,6 +58,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
     learned_state: State
     reverse: bool = eqx.field(static=True)
     backend: str = eqx.field(static=True)
+    save: str = eqx.field(static=True)
+    checkpoint: int | str | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -67,6 +69,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         *,
         learn_initial_state: bool = False,
         backend: str = "auto",
+        save: str = "gates",
+        checkpoint: int | str | None = None,
     ):
         check_cell(cell)
         self.cell = as_pytree(cell)
@@ -88,6 +92,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         self.learned_state = state if learn_initial_state else None
         self.reverse = bool(reverse)
         self.backend = backend
+        self.save, self.checkpoint = save, checkpoint
 
     def initial_state(self) -> State:
         if self.learned_state is not None:
@@ -121,7 +126,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         x = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(first) :], leaf.dtype), xs)
         key = None if keys is None else jax.eval_shape(lambda keys: keys[first], keys)
         self._check_transition(own, x, key)
-        return run(self.backend, self.cell, start, own, xs, lengths, resets, keys, batched, self.reverse)
+        options = Options(self.backend, self.reverse, self.save, self.checkpoint)
+        return run(options, self.cell, start, own, xs, lengths, resets, keys, batched)
 
     def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
         if self.reverse:
@@ -294,7 +300,7 @@ def with_backend(model: M, backend: str) -> M:
 
 # --- the named layers -----------------------------------------------------------------------------------------------
 
-_LAYER_OPTIONS = ("initial_state", "reverse", "learn_initial_state", "backend")
+_LAYER_OPTIONS = ("initial_state", "reverse", "learn_initial_state", "backend", "save", "checkpoint")
 
 
 def _layer(cell: Callable[..., Any], *args: Any, key: Key, **options: Any) -> Recurrence:

@@ -1,0 +1,161 @@
+"""A sequence in chunks of steps: so that what is lifted stays in cache, or so that less is stored for the gradient."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.custom_derivatives import SymbolicZero
+
+from noria.compiler.cotangents import choose, instantiate, put, spread, unpack
+
+#: Bytes of lifted values up to which a whole sequence is lifted at once when no derivative is taken. Beyond it memory is
+#: no longer recycled between calls, and touching fresh pages costs as much as the arithmetic.
+BUDGET = 32 * 2**20
+
+#: ``(state, steps, time) -> (state, stacked)``, with time as the first axis of both.
+Segment = Callable[[Any, Any, int], tuple[Any, Any]]
+
+
+def chunk_size(time: int, bytes_a_step: int) -> int:
+    """Steps at a time: all of them within the budget, else as many as take a quarter of it, at least 16."""
+    return time if time * bytes_a_step <= BUDGET else max(16, BUDGET // 4 // bytes_a_step)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How a sequence is cut.
+
+    Attributes:
+        time: steps of the sequence.
+        size: steps of a chunk; what is left over is one more at the end.
+        axis: the time axis of what enters; what is stacked has it in front.
+        reverse: whether steps are taken from the last to the first.
+    """
+
+    time: int
+    size: int
+    axis: int
+    reverse: bool
+
+    @property
+    def groups(self) -> list[tuple[int, int, int]]:
+        """(first step, number of chunks, size of each) of chunks of one size, in the order in which they are run."""
+        count, left = divmod(self.time, self.size)
+        found = [(0, count, self.size), (count * self.size, 1, left)]
+        found = [group for group in found if group[1] and group[2]]
+        return found[::-1] if self.reverse else found
+
+    def take(self, steps: Any, start: Any, size: int) -> Any:
+        return jtu.tree_map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, self.axis), steps)
+
+    def join(self, pieces: list[Any]) -> Any:
+        """Stretches of time, in the order of `groups`, as one."""
+        pieces = pieces[::-1] if self.reverse else pieces
+        return pieces[0] if len(pieces) == 1 else jtu.tree_map(lambda *a: jnp.concatenate(a), *pieces)
+
+
+def in_chunks(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any, Any]:
+    """``segment`` over one chunk after the other: the final state, and all that was stacked."""
+    if chunks.size >= chunks.time:
+        return segment(state, steps, chunks.time)
+    state, _, stacked = _run(segment, state, steps, chunks)
+    return state, stacked
+
+
+def _run(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any, list[Any], Any]:
+    """The final state, the states before each chunk, group by group, and all that was stacked."""
+    starts, stacked = [], []
+    for first, count, size in chunks.groups:
+
+        def one(state: Any, i: Any, first: int = first, size: int = size) -> Any:
+            final, out = segment(state, chunks.take(steps, first + i * size, size), size)
+            return final, (state, out)
+
+        state, (before, out) = jax.lax.scan(one, state, jnp.arange(count), reverse=chunks.reverse)
+        starts.append(before)
+        stacked.append(jtu.tree_map(lambda a: a.reshape(-1, *a.shape[2:]), out))
+    return state, starts, chunks.join(stacked)
+
+
+def checkpointed(
+    segment: Callable[[list[Any], list[Any], list[Any], int], tuple[list[Any], list[Any]]], chunks: Chunks
+) -> Callable[[list[Any], list[Any], list[Any]], tuple[list[Any], list[Any]]]:
+    """``(parameters, steps, state) -> (state, stacked)`` that stores only the state before each chunk.
+
+    ``segment(parameters, steps, state, time)`` runs one chunk; it is run once more, and differentiated, when the
+    gradient arrives there, the last chunk first.
+    """
+
+    def forward(*primals: Any) -> Any:
+        arrays, perturbed = unpack(primals)
+        parameters, steps, state = arrays
+        final, starts, stacked = _run(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
+        flags = jtu.tree_map(lambda p, a: p and jnp.issubdtype(a.dtype, jnp.inexact), perturbed, arrays)
+
+        def pull(parameters: list[Any], steps: list[Any], starts: list[Any], cotangents: Any) -> Any:
+            return _pull(segment, chunks, flags, parameters, steps, starts, cotangents)
+
+        return (final, stacked), jtu.Partial(pull, parameters, steps, starts)
+
+    def infer(parameters: list[Any], steps: list[Any], state: list[Any]) -> tuple[list[Any], list[Any]]:
+        return in_chunks(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
+
+    run = jax.custom_vjp(infer)
+    run.defvjp(forward, lambda pull, cotangents: pull(cotangents), symbolic_zeros=True)
+    return run
+
+
+def _pull(
+    segment: Any,
+    chunks: Chunks,
+    flags: Any,
+    parameters: list[Any],
+    steps: list[Any],
+    starts: list[Any],
+    cotangents: Any,
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Cotangents of parameters, steps and state: chunk by chunk from the end, each run once more from its start."""
+    of_parameters, of_steps, _ = flags
+    of_state = [jnp.issubdtype(a.dtype, jnp.inexact) for a in starts[0]]
+    of_final, of_stacked = cotangents
+    given = [not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0 for g in of_stacked]
+    carry = (
+        [instantiate(g) for g in choose(of_final, of_state)],
+        [jnp.zeros_like(a) for a in choose(parameters, of_parameters)],
+    )
+    pieces = []
+    for (first, count, size), before in list(zip(chunks.groups, starts, strict=True))[::-1]:
+
+        def one(carry: Any, piece: Any, first: int = first, size: int = size) -> Any:
+            (of_final, total), (i, state, of_stacked) = carry, piece
+            x = chunks.take(steps, first + i * size, size)
+
+            def chunk(some_parameters: Any, some_x: Any, some_state: Any) -> Any:
+                final, stacked = segment(
+                    put(parameters, of_parameters, some_parameters),
+                    put(x, of_steps, some_x),
+                    put(state, of_state, some_state),
+                    size,
+                )
+                return choose(final, of_state), choose(stacked, given)
+
+            some = choose(parameters, of_parameters), choose(x, of_steps), choose(state, of_state)
+            _, pull = jax.vjp(chunk, *some)
+            more, of_x, of_final = pull((of_final, of_stacked))
+            return (of_final, [a + b for a, b in zip(total, more, strict=True)]), of_x
+
+        stretch = [
+            g[first : first + count * size].reshape(count, size, *g.shape[1:]) for g in choose(of_stacked, given)
+        ]
+        carry, of_x = jax.lax.scan(one, carry, (jnp.arange(count), before, stretch), reverse=not chunks.reverse)
+        pieces.append([_flat(jnp.moveaxis(g, 1 + chunks.axis, 1)) for g in of_x])
+    of_state_0, total = carry
+    of_x = [jnp.moveaxis(g, 0, chunks.axis) for g in chunks.join(pieces[::-1])]
+    return spread(total, of_parameters), spread(of_x, of_steps), spread(of_state_0, of_state)
+
+
+def _flat(a: jax.Array) -> jax.Array:
+    return a.reshape(-1, *a.shape[2:])

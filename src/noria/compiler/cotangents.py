@@ -1,0 +1,52 @@
+"""Small things about lists of arrays of which some are differentiated."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+
+def unpack(primals: Any) -> tuple[Any, Any]:
+    """What `jax.custom_vjp` hands over with symbolic zeros: the arrays, and whether each is differentiated."""
+    is_leaf = lambda p: hasattr(p, "perturbed")  # noqa: E731
+    arrays = jtu.tree_map(lambda p: p.value, primals, is_leaf=is_leaf)
+    return arrays, jtu.tree_map(lambda p: p.perturbed, primals, is_leaf=is_leaf)
+
+
+def choose(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
+    """The values whose flag is set."""
+    return [value for value, flag in zip(values, flags, strict=True) if flag]
+
+
+def put(values: Sequence[Any], flags: Sequence[bool], chosen: Sequence[Any]) -> list[Any]:
+    """The values, with ``chosen`` in the place of those whose flag is set."""
+    new = iter(chosen)
+    return [next(new) if flag else value for value, flag in zip(values, flags, strict=True)]
+
+
+def spread(chosen: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
+    """``chosen`` where the flag is set, ``None`` elsewhere."""
+    return put([None] * len(flags), flags, chosen)
+
+
+def instantiate(cotangent: Any) -> Any:
+    """A cotangent as an array, be it a symbolic zero."""
+    return jnp.zeros(cotangent.shape, cotangent.dtype) if isinstance(cotangent, SymbolicZero) else cotangent
+
+
+def or_zeros(cotangent: Any, like: Any) -> Any:
+    """A cotangent for ``like``, where ``None`` stands for zero; whole numbers have cotangents without a type."""
+    if not jnp.issubdtype(like.dtype, jnp.inexact):
+        return np.zeros(like.shape, jax.dtypes.float0)
+    return jnp.zeros_like(like) if cotangent is None else cotangent
+
+
+def add(a: Any, b: Any) -> Any:
+    """The sum of two cotangents, ``None`` where there is none."""
+    if a is None or a.dtype == jax.dtypes.float0:
+        return b
+    return a if b is None else a + b

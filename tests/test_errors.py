@@ -131,7 +131,7 @@ WRONG_CALLS = {
     "unknown backend": (
         lambda: nr.GRU(3, 4, key=KEY, backend="fast"),
         ValueError,
-        r"backend is 'fast'; expected one of 'auto', 'reference', 'scan'",
+        r"backend is 'fast'; expected one of 'auto', 'reference', 'plain', 'scan'",
     ),
     "unknown merge": (
         lambda: nr.Bidirectional(gru(), gru(), merge="add"),

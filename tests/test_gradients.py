@@ -14,9 +14,9 @@ LENGTHS = jnp.array([4, 2])
 RESETS = jnp.array([[0, 1, 0, 0], [0, 0, 1, 0]], bool)
 
 
-def problem(name, reverse, **options):
+def problem(name, reverse, backend="auto", **options):
     """A scalar of everything: parameters, initial state and input, as a function of a flat list of arrays."""
-    layer = nr.Recurrence(make_cell(name, 2, 3), reverse=reverse, learn_initial_state=True)
+    layer = nr.Recurrence(make_cell(name, 2, 3), reverse=reverse, learn_initial_state=True, backend=backend)
     xs = random(0, 2, 4, 2)
     leaves, treedef = jtu.tree_flatten((layer, xs))
     weights = random_like(layer.scan(None, xs), 9)
@@ -40,25 +40,62 @@ def test_reverse_mode_against_finite_differences(name, reverse):
         np.testing.assert_allclose(exact, estimate, rtol=1e-5, atol=1e-7)
 
 
+def inner(a, b):
+    return sum(jnp.vdot(x, y) for x, y in zip(a, b, strict=True))
+
+
 @pytest.mark.parametrize("name", CELLS)
-def test_forward_mode_and_second_derivatives(name):
+def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
     """Jvp equals the inner product with the gradient; grad of (grad . v) equals the Hessian product by jvp of grad."""
-    scalar, leaves = problem(name, False, lengths=LENGTHS)
-    v, u = random_like(leaves, 1), random_like(leaves, 2)
-
-    def inner(a, b):
-        return sum(jnp.vdot(x, y) for x, y in zip(a, b, strict=True))
-
+    scalar, leaves = problem(name, False, "plain", lengths=LENGTHS)
+    v = random_like(leaves, 1)
     gradient = jax.grad(scalar)
     np.testing.assert_allclose(jax.jvp(scalar, (leaves,), (v,))[1], inner(gradient(leaves), v), rtol=1e-10)
     over_reverse = jax.grad(lambda leaves: inner(gradient(leaves), v))(leaves)
     over_forward = jax.jvp(gradient, (leaves,), (v,))[1]
     for a, b in zip(over_reverse, over_forward, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
-    step = 1e-5
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 3}], ids=["gates", "states", "checkpoint"])
+def test_reverse_over_reverse_equals_that_of_the_plain_loop(name, options):
+    """The gradient of (gradient . v), with lengths and resets; and once against a finite difference of the gradient."""
+    layer = nr.Recurrence(make_cell(name, 2, 3), learn_initial_state=True, **options)
+    xs = random(0, 2, 4, 2)
+    weights = random_like(layer.scan(None, xs), 9)
+
+    def product(backend):
+        model = nr.with_backend(layer, backend) if backend else layer
+        leaves, treedef = jtu.tree_flatten((model, xs))
+        v = random_like(leaves, 1)
+
+        def scalar(leaves):
+            model, xs = jtu.tree_unflatten(treedef, leaves)
+            values = model.scan(None, xs, lengths=LENGTHS, resets=RESETS)
+            return inner(jtu.tree_leaves(weights), jtu.tree_leaves(values))
+
+        gradient = jax.grad(scalar)
+        second = jax.jit(jax.grad(lambda leaves: inner(gradient(leaves), v)))(leaves)
+        return second, jax.jit(gradient), leaves, v
+
+    (second, gradient, leaves, v), (expected, *_) = product(None), product("plain")
+    for a, b in zip(second, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    step, u = 1e-5, random_like(leaves, 2)
     shifted = [gradient([x + s * d for x, d in zip(leaves, v, strict=True)]) for s in (step, -step)]
     estimate = inner([(p - m) / (2 * step) for p, m in zip(*shifted, strict=True)], u)
-    np.testing.assert_allclose(inner(over_reverse, u), estimate, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(inner(second, u), estimate, rtol=1e-5, atol=1e-8)
+
+
+def test_forward_mode_elsewhere_says_what_to_do():
+    layer, xs = nr.GRU(2, 3, key=jax.random.key(0)), random(0, 4, 2)
+    with pytest.raises(TypeError, match=r'forward-mode derivatives .* need backend="plain"'):
+        jax.jvp(layer, (xs,), (xs,))
+    with pytest.raises(TypeError, match="forward-mode"):  # the caller compiles: JAX speaks
+        jax.jit(lambda xs: jax.jvp(layer, (xs,), (xs,)))(xs)
+    slow = nr.with_backend(layer, "plain")
+    assert jax.jvp(slow, (xs,), (xs,))[1].shape == (4, 3)
 
 
 def test_bptt_reaches_the_first_step():

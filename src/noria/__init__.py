@@ -8,6 +8,8 @@ from noria.cells.gru import GRUCell as GRUCell
 from noria.cells.gru import GRUv3Cell as GRUv3Cell
 from noria.cells.lstm import LSTMCell as LSTMCell
 from noria.cells.lstm import LSTMState as LSTMState
+from noria.compiler.explain import Explanation as Explanation
+from noria.compiler.explain import Explanations as Explanations
 from noria.io import describe as describe
 from noria.io import load as load
 from noria.io import save as save
@@ -18,6 +20,7 @@ from noria.layers.chain import Residual as Residual
 from noria.layers.dense import Dense as Dense
 from noria.layers.dense import Embedding as Embedding
 from noria.layers.dropout import Dropout as Dropout
+from noria.layers.explain import explain as explain
 from noria.layers.per_step import LayerNorm as LayerNorm
 from noria.layers.per_step import PerStep as PerStep
 from noria.layers.per_step import RMSNorm as RMSNorm

@@ -26,4 +26,4 @@ WHOLE: dict[str, Callable[..., Any]] = {"reference": reference.run, "plain": pla
 LOOPS: dict[str, Callable[..., Any]] = {"scan": scan.loop}
 
 #: What a layer may be told.
-NAMES = (*WHOLE, *LOOPS)
+NAMES = (*WHOLE, *LOOPS, "associative")

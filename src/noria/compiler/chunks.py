@@ -76,7 +76,7 @@ def _run(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any,
 
         state, (before, out) = jax.lax.scan(one, state, jnp.arange(count), reverse=chunks.reverse)
         starts.append(before)
-        stacked.append(jtu.tree_map(lambda a: a.reshape(-1, *a.shape[2:]), out))
+        stacked.append(jtu.tree_map(_flat, out))
     return state, starts, chunks.join(stacked)
 
 
@@ -158,4 +158,5 @@ def _pull(
 
 
 def _flat(a: jax.Array) -> jax.Array:
-    return a.reshape(-1, *a.shape[2:])
+    """The first two axes, chunks and the steps of each, as one."""
+    return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])

@@ -42,7 +42,7 @@ def or_zeros(cotangent: Any, like: Any) -> Any:
     """A cotangent for ``like``, where ``None`` stands for zero; whole numbers have cotangents without a type."""
     if not jnp.issubdtype(like.dtype, jnp.inexact):
         return np.zeros(like.shape, jax.dtypes.float0)
-    return jnp.zeros_like(like) if cotangent is None else cotangent
+    return jnp.zeros(like.shape, like.dtype) if cotangent is None else cotangent
 
 
 def add(a: Any, b: Any) -> Any:

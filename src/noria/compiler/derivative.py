@@ -104,6 +104,16 @@ class Derivative:
     of_lifted: tuple[Any, ...]
     constants: Known
 
+    @property
+    def states(self) -> tuple[Any, ...]:
+        """The states from which, with what is lifted, all that is saved can be computed again."""
+        return tuple(v for v in self.split.state if v in self.again.inputs or v in self.saved)
+
+    @property
+    def lifted(self) -> tuple[Any, ...]:
+        """What is needed of the lifted values besides what is saved."""
+        return tuple(v for v in self.split.lifted if v in self.reverse.inputs or v in self.recover.inputs)
+
 
 def derive(split: Split, shared_perturbed: Sequence[bool], lifted_perturbed: Sequence[bool]) -> Derivative:
     """Differentiate one step with respect to the state, what is perturbed of the lifted values, and at the contacts."""

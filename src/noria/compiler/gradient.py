@@ -87,16 +87,20 @@ class Recurrent:
         known = named(split.parameters, parameters) | derivative.constants
         graph, names = derivative.forward, derivative.saved
         if self.save == "states":
-            names = tuple(v for v in split.state if v in derivative.again.inputs or v in derivative.saved)
+            names = derivative.states
             graph = Graph(split.loop.inputs, (*split.loop.outputs, *names), split.loop.equations)
         final, stacked = self._advance(split, graph, known, steps, state, self.loop.axes[0])
         emitted, saved = stacked[: len(split.emitted)], stacked[len(split.emitted) :]
-        lifting = jax.vjp(self._lift, parameters, steps) if self.save == "gates" else None
+        pull_lift = None
+        if self.save == "gates":
+            lifted, pull_lift = jax.vjp(self._lift, parameters, steps)
+            names += derivative.lifted
+            saved += [a for v, a in zip(split.lifted, lifted, strict=True) if v in derivative.lifted]
 
-        def pull(known: list[Any], steps: list[Any], saved: list[Any], lifting: Any, cotangents: Any) -> Any:
-            return self._pull(derivative, known, steps, named(names, saved), lifting, cotangents)
+        def pull(known: list[Any], steps: list[Any], saved: list[Any], pull_lift: Any, cotangents: Any) -> Any:
+            return self._pull(derivative, known, steps, named(names, saved), pull_lift, cotangents)
 
-        return (final, emitted), jtu.Partial(pull, [*known.values()], steps, saved, lifting)
+        return (final, emitted), jtu.Partial(pull, [*known.values()], steps, saved, pull_lift)
 
     def _advance(
         self, parts: Split, graph: Graph, known: Known, steps: list[Any], state: list[Any], time: int
@@ -116,17 +120,23 @@ class Recurrent:
         return [varying[v] for v in self.split.lifted]
 
     def _pull(
-        self, derivative: Derivative, arrays: list[Any], steps: list[Any], saved: Known, lifting: Any, cotangents: Any
+        self, derivative: Derivative, arrays: list[Any], steps: list[Any], saved: Known, pull_lift: Any, cotangents: Any
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """Cotangents of parameters, steps and state, ``None`` for zero."""
         split = self.split
         known = named((*split.parameters, *derivative.constants), arrays)
-        lifted, pull_lift = lifting or jax.vjp(self._lift, arrays[: len(split.parameters)], steps)
-        varying = named(split.lifted, lifted) | saved
+        varying = saved
         if self.save == "states":
+            lifted, pull_lift = jax.vjp(self._lift, arrays[: len(split.parameters)], steps)
+            varying |= named(split.lifted, lifted)
             varying |= named(derivative.saved, evaluate(derivative.again, known, varying, self.loop.axes))
         of_shared, of_lifted, of_state = pull_back(derivative, self.loop, known, varying, cotangents)
-        of_parameters, of_steps = pull_lift([or_zeros(g, a) for g, a in zip(of_lifted, lifted, strict=True)])
+        of_parameters, of_steps = pull_lift(
+            [
+                or_zeros(g, jax.ShapeDtypeStruct((*self.loop.axes, *v.aval.shape), v.aval.dtype))
+                for v, g in zip(split.lifted, of_lifted, strict=True)
+            ]
+        )
         of_parameters = [add(g, of_shared.get(v)) for v, g in zip(split.parameters, of_parameters, strict=True)]
         return of_parameters, [add(g, None) for g in of_steps], of_state
 

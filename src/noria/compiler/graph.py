@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import jax
 import jax.extend.core as jex
@@ -99,7 +99,7 @@ def evaluate(graph: Graph, known: Known, varying: Known, axes: Sequence[int]) ->
     return one([varying[v] for v in names])
 
 
-def is_literal(atom: Atom) -> bool:
+def is_literal(atom: Atom) -> TypeGuard[Any]:
     return isinstance(atom, jex.Literal)
 
 

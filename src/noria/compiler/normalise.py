@@ -129,7 +129,8 @@ def _sum_of_products(
 
     def products(*arrays: jax.Array) -> jax.Array:
         *pieces, other = arrays
-        total, start = None, 0
+        total: Any = None
+        start = 0
         for count, size in zip(counts, sizes, strict=True):
             group, pieces = pieces[:count], pieces[count:]
             whole = group[0] if count == 1 else jax.lax.concatenate(group, axis)
@@ -192,7 +193,9 @@ def merge_products(graph: Graph, levels: dict[Any, int], fed_back: set[Equation]
         key = _merge_key(equation, levels)
         if key is not None:
             groups[*key, equation in fed_back].append(equation)
-    equations, instead, merged = [], {}, set()
+    equations: list[Equation] = []
+    instead: dict[Any, Any] = {}
+    merged: set[Equation] = set()
     for group in groups.values():
         if len(group) > 1:
             weights = [equation.inputs[1] for equation in group]
@@ -235,7 +238,7 @@ def _merged(group: list[Equation]) -> Callable[..., list[jax.Array]]:
         params = {**group[0].params, "dimension_numbers": ((oc, wc), batch)}
         whole = jax.lax.dot_general_p.bind(operand, jax.lax.concatenate(aligned, free), **params)
         sizes = [weight.shape[free] for weight in aligned]
-        return jax.lax.split(whole, sizes, axis=whole.ndim - 1)
+        return list(jax.lax.split(whole, sizes, axis=whole.ndim - 1))
 
     return products
 
@@ -249,8 +252,8 @@ def slices_first(graph: Graph, levels: dict[Any, int]) -> Graph:
     uses = users(graph.equations, graph.outputs)
 
     def move(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
-        atom = equation.inputs[0] if slices(equation) else None
-        total = None if atom is None or is_literal(atom) else maker.get(atom)
+        atom: Any = equation.inputs[0] if slices(equation) else None
+        total = maker.get(atom)
         if total is None or total.name != "add" or _level(levels, atom) != STATE:
             return None
         if not all(user and slices(user) for user in uses[atom]):

@@ -1,9 +1,12 @@
 """The parts of a step put together over a whole sequence, at once or in chunks of steps."""
 
+import contextvars
+import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +15,15 @@ import jax.tree_util as jtu
 from noria._types import Key, State
 from noria.backends import LOOPS, WHOLE
 from noria.compiler.chunks import Chunks, checkpointed
-from noria.compiler.frontier import is_heavy
+from noria.compiler.derivative import Derivative
 from noria.compiler.gradient import Loop, Recurrent
-from noria.compiler.graph import Equation, Known, evaluate, named
+from noria.compiler.graph import Equation, Known, Unsupported, evaluate, named
+from noria.compiler.linear import Affine, NotLinear, affine
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced, trace
 from noria.masking import valid_steps
+
+log = logging.getLogger("noria")
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,17 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A step taken apart, and how to run it: ``loop`` is the backend's, ``training`` and ``inference`` may differ in what is lifted."""
+    """A step taken apart, and how to run it.
+
+    ``loop`` is the backend's; ``training`` and ``inference`` may differ in what is lifted.
+    """
 
     traced: Traced
     training: Split
     inference: Split
     loop: Callable[..., Any]
     options: Options
+    linear: Affine | None = None
 
     def __call__(self, state: list[Any], steps: list[Any], axes: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
         """Final state and outputs of a sequence.
@@ -65,10 +75,24 @@ class Program:
     def _segment(self, known: Known, steps: list[Any], state: list[Any], axes: tuple[int, ...]) -> Any:
         parts, axes = self.training, axes[::-1]
         varying = named(self.traced.steps, [time_first(a) if len(axes) == 2 else a for a in steps])
-        run = Recurrent(parts, self.inference, Loop(self.loop, axes, self.options.reverse), self.options.save)
-        final, emitted = run([known[v] for v in parts.parameters], [varying[v] for v in parts.steps], state)
+        arguments = [known[v] for v in parts.parameters], [varying[v] for v in parts.steps], state
+        if self.linear is not None:
+            final, emitted = self.linear(*arguments, axes, self.options.reverse)
+        else:
+            loop = Loop(self.loop, axes, self.options.reverse)
+            final, emitted = Recurrent(parts, self.inference, loop, self.options.save)(*arguments)
         varying |= named(parts.emitted, emitted)
         return final, evaluate(parts.after, known, varying, axes)
+
+    def saved(self, derivative: Derivative, axes: tuple[int, ...]) -> tuple[tuple[Any, ...], int]:
+        """What is stored for the gradient besides inputs and outputs: the values, and how many of each."""
+        *batch, time = axes
+        size = self._checkpoint(time)
+        if size < time:
+            return self.training.state, math.prod(batch) * -(-time // size)
+        lifted = tuple(v for v in derivative.lifted if v not in self.traced.steps)
+        names = (*derivative.saved, *lifted) if self.options.save == "gates" else derivative.states
+        return names, math.prod(axes)
 
     def _checkpoint(self, time: int) -> int:
         """Steps from one stored state to the next."""
@@ -92,13 +116,13 @@ def compile_step(
 
 
 def pays(equation: Equation, batch: int) -> bool:
-    """Whether to lift an equation of the input when no derivative is taken.
+    """Whether to lift a product of the input when no derivative is taken.
 
     Measured on CPUs: from about a hundred examples on, a product of some depth runs as fast inside of the loop as outside,
     and outside its result goes through memory twice. (In training it still pays: its gradient is then one product as well.)
     """
-    if not is_heavy(equation) or equation.name != "dot_general" or batch < 96 or jax.default_backend() != "cpu":
-        return is_heavy(equation)
+    if equation.name != "dot_general" or batch < 96 or jax.default_backend() != "cpu":
+        return True
     contracted, _ = equation.params["dimension_numbers"][0]
     return math.prod(equation.inputs[0].aval.shape[axis] for axis in contracted) < 128
 
@@ -113,15 +137,84 @@ def run(
     resets: jax.Array | None,
     keys: Key | None,
     batched: bool,
+    *,
+    label: str = "Recurrence",
 ) -> tuple[State, Any]:
     """Final state and outputs; arguments as in `noria.backends`."""
-    if options.backend in WHOLE:
-        return WHOLE[options.backend](cell, start, own, xs, lengths, resets, keys, batched, options.reverse)
     axes = jtu.tree_leaves(xs)[0].shape[: 2 if batched else 1]
     valid = None if lengths is None else valid_steps(lengths, axes[-1])
     steps = Steps(xs, valid, resets, keys)
     one = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(axes) :], leaf.dtype), steps)
-    program = compile_step(cell, own, one, axes[0] if batched else 1, LOOPS["scan"], options)
+    program, choice = _choose(options, cell, own, one, axes[0] if batched else 1, label)
+    report(program, choice, label, axes)
+    if program is None:
+        return WHOLE[choice.backend](cell, start, own, xs, lengths, resets, keys, batched, options.reverse)
     final, ys = program(jtu.tree_leaves(start), jtu.tree_leaves(steps), axes)
     ys = jtu.tree_unflatten(program.traced.emission_tree, [time_first(y) if batched else y for y in ys])
     return jtu.tree_unflatten(jtu.tree_structure(own), final), ys
+
+
+class Choice(NamedTuple):
+    """The backend that runs, and why that one."""
+
+    backend: str
+    reason: str
+
+
+def _choose(
+    options: Options, cell: Callable[..., Any], own: State, step: Steps, batch: int, label: str
+) -> tuple[Program | None, Choice]:
+    """The program to run, ``None`` for a backend that takes the cell as it is; and the choice."""
+    if options.backend in WHOLE:
+        return None, Choice(options.backend, "as asked for")
+    try:
+        program = compile_step(cell, own, step, batch, LOOPS["scan"], options)
+    except Unsupported as reason:
+        if options != Options(reverse=options.reverse):
+            raise ValueError(
+                f'{label}: {reason}, so that it cannot be taken apart; expected backend="plain", without save= and '
+                "checkpoint=."
+            ) from reason
+        log.debug("%s: backend plain, since %s", label, reason)
+        return None, Choice("plain", f"{reason}, so that it cannot be taken apart")
+    if options.backend == "associative":
+        return linear_program(program, label), Choice("associative", "as asked for")
+    asked = options.backend != "auto"
+    return program, Choice("scan", "as asked for" if asked else "the fastest one for any cell on any device")
+
+
+def linear_program(program: Program, label: str) -> Program:
+    """The program with its loop as a linear recurrence."""
+    try:
+        return replace(program, linear=affine(program.training))
+    except NotLinear as reason:
+        raise ValueError(
+            f'{label}: backend="associative" needs a next state that is affine and element-wise in the state; {reason}.'
+        ) from reason
+
+
+# --- what explanations are made of ----------------------------------------------------------------------------------
+
+#: Called with the program (or ``None``), the choice, the layer's label and the sizes of batch and time.
+Listener = Callable[["Program | None", Choice, str, tuple[int, ...]], None]
+_listeners: contextvars.ContextVar[tuple[Listener, ...]] = contextvars.ContextVar("_listeners", default=())
+
+
+def report(*facts: Any) -> None:
+    """Tell who listens how a layer is run."""
+    for listener in _listeners.get():
+        listener(*facts)
+
+
+def is_listening() -> bool:
+    return bool(_listeners.get())
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Have ``listener`` called for each layer that is traced meanwhile."""
+    token = _listeners.set((*_listeners.get(), listener))
+    try:
+        yield
+    finally:
+        _listeners.reset(token)

@@ -59,8 +59,8 @@ class Split:
         return self.loop.outputs[len(self.state) :]
 
 
-def split(traced: Traced, lift: Callable[[Equation], bool] = is_heavy) -> Split:
-    """Assign each equation of a normalised step to a part; ``lift`` says which of the input's leave the loop anyhow."""
+def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: True) -> Split:
+    """Assign each equation of a normalised step to a part; ``lift`` says which products of the input leave the loop."""
     everything, next_state, emission = traced.graph.equations, traced.next_state, traced.emitted
     levels = dependence(everything, traced.levels)
 
@@ -85,8 +85,8 @@ def split(traced: Traced, lift: Callable[[Equation], bool] = is_heavy) -> Split:
     inputs = _at(needed, levels, INPUT)
     lifted = frontier(
         needed,
-        early=[e for e in inputs if lift(e)],
-        late=_at(needed, levels, STATE),
+        early=[e for e in inputs if is_heavy(e) and lift(e)],
+        late=_at(needed, levels, STATE) + [e for e in inputs if is_heavy(e) and not lift(e)],
         wanted=(*next_state, *emitted),
         free=lambda v: level(v) != INPUT,
         latest=True,

@@ -11,12 +11,12 @@ import jax.tree_util as jtu
 
 from noria._errors import check_choice, check_dtype, check_key
 from noria._types import Key, State
-from noria.backends import NAMES
+from noria.backends import NAMES, WHOLE
 from noria.cells.base import advance, cell_name, needs_key, takes_key
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
-from noria.compiler.run import Options, run
+from noria.compiler.run import Options, is_listening, run
 from noria.layers.base import Layer
 from noria.masking import check_lengths, where
 from noria.module import M, as_pytree, map_modules
@@ -32,7 +32,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             function needs one.
         reverse: take the steps from the last to the first. Outputs stand where their inputs do.
         learn_initial_state: train the initial state, from ``initial_state`` or the cell's own.
-        backend: ``"auto"``, ``"scan"`` (`jax.lax.scan`) or ``"reference"`` (a Python loop, the definition).
+        backend: ``"scan"`` takes the cell apart and runs what needs the state as one `jax.lax.scan`; ``"plain"`` puts the cell
+            into one as it is, and has forward-mode derivatives too; ``"reference"`` is a Python loop, the definition.
+            ``"auto"`` chooses; `noria.explain` says what and why.
+        save: what the gradient finds stored: ``"gates"``, what its loop needs; or ``"states"``, the states only, from which the
+            rest is computed again for all steps at once: less memory between the passes, one product more.
+        checkpoint: store the state every so many steps, and run the stretch between once more for the gradient; ``"sqrt"`` is the
+            square root of the number of steps, so that memory grows like it.
 
     Shapes:
         ``xs`` is ``(time, in)`` or ``(batch, time, in)``; outputs are ``(time, out)`` or ``(batch, time, out)``. A state
@@ -76,6 +82,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         self.cell = as_pytree(cell)
         call = f"Recurrence({cell_name(cell)})"
         check_choice(call, "backend", backend, ("auto", *NAMES))
+        check_choice(call, "save", save, ("gates", "states"))
+        _check_checkpoint(call, checkpoint)
+        if backend in WHOLE and (save != "gates" or checkpoint is not None):
+            raise ValueError(
+                f"{call}: backend={backend!r} takes the cell as it is, and what it stores for the gradient is up to JAX; save= "
+                "and checkpoint= need another backend."
+            )
         if initial_state is None and not hasattr(self.cell, "initial_state"):
             raise ValueError(f"{call}: a plain function has no initial state; pass initial_state=.")
         if initial_state is None and learn_initial_state:
@@ -116,8 +129,18 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         keys = self._keys(key, (*batch, time))
         # What a plain function reads from outside may change between calls, so it is traced at each; a cell's fields
         # are its arguments, and it is compiled once for each shape.
-        call = Recurrence._run if self.backend == "reference" or _is_function(self.cell) else _compiled_run
-        return call(self, start, own, xs, lengths, resets, keys, bool(batch))
+        compiled = self.backend != "reference" and not _is_function(self.cell) and not is_listening()
+        try:
+            return (_compiled_run if compiled else Recurrence._run)(
+                self, start, own, xs, lengths, resets, keys, bool(batch)
+            )
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise TypeError(
+                f'{self.label}: forward-mode derivatives (jax.jvp, jax.jacfwd, jax.hessian) need backend="plain", which '
+                "noria.with_backend sets for a whole model; the others have a reverse mode of their own."
+            ) from error
 
     def _run(
         self, start: State, own: State, xs: Any, lengths: Any, resets: Any, keys: Key | None, batched: bool
@@ -127,7 +150,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         key = None if keys is None else jax.eval_shape(lambda keys: keys[first], keys)
         self._check_transition(own, x, key)
         options = Options(self.backend, self.reverse, self.save, self.checkpoint)
-        return run(options, self.cell, start, own, xs, lengths, resets, keys, batched)
+        return run(options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label)
 
     def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
         if self.reverse:
@@ -240,6 +263,14 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             )
 
 
+def _check_checkpoint(call: str, checkpoint: Any) -> None:
+    whole = isinstance(checkpoint, int) and not isinstance(checkpoint, bool) and checkpoint >= 1
+    if not (checkpoint is None or checkpoint == "sqrt" or whole):
+        raise ValueError(
+            f'{call}: checkpoint is {checkpoint!r}; expected None, "sqrt", or a whole number of steps of at least 1.'
+        )
+
+
 _compiled_run = eqx.filter_jit(Recurrence._run)
 
 
@@ -288,6 +319,8 @@ def check_cell(cell: Any) -> None:
 def with_backend(model: M, backend: str) -> M:
     """A copy of ``model`` in which every recurrent layer runs on ``backend``.
 
+    ``"plain"`` and ``"reference"`` know nothing of ``save`` and ``checkpoint``; the copy has the defaults of these.
+
     >>> import jax, jax.numpy as jnp, noria as nr
     >>> layer = nr.GRU(2, 3, key=jax.random.key(0))
     >>> slow = nr.with_backend(layer, "reference")
@@ -295,7 +328,8 @@ def with_backend(model: M, backend: str) -> M:
     True
     """
     check_choice("with_backend", "backend", backend, ("auto", *NAMES))
-    return map_modules(lambda module, _: {"backend": backend} if isinstance(module, Recurrence) else {}, model)
+    fields: dict[str, Any] = {"backend": backend} | ({"save": "gates", "checkpoint": None} if backend in WHOLE else {})
+    return map_modules(lambda module, _: fields if isinstance(module, Recurrence) else {}, model)
 
 
 # --- the named layers -----------------------------------------------------------------------------------------------

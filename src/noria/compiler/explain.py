@@ -1,0 +1,237 @@
+"""What the compiler did with a layer: a page to read, and numbers to test."""
+
+import linecache
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from noria.compiler.derivative import derive
+from noria.compiler.frontier import LIGHT, STRUCTURAL
+from noria.compiler.graph import Equation, Graph, is_inexact, is_literal, size_in_bytes
+from noria.compiler.run import Choice, Program, listening
+
+_PACKAGE = Path(__file__).parent.parent
+#: Files whose lines are not the cell's own.
+_HIDDEN = tuple(str(_PACKAGE / part) for part in ("compiler", "backends", "layers"))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One equation, where it came from, and what it costs for a whole call.
+
+    Attributes:
+        name: the primitive, such as ``dot_general``.
+        shapes: its operands and its result for one example and one step, ``f32[4] f32[4,16] -> f32[16]``.
+        where: file and line of the cell, ``lstm.py:96``; empty if the compiler made it.
+        code: the text of that line.
+        flops: floating-point operations, for all examples and all steps.
+    """
+
+    name: str
+    shapes: str
+    where: str
+    code: str
+    flops: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How one recurrent layer runs; ``print`` it for a page.
+
+    Attributes:
+        label: what messages call the layer.
+        batch: examples, or ``None`` if there is no batch axis.
+        time: steps.
+        backend: the backend that runs.
+        reason: why that one.
+        constant: equations that depend on parameters only; they run once.
+        before: equations that run for all steps at once, before the loop.
+        loop: equations of the forward loop.
+        after: equations that run for all steps at once, after the loop.
+        reverse: equations of the reverse loop.
+        gradients: equations of the loop into which parameters enter; their gradients are taken after the reverse loop,
+            for all steps at once.
+        linear: whether the next state is affine and element-wise in the state.
+        saved: what is stored for the gradient at each step, as shapes of one example.
+        saved_bytes: bytes stored for the gradient, for all examples and steps; the layer's inputs and outputs not counted.
+        flops: floating-point operations of each part, by its name.
+        bytes: bytes that each part gives to the next, for all examples and steps: ``before`` what is lifted, ``loop`` what is emitted.
+
+    All but the first five are empty or zero for a backend that takes nothing apart.
+    """
+
+    label: str
+    batch: int | None
+    time: int
+    backend: str
+    reason: str
+    constant: tuple[Line, ...] = ()
+    before: tuple[Line, ...] = ()
+    loop: tuple[Line, ...] = ()
+    after: tuple[Line, ...] = ()
+    reverse: tuple[Line, ...] = ()
+    gradients: tuple[Line, ...] = ()
+    linear: bool = False
+    saved: tuple[str, ...] = ()
+    saved_bytes: int = 0
+    flops: dict[str, int] | None = None
+    bytes: dict[str, int] | None = None
+
+    def __str__(self) -> str:
+        batch = "" if self.batch is None else f"{self.batch} examples, "
+        lines = [f"{self.label}: {batch}{self.time} steps, backend {self.backend}: {self.reason}."]
+        if not self.loop:
+            return lines[0]
+        lines.append(f"The next state is {'' if self.linear else 'not '}affine and element-wise in the state.")
+        titles = {
+            "constant": "constant: once",
+            "before": "before: all steps at once",
+            "loop": "loop: step by step",
+            "after": "after: all steps at once",
+            "reverse": "reverse loop: step by step, for the gradient",
+            "gradients": "where parameters enter the loop; their gradients: all steps at once, after the reverse loop",
+        }
+        for part, title in titles.items():
+            found: tuple[Line, ...] = getattr(self, part)
+            flops = f", {_amount(self.flops[part])}flop" if self.flops and found else ""
+            passed = f", gives {_amount(self.bytes[part])}B" if self.bytes and self.bytes.get(part) else ""
+            lines += ["", f"{title}{flops}{passed}" + ("" if found else ": nothing"), *_rows(found)]
+        stored = ", ".join(f"{count} {shape}" for shape, count in Counter(self.saved).items()) or "nothing"
+        lines += ["", f"stored for the gradient, {_amount(self.saved_bytes)}B: at each step {stored}"]
+        return "\n".join(lines)
+
+
+class Explanations(tuple[Explanation, ...]):
+    """The explanations of all recurrent layers of a model, in the order in which they run."""
+
+    def __str__(self) -> str:
+        return "\n\n\n".join(map(str, self))
+
+
+def _rows(lines: tuple[Line, ...]) -> list[str]:
+    """One row for each line of the cell: its place, its text, its equations; products and the like with their shapes."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line.where, line.code), []).append(line)
+    rows = []
+    for (where, code), found in groups.items():
+        counts = Counter(line.name if line.name in LIGHT else f"{line.name}({line.shapes})" for line in found)
+        names = ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.items())
+        rows += [f"  {where or '(the layer)':<16}  {code}".rstrip(), f"{'':20}{names}"]
+    return rows
+
+
+def _amount(number: float) -> str:
+    for unit in ("", "k", "M", "G"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} T"
+
+
+@contextmanager
+def explaining() -> Iterator[list[Explanation]]:
+    """Collect the explanation of each recurrent layer that is traced meanwhile."""
+    found: list[Explanation] = []
+
+    def listener(program: Program | None, choice: Choice, label: str, axes: tuple[int, ...]) -> None:
+        found.append(_explanation(program, choice, label, axes))
+
+    with listening(listener):
+        yield found
+
+
+# --- from programs to explanations ----------------------------------------------------------------------------------
+
+
+def _explanation(program: Program | None, choice: Choice, label: str, axes: tuple[int, ...]) -> Explanation:
+    batch = axes[0] if len(axes) == 2 else None
+    if program is None:
+        return Explanation(label, batch, axes[-1], *choice)
+    parts, times = program.training, math.prod(axes)
+    derivative = derive(parts, [is_inexact(v) for v in parts.shared], [True] * len(parts.lifted))
+    gradients = Graph((), (), tuple(contact.equation for contact in derivative.contacts))
+    graphs = {
+        "constant": (parts.constant, 1),
+        "before": (parts.before, times),
+        "loop": (parts.loop, times),
+        "after": (parts.after, times),
+        "reverse": (derivative.reverse, times),
+        "gradients": (gradients, times),
+    }
+    lines: dict[str, Any] = {
+        name: tuple(_line(e, count) for e in graph.equations) for name, (graph, count) in graphs.items()
+    }
+    saved, count = program.saved(derivative, axes)
+    return Explanation(
+        label,
+        batch,
+        axes[-1],
+        *choice,
+        **lines,
+        linear=False,
+        saved=tuple(_shape(v) for v in saved),
+        saved_bytes=count * sum(map(size_in_bytes, saved)),
+        flops={name: sum(line.flops for line in found) for name, found in lines.items()},
+        bytes={
+            name: times * sum(map(size_in_bytes, values))
+            for name, values in (("before", parts.before.outputs), ("loop", parts.emitted))
+        },
+    )
+
+
+def _line(equation: Equation, count: int) -> Line:
+    where, code = _origin(equation.source)
+    operands = " ".join(_shape(v) for v in equation.inputs if not is_literal(v))
+    results = " ".join(map(_shape, equation.outputs))
+    return Line(equation.name, f"{operands} -> {results}".strip(), where, code, count * flops_of(equation))
+
+
+def _shape(atom: Any) -> str:
+    return atom.aval.str_short(short_dtypes=True)
+
+
+def _origin(source: Any) -> tuple[str, str]:
+    """File and line of the innermost frame that is neither JAX's nor the compiler's, and the text of that line."""
+    for frame in source.frames if source is not None else ():
+        path = frame.file_name
+        if not path.startswith(_HIDDEN) and not {"jax", "equinox", "<frozen"} & set(Path(path).parts):
+            return f"{Path(path).name}:{frame.line_num}", linecache.getline(path, frame.line_num).strip()
+    return "", ""
+
+
+def flops_of(equation: Equation) -> int:
+    """Floating-point operations of an equation: two for each multiplication of a product, one for each number otherwise."""
+    return _flops(equation.name, equation.params, [v.aval for v in equation.inputs], [v.aval for v in equation.outputs])
+
+
+def _flops(name: str, params: dict[str, Any], inputs: list[Any], outputs: list[Any]) -> int:
+    results = sum(math.prod(aval.shape) for aval in outputs)
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        return 2 * results * math.prod(inputs[0].shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel, numbers = inputs[1].shape, params["dimension_numbers"]
+        return 2 * results * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+    inner = [getattr(p, "jaxpr", p) for p in _jaxprs(params)]
+    if inner:
+        once = sum(
+            _flops(e.primitive.name, e.params, [v.aval for v in e.invars], [v.aval for v in e.outvars])
+            for jaxpr in inner
+            for e in jaxpr.eqns
+        )
+        return once * params.get("length", 1)
+    if name in STRUCTURAL:
+        return 0
+    return max(results, *(math.prod(aval.shape) for aval in inputs)) if name.startswith("reduce") else results
+
+
+def _jaxprs(params: dict[str, Any]) -> Iterable[Any]:
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "eqns") or hasattr(getattr(item, "jaxpr", None), "eqns"):
+                yield item

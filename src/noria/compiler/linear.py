@@ -1,0 +1,272 @@
+"""Linear recurrences, found: is the next state affine and element-wise in the state, with what coefficients?
+
+Each value of the loop that depends on the state is followed as ``scale * leaf + shift``, where ``leaf`` is one array of the
+state, and ``scale`` and ``shift`` are arrays that do not depend on it::
+
+    h        1 * h + 0
+    u * v    (v * scale) * h + v * shift        v not of the state
+    u + v    (scale + scale') * h + ...         of the same leaf, or v not of the state
+    select   element by element, by a condition that is not of the state: so lengths and resets are affine too
+
+Nothing is probed with numbers: an operation that is none of `RULES` makes the step not linear, as does one that moves, widens
+or sums elements of the state, and one that brings two arrays of the state together. Whole numbers, such as a counter of steps, are
+affine by the same rules (but for divisions), without a derivative. What is emitted may depend on the state in any way: with
+all states known it is computed for all steps at once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from noria.backends.associative import linear_recurrence, shifted
+from noria.compiler.graph import (
+    Equation,
+    Graph,
+    Known,
+    cut_out,
+    evaluate,
+    graph_of,
+    is_literal,
+    named,
+    read,
+    struct,
+    substitute,
+    values_of,
+)
+from noria.compiler.split import Split
+
+
+class NotLinear(Exception):
+    """The step is not linear; the message says what is not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """The loop of a linear step: ``h_t = a_t * h_(t-1) + b_t`` for each array of the state.
+
+    ``coefficients`` leads from what is shared and lifted to all of ``a``, then all of ``b``; ``emission`` from those, the state before
+    the step and the next one to what is emitted. ``constants`` are arrays that derivative rules close over.
+    """
+
+    split: Split
+    coefficients: Graph
+    emission: Graph
+    constants: Known
+
+    def __call__(
+        self,
+        parameters: list[Any],
+        steps: list[Any],
+        state: list[Any],
+        axes: tuple[int, ...],
+        reverse: bool,
+        parallel: bool | None = None,
+    ) -> tuple[list[Any], list[Any]]:
+        """Final state and what is emitted.
+
+        Arguments are those of `noria.compiler.gradient.Recurrent`; ``axes`` are the sizes of time and batch, which arrays of
+        ``steps`` and what is emitted have in front.
+        """
+        split = self.split
+        known = named(split.parameters, parameters) | self.constants
+        varying = named(split.steps, steps)
+        varying |= named(split.before.outputs, evaluate(split.before, known, varying, axes))
+        factors = evaluate(self.coefficients, known, varying, axes)
+        final = []
+        for i, (before, after) in enumerate(zip(split.state, split.next_state, strict=True)):
+            a, b = factors[i], factors[len(split.state) + i]
+            states = linear_recurrence(a, b, state[i], reverse, parallel)
+            final.append(states[0 if reverse else -1] if axes[0] else state[i])
+            varying[after] = states
+            if before in self.emission.inputs:
+                varying[before] = shifted(states, state[i], reverse)
+        return final, evaluate(self.emission, known, varying, axes)
+
+
+def affine(split: Split) -> Affine:
+    """The loop of ``split`` as a linear recurrence.
+
+    Raises:
+        NotLinear: if it is none.
+    """
+    same = (*split.shared, *split.lifted)
+    loop = cut_out(split.loop.equations, split.next_state, (*same, *split.state))
+
+    def coefficients(arrays: list[Any]) -> tuple[list[Any], list[Any]]:
+        forms = _follow(loop, split.state, dict(zip(same, arrays, strict=True)))
+        return [form.scale for form in forms], [form.shift for form in forms]
+
+    graph, arrays, _ = graph_of(coefficients, list(map(struct, same)))
+    hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
+    graph = substitute(graph, dict(zip(inputs, same, strict=True)))
+    graph = cut_out(graph.equations, graph.outputs, (*hidden, *same))
+    emission = cut_out(split.loop.equations, split.emitted, (*same, *split.state, *split.next_state))
+    return Affine(split, graph, emission, named(hidden, arrays))
+
+
+def is_linear(split: Split) -> bool:
+    try:
+        affine(split)
+    except NotLinear:
+        return False
+    return True
+
+
+# --- forms ----------------------------------------------------------------------------------------------------------
+
+
+class Form(NamedTuple):
+    """``scale * leaf + shift``: arrays of the shape of the value; ``leaf`` is ``None`` of what does not depend on the state.
+
+    A ``scale`` or ``shift`` of ``None`` is a one or a zero that need not be computed with.
+    """
+
+    leaf: Any
+    scale: Any
+    shift: Any
+
+
+def _follow(loop: Graph, state: Sequence[Any], known: Known) -> list[Form]:
+    """The form of each next state, complete."""
+    forms = {leaf: Form(leaf, None, None) for leaf in state}
+    for equation in loop.equations:
+        if any(v in forms for v in values_of(equation.inputs)):
+            forms[equation.outputs[0]] = _apply(equation, forms, known)
+        else:
+            outputs = equation.bind(*(read(known, atom) for atom in equation.inputs))
+            known.update(zip(equation.outputs, outputs, strict=True))
+    found = []
+    for i, (leaf, atom) in enumerate(zip(state, loop.outputs, strict=True)):
+        form = forms.get(atom)
+        if form is not None and form.leaf is not leaf:
+            raise NotLinear(f"its array {i} depends on array {state.index(form.leaf)}")
+        found.append(_complete(form or Form(None, None, read(known, atom)), atom.aval))
+    return found
+
+
+def _complete(form: Form, aval: Any) -> Form:
+    one = jnp.zeros(aval.shape, aval.dtype) if form.leaf is None else jnp.ones(aval.shape, aval.dtype)
+    zero = jnp.zeros(aval.shape, aval.dtype)
+    return Form(form.leaf, one if form.scale is None else form.scale, zero if form.shift is None else form.shift)
+
+
+def _apply(equation: Equation, forms: dict[Any, Form], known: Known) -> Form:
+    """The form of what an equation gives."""
+    output = equation.outputs[0].aval
+    rule = RULES.get(equation.name)
+    moved = any(v in forms and v.aval.shape != output.shape for v in values_of(equation.inputs))
+    if rule is None or moved or not jnp.issubdtype(output.dtype, jnp.number):
+        raise NotLinear(f"{_place(equation)} is not")
+    operands = []
+    for atom in equation.inputs:
+        form = None if is_literal(atom) else forms.get(atom)
+        operands.append(form or Form(None, None, read(known, atom)))
+    leaves = {form.leaf for form in operands if form.leaf is not None}
+    found = rule(equation, operands, output) if len(leaves) == 1 else None
+    if found is None:
+        raise NotLinear(f"{_place(equation)} is not")
+    scale, shift = found
+    return Form(leaves.pop(), scale, shift)
+
+
+#: ``(equation, forms of its inputs, shape and dtype of what it gives) -> (scale, shift)``, or ``None`` if that is not affine.
+Rule = Callable[[Equation, list[Form], Any], tuple[Any, Any] | None]
+
+
+def _sum(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any]:
+    left, right = (_filled(form, output) for form in operands)
+    shift = equation.bind(left.shift, right.shift)[0]
+    if right.leaf is None:
+        return operands[0].scale, right.shift if operands[0].shift is None and equation.name != "sub" else shift
+    if left.leaf is None and equation.name != "sub":
+        return operands[1].scale, left.shift if operands[1].shift is None else shift
+    return equation.bind(left.scale, right.scale)[0], shift
+
+
+def _filled(form: Form, output: Any) -> Form:
+    """A form with arrays in all places, of one shape."""
+    if form.leaf is None:
+        form = Form(None, None, jnp.broadcast_to(jnp.asarray(form.shift, output.dtype), output.shape))
+    return _complete(form, output)
+
+
+def _product(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any] | None:
+    left, right = operands
+    if left.leaf is None:
+        left, right = right, left
+    if right.leaf is not None:
+        return None
+    by = jnp.broadcast_to(jnp.asarray(right.shift, output.dtype), output.shape)
+    return by if left.scale is None else left.scale * by, None if left.shift is None else left.shift * by
+
+
+def _quotient(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any] | None:
+    left, right = operands
+    if right.leaf is not None or not jnp.issubdtype(output.dtype, jnp.inexact):
+        return None
+    by = jnp.broadcast_to(jnp.asarray(right.shift, output.dtype), output.shape)
+    scale = jnp.ones(output.shape, output.dtype) if left.scale is None else left.scale
+    return scale / by, None if left.shift is None else left.shift / by
+
+
+def _negative(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any]:
+    form = operands[0]
+    scale = jnp.ones(output.shape, output.dtype) if form.scale is None else form.scale
+    return -scale, None if form.shift is None else -form.shift
+
+
+def _selection(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any] | None:
+    which, *cases = operands
+    if which.leaf is not None:
+        return None
+    filled = [_filled(form, output) for form in cases]
+    scale = equation.bind(which.shift, *(form.scale for form in filled))[0]
+    if all(form.leaf is not None and form.shift is None for form in cases):
+        return scale, None
+    return scale, equation.bind(which.shift, *(form.shift for form in filled))[0]
+
+
+def _unchanged(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any]:
+    return operands[0].scale, operands[0].shift
+
+
+def _conversion(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any] | None:
+    form = operands[0]
+    before, kinds = form.leaf.aval.dtype, (jnp.floating, jnp.complexfloating)
+    if not any(jnp.issubdtype(before, kind) and jnp.issubdtype(output.dtype, kind) for kind in kinds):
+        return None  # to whole numbers it rounds, and to real ones it drops a part
+    return tuple(None if a is None else a.astype(output.dtype) for a in (form.scale, form.shift))  # type: ignore[return-value]
+
+
+RULES: dict[str, Rule] = {
+    "add": _sum,
+    "add_any": _sum,
+    "sub": _sum,
+    "mul": _product,
+    "div": _quotient,
+    "neg": _negative,
+    "select_n": _selection,
+    "copy": _unchanged,
+    "copy_p": _unchanged,
+    "convert_element_type": _conversion,
+}
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+_PACKAGE = Path(__file__).parent.parent
+#: Files whose lines are not the cell's own.
+_HIDDEN = tuple(str(_PACKAGE / part) for part in ("compiler", "backends", "layers"))
+
+
+def _place(equation: Equation) -> str:
+    """The operation and the line of the cell that asked for it: ``tanh at cells/gru.py:57``."""
+    for frame in equation.source.frames if equation.source is not None else ():
+        path = Path(frame.file_name)
+        if not frame.file_name.startswith(_HIDDEN) and not {"jax", "equinox", "<frozen"} & set(path.parts):
+            return f"{equation.name} at {'/'.join(path.parts[-2:])}:{frame.line_num}"
+    return equation.name

@@ -1,0 +1,41 @@
+"""``explain``: how the recurrent layers of a model run."""
+
+from typing import Any
+
+import jax
+
+from noria._types import Key
+from noria.compiler.explain import Explanations, explaining
+from noria.layers.base import Layer
+
+
+def explain(layer: Layer, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None) -> Any:
+    """How ``layer`` runs on ``xs``: what is lifted out of the loop, what stays, what is stored, and why.
+
+    Nothing is computed; ``xs`` may be a `jax.ShapeDtypeStruct`. ``print`` the result for a page to read.
+
+    Args:
+        layer: a recurrent layer, or a model of layers.
+        xs: the sequences that the layer would be called with.
+        lengths: as in that call.
+        resets: the same.
+        key: the same.
+
+    Returns:
+        An `Explanation`; of a model with several recurrent layers, `Explanations`: a tuple of them in the order in
+        which they run.
+
+    Raises:
+        ValueError: if no layer of the model is recurrent.
+
+    >>> import jax, jax.numpy as jnp, noria as nr
+    >>> layer = nr.LSTM(3, 4, key=jax.random.key(0))
+    >>> found = nr.explain(layer, jnp.zeros((2, 5, 3)))
+    >>> [line.name for line in found.before], found.backend
+    (['dot_general', 'add'], 'scan')
+    """
+    with explaining() as found:
+        jax.eval_shape(lambda xs: layer.scan(None, xs, lengths=lengths, resets=resets, key=key), xs)
+    if not found:
+        raise ValueError(f"explain({layer.label}, xs): it holds no recurrent layer; there is no loop to explain.")
+    return found[0] if len(found) == 1 else Explanations(found)

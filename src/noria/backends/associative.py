@@ -6,7 +6,7 @@ On CPUs one `jax.lax.scan` runs over time, vectorised over all else. Elsewhere e
     (a, b) after (a', b')     is  (a * a', a * b' + b)       composed within a chunk only
     state at the chunk's end  =   a_chunk * state + b_chunk  step by step over the chunks
 
-Nothing is divided, and products of ``a`` span at most one chunk. Should even those overflow, the whole sequence is done step
+A scale of zero forgets the state whatever it is. Nothing is divided, and products of ``a`` span at most one chunk. Should even those overflow, the whole sequence is done step
 by step instead: a product that is infinite times a state that is zero would be NaN, where the steps one by one give zero.
 """
 
@@ -62,10 +62,15 @@ def _pull_back(reverse: bool, parallel: bool | None, kept: Any, cotangent: jax.A
     # The last step has no next one: what stands in its place meets a start of zero.
     following = shifted(a, jnp.zeros_like(start), not reverse)
     g = _recurrence(following, cotangent, jnp.zeros_like(start), not reverse, parallel)
-    return g * shifted(states, start, reverse), g, a[first] * g[first]
+    return g * shifted(states, start, reverse), g, times(a[first], g[first])
 
 
 _recurrence.defvjp(_forward, _pull_back)
+
+
+def times(scale: jax.Array, state: jax.Array) -> jax.Array:
+    """Their product, where a scale of exactly zero forgets the state, even one that is infinite or NaN: a reset."""
+    return jnp.where(scale == 0, jnp.zeros_like(state), scale * state)
 
 
 def shifted(states: jax.Array, start: jax.Array, reverse: bool) -> jax.Array:
@@ -88,7 +93,7 @@ def _solve(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel
 def _sequential(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> jax.Array:
     def step(state: jax.Array, factors: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         scale, shift = factors
-        state = scale * state + shift
+        state = times(scale, state) + shift
         return state, state
 
     return jax.lax.scan(step, start, (a, b), reverse=reverse)[1]
@@ -125,10 +130,10 @@ def _composed(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> ja
 
     def carry(state: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         scale, shift = chunk
-        return scale * state + shift, state
+        return times(scale, state) + shift, state
 
     _, before = jax.lax.scan(carry, start, (scales[:, last], shifts[:, last]), reverse=reverse)
-    states = (scales * before[:, None] + shifts).reshape(-1, *start.shape)[:time]
+    states = (times(scales, before[:, None]) + shifts).reshape(-1, *start.shape)[:time]
     if not jnp.issubdtype(a.dtype, jnp.inexact):
         return states
     finite = jnp.isfinite(scales).all() & jnp.isfinite(shifts).all()
@@ -145,6 +150,6 @@ def _compose(a: jax.Array, b: jax.Array, reverse: bool) -> tuple[jax.Array, jax.
     """Of each chunk all steps up to each step as one: ``h = scale * (state before the chunk) + shift``."""
 
     def after(first: Any, then: Any) -> Any:
-        return then[0] * first[0], then[0] * first[1] + then[1]
+        return times(then[0], first[0]), times(then[0], first[1]) + then[1]
 
     return jax.lax.associative_scan(after, (a, b), axis=1, reverse=reverse)

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 
 from noria.compiler.cotangents import or_zeros
 from noria.compiler.frontier import LIGHT, TRANSCENDENTAL, frontier, is_heavy
@@ -60,7 +61,7 @@ class Contact:
     def pull_back(self, known: Known, varying: Known, axes: tuple[int, ...]) -> Known:
         """The cotangents of the parameters: the equation's pull-back over all steps at once."""
         outputs = [v for v in self.equation.outputs if is_inexact(v)]
-        arrays = [varying.get(g) for g in self.cotangents if not is_literal(g)]
+        arrays = [cotangent_array(g, varying, axes) for g in self.cotangents]
         if all(a is None for a in arrays):
             return {}
         local: Known = {}
@@ -200,7 +201,17 @@ def _divide(
         costly = level_of(equation) == FORWARD and equation.name in TRANSCENDENTAL
         return 3 * sum(map(size_in_bytes, equation.outputs)) // 4 if costly else 0
 
-    operands = [v for v in values_of(v for c in contacts for v in c.operands if v is not None) if level(v) == FORWARD]
+    asked = [g for g in (*of_lifted, *(g for c in contacts for g in c.cotangents)) if g is not None]
+    streamed = cotangents[sum(map(is_inexact, split.next_state)) :]  # those of what is emitted come stacked already
+    # A rule may give a cotangent that does not depend on the one it was given: then it need not come from the loop.
+    maker = {v: equation for equation in equations for v in equation.outputs}
+    apart = [g for g in values_of(asked) if level(g) != REVERSE and not _is_zero(g, maker)]
+    same = (*constants, *split.shared)
+    operands = [
+        v
+        for v in values_of((*(v for c in contacts for v in c.operands if v is not None), *apart))
+        if level(v) == FORWARD or v in maker or v in same
+    ]
     crossing = frontier(
         equations,
         early=[e for e in equations if level_of(e) == FORWARD and is_heavy(e)],
@@ -210,11 +221,8 @@ def _divide(
         again=again,
         latest=True,
     )
-    asked = (g for g in (*of_lifted, *(g for c in contacts for g in c.cotangents)) if g is not None)
-    streamed = cotangents[sum(map(is_inexact, split.next_state)) :]  # those of what is emitted come stacked already
     stacked = [g for g in values_of(asked) if level(g) == REVERSE and g not in streamed]
     saved = tuple(v for v in crossing if v not in split.lifted)
-    same = (*constants, *split.shared)
     given = (*same, *split.lifted, *split.state)
     return Derivative(
         split,
@@ -226,6 +234,21 @@ def _divide(
         stacked=tuple(stacked),
         contacts=tuple(contacts),
         cotangents=tuple(cotangents),
-        of_lifted=tuple(g if g is not None and level(g) == REVERSE else None for g in of_lifted),
+        of_lifted=tuple(None if g is None or _is_zero(g, maker) else g for g in of_lifted),
         constants=constants,
     )
+
+
+def _is_zero(atom: Any, maker: dict[Any, Equation]) -> bool:
+    """Whether a value is zero as it is written."""
+    if is_literal(atom):
+        return not np.any(atom.val)
+    equation = maker.get(atom)
+    return equation is not None and equation.name == "broadcast_in_dim" and _is_zero(equation.inputs[0], maker)
+
+
+def cotangent_array(cotangent: Any, varying: Known, axes: tuple[int, ...]) -> Any:
+    """The array of a cotangent that may be a number; ``None`` for zero."""
+    if not is_literal(cotangent):
+        return varying.get(cotangent)
+    return jnp.full(axes, cotangent.val, cotangent.aval.dtype) if np.any(cotangent.val) else None

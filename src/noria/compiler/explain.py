@@ -11,12 +11,9 @@ from typing import Any
 
 from noria.compiler.derivative import derive
 from noria.compiler.frontier import LIGHT, STRUCTURAL
-from noria.compiler.graph import Equation, Graph, is_inexact, is_literal, size_in_bytes
+from noria.compiler.graph import Equation, Graph, is_inexact, is_literal, origin, size_in_bytes
+from noria.compiler.linear import is_linear
 from noria.compiler.run import Choice, Program, listening
-
-_PACKAGE = Path(__file__).parent.parent
-#: Files whose lines are not the cell's own.
-_HIDDEN = tuple(str(_PACKAGE / part) for part in ("compiler", "backends", "layers"))
 
 
 @dataclass(frozen=True)
@@ -173,7 +170,7 @@ def _explanation(program: Program | None, choice: Choice, label: str, axes: tupl
         axes[-1],
         *choice,
         **lines,
-        linear=False,
+        linear=is_linear(parts),
         saved=tuple(_shape(v) for v in saved),
         saved_bytes=count * sum(map(size_in_bytes, saved)),
         flops={name: sum(line.flops for line in found) for name, found in lines.items()},
@@ -185,7 +182,9 @@ def _explanation(program: Program | None, choice: Choice, label: str, axes: tupl
 
 
 def _line(equation: Equation, count: int) -> Line:
-    where, code = _origin(equation.source)
+    path, number = origin(equation)
+    where = f"{Path(path).name}:{number}" if path else ""
+    code = linecache.getline(path, number).strip()
     operands = " ".join(_shape(v) for v in equation.inputs if not is_literal(v))
     results = " ".join(map(_shape, equation.outputs))
     return Line(equation.name, f"{operands} -> {results}".strip(), where, code, count * flops_of(equation))
@@ -193,15 +192,6 @@ def _line(equation: Equation, count: int) -> Line:
 
 def _shape(atom: Any) -> str:
     return atom.aval.str_short(short_dtypes=True)
-
-
-def _origin(source: Any) -> tuple[str, str]:
-    """File and line of the innermost frame that is neither JAX's nor the compiler's, and the text of that line."""
-    for frame in source.frames if source is not None else ():
-        path = frame.file_name
-        if not path.startswith(_HIDDEN) and not {"jax", "equinox", "<frozen"} & set(Path(path).parts):
-            return f"{Path(path).name}:{frame.line_num}", linecache.getline(path, frame.line_num).strip()
-    return "", ""
 
 
 def flops_of(equation: Equation) -> int:

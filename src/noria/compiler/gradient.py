@@ -12,7 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks
 from noria.compiler.cotangents import add, instantiate, or_zeros, unpack
-from noria.compiler.derivative import Derivative, derive
+from noria.compiler.derivative import Derivative, cotangent_array, derive
 from noria.compiler.graph import Graph, Known, evaluate, is_inexact, named, size_in_bytes
 from noria.compiler.split import Split, narrow
 
@@ -166,6 +166,6 @@ def pull_back(
     for contact in derivative.contacts:
         for value, gradient in contact.pull_back(known, varying, loop.axes).items():
             of_shared[value] = add(gradient, of_shared.get(value))
-    of_lifted = [None if g is None else varying[g] for g in derivative.of_lifted]
+    of_lifted = [None if g is None else cotangent_array(g, varying, loop.axes) for g in derivative.of_lifted]
     of_state = iter(first)
     return of_shared, of_lifted, [next(of_state) if is_inexact(v) else None for v in split.state]

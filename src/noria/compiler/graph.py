@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 import jax
@@ -111,6 +112,20 @@ def struct(atom: Atom) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a value, for tracing."""
     aval = atom.aval
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
+
+
+_PACKAGE = Path(__file__).parent.parent
+#: Files whose lines are not the cell's own.
+_HIDDEN = tuple(str(_PACKAGE / part) for part in ("compiler", "backends", "layers"))
+
+
+def origin(equation: Equation) -> tuple[str, int]:
+    """File and line of the cell that asked for an equation; an empty path if none did."""
+    for frame in equation.source.frames if equation.source is not None else ():
+        path = frame.file_name
+        if not path.startswith(_HIDDEN) and not {"jax", "equinox", "<frozen"} & set(Path(path).parts):
+            return path, frame.line_num
+    return "", 0
 
 
 def size_in_bytes(atom: Atom) -> int:

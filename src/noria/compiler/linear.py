@@ -31,6 +31,7 @@ from noria.compiler.graph import (
     graph_of,
     is_literal,
     named,
+    origin,
     read,
     struct,
     substitute,
@@ -258,15 +259,7 @@ RULES: dict[str, Rule] = {
 # --- messages -------------------------------------------------------------------------------------------------------
 
 
-_PACKAGE = Path(__file__).parent.parent
-#: Files whose lines are not the cell's own.
-_HIDDEN = tuple(str(_PACKAGE / part) for part in ("compiler", "backends", "layers"))
-
-
 def _place(equation: Equation) -> str:
     """The operation and the line of the cell that asked for it: ``tanh at cells/gru.py:57``."""
-    for frame in equation.source.frames if equation.source is not None else ():
-        path = Path(frame.file_name)
-        if not frame.file_name.startswith(_HIDDEN) and not {"jax", "equinox", "<frozen"} & set(path.parts):
-            return f"{equation.name} at {'/'.join(path.parts[-2:])}:{frame.line_num}"
-    return equation.name
+    path, number = origin(equation)
+    return f"{equation.name} at {'/'.join(Path(path).parts[-2:])}:{number}" if path else equation.name

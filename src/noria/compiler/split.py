@@ -67,7 +67,7 @@ def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: Tr
     def level(value: Any) -> int:
         return levels.get(value, NUMBER)
 
-    constants = [v for v in levels if level(v) == CONSTANT]
+    constants = [v for v in levels if level(v) == CONSTANT and v not in next_state]
     stateful = _at(everything, levels, STATE)
     fed_back = leading_to(everything, next_state)
 
@@ -116,16 +116,17 @@ def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph,
     A slice of a product becomes a product with a slice of its weights. Each step then reads whole arrays from memory, which
     compilers turn into better code than slices of a larger one.
     """
-    uses = users(loop.equations, loop.outputs)
+    uses, inner = users(loop.equations, loop.outputs), users(before.equations)
     maker = {v: equation for equation in before.equations for v in equation.outputs}
     more: list[Equation] = []
     taken: dict[Any, Any] = {}
 
     def part(atom: Any, start: int, stop: int) -> Any:
-        """The value that holds ``atom[..., start:stop]``."""
-        equation = None if is_literal(atom) or atom in constants else maker.get(atom)
+        """The value that holds ``atom[..., start:stop]``; what is needed whole as well is not made twice."""
         if is_literal(atom) or not atom.aval.ndim:
             return atom
+        whole = atom in constants or len(inner.get(atom, ())) > (atom not in before.outputs)
+        equation = None if whole else maker.get(atom)
         if equation is not None and equation.name in ("add", "sub", "mul"):
             return _again(equation, [part(operand, start, stop) for operand in equation.inputs])
         if equation is not None and equation.name == "dot_general":

@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.cells.base import advance
-from noria.compiler.graph import Equation, Graph, Value, graph_of, is_literal
+from noria.compiler.graph import Equation, Graph, Value, dependence, graph_of, is_literal
 from noria.compiler.normalise import CONSTANT, INPUT, STATE, normalise
 
 
@@ -85,7 +85,7 @@ def trace(cell: Callable[..., Any], own: State, step: Steps) -> Traced:
     inputs, first = graph.inputs, len(parameters)
     levels = dict.fromkeys(inputs[:first], CONSTANT) | dict.fromkeys(inputs[first : first + width], STATE)
     levels |= dict.fromkeys(inputs[first + width :], INPUT)
-    graph = normalise(_own_outputs(graph), levels, width)
+    graph = normalise(_own_outputs(graph, dependence(graph.equations, levels)), levels, width)
     state, steps = inputs[first : first + width], inputs[first + width :]
     return Traced(graph, parameters, state, steps, levels, emission_tree)
 
@@ -94,12 +94,12 @@ def _where(condition: Any, if_true: Any, if_false: Any) -> Any:
     return jtu.tree_map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
-def _own_outputs(graph: Graph) -> Graph:
+def _own_outputs(graph: Graph, found: dict[Any, int]) -> Graph:
     """Each output a value of its own, made by an equation: no number, no input, none twice."""
     equations, outputs = list(graph.equations), list(graph.outputs)
     made = {v for equation in equations for v in equation.outputs}
     for i, atom in enumerate(outputs):
-        if is_literal(atom) or atom not in made or atom in outputs[:i]:
+        if is_literal(atom) or atom not in made or atom in outputs[:i] or found.get(atom) == CONSTANT:
             outputs[i] = Value(atom.aval)
             equations.append(Equation(jax.lax.copy_p, (atom,), (outputs[i],), {}, None))
     return Graph(graph.inputs, tuple(outputs), tuple(equations))

@@ -1,0 +1,375 @@
+"""What the recurrence compiler gains over an ordinary scan: python benchmarks/compiler.py speed, or memory
+
+Prints the tables of docs/compiler-benchmarks.md. In `speed` the two backends take turns in one process, so that whatever
+else the machine does falls on both; each number is a median. On a busy machine look at the ratio of processor time too, which
+other processes disturb less; it does not see what two cores gain over one. In `memory` nothing is run: the numbers are what XLA
+allocates for temporary values of a compiled training step.
+"""
+
+import datetime
+import math
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import noria as nr
+
+Key = Any
+
+
+# --- cells as a user writes them ------------------------------------------------------------------------------------
+
+
+def normal(key: Key, *shape: int) -> jax.Array:
+    return jax.random.normal(key, shape) / math.sqrt(shape[-1])
+
+
+def normalised(a: jax.Array) -> jax.Array:
+    return (a - a.mean()) * jax.lax.rsqrt(a.var() + 1e-5)
+
+
+class LayerNormLSTM(nr.Cell):
+    """An LSTM with layer normalisation of both products and of the cell state (Ba, Kiros and Hinton, 2016)."""
+
+    W: jax.Array
+    U: jax.Array
+    b: jax.Array
+    gain_x: jax.Array
+    gain_h: jax.Array
+    gain_c: jax.Array
+
+    def __call__(self, state: Any, x: jax.Array) -> Any:
+        h, c = state
+        gates = self.gain_x * normalised(self.W @ x) + self.gain_h * normalised(self.U @ h) + self.b
+        i, f, g, o = jnp.split(gates, 4)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jax.nn.sigmoid(o) * jnp.tanh(self.gain_c * normalised(c)), c
+
+    def initial_state(self) -> Any:
+        zero = jnp.zeros(self.U.shape[1])
+        return zero, zero
+
+
+class Concatenation(nr.Cell):
+    """One product with the input and the state side by side."""
+
+    W: jax.Array
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(self.W @ jnp.concatenate([x, h]))
+
+    def initial_state(self) -> jax.Array:
+        return jnp.zeros(self.W.shape[0])
+
+
+class MinGRU(nr.Cell):
+    """Gate and candidate depend on the input alone (Feng et al., 2024)."""
+
+    Wz: jax.Array
+    Wh: jax.Array
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        z = jax.nn.sigmoid(self.Wz @ x)
+        return (1 - z) * h + z * (self.Wh @ x)
+
+    def initial_state(self) -> jax.Array:
+        return jnp.zeros(self.Wz.shape[0])
+
+
+def layer_norm_lstm(n: int, m: int, key: Key) -> Any:
+    k, l = jax.random.split(key)
+    return LayerNormLSTM(
+        W=normal(k, 4 * m, n),
+        U=normal(l, 4 * m, m),
+        b=jnp.zeros(4 * m),
+        gain_x=jnp.full(4 * m, 0.3),  # with gains of 1 it is chaotic: rounding errors grow until no two backends agree
+        gain_h=jnp.full(4 * m, 0.3),
+        gain_c=jnp.ones(m),
+    )
+
+
+def concatenation(n: int, m: int, key: Key) -> Any:
+    return Concatenation(W=normal(key, m, n + m))
+
+
+def min_gru(n: int, m: int, key: Key) -> Any:
+    k, l = jax.random.split(key)
+    return MinGRU(Wz=normal(k, m, n), Wh=normal(l, m, n))
+
+
+#: By name: (title, cell of so many inputs and units).
+CELLS: dict[str, tuple[str, Callable[[int, int, Key], Any]]] = {
+    "lstm": ("LSTM", lambda n, m, key: nr.LSTMCell(n, m, key=key)),
+    "gru": ("GRU", lambda n, m, key: nr.GRUCell(n, m, key=key)),
+    "rnn": ("RNN", lambda n, m, key: nr.RNNCell(n, m, key=key)),
+    "gruv3": ("GRUv3", lambda n, m, key: nr.GRUv3Cell(n, m, key=key)),
+    "lnlstm": ("layer-norm LSTM, user-written", layer_norm_lstm),
+    "concat": ("tanh(W @ concatenate([x, h])), user-written", concatenation),
+    "mingru": ("minGRU, user-written", min_gru),
+}
+
+# --- what is measured -----------------------------------------------------------------------------------------------
+
+
+class Shape(NamedTuple):
+    time: int
+    batch: int
+    inputs: int
+    hidden: int
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self))
+
+
+GRID = [
+    Shape(*s)
+    for s in (
+        (128, 32, 256, 256),
+        (100, 16, 64, 64),
+        (512, 1, 128, 128),
+        (200, 64, 128, 128),
+        (64, 128, 512, 512),
+        (1000, 4, 32, 32),
+        (35, 20, 200, 650),
+        (784, 64, 1, 128),
+        (20, 7, 10, 50),
+    )
+]
+QUICK = [Shape(100, 16, 64, 64), Shape(20, 7, 10, 50)]
+BACKENDS = ("plain", "scan")
+
+
+def infer(layer: nr.Recurrence, xs: jax.Array) -> Any:
+    return layer.scan(None, xs)
+
+
+def loss_of_all(layer: nr.Recurrence, xs: jax.Array) -> jax.Array:
+    state, ys = layer.scan(None, xs)
+    return jnp.mean(ys**2) + loss(state)
+
+
+def loss_of_final_state(layer: nr.Recurrence, xs: jax.Array) -> jax.Array:
+    return loss(layer.scan(None, xs)[0])
+
+
+def loss(state: Any) -> jax.Array:
+    return jnp.stack([jnp.mean(leaf**2) for leaf in jtu.tree_leaves(state)]).sum()
+
+
+MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": jax.value_and_grad(loss_of_all)}
+
+
+def layer_and_input(name: str, shape: Shape, **options: Any) -> tuple[nr.Recurrence, jax.Array]:
+    time, batch, inputs, hidden = shape
+    xs = np.random.default_rng(0).normal(size=(batch, time, inputs))
+    cell = CELLS[name][1](inputs, hidden, jax.random.key(0))
+    return nr.Recurrence(cell, **options), jnp.asarray(xs, jnp.float32)
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """``function`` compiled from nothing, and the seconds that took, tracing included."""
+    jax.clear_caches()
+    start = time.perf_counter()
+    program = jax.jit(function).lower(*arguments).compile()
+    return program, time.perf_counter() - start
+
+
+class Point(NamedTuple):
+    """Median milliseconds of a call, on the clock and of the processor, and seconds to compile, of each backend."""
+
+    ms: dict[str, float]
+    processor_ms: dict[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        return self.ms["plain"] / self.ms["scan"], self.processor_ms["plain"] / self.processor_ms["scan"]
+
+
+def compare(name: str, mode: str, shape: Shape, budget: float) -> Point:
+    """The two backends in turns, for about ``budget`` seconds and several times at least."""
+    calls, seconds, results = {}, {}, {}
+    for backend in BACKENDS:
+        arguments = layer_and_input(name, shape, backend=backend)
+        program, seconds[backend] = compiled(MODES[mode], *arguments)
+        calls[backend] = lambda program=program, arguments=arguments: jax.block_until_ready(program(*arguments))
+        results[backend] = jtu.tree_leaves(calls[backend]())
+    for a, b in zip(*results.values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-2 * float(jnp.abs(a).max()))
+    once = sum(_clock(call)[0] for call in calls.values())
+    times: dict[str, list[tuple[float, float]]] = {backend: [] for backend in BACKENDS}
+    for turn in range(max(5 if once < 1 else 3, min(100, int(budget / once)))):
+        for backend in BACKENDS[:: 1 if turn % 2 else -1]:
+            times[backend].append(_clock(calls[backend]))
+    clock, processor_time = (
+        {backend: 1e3 * statistics.median(t[which] for t in times[backend]) for backend in BACKENDS} for which in (0, 1)
+    )
+    return Point(clock, processor_time, seconds)
+
+
+def _clock(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds on the clock, and of the processor."""
+    start = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+# --- what is printed ------------------------------------------------------------------------------------------------
+
+
+def header() -> None:
+    print(
+        f"Made by `python benchmarks/compiler.py {' '.join(sys.argv[1:])}` on {len(os.sched_getaffinity(0))} cores of "
+        f"{processor()}, with Python {platform.python_version()}, JAX {jax.__version__} and jaxlib "
+        f"{jax.lib.__version__}, on {datetime.date.today():%-d %B %Y}.\n",
+        flush=True,
+    )
+
+
+def processor() -> str:
+    information = Path("/proc/cpuinfo")
+    text = information.read_text() if information.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1].strip() if model else platform.machine()
+
+
+def row(cells: Iterable[object]) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def table(columns: Sequence[str]) -> None:
+    row(columns)
+    print("|" + "---|" * len(columns), flush=True)
+
+
+def progress() -> Progress:
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console, redirect_stdout=False, transient=True)
+
+
+app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def speed(
+    cells: Annotated[str, typer.Option(help=f"Names with commas between: {', '.join(CELLS)}.")] = ",".join(CELLS),
+    modes: Annotated[str, typer.Option(help=f"Names with commas between: {', '.join(MODES)}.")] = ",".join(MODES),
+    shapes: Annotated[str, typer.Option(help="time,batch,in,hidden; several with semicolons between.")] = "",
+    seconds: Annotated[float, typer.Option(help="For how long, about, a point is measured.")] = 1.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Two small shapes, and fewer calls.")] = False,
+) -> None:
+    """Inference and a training step on backend "scan" against "plain"."""
+    grid = [Shape(*map(int, s.split(","))) for s in shapes.split(";")] if shapes else QUICK if quick else GRID
+    names, chosen = _names(cells, CELLS), _names(modes, MODES)
+    header()
+    summary: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    with progress() as bar:
+        task = bar.add_task("", total=len(names) * len(chosen) * len(grid))
+        for name in names:
+            for mode in chosen:
+                print(f"### {CELLS[name][0]}: {mode}\n")
+                table(
+                    (
+                        "time, batch, in, hidden",
+                        "plain ms",
+                        "scan ms",
+                        "ratio",
+                        "of processor time",
+                        "plain compiles in s",
+                        "scan compiles in s",
+                    )
+                )
+                ratios = summary[name, mode] = []
+                for shape in grid:
+                    bar.update(task, description=f"{name} {mode} {shape}")
+                    point = compare(name, mode, shape, 0.3 if quick else seconds)
+                    compiling = [f"{v:.1f}" for v in point.seconds.values()]
+                    row((shape, *(f"{v:.2f}" for v in (*point.ms.values(), *point.ratios)), *compiling))
+                    ratios.append(point.ratios)
+                    bar.advance(task)
+                print(f"\n{_in_short(ratios)}\n", flush=True)
+    print("### Together\n\nRatios, in brackets those of processor time.\n")
+    table(("cell", *(f"{mode}: {of}" for mode in chosen for of in ("geometric mean", "minimum"))))
+    for name in [*names, "all"]:
+        found = [[r for n in (names if name == "all" else [name]) for r in summary[n, mode]] for mode in chosen]
+        title = name if name == "all" else CELLS[name][0]
+        row((title, *(_both(ratios, of) for ratios in found for of in (statistics.geometric_mean, min))))
+
+
+def _in_short(ratios: list[tuple[float, float]]) -> str:
+    mean, least = _both(ratios, statistics.geometric_mean), _both(ratios, min)
+    return f"Geometric mean {mean}, minimum {least}; in brackets that of processor time."
+
+
+def _both(ratios: list[tuple[float, float]], of: Callable[[Iterable[float]], float]) -> str:
+    clock, processor_time = (of(column) for column in zip(*ratios, strict=True))
+    return f"{clock:.2f} ({processor_time:.2f})"
+
+
+SAVINGS: dict[str, dict[str, Any]] = {
+    "plain": {"backend": "plain"},
+    "scan, gates": {"backend": "scan", "save": "gates"},
+    "scan, states": {"backend": "scan", "save": "states"},
+    'scan, checkpoint="sqrt"': {"backend": "scan", "checkpoint": "sqrt"},
+    "scan, checkpoint=64": {"backend": "scan", "checkpoint": 64},
+}
+
+
+@app.command()
+def memory(
+    cells: Annotated[str, typer.Option(help=f"Names with commas between: {', '.join(CELLS)}.")] = "lstm",
+    lengths: Annotated[str, typer.Option(help="Numbers of steps with commas between.")] = "256,1024,4096,16384",
+) -> None:
+    """Temporary memory of a training step whose loss is of the final state: batch 8, 16 inputs, 64 units."""
+    steps = [int(n) for n in lengths.split(",")]
+    names = _names(cells, CELLS)
+    header()
+    with progress() as bar:
+        task = bar.add_task("", total=len(names) * len(steps) * len(SAVINGS))
+        for name in names:
+            print(f"### {CELLS[name][0]}: memory in MB\n")
+            table(("time", *SAVINGS))
+            found = []
+            for time in steps:
+                sizes = []
+                for saving, options in SAVINGS.items():
+                    bar.update(task, description=f"{name} {time} {saving}")
+                    arguments = layer_and_input(name, Shape(time, 8, 16, 64), **options)
+                    program, _ = compiled(jax.value_and_grad(loss_of_final_state), *arguments)
+                    sizes.append(program.memory_analysis().temp_size_in_bytes)
+                    bar.advance(task)
+                row((time, *(f"{size / 1e6:.2f}" for size in sizes)))
+                found.append(sizes)
+            print("\nFrom one row to the next it grows by a factor of\n")
+            table(("time", *SAVINGS))
+            for k in range(1, len(steps)):
+                factors = (b / a for a, b in zip(found[k - 1], found[k], strict=True))
+                row((f"{steps[k - 1]} to {steps[k]}", *(f"{factor:.2f}" for factor in factors)))
+            print(flush=True)
+
+
+def _names(given: str, known: dict[str, Any]) -> list[str]:
+    names = given.split(",")
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r}; expected one of {', '.join(known)}")
+    return names
+
+
+if __name__ == "__main__":
+    app()

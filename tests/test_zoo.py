@@ -1,0 +1,635 @@
+"""Cells that nobody prepared the compiler for: the compiled loop against the definition, with every cotangent."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import pytest
+from models import assert_close, random
+
+import noria as nr
+
+BATCH, TIME, IN = 3, 5, 3
+LENGTHS = jnp.array([5, 0, 3])
+RESETS = jnp.array([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1], [1, 1, 0, 0, 1]], bool)
+
+#: Every cell by name: from the real dtype to the cell and one example's initial state.
+ZOO: dict[str, Callable[[Any], tuple[Any, Any]]] = {}
+
+
+class Complex(tuple[int, ...]):
+    """The shape of an array of complex numbers."""
+
+
+class ZooCell(nr.Cell):
+    """A step written as ``step(state, x, **parameters)``, and perhaps ``read(state, x, **parameters)``."""
+
+    parameters: dict[str, Any]
+    zero: Any
+    step: Callable[..., Any] = eqx.field(static=True)
+    read: Callable[..., Any] | None = eqx.field(static=True)
+
+    def __call__(self, state: Any, x: jax.Array) -> Any:
+        return self.step(state, x, **self.parameters)
+
+    def output(self, state: Any, x: jax.Array) -> Any:
+        return super().output(state, x) if self.read is None else self.read(state, x, **self.parameters)
+
+    def initial_state(self) -> Any:
+        return jtu.tree_map(jnp.zeros_like, self.zero)
+
+
+class DrawingCell(ZooCell):
+    """A step that draws random numbers."""
+
+    def __call__(self, state: Any, x: jax.Array, *, key: Any) -> Any:  # type: ignore[override]
+        return self.step(state, x, key, **self.parameters)
+
+
+def zoo(
+    state: Any = (4,), *, read: Any = None, kind: type[ZooCell] = ZooCell, **shapes: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Put a step into the zoo: shapes of its state, and of its parameters, which are drawn at random."""
+
+    def enter(step: Callable[..., Any]) -> Callable[..., Any]:
+        def make(dtype: Any) -> tuple[Any, Any]:
+            parameters = noise(zeros(shapes, dtype), len(step.__name__), 0.5)
+            cell = kind(parameters, zeros(state, dtype), step, read)
+            return cell, cell.initial_state()
+
+        ZOO[step.__name__] = make
+        return step
+
+    return enter
+
+
+def zeros(shapes: Any, dtype: Any) -> Any:
+    """Arrays for a tree of shapes; ``int`` stands for one whole number, ``bool`` for one truth value."""
+
+    def one(shape: Any) -> jax.Array:
+        if isinstance(shape, type):
+            return jnp.zeros((), jnp.int32 if shape is int else jnp.bool_)
+        return jnp.zeros(shape, complex_of(dtype) if isinstance(shape, Complex) else dtype)
+
+    return jtu.tree_map(one, shapes, is_leaf=lambda s: isinstance(s, type) or _is_shape(s))
+
+
+def _is_shape(s: Any) -> bool:
+    return isinstance(s, tuple) and all(isinstance(size, int) for size in s)
+
+
+def complex_of(dtype: Any) -> Any:
+    return jnp.complex128 if dtype == jnp.float64 else jnp.complex64
+
+
+def noise(tree: Any, seed: int, spread: float = 1.0) -> Any:
+    """Normal numbers in the place of all that is real or complex; whole numbers count up, truth values stay."""
+    rng = np.random.default_rng(seed)
+
+    def one(leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            return leaf + jnp.arange(max(1, leaf.size), dtype=leaf.dtype).reshape(leaf.shape)
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        numbers = rng.normal(size=leaf.shape)
+        if jnp.iscomplexobj(leaf):
+            numbers = numbers + 1j * rng.normal(size=leaf.shape)
+        return jnp.asarray(spread * numbers, leaf.dtype)
+
+    return jtu.tree_map(one, tree)
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+
+@zoo(Us=[(4, 4)] * 3, Ws=[(4, 3)] * 3, b=(4,))
+def gates_from_a_list(h, x, Us, Ws, b):
+    z, r, n = (U @ h + W @ x + b for U, W in zip(Us, Ws, strict=True))
+    z = jax.nn.sigmoid(z)
+    return z * h + (1 - z) * jnp.tanh(r) * jax.nn.sigmoid(n)
+
+
+@zoo(V=(4, 4), g=(4,), W=(4, 3))
+def weight_normalised(h, x, V, g, W):
+    U = V * g[:, None] / jnp.linalg.norm(V, axis=1, keepdims=True)
+    return jnp.tanh(U @ h + W @ x)
+
+
+@zoo(U=(4, 4), W=(4, 3), scale=())
+def spectrally_scaled(h, x, U, W, scale):
+    return jnp.tanh(scale * (U / jnp.linalg.norm(U, ord=2)) @ h + W @ x)
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def power_iteration(h, x, U, W):
+    v = jnp.ones(4, U.dtype)
+    for _ in range(2):
+        v = U.T @ (U @ v)
+        v = v / jnp.sqrt(v @ v)
+    return jnp.tanh(U / jnp.sqrt(jnp.sum((U @ v) ** 2)) @ h + W @ x)
+
+
+@zoo(A=(4, 4), W=(4, 3))
+def orthogonal(h, x, A, W):
+    return jnp.tanh(jax.scipy.linalg.expm(A - A.T) @ h + W @ x)
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def same_weight_twice(h, x, U, W):
+    return jnp.tanh(U @ jnp.tanh(U @ h + W @ x) + U.T @ h)
+
+
+@zoo((3,), W=(3, 3), b=(3,))
+def shared_between_input_and_state(h, x, W, b):
+    return jnp.tanh(W @ x + W @ h + b)
+
+
+@zoo(U=(4, 4), W=(4, 3), unused=(2, 2))
+def untouched_parameter(h, x, U, W, unused):
+    return jnp.tanh(U @ h + W @ x)
+
+
+@zoo(U=(4, 4), W=(4, 3), order=[int, int])
+def picked_by_whole_numbers(h, x, U, W, order):
+    return jnp.tanh(U[order[0]] @ h + W @ x + h[jnp.stack(order)].sum())
+
+
+# --- products -------------------------------------------------------------------------------------------------------
+
+
+@zoo((2, 3), U=(2, 3, 3), mix=(2, 2), W=(2, 3, 3))
+def heads(h, x, U, mix, W):
+    return jnp.tanh(jnp.einsum("hij,hj->hi", U, h) + jnp.einsum("hij,j->hi", W, x) + jnp.einsum("hg,gi->hi", mix, h))
+
+
+@zoo(M=(4, 7), b=(4,))
+def product_with_a_concatenation(h, x, M, b):
+    return jnp.tanh(M @ jnp.concatenate([x, h]) + b)
+
+
+@zoo(((2, 5), (3,)), W=(10, 3), K=(2, 2, 3), V=(3, 10))
+def convolutional_state(state, x, W, K, V):
+    h, c = state
+    h = jnp.tanh(jax.lax.conv_general_dilated(h[None], K, (1,), "SAME")[0] + (W @ x).reshape(2, 5))
+    return h, 0.5 * c + V @ h.reshape(-1)
+
+
+@zoo(((2, 3), (2, 3)), K=(8, 3, 3), b=(8,))
+def convolutional_lstm(state, x, K, b):
+    h, c = state
+    both = jnp.concatenate([x[None], h])[None]
+    i, f, g, o = jnp.split(jax.lax.conv_general_dilated(both, K, (1,), "SAME")[0] + b[:, None], 4)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+@zoo(((2,), (2, 2)), K=(2, 3), V=(2, 3), Q=(2, 3), rate=())
+def outer_product_memory(state, x, K, V, Q, rate):
+    _, M = state
+    k = jax.nn.softmax(K @ x)
+    M = M + jax.nn.sigmoid(rate) * jnp.outer(V @ x - M @ k, k)
+    return M @ (Q @ x), M
+
+
+@zoo(U=(4, 4), A=(4, 4), W=(4, 3))
+def implicit_step(h, x, U, A, W):
+    return jnp.linalg.solve(2 * jnp.eye(4, dtype=A.dtype) + 0.1 * A, jnp.tanh(U @ h) + W @ x)
+
+
+# --- inside of the step ---------------------------------------------------------------------------------------------
+
+
+@zoo(U=(4, 4), W=(4, 3), scale=(4,), bias=(4,))
+def layer_norm(h, x, U, W, scale, bias):
+    a = U @ h + W @ x
+    a = (a - a.mean()) * jax.lax.rsqrt(a.var() + 1e-2)
+    return 0.5 * h + jnp.tanh(scale * a + bias)
+
+
+@zoo(U=(4, 4), V=(4, 4), W=(4, 3))
+def branches_on_the_state(h, x, U, V, W):
+    return jnp.where(h > 0, jnp.tanh(U @ h), 0.5 * (V @ h)) + W @ x
+
+
+@zoo(U=(5, 4), b=(5,), V=(4, 5), W=(5, 3))
+def inner_mlp(h, x, U, b, V, W):
+    return 0.5 * h + V @ jax.nn.gelu(U @ h + W @ x + b)
+
+
+@zoo(W=(8, 3), R=(3, 8, 4), b=(3, 8))
+def recurrent_highway(h, x, W, R, b):
+    def layer(s, weights):
+        R, b, first = weights
+        a, t = jnp.split(R @ s + b + first * (W @ x), 2)
+        t = jax.nn.sigmoid(t)
+        return t * jnp.tanh(a) + (1 - t) * s, None
+
+    return jax.lax.scan(layer, h, (R, b, jnp.array([1, 0, 0], h.dtype)))[0]
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def inner_loop(h, x, U, W):
+    return jax.lax.fori_loop(0, 3, lambda _, s: 0.5 * s + jnp.tanh(U @ s + W @ x), h)
+
+
+@zoo(U=(4, 4), V=(4, 4), W=(4, 3))
+def inner_conditional(h, x, U, V, W):
+    return jnp.tanh(jax.lax.cond(h[0] > 0, lambda h: U @ h, lambda h: 2 * V @ h, h) + W @ x)
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def rematerialised(h, x, U, W):
+    return jax.checkpoint(lambda h, x: jnp.tanh(U @ jnp.sin(U @ h) + W @ x))(h, x)
+
+
+@jax.jit
+def _gate(U, h, a):
+    return jax.nn.sigmoid(U @ h + a)
+
+
+@zoo(U=(4, 4), V=(4, 4), W=(4, 3))
+def jitted_gates(h, x, U, V, W):
+    return _gate(U, h, W @ x) * h + _gate(V, h, W @ x)
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def sorted_and_summed(h, x, U, W):
+    return jnp.tanh(jnp.sort(U @ h)) + jnp.cumsum(jax.nn.softmax(W @ x + h))
+
+
+@zoo(E=(4, 4), U=(4, 4), W=(4, 3))
+def looks_itself_up(h, x, E, U, W):
+    return jnp.tanh(E[jnp.argmax(h)] + U @ h + W @ x)
+
+
+@zoo(b=(4,), W=(4, 3))
+def parameter_or_a_number(h, x, b, W):
+    return jnp.where(h > 0, b, 0.5) + 0.5 * h + W @ x
+
+
+@zoo((3,), b=(1,))
+def parameter_beside_a_number(h, x, b):
+    return jnp.sin(jnp.concatenate([b, jnp.ones(1, b.dtype), h[:1]])) + 0.5 * h + x
+
+
+@zoo((), U=(), V=(3,))
+def two_numbers_of_which_one_is_used(h, x, U, V):
+    return jax.lax.fori_loop(0, 2, lambda _, s: (jnp.tanh(U * s[0]), s[1] * U), (h + V @ x, h))[0]
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def stopped_gradient(h, x, U, W):
+    return jnp.tanh(U @ jax.lax.stop_gradient(h) + W @ x) + 0.3 * h
+
+
+# --- states ---------------------------------------------------------------------------------------------------------
+
+
+@zoo(Complex((4,)), size=(4,), angle=(4,), B=Complex((4, 3)))
+def complex_diagonal(h, x, size, angle, B):
+    return jnp.exp(jax.lax.complex(-jnp.exp(size), angle)) * h + B @ x.astype(B.dtype)
+
+
+@zoo(((4,), Complex((4,))), U=Complex((4, 4)), W=(4, 3))
+def complex_beside_real(state, x, U, W):
+    h, c = state
+    c = 0.5 * (U @ c) + jax.lax.complex(W @ x, h)
+    return jnp.tanh(c.real * c.imag + jnp.abs(c)), c
+
+
+@zoo(((4,), int), U=(4, 4), W=(4, 3))
+def step_counter(state, x, U, W):
+    h, n = state
+    return jnp.tanh(U @ h + W @ x) / (n + 1).astype(h.dtype) + h, n + 1
+
+
+@zoo(((4,), bool), U=(4, 4), W=(4, 3))
+def truth_value(state, x, U, W):
+    h, on = state
+    h = jnp.where(on, jnp.tanh(U @ h), h) + W @ x
+    return h, h[0] > h[1]
+
+
+class Attending(NamedTuple):
+    """What is emitted, the last three states, and the next place to write."""
+
+    h: Any
+    buffer: Any
+    place: Any
+
+
+@zoo(Attending((4,), (3, 4), int), Q=(4, 4), K=(4, 4), W=(4, 3))
+def attention_over_a_ring(state, x, Q, K, W):
+    h, buffer, place = state
+    weights = jax.nn.softmax((buffer @ K) @ (Q @ h) / 2)
+    h = jnp.tanh(weights @ buffer + W @ x)
+    return Attending(h, buffer.at[place % 3].set(h), place + 1)
+
+
+@zoo({"fast": (4,), "slow": (4,)}, read=lambda s, x, **_: s["fast"] - s["slow"], U=(4, 4), W=(4, 3))
+def named_states(state, x, U, W):
+    fast = jnp.tanh(U @ state["fast"] + W @ x + state["slow"])
+    return {"fast": fast, "slow": 0.9 * state["slow"] + 0.1 * fast}
+
+
+@zoo(((4,), (4,)), U=(4, 4), W=(4, 3))
+def passed_through(state, x, U, W):
+    h, c = state
+    return jnp.tanh(U @ h + W @ x + c), c
+
+
+@zoo(((3,), (3,)))
+def exchanged(state, x):
+    h, c = state
+    return c, h
+
+
+@zoo(W=(4, 3))
+def memoryless(h, x, W):
+    return jnp.tanh(W @ x)
+
+
+@zoo(((4,), (4,), (4,), (3,)), U=(4, 4), W=(4, 3), b=(4,))
+def replaced_by_a_parameter(state, x, U, W, b):
+    h, c, d, last = state
+    return jnp.tanh(U @ h + W @ (x * last) + c * d), b, jnp.ones_like(d), x
+
+
+@zoo(Wz=(4, 3), Wn=(4, 3), b=(4,))
+def gates_of_the_input_only(h, x, Wz, Wn, b):
+    z = jax.nn.sigmoid(Wz @ x + b)
+    return (1 - z) * h + z * (Wn @ x)
+
+
+def _read(h, x, C, D, **_):
+    return {"y": jnp.tanh(C @ h) * (D @ x), "x": x, "h": h, "one": jnp.ones(2, h.dtype)}
+
+
+@zoo(U=(4, 4), W=(4, 3), C=(2, 4), D=(2, 3), read=_read)
+def reads_out(h, x, U, W, C, D):
+    return jnp.tanh(U @ h + W @ x)
+
+
+# --- random numbers -------------------------------------------------------------------------------------------------
+
+
+@zoo(kind=DrawingCell, U=(4, 4), W=(4, 3))
+def dropout(h, x, key, U, W):
+    kept = jax.random.bernoulli(key, 0.7, h.shape)
+    return jnp.tanh(U @ jnp.where(kept, h / 0.7, 0) + W @ x)
+
+
+@zoo(kind=DrawingCell, U=(4, 4), W=(4, 3), spread=(4,))
+def zoneout(h, x, key, U, W, spread):
+    keep, key = jax.random.split(key)
+    new = jnp.tanh(U @ h + W @ x + spread * jax.random.normal(key, h.shape, h.dtype))
+    return jnp.where(jax.random.bernoulli(keep, 0.3, h.shape), h, new)
+
+
+# --- rules of derivatives -------------------------------------------------------------------------------------------
+
+
+@jax.custom_jvp
+def sign_jvp(a):
+    """The sign, with the derivative of the identity."""
+    return jnp.sign(a)
+
+
+@sign_jvp.defjvp
+def _(primals, tangents):
+    return jnp.sign(primals[0]), tangents[0]
+
+
+@jax.custom_vjp
+def sign_vjp(a):
+    """The same by the other kind of rule."""
+    return jnp.sign(a)
+
+
+sign_vjp.defvjp(lambda a: (jnp.sign(a), None), lambda _, g: (g,))
+
+
+@jax.custom_vjp
+def times(a, s):
+    """A product whose rule pretends that it was a sum."""
+    return a * s
+
+
+times.defvjp(lambda a, s: (a * s, None), lambda _, g: (g, g))
+
+
+@jax.custom_vjp
+def nudged(a):
+    """The identity, whose rule returns the same cotangent whatever comes in."""
+    return a
+
+
+nudged.defvjp(lambda a: (a, None), lambda _, g: (jnp.full_like(g, 0.1),))
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def rule_that_ignores_its_cotangent(h, x, U, W):
+    return jnp.tanh(nudged(U @ h) + nudged(W @ x))
+
+
+@zoo(U=(4, 4), V=(4, 4), W=(4, 3))
+def rectifiers(h, x, U, V, W):
+    return jax.nn.relu(U @ h + W @ x) - 0.3 * jax.nn.softplus(V @ h) + jax.nn.silu(W @ x)
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def rule_for_tangents(h, x, U, W):
+    return 0.5 * sign_jvp(U @ h + W @ x) + 0.5 * h
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def rule_for_cotangents(h, x, U, W):
+    return 0.5 * sign_vjp(U @ h + W @ x) + 0.5 * h
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def binary_weights(h, x, U, W):
+    return jnp.tanh(sign_vjp(U) @ h + sign_jvp(W) @ x)
+
+
+@zoo(U=(4, 4), W=(4, 3), s=(4,))
+def rule_with_a_parameter(h, x, U, W, s):
+    return jnp.tanh(times(U @ h + W @ x, s))
+
+
+# --- plain functions ------------------------------------------------------------------------------------------------
+
+
+def _closing_over(dtype: Any) -> tuple[Any, Any]:
+    U, W = 0.5 * random(1, 4, 4, dtype=dtype), random(2, 4, 3, dtype=dtype)
+    return lambda h, x: jnp.tanh(U @ h + W @ x), jnp.zeros(4, dtype)
+
+
+def _sums_up(h: jax.Array, x: jax.Array) -> jax.Array:
+    return 0.9 * h + x
+
+
+ZOO["plain_function_closing_over_arrays"] = _closing_over
+ZOO["plain_function"] = lambda dtype: (_sums_up, jnp.zeros(3, dtype))
+
+
+# --- the tests ------------------------------------------------------------------------------------------------------
+
+cells = pytest.mark.parametrize("name", ZOO)
+
+
+def layer_of(name: str, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:
+    """A layer with an initial state that is learned."""
+    cell, state = ZOO[name](dtype)
+    return nr.Recurrence(cell, noise(state, 3), learn_initial_state=True, **options)
+
+
+def start_of(layer: nr.Recurrence, batch: int) -> Any:
+    """Another state for each example."""
+    return noise(jtu.tree_map(lambda leaf: jnp.stack([leaf] * batch), layer.initial_state()), 5)
+
+
+def key_of(layer: nr.Recurrence) -> dict[str, Any]:
+    return {"key": jax.random.key(8)} if isinstance(layer.cell, DrawingCell) else {}
+
+
+def pulled(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    """Values of a function, and its pull-back of random cotangents to all that can have one."""
+    smooth, rest = eqx.partition(args, eqx.is_inexact_array)
+
+    def one(smooth: Any) -> Any:
+        return eqx.partition(function(*eqx.combine(smooth, rest)), eqx.is_inexact_array)
+
+    values, pull, others = jax.vjp(one, smooth, has_aux=True)
+    return eqx.combine(values, others), jtu.tree_leaves(pull(noise(values, 7)))
+
+
+def scanned(layer: nr.Recurrence, xs: jax.Array, **options: Any) -> tuple[Any, Any]:
+    """Values, and cotangents of parameters, learned state, passed state and input."""
+    options |= key_of(layer)
+    run: Any = functools.partial(pulled, lambda layer, state, xs: layer.scan(state, xs, **options))
+    # The definition compiles longer, once unrolled, than it takes operation by operation.
+    run = run if layer.backend == "reference" else eqx.filter_jit(run)
+    return run(layer, start_of(layer, len(xs)), xs)
+
+
+@cells
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_equals_reference(name, reverse):
+    """With lengths, one of them zero, not a number past the end, and resets."""
+    xs = jnp.where(jnp.arange(TIME)[:, None] < LENGTHS[:, None, None], random(0, BATCH, TIME, IN), jnp.nan)
+    results = [
+        scanned(layer_of(name, reverse=reverse, backend=backend), xs, lengths=LENGTHS, resets=RESETS)
+        for backend in ("scan", "reference")
+    ]
+    assert_close(results[0], results[1], 1e-10)
+    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(results))
+
+
+@cells
+def test_float32_agrees_with_reference(name):
+    xs = random(0, 2, TIME, IN, dtype=jnp.float32)
+    results = [scanned(layer_of(name, jnp.float32, backend=backend), xs) for backend in ("scan", "reference")]
+    assert_close(results[0], results[1], 1e-5)
+
+
+@functools.cache
+def definition(name: str) -> tuple[Any, Any]:
+    return scanned(layer_of(name, backend="reference"), random(0, 2, TIME, IN))
+
+
+@cells
+@pytest.mark.parametrize(("save", "checkpoint"), [("states", None), ("gates", "sqrt"), ("states", 2)])
+def test_what_is_stored_does_not_matter(name, save, checkpoint):
+    layer = layer_of(name, backend="scan", save=save, checkpoint=checkpoint)
+    assert_close(scanned(layer, random(0, 2, TIME, IN)), definition(name), 1e-10)
+
+
+@cells
+def test_vmap_equals_each_on_its_own(name):
+    """Examples mapped by `jax.vmap`, each with a key of its own."""
+    xs, keys = random(0, BATCH, TIME, IN), jax.random.split(jax.random.key(8), BATCH)
+    start = start_of(layer_of(name), BATCH)
+
+    def one(layer: Any, state: Any, x: Any, key: Any) -> Any:
+        return layer.scan(state, x, key=key)
+
+    def mapped(layer: Any, start: Any, xs: Any) -> Any:
+        return jax.vmap(one, in_axes=(None, 0, 0, 0))(layer, start, xs, keys)
+
+    def alone(layer: Any, start: Any, xs: Any) -> Any:
+        pick = lambda n: jtu.tree_map(lambda leaf: leaf[n], (start, xs, keys))  # noqa: E731
+        return jtu.tree_map(lambda *leaves: jnp.stack(leaves), *(one(layer, *pick(n)) for n in range(BATCH)))
+
+    found = eqx.filter_jit(functools.partial(pulled, mapped))(layer_of(name, backend="scan"), start, xs)
+    assert_close(found, pulled(alone, layer_of(name, backend="reference"), start, xs), 1e-10)
+
+
+def gradient(cell: Any, start: jax.Array, time: int = 1) -> Any:
+    """Of the sum of the final state, for an input of ones."""
+    run = lambda cell: nr.Recurrence(cell, start, backend="scan").scan(None, jnp.ones((time, IN)))[0].sum()  # noqa: E731
+    return jax.grad(run)(cell)
+
+
+@pytest.mark.parametrize("rule", [sign_jvp, sign_vjp])
+def test_the_rule_decides_the_gradient(rule):
+    """A sign whose derivative is that of the identity: straight through, where the true derivative is zero."""
+
+    class Sign(nr.Cell):
+        U: jax.Array
+
+        def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+            return rule(self.U @ h + x)
+
+        def initial_state(self) -> jax.Array:
+            return jnp.zeros(3)
+
+    U, start = random(1, 3, 3), random(2, 3)
+    assert_close(gradient(Sign(U), start).U, jnp.outer(jnp.ones(3), start), 1e-12)
+    middle = jnp.sign(U @ start + 1)
+    expected = jnp.outer(jnp.ones(3), middle) + jnp.outer(U.T @ jnp.ones(3), start)
+    assert_close(gradient(Sign(U), start, time=2).U, expected, 1e-12)
+
+
+def test_the_rule_decides_the_gradient_of_a_parameter():
+    """A product whose rule is that of a sum: the parameter gets the cotangent itself, not times the state."""
+
+    class Times(nr.Cell):
+        s: jax.Array
+
+        def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+            return times(h, self.s)
+
+        def initial_state(self) -> jax.Array:
+            return jnp.zeros(3)
+
+    assert_close(gradient(Times(random(1, 3)), random(2, 3), time=4).s, jnp.full(3, 4.0), 1e-12)
+
+
+def test_an_untouched_parameter_has_gradient_zero():
+    cell, start = ZOO["untouched_parameter"](jnp.float64)
+    found = nr.grad(lambda cell: nr.Recurrence(cell, start, backend="scan")(jnp.ones((TIME, IN))).sum())(cell)
+    assert not np.asarray(found.parameters["unused"]).any()
+    assert np.asarray(found.parameters["U"]).any()
+
+
+@pytest.mark.parametrize("checkpoint", [None, "sqrt"])
+def test_gradient_of_what_a_plain_function_closes_over(checkpoint):
+    W, xs = random(2, 4, 3), random(0, BATCH, TIME, IN)
+
+    def loss(backend: str, U: jax.Array, W: jax.Array) -> jax.Array:
+        cell = lambda h, x: jnp.tanh(jax.jit(lambda h: U @ h)(h) + W @ x)  # noqa: E731
+        options: dict[str, Any] = {"checkpoint": checkpoint} if backend == "scan" else {}
+        layer = nr.Recurrence(cell, jnp.zeros(4), backend=backend, **options)
+        return jnp.sum(layer(xs) ** 2)
+
+    found, expected = (
+        jax.grad(functools.partial(loss, backend), argnums=(0, 1))(random(1, 4, 4), W)
+        for backend in ("scan", "reference")
+    )
+    assert_close(found, expected, 1e-10)

@@ -133,6 +133,26 @@ WRONG_CALLS = {
         ValueError,
         r"backend is 'fast'; expected one of 'auto', 'reference', 'plain', 'scan'",
     ),
+    "a way of saving that the backend lacks": (
+        lambda: nr.GRU(3, 4, key=KEY, backend="plain", save="states"),
+        ValueError,
+        r"with backend='plain' what is stored for the gradient is up to JAX; save= needs another backend",
+    ),
+    "checkpoints that the backend lacks": (
+        lambda: nr.GRU(3, 4, key=KEY, backend="reference", checkpoint=2),
+        ValueError,
+        r"checkpoint= needs another backend",
+    ),
+    "unknown way of saving": (
+        lambda: nr.GRU(3, 4, key=KEY, save="everything"),
+        ValueError,
+        r"save is 'everything'; expected one of 'gates', 'states'",
+    ),
+    "checkpoints at no distance": (
+        lambda: nr.GRU(3, 4, key=KEY, checkpoint=0),
+        ValueError,
+        r'checkpoint is 0; expected None, "sqrt", or a whole number of steps of at least 1',
+    ),
     "unknown merge": (
         lambda: nr.Bidirectional(gru(), gru(), merge="add"),
         ValueError,

@@ -54,7 +54,8 @@ class Explanation:
             for all steps at once.
         linear: whether the next state is affine and element-wise in the state.
         saved: what is stored for the gradient at each step, as shapes of one example.
-        saved_bytes: bytes stored for the gradient, for all examples and steps; the layer's inputs and outputs not counted.
+        saved_bytes: bytes stored for the gradient, for all examples and steps; the layer's inputs and outputs not counted. On
+            the associative backend, the scales and the states; what else is stored there is up to JAX.
         flops: floating-point operations of each part, by its name.
         bytes: bytes that each part gives to the next, for all examples and steps: ``before`` what is lifted, ``loop`` what is emitted.
 
@@ -87,13 +88,15 @@ class Explanation:
         titles = {
             "constant": "constant: once",
             "before": "before: all steps at once",
-            "loop": "loop: step by step",
+            "loop": "loop: step by step" if self.backend != "associative" else "loop: as a linear recurrence",
             "after": "after: all steps at once",
             "reverse": "reverse loop: step by step, for the gradient",
             "gradients": "where parameters enter the loop; their gradients: all steps at once, after the reverse loop",
         }
         for part, title in titles.items():
             found: tuple[Line, ...] = getattr(self, part)
+            if part in ("reverse", "gradients") and self.backend == "associative":
+                continue
             flops = f", {_amount(self.flops[part])}flop" if self.flops and found else ""
             passed = f", gives {_amount(self.bytes[part])}B" if self.bytes and self.bytes.get(part) else ""
             lines += ["", f"{title}{flops}{passed}" + ("" if found else ": nothing"), *_rows(found)]
@@ -152,13 +155,15 @@ def _explanation(program: Program | None, choice: Choice, label: str, axes: tupl
     parts, times = program.training, math.prod(axes)
     derivative = derive(parts, [is_inexact(v) for v in parts.shared], [True] * len(parts.lifted))
     gradients = Graph((), (), tuple(contact.equation for contact in derivative.contacts))
+    nothing = Graph((), (), ())
+    own = program.linear is None  # else JAX makes the derivative of all but the recurrence
     graphs = {
         "constant": (parts.constant, 1),
         "before": (parts.before, times),
         "loop": (parts.loop, times),
         "after": (parts.after, times),
-        "reverse": (derivative.reverse, times),
-        "gradients": (gradients, times),
+        "reverse": (derivative.reverse if own else nothing, times),
+        "gradients": (gradients if own else nothing, times),
     }
     lines: dict[str, Any] = {
         name: tuple(_line(e, count) for e in graph.equations) for name, (graph, count) in graphs.items()

@@ -11,108 +11,27 @@ from noria.compiler.graph import Equation, size_in_bytes, values_of
 
 #: Element-wise work that takes many instructions a number; it is not done twice to save less than this memory.
 TRANSCENDENTAL = frozenset(
-    [
-        "acos",
-        "acosh",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "cbrt",
-        "cos",
-        "cosh",
-        "digamma",
-        "div",
-        "erf",
-        "erf_inv",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "lgamma",
-        "log",
-        "log1p",
-        "logistic",
-        "pow",
-        "rsqrt",
-        "sin",
-        "sinh",
-        "sqrt",
-        "tan",
-        "tanh",
-    ]
+    """
+    acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma div erf erf_inv erfc exp exp2 expm1 lgamma log log1p
+    logistic pow rsqrt sin sinh sqrt tan tanh
+    """.split()
 )
 
 #: What moves numbers and computes none.
 STRUCTURAL = frozenset(
-    [
-        "bitcast_convert_type",
-        "broadcast_in_dim",
-        "complex",
-        "concatenate",
-        "convert_element_type",
-        "copy",
-        "expand_dims",
-        "imag",
-        "iota",
-        "pad",
-        "real",
-        "reduce_precision",
-        "reshape",
-        "rev",
-        "select_n",
-        "slice",
-        "split",
-        "squeeze",
-        "stop_gradient",
-        "transpose",
-    ]
+    """
+    bitcast_convert_type broadcast_in_dim complex concatenate convert_element_type copy copy_p expand_dims imag iota pad
+    real reduce_precision reshape rev select_n slice split squeeze stop_gradient transpose
+    """.split()
 )
 
 #: Work that is cheap enough to be done on either side of a frontier. All else, products first, has its side given.
 LIGHT = frozenset(
-    [
-        "abs",
-        "add",
-        "add_any",
-        "and",
-        "ceil",
-        "clamp",
-        "conj",
-        "eq",
-        "floor",
-        "ge",
-        "gt",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "nextafter",
-        "not",
-        "or",
-        "population_count",
-        "reduce_and",
-        "reduce_max",
-        "reduce_min",
-        "reduce_or",
-        "reduce_prod",
-        "reduce_sum",
-        "rem",
-        "round",
-        "shift_left",
-        "shift_right_arithmetic",
-        "shift_right_logical",
-        "sign",
-        "square",
-        "sub",
-        "xor",
-    ]
+    """
+    abs add add_any and ceil clamp conj eq floor ge gt integer_pow is_finite le lt max min mul ne neg nextafter not or
+    population_count reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum rem round shift_left
+    shift_right_arithmetic shift_right_logical sign square sub xor
+    """.split()
 ).union(TRANSCENDENTAL, STRUCTURAL)
 
 _NEVER = 1 << 60

@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 
 from noria._errors import check_choice, check_dtype, check_key
 from noria._types import Key, State
-from noria.backends import NAMES, WHOLE
+from noria.backends import LOOPS, NAMES, WHOLE
 from noria.cells.base import advance, cell_name, needs_key, takes_key
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
@@ -85,10 +85,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         check_choice(call, "backend", backend, ("auto", *NAMES))
         check_choice(call, "save", save, ("gates", "states"))
         _check_checkpoint(call, checkpoint)
-        if backend in WHOLE and (save != "gates" or checkpoint is not None):
+        if (save != "gates" and not _saves(backend)) or (checkpoint is not None and backend in WHOLE):
+            option = "save" if save != "gates" else "checkpoint"
             raise ValueError(
-                f"{call}: backend={backend!r} takes the cell as it is, and what it stores for the gradient is up to JAX; save= "
-                "and checkpoint= need another backend."
+                f"{call}: with backend={backend!r} what is stored for the gradient is up to JAX; {option}= needs another backend."
             )
         if initial_state is None and not hasattr(self.cell, "initial_state"):
             raise ValueError(f"{call}: a plain function has no initial state; pass initial_state=.")
@@ -264,6 +264,11 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             )
 
 
+def _saves(backend: str) -> bool:
+    """Whether a backend knows ``save=``."""
+    return backend in ("auto", *LOOPS)
+
+
 def _check_checkpoint(call: str, checkpoint: Any) -> None:
     whole = isinstance(checkpoint, int) and not isinstance(checkpoint, bool) and checkpoint >= 1
     if not (checkpoint is None or checkpoint == "sqrt" or whole):
@@ -320,7 +325,7 @@ def check_cell(cell: Any) -> None:
 def with_backend(model: M, backend: str) -> M:
     """A copy of ``model`` in which every recurrent layer runs on ``backend``.
 
-    ``"plain"`` and ``"reference"`` know nothing of ``save`` and ``checkpoint``; the copy has the defaults of these.
+    Where it knows nothing of ``save`` or ``checkpoint``, the copy has the default of these.
 
     >>> import jax, jax.numpy as jnp, noria as nr
     >>> layer = nr.GRU(2, 3, key=jax.random.key(0))
@@ -329,7 +334,9 @@ def with_backend(model: M, backend: str) -> M:
     True
     """
     check_choice("with_backend", "backend", backend, ("auto", *NAMES))
-    fields: dict[str, Any] = {"backend": backend} | ({"save": "gates", "checkpoint": None} if backend in WHOLE else {})
+    fields: dict[str, Any] = {"backend": backend}
+    fields |= {} if _saves(backend) else {"save": "gates"}
+    fields |= {"checkpoint": None} if backend in WHOLE else {}
     return map_modules(lambda module, _: fields if isinstance(module, Recurrence) else {}, model)
 
 

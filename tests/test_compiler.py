@@ -211,6 +211,12 @@ def test_checkpoints_make_memory_grow_like_the_square_root_of_time():
     assert temporary_bytes(nr.Recurrence(cell), jnp.zeros((4, 4096, 8))) > 10 * sizes[1]
 
 
+def test_states_alone_take_less_memory_than_gates():
+    cell, xs = make_cell("lstm", 8, 32), jnp.zeros((4, 1024, 8))
+    gates, states = (temporary_bytes(nr.Recurrence(cell, save=save), xs) for save in ("gates", "states"))
+    assert states < gates / 3
+
+
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 8}], ids=["gates", "states", "checkpoint"])
 def test_saved_bytes_predict_what_is_stored(name, options):
@@ -283,6 +289,24 @@ def test_short_and_empty_sequences(options, batch, time):
     assert_close(layer.scan(None, xs), plain.scan(None, xs), 1e-12)
     both = [jtu.tree_leaves(jax.grad(loss, argnums=(0, 1))(model, xs)) for model in (layer, plain)]
     assert_close(both[0], both[1], 1e-12)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("learned", ["state and outputs", "state"])
+def test_states_are_differentiated_in_chunks(reverse, learned):
+    """Three chunks of 16 steps and a rest of 5, with lengths; with and without cotangents of the outputs."""
+    xs, lengths = random(0, 2, 53, 3), jnp.array([50, 7])
+
+    def gradients(**options: Any) -> Any:
+        layer = nr.Recurrence(make_cell("gru"), reverse=reverse, learn_initial_state=True, **options)
+
+        def value(layer: Any, xs: Any) -> jax.Array:
+            state, ys = layer.scan(None, xs, lengths=lengths)
+            return jnp.sum(state**3) + (jnp.sum(ys**2) if learned != "state" else 0.0)
+
+        return jtu.tree_leaves(jax.jit(jax.grad(value, argnums=(0, 1)))(layer, xs))
+
+    assert_close(gradients(save="states"), gradients(backend="plain"), 1e-12)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 from jax.custom_derivatives import SymbolicZero
 
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks
-from noria.compiler.cotangents import add, instantiate, or_zeros, unpack
+from noria.compiler.cotangents import add, choose, instantiate, or_zeros, put, spread, unpack
 from noria.compiler.derivative import Derivative, cotangent_array, derive
 from noria.compiler.graph import Graph, Known, evaluate, is_inexact, named, size_in_bytes
 from noria.compiler.split import Split, narrow
@@ -54,7 +54,7 @@ class Recurrent:
         inference: the same step, perhaps taken apart elsewhere, for when no derivative is taken.
         loop: the loop to run.
         save: ``"gates"`` stores what the reverse loop needs as it is computed. ``"states"`` stores the states only, and
-            before the reverse loop computes all else from them, all steps at once.
+            the reverse loop is preceded by all else computed from them: a chunk of steps at a time, its steps at once.
     """
 
     split: Split
@@ -89,7 +89,11 @@ class Recurrent:
         if self.save == "states":
             names = derivative.states
             graph = Graph(split.loop.inputs, (*split.loop.outputs, *names), split.loop.equations)
-        final, stacked = self._advance(split, graph, known, steps, state, self.loop.axes[0])
+
+        def segment(state: list[Any], steps: list[Any], time: int) -> tuple[list[Any], list[Any]]:
+            return self._advance(split, graph, known, steps, state, time)
+
+        final, stacked = in_chunks(segment, state, steps, self._chunks(self.loop.reverse))
         emitted, saved = stacked[: len(split.emitted)], stacked[len(split.emitted) :]
         pull_lift = None
         if self.save == "gates":
@@ -98,9 +102,17 @@ class Recurrent:
             saved += [a for v, a in zip(split.lifted, lifted, strict=True) if v in derivative.lifted]
 
         def pull(known: list[Any], steps: list[Any], saved: list[Any], pull_lift: Any, cotangents: Any) -> Any:
-            return self._pull(derivative, known, steps, named(names, saved), pull_lift, cotangents)
+            known_now = named((*split.parameters, *derivative.constants), known)
+            if self.save == "gates":
+                return self._pull(derivative, known_now, named(names, saved), pull_lift, cotangents)
+            return self._pull_from_states(derivative, known_now, steps, named(names, saved), cotangents)
 
         return (final, emitted), jtu.Partial(pull, [*known.values()], steps, saved, pull_lift)
+
+    def _chunks(self, reverse: bool) -> Chunks:
+        """Steps that are differentiated at a time: all, or where only states are stored so few that little more is."""
+        time = self.loop.axes[0]
+        return Chunks(time, time if self.save == "gates" else max(16, math.isqrt(time)), 0, reverse)
 
     def _advance(
         self, parts: Split, graph: Graph, known: Known, steps: list[Any], state: list[Any], time: int
@@ -120,16 +132,10 @@ class Recurrent:
         return [varying[v] for v in self.split.lifted]
 
     def _pull(
-        self, derivative: Derivative, arrays: list[Any], steps: list[Any], saved: Known, pull_lift: Any, cotangents: Any
+        self, derivative: Derivative, known: Known, varying: Known, pull_lift: Any, cotangents: Any
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """Cotangents of parameters, steps and state, ``None`` for zero."""
         split = self.split
-        known = named((*split.parameters, *derivative.constants), arrays)
-        varying = saved
-        if self.save == "states":
-            lifted, pull_lift = jax.vjp(self._lift, arrays[: len(split.parameters)], steps)
-            varying |= named(split.lifted, lifted)
-            varying |= named(derivative.saved, evaluate(derivative.again, known, varying, self.loop.axes))
         of_shared, of_lifted, of_state = pull_back(derivative, self.loop, known, varying, cotangents)
         of_parameters, of_steps = pull_lift(
             [
@@ -139,6 +145,34 @@ class Recurrent:
         )
         of_parameters = [add(g, of_shared.get(v)) for v, g in zip(split.parameters, of_parameters, strict=True)]
         return of_parameters, [add(g, None) for g in of_steps], of_state
+
+    def _pull_from_states(
+        self, derivative: Derivative, known: Known, steps: list[Any], states: Known, cotangents: Any
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        """The same, where all but the states is computed again: the steps of a chunk at once, the last chunk first."""
+        split, (of_final, of_emitted) = self.split, cotangents
+        parameters = [known[v] for v in split.parameters]
+        smooth = [is_inexact(v) for v in split.state]
+        given = [
+            is_inexact(v) and not isinstance(g, SymbolicZero) for v, g in zip(split.emitted, of_emitted, strict=True)
+        ]
+
+        def segment(carry: Any, pieces: Any, time: int) -> tuple[Any, list[Any]]:
+            (of_state, total), (steps, arrays, some) = carry, pieces
+            part = replace(self, loop=replace(self.loop, axes=(time, *self.loop.axes[1:])))
+            lifted, pull_lift = jax.vjp(part._lift, parameters, steps)
+            varying = named(split.lifted, lifted) | named(states, arrays)
+            varying |= named(derivative.saved, evaluate(derivative.again, known, varying, part.loop.axes))
+            ends = spread(of_state, smooth), put(of_emitted, given, some)
+            of_parameters, of_steps, of_state = part._pull(derivative, known, varying, pull_lift, ends)
+            total = [add(g, t) for g, t in zip(of_parameters, total, strict=True)]
+            return (choose(of_state, smooth), total), of_steps
+
+        start = [instantiate(g) for g in choose(of_final, smooth)]
+        zeros = [jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in parameters]
+        pieces = steps, [*states.values()], choose(of_emitted, given)
+        (of_state, total), of_steps = in_chunks(segment, (start, zeros), pieces, self._chunks(not self.loop.reverse))
+        return total, of_steps, spread(of_state, smooth)
 
 
 def pull_back(
@@ -155,12 +189,12 @@ def pull_back(
     start, streams = list(given)[:width], list(given)[width:]
     for name in streams:
         if isinstance(given[name], SymbolicZero):
-            known |= {name: jnp.zeros(name.aval.shape, name.aval.dtype)}
+            known = known | {name: jnp.zeros(name.aval.shape, name.aval.dtype)}
         else:
-            varying |= {name: given[name]}
+            varying = varying | {name: given[name]}
     last = [instantiate(given[name]) for name in start]
     first, stacked = loop(derivative.reverse, known, start, varying, last, back=True)
-    varying |= named(derivative.stacked, stacked)
+    varying = varying | named(derivative.stacked, stacked)
     varying |= named(derivative.recover.outputs, evaluate(derivative.recover, known, varying, loop.axes))
     of_shared: Known = {}
     for contact in derivative.contacts:

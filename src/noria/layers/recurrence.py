@@ -37,7 +37,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             element-wise in the state; ``"reference"`` is a Python loop, the definition.
             ``"auto"`` chooses; `noria.explain` says what and why.
         save: what the gradient finds stored: ``"gates"``, what its loop needs; or ``"states"``, the states only, from which the
-            rest is computed again for all steps at once: less memory between the passes, one product more.
+            rest is computed again, many steps at once: a fraction of the memory, one product more.
         checkpoint: store the state every so many steps, and run the stretch between once more for the gradient; ``"sqrt"`` is the
             square root of the number of steps, so that memory grows like it.
 

@@ -128,7 +128,7 @@ def derive(split: Split, shared_perturbed: Sequence[bool], lifted_perturbed: Seq
     same = {*split.shared}
 
     def step(shared: list[Any], lifted: list[Any], state: list[Any], cotangents: list[Any]) -> Any:
-        known = dict(zip((*split.shared, *split.lifted, *split.state), (*shared, *lifted, *state), strict=True))
+        known = named((*split.shared, *split.lifted, *split.state), (*shared, *lifted, *state))
 
         def tapped(some: list[Any], taps: list[list[Any]]) -> Any:
             """The loop's inexact outputs, where to each output of a contact a tap is added; and all else of interest."""
@@ -143,7 +143,7 @@ def derive(split: Split, shared_perturbed: Sequence[bool], lifted_perturbed: Seq
                 taps = iter(tap_of[equation])
                 return [a + next(taps) if is_inexact(v) else a for v, a in zip(equation.outputs, outputs, strict=True)]
 
-            inputs = known | dict(zip((*smooth, *wanted), some, strict=True))
+            inputs = known | named((*smooth, *wanted), some)
             outputs = loop([inputs[v] for v in loop.inputs], adjust)
             smooth_outputs = [a for v, a in zip(loop.outputs, outputs, strict=True) if is_inexact(v)]
             return smooth_outputs, (outputs, [operands[e] for e in touched])
@@ -171,7 +171,7 @@ def derive(split: Split, shared_perturbed: Sequence[bool], lifted_perturbed: Seq
         cotangents=inputs[len(names) :],
         of_state=of_inputs[: len(smooth)],
         of_lifted=[of_lifted.get(v) for v in split.lifted],
-        constants=dict(zip(hidden, arrays, strict=True)),
+        constants=named(hidden, arrays),
     )
 
 

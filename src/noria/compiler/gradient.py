@@ -35,7 +35,7 @@ class Loop:
         names = [v for v in graph.inputs if v in steps]
 
         def body(carry: list[Any], step: list[Any]) -> tuple[list[Any], list[Any]]:
-            varying = dict(zip(state, carry, strict=True)) | dict(zip(names, step, strict=True))
+            varying = named(state, carry) | named(names, step)
             outputs = evaluate(graph, known, varying, self.axes[1:])
             return outputs[: len(state)], outputs[len(state) :]
 

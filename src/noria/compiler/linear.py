@@ -97,12 +97,12 @@ def affine(split: Split) -> Affine:
     loop = cut_out(split.loop.equations, split.next_state, (*same, *split.state))
 
     def coefficients(arrays: list[Any]) -> tuple[list[Any], list[Any]]:
-        forms = _follow(loop, split.state, dict(zip(same, arrays, strict=True)))
+        forms = _follow(loop, split.state, named(same, arrays))
         return [form.scale for form in forms], [form.shift for form in forms]
 
     graph, arrays, _ = graph_of(coefficients, list(map(struct, same)))
     hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
-    graph = substitute(graph, dict(zip(inputs, same, strict=True)))
+    graph = substitute(graph, named(inputs, same))
     graph = cut_out(graph.equations, graph.outputs, (*hidden, *same))
     emission = cut_out(split.loop.equations, split.emitted, (*same, *split.state, *split.next_state))
     return Affine(split, graph, emission, named(hidden, arrays))

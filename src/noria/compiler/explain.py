@@ -152,7 +152,7 @@ def _explanation(program: Program | None, choice: Choice, label: str, axes: tupl
     batch = axes[0] if len(axes) == 2 else None
     if program is None:
         return Explanation(label, batch, axes[-1], *choice)
-    parts, times = program.training, math.prod(axes)
+    parts, times = program.parts, math.prod(axes)
     derivative = derive(parts, [is_inexact(v) for v in parts.shared], [True] * len(parts.lifted))
     gradients = Graph((), (), tuple(contact.equation for contact in derivative.contacts))
     nothing = Graph((), (), ())

@@ -50,15 +50,13 @@ class Recurrent:
     batch in front.
 
     Attributes:
-        split: the parts of a step, for training.
-        inference: the same step, perhaps taken apart elsewhere, for when no derivative is taken.
+        split: the parts of a step.
         loop: the loop to run.
         save: ``"gates"`` stores what the reverse loop needs as it is computed. ``"states"`` stores the states only, and
             the reverse loop is preceded by all else computed from them: a chunk of steps at a time, its steps at once.
     """
 
     split: Split
-    inference: Split
     loop: Loop
     save: str
 
@@ -69,11 +67,11 @@ class Recurrent:
 
     def infer(self, parameters: list[Any], steps: list[Any], state: list[Any]) -> tuple[list[Any], list[Any]]:
         """Both, when no derivative is taken: in chunks of steps, if all that is lifted would not stay in cache."""
-        parts, known = self.inference, named(self.split.parameters, parameters)
+        parts, known = self.split, named(self.split.parameters, parameters)
         time, *batch = self.loop.axes
 
         def segment(state: list[Any], steps: list[Any], time: int) -> tuple[list[Any], list[Any]]:
-            return self._advance(parts, parts.loop, known, steps, state, time)
+            return self._advance(parts.loop, known, steps, state, time)
 
         lifted = sum(map(size_in_bytes, parts.before.outputs)) * math.prod(batch)
         return in_chunks(segment, state, steps, Chunks(time, chunk_size(time, lifted), 0, self.loop.reverse))
@@ -91,7 +89,7 @@ class Recurrent:
             graph = Graph(split.loop.inputs, (*split.loop.outputs, *names), split.loop.equations)
 
         def segment(state: list[Any], steps: list[Any], time: int) -> tuple[list[Any], list[Any]]:
-            return self._advance(split, graph, known, steps, state, time)
+            return self._advance(graph, known, steps, state, time)
 
         final, stacked = in_chunks(segment, state, steps, self._chunks(self.loop.reverse))
         emitted, saved = stacked[: len(split.emitted)], stacked[len(split.emitted) :]
@@ -115,14 +113,14 @@ class Recurrent:
         return Chunks(time, time if self.save == "gates" else max(16, math.isqrt(time)), 0, reverse)
 
     def _advance(
-        self, parts: Split, graph: Graph, known: Known, steps: list[Any], state: list[Any], time: int
+        self, graph: Graph, known: Known, steps: list[Any], state: list[Any], time: int
     ) -> tuple[list[Any], list[Any]]:
-        """Run ``graph``, the loop of ``parts`` or one that gives more, on what is lifted for it."""
-        before, graph = narrow(parts.before, graph, [*known])
+        """Run ``graph``, the loop or one that gives more, on what is lifted for it."""
+        before, graph = narrow(self.split.before, graph, [*known])
         loop = replace(self.loop, axes=(time, *self.loop.axes[1:]))
         varying = named(self.split.steps, steps)
         varying |= named(before.outputs, evaluate(before, known, varying, loop.axes))
-        return loop(graph, known, parts.state, varying, state)
+        return loop(graph, known, self.split.state, varying, state)
 
     def _lift(self, parameters: list[Any], steps: list[Any]) -> list[Any]:
         """Arrays for `Split.lifted`."""

@@ -16,9 +16,11 @@ from noria._types import Key, State
 from noria.backends import LOOPS, WHOLE
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.derivative import Derivative
+from noria.compiler.frontier import is_heavy
 from noria.compiler.gradient import Loop, Recurrent
-from noria.compiler.graph import Equation, Known, Unsupported, evaluate, named
+from noria.compiler.graph import Equation, Known, Unsupported, dependence, evaluate, named
 from noria.compiler.linear import Affine, NotLinear, affine
+from noria.compiler.normalise import STATE
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced, trace
 from noria.masking import valid_steps
@@ -40,12 +42,11 @@ class Options:
 class Program:
     """A step taken apart, and how to run it.
 
-    ``loop`` is the backend's; ``training`` and ``inference`` may differ in what is lifted.
+    ``loop`` is the backend's.
     """
 
     traced: Traced
-    training: Split
-    inference: Split
+    parts: Split
     loop: Callable[..., Any]
     options: Options
     linear: Affine | None = None
@@ -56,7 +57,7 @@ class Program:
         ``axes`` are the sizes of the batch, if there is one, and of time. Arrays of ``steps`` have them in front; outputs
         have time in front, then the batch.
         """
-        traced, parts = self.traced, self.training
+        traced, parts = self.traced, self.parts
         known = named(traced.parameter_values, traced.parameters)
         known |= named(parts.constant.outputs, evaluate(parts.constant, known, {}, ()))
         used = tuple(v for v in known if v in parts.parameters or v in parts.after.inputs)
@@ -73,14 +74,14 @@ class Program:
         )
 
     def _segment(self, known: Known, steps: list[Any], state: list[Any], axes: tuple[int, ...]) -> Any:
-        parts, axes = self.training, axes[::-1]
+        parts, axes = self.parts, axes[::-1]
         varying = named(self.traced.steps, [time_first(a) if len(axes) == 2 else a for a in steps])
         arguments = [known[v] for v in parts.parameters], [varying[v] for v in parts.steps], state
         if self.linear is not None:
             final, emitted = self.linear(*arguments, axes, self.options.reverse)
         else:
             loop = Loop(self.loop, axes, self.options.reverse)
-            final, emitted = Recurrent(parts, self.inference, loop, self.options.save)(*arguments)
+            final, emitted = Recurrent(parts, loop, self.options.save)(*arguments)
         varying |= named(parts.emitted, emitted)
         return final, evaluate(parts.after, known, varying, axes)
 
@@ -89,9 +90,9 @@ class Program:
         *batch, time = axes
         size = self._checkpoint(time)
         if size < time:
-            return self.training.state, math.prod(batch) * -(-time // size)
+            return self.parts.state, math.prod(batch) * -(-time // size)
         if self.linear is not None:
-            return (*self.training.state, *self.training.state), math.prod(axes)  # the scales, and the states
+            return (*self.parts.state, *self.parts.state), math.prod(axes)  # the scales, and the states
         lifted = tuple(v for v in derivative.lifted if v not in self.traced.steps)
         names = (*derivative.saved, *lifted) if self.options.save == "gates" else derivative.states
         return names, math.prod(axes)
@@ -114,19 +115,23 @@ def compile_step(
 ) -> Program:
     """The program of a cell; ``step`` holds the shapes and dtypes of what enters at one step of one example."""
     traced = trace(cell, own, step)
-    return Program(traced, split(traced), split(traced, lambda e: pays(e, batch)), loop, options)
+    levels = dependence(traced.graph.equations, traced.levels)
+    light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
+    return Program(traced, split(traced, lambda e: pays(e, batch, light)), loop, options)
 
 
-def pays(equation: Equation, batch: int) -> bool:
-    """Whether to lift a product of the input when no derivative is taken.
+def pays(equation: Equation, batch: int, light: bool) -> bool:
+    """Whether to lift a product of the input. Either way its gradient is one product after the loop.
 
     Measured on CPUs: from about a hundred examples on, a deep product runs as fast inside of the loop as outside,
-    and outside its result goes through memory twice. (In training it still pays: its gradient is then one product as well.)
+    and outside its result goes through memory twice. Where the loop is ``light``, without a product of the state, that
+    is what its time goes into, and a product of one or two features is cheaper to compute than to store.
     """
-    if equation.name != "dot_general" or batch < 96 or jax.default_backend() != "cpu":
+    if equation.name != "dot_general" or jax.default_backend() != "cpu":
         return True
     contracted, _ = equation.params["dimension_numbers"][0]
-    return math.prod(equation.inputs[0].aval.shape[axis] for axis in contracted) < 128
+    depth = math.prod(equation.inputs[0].aval.shape[axis] for axis in contracted)
+    return not (batch >= 96 and depth >= 128) and not (light and batch >= 32 and depth <= 2)
 
 
 def run(
@@ -188,7 +193,7 @@ def _choose(
 def linear_program(program: Program, label: str) -> Program:
     """The program with its loop as a linear recurrence."""
     try:
-        return replace(program, linear=affine(program.training))
+        return replace(program, linear=affine(program.parts))
     except NotLinear as reason:
         raise ValueError(
             f'{label}: backend="associative" needs a next state that is affine and element-wise in the state; {reason}.'

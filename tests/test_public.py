@@ -68,7 +68,8 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"data", "module", "optimise"},
     "plot": {"train"},
     "demo": {"", "plot", "io", "data", "demo"},
-    "cli": {"demo"},
+    "bench": {""},
+    "cli": {"bench", "demo"},
 }
 
 

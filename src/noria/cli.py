@@ -1,17 +1,21 @@
-"""The command line: ``noria demo`` and ``noria predict``."""
+"""The command line: ``noria demo``, ``noria predict`` and ``noria bench``."""
 
 import csv
+import shlex
 import shutil
 import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from noria.bench.run import Point
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Recurrent models on JAX: demonstrations on real data."
@@ -107,6 +111,81 @@ def predict(
     console.print(table)
     if out is not None:
         console.print(f"Saved in {escape(str(out))}.")
+
+
+class What(StrEnum):
+    """What ``noria bench`` can measure."""
+
+    grid = "grid"
+    scaling = "scaling"
+    memory = "memory"
+    compile = "compile"
+    streaming = "streaming"
+
+
+class Allocator(StrEnum):
+    """Settings of glibc's allocator."""
+
+    default = "default"
+    keep = "keep"
+    both = "both"
+
+
+class Threads(StrEnum):
+    """On how many cores."""
+
+    all = "all"
+    one = "one"
+    both = "both"
+
+
+@app.command()
+def bench(
+    what: Annotated[What, typer.Option(help="grid and scaling: time; memory and compile: of one call.")] = What.grid,
+    cells: Annotated[str, typer.Option(help="Such as lstm,gru,rnn (default), lnlstm,peephole,mgu,indrnn.")] = "",
+    modes: Annotated[str, typer.Option(help="inference,training.")] = "",
+    shapes: Annotated[str, typer.Option(help='"time,batch,in,hidden", several with semicolons between.')] = "",
+    peers: Annotated[str, typer.Option(help="Some of scan,plain,torch,flax,keras,onnx; Noria always is.")] = "",
+    seconds: Annotated[float | None, typer.Option(min=0, help="How long a turn repeats a call; default 0.5.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Turns of each at each point; default 5.")] = None,
+    allocator: Annotated[Allocator, typer.Option(help="keep: memory is never given back.")] = Allocator.default,
+    threads: Annotated[Threads, typer.Option(help="On all cores, on one, or both.")] = Threads.all,
+    out: Annotated[Path | None, typer.Option(help="Write the Markdown to this file; default to the screen.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this PNG file.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two small shapes, two short turns each.")] = False,
+) -> None:
+    """Measure the same work on Noria and on other libraries, each in its own process, in turns."""
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from noria.bench import picture
+    from noria.bench.plan import plan
+
+    try:
+        todo = plan(what, cells, modes, shapes, peers, seconds, rounds, allocator, threads, quick)
+        if plot is not None:
+            picture.need_matplotlib()
+        if out is not None:
+            out.touch()  # say so now, not after the measurements
+    except (ValueError, OSError, ImportError) as error:
+        _fail(str(error))
+    if todo.advice:
+        console.print(f"[yellow]{escape(todo.advice)}[/]", soft_wrap=True)
+    columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=len(todo.works))
+
+        def tell(point: "Point", report: str) -> None:
+            bar.update(task, advance=1, description=f"{point.work.cell} {point.work.mode} {point.work.shape}")
+            if out is not None:
+                out.write_text(report, encoding="utf-8")  # a run that is stopped leaves what it has
+
+        points, report = todo.carry_out(shlex.join(["noria", *sys.argv[1:]]), tell)
+    if out is None:
+        print(report)
+    else:
+        console.print(f"Saved in {escape(str(out))}.")
+    if plot is not None:
+        picture.ratios(points, plot, todo.lanes[0].setting)
 
 
 def _fail(message: str) -> None:

@@ -1,0 +1,15 @@
+"""The cheapest compiled call that JAX has: what any step from Python costs at least."""
+
+import jax
+import jax.numpy as jnp
+
+from noria.bench.grid import Work
+from noria.bench.peers import Task, Unsupported
+
+
+def make(work: Work) -> Task:
+    if work.mode != "step":
+        raise Unsupported("one call only")
+    x = jnp.zeros(work.shape.hidden, jnp.float32)
+    one = jax.jit(lambda x: x + 1)
+    return Task(lambda: jax.block_until_ready(one(x)), work.weights)

@@ -17,13 +17,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from noria.backends import plain, reference, scan
+from noria.backends import native, plain, reference, scan
 
 #: Backends that run the cell as it is.
 WHOLE: dict[str, Callable[..., Any]] = {"reference": reference.run, "plain": plain.run}
 
-#: Backends that run a loop which the compiler has taken out of the cell: ``loop(body, start, steps, time, reverse)``.
-LOOPS: dict[str, Callable[..., Any]] = {"scan": scan.loop}
+#: Backends that run a loop which the compiler has taken out of the cell, forward or reverse:
+#: ``loop(graph, known, state, steps, start, axes, reverse) -> (final state, stacked)``, where ``graph`` is one step of one
+#: example, its first outputs the next ``state``; arrays of ``known`` are the same for all, those of ``steps`` have the axes time
+#: and batch (``axes``) in front, those of ``start`` the batch.
+LOOPS: dict[str, Callable[..., Any]] = {"scan": scan.loop, "native": native.loop}
 
 #: What a layer may be told.
 NAMES = (*WHOLE, *LOOPS, "associative")

@@ -1,7 +1,6 @@
 """The recurrence compiler: one step of any cell, traced, taken apart, differentiated, put back together.
 
 =================== ==================================================================================================
-`graph`             equations and graphs of them: what a traced step is, evaluated, cut and re-written as
 `trace`             a cell becomes the graph of one step, with lengths, resets and the initial state in it
 `normalise`         the forms in which more of a step can leave the loop
 `frontier`          the cheapest frontier between two parts of a graph
@@ -15,5 +14,5 @@
 `cotangents`        lists of arrays of which some are differentiated
 =================== ==================================================================================================
 
-`docs/how-it-works.md` tells the story with an LSTM as its example.
+All of it works on the equations of `noria.graph`. `docs/how-it-works.md` tells the story with an LSTM as its example.
 """

@@ -23,7 +23,7 @@ import numpy as np
 
 from noria.compiler.cotangents import or_zeros
 from noria.compiler.frontier import LIGHT, TRANSCENDENTAL, frontier, is_heavy
-from noria.compiler.graph import (
+from noria.graph import (
     Equation,
     Graph,
     Known,

@@ -11,7 +11,7 @@ from typing import Any
 
 from noria.compiler.derivative import derive
 from noria.compiler.frontier import LIGHT, STRUCTURAL
-from noria.compiler.graph import Equation, Graph, is_inexact, is_literal, origin, size_in_bytes
+from noria.graph import Equation, Graph, is_inexact, is_literal, origin, size_in_bytes
 from noria.compiler.linear import is_linear
 from noria.compiler.run import Choice, Program, listening
 

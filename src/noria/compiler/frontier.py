@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from noria.compiler.graph import Equation, size_in_bytes, values_of
+from noria.graph import Equation, size_in_bytes, values_of
 
 #: Element-wise work that takes many instructions a number; it is not done twice to save less than this memory.
 TRANSCENDENTAL = frozenset(

@@ -13,7 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks
 from noria.compiler.cotangents import add, choose, instantiate, or_zeros, put, spread, unpack
 from noria.compiler.derivative import Derivative, cotangent_array, derive
-from noria.compiler.graph import Graph, Known, evaluate, is_inexact, named, size_in_bytes
+from noria.graph import Graph, Known, evaluate, is_inexact, named, size_in_bytes
 from noria.compiler.split import Split, narrow
 
 
@@ -28,18 +28,8 @@ class Loop:
     def __call__(
         self, graph: Graph, known: Known, state: Sequence[Any], steps: Known, start: list[Any], *, back: bool = False
     ) -> tuple[list[Any], list[Any]]:
-        """Run ``graph`` over time; its first outputs are the next ``state``, the others are stacked.
-
-        Arrays of ``steps`` have the axes time and batch in front, those of ``start`` the batch.
-        """
-        names = [v for v in graph.inputs if v in steps]
-
-        def body(carry: list[Any], step: list[Any]) -> tuple[list[Any], list[Any]]:
-            varying = named(state, carry) | named(names, step)
-            outputs = evaluate(graph, known, varying, self.axes[1:])
-            return outputs[: len(state)], outputs[len(state) :]
-
-        return self.run(body, start, [steps[v] for v in names], self.axes[0], self.reverse != back)
+        """Run ``graph`` over time, as in `noria.backends.LOOPS`; ``back`` for a loop that follows the cotangents."""
+        return self.run(graph, known, state, steps, start, self.axes, self.reverse != back)
 
 
 @dataclass(frozen=True, eq=False)

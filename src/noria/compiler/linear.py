@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from noria.backends.associative import linear_recurrence, shifted
-from noria.compiler.graph import (
+from noria.graph import (
     Equation,
     Graph,
     Known,

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria.compiler.graph import (
+from noria.graph import (
     Equation,
     Graph,
     Value,

@@ -3,6 +3,7 @@
 import contextvars
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,12 +14,12 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._types import Key, State
-from noria.backends import LOOPS, WHOLE
+from noria.backends import LOOPS, WHOLE, native
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.derivative import Derivative
 from noria.compiler.frontier import is_heavy
 from noria.compiler.gradient import Loop, Recurrent
-from noria.compiler.graph import Equation, Known, Unsupported, dependence, evaluate, named
+from noria.graph import Equation, Known, Unsupported, dependence, evaluate, named
 from noria.compiler.linear import Affine, NotLinear, affine
 from noria.compiler.normalise import STATE
 from noria.compiler.split import Split, split
@@ -186,8 +187,16 @@ def _choose(
         return None, Choice("plain", f"{reason}, so that it cannot be taken apart")
     if options.backend == "associative":
         return linear_program(program, label), Choice("associative", "as asked for")
-    asked = options.backend != "auto"
-    return program, Choice("scan", "as asked for" if asked else "the fastest one for any cell on any device")
+    if options.backend == "scan" or os.environ.get("NORIA_BACKEND") == "scan":
+        asked = options.backend == "scan"
+        return program, Choice("scan", "as asked for" if asked else "as the environment variable NORIA_BACKEND asks for")
+    against = native.reason_against(program.parts.loop, program.parts.shared, program.parts.state)
+    if against is None:
+        reason = "as asked for" if options.backend == "native" else "the fastest one on CPUs"
+        return replace(program, loop=LOOPS["native"]), Choice("native", reason)
+    if options.backend == "native":
+        raise ValueError(f'{label}: backend="native" has no code for this step: {against}; expected backend="auto" or "scan".')
+    return program, Choice("scan", f"{against}; this one runs any cell on any device")
 
 
 def linear_program(program: Program, label: str) -> Program:

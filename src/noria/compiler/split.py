@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from noria.compiler.frontier import frontier, is_heavy
-from noria.compiler.graph import (
+from noria.graph import (
     Equation,
     Graph,
     build,

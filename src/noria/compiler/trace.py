@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.cells.base import advance
-from noria.compiler.graph import Equation, Graph, Value, dependence, graph_of, is_literal
+from noria.graph import Equation, Graph, Value, dependence, graph_of, is_literal
 from noria.compiler.normalise import CONSTANT, INPUT, STATE, normalise
 
 

@@ -114,9 +114,9 @@ def struct(atom: Atom) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
 
 
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE = Path(__file__).parent
 #: Files whose lines are not the cell's own.
-_HIDDEN = tuple(str(_PACKAGE / part) for part in ("compiler", "backends", "layers"))
+_HIDDEN = tuple(str(_PACKAGE / part) for part in ("compiler", "backends", "layers", "graph.py"))
 
 
 def origin(equation: Equation) -> tuple[str, int]:

@@ -1,0 +1,19 @@
+"""Machine code for the loop of any cell, made with LLVM when a layer is traced, and run by XLA as a foreign function; CPUs only.
+
+=============== ====================================================================================================
+`program`       equations become stages: passes over the features, between which values are stored
+`emit`          stages become LLVM code
+`gemm`          the products in it
+`elementwise`   the element-wise primitives in it
+`maths`         exp, tanh and the like, as vectors
+`target`        which vector instructions there are; from LLVM code to machine code
+`ffi`           the code as a handler of XLA's, and threads
+`run`           the handler as a JAX function: mapped, differentiated
+=============== ====================================================================================================
+
+``NORIA_NATIVE_ISA`` chooses the vector instructions (`target.ISAS`). ``NORIA_BACKEND=scan`` keeps layers from choosing this backend.
+"""
+
+from noria.backends.native.run import loop, reason_against
+
+__all__ = ["loop", "reason_against"]

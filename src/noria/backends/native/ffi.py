@@ -1,0 +1,401 @@
+"""A kernel as an XLA FFI handler: ``XLA_FFI_Error* handler(XLA_FFI_CallFrame*)``, in LLVM's language.
+
+The layout of the structures is that of ``xla/ffi/api/c_api.h`` (`jax.ffi.include_dir`); its version is read from there. A handler
+answers what version it was made for, checks number, dtype and size of all arrays, and then runs the kernel. An array that is not what it
+should be is an error of XLA's, not a crash.
+
+Rows of the batch are shared out to XLA's threads, which need not ever run: a *chunk* is taken by counting up, the caller takes chunks as
+well, and waits only for chunks that some thread has taken. The counters are freed by the last to leave.
+"""
+
+import ctypes
+import functools
+import hashlib
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from llvmlite import ir
+
+from noria.backends.native.emit import Kernel
+from noria.backends.native.gemm import I64, POINTER, at, i64, loop
+from noria.backends.native.program import size
+from noria.backends.native.target import Isa, Library, NoSuchMachine, compile_module, processor
+
+_I32 = ir.IntType(32)
+_NULL = ir.Constant(POINTER, None)
+
+
+class _Head(ctypes.Structure):
+    _fields_ = (("struct_size", ctypes.c_size_t), ("extension", ctypes.c_void_p))
+
+
+class _Extension(ctypes.Structure):
+    _fields_ = (("struct_size", ctypes.c_size_t), ("kind", ctypes.c_int), ("next", ctypes.c_void_p))
+
+
+class _Version(_Head):
+    _fields_ = (("major", ctypes.c_int), ("minor", ctypes.c_int))
+
+
+class _Metadata(ctypes.Structure):
+    _fields_ = (("struct_size", ctypes.c_size_t), ("version", _Version), ("traits", ctypes.c_uint32))
+
+
+class _MetadataExtension(_Extension):
+    _fields_ = (("metadata", ctypes.c_void_p),)
+
+
+class _Arrays(_Head):  # XLA_FFI_Args and XLA_FFI_Rets
+    _fields_ = (("count", ctypes.c_int64), ("kinds", ctypes.c_void_p), ("items", ctypes.c_void_p))
+
+
+class _CallFrame(_Head):
+    _fields_ = (
+        ("api", ctypes.c_void_p),
+        ("context", ctypes.c_void_p),
+        ("stage", ctypes.c_int),
+        ("args", _Arrays),
+        ("rets", _Arrays),
+    )
+
+
+class _Buffer(_Head):
+    _fields_ = (
+        ("dtype", ctypes.c_int),
+        ("data", ctypes.c_void_p),
+        ("rank", ctypes.c_int64),
+        ("dims", ctypes.c_void_p),
+    )
+
+
+class _ErrorArgs(_Head):
+    _fields_ = (("message", ctypes.c_void_p), ("code", ctypes.c_int))
+
+
+class _DestroyArgs(_Head):
+    _fields_ = (("error", ctypes.c_void_p),)
+
+
+class _ScheduleArgs(_Head):
+    _fields_ = (("context", ctypes.c_void_p), ("task", ctypes.c_void_p), ("data", ctypes.c_void_p))
+
+
+class _Api(_Head):
+    _fields_ = (
+        ("version", _Version),
+        ("internal", ctypes.c_void_p),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "error_create error_message error_destroy register stream type context state_set state_get allocate "
+                "free schedule"
+            ).split()
+        ),
+    )
+
+
+class _Job(ctypes.Structure):
+    """What the threads share, and what a chunk needs."""
+
+    _fields_ = tuple((name, ctypes.c_int64) for name in "taken done holders chunks table time batch reverse".split())
+
+
+_METADATA, _EXECUTE, _INVALID_ARGUMENT = 1, 3, 3
+
+_DTYPES = {
+    **{"bool": 1, "int8": 2, "int16": 3, "int32": 4, "int64": 5, "uint8": 6, "uint16": 7, "uint32": 8, "uint64": 9},
+    **{"float32": 11, "float64": 12},
+}
+
+#: The sizes that each call is given as its first array: time, batch, reverse, chunks.
+SIZES = 4
+
+
+@functools.cache
+def api_version() -> tuple[int, int]:
+    """The version of the interface that the installed JAX has.
+
+    Raises:
+        NoSuchMachine: if it is not known here.
+    """
+    header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
+    found = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", header.read_text() if header.exists() else ""))
+    if int(found.get("MAJOR", -1)) != 0:
+        raise NoSuchMachine(f"XLA's foreign function interface has version {found.get('MAJOR', 'unknown')}, not 0")
+    return 0, int(found["MINOR"])
+
+
+_lock = threading.Lock()
+_libraries: dict[str, Library] = {}
+
+
+def register(kernel: Kernel, isa: Isa) -> str:
+    """Make a handler for a kernel and register it with XLA; its name, which follows from its content."""
+    Handler(kernel).emit()
+    content = "\n".join([str(kernel.module), isa.name, processor(isa), str(api_version())])
+    name = "noria_" + hashlib.sha256(content.encode()).hexdigest()[:24]
+    with _lock:
+        if name not in _libraries:
+            library = compile_module(kernel.module, isa)
+            function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(library.address("handler"))
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
+            _libraries[name] = library
+    return name
+
+
+def _offset(kind: Any, *path: str) -> int:
+    """Bytes from the start of a structure to a field, or to a field of a field."""
+    total = 0
+    for name in path:
+        total += getattr(kind, name).offset
+        kind = next((dict(base._fields_)[name] for base in kind.__mro__ if name in dict(base.__dict__.get("_fields_", ()))))
+    return total
+
+
+class _Callee:
+    """An address that is called: llvmlite asks it for the type of the function."""
+
+    def __init__(self, address: ir.Value):
+        self.function_type = self.type = ir.FunctionType(POINTER, [POINTER])
+        self.get_reference = address.get_reference
+
+
+def _address_of(symbol: ir.GlobalValue) -> ir.Constant:
+    return ir.FormattedConstant(POINTER, symbol.get_reference())
+
+
+class Handler:
+    """Adds to a kernel's module the functions ``handler``, ``work``, which takes chunks, and ``task``, which a thread runs."""
+
+    def __init__(self, kernel: Kernel):
+        self.kernel, self.module = kernel, kernel.module
+
+    def emit(self) -> None:
+        self._work()
+        self._task()
+        function = ir.Function(self.module, ir.FunctionType(POINTER, [POINTER]), "handler")
+        self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
+        self.frame = function.args[0]
+        self._answer_version()
+        stage = self._field(self.frame, _CallFrame, "stage", kind=_I32)
+        with b.if_then(b.icmp_signed("!=", stage, ir.Constant(_I32, _EXECUTE))):
+            b.ret(_NULL)
+        program = self.kernel.program
+        inputs = [("shared", v) for v in program.shared] + [("step", v) for v in program.steps]
+        inputs += [("state", v) for v in program.state]
+        width = len(program.state)
+        outputs = [("state", v) for v in program.outputs[:width]] + [("step", v) for v in program.outputs[width:]]
+        arguments = self._items("args", len(inputs) + 1)
+        results = self._items("rets", len(outputs) + 1)
+        self._expect(arguments[0], "sizes", "int32", i64(SIZES))
+        sizes = self._field(arguments[0], _Buffer, "data")
+        self.time, self.batch, self.reverse, self.chunks = (
+            b.sext(b.load(at(b, sizes, 4 * i), typ=_I32, align=4), I64) for i in range(SIZES)
+        )
+        for i, (item, (kind, value)) in enumerate(zip(arguments[1:], inputs, strict=True)):
+            self._expect(item, f"input {i}", value.aval.dtype.name, self._elements(kind, value))
+        for i, (item, (kind, value)) in enumerate(zip(results[:-1], outputs, strict=True)):
+            self._expect(item, f"output {i}", value.aval.dtype.name, self._elements(kind, value))
+        self._expect(results[-1], "scratch memory", "uint8", self._scratch())
+        self._start([*arguments[1:], *results])
+
+    # --- pieces -----------------------------------------------------------------------------------------------------
+
+    def _field(self, pointer: ir.Value, structure: Any, *path: str, kind: ir.Type = POINTER) -> ir.Value:
+        return self.b.load(at(self.b, pointer, _offset(structure, *path)), typ=kind, align=4)
+
+    def _store(self, value: ir.Value, pointer: ir.Value, structure: Any, *path: str) -> None:
+        self.b.store(value, at(self.b, pointer, _offset(structure, *path)), align=4)
+
+    def _local(self, bytes_: int) -> ir.Value:
+        with self.b.goto_entry_block():
+            slot = self.b.alloca(ir.IntType(8), bytes_)
+        slot.align, slot.type = 16, POINTER
+        return slot
+
+    def _arguments(self, structure: Any) -> ir.Value:
+        """Memory for the argument of one of XLA's functions."""
+        slot = self._local(ctypes.sizeof(structure))
+        self._store(i64(ctypes.sizeof(structure)), slot, structure, "struct_size")
+        self._store(_NULL, slot, structure, "extension")
+        return slot
+
+    def _call(self, name: str, argument: ir.Value) -> ir.Value:
+        api = self._field(self.frame, _CallFrame, "api")
+        return self.b.call(_Callee(self._field(api, _Api, name)), [argument])
+
+    def _answer_version(self) -> None:
+        b = self.b
+        extension = self._field(self.frame, _CallFrame, "extension")
+        with b.if_then(b.icmp_unsigned("!=", extension, _NULL)):
+            kind = self._field(extension, _Extension, "kind", kind=_I32)
+            with b.if_then(b.icmp_signed("==", kind, ir.Constant(_I32, _METADATA))):
+                metadata = self._field(extension, _MetadataExtension, "metadata")
+                for name, number in zip(("major", "minor"), api_version(), strict=True):
+                    self._store(ir.Constant(_I32, number), metadata, _Metadata, "version", name)
+                self._store(ir.Constant(_I32, 0), metadata, _Metadata, "traits")
+                b.ret(_NULL)
+
+    def _items(self, which: str, count: int) -> list[ir.Value]:
+        """The buffers of a call."""
+        b = self.b
+        found = self._field(self.frame, _CallFrame, which, "count", kind=I64)
+        self._fail_if(b.icmp_signed("!=", found, i64(count)), f"expected {count} {which}")
+        items = self._field(self.frame, _CallFrame, which, "items")
+        return [b.load(at(b, items, 8 * i), typ=POINTER, align=8) for i in range(count)]
+
+    def _expect(self, item: ir.Value, name: str, dtype: str, elements: ir.Value) -> None:
+        b = self.b
+        code = self._field(item, _Buffer, "dtype", kind=_I32)
+        self._fail_if(b.icmp_signed("!=", code, ir.Constant(_I32, _DTYPES[dtype])), f"{name} is not of dtype {dtype}")
+        total = self._local(8)
+        b.store(i64(1), total)
+        dims = self._field(item, _Buffer, "dims")
+        with loop(b, i64(0), self._field(item, _Buffer, "rank", kind=I64)) as i:
+            dim = b.load(b.gep(dims, [i], source_etype=I64), typ=I64, align=8)
+            b.store(b.mul(b.load(total, typ=I64), dim), total)
+        wrong = b.icmp_signed("!=", b.load(total, typ=I64), elements)
+        self._fail_if(wrong, f"{name} has another size than the kernel was made for")
+
+    def _elements(self, kind: str, value: Any) -> ir.Value:
+        count: ir.Value = i64(size(value))
+        if kind in ("state", "step"):
+            count = self.b.mul(count, self.batch)
+        return self.b.mul(count, self.time) if kind == "step" else count
+
+    def _scratch(self) -> ir.Value:
+        b, total = self.b, i64(self.kernel.panels)
+        for width in self.kernel.scratch_widths():
+            total = b.add(total, b.and_(b.add(b.mul(self.batch, i64(width)), i64(63)), i64(-64)))
+        return total
+
+    def _fail_if(self, condition: ir.Value, message: str) -> None:
+        b = self.b
+        with b.if_then(condition):
+            text = bytearray(f"noria's native kernel: {message}\0".encode())
+            kind = ir.ArrayType(ir.IntType(8), len(text))
+            constant = ir.GlobalVariable(self.module, kind, self.module.get_unique_name("message"))
+            constant.global_constant, constant.linkage = True, "internal"
+            constant.initializer = ir.Constant(kind, text)
+            argument = self._arguments(_ErrorArgs)
+            self._store(_address_of(constant), argument, _ErrorArgs, "message")
+            self._store(ir.Constant(_I32, _INVALID_ARGUMENT), argument, _ErrorArgs, "code")
+            b.ret(self._call("error_create", argument))
+
+    # --- threads ----------------------------------------------------------------------------------------------------
+
+    def _start(self, buffers: Sequence[ir.Value]) -> None:
+        """Pack the weights, then share out the rows."""
+        b = self.b
+        table = self._local(8 * len(buffers))
+        for i, item in enumerate(buffers):
+            b.store(self._field(item, _Buffer, "data"), at(b, table, 8 * i), align=8)
+        b.call(self.module.globals["pack"], [table])
+        job = b.call(self._external("malloc", POINTER, [I64]), [i64(ctypes.sizeof(_Job))])
+        self._fail_if(b.icmp_unsigned("==", job, _NULL), "out of memory")
+        for name, value in {
+            "taken": i64(0),
+            "done": i64(0),
+            "holders": self.chunks,
+            "chunks": self.chunks,
+            "table": b.ptrtoint(table, I64),
+            "time": self.time,
+            "batch": self.batch,
+            "reverse": self.reverse,
+        }.items():
+            self._store(value, job, _Job, name)
+        with loop(b, i64(1), self.chunks):
+            argument = self._arguments(_ScheduleArgs)
+            self._store(self._field(self.frame, _CallFrame, "context"), argument, _ScheduleArgs, "context")
+            self._store(_address_of(self.module.globals["task"]), argument, _ScheduleArgs, "task")
+            self._store(job, argument, _ScheduleArgs, "data")
+            error = self._call("schedule", argument)
+            with b.if_then(b.icmp_unsigned("!=", error, _NULL)):  # no such thread: the caller takes all chunks
+                destroy = self._arguments(_DestroyArgs)
+                self._store(error, destroy, _DestroyArgs, "error")
+                self._call("error_destroy", destroy)
+                b.call(self.module.globals["leave"], [job])
+        b.call(self.module.globals["work"], [job])
+        self._wait(job)
+        b.call(self.module.globals["leave"], [job])
+        b.ret(_NULL)
+
+    def _wait(self, job: ir.Value) -> None:
+        """Until all chunks are done; those that nobody had taken the caller has done itself."""
+        b = self.b
+        check, rest, done = (b.append_basic_block(name) for name in ("check", "rest", "done"))
+        b.branch(check)
+        b.position_at_end(check)
+        count = b.load_atomic(at(b, job, _offset(_Job, "done")), "acquire", 8, typ=I64)
+        b.cbranch(b.icmp_signed("<", count, self.chunks), rest, done)
+        b.position_at_end(rest)
+        b.call(self._external("sched_yield", _I32, []), [])
+        b.branch(check)
+        b.position_at_end(done)
+
+    def _external(self, name: str, result: ir.Type, args: list[ir.Type]) -> ir.Function:
+        return self.module.globals.get(name) or ir.Function(self.module, ir.FunctionType(result, args), name)
+
+    def _work(self) -> None:
+        """``void work(job)``: take chunks until none is left, with denormal numbers as zero, as in XLA's own threads."""
+        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), "work")
+        self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
+        job = function.args[0]
+        restore = self._flush_denormals()
+        take, run, done = (b.append_basic_block(name) for name in ("take", "run", "done"))
+        b.branch(take)
+        b.position_at_end(take)
+        chunk = b.atomic_rmw("add", at(b, job, _offset(_Job, "taken")), i64(1), "acq_rel")
+        chunks = self._field(job, _Job, "chunks", kind=I64)
+        b.cbranch(b.icmp_signed("<", chunk, chunks), run, done)
+        b.position_at_end(run)
+        table = b.inttoptr(self._field(job, _Job, "table", kind=I64), POINTER)
+        time, batch, reverse = (self._field(job, _Job, name, kind=I64) for name in ("time", "batch", "reverse"))
+        first = b.udiv(b.mul(chunk, batch), chunks)
+        last = b.udiv(b.mul(b.add(chunk, i64(1)), batch), chunks)
+        b.call(self.module.globals["run"], [table, time, batch, reverse, first, last])
+        b.atomic_rmw("add", at(b, job, _offset(_Job, "done")), i64(1), "acq_rel")
+        b.branch(take)
+        b.position_at_end(done)
+        restore()
+        b.ret_void()
+
+    def _flush_denormals(self) -> Any:
+        """Set the mode; a function that emits code to set it back."""
+        import platform
+
+        b = self.b
+        if platform.machine().lower() not in ("x86_64", "amd64"):
+            return lambda: None
+        kind = [POINTER]
+        get = self._external("llvm.x86.sse.stmxcsr", ir.VoidType(), kind)
+        put = self._external("llvm.x86.sse.ldmxcsr", ir.VoidType(), kind)
+        before, now = self._local(4), self._local(4)
+        b.call(get, [before])
+        b.store(b.or_(b.load(before, typ=_I32), ir.Constant(_I32, 0x8040)), now)  # flush to zero, denormals are zero
+        b.call(put, [now])
+        return lambda: b.call(put, [before])
+
+    def _task(self) -> None:
+        """``void task(job)``, what a thread runs, and ``void leave(job)``, which frees the job when nobody needs it."""
+        leave = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), "leave")
+        b = ir.IRBuilder(leave.append_basic_block("entry"))
+        before = b.atomic_rmw("sub", at(b, leave.args[0], _offset(_Job, "holders")), i64(1), "acq_rel")
+        with b.if_then(b.icmp_signed("==", before, i64(1))):
+            b.call(self._external("free", ir.VoidType(), [POINTER]), [leave.args[0]])
+        b.ret_void()
+        task = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), "task")
+        b = ir.IRBuilder(task.append_basic_block("entry"))
+        b.call(self.module.globals["work"], [task.args[0]])
+        b.call(leave, [task.args[0]])
+        b.ret_void()
+
+
+def sizes(time: int, batch: int, reverse: bool, chunks: int) -> np.ndarray:
+    """The first array of a call."""
+    return np.array([time, batch, reverse, chunks], np.int32)

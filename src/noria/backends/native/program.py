@@ -1,0 +1,440 @@
+"""From the equations of one step to stages: passes over the features, between which values are stored.
+
+A *stage* runs over blocks of consecutive features, and computes in registers whatever its stores need at those features.
+Slices, concatenations and reshapes become offsets. A value is stored (has a *place*) if something needs all of it: the other
+operand of a product, a sum over features, the next state, what is emitted; and if two stages would compute it twice.
+Stages are numbered so that each reads only what stages of lower numbers have stored::
+
+    LSTM, forward    stage 0: h U + x W, gates, c, h          over the units; columns of four gates side by side
+    LSTM, reverse    stage 0: cotangents of the gates         over the units
+                     stage 1: times the transposed U          over the units
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+
+from noria.backends.native.elementwise import ELEMENTWISE, HEAVY
+from noria.graph import Equation, Graph, build, is_literal, origin, substitute, values_of
+
+REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min".split())
+
+
+class NotExpressible(Exception):
+    """The native backend has no code for an equation, or for a value of its type; the message says which."""
+
+    def __init__(self, what: Any):
+        if isinstance(what, Equation):
+            path, line = origin(what)
+            shapes = " ".join(v.aval.str_short(short_dtypes=True) for v in what.inputs)
+            where = f", {Path(path).name}:{line}" if path else ""
+            super().__init__(f"there is no native code for {what.name} of {shapes}{where}")
+        else:
+            super().__init__(f"there is no native code for values of {what.aval.str_short(short_dtypes=True)}")
+
+
+class Place(NamedTuple):
+    """Where a value stands: a buffer, and the first of its elements there."""
+
+    kind: str  # shared, step, state, next, emitted or scratch
+    index: int
+    offset: int = 0
+
+    def shifted(self, offset: int) -> "Place":
+        return Place(self.kind, self.index, self.offset + offset)
+
+
+# --- what a value is at some features -------------------------------------------------------------------------------
+
+
+class Number(NamedTuple):
+    """The same number everywhere."""
+
+    value: Any
+    dtype: Any
+
+
+class Load(NamedTuple):
+    """Read from memory: ``value``, from ``offset`` on; one number for all features if it has only one."""
+
+    value: Any
+    offset: int
+
+
+class Product(NamedTuple):
+    """Columns of a product, from ``offset`` on."""
+
+    equation: Equation
+    offset: int
+
+
+class Apply(NamedTuple):
+    """An element-wise operation on values, each from an offset on."""
+
+    equation: Equation
+    operands: tuple[tuple[Any, int], ...]
+
+
+Node = Number | Load | Product | Apply
+
+
+class Dot(NamedTuple):
+    """A product of a row vector and a matrix that is the same for all steps and examples.
+
+    ``row`` is where the row vector stands, ``weight`` the index of the matrix among what is shared, ``along`` the axis of it that
+    is summed over; it has ``depth`` numbers, and the other axis ``width``.
+    """
+
+    row: Load
+    weight: int
+    depth: int
+    width: int
+    along: int
+
+
+@dataclass
+class Stage:
+    """A pass over ``extent`` features.
+
+    Attributes:
+        stores: what is stored, and where.
+        sums: reductions of values of this extent, and where their results go.
+        columns: the products that it needs, each from an offset on.
+        own: the values that are stored at these same features, so that they need not be read again.
+    """
+
+    level: int
+    extent: int
+    stores: list[tuple[Any, tuple[Place, ...]]] = field(default_factory=list)
+    sums: list[tuple[Equation, tuple[Place, ...]]] = field(default_factory=list)
+    columns: list[Product] = field(default_factory=list)
+    own: set[Any] = field(default_factory=set)
+
+
+def size(atom: Any) -> int:
+    return math.prod(atom.aval.shape)
+
+
+class Program:
+    """A graph in stages.
+
+    Args:
+        graph: equations of one example and one step; its first outputs are the next state, the others are emitted.
+        shared: inputs that are the same for all steps and examples.
+        steps: inputs that are not.
+        state: inputs that the first outputs replace.
+
+    Raises:
+        NotExpressible: if there is no code for an equation.
+    """
+
+    def __init__(self, graph: Graph, shared: Sequence[Any], steps: Sequence[Any], state: Sequence[Any]):
+        graph = simplified(graph)
+        self.shared, self.steps, self.state, self.outputs = tuple(shared), tuple(steps), tuple(state), graph.outputs
+        self.equations = graph.equations
+        self.maker = {v: e for e in self.equations for v in e.outputs}
+        self.places: dict[Any, Place] = {}
+        for kind, values in (("shared", shared), ("step", steps), ("state", state)):
+            self.places |= {v: Place(kind, i) for i, v in enumerate(values)}
+        self.leaves = frozenset(self.places)
+        for value in (*self.leaves, *self.outputs, *self.maker):
+            check_dtype(value)
+        self.scratch: list[Any] = []
+        self.also: dict[Any, list[Place]] = {}  # where else a value goes
+        self._destinations()
+        self.dots: dict[Equation, Dot] = {}
+        self.stages: list[Stage] = []
+        while not self._plan():
+            pass
+
+    def values(self, kind: str) -> Sequence[Any]:
+        """What stands in the buffers of a kind."""
+        width = len(self.state)
+        return {
+            "shared": self.shared,
+            "step": self.steps,
+            "state": self.state,
+            "next": self.outputs[:width],
+            "emitted": self.outputs[width:],
+            "scratch": self.scratch,
+        }[kind]
+
+    # --- places -----------------------------------------------------------------------------------------------------
+
+    def _destinations(self) -> None:
+        width = len(self.state)
+        wanted = [Place("next", i) if i < width else Place("emitted", i - width) for i in range(len(self.outputs))]
+        for atom, place in zip(self.outputs, wanted, strict=True):
+            if is_literal(atom) or atom in self.places:
+                self.also.setdefault(atom, []).append(place)
+            else:
+                self.places[atom] = place
+
+    def _store(self, value: Any) -> None:
+        """Give a value a place of its own."""
+        if value not in self.places:
+            self.places[value] = Place("scratch", len(self.scratch))
+            self.scratch.append(value)
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def look(self, atom: Any, offset: int, extent: int, opened: Callable[[Any], bool] = lambda value: False) -> Node:
+        """What ``atom`` is at ``extent`` features from ``offset`` on; ``opened`` values as computed, though they are stored."""
+        if is_literal(atom):
+            return Number(atom.val, atom.aval.dtype)
+        if atom in self.places and not (atom not in self.leaves and offset == 0 and size(atom) == extent and opened(atom)):
+            return Load(atom, offset)
+        equation = self.maker[atom]
+        name = equation.name
+        if name in MOVES:
+            operand = equation.inputs[0]
+            return self.look(operand, 0 if size(operand) == 1 else offset + _first(equation, atom), extent, opened)
+        if name == "concatenate":
+            for piece, start in pieces_of(equation):
+                if start <= offset and offset + extent <= start + size(piece):
+                    return self.look(piece, offset - start, extent, opened)
+            raise _Spread(atom)
+        if name == "dot_general":
+            return Product(equation, offset)
+        return Apply(equation, tuple((a, offset if size(a) == size(atom) else 0) for a in equation.inputs))
+
+    def nodes(self, atom: Any, extent: int, opened: Callable[[Any], bool]) -> Iterator[tuple[Any, int, Node]]:
+        """All that is needed for ``atom``, each once, down to what is read."""
+        seen, todo = set(), [(atom, 0)]
+        while todo:
+            atom, offset = todo.pop()
+            if is_literal(atom) or (atom, offset) in seen:
+                continue
+            seen.add((atom, offset))
+            node = self.look(atom, offset, extent, opened)
+            yield atom, offset, node
+            if isinstance(node, Apply):
+                todo += node.operands
+
+    # --- planning ---------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> bool:
+        """Make the stages; false if some value turned out to need a place, so that they must be made again."""
+        stages: dict[tuple[int, int], Stage] = {}
+        levels: dict[Any, int] = {}
+        try:
+            self._prepare()
+            for equation in self.equations:
+                for value in equation.outputs:
+                    if value in self.places:
+                        levels[value] = self._schedule(value, stages, levels)
+            for atom, places in self.also.items():
+                if is_literal(atom) or atom in self.leaves:
+                    _at(stages, 0, size(atom)).stores.append((atom, tuple(places)))
+            twice = self._fill(stages)
+        except _Spread as spread:
+            twice = [spread.value]
+        for value in twice:
+            self._store(value)
+        self.stages = [stages[key] for key in sorted(stages)]
+        return not twice
+
+    def _prepare(self) -> None:
+        """Places for the rows of products, for sums, and for single numbers that many features use."""
+        for equation in self.equations:
+            if equation.name == "dot_general":
+                self.dots[equation] = self._dot(equation)
+            elif equation.name in REDUCTIONS:
+                self._store(equation.outputs[0])
+            elif equation.name != "concatenate":
+                for value in values_of(equation.inputs):
+                    if size(value) == 1 < size(equation.outputs[0]) and not self._is_read(value):
+                        self._store(value)
+
+    def _is_read(self, value: Any) -> bool:
+        return isinstance(self.look(value, 0, size(value)), Load | Number)
+
+    def _dot(self, equation: Equation) -> Dot:
+        ((one,), (other,)), _ = equation.params["dimension_numbers"]
+        left, right = equation.inputs
+        turned = left in self.shared and left.aval.ndim == 2
+        row, weight, along = (right, left, one) if turned else (left, right, other)
+        if weight not in self.shared or weight.aval.ndim != 2:
+            raise NotExpressible(equation)
+        if not self._is_read(row):
+            self._store(row)
+        read = self.look(row, 0, size(row))
+        if not isinstance(read, Load):
+            raise NotExpressible(equation)
+        depth, width = weight.aval.shape[along], weight.aval.shape[1 - along]
+        return Dot(read, self.shared.index(weight), depth, width, along)
+
+    def _schedule(self, value: Any, stages: dict[tuple[int, int], Stage], levels: dict[Any, int]) -> int:
+        """Put the stores of a value into stages; the level from which on it can be read."""
+        equation, places = self.maker[value], (self.places[value], *self.also.get(value, ()))
+        if equation.name in REDUCTIONS:
+            operand = equation.inputs[0]
+            level = self._level(operand, levels)
+            _at(stages, level, size(operand)).sums.append((equation, places))
+            return level
+        if equation.name != "concatenate":
+            level = self._level(value, levels)
+            stage = _at(stages, level, size(value))
+            stage.stores.append((value, places))
+            stage.own.add(value)
+            return level
+        highest = 0
+        for piece, start in pieces_of(equation):
+            level = self._level(piece, levels)
+            stored = tuple(place.shifted(start) for place in places)
+            _at(stages, level, size(piece)).stores.append((piece, stored))
+            highest = max(highest, level)
+        return highest
+
+    def _level(self, value: Any, levels: dict[Any, int]) -> int:
+        """The first level at which a value can be computed: after what it reads has been stored."""
+        extent, highest = size(value), 0
+        for _, _, node in self.nodes(value, extent, lambda v: v is value):
+            if isinstance(node, Load):
+                highest = max(highest, levels.get(node.value, 0) + (not self._alike(node, extent, levels)))
+            elif isinstance(node, Product) and self.dots[node.equation].row.value in levels:
+                highest = max(highest, levels[self.dots[node.equation].row.value] + 1)
+        return highest
+
+    def _alike(self, node: Load, extent: int, levels: dict[Any, int]) -> bool:
+        """Whether what is read is an input, or can still be in registers since its own stage has the same features."""
+        if node.value in self.leaves:
+            return True
+        name = self.maker[node.value].name
+        return node.offset == 0 and size(node.value) == extent and name not in REDUCTIONS and name != "concatenate"
+
+    def _fill(self, stages: dict[tuple[int, int], Stage]) -> list[Any]:
+        """Give each stage its products; the values that more than one stage would compute at some cost."""
+        users: dict[tuple[Any, int], set[tuple[int, int]]] = {}
+        for key, stage in stages.items():
+            columns: dict[Product, None] = {}
+            for atom in (*(a for a, _ in stage.stores), *(e.inputs[0] for e, _ in stage.sums)):
+                for value, offset, node in self.nodes(atom, stage.extent, stage.own.__contains__):
+                    if isinstance(node, Product):
+                        columns[node] = None
+                        users.setdefault((node.equation.outputs[0], node.offset), set()).add(key)
+                    elif isinstance(node, Apply) and node.equation.name in HEAVY and size(value) > 1:
+                        users.setdefault((value, offset), set()).add(key)
+            stage.columns = list(columns)
+        return [value for (value, _), keys in users.items() if len(keys) > 1 and value not in self.places]
+
+
+def _at(stages: dict[tuple[int, int], Stage], level: int, extent: int) -> Stage:
+    return stages.setdefault((level, extent), Stage(level, extent))
+
+
+class _Spread(Exception):
+    """A stage needs features of several pieces of a concatenation at once."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+# --- equations in a form that there is code for ---------------------------------------------------------------------
+
+#: What only moves numbers, so that it becomes an offset.
+MOVES = frozenset("copy copy_p stop_gradient reshape squeeze expand_dims broadcast_in_dim slice split transpose".split())
+
+
+def simplified(graph: Graph) -> Graph:
+    """The graph without calls and paddings; rules for derivatives have done their work by now.
+
+    Raises:
+        NotExpressible: if there is no code for an equation.
+    """
+    equations: list[Equation] = []
+    instead: dict[Any, Any] = {}
+    for equation in graph.equations:
+        function = _rewritten(equation)
+        if function is None:
+            check(equation)
+            equations.append(equation)
+            continue
+        made, outputs = build(function, equation.inputs, equation.source)
+        inner = simplified(Graph((), tuple(outputs), tuple(made)))
+        equations += inner.equations
+        instead |= dict(zip(equation.outputs, inner.outputs, strict=True))
+    return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
+
+
+def _rewritten(equation: Equation) -> Callable[..., Any] | None:
+    """The same in other primitives, where there is no code for this one."""
+    params = equation.params
+    if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):
+        inner = params.get("call_jaxpr") or params.get("fun_jaxpr")
+        return jex.jaxpr_as_fun(inner) if hasattr(inner, "consts") else None
+    if equation.name == "pad":
+        low, high, interior = zip(*params["padding_config"], strict=True)
+        if any(interior) or min(*low, *high) < 0 or len(low) != 1:
+            return None
+        return lambda a, value: [
+            jnp.concatenate([jnp.broadcast_to(value, low), a, jnp.broadcast_to(value, high)])
+        ]
+    if equation.name == "dot_general" and all(v.aval.ndim == 1 for v in equation.inputs):
+        return lambda a, b: [(a * b).sum()]
+    return None
+
+
+def check(equation: Equation) -> None:
+    """Refuse an equation that there is no code for."""
+    name, shape = equation.name, equation.outputs[0].aval.shape
+    if name == "dot_general":
+        contracted, batch = equation.params["dimension_numbers"]
+        fine = sorted(v.aval.ndim for v in equation.inputs) == [1, 2] and len(contracted[0]) == 1 and not any(batch)
+    elif name in REDUCTIONS:
+        fine = len(equation.params["axes"]) == equation.inputs[0].aval.ndim
+    elif name == "concatenate":
+        fine = math.prod(shape[: equation.params["dimension"]]) == 1
+    elif name == "split":
+        fine = math.prod(equation.inputs[0].aval.shape[: equation.params["axis"]]) == 1
+    elif name == "slice":
+        fine = _is_contiguous(equation)
+    elif name == "broadcast_in_dim":
+        fine = size(equation.inputs[0]) in (1, size(equation.outputs[0]))
+    elif name == "transpose":
+        moved = [axis for axis in equation.params["permutation"] if equation.inputs[0].aval.shape[axis] > 1]
+        fine = moved == sorted(moved)
+    elif name == "reshape":
+        fine = equation.params.get("dimensions") is None
+    else:
+        fine = name in MOVES or (name in ELEMENTWISE and ELEMENTWISE[name].accepts(equation))
+    if not fine or not all(size(v) for v in equation.outputs):
+        raise NotExpressible(equation)
+
+
+def check_dtype(value: Any) -> None:
+    dtype = value.aval.dtype
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "fiub" or dtype == np.float16 or not size(value):
+        raise NotExpressible(value)
+
+
+def _is_contiguous(equation: Equation) -> bool:
+    params, shape = equation.params, equation.inputs[0].aval.shape
+    if params["strides"] is not None and any(stride != 1 for stride in params["strides"]):
+        return False
+    cut = [b - a != n for a, b, n in zip(params["start_indices"], params["limit_indices"], shape, strict=True)]
+    return not any(cut) or math.prod(shape[: max(i for i, c in enumerate(cut) if c)]) == 1
+
+
+def _first(equation: Equation, value: Any) -> int:
+    """The place of an output's first element in the input of an equation that moves."""
+    if equation.name == "slice":
+        return int(np.ravel_multi_index(equation.params["start_indices"], equation.inputs[0].aval.shape))
+    if equation.name == "split":
+        return sum(size(v) for v in equation.outputs[: equation.outputs.index(value)])
+    return 0
+
+
+def pieces_of(equation: Equation) -> Iterator[tuple[Any, int]]:
+    """The operands of a concatenation, and where each begins."""
+    start = 0
+    for operand in equation.inputs:
+        yield operand, start
+        start += size(operand)

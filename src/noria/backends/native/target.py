@@ -1,0 +1,123 @@
+"""The machine: which vector instructions there are, and how a module of LLVM's language becomes code for them."""
+
+import functools
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+
+@dataclass(frozen=True)
+class Isa:
+    """A set of vector instructions.
+
+    Attributes:
+        name: what ``NORIA_NATIVE_ISA`` calls it.
+        bits: the width of a vector register.
+        registers: how many there are.
+        cpu: LLVM's name of a processor that has them; empty for the one at hand.
+        features: what LLVM is told besides.
+    """
+
+    name: str
+    bits: int
+    registers: int
+    cpu: str = ""
+    features: str = ""
+
+    def lanes(self, dtype: Any) -> int:
+        """Numbers in a vector."""
+        return self.bits // (8 * dtype.itemsize)
+
+
+#: Best first. The first that the machine has is taken.
+ISAS = {
+    "x86": (
+        Isa("avx512", 512, 32, "x86-64-v4", "-prefer-256-bit"),
+        Isa("avx2", 256, 16, "x86-64-v3"),
+        Isa("sse", 128, 16, "x86-64"),
+    ),
+    "arm": (Isa("neon", 128, 32),),
+}
+
+#: What the processor must have, in LLVM's names.
+_NEEDS = {
+    "avx512": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "fma"),
+    "avx2": ("avx2", "fma", "bmi2"),
+    "sse": ("sse2",),
+    "neon": (),
+}
+
+
+class NoSuchMachine(Exception):
+    """There is no code generator for this machine, or not for what ``NORIA_NATIVE_ISA`` asks for."""
+
+
+def available() -> tuple[Isa, ...]:
+    """The instruction sets that this machine has, best first."""
+    family = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}.get(platform.machine().lower())
+    features = llvm.get_host_cpu_features() if family == "x86" else {}
+    return tuple(isa for isa in ISAS.get(family or "", ()) if all(features.get(need) for need in _NEEDS[isa.name]))
+
+
+def chosen() -> Isa:
+    """What ``NORIA_NATIVE_ISA`` asks for, or the best one.
+
+    Raises:
+        NoSuchMachine: if it is not there.
+    """
+    found, asked = available(), os.environ.get("NORIA_NATIVE_ISA", "")
+    if not found:
+        raise NoSuchMachine(f"there is no native code for a {platform.machine()} processor")
+    names = [isa.name for isa in found]
+    if asked and asked not in names:
+        raise NoSuchMachine(f"NORIA_NATIVE_ISA={asked!r}; expected one of what this machine has: {', '.join(names)}")
+    return found[names.index(asked)] if asked else found[0]
+
+
+@functools.cache
+def _initialise() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+def _machine(isa: Isa) -> Any:
+    """A code generator; the engine that uses it owns it."""
+    _initialise()
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(cpu=processor(isa), features=isa.features, opt=3)
+
+
+def processor(isa: Isa) -> str:
+    """LLVM's name of the processor that code is made for."""
+    return isa.cpu or str(llvm.get_host_cpu_name())
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """Compiled functions; they live as long as this object."""
+
+    engine: Any
+    assembly: str
+
+    def address(self, name: str) -> int:
+        return int(self.engine.get_function_address(name))
+
+
+def compile_module(module: ir.Module, isa: Isa, *, assembly: bool = False) -> Library:
+    """Machine code for a module; ``assembly`` keeps its text, for reading."""
+    machine = _machine(isa)
+    module.triple = machine.triple
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(parsed, builder)
+    text = machine.emit_assembly(parsed) if assembly else ""
+    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    return Library(engine, text)

@@ -15,18 +15,37 @@
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from noria.backends import native, plain, reference, scan
 
+
+@dataclass(frozen=True)
+class LoopBackend:
+    """A way to run a loop that the compiler has taken out of a cell, forward or reverse.
+
+    Attributes:
+        run: ``run(graph, known, state, steps, start, axes, reverse) -> (final state, stacked)``, where ``graph`` is one step of one
+            example, its first outputs the next ``state``; arrays of ``known`` are the same for all, those of ``steps`` have the
+            axes time and batch (``axes``) in front, those of ``start`` the batch.
+        lifts: ``lifts(equation, batch, light)``, whether it pays to take a product of the input out of the loop; a loop is
+            ``light`` if it has no product of the state.
+        slices: whether the loop may take slices of what is lifted; if not it is lifted in slices.
+    """
+
+    run: Callable[..., Any]
+    lifts: Callable[..., bool]
+    slices: bool
+
+
 #: Backends that run the cell as it is.
 WHOLE: dict[str, Callable[..., Any]] = {"reference": reference.run, "plain": plain.run}
 
-#: Backends that run a loop which the compiler has taken out of the cell, forward or reverse:
-#: ``loop(graph, known, state, steps, start, axes, reverse) -> (final state, stacked)``, where ``graph`` is one step of one
-#: example, its first outputs the next ``state``; arrays of ``known`` are the same for all, those of ``steps`` have the axes time
-#: and batch (``axes``) in front, those of ``start`` the batch.
-LOOPS: dict[str, Callable[..., Any]] = {"scan": scan.loop, "native": native.loop}
+LOOPS = {
+    "scan": LoopBackend(scan.loop, scan.lifts, slices=False),
+    "native": LoopBackend(native.loop, native.lifts, slices=True),
+}
 
 #: What a layer may be told.
 NAMES = (*WHOLE, *LOOPS, "associative")

@@ -23,6 +23,7 @@ import numpy as np
 
 from noria.compiler.cotangents import or_zeros
 from noria.compiler.frontier import LIGHT, TRANSCENDENTAL, frontier, is_heavy
+from noria.compiler.split import Split
 from noria.graph import (
     Equation,
     Graph,
@@ -40,7 +41,6 @@ from noria.graph import (
     substitute,
     values_of,
 )
-from noria.compiler.split import Split
 
 SHARED, FORWARD, REVERSE = range(3)
 

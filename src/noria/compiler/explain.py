@@ -11,9 +11,9 @@ from typing import Any
 
 from noria.compiler.derivative import derive
 from noria.compiler.frontier import LIGHT, STRUCTURAL
-from noria.graph import Equation, Graph, is_inexact, is_literal, origin, size_in_bytes
 from noria.compiler.linear import is_linear
 from noria.compiler.run import Choice, Program, listening
+from noria.graph import Equation, Graph, is_inexact, is_literal, origin, size_in_bytes
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The loop with a reverse loop of its own, which carries cotangents of the state and nothing else."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,26 +10,27 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.custom_derivatives import SymbolicZero
 
+from noria.backends import LoopBackend
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks
 from noria.compiler.cotangents import add, choose, instantiate, or_zeros, put, spread, unpack
 from noria.compiler.derivative import Derivative, cotangent_array, derive
-from noria.graph import Graph, Known, evaluate, is_inexact, named, size_in_bytes
 from noria.compiler.split import Split, narrow
+from noria.graph import Graph, Known, evaluate, is_inexact, named, size_in_bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Loop:
-    """How a loop is run: the backend's own loop, the sizes of the time and batch axes, and the direction."""
+    """How a loop is run: by which backend, the sizes of the time and batch axes, and the direction."""
 
-    run: Callable[..., Any]
+    backend: LoopBackend
     axes: tuple[int, ...]
     reverse: bool
 
     def __call__(
         self, graph: Graph, known: Known, state: Sequence[Any], steps: Known, start: list[Any], *, back: bool = False
     ) -> tuple[list[Any], list[Any]]:
-        """Run ``graph`` over time, as in `noria.backends.LOOPS`; ``back`` for a loop that follows the cotangents."""
-        return self.run(graph, known, state, steps, start, self.axes, self.reverse != back)
+        """Run ``graph`` over time, as in `noria.backends.LoopBackend`; ``back`` for a loop that follows the cotangents."""
+        return self.backend.run(graph, known, state, steps, start, self.axes, self.reverse != back)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,9 @@ class Recurrent:
         self, graph: Graph, known: Known, steps: list[Any], state: list[Any], time: int
     ) -> tuple[list[Any], list[Any]]:
         """Run ``graph``, the loop or one that gives more, on what is lifted for it."""
-        before, graph = narrow(self.split.before, graph, [*known])
+        before = self.split.before
+        if not self.loop.backend.slices:
+            before, graph = narrow(before, graph, [*known])
         loop = replace(self.loop, axes=(time, *self.loop.axes[1:]))
         varying = named(self.split.steps, steps)
         varying |= named(before.outputs, evaluate(before, known, varying, loop.axes))

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from noria.backends.associative import linear_recurrence, shifted
+from noria.compiler.split import Split
 from noria.graph import (
     Equation,
     Graph,
@@ -37,7 +38,6 @@ from noria.graph import (
     substitute,
     values_of,
 )
-from noria.compiler.split import Split
 
 
 class NotLinear(Exception):

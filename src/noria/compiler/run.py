@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._types import Key, State
-from noria.backends import LOOPS, WHOLE, native
+from noria.backends import LOOPS, WHOLE, LoopBackend
+from noria.backends.native import reason_against
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.derivative import Derivative
 from noria.compiler.frontier import is_heavy
 from noria.compiler.gradient import Loop, Recurrent
-from noria.graph import Equation, Known, Unsupported, dependence, evaluate, named
 from noria.compiler.linear import Affine, NotLinear, affine
 from noria.compiler.normalise import STATE
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced, trace
+from noria.graph import Known, Unsupported, dependence, evaluate, named
 from noria.masking import valid_steps
 
 log = logging.getLogger("noria")
@@ -48,7 +49,7 @@ class Program:
 
     traced: Traced
     parts: Split
-    loop: Callable[..., Any]
+    loop: LoopBackend
     options: Options
     linear: Affine | None = None
 
@@ -112,27 +113,17 @@ def time_first(a: jax.Array) -> jax.Array:
 
 
 def compile_step(
-    cell: Callable[..., Any], own: State, step: Steps, batch: int, loop: Callable[..., Any], options: Options
+    cell: Callable[..., Any], own: State, step: Steps, batch: int, loop: LoopBackend, options: Options
 ) -> Program:
     """The program of a cell; ``step`` holds the shapes and dtypes of what enters at one step of one example."""
-    traced = trace(cell, own, step)
+    return take_apart(trace(cell, own, step), batch, loop, options)
+
+
+def take_apart(traced: Traced, batch: int, loop: LoopBackend, options: Options) -> Program:
+    """The program of a step that is traced already."""
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
-    return Program(traced, split(traced, lambda e: pays(e, batch, light)), loop, options)
-
-
-def pays(equation: Equation, batch: int, light: bool) -> bool:
-    """Whether to lift a product of the input. Either way its gradient is one product after the loop.
-
-    Measured on CPUs: from about a hundred examples on, a deep product runs as fast inside of the loop as outside,
-    and outside its result goes through memory twice. Where the loop is ``light``, without a product of the state, that
-    is what its time goes into, and a product of one or two features is cheaper to compute than to store.
-    """
-    if equation.name != "dot_general" or jax.default_backend() != "cpu":
-        return True
-    contracted, _ = equation.params["dimension_numbers"][0]
-    depth = math.prod(equation.inputs[0].aval.shape[axis] for axis in contracted)
-    return not (batch >= 96 and depth >= 128) and not (light and batch >= 32 and depth <= 2)
+    return Program(traced, split(traced, lambda e: loop.lifts(e, batch, light)), loop, options)
 
 
 def run(
@@ -189,13 +180,17 @@ def _choose(
         return linear_program(program, label), Choice("associative", "as asked for")
     if options.backend == "scan" or os.environ.get("NORIA_BACKEND") == "scan":
         asked = options.backend == "scan"
-        return program, Choice("scan", "as asked for" if asked else "as the environment variable NORIA_BACKEND asks for")
-    against = native.reason_against(program.parts.loop, program.parts.shared, program.parts.state)
+        return program, Choice(
+            "scan", "as asked for" if asked else "as the environment variable NORIA_BACKEND asks for"
+        )
+    native = take_apart(program.traced, batch, LOOPS["native"], options)
+    against = reason_against(native.parts.loop, native.parts.shared, native.parts.state)
     if against is None:
-        reason = "as asked for" if options.backend == "native" else "the fastest one on CPUs"
-        return replace(program, loop=LOOPS["native"]), Choice("native", reason)
+        return native, Choice("native", "as asked for" if options.backend == "native" else "the fastest one on CPUs")
     if options.backend == "native":
-        raise ValueError(f'{label}: backend="native" has no code for this step: {against}; expected backend="auto" or "scan".')
+        raise ValueError(
+            f'{label}: backend="native" cannot run this step: {against}; expected backend="auto" or backend="scan".'
+        )
     return program, Choice("scan", f"{against}; this one runs any cell on any device")
 
 

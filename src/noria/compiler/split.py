@@ -7,6 +7,8 @@ from typing import Any
 import jax
 
 from noria.compiler.frontier import frontier, is_heavy
+from noria.compiler.normalise import CONSTANT, INPUT, NUMBER, STATE
+from noria.compiler.trace import Traced
 from noria.graph import (
     Equation,
     Graph,
@@ -20,8 +22,6 @@ from noria.graph import (
     users,
     values_of,
 )
-from noria.compiler.normalise import CONSTANT, INPUT, NUMBER, STATE
-from noria.compiler.trace import Traced
 
 
 @dataclass(frozen=True, eq=False)

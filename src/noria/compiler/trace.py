@@ -11,8 +11,8 @@ import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.cells.base import advance
-from noria.graph import Equation, Graph, Value, dependence, graph_of, is_literal
 from noria.compiler.normalise import CONSTANT, INPUT, STATE, normalise
+from noria.graph import Equation, Graph, Value, dependence, graph_of, is_literal
 
 
 class Steps(NamedTuple):

@@ -5,7 +5,8 @@
 `emit`          stages become LLVM code
 `gemm`          the products in it
 `elementwise`   the element-wise primitives in it
-`maths`         exp, tanh and the like, as vectors
+`maths`         exp, tanh and the like, of vectors
+`vector`        a vector whose operators emit instructions; the polynomials for each format
 `target`        which vector instructions there are; from LLVM code to machine code
 `ffi`           the code as a handler of XLA's, and threads
 `run`           the handler as a JAX function: mapped, differentiated
@@ -14,6 +15,6 @@
 ``NORIA_NATIVE_ISA`` chooses the vector instructions (`target.ISAS`). ``NORIA_BACKEND=scan`` keeps layers from choosing this backend.
 """
 
-from noria.backends.native.run import loop, reason_against
+from noria.backends.native.run import lifts, loop, reason_against
 
-__all__ = ["loop", "reason_against"]
+__all__ = ["lifts", "loop", "reason_against"]

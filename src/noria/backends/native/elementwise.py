@@ -172,7 +172,7 @@ def _convert(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Va
     target = ir.VectorType(element(wanted), x.type.count)
     if given == wanted:
         return x
-    if wanted == bool:
+    if wanted.kind == "b":
         zero = constant(x.type, 0)
         return b.fcmp_unordered("!=", x, zero) if given.kind == "f" else b.icmp_unsigned("!=", x, zero)
     if given.kind == "f" and wanted.kind == "f":
@@ -181,7 +181,7 @@ def _convert(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Va
         return call_to(b, "fptosi.sat" if wanted.kind == "i" else "fptoui.sat", x, target)
     if wanted.kind == "f":
         return b.sitofp(x, target) if given.kind == "i" else b.uitofp(x, target)
-    bits = 1 if given == bool else 8 * given.itemsize
+    bits = 1 if given.kind == "b" else 8 * given.itemsize
     if 8 * wanted.itemsize > bits:
         return b.sext(x, target) if given.kind == "i" else b.zext(x, target)
     return b.trunc(x, target) if 8 * wanted.itemsize < bits else x
@@ -192,7 +192,10 @@ def call_to(b: ir.IRBuilder, name: str, x: ir.Value, target: ir.Type) -> ir.Valu
     kinds = []
     for kind in (target, x.type):
         one = kind.element
-        kinds.append(f"v{kind.count}" + (f"i{one.width}" if isinstance(one, ir.IntType) else "f32" if one == ir.FloatType() else "f64"))
+        kinds.append(
+            f"v{kind.count}"
+            + (f"i{one.width}" if isinstance(one, ir.IntType) else "f32" if one == ir.FloatType() else "f64")
+        )
     full = f"llvm.{name}.{kinds[0]}.{kinds[1]}"
     function = b.module.globals.get(full) or ir.Function(b.module, ir.FunctionType(target, [x.type]), full)
     return b.call(function, [x])

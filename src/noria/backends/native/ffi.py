@@ -11,6 +11,7 @@ well, and waits only for chunks that some thread has taken. The counters are fre
 import ctypes
 import functools
 import hashlib
+import platform
 import re
 import threading
 from collections.abc import Sequence
@@ -21,88 +22,26 @@ import jax
 import numpy as np
 from llvmlite import ir
 
-from noria.backends.native.emit import Kernel
-from noria.backends.native.gemm import I64, POINTER, at, i64, loop
-from noria.backends.native.program import size
+from noria.backends.native.emit import emit
+from noria.backends.native.expressible import size
+from noria.backends.native.gemm import I32, I64, POINTER, at, i64, loop
+from noria.backends.native.layout import Plan
+from noria.backends.native.structures import (
+    Api,
+    Buffer,
+    CallFrame,
+    DestroyArgs,
+    ErrorArgs,
+    Extension,
+    Job,
+    Metadata,
+    MetadataExtension,
+    ScheduleArgs,
+    offset_of,
+)
 from noria.backends.native.target import Isa, Library, NoSuchMachine, compile_module, processor
 
-_I32 = ir.IntType(32)
 _NULL = ir.Constant(POINTER, None)
-
-
-class _Head(ctypes.Structure):
-    _fields_ = (("struct_size", ctypes.c_size_t), ("extension", ctypes.c_void_p))
-
-
-class _Extension(ctypes.Structure):
-    _fields_ = (("struct_size", ctypes.c_size_t), ("kind", ctypes.c_int), ("next", ctypes.c_void_p))
-
-
-class _Version(_Head):
-    _fields_ = (("major", ctypes.c_int), ("minor", ctypes.c_int))
-
-
-class _Metadata(ctypes.Structure):
-    _fields_ = (("struct_size", ctypes.c_size_t), ("version", _Version), ("traits", ctypes.c_uint32))
-
-
-class _MetadataExtension(_Extension):
-    _fields_ = (("metadata", ctypes.c_void_p),)
-
-
-class _Arrays(_Head):  # XLA_FFI_Args and XLA_FFI_Rets
-    _fields_ = (("count", ctypes.c_int64), ("kinds", ctypes.c_void_p), ("items", ctypes.c_void_p))
-
-
-class _CallFrame(_Head):
-    _fields_ = (
-        ("api", ctypes.c_void_p),
-        ("context", ctypes.c_void_p),
-        ("stage", ctypes.c_int),
-        ("args", _Arrays),
-        ("rets", _Arrays),
-    )
-
-
-class _Buffer(_Head):
-    _fields_ = (
-        ("dtype", ctypes.c_int),
-        ("data", ctypes.c_void_p),
-        ("rank", ctypes.c_int64),
-        ("dims", ctypes.c_void_p),
-    )
-
-
-class _ErrorArgs(_Head):
-    _fields_ = (("message", ctypes.c_void_p), ("code", ctypes.c_int))
-
-
-class _DestroyArgs(_Head):
-    _fields_ = (("error", ctypes.c_void_p),)
-
-
-class _ScheduleArgs(_Head):
-    _fields_ = (("context", ctypes.c_void_p), ("task", ctypes.c_void_p), ("data", ctypes.c_void_p))
-
-
-class _Api(_Head):
-    _fields_ = (
-        ("version", _Version),
-        ("internal", ctypes.c_void_p),
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                "error_create error_message error_destroy register stream type context state_set state_get allocate "
-                "free schedule"
-            ).split()
-        ),
-    )
-
-
-class _Job(ctypes.Structure):
-    """What the threads share, and what a chunk needs."""
-
-    _fields_ = tuple((name, ctypes.c_int64) for name in "taken done holders chunks table time batch reverse".split())
 
 
 _METADATA, _EXECUTE, _INVALID_ARGUMENT = 1, 3, 3
@@ -134,27 +73,19 @@ _lock = threading.Lock()
 _libraries: dict[str, Library] = {}
 
 
-def register(kernel: Kernel, isa: Isa) -> str:
-    """Make a handler for a kernel and register it with XLA; its name, which follows from its content."""
-    Handler(kernel).emit()
-    content = "\n".join([str(kernel.module), isa.name, processor(isa), str(api_version())])
+def register(plan: Plan, isa: Isa) -> str:
+    """Make a handler and register it with XLA; its name, which follows from its content."""
+    module = emit(plan)
+    Handler(plan, module).emit()
+    content = "\n".join([str(module), isa.name, processor(isa), str(api_version())])
     name = "noria_" + hashlib.sha256(content.encode()).hexdigest()[:24]
     with _lock:
         if name not in _libraries:
-            library = compile_module(kernel.module, isa)
+            library = compile_module(module, isa)
             function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(library.address("handler"))
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
             _libraries[name] = library
     return name
-
-
-def _offset(kind: Any, *path: str) -> int:
-    """Bytes from the start of a structure to a field, or to a field of a field."""
-    total = 0
-    for name in path:
-        total += getattr(kind, name).offset
-        kind = next((dict(base._fields_)[name] for base in kind.__mro__ if name in dict(base.__dict__.get("_fields_", ()))))
-    return total
 
 
 class _Callee:
@@ -170,10 +101,10 @@ def _address_of(symbol: ir.GlobalValue) -> ir.Constant:
 
 
 class Handler:
-    """Adds to a kernel's module the functions ``handler``, ``work``, which takes chunks, and ``task``, which a thread runs."""
+    """Adds to a module the functions ``handler``, ``work``, which takes chunks, and ``task``, which a thread runs."""
 
-    def __init__(self, kernel: Kernel):
-        self.kernel, self.module = kernel, kernel.module
+    def __init__(self, plan: Plan, module: ir.Module):
+        self.plan, self.module = plan, module
 
     def emit(self) -> None:
         self._work()
@@ -182,10 +113,10 @@ class Handler:
         self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
         self.frame = function.args[0]
         self._answer_version()
-        stage = self._field(self.frame, _CallFrame, "stage", kind=_I32)
-        with b.if_then(b.icmp_signed("!=", stage, ir.Constant(_I32, _EXECUTE))):
+        stage = self._field(self.frame, CallFrame, "stage", kind=I32)
+        with b.if_then(b.icmp_signed("!=", stage, ir.Constant(I32, _EXECUTE))):
             b.ret(_NULL)
-        program = self.kernel.program
+        program = self.plan.program
         inputs = [("shared", v) for v in program.shared] + [("step", v) for v in program.steps]
         inputs += [("state", v) for v in program.state]
         width = len(program.state)
@@ -193,9 +124,9 @@ class Handler:
         arguments = self._items("args", len(inputs) + 1)
         results = self._items("rets", len(outputs) + 1)
         self._expect(arguments[0], "sizes", "int32", i64(SIZES))
-        sizes = self._field(arguments[0], _Buffer, "data")
+        sizes = self._field(arguments[0], Buffer, "data")
         self.time, self.batch, self.reverse, self.chunks = (
-            b.sext(b.load(at(b, sizes, 4 * i), typ=_I32, align=4), I64) for i in range(SIZES)
+            b.sext(b.load(at(b, sizes, 4 * i), typ=I32, align=4), I64) for i in range(SIZES)
         )
         for i, (item, (kind, value)) in enumerate(zip(arguments[1:], inputs, strict=True)):
             self._expect(item, f"input {i}", value.aval.dtype.name, self._elements(kind, value))
@@ -207,10 +138,10 @@ class Handler:
     # --- pieces -----------------------------------------------------------------------------------------------------
 
     def _field(self, pointer: ir.Value, structure: Any, *path: str, kind: ir.Type = POINTER) -> ir.Value:
-        return self.b.load(at(self.b, pointer, _offset(structure, *path)), typ=kind, align=4)
+        return self.b.load(at(self.b, pointer, offset_of(structure, *path)), typ=kind, align=4)
 
     def _store(self, value: ir.Value, pointer: ir.Value, structure: Any, *path: str) -> None:
-        self.b.store(value, at(self.b, pointer, _offset(structure, *path)), align=4)
+        self.b.store(value, at(self.b, pointer, offset_of(structure, *path)), align=4)
 
     def _local(self, bytes_: int) -> ir.Value:
         with self.b.goto_entry_block():
@@ -226,37 +157,37 @@ class Handler:
         return slot
 
     def _call(self, name: str, argument: ir.Value) -> ir.Value:
-        api = self._field(self.frame, _CallFrame, "api")
-        return self.b.call(_Callee(self._field(api, _Api, name)), [argument])
+        api = self._field(self.frame, CallFrame, "api")
+        return self.b.call(_Callee(self._field(api, Api, name)), [argument])
 
     def _answer_version(self) -> None:
         b = self.b
-        extension = self._field(self.frame, _CallFrame, "extension")
+        extension = self._field(self.frame, CallFrame, "extension")
         with b.if_then(b.icmp_unsigned("!=", extension, _NULL)):
-            kind = self._field(extension, _Extension, "kind", kind=_I32)
-            with b.if_then(b.icmp_signed("==", kind, ir.Constant(_I32, _METADATA))):
-                metadata = self._field(extension, _MetadataExtension, "metadata")
+            kind = self._field(extension, Extension, "kind", kind=I32)
+            with b.if_then(b.icmp_signed("==", kind, ir.Constant(I32, _METADATA))):
+                metadata = self._field(extension, MetadataExtension, "metadata")
                 for name, number in zip(("major", "minor"), api_version(), strict=True):
-                    self._store(ir.Constant(_I32, number), metadata, _Metadata, "version", name)
-                self._store(ir.Constant(_I32, 0), metadata, _Metadata, "traits")
+                    self._store(ir.Constant(I32, number), metadata, Metadata, "version", name)
+                self._store(ir.Constant(I32, 0), metadata, Metadata, "traits")
                 b.ret(_NULL)
 
     def _items(self, which: str, count: int) -> list[ir.Value]:
         """The buffers of a call."""
         b = self.b
-        found = self._field(self.frame, _CallFrame, which, "count", kind=I64)
+        found = self._field(self.frame, CallFrame, which, "count", kind=I64)
         self._fail_if(b.icmp_signed("!=", found, i64(count)), f"expected {count} {which}")
-        items = self._field(self.frame, _CallFrame, which, "items")
+        items = self._field(self.frame, CallFrame, which, "items")
         return [b.load(at(b, items, 8 * i), typ=POINTER, align=8) for i in range(count)]
 
     def _expect(self, item: ir.Value, name: str, dtype: str, elements: ir.Value) -> None:
         b = self.b
-        code = self._field(item, _Buffer, "dtype", kind=_I32)
-        self._fail_if(b.icmp_signed("!=", code, ir.Constant(_I32, _DTYPES[dtype])), f"{name} is not of dtype {dtype}")
+        code = self._field(item, Buffer, "dtype", kind=I32)
+        self._fail_if(b.icmp_signed("!=", code, ir.Constant(I32, _DTYPES[dtype])), f"{name} is not of dtype {dtype}")
         total = self._local(8)
         b.store(i64(1), total)
-        dims = self._field(item, _Buffer, "dims")
-        with loop(b, i64(0), self._field(item, _Buffer, "rank", kind=I64)) as i:
+        dims = self._field(item, Buffer, "dims")
+        with loop(b, i64(0), self._field(item, Buffer, "rank", kind=I64)) as i:
             dim = b.load(b.gep(dims, [i], source_etype=I64), typ=I64, align=8)
             b.store(b.mul(b.load(total, typ=I64), dim), total)
         wrong = b.icmp_signed("!=", b.load(total, typ=I64), elements)
@@ -269,8 +200,8 @@ class Handler:
         return self.b.mul(count, self.time) if kind == "step" else count
 
     def _scratch(self) -> ir.Value:
-        b, total = self.b, i64(self.kernel.panels)
-        for width in self.kernel.scratch_widths():
+        b, total = self.b, i64(self.plan.panels)
+        for width in self.plan.scratch_widths():
             total = b.add(total, b.and_(b.add(b.mul(self.batch, i64(width)), i64(63)), i64(-64)))
         return total
 
@@ -282,9 +213,9 @@ class Handler:
             constant = ir.GlobalVariable(self.module, kind, self.module.get_unique_name("message"))
             constant.global_constant, constant.linkage = True, "internal"
             constant.initializer = ir.Constant(kind, text)
-            argument = self._arguments(_ErrorArgs)
-            self._store(_address_of(constant), argument, _ErrorArgs, "message")
-            self._store(ir.Constant(_I32, _INVALID_ARGUMENT), argument, _ErrorArgs, "code")
+            argument = self._arguments(ErrorArgs)
+            self._store(_address_of(constant), argument, ErrorArgs, "message")
+            self._store(ir.Constant(I32, _INVALID_ARGUMENT), argument, ErrorArgs, "code")
             b.ret(self._call("error_create", argument))
 
     # --- threads ----------------------------------------------------------------------------------------------------
@@ -294,9 +225,9 @@ class Handler:
         b = self.b
         table = self._local(8 * len(buffers))
         for i, item in enumerate(buffers):
-            b.store(self._field(item, _Buffer, "data"), at(b, table, 8 * i), align=8)
+            b.store(self._field(item, Buffer, "data"), at(b, table, 8 * i), align=8)
         b.call(self.module.globals["pack"], [table])
-        job = b.call(self._external("malloc", POINTER, [I64]), [i64(ctypes.sizeof(_Job))])
+        job = b.call(self._external("malloc", POINTER, [I64]), [i64(ctypes.sizeof(Job))])
         self._fail_if(b.icmp_unsigned("==", job, _NULL), "out of memory")
         for name, value in {
             "taken": i64(0),
@@ -308,16 +239,16 @@ class Handler:
             "batch": self.batch,
             "reverse": self.reverse,
         }.items():
-            self._store(value, job, _Job, name)
+            self._store(value, job, Job, name)
         with loop(b, i64(1), self.chunks):
-            argument = self._arguments(_ScheduleArgs)
-            self._store(self._field(self.frame, _CallFrame, "context"), argument, _ScheduleArgs, "context")
-            self._store(_address_of(self.module.globals["task"]), argument, _ScheduleArgs, "task")
-            self._store(job, argument, _ScheduleArgs, "data")
+            argument = self._arguments(ScheduleArgs)
+            self._store(self._field(self.frame, CallFrame, "context"), argument, ScheduleArgs, "context")
+            self._store(_address_of(self.module.globals["task"]), argument, ScheduleArgs, "task")
+            self._store(job, argument, ScheduleArgs, "data")
             error = self._call("schedule", argument)
             with b.if_then(b.icmp_unsigned("!=", error, _NULL)):  # no such thread: the caller takes all chunks
-                destroy = self._arguments(_DestroyArgs)
-                self._store(error, destroy, _DestroyArgs, "error")
+                destroy = self._arguments(DestroyArgs)
+                self._store(error, destroy, DestroyArgs, "error")
                 self._call("error_destroy", destroy)
                 b.call(self.module.globals["leave"], [job])
         b.call(self.module.globals["work"], [job])
@@ -331,10 +262,10 @@ class Handler:
         check, rest, done = (b.append_basic_block(name) for name in ("check", "rest", "done"))
         b.branch(check)
         b.position_at_end(check)
-        count = b.load_atomic(at(b, job, _offset(_Job, "done")), "acquire", 8, typ=I64)
+        count = b.load_atomic(at(b, job, offset_of(Job, "done")), "acquire", 8, typ=I64)
         b.cbranch(b.icmp_signed("<", count, self.chunks), rest, done)
         b.position_at_end(rest)
-        b.call(self._external("sched_yield", _I32, []), [])
+        b.call(self._external("sched_yield", I32, []), [])
         b.branch(check)
         b.position_at_end(done)
 
@@ -350,16 +281,16 @@ class Handler:
         take, run, done = (b.append_basic_block(name) for name in ("take", "run", "done"))
         b.branch(take)
         b.position_at_end(take)
-        chunk = b.atomic_rmw("add", at(b, job, _offset(_Job, "taken")), i64(1), "acq_rel")
-        chunks = self._field(job, _Job, "chunks", kind=I64)
+        chunk = b.atomic_rmw("add", at(b, job, offset_of(Job, "taken")), i64(1), "acq_rel")
+        chunks = self._field(job, Job, "chunks", kind=I64)
         b.cbranch(b.icmp_signed("<", chunk, chunks), run, done)
         b.position_at_end(run)
-        table = b.inttoptr(self._field(job, _Job, "table", kind=I64), POINTER)
-        time, batch, reverse = (self._field(job, _Job, name, kind=I64) for name in ("time", "batch", "reverse"))
+        table = b.inttoptr(self._field(job, Job, "table", kind=I64), POINTER)
+        time, batch, reverse = (self._field(job, Job, name, kind=I64) for name in ("time", "batch", "reverse"))
         first = b.udiv(b.mul(chunk, batch), chunks)
         last = b.udiv(b.mul(b.add(chunk, i64(1)), batch), chunks)
         b.call(self.module.globals["run"], [table, time, batch, reverse, first, last])
-        b.atomic_rmw("add", at(b, job, _offset(_Job, "done")), i64(1), "acq_rel")
+        b.atomic_rmw("add", at(b, job, offset_of(Job, "done")), i64(1), "acq_rel")
         b.branch(take)
         b.position_at_end(done)
         restore()
@@ -367,8 +298,6 @@ class Handler:
 
     def _flush_denormals(self) -> Any:
         """Set the mode; a function that emits code to set it back."""
-        import platform
-
         b = self.b
         if platform.machine().lower() not in ("x86_64", "amd64"):
             return lambda: None
@@ -377,7 +306,7 @@ class Handler:
         put = self._external("llvm.x86.sse.ldmxcsr", ir.VoidType(), kind)
         before, now = self._local(4), self._local(4)
         b.call(get, [before])
-        b.store(b.or_(b.load(before, typ=_I32), ir.Constant(_I32, 0x8040)), now)  # flush to zero, denormals are zero
+        b.store(b.or_(b.load(before, typ=I32), ir.Constant(I32, 0x8040)), now)  # flush to zero, denormals are zero
         b.call(put, [now])
         return lambda: b.call(put, [before])
 
@@ -385,7 +314,7 @@ class Handler:
         """``void task(job)``, what a thread runs, and ``void leave(job)``, which frees the job when nobody needs it."""
         leave = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), "leave")
         b = ir.IRBuilder(leave.append_basic_block("entry"))
-        before = b.atomic_rmw("sub", at(b, leave.args[0], _offset(_Job, "holders")), i64(1), "acq_rel")
+        before = b.atomic_rmw("sub", at(b, leave.args[0], offset_of(Job, "holders")), i64(1), "acq_rel")
         with b.if_then(b.icmp_signed("==", before, i64(1))):
             b.call(self._external("free", ir.VoidType(), [POINTER]), [leave.args[0]])
         b.ret_void()

@@ -10,11 +10,11 @@ Sums are left in a *tile*, a piece of the stack, where the element-wise part fin
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from llvmlite import ir
 
 I64 = ir.IntType(64)
+I32 = ir.IntType(32)
 I8 = ir.IntType(8)
 POINTER = ir.PointerType()
 
@@ -110,8 +110,8 @@ def _outer_products(b: ir.IRBuilder, args: Sequence[ir.Value], vector: ir.Vector
 def splat(b: ir.IRBuilder, number: ir.Value, count: int) -> ir.Value:
     """A vector with one number everywhere."""
     kind = ir.VectorType(number.type, count)
-    one = b.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
+    one = b.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(I32, 0))
+    zeros = ir.Constant(ir.VectorType(I32, count), [0] * count)
     return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
 
 
@@ -183,5 +183,5 @@ def _line(
         column = b.add(first, i64(lane))
         index = b.add(b.mul(k, i64(shape[1])), column) if along == 0 else b.add(b.mul(column, i64(shape[1])), k)
         number = b.load(b.gep(weight, [index], source_etype=one), typ=one)
-        line = b.insert_element(line, number, ir.Constant(ir.IntType(32), lane))
+        line = b.insert_element(line, number, ir.Constant(I32, lane))
     return line

@@ -37,207 +37,31 @@ zero, and log, like XLA's, takes such an argument for zero. |tanh| and |erf| nev
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from llvmlite import ir
+
+from noria.backends.native.vector import DOUBLE, FLOAT, Format, Vector, declared, numbers, suffix
 
 LN2, LOG2E = math.log(2), 1 / math.log(2)
 LARGE_ANGLE = 1e5
 
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split()))
-
-
-@dataclass(frozen=True)
-class Format:
-    """A floating-point format, and the polynomials that suffice for it, from the lowest power on.
-
-    Attributes:
-        mantissa: bits after the point.
-        bias: of the exponent.
-        ln2: ln 2 in two parts (Cody and Waite 1980), whose first has so few digits that n times it is exact.
-        exp: (eʳ - 1)/r on [0, ln 2], with the least error of eʳ.
-        exp_nearest: the same on ±½ ln 2.
-        expm1: (eʳ - 1)/r on ±½ ln 2, with the least error of its own.
-        log: (2 artanh(s)/s - 2)/s² in powers of s², for |s| to (√2 - 1)/(√2 + 1).
-        sinh: the power at which the Taylor series for [-1, 1] ends.
-    """
-
-    mantissa: int
-    bias: int
-    ln2: tuple[float, ...]
-    exp: tuple[float, ...]
-    exp_nearest: tuple[float, ...]
-    expm1: tuple[float, ...]
-    log: tuple[float, ...]
-    sinh: int
-
-    @property
-    def tiny(self) -> float:
-        """The smallest normal number."""
-        return 2.0 ** (1 - self.bias)
-
-    @property
-    def round(self) -> float:
-        """Added to a moderate number it leaves the nearest integer in the low bits."""
-        return 1.5 * 2.0**self.mantissa
-
-
-# Polynomials by Remez's exchange, rational functions by reweighted least squares, both in 40 digits or more.
-FLOAT = Format(
-    mantissa=23,
-    bias=127,
-    ln2=_numbers("0.693359375 -2.1219444005469e-4"),
-    exp=_numbers("1.00000596 0.4998708315 0.1675549311 0.03906259082 0.0116694055"),
-    exp_nearest=_numbers("0.9999997054 0.4999914615 0.1666764005 0.04189838992 0.008290229859"),
-    expm1=_numbers("1.000000011 0.4999999811 0.1666650558 0.04166713807 0.008369140006 0.001388887428"),
-    log=_numbers("0.666667786 0.3997603383 0.2992685358"),
-    sinh=12,
-)
-_NEAREST = _numbers(
-    "1.0 0.5 0.1666666666666668 0.04166666666666649 0.00833333333331959 0.001388888888896574 0.00019841269890106942"
-    " 2.4801587171724564e-05 2.7557240826713927e-06 2.7557400210834503e-07 2.51100798185777e-08 2.0876750907197876e-09"
-)
-DOUBLE = Format(
-    mantissa=52,
-    bias=1023,
-    ln2=_numbers("0.693145751953125 1.42860682030941723212e-6"),
-    exp=_numbers(
-        "1.0000000000000009 0.4999999999999221 0.16666666666901098 0.04166666663167151 0.00833333363530501"
-        " 0.001388887258256934 0.00019841843859432512 2.478822563462895e-05 2.7760730553011204e-06"
-        " 2.5622261320123317e-07 3.529684827077218e-08"
-    ),
-    exp_nearest=_NEAREST,
-    expm1=_NEAREST,
-    log=_numbers(
-        "0.666666666666671 0.3999999999951718 0.285714287300112 0.22222199005406681"
-        " 0.18183576430198528 0.15313030195915803 0.14811936070983317"
-    ),
-    sinh=20,
-)
-
-# For single precision alone: x P(x²) / Q(x²) as (P, Q); P of erfc; sin r / r and cos r in powers of r².
+# For single precision alone: x P(x²) / Q(x²) as (P, Q), by reweighted least squares; P of erfc; sin r / r and cos r in
+# powers of r², by Remez's exchange; both in 40 digits or more.
 TANH = (
-    _numbers("0.9999999785 0.1337777511 0.003491726595 2.05454674e-05 1.326629398e-08"),
-    _numbers("1.0 0.4671108986 0.02586229433 0.000327931713 7.740442743e-07"),
+    numbers("0.9999999785 0.1337777511 0.003491726595 2.05454674e-05 1.326629398e-08"),
+    numbers("1.0 0.4671108986 0.02586229433 0.000327931713 7.740442743e-07"),
 )
 ERF = (
-    _numbers("1.128379144 0.1915457313 0.05287483721 0.003807962632 0.0002846828508 2.025939074e-06"),
-    _numbers("1.0 0.5030856619 0.1145577264 0.01505469407 0.001170676622 3.783186493e-05"),
+    numbers("1.128379144 0.1915457313 0.05287483721 0.003807962632 0.0002846828508 2.025939074e-06"),
+    numbers("1.0 0.5030856619 0.1145577264 0.01505469407 0.001170676622 3.783186493e-05"),
 )
-ERFC = _numbers(
+ERFC = numbers(
     "0.5641557867 1.130176634 1.933901697 3.337081268 -1.321893336 19.18080893 -64.67900261 74.79901945 -30.81446881"
 )
-SIN = _numbers("1.0 -0.166666546 0.008332096042 -0.000195032935")
-COS = _numbers("1.0 -0.5 0.04166665458 -0.001388764946 2.446316604e-05")
+SIN = numbers("1.0 -0.166666546 0.008332096042 -0.000195032935")
+COS = numbers("1.0 -0.5 0.04166665458 -0.001388764946 2.446316604e-05")
 HALF_PI = (1.57079632673412561417, 6.07710050650619224932e-11)
-
-
-def _operator(floating: str, whole: str = "") -> Callable[["Vector", "Vector | float | int"], "Vector"]:
-    """The builder's method of the name, or that of the second name for integers."""
-
-    def operate(self: "Vector", other: "Vector | float | int") -> "Vector":
-        integers = isinstance(self.value.type.element, ir.IntType)
-        method = getattr(self.builder, (integers and whole) or floating)
-        return Vector(self.builder, method(self.value, self.like(other)))
-
-    return operate
-
-
-class Vector:
-    """A vector of floating-point numbers, or of integers as wide, whose operators emit instructions."""
-
-    def __init__(self, builder: ir.IRBuilder, value: Any) -> None:
-        self.builder, self.value = builder, value
-
-    @property
-    def format(self) -> Format:
-        return FLOAT if self.value.type.element in (ir.FloatType(), ir.IntType(32)) else DOUBLE
-
-    def like(self, number: "Vector | float | int") -> Any:
-        """``number`` as a value: a constant in every lane."""
-        if isinstance(number, Vector):
-            return number.value
-        kind = self.value.type
-        return ir.Constant(kind, [ir.Constant(kind.element, number)] * kind.count)
-
-    def constant(self, number: float) -> "Vector":
-        return Vector(self.builder, self.like(number))
-
-    __add__ = _operator("fadd", "add")
-    __sub__ = _operator("fsub", "sub")
-    __mul__ = _operator("fmul", "mul")
-    __truediv__ = _operator("fdiv")
-    __and__ = _operator("and_")
-    __or__ = _operator("or_")
-    __xor__ = _operator("xor")
-    __lshift__ = _operator("shl")
-    __rshift__ = _operator("lshr")
-
-    def __rtruediv__(self, other: float) -> "Vector":
-        return self.constant(other) / self
-
-    def __neg__(self) -> "Vector":
-        return Vector(self.builder, self.builder.fneg(self.value))
-
-    def compare(self, sign: str, other: "Vector | float | int") -> "Vector":
-        """One bit a lane; false where either is NaN."""
-        integers = isinstance(self.value.type.element, ir.IntType)
-        compare = self.builder.icmp_signed if integers else self.builder.fcmp_ordered
-        return Vector(self.builder, compare(sign, self.value, self.like(other)))
-
-    def where(self, condition: "Vector", other: "Vector | float | int") -> "Vector":
-        """These lanes where the condition holds, else the others."""
-        return Vector(self.builder, self.builder.select(condition.value, self.value, self.like(other)))
-
-    def clamp(self, low: float, high: float) -> "Vector":
-        """Between the two; NaN stays."""
-        x = self.constant(low).where(self.compare("<", low), self)
-        return self.constant(high).where(x.compare(">", high), x)
-
-    def intrinsic(self, name: str, *others: "Vector | float | int") -> "Vector":
-        kind = self.value.type
-        operands = [self.value, *map(self.like, others)]
-        full = f"llvm.{name}.{_suffix(kind)}"
-        function = _declared(self.builder, full, ir.FunctionType(kind, [kind] * len(operands)))
-        return Vector(self.builder, self.builder.call(function, operands))
-
-    def fma(self, factor: "Vector | float | int", term: "Vector | float | int") -> "Vector":
-        """The product with the factor plus the term, in one rounding where the machine has that."""
-        return self.intrinsic("fmuladd", factor, term)
-
-    def polynomial(self, coefficients: Iterable[float]) -> "Vector":
-        """Horner's rule."""
-        *rest, second, last = coefficients
-        y = self.constant(last).fma(self, second)
-        for c in reversed(rest):
-            y = y.fma(self, c)
-        return y
-
-    def cast(self, operation: str, element: ir.Type) -> "Vector":
-        kind = ir.VectorType(element, self.value.type.count)
-        return Vector(self.builder, getattr(self.builder, operation)(self.value, kind))
-
-    @property
-    def bits(self) -> "Vector":
-        return self.cast("bitcast", ir.IntType(32 if self.format is FLOAT else 64))
-
-    @property
-    def number(self) -> "Vector":
-        """What these bits stand for."""
-        return self.cast("bitcast", ir.FloatType() if self.format is FLOAT else ir.DoubleType())
-
-
-def _suffix(kind: ir.VectorType) -> str:
-    return f"v{kind.count}f{32 if kind.element == ir.FloatType() else 64}"
-
-
-def _declared(builder: ir.IRBuilder, name: str, kind: ir.FunctionType) -> ir.Function:
-    found = builder.module.globals.get(name)
-    return ir.Function(builder.module, kind, name) if found is None else found
 
 
 def _emitting(label: str, rule: Callable[..., Vector]) -> Callable[..., ir.Value]:
@@ -245,9 +69,9 @@ def _emitting(label: str, rule: Callable[..., Vector]) -> Callable[..., ir.Value
 
     def emit(builder: ir.IRBuilder, *values: ir.Value) -> ir.Value:
         kind = values[0].type
-        name = f"noria.{label}.{_suffix(kind)}"
+        name = f"noria.{label}.{suffix(kind)}"
         defined = name in builder.module.globals
-        function = _declared(builder, name, ir.FunctionType(kind, [kind] * len(values)))
+        function = declared(builder, name, ir.FunctionType(kind, [kind] * len(values)))
         if not defined:
             function.linkage = "internal"
             function.attributes.add("alwaysinline")
@@ -263,7 +87,7 @@ def _by_lane(name: str, *vectors: Vector) -> Vector:
     x = vectors[0]
     kind, builder = x.value.type, x.builder
     short = "f" if x.format is FLOAT else ""
-    function = _declared(builder, name + short, ir.FunctionType(kind.element, [kind.element] * len(vectors)))
+    function = declared(builder, name + short, ir.FunctionType(kind.element, [kind.element] * len(vectors)))
     y = ir.Constant(kind, ir.Undefined)
     for lane in map(ir.IntType(32), range(kind.count)):
         number = builder.call(function, [builder.extract_element(v.value, lane) for v in vectors])

@@ -10,45 +10,33 @@ Stages are numbered so that each reads only what stages of lower numbers have st
                      stage 1: times the transposed U          over the units
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.extend.core as jex
-import jax.numpy as jnp
-import numpy as np
-
-from noria.backends.native.elementwise import ELEMENTWISE, HEAVY
-from noria.graph import Equation, Graph, build, is_literal, origin, substitute, values_of
-
-REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min".split())
-
-
-class NotExpressible(Exception):
-    """The native backend has no code for an equation, or for a value of its type; the message says which."""
-
-    def __init__(self, what: Any):
-        if isinstance(what, Equation):
-            path, line = origin(what)
-            shapes = " ".join(v.aval.str_short(short_dtypes=True) for v in what.inputs)
-            where = f", {Path(path).name}:{line}" if path else ""
-            super().__init__(f"there is no native code for {what.name} of {shapes}{where}")
-        else:
-            super().__init__(f"there is no native code for values of {what.aval.str_short(short_dtypes=True)}")
+from noria.backends.native.elementwise import HEAVY
+from noria.backends.native.expressible import (
+    MOVES,
+    REDUCTIONS,
+    NotExpressible,
+    check_dtype,
+    first_of,
+    pieces_of,
+    simplified,
+    size,
+)
+from noria.graph import Equation, Graph, is_literal, values_of
 
 
 class Place(NamedTuple):
     """Where a value stands: a buffer, and the first of its elements there."""
 
     kind: str  # shared, step, state, next, emitted or scratch
-    index: int
+    number: int
     offset: int = 0
 
     def shifted(self, offset: int) -> "Place":
-        return Place(self.kind, self.index, self.offset + offset)
+        return Place(self.kind, self.number, self.offset + offset)
 
 
 # --- what a value is at some features -------------------------------------------------------------------------------
@@ -118,10 +106,6 @@ class Stage:
     own: set[Any] = field(default_factory=set)
 
 
-def size(atom: Any) -> int:
-    return math.prod(atom.aval.shape)
-
-
 class Program:
     """A graph in stages.
 
@@ -189,13 +173,15 @@ class Program:
         """What ``atom`` is at ``extent`` features from ``offset`` on; ``opened`` values as computed, though they are stored."""
         if is_literal(atom):
             return Number(atom.val, atom.aval.dtype)
-        if atom in self.places and not (atom not in self.leaves and offset == 0 and size(atom) == extent and opened(atom)):
+        if atom in self.places and not (
+            atom not in self.leaves and offset == 0 and size(atom) == extent and opened(atom)
+        ):
             return Load(atom, offset)
         equation = self.maker[atom]
         name = equation.name
         if name in MOVES:
             operand = equation.inputs[0]
-            return self.look(operand, 0 if size(operand) == 1 else offset + _first(equation, atom), extent, opened)
+            return self.look(operand, 0 if size(operand) == 1 else offset + first_of(equation, atom), extent, opened)
         if name == "concatenate":
             for piece, start in pieces_of(equation):
                 if start <= offset and offset + extent <= start + size(piece):
@@ -335,106 +321,3 @@ class _Spread(Exception):
 
     def __init__(self, value: Any):
         self.value = value
-
-
-# --- equations in a form that there is code for ---------------------------------------------------------------------
-
-#: What only moves numbers, so that it becomes an offset.
-MOVES = frozenset("copy copy_p stop_gradient reshape squeeze expand_dims broadcast_in_dim slice split transpose".split())
-
-
-def simplified(graph: Graph) -> Graph:
-    """The graph without calls and paddings; rules for derivatives have done their work by now.
-
-    Raises:
-        NotExpressible: if there is no code for an equation.
-    """
-    equations: list[Equation] = []
-    instead: dict[Any, Any] = {}
-    for equation in graph.equations:
-        function = _rewritten(equation)
-        if function is None:
-            check(equation)
-            equations.append(equation)
-            continue
-        made, outputs = build(function, equation.inputs, equation.source)
-        inner = simplified(Graph((), tuple(outputs), tuple(made)))
-        equations += inner.equations
-        instead |= dict(zip(equation.outputs, inner.outputs, strict=True))
-    return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
-
-
-def _rewritten(equation: Equation) -> Callable[..., Any] | None:
-    """The same in other primitives, where there is no code for this one."""
-    params = equation.params
-    if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):
-        inner = params.get("call_jaxpr") or params.get("fun_jaxpr")
-        return jex.jaxpr_as_fun(inner) if hasattr(inner, "consts") else None
-    if equation.name == "pad":
-        low, high, interior = zip(*params["padding_config"], strict=True)
-        if any(interior) or min(*low, *high) < 0 or len(low) != 1:
-            return None
-        return lambda a, value: [
-            jnp.concatenate([jnp.broadcast_to(value, low), a, jnp.broadcast_to(value, high)])
-        ]
-    if equation.name == "dot_general" and all(v.aval.ndim == 1 for v in equation.inputs):
-        return lambda a, b: [(a * b).sum()]
-    return None
-
-
-def check(equation: Equation) -> None:
-    """Refuse an equation that there is no code for."""
-    name, shape = equation.name, equation.outputs[0].aval.shape
-    if name == "dot_general":
-        contracted, batch = equation.params["dimension_numbers"]
-        fine = sorted(v.aval.ndim for v in equation.inputs) == [1, 2] and len(contracted[0]) == 1 and not any(batch)
-    elif name in REDUCTIONS:
-        fine = len(equation.params["axes"]) == equation.inputs[0].aval.ndim
-    elif name == "concatenate":
-        fine = math.prod(shape[: equation.params["dimension"]]) == 1
-    elif name == "split":
-        fine = math.prod(equation.inputs[0].aval.shape[: equation.params["axis"]]) == 1
-    elif name == "slice":
-        fine = _is_contiguous(equation)
-    elif name == "broadcast_in_dim":
-        fine = size(equation.inputs[0]) in (1, size(equation.outputs[0]))
-    elif name == "transpose":
-        moved = [axis for axis in equation.params["permutation"] if equation.inputs[0].aval.shape[axis] > 1]
-        fine = moved == sorted(moved)
-    elif name == "reshape":
-        fine = equation.params.get("dimensions") is None
-    else:
-        fine = name in MOVES or (name in ELEMENTWISE and ELEMENTWISE[name].accepts(equation))
-    if not fine or not all(size(v) for v in equation.outputs):
-        raise NotExpressible(equation)
-
-
-def check_dtype(value: Any) -> None:
-    dtype = value.aval.dtype
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "fiub" or dtype == np.float16 or not size(value):
-        raise NotExpressible(value)
-
-
-def _is_contiguous(equation: Equation) -> bool:
-    params, shape = equation.params, equation.inputs[0].aval.shape
-    if params["strides"] is not None and any(stride != 1 for stride in params["strides"]):
-        return False
-    cut = [b - a != n for a, b, n in zip(params["start_indices"], params["limit_indices"], shape, strict=True)]
-    return not any(cut) or math.prod(shape[: max(i for i, c in enumerate(cut) if c)]) == 1
-
-
-def _first(equation: Equation, value: Any) -> int:
-    """The place of an output's first element in the input of an equation that moves."""
-    if equation.name == "slice":
-        return int(np.ravel_multi_index(equation.params["start_indices"], equation.inputs[0].aval.shape))
-    if equation.name == "split":
-        return sum(size(v) for v in equation.outputs[: equation.outputs.index(value)])
-    return 0
-
-
-def pieces_of(equation: Equation) -> Iterator[tuple[Any, int]]:
-    """The operands of a concatenation, and where each begins."""
-    start = 0
-    for operand in equation.inputs:
-        yield operand, start
-        start += size(operand)

@@ -13,10 +13,11 @@ from jax.interpreters import ad, batching, mlir
 
 from noria.backends import scan
 from noria.backends.native import ffi
-from noria.backends.native.emit import Kernel
-from noria.backends.native.program import NotExpressible, Program, size
+from noria.backends.native.expressible import NotExpressible, is_expressible, size
+from noria.backends.native.layout import Plan
+from noria.backends.native.program import Program
 from noria.backends.native.target import NoSuchMachine, chosen
-from noria.graph import Graph, Known, named
+from noria.graph import Equation, Graph, Known, named
 
 #: Floating-point operations, about, from which on a second thread pays for being woken.
 _WORTH_A_THREAD = 1_000_000
@@ -33,6 +34,14 @@ def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any]) -> 
     except (NotExpressible, NoSuchMachine) as reason:
         return str(reason)
     return None
+
+
+def lifts(equation: Equation, batch: int, light: bool) -> bool:
+    """Whether to lift a product of the input: with eight examples or more it runs at full speed in the loop too.
+
+    There it saves the way of its result through memory; the fewer the examples, the more a product over all steps gains.
+    """
+    return batch < 8 or not is_expressible(equation)
 
 
 def loop(
@@ -101,10 +110,10 @@ class Call:
     def fast(self, *arrays: Any, time: int) -> list[Any]:
         """The same as machine code."""
         isa, batch = chosen(), self._batch(arrays)
-        kernel = Kernel(self.program, isa)
-        results = [*self.structs(time, batch), jax.ShapeDtypeStruct((kernel.scratch_bytes(batch),), jnp.uint8)]
+        plan = Plan(self.program, isa)
+        results = [*self.structs(time, batch), jax.ShapeDtypeStruct((plan.scratch_bytes(batch),), jnp.uint8)]
         sizes = ffi.sizes(time, batch, self.reverse, self._chunks(time, batch))
-        return list(jax.ffi.ffi_call(ffi.register(kernel, isa), results)(sizes, *arrays)[:-1])
+        return list(jax.ffi.ffi_call(ffi.register(plan, isa), results)(sizes, *arrays)[:-1])
 
     def _batch(self, arrays: Sequence[Any]) -> int:
         _, steps, start = self.parts(arrays)

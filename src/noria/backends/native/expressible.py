@@ -1,0 +1,145 @@
+"""Equations in a form that there is code for, and which there is code for."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+
+from noria.backends.native.elementwise import ELEMENTWISE
+from noria.graph import Equation, Graph, build, origin, substitute
+
+REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min".split())
+
+
+class NotExpressible(Exception):
+    """The native backend has no code for an equation, or for a value of its type; the message says which."""
+
+    def __init__(self, what: Any):
+        if isinstance(what, Equation):
+            path, line = origin(what)
+            shapes = " ".join(v.aval.str_short(short_dtypes=True) for v in what.inputs)
+            where = f", {Path(path).name}:{line}" if path else ""
+            super().__init__(f"there is no native code for {what.name} of {shapes}{where}")
+        else:
+            super().__init__(f"there is no native code for values of {what.aval.str_short(short_dtypes=True)}")
+
+
+def size(atom: Any) -> int:
+    return math.prod(atom.aval.shape)
+
+
+#: What only moves numbers, so that it becomes an offset.
+MOVES = frozenset(
+    "copy copy_p stop_gradient reshape squeeze expand_dims broadcast_in_dim slice split transpose".split()
+)
+
+
+def simplified(graph: Graph) -> Graph:
+    """The graph without calls and paddings; rules for derivatives have done their work by now.
+
+    Raises:
+        NotExpressible: if there is no code for an equation.
+    """
+    equations: list[Equation] = []
+    instead: dict[Any, Any] = {}
+    for equation in graph.equations:
+        function = _rewritten(equation)
+        if function is None:
+            check(equation)
+            equations.append(equation)
+            continue
+        made, outputs = build(function, equation.inputs, equation.source)
+        inner = simplified(Graph((), tuple(outputs), tuple(made)))
+        equations += inner.equations
+        instead |= dict(zip(equation.outputs, inner.outputs, strict=True))
+    return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
+
+
+def _rewritten(equation: Equation) -> Callable[..., Any] | None:
+    """The same in other primitives, where there is no code for this one."""
+    params = equation.params
+    if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):
+        inner = params.get("call_jaxpr") or params.get("fun_jaxpr")
+        return jex.jaxpr_as_fun(inner) if hasattr(inner, "consts") else None
+    if equation.name == "pad":
+        low, high, interior = zip(*params["padding_config"], strict=True)
+        if any(interior) or min(*low, *high) < 0 or len(low) != 1:
+            return None
+        return lambda a, value: [jnp.concatenate([jnp.broadcast_to(value, low), a, jnp.broadcast_to(value, high)])]
+    if equation.name == "dot_general" and all(v.aval.ndim == 1 for v in equation.inputs):
+        return lambda a, b: [(a * b).sum()]
+    return None
+
+
+def check(equation: Equation) -> None:
+    """Refuse an equation that there is no code for."""
+    if not is_expressible(equation):
+        raise NotExpressible(equation)
+
+
+def is_expressible(equation: Equation) -> bool:
+    """Whether there is code for an equation."""
+    name, params = equation.name, equation.params
+    given = equation.inputs[0].aval.shape if equation.inputs else ()
+    if not all(size(v) for v in (*equation.inputs, *equation.outputs)):
+        return False
+    if name == "dot_general":
+        contracted, batch = params["dimension_numbers"]
+        dtypes = {v.aval.dtype for v in (*equation.inputs, *equation.outputs)}
+        ranks = sorted(v.aval.ndim for v in equation.inputs)
+        return ranks == [1, 2] and len(contracted[0]) == 1 and not any(batch) and len(dtypes) == 1 and _is_float(dtypes)
+    if name in REDUCTIONS:
+        return len(params["axes"]) == len(given) and equation.inputs[0].aval.dtype != bool
+    if name == "concatenate":
+        return math.prod(given[: params["dimension"]]) == 1
+    if name == "split":
+        return math.prod(given[: params["axis"]]) == 1
+    if name == "slice":
+        return _is_contiguous(equation)
+    if name == "broadcast_in_dim":
+        return size(equation.inputs[0]) in (1, size(equation.outputs[0]))
+    if name == "transpose":
+        moved = [axis for axis in params["permutation"] if given[axis] > 1]
+        return moved == sorted(moved)
+    if name == "reshape":
+        return params.get("dimensions") is None
+    return name in MOVES or (name in ELEMENTWISE and ELEMENTWISE[name].accepts(equation))
+
+
+def _is_float(dtypes: set[Any]) -> bool:
+    return dtypes <= {np.dtype(np.float32), np.dtype(np.float64)}
+
+
+def check_dtype(value: Any) -> None:
+    dtype = value.aval.dtype
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "fiub" or dtype == np.float16 or not size(value):
+        raise NotExpressible(value)
+
+
+def _is_contiguous(equation: Equation) -> bool:
+    params, shape = equation.params, equation.inputs[0].aval.shape
+    if params["strides"] is not None and any(stride != 1 for stride in params["strides"]):
+        return False
+    cut = [b - a != n for a, b, n in zip(params["start_indices"], params["limit_indices"], shape, strict=True)]
+    return not any(cut) or math.prod(shape[: max(i for i, c in enumerate(cut) if c)]) == 1
+
+
+def first_of(equation: Equation, value: Any) -> int:
+    """The place of an output's first element in the input of an equation that moves."""
+    if equation.name == "slice":
+        return int(np.ravel_multi_index(equation.params["start_indices"], equation.inputs[0].aval.shape))
+    if equation.name == "split":
+        return sum(size(v) for v in equation.outputs[: equation.outputs.index(value)])
+    return 0
+
+
+def pieces_of(equation: Equation) -> Iterator[tuple[Any, int]]:
+    """The operands of a concatenation, and where each begins."""
+    start = 0
+    for operand in equation.inputs:
+        yield operand, start
+        start += size(operand)

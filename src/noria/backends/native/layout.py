@@ -1,0 +1,111 @@
+"""How the stages of a program are cut into blocks, panels and arrays of scratch memory, for one instruction set."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from noria.backends.native.elementwise import element
+from noria.backends.native.expressible import size
+from noria.backends.native.program import Dot, Product, Program, Stage
+from noria.backends.native.target import Isa
+
+#: Bytes to which panels and arrays are aligned.
+ALIGN = 64
+
+
+def aligned(number: int) -> int:
+    return -(-number // ALIGN) * ALIGN
+
+
+def item_of(value: Any) -> int:
+    """Bytes of one number."""
+    return int(np.dtype(value.aval.dtype).itemsize)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Columns that multiply the same row: ``products[c]`` gives vector ``first + c`` of the tile."""
+
+    dot: Dot
+    products: tuple[tuple[Product, int], ...]
+    first: int
+    panel: int  # bytes from the start of the scratch memory
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a stage is cut: blocks of ``vectors`` vectors of features; the products of a block in groups."""
+
+    stage: Stage
+    vectors: int
+    groups: tuple[Group, ...]
+
+    @property
+    def width(self) -> int:
+        """Vectors in a row of the tile."""
+        return sum(len(group.products) for group in self.groups)
+
+
+class Plan:
+    """A program cut up for one instruction set: ``lanes`` numbers in a vector, ``panels`` bytes of packed weights."""
+
+    def __init__(self, program: Program, isa: Isa):
+        self.program = program
+        values = [*program.places, *program.maker, *program.outputs]
+        wide = max([4, *(item_of(v) for v in values if v.aval.dtype != bool and v.aval.shape)])
+        self.lanes = isa.bits // (8 * wide)
+        self.registers = isa.registers
+        self.panels = 0
+        self.layouts = [self._layout(stage) for stage in program.stages]
+        self.sums = [pair for stage in program.stages for pair in stage.sums]
+
+    def scratch_bytes(self, batch: int) -> int:
+        """Bytes of scratch memory for a batch."""
+        return self.panels + sum(aligned(batch * width) for width in self.scratch_widths())
+
+    def scratch_widths(self) -> Iterator[int]:
+        """Bytes that one row takes in each array of the scratch memory."""
+        for value in self.program.state:
+            yield from [size(value) * item_of(value)] * 2
+        for value in self.program.scratch:
+            yield size(value) * item_of(value)
+        for equation, _ in self.sums:
+            yield self.lanes * item_of(equation.inputs[0])
+
+    def vector(self, dtype: Any) -> ir.VectorType:
+        return ir.VectorType(element(dtype), self.lanes)
+
+    # --- products ---------------------------------------------------------------------------------------------------
+
+    def _layout(self, stage: Stage) -> Layout:
+        most = 4 if self.registers >= 32 else 2
+        vectors = max(1, most // len(stage.columns)) if stage.columns else 2
+        vectors = min(vectors, -(-stage.extent // self.lanes))
+        by_row: dict[tuple[Any, int], list[Product]] = {}
+        for column in stage.columns:
+            dot = self.program.dots[column.equation]
+            by_row.setdefault((dot.row.value, dot.row.offset), []).append(column)
+        groups, first = [], 0
+        for columns in by_row.values():
+            pairs = [(column, v) for column in columns for v in range(vectors)]
+            count = -(-len(pairs) // most)
+            width = -(-len(pairs) // count)
+            for start in range(0, len(pairs), width):
+                some = tuple(pairs[start : start + width])
+                dot = self.program.dots[some[0][0].equation]
+                groups.append(Group(dot, some, first, self.panels))
+                first += len(some)
+                blocks = -(-stage.extent // (vectors * self.lanes))
+                item = item_of(some[0][0].equation.outputs[0])
+                self.panels += aligned(blocks * dot.depth * len(some) * self.lanes * item)
+        return Layout(stage, vectors, tuple(groups))
+
+    def counts(self, layout: Layout) -> tuple[int, list[int]]:
+        """Full blocks of a stage, and how many features each vector of the last block has, if it is not full."""
+        block = layout.vectors * self.lanes
+        full, left = divmod(layout.stage.extent, block)
+        rest = [max(0, min(self.lanes, left - v * self.lanes)) for v in range(layout.vectors)]
+        return full, rest if left else []

@@ -1,0 +1,144 @@
+"""The element-wise part of a stage: one block of features of one example, in vectors."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from llvmlite import ir
+
+from noria.backends.native.elementwise import ELEMENTWISE, constant, in_memory
+from noria.backends.native.expressible import size
+from noria.backends.native.gemm import I32, POINTER, at, i64, splat
+from noria.backends.native.layout import Layout, item_of
+from noria.backends.native.program import Apply, Load, Number, Place, Product
+
+if TYPE_CHECKING:
+    from noria.backends.native.emit import Run
+
+
+_COMBINE = {"reduce_sum": "add", "reduce_max": "max", "reduce_min": "min"}
+
+
+def combine(b: ir.IRBuilder, equation: Any, one: ir.Value, other: ir.Value) -> ir.Value:
+    """The operation that a reduction repeats."""
+    return ELEMENTWISE[_COMBINE[equation.name]].rule(b, equation, [one, other])
+
+
+def neutral(equation: Any) -> Any:
+    """What a reduction begins with."""
+    dtype = equation.inputs[0].aval.dtype
+    if equation.name == "reduce_sum":
+        return 0
+    lowest = equation.name == "reduce_max"
+    if dtype.kind == "f":
+        return -math.inf if lowest else math.inf
+    return np.iinfo(dtype).min if lowest else np.iinfo(dtype).max
+
+
+class Row:
+    """The element-wise part of a stage for one block of features of one example."""
+
+    def __init__(self, run: "Run", layout: Layout, row: ir.Value, block: ir.Value, tile: ir.Value | None):
+        self.run, self.b, self.lanes = run, run.b, run.plan.lanes
+        self.program, self.layout, self.stage = run.program, layout, layout.stage
+        self.row, self.tile = row, tile
+        self.start = self.b.mul(block, i64(layout.vectors * self.lanes))
+
+    def emit(self, counts: Sequence[int]) -> None:
+        """Store all that the stage stores; ``counts`` are the features of each vector."""
+        for vector, count in enumerate(counts):
+            if not count:
+                continue
+            self.vector, self.count = vector, count
+            self.at = self.b.add(self.start, i64(vector * self.lanes))
+            self.known: dict[tuple[Any, int], ir.Value] = {}
+            for atom, places in self.stage.stores:
+                value = self.value(atom, 0)
+                for place in places:
+                    self._store(value, place)
+            for equation, _ in self.stage.sums:
+                self._add(equation)
+
+    def value(self, atom: Any, offset: int) -> ir.Value:
+        """The vector of ``atom`` here; each is computed once."""
+        key = (id(atom), offset)  # numbers are not hashable
+        if key not in self.known:
+            self.known[key] = self._value(
+                self.program.look(atom, offset, self.stage.extent, self.stage.own.__contains__)
+            )
+        return self.known[key]
+
+    def _value(self, node: Any) -> ir.Value:
+        if isinstance(node, Number):
+            return constant(self.run.plan.vector(node.dtype), node.value)
+        if isinstance(node, Load):
+            return self._load(node)
+        if isinstance(node, Product):
+            return self._of_tile(node)
+        assert isinstance(node, Apply)
+        args = [self.value(atom, offset) for atom, offset in node.operands]
+        return ELEMENTWISE[node.equation.name].rule(self.b, node.equation, args)
+
+    def _of_tile(self, product: Product) -> ir.Value:
+        for group in self.layout.groups:
+            if (product, self.vector) in group.products:
+                kind = self.run.plan.vector(product.equation.outputs[0].aval.dtype)
+                item = item_of(product.equation.outputs[0])
+                index = group.first + group.products.index((product, self.vector))
+                assert self.tile is not None
+                return self.b.load(at(self.b, self.tile, index * self.lanes * item), typ=kind, align=self.lanes * item)
+        raise AssertionError(product)
+
+    def _load(self, node: Load) -> ir.Value:
+        b, dtype = self.b, node.value.aval.dtype
+        kind = in_memory(dtype)
+        if size(node.value) == 1:
+            number = b.load(self.run.address(node.value, 0, self.row), typ=kind, align=item_of(node.value))
+            found = splat(b, number, self.lanes)
+        else:
+            address = self.run.address(node.value, b.add(self.at, i64(node.offset)), self.row)
+            found = self._read(address, ir.VectorType(kind, self.lanes), item_of(node.value))
+        if dtype.kind == "b":
+            found = b.icmp_unsigned("!=", found, constant(found.type, 0))
+        return found
+
+    def _store(self, value: ir.Value, place: Place) -> None:
+        b = self.b
+        holder = self.program.values(place.kind)[place.number]
+        if holder.aval.dtype == bool:
+            value = b.zext(value, ir.VectorType(ir.IntType(8), self.lanes))
+        self._write(value, self.run.address(None, self.at, self.row, place), item_of(holder))
+
+    def _add(self, equation: Any) -> None:
+        b = self.b
+        value = self.value(equation.inputs[0], 0)
+        if self.count < self.lanes:
+            value = b.select(self._mask(), value, constant(value.type, neutral(equation)))
+        address = self.run.sum_at(equation, self.row)
+        b.store(combine(b, equation, b.load(address, typ=value.type, align=4), value), address, align=4)
+
+    # --- memory: whole vectors, or as many numbers as there are -----------------------------------------------------
+
+    def _mask(self) -> ir.Constant:
+        return ir.Constant(ir.VectorType(ir.IntType(1), self.lanes), [lane < self.count for lane in range(self.lanes)])
+
+    def _read(self, address: ir.Value, kind: ir.VectorType, align: int) -> ir.Value:
+        if self.count == self.lanes:
+            return self.b.load(address, typ=kind, align=align)
+        function = self._masked("load", kind, kind, [POINTER, I32, self._mask().type, kind])
+        return self.b.call(function, [address, ir.Constant(I32, align), self._mask(), constant(kind, 0)])
+
+    def _write(self, value: ir.Value, address: ir.Value, align: int) -> None:
+        if self.count == self.lanes:
+            self.b.store(value, address, align=align)
+            return
+        function = self._masked("store", value.type, ir.VoidType(), [value.type, POINTER, I32, self._mask().type])
+        self.b.call(function, [value, address, ir.Constant(I32, align), self._mask()])
+
+    def _masked(self, name: str, kind: ir.VectorType, result: ir.Type, args: list[ir.Type]) -> ir.Function:
+        one = kind.element
+        letter = f"i{one.width}" if isinstance(one, ir.IntType) else "f32" if isinstance(one, ir.FloatType) else "f64"
+        full = f"llvm.masked.{name}.v{kind.count}{letter}.p0"
+        module = self.b.module
+        return module.globals.get(full) or ir.Function(module, ir.FunctionType(result, args), full)

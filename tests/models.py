@@ -1,5 +1,6 @@
 """What several test files build: every cell by name, random arrays, and gradients under random cotangents."""
 
+import os
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,9 @@ import numpy as np
 import oracles
 
 import noria as nr
+
+#: What ``backend="auto"`` runs for a cell that there is machine code for.
+AUTO = "native" if jax.default_backend() == "cpu" and os.environ.get("NORIA_BACKEND") != "scan" else "scan"
 
 #: Every cell of the library, by name: (constructor, oracle of one step in NumPy).
 CELLS: dict[str, tuple[Any, Any]] = {

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from models import CELLS, assert_close, make_cell, random
+from models import AUTO, CELLS, assert_close, make_cell, random
 
 import noria as nr
 from noria.backends import LOOPS
@@ -138,28 +138,29 @@ def loss(layer: Any, xs: Any) -> jax.Array:
 def test_products_inside_of_the_loops(name, batch):
     """As many as the mathematics needs: none of the input, none for parameters, none for the output."""
     cell, forward, reverse = LOOPS_OF[name]
-    layer, xs = nr.Recurrence(cell), jnp.ones((*batch, 6, 3))
+    layer, xs = nr.Recurrence(cell, backend="scan"), jnp.ones((*batch, 6, 3))
     assert products_of_loops(lambda layer, xs: layer.scan(None, xs), layer, xs) == [forward]
     for save in ("gates", "states"):
-        layer = nr.Recurrence(cell, save=save)
+        layer = nr.Recurrence(cell, backend="scan", save=save)
         assert products_of_loops(jax.grad(loss), layer, xs) == [forward, reverse]
     plain = nr.Recurrence(cell, backend="plain")
     assert sum(products_of_loops(jax.grad(loss), plain, xs)) > forward + reverse
 
 
 @cases
-def test_explanation_tells_the_same(name):
+@pytest.mark.parametrize(("backend", "runs"), [("auto", AUTO), ("scan", "scan")])
+def test_explanation_tells_the_same(name, backend, runs):
     cell, forward, reverse = LOOPS_OF[name]
-    found = nr.explain(nr.Recurrence(cell), jnp.ones((2, 6, 3)))
+    found = nr.explain(nr.Recurrence(cell, backend=backend), jnp.ones((2, 6, 3)))
     count = lambda lines: sum(line.name == "dot_general" for line in lines)  # noqa: E731
     assert (count(found.loop), count(found.reverse)) == (forward, reverse)
     assert found.flops["loop"] >= 2 * 6 * 2 * 9 * forward
-    assert found.backend == "scan"
+    assert found.backend == runs
 
 
 def test_nothing_is_differentiated_that_nobody_asked_for():
     """Without the parameters' gradient no contraction follows the reverse loop; without the input's neither."""
-    layer, xs = nr.Recurrence(make_cell("lstm")), random(0, 2, 6, 3)
+    layer, xs = nr.Recurrence(make_cell("lstm"), backend="scan"), random(0, 2, 6, 3)
 
     def all_products(function: Any) -> int:
         return str(jax.jit(function).lower(layer, xs).as_text()).count("stablehlo.dot_general")
@@ -237,7 +238,7 @@ def test_saved_bytes_predict_what_is_stored(name, options):
 
 def test_a_page_about_an_lstm():
     page = str(nr.explain(nr.LSTM(3, 4, key=KEY), jnp.zeros((2, 5, 3)), lengths=jnp.array([3, 5])))
-    assert page.startswith("LSTM(in_size=3): 2 examples, 5 steps, backend scan: ")
+    assert page.startswith(f"LSTM(in_size=3): 2 examples, 5 steps, backend {AUTO}: ")
     for text in (
         "before: all steps at once",
         "lstm.py:",
@@ -257,7 +258,7 @@ def test_a_model_explains_each_recurrent_layer():
     )
     found = nr.explain(net, jax.ShapeDtypeStruct((5, 3), jnp.float64))
     assert [e.label for e in found] == ["GRU(in_size=3)", "GRU(in_size=3)", "RNN(in_size=2)"]
-    assert [e.backend for e in found] == ["scan", "scan", "plain"]
+    assert [e.backend for e in found] == [AUTO, AUTO, "plain"]
     assert str(found[2]) == "RNN(in_size=2): 5 steps, backend plain: as asked for."
     with pytest.raises(ValueError, match=r"explain\(Dense.*no recurrent layer"):
         nr.explain(net[1], jnp.zeros((5, 8)))
@@ -320,7 +321,7 @@ def test_long_sequences_are_lifted_in_chunks(reverse, monkeypatch):
 
 
 def test_wide_batches_keep_deep_products_in_the_loop_on_cpu():
-    layer, xs = nr.GRU(128, 8, key=KEY, dtype=jnp.float32), jnp.zeros((96, 4, 128), jnp.float32)
+    layer, xs = nr.GRU(128, 8, key=KEY, dtype=jnp.float32, backend="scan"), jnp.zeros((96, 4, 128), jnp.float32)
     inside = 2 if jax.default_backend() == "cpu" else 1
     assert products_of_loops(lambda layer, xs: layer(xs), layer, xs) == [inside]
     assert products_of_loops(jax.grad(loss), layer, xs) == [inside, 1]

@@ -1,4 +1,4 @@
-"""`Recurrence` on both backends: against NumPy oracles, and `scan` against `reference` with every cotangent."""
+"""`Recurrence` on each backend: against NumPy oracles, and `scan` and `native` against `reference` with every cotangent."""
 
 from typing import Any
 
@@ -17,6 +17,8 @@ LENGTHS = jnp.array([5, 0, 3])
 RESETS = jnp.array([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1], [1, 1, 0, 0, 1]], bool)
 
 cells = pytest.mark.parametrize("name", CELLS)
+backends = pytest.mark.parametrize("backend", ["scan", "native", "reference"])
+compiled = pytest.mark.parametrize("backend", ["scan", "native"])
 directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
 
@@ -40,7 +42,7 @@ def garbage_past(xs: jax.Array, lengths: Any) -> jax.Array:
 @directions
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "lengths"])
 @pytest.mark.parametrize("resets", [False, True], ids=["one", "resets"])
-@pytest.mark.parametrize("backend", ["scan", "reference"])
+@backends
 def test_against_the_oracle(name, reverse, lengths, resets, backend):
     """Each example alone, cut to its length and into its episodes, by the equations of the paper in NumPy."""
     layer = layer_of(name, reverse, backend)
@@ -73,15 +75,16 @@ def _plain(state: Any) -> Any:
 @pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "lengths"])
 @pytest.mark.parametrize("resets", [False, True], ids=["one", "resets"])
-def test_scan_equals_reference(name, reverse, batched, lengths, resets):
+@compiled
+def test_equals_reference(name, backend, reverse, batched, lengths, resets):
     """Outputs, final state, and the cotangents of parameters, initial state, passed state and input."""
     options = options_of(lengths, resets, batched)
     xs = random(0, *([BATCH] if batched else []), TIME, IN)
     if lengths:
         xs = garbage_past(xs, options["lengths"])
     results = []
-    for backend in ("scan", "reference"):
-        layer = layer_of(name, reverse, backend)
+    for which in (backend, "reference"):
+        layer = layer_of(name, reverse, which)
         start = random_like(layer.initial_state(), 5)
         results.append(cotangents(layer, start, xs, **options))
     (values, (parameters, state, inputs)), (values_, (parameters_, state_, inputs_)) = results
@@ -95,9 +98,10 @@ def test_scan_equals_reference(name, reverse, batched, lengths, resets):
 @cells
 @directions
 @pytest.mark.parametrize("resets", [False, True], ids=["one", "resets"])
-def test_vmap_equals_the_batch(name, reverse, resets):
+@compiled
+def test_vmap_equals_the_batch(name, backend, reverse, resets):
     """`jax.vmap` over examples, lengths and resets traced, gives what the batch axis gives, gradients included."""
-    layer = layer_of(name, reverse, "scan")
+    layer = layer_of(name, reverse, backend)
     xs = garbage_past(random(0, BATCH, TIME, IN), LENGTHS)
     flags = RESETS if resets else jnp.zeros_like(RESETS)
 
@@ -116,16 +120,17 @@ def test_vmap_equals_the_batch(name, reverse, resets):
 
 
 @cells
-def test_float32_agrees_with_reference(name):
+@compiled
+def test_float32_agrees_with_reference(name, backend):
     results = []
-    for backend in ("scan", "reference"):
-        layer = nr.Recurrence(make_cell(name, dtype=jnp.float32), backend=backend)
+    for which in (backend, "reference"):
+        layer = nr.Recurrence(make_cell(name, dtype=jnp.float32), backend=which)
         results.append(jtu.tree_leaves(cotangents(layer, None, random(0, BATCH, TIME, IN, dtype=jnp.float32))))
     assert_close(results[0], results[1], 1e-5)
 
 
 @cells
-@pytest.mark.parametrize("backend", ["scan", "reference"])
+@backends
 def test_steps_equal_the_whole(name, backend):
     layer = layer_of(name, False, backend)
     xs = random(0, BATCH, TIME, IN)
@@ -139,7 +144,7 @@ def test_steps_equal_the_whole(name, backend):
 
 
 @directions
-@pytest.mark.parametrize("backend", ["scan", "reference"])
+@backends
 @pytest.mark.parametrize(("batch", "time"), [((), 0), ((0,), 4), ((3,), 0), ((0,), 0), ((), 1), ((1,), 1)])
 def test_empty_and_single(reverse, backend, batch, time):
     layer = layer_of("lstm", reverse, backend)

@@ -1,6 +1,7 @@
 """Cells that nobody prepared the compiler for: the compiled loop against the definition, with every cotangent."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from models import assert_close, random
+from models import AUTO, assert_close, random
 
 import noria as nr
 
@@ -480,7 +481,32 @@ ZOO["plain_function"] = lambda dtype: (_sums_up, jnp.zeros(3, dtype))
 
 # --- the tests ------------------------------------------------------------------------------------------------------
 
-cells = pytest.mark.parametrize("name", ZOO)
+#: The cells that there is no machine code for, each with what it has none for.
+REFUSED = {
+    "picked_by_whole_numbers": "gather of",
+    "heads": r"dot_general of f64\[2,3,3\]",  # a product for each head
+    "convolutional_state": "conv_general_dilated of",
+    "convolutional_lstm": "conv_general_dilated of",
+    "outer_product_memory": r"mul of f64\[2,1\] f64\[1,2\]",  # neither operand has the shape of the result
+    "implicit_step": "custom_linear_solve of",
+    "recurrent_highway": "scan of",
+    "inner_loop": "scan of",
+    "inner_conditional": "cond of",
+    "sorted_and_summed": "sort of",
+    "looks_itself_up": "argmax of",
+    "two_numbers_of_which_one_is_used": "scan of",
+    "complex_diagonal": r".*c128\[4\]",
+    "complex_beside_real": r".*c128\[4\]",
+    "attention_over_a_ring": r"dot_general of f64\[3,4\]",  # of two matrices
+}
+
+#: Those whose gradient has a loop that there is none for.
+SCANNED_GRADIENTS = {"parameter_beside_a_number", "rule_that_ignores_its_cotangent"}
+
+cells = pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, backend) for backend in ("scan", "native") for name in ZOO if backend == "scan" or name not in REFUSED],
+)
 
 
 def layer_of(name: str, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:
@@ -518,56 +544,109 @@ def scanned(layer: nr.Recurrence, xs: jax.Array, **options: Any) -> tuple[Any, A
     return run(layer, start_of(layer, len(xs)), xs)
 
 
+@functools.cache
+def definition(name: str, reverse: bool = False, masked: bool = False, dtype: Any = jnp.float64) -> tuple[Any, Any]:
+    """What `masked_sequences` or `whole_sequences` give by the definition."""
+    run = masked_sequences if masked else whole_sequences
+    return run(layer_of(name, dtype, reverse=reverse, backend="reference"), dtype)
+
+
+def masked_sequences(layer: nr.Recurrence, dtype: Any = jnp.float64) -> tuple[Any, Any]:
+    """With lengths, one of them zero, not a number past the end, and resets."""
+    xs = random(0, BATCH, TIME, IN, dtype=dtype)
+    xs = jnp.where(jnp.arange(TIME)[:, None] < LENGTHS[:, None, None], xs, jnp.nan)
+    return scanned(layer, xs, lengths=LENGTHS, resets=RESETS)
+
+
+def whole_sequences(layer: nr.Recurrence, dtype: Any = jnp.float64) -> tuple[Any, Any]:
+    return scanned(layer, random(0, 2, TIME, IN, dtype=dtype))
+
+
 @cells
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_equals_reference(name, reverse):
+def test_equals_reference(name, backend, reverse):
     """With lengths, one of them zero, not a number past the end, and resets."""
-    xs = jnp.where(jnp.arange(TIME)[:, None] < LENGTHS[:, None, None], random(0, BATCH, TIME, IN), jnp.nan)
-    results = [
-        scanned(layer_of(name, reverse=reverse, backend=backend), xs, lengths=LENGTHS, resets=RESETS)
-        for backend in ("scan", "reference")
-    ]
-    assert_close(results[0], results[1], 1e-10)
-    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(results))
+    found = masked_sequences(layer_of(name, reverse=reverse, backend=backend))
+    assert_close(found, definition(name, reverse, masked=True), 1e-10)
+    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
 
 
 @cells
-def test_float32_agrees_with_reference(name):
-    xs = random(0, 2, TIME, IN, dtype=jnp.float32)
-    results = [scanned(layer_of(name, jnp.float32, backend=backend), xs) for backend in ("scan", "reference")]
-    assert_close(results[0], results[1], 1e-5)
-
-
-@functools.cache
-def definition(name: str) -> tuple[Any, Any]:
-    return scanned(layer_of(name, backend="reference"), random(0, 2, TIME, IN))
+def test_float32_agrees_with_reference(name, backend):
+    found = whole_sequences(layer_of(name, jnp.float32, backend=backend), jnp.float32)
+    assert_close(found, definition(name, dtype=jnp.float32), 1e-5)
 
 
 @cells
 @pytest.mark.parametrize(("save", "checkpoint"), [("states", None), ("gates", "sqrt"), ("states", 2)])
-def test_what_is_stored_does_not_matter(name, save, checkpoint):
-    layer = layer_of(name, backend="scan", save=save, checkpoint=checkpoint)
-    assert_close(scanned(layer, random(0, 2, TIME, IN)), definition(name), 1e-10)
+def test_what_is_stored_does_not_matter(name, backend, save, checkpoint):
+    layer = layer_of(name, backend=backend, save=save, checkpoint=checkpoint)
+    assert_close(whole_sequences(layer), definition(name), 1e-10)
 
 
-@cells
-def test_vmap_equals_each_on_its_own(name):
-    """Examples mapped by `jax.vmap`, each with a key of its own."""
+@functools.cache
+def each_on_its_own(name: str) -> tuple[Any, Any]:
+    """By the definition, example after example, each with a key of its own."""
     xs, keys = random(0, BATCH, TIME, IN), jax.random.split(jax.random.key(8), BATCH)
-    start = start_of(layer_of(name), BATCH)
-
-    def one(layer: Any, state: Any, x: Any, key: Any) -> Any:
-        return layer.scan(state, x, key=key)
-
-    def mapped(layer: Any, start: Any, xs: Any) -> Any:
-        return jax.vmap(one, in_axes=(None, 0, 0, 0))(layer, start, xs, keys)
 
     def alone(layer: Any, start: Any, xs: Any) -> Any:
         pick = lambda n: jtu.tree_map(lambda leaf: leaf[n], (start, xs, keys))  # noqa: E731
-        return jtu.tree_map(lambda *leaves: jnp.stack(leaves), *(one(layer, *pick(n)) for n in range(BATCH)))
+        return jtu.tree_map(lambda *leaves: jnp.stack(leaves), *(one_example(layer, *pick(n)) for n in range(BATCH)))
 
-    found = eqx.filter_jit(functools.partial(pulled, mapped))(layer_of(name, backend="scan"), start, xs)
-    assert_close(found, pulled(alone, layer_of(name, backend="reference"), start, xs), 1e-10)
+    layer = layer_of(name, backend="reference")
+    return pulled(alone, layer, start_of(layer, BATCH), xs)
+
+
+def one_example(layer: Any, state: Any, x: Any, key: Any) -> Any:
+    return layer.scan(state, x, key=key)
+
+
+@cells
+def test_vmap_equals_each_on_its_own(name, backend):
+    """Examples mapped by `jax.vmap`, each with a key of its own."""
+    xs, keys = random(0, BATCH, TIME, IN), jax.random.split(jax.random.key(8), BATCH)
+    layer = layer_of(name, backend=backend)
+
+    def mapped(layer: Any, start: Any, xs: Any) -> Any:
+        return jax.vmap(one_example, in_axes=(None, 0, 0, 0))(layer, start, xs, keys)
+
+    found = eqx.filter_jit(functools.partial(pulled, mapped))(layer, start_of(layer, BATCH), xs)
+    assert_close(found, each_on_its_own(name), 1e-10)
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+def test_which_cells_there_is_machine_code_for(name):
+    """What `backend="auto"` runs; the reason where that is a scan."""
+    found = nr.explain(layer_of(name), random(0, 2, TIME, IN), **key_of(layer_of(name)))
+    refused = REFUSED.get(name)
+    if refused is None:
+        assert (found.backend, found.reason) == ("native", "the fastest one on CPUs")
+        return
+    assert found.backend == "scan"
+    assert re.match(f"there is no native code for {refused}.*; this one runs any cell on any device$", found.reason)
+    with pytest.raises(ValueError, match=rf'backend="native" has no code for this step: .*{refused}.*; expected'):
+        nr.with_backend(layer_of(name), "native").scan(None, random(0, 2, TIME, IN), **key_of(layer_of(name)))
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
+@pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+def test_the_loop_of_the_gradient_is_machine_code_too(name):
+    """One call for the loop, one for its gradient, and no loop of XLA's but those that are lifted."""
+    layer, xs = layer_of(name), random(0, 2, TIME, IN)
+    options = key_of(layer)
+    smooth, rest = eqx.partition((layer, start_of(layer, 2), xs), eqx.is_inexact_array)
+
+    def run(smooth: Any) -> Any:
+        layer, start, xs = eqx.combine(smooth, rest)
+        return eqx.partition(layer.scan(start, xs, **options), eqx.is_inexact_array)
+
+    def pull(smooth: Any) -> Any:
+        values, pull, _ = jax.vjp(run, smooth, has_aux=True)
+        return pull(values)
+
+    calls = jax.jit(pull).lower(smooth).as_text().count("custom_call @noria_")
+    assert calls == 1 + (name not in SCANNED_GRADIENTS)
 
 
 def gradient(cell: Any, start: jax.Array, time: int = 1) -> Any:

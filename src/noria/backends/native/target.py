@@ -113,8 +113,9 @@ def compile_module(module: ir.Module, isa: Isa, *, assembly: bool = False) -> Li
     module.triple = machine.triple
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = options.slp_vectorization = False
+    # The code is in vectors already; more passes double the time and gain nothing that could be measured.
+    options = llvm.create_pipeline_tuning_options(speed_level=1)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(parsed, builder)
     text = machine.emit_assembly(parsed) if assembly else ""

@@ -32,9 +32,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             function needs one.
         reverse: take the steps from the last to the first. Outputs stand where their inputs do.
         learn_initial_state: train the initial state, from ``initial_state`` or the cell's own.
-        backend: ``"scan"`` takes the cell apart and runs what needs the state as one `jax.lax.scan`; ``"plain"`` puts the cell
-            into one as it is, and has forward-mode derivatives too; ``"associative"`` is for next states that are affine and
-            element-wise in the state; ``"reference"`` is a Python loop, the definition.
+        backend: ``"native"`` takes the cell apart and runs what needs the state as machine code, on CPUs; ``"scan"`` as one
+            `jax.lax.scan`; ``"plain"`` puts the cell into one as it is, and has forward-mode derivatives too; ``"associative"``
+            is for next states that are affine and element-wise in the state; ``"reference"`` is a Python loop, the definition.
             ``"auto"`` chooses; `noria.explain` says what and why.
         save: what the gradient finds stored: ``"gates"``, what its loop needs; or ``"states"``, the states only, from which the
             rest is computed again, many steps at once: a fraction of the memory, one product more.

@@ -1,13 +1,17 @@
 """Machine code for the loop of any cell, made with LLVM when a layer is traced, and run by XLA as a foreign function; CPUs only.
 
 =============== ====================================================================================================
+`expressible`   equations in a form that there is code for, and which there is code for
 `program`       equations become stages: passes over the features, between which values are stored
+`layout`        stages cut into blocks, panels and arrays of scratch memory, for one instruction set
 `emit`          stages become LLVM code
+`row`           the element-wise part of a stage, for one block of features of one example
 `gemm`          the products in it
 `elementwise`   the element-wise primitives in it
 `maths`         exp, tanh and the like, of vectors
 `vector`        a vector whose operators emit instructions; the polynomials for each format
 `target`        which vector instructions there are; from LLVM code to machine code
+`structures`    what XLA and a handler exchange
 `ffi`           the code as a handler of XLA's, and threads
 `run`           the handler as a JAX function: mapped, differentiated
 =============== ====================================================================================================

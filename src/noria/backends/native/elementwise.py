@@ -4,6 +4,7 @@ Numbers live in vectors of their own type, truth values in vectors of single bit
 rules: a maximum hands on NaN, a conversion to whole numbers stays in range, a remainder has the sign of the first operand.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ class Entry:
         return all(
             getattr(v.aval.dtype, "kind", "") in self.kinds
             and v.aval.dtype != np.float16
-            and (not v.aval.shape or v.aval.shape == shape)
+            and (math.prod(v.aval.shape) == 1 or v.aval.shape == shape)
             for v in equation.inputs
         ) and (equation.name != "select_n" or (len(equation.inputs) == 3 and equation.inputs[0].aval.dtype == bool))
 

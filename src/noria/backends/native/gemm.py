@@ -185,3 +185,39 @@ def _line(
         number = b.load(b.gep(weight, [index], source_etype=one), typ=one)
         line = b.insert_element(line, number, ir.Constant(I32, lane))
     return line
+
+
+# --- memory: whole vectors, or as many numbers as there are ---------------------------------------------------------
+
+
+def mask(lanes: int, count: int) -> ir.Constant:
+    """True for the first ``count`` lanes."""
+    return ir.Constant(ir.VectorType(ir.IntType(1), lanes), [lane < count for lane in range(lanes)])
+
+
+def read(b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType, count: int, align: int) -> ir.Value:
+    """The first ``count`` numbers of a vector; the others are zero, and not touched in memory."""
+    if count == kind.count:
+        return b.load(address, typ=kind, align=align)
+    chosen = mask(kind.count, count)
+    zero = ir.Constant(kind, [0 if isinstance(kind.element, ir.IntType) else 0.0] * kind.count)
+    function = _masked(b.module, "load", kind, kind, [POINTER, I32, chosen.type, kind])
+    return b.call(function, [address, ir.Constant(I32, align), chosen, zero])
+
+
+def write(b: ir.IRBuilder, value: ir.Value, address: ir.Value, count: int, align: int) -> None:
+    """Store the first ``count`` numbers of a vector."""
+    kind = value.type
+    if count == kind.count:
+        b.store(value, address, align=align)
+        return
+    chosen = mask(kind.count, count)
+    function = _masked(b.module, "store", kind, ir.VoidType(), [kind, POINTER, I32, chosen.type])
+    b.call(function, [value, address, ir.Constant(I32, align), chosen])
+
+
+def _masked(module: ir.Module, name: str, kind: ir.VectorType, result: ir.Type, args: list[ir.Type]) -> ir.Function:
+    one = kind.element
+    letter = f"i{one.width}" if isinstance(one, ir.IntType) else "f32" if isinstance(one, ir.FloatType) else "f64"
+    full = f"llvm.masked.{name}.v{kind.count}{letter}.p0"
+    return module.globals.get(full) or ir.Function(module, ir.FunctionType(result, args), full)

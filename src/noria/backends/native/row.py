@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from noria.backends.native.elementwise import ELEMENTWISE, constant, in_memory
 from noria.backends.native.expressible import size
-from noria.backends.native.gemm import I32, POINTER, at, i64, splat
+from noria.backends.native.gemm import at, i64, mask, read, splat, write
 from noria.backends.native.layout import Layout, item_of
 from noria.backends.native.program import Apply, Load, Number, Place, Product
 
@@ -98,7 +98,7 @@ class Row:
             found = splat(b, number, self.lanes)
         else:
             address = self.run.address(node.value, b.add(self.at, i64(node.offset)), self.row)
-            found = self._read(address, ir.VectorType(kind, self.lanes), item_of(node.value))
+            found = read(b, address, ir.VectorType(kind, self.lanes), self.count, item_of(node.value))
         if dtype.kind == "b":
             found = b.icmp_unsigned("!=", found, constant(found.type, 0))
         return found
@@ -108,37 +108,12 @@ class Row:
         holder = self.program.values(place.kind)[place.number]
         if holder.aval.dtype == bool:
             value = b.zext(value, ir.VectorType(ir.IntType(8), self.lanes))
-        self._write(value, self.run.address(None, self.at, self.row, place), item_of(holder))
+        write(b, value, self.run.address(None, self.at, self.row, place), self.count, item_of(holder))
 
     def _add(self, equation: Any) -> None:
         b = self.b
         value = self.value(equation.inputs[0], 0)
         if self.count < self.lanes:
-            value = b.select(self._mask(), value, constant(value.type, neutral(equation)))
+            value = b.select(mask(self.lanes, self.count), value, constant(value.type, neutral(equation)))
         address = self.run.sum_at(equation, self.row)
         b.store(combine(b, equation, b.load(address, typ=value.type, align=4), value), address, align=4)
-
-    # --- memory: whole vectors, or as many numbers as there are -----------------------------------------------------
-
-    def _mask(self) -> ir.Constant:
-        return ir.Constant(ir.VectorType(ir.IntType(1), self.lanes), [lane < self.count for lane in range(self.lanes)])
-
-    def _read(self, address: ir.Value, kind: ir.VectorType, align: int) -> ir.Value:
-        if self.count == self.lanes:
-            return self.b.load(address, typ=kind, align=align)
-        function = self._masked("load", kind, kind, [POINTER, I32, self._mask().type, kind])
-        return self.b.call(function, [address, ir.Constant(I32, align), self._mask(), constant(kind, 0)])
-
-    def _write(self, value: ir.Value, address: ir.Value, align: int) -> None:
-        if self.count == self.lanes:
-            self.b.store(value, address, align=align)
-            return
-        function = self._masked("store", value.type, ir.VoidType(), [value.type, POINTER, I32, self._mask().type])
-        self.b.call(function, [value, address, ir.Constant(I32, align), self._mask()])
-
-    def _masked(self, name: str, kind: ir.VectorType, result: ir.Type, args: list[ir.Type]) -> ir.Function:
-        one = kind.element
-        letter = f"i{one.width}" if isinstance(one, ir.IntType) else "f32" if isinstance(one, ir.FloatType) else "f64"
-        full = f"llvm.masked.{name}.v{kind.count}{letter}.p0"
-        module = self.b.module
-        return module.globals.get(full) or ir.Function(module, ir.FunctionType(result, args), full)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from noria.backends.native import reason_against
 from noria.compiler.derivative import derive
 from noria.compiler.frontier import LIGHT, STRUCTURAL
 from noria.compiler.linear import is_linear
@@ -169,6 +170,11 @@ def _explanation(program: Program | None, choice: Choice, label: str, axes: tupl
         name: tuple(_line(e, count) for e in graph.equations) for name, (graph, count) in graphs.items()
     }
     saved, count = program.saved(derivative, axes)
+    if choice.backend == "native":
+        known, width = (*parts.shared, *derivative.constants), sum(map(is_inexact, parts.next_state))
+        against = reason_against(derivative.reverse, known, derivative.cotangents[:width])
+        if against is not None:
+            choice = choice._replace(reason=f"{choice.reason}; the reverse loop runs as a scan, since {against}")
     return Explanation(
         label,
         batch,

@@ -111,7 +111,7 @@ def compile_module(module: ir.Module, isa: Isa, *, assembly: bool = False) -> Li
     """Machine code for a module; ``assembly`` keeps its text, for reading."""
     machine = _machine(isa)
     module.triple = machine.triple
-    parsed = llvm.parse_assembly(str(module))
+    parsed = llvm.parse_assembly(str(module), context=llvm.create_context())
     parsed.verify()
     # The code is in vectors already; more passes double the time and gain nothing that could be measured.
     options = llvm.create_pipeline_tuning_options(speed_level=1)
@@ -119,6 +119,8 @@ def compile_module(module: ir.Module, isa: Isa, *, assembly: bool = False) -> Li
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(parsed, builder)
     text = machine.emit_assembly(parsed) if assembly else ""
-    engine = llvm.create_mcjit_compiler(parsed, machine)
+    # An engine keeps its module, a few megabytes; so it is given an empty one, and the code as an object file.
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(isa))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(machine.emit_object(parsed)))
     engine.finalize_object()
     return Library(engine, text)

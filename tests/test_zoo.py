@@ -502,7 +502,6 @@ REFUSED = {
 
 #: Those whose gradient has a loop that there is none for.
 SCANNED_GRADIENTS = {
-    "parameter_beside_a_number": "no native code for broadcast_in_dim of",
     "rule_that_ignores_its_cotangent": "no native code for dot_general of",
 }
 

@@ -97,8 +97,8 @@ class Run:
         self.tile = self._stack()
 
     def _stack(self) -> ir.Value:
-        wide = max((layout.width for layout in self.plan.layouts), default=0)
-        slot = self.b.alloca(ir.IntType(8), max(1, 8 * wide * ALIGN))
+        pitch = max((layout.pitch for layout in self.plan.layouts), default=0)
+        slot = self.b.alloca(ir.IntType(8), max(1, gemm.MOST_ROWS * pitch))
         slot.align = ALIGN
         slot.type = POINTER
         return slot
@@ -198,27 +198,25 @@ class Run:
         with loop(b, i64(0), tiles) as n:
             start = b.add(self.first, b.udiv(b.mul(n, rows), tiles))
             stop = b.add(self.first, b.udiv(b.mul(b.add(n, i64(1)), rows), tiles))
-            pitch = 0
             for group in layout.groups:
-                pitch = self._product(layout, group, j, start, b.sub(stop, start), most)
+                self._product(layout, group, j, start, b.sub(stop, start), most)
             with loop(b, start, stop) as row:
-                line = at(b, self.tile, b.mul(b.sub(row, start), i64(pitch)))
+                line = at(b, self.tile, b.mul(b.sub(row, start), i64(layout.pitch)))
                 Row(self, layout, row, j, line).emit(counts)
 
-    def _product(self, layout: Layout, group: Group, j: Any, start: ir.Value, count: ir.Value, most: int) -> int:
+    def _product(self, layout: Layout, group: Group, j: Any, start: ir.Value, count: ir.Value, most: int) -> None:
         b, plan = self.b, self.plan
         value = group.products[0][0].equation.outputs[0]
         vector, item = plan.vector(value.aval.dtype), item_of(value)
         row = group.dot.row
         line = self.address(row.value, row.offset, start)
         stride = 0 if row.value in self.program.shared else size(row.value) * item
-        width, pitch = len(group.products), layout.width * plan.lanes * item
+        width = len(group.products)
         panel = at(b, self.buffers.scratch, group.panel)
         panel = at(b, panel, b.mul(j, i64(group.dot.depth * width * plan.lanes * item)))
-        tile = at(b, self.tile, group.first * plan.lanes * item)
+        tile = at(b, self.tile, group.place)
         function = gemm.product(b.module, vector, width, most)
-        b.call(function, [count, line, i64(stride), panel, tile, i64(pitch), i64(group.dot.depth)])
-        return pitch
+        b.call(function, [count, line, i64(stride), panel, tile, i64(layout.pitch), i64(group.dot.depth)])
 
     def address(self, value: Any, offset: int | ir.Value, row: ir.Value, place: Place | None = None) -> ir.Value:
         """Where a value stands for an example, from an offset on."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
@@ -67,9 +68,15 @@ def _rewritten(equation: Equation) -> Callable[..., Any] | None:
         return jex.jaxpr_as_fun(inner) if hasattr(inner, "consts") else None
     if equation.name == "pad":
         low, high, interior = zip(*params["padding_config"], strict=True)
-        if any(interior) or min(*low, *high) < 0 or len(low) != 1:
+        if any(interior) or len(low) != 1:
             return None
-        return lambda a, value: [jnp.concatenate([jnp.broadcast_to(value, low), a, jnp.broadcast_to(value, high)])]
+
+        def pad(a: jax.Array, value: jax.Array) -> list[jax.Array]:
+            before, after = ([jnp.broadcast_to(value, n)] if n[0] > 0 else [] for n in (low, high))
+            kept = a[max(0, -low[0]) : a.shape[0] - max(0, -high[0])]  # less than nothing is a cut
+            return [jnp.concatenate([*before, kept, *after])]
+
+        return pad
     if equation.name == "dot_general" and all(v.aval.ndim == 1 for v in equation.inputs):
         return lambda a, b: [(a * b).sum()]
     return None

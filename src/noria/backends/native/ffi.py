@@ -128,6 +128,7 @@ class Handler:
         self.time, self.batch, self.reverse, self.chunks = (
             b.sext(b.load(at(b, sizes, 4 * i), typ=I32, align=4), I64) for i in range(SIZES)
         )
+        self._fail_if(b.icmp_signed("<", self.chunks, i64(1)), "there must be a chunk to do")
         for i, (item, (kind, value)) in enumerate(zip(arguments[1:], inputs, strict=True)):
             self._expect(item, f"input {i}", value.aval.dtype.name, self._elements(kind, value))
         for i, (item, (kind, value)) in enumerate(zip(results[:-1], outputs, strict=True)):

@@ -45,9 +45,13 @@ def loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value) -> Iterator[ir.Value]
     b.position_at_end(done)
 
 
+#: Rows that are multiplied at a time, at most.
+MOST_ROWS = 8
+
+
 def most_rows(registers: int, width: int) -> int:
-    """Rows of which all sums, one step of the panel and one broadcast fit the registers; no more than eight."""
-    return max(1, min(8, (registers - width - 1) // width))
+    """Rows of which all sums, one step of the panel and one broadcast fit the registers."""
+    return max(1, min(MOST_ROWS, (registers - width - 1) // width))
 
 
 def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> ir.Function:

@@ -27,11 +27,11 @@ def item_of(value: Any) -> int:
 
 @dataclass(frozen=True)
 class Group:
-    """Columns that multiply the same row: ``products[c]`` gives vector ``first + c`` of the tile."""
+    """Columns that multiply the same row; their vectors stand side by side, from byte ``place`` of a row of the tile on."""
 
     dot: Dot
     products: tuple[tuple[Product, int], ...]
-    first: int
+    place: int
     panel: int  # bytes from the start of the scratch memory
 
 
@@ -42,11 +42,7 @@ class Layout:
     stage: Stage
     vectors: int
     groups: tuple[Group, ...]
-
-    @property
-    def width(self) -> int:
-        """Vectors in a row of the tile."""
-        return sum(len(group.products) for group in self.groups)
+    pitch: int  # bytes of a row of the tile
 
 
 class Plan:
@@ -84,11 +80,11 @@ class Plan:
         most = 4 if self.registers >= 32 else 2
         vectors = max(1, most // len(stage.columns)) if stage.columns else 2
         vectors = min(vectors, -(-stage.extent // self.lanes))
-        by_row: dict[tuple[Any, int], list[Product]] = {}
+        by_row: dict[tuple[Any, int, Any], list[Product]] = {}
         for column in stage.columns:
-            dot = self.program.dots[column.equation]
-            by_row.setdefault((dot.row.value, dot.row.offset), []).append(column)
-        groups, first = [], 0
+            dot, dtype = self.program.dots[column.equation], column.equation.outputs[0].aval.dtype
+            by_row.setdefault((dot.row.value, dot.row.offset, dtype), []).append(column)
+        groups, place = [], 0
         for columns in by_row.values():
             pairs = [(column, v) for column in columns for v in range(vectors)]
             count = -(-len(pairs) // most)
@@ -96,12 +92,12 @@ class Plan:
             for start in range(0, len(pairs), width):
                 some = tuple(pairs[start : start + width])
                 dot = self.program.dots[some[0][0].equation]
-                groups.append(Group(dot, some, first, self.panels))
-                first += len(some)
-                blocks = -(-stage.extent // (vectors * self.lanes))
                 item = item_of(some[0][0].equation.outputs[0])
+                groups.append(Group(dot, some, place, self.panels))
+                place += aligned(len(some) * self.lanes * item)
+                blocks = -(-stage.extent // (vectors * self.lanes))
                 self.panels += aligned(blocks * dot.depth * len(some) * self.lanes * item)
-        return Layout(stage, vectors, tuple(groups))
+        return Layout(stage, vectors, tuple(groups), place)
 
     def counts(self, layout: Layout) -> tuple[int, list[int]]:
         """Full blocks of a stage, and how many features each vector of the last block has, if it is not full."""

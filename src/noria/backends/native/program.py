@@ -173,9 +173,7 @@ class Program:
         """What ``atom`` is at ``extent`` features from ``offset`` on; ``opened`` values as computed, though they are stored."""
         if is_literal(atom):
             return Number(atom.val, atom.aval.dtype)
-        if atom in self.places and not (
-            atom not in self.leaves and offset == 0 and size(atom) == extent and opened(atom)
-        ):
+        if atom in self.places and not (self._in_one_pass(atom, offset, extent) and opened(atom)):
             return Load(atom, offset)
         equation = self.maker[atom]
         name = equation.name
@@ -190,6 +188,11 @@ class Program:
         if name == "dot_general":
             return Product(equation, offset)
         return Apply(equation, tuple((a, offset if size(a) == size(atom) else 0) for a in equation.inputs))
+
+    def _in_one_pass(self, atom: Any, offset: int, extent: int) -> bool:
+        """Whether a stored value is computed, element by element, by a pass over these features."""
+        alike = atom not in self.leaves and offset == 0 and size(atom) == extent
+        return alike and self.maker[atom].name not in ("concatenate", *REDUCTIONS)
 
     def nodes(self, atom: Any, extent: int, opened: Callable[[Any], bool]) -> Iterator[tuple[Any, int, Node]]:
         """All that is needed for ``atom``, each once, down to what is read."""
@@ -249,11 +252,10 @@ class Program:
         row, weight, along = (right, left, one) if turned else (left, right, other)
         if weight not in self.shared or weight.aval.ndim != 2:
             raise NotExpressible(equation)
-        if not self._is_read(row):
-            self._store(row)
         read = self.look(row, 0, size(row))
-        if not isinstance(read, Load):
-            raise NotExpressible(equation)
+        if not isinstance(read, Load) or size(read.value) < size(row):  # not there yet, or one number in many places
+            self._store(row)
+            read = Load(row, 0)
         depth, width = weight.aval.shape[along], weight.aval.shape[1 - along]
         return Dot(read, self.shared.index(weight), depth, width, along)
 
@@ -284,17 +286,11 @@ class Program:
         extent, highest = size(value), 0
         for _, _, node in self.nodes(value, extent, lambda v: v is value):
             if isinstance(node, Load):
-                highest = max(highest, levels.get(node.value, 0) + (not self._alike(node, extent, levels)))
+                stored = node.value not in self.leaves and not self._in_one_pass(node.value, node.offset, extent)
+                highest = max(highest, levels.get(node.value, 0) + stored)
             elif isinstance(node, Product) and self.dots[node.equation].row.value in levels:
                 highest = max(highest, levels[self.dots[node.equation].row.value] + 1)
         return highest
-
-    def _alike(self, node: Load, extent: int, levels: dict[Any, int]) -> bool:
-        """Whether what is read is an input, or can still be in registers since its own stage has the same features."""
-        if node.value in self.leaves:
-            return True
-        name = self.maker[node.value].name
-        return node.offset == 0 and size(node.value) == extent and name not in REDUCTIONS and name != "concatenate"
 
     def _fill(self, stages: dict[tuple[int, int], Stage]) -> list[Any]:
         """Give each stage its products; the values that more than one stage would compute at some cost."""

@@ -85,9 +85,9 @@ class Row:
             if (product, self.vector) in group.products:
                 kind = self.run.plan.vector(product.equation.outputs[0].aval.dtype)
                 item = item_of(product.equation.outputs[0])
-                index = group.first + group.products.index((product, self.vector))
+                place = group.place + group.products.index((product, self.vector)) * self.lanes * item
                 assert self.tile is not None
-                return self.b.load(at(self.b, self.tile, index * self.lanes * item), typ=kind, align=self.lanes * item)
+                return self.b.load(at(self.b, self.tile, place), typ=kind, align=self.lanes * item)
         raise AssertionError(product)
 
     def _load(self, node: Load) -> ir.Value:

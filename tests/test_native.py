@@ -1,0 +1,404 @@
+"""The native backend as machine code: odd sizes, instruction sets, batching, numbers that are not finite, what is compiled and when.
+
+That it computes what the definition says is asked in test_zoo, test_recurrence and test_fuzz; test_native_process has threads,
+other processes and other devices; test_native_maths the elementary functions.
+"""
+
+import re
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import pytest
+from models import AUTO, assert_close, cotangents, make_cell, random, random_like
+
+import noria as nr
+from noria.backends.native import target
+
+pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+
+KEY = jax.random.key(0)
+TOLERANCE = {jnp.float32: 1e-5, jnp.float64: 1e-10}
+KERNELS = re.compile(r"custom_call @(noria_\w+)")
+
+
+class Mixing(nr.Cell):
+    """Two arrays of state; a product of a concatenation, a norm over features, slices, a selection."""
+
+    U: jax.Array
+    V: jax.Array
+
+    def __call__(self, state: Any, x: jax.Array) -> Any:
+        h, c = state
+        a = self.U @ jnp.concatenate([h, x])
+        a = a / jnp.sqrt(1 + jnp.vdot(a, a))
+        c = jnp.where(a > 0, jnp.tanh(self.V @ c), c - jnp.max(h))
+        return jnp.concatenate([a[1:], a[:1]]), 0.5 * c
+
+    def initial_state(self) -> Any:
+        return jnp.zeros(len(self.U), self.U.dtype), jnp.zeros(len(self.V), self.V.dtype)
+
+
+def mixing(features: int, hidden: int, dtype: Any) -> Mixing:
+    scale = jnp.asarray(hidden**-0.5, dtype)
+    return Mixing(
+        scale * random(1, hidden, hidden + features, dtype=dtype), scale * random(2, hidden, hidden, dtype=dtype)
+    )
+
+
+def layer_of(name: str, features: int, hidden: int, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:
+    cell = mixing(features, hidden, dtype) if name == "mixing" else make_cell(name, features, hidden, dtype=dtype)
+    return nr.Recurrence(cell, random_like(cell.initial_state(), 3, dtype), learn_initial_state=True, **options)
+
+
+def run(layer: nr.Recurrence, xs: jax.Array, **options: Any) -> Any:
+    """Values, and cotangents of parameters, initial state and input."""
+    values, (of_layer, _, of_xs) = jax.jit(lambda layer, xs: cotangents(layer, None, xs, **options))(layer, xs)
+    return values, jtu.tree_leaves(of_layer), of_xs
+
+
+def loss(layer: Any, xs: Any) -> jax.Array:
+    return sum((jnp.sum(leaf**2) for leaf in jtu.tree_leaves(layer.scan(None, xs))), jnp.zeros((), xs.dtype))
+
+
+def kernels(function: Any, *args: Any) -> list[str]:
+    """The names of the kernels that a function calls, in the order of the program."""
+    return KERNELS.findall(jax.jit(function).lower(*args).as_text())
+
+
+def check_against_scan(layer: nr.Recurrence, xs: jax.Array) -> None:
+    assert nr.explain(layer, xs).backend == "native"
+    expected = run(nr.with_backend(layer, "scan"), xs)
+    assert_close(run(layer, xs), expected, TOLERANCE[jnp.dtype(xs.dtype).type])
+
+
+# --- sizes ----------------------------------------------------------------------------------------------------------
+
+
+def odd_sizes() -> list[Any]:
+    """(cell, dtype, batch, time, features, hidden): each size around a border of vectors or tiles, and others up to 70."""
+    rng = np.random.default_rng(0)
+    hidden = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 23, 31, 32, 33, 47, 50, 63, 64, 65, 70]
+    found = []
+    for n, size in enumerate(hidden):
+        name, dtype = ("mixing", "lstm", "gru", "rnn")[n % 4], (jnp.float32, jnp.float64)[n // 2 % 2]
+        batch, time, features = int(rng.integers(1, 71)), int(rng.integers(1, 4)), (1, 3, 1, 20)[n % 4]
+        size = max(size, 2) if name == "mixing" else size  # it takes half of its state
+        found.append(pytest.param(name, dtype, batch, time, features, size, id=f"{name}-{dtype.dtype}-{batch}-{size}"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "dtype", "batch", "time", "features", "hidden"), odd_sizes())
+def test_odd_sizes(name, dtype, batch, time, features, hidden):
+    check_against_scan(layer_of(name, features, hidden, dtype), random(0, batch, time, features, dtype=dtype))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 5, 6, 7, 8, 9, 13, 29, 70])
+def test_batches(batch):
+    check_against_scan(layer_of("mixing", 2, 5), random(0, batch, 3, 2))
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (1,), (3,)])
+@pytest.mark.parametrize("time", [0, 1])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_no_step_and_one(batch, time, reverse):
+    check_against_scan(layer_of("mixing", 2, 5, reverse=reverse), random(0, *batch, time, 2))
+
+
+# --- instruction sets -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [isa.name for family in target.ISAS.values() for isa in family])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("cell", ["mixing", "lstm"])
+def test_each_instruction_set(name, dtype, cell, monkeypatch):
+    if name not in [isa.name for isa in target.available()]:
+        pytest.skip(f"this machine has no {name}")
+    monkeypatch.setenv("NORIA_NATIVE_ISA", name)
+    check_against_scan(layer_of(cell, 3, 19, dtype), random(0, 7, 4, 3, dtype=dtype))
+
+
+def test_each_instruction_set_has_a_code_of_its_own(monkeypatch):
+    found = set()
+    for isa in target.available():
+        monkeypatch.setenv("NORIA_NATIVE_ISA", isa.name)
+        found.update(kernels(lambda layer, xs: layer(xs), layer_of("rnn", 3, 19), random(0, 7, 4, 3)))
+    assert len(found) == len(target.available())
+
+
+def test_an_instruction_set_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("NORIA_NATIVE_ISA", "nonsense")
+    layer, xs = layer_of("rnn", 3, 4), random(0, 2, 4, 3)
+    found = nr.explain(layer, xs)
+    assert found.backend == "scan"
+    assert "NORIA_NATIVE_ISA='nonsense'; expected one of what this machine has: " in found.reason
+    with pytest.raises(ValueError, match=r'backend="native" cannot run this step: NORIA_NATIVE_ISA=.nonsense.'):
+        nr.with_backend(layer, "native")(xs)
+
+
+# --- which backend, and where ---------------------------------------------------------------------------------------
+
+
+def test_the_environment_turns_it_off(monkeypatch):
+    monkeypatch.setenv("NORIA_BACKEND", "scan")
+    layer, xs = layer_of("rnn", 3, 4), random(0, 2, 4, 3)
+    found = nr.explain(layer, xs)
+    assert (found.backend, found.reason) == ("scan", "as the environment variable NORIA_BACKEND asks for")
+    assert not kernels(jax.grad(loss), layer, xs)
+
+
+def test_a_step_without_code_is_refused_with_the_reason():
+    layer = nr.Recurrence(lambda h, x: jnp.sort(h) + x, jnp.zeros(3), backend="native")
+    expected = (
+        r'Recurrence\(<lambda>\): backend="native" cannot run this step: there is no native code for sort of '
+        r'f64\[3\]( f64\[3\])?(, test_native.py:\d+)?; expected backend="auto" or backend="scan"\.'
+    )
+    with pytest.raises(ValueError, match=expected):
+        layer(random(0, 2, 4, 3))
+
+
+def test_bfloat16_runs_as_a_scan():
+    layer = nr.GRU(3, 4, key=KEY, dtype=jnp.bfloat16)
+    found = nr.explain(layer, jnp.zeros((2, 4, 3), jnp.bfloat16))
+    assert (found.backend, "bf16" in found.reason) == ("scan", True)
+
+
+def test_other_devices_get_a_scan():
+    """Lowered for another platform, a layer is a loop of XLA's; and so is its gradient."""
+    layer, xs = layer_of("lstm", 3, 4), random(0, 2, 4, 3)
+    for function, loops in ((lambda layer, xs: layer(xs), 1), (jax.grad(loss), 2)):
+        text = jax.jit(function).trace(layer, xs).lower(lowering_platforms=("cuda",)).as_text()
+        assert text.count("stablehlo.while") == loops
+        assert "noria_" not in text
+
+
+def test_nothing_is_compiled_that_is_not_run(monkeypatch):
+    """Each of them for the first time: inference compiles one kernel, a training step two, and another of it none."""
+    import llvmlite.binding
+
+    compiled, original = [], llvmlite.binding.create_mcjit_compiler
+
+    def spy(*args: Any) -> Any:
+        compiled.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(llvmlite.binding, "create_mcjit_compiler", spy)
+    layer, xs = layer_of("lstm", 3, 43), random(0, 2, 4, 3)
+
+    @jax.jit
+    def train(layer: Any, xs: Any) -> Any:
+        value, gradient = nr.value_and_grad(loss)(layer, xs)
+        return value, jtu.tree_map(lambda p, g: p - 0.1 * g, layer, gradient)
+
+    for function, count in ((train, 2), (train, 2), (jax.jit(loss), 3), (jax.jit(jax.grad(loss, argnums=1)), 4)):
+        function(layer, xs)
+        assert len(compiled) <= count
+        assert len(compiled) >= min(count, 3)
+    train(layer, random(0, 5, 9, 3))  # other sizes, the same code
+    assert len(compiled) <= 4
+
+
+def test_second_derivatives():
+    """Reverse over reverse, against the plain loop."""
+    layer, xs = layer_of("mixing", 2, 5), random(0, 3, 4, 2)
+
+    def second(backend: str) -> Any:
+        def inner(layer: Any, xs: Any) -> Any:
+            return sum(jnp.sum(g**2) for g in jtu.tree_leaves(jax.grad(loss, argnums=(0, 1))(layer, xs)))
+
+        return jtu.tree_leaves(jax.jit(jax.grad(inner, argnums=(0, 1)))(nr.with_backend(layer, backend), xs))
+
+    assert_close(second("native"), second("plain"), 1e-10)
+
+
+# --- batching -------------------------------------------------------------------------------------------------------
+
+
+def ensemble_of(name: str, count: int) -> nr.Recurrence:
+    layer = layer_of(name, 2, 5)
+    arrays, rest = eqx.partition(layer, eqx.is_array)
+    return eqx.combine(jtu.tree_map(lambda a: jnp.stack([a * (1 + 0.1 * n) for n in range(count)]), arrays), rest)
+
+
+MAPS: dict[str, tuple[Any, Any]] = {
+    "weights": ((0, None), (4, 3, 2)),
+    "weights and inputs": ((0, 0), (3, 4, 3, 2)),
+    "weights and single inputs": ((0, 0), (3, 3, 2)),
+    "inputs": ((None, 0), (3, 4, 3, 2)),
+    "inputs along another axis": ((None, 1), (4, 3, 3, 2)),
+    "no steps": ((None, 0), (3, 4, 0, 2)),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("cell", ["mixing", "gru"])
+def test_vmap(name, cell):
+    """Values and gradients of each, against a loop over them."""
+    axes, shape = MAPS[name]
+    layers = ensemble_of(cell, 3) if axes[0] == 0 else layer_of(cell, 2, 5)
+    xs = random(0, *shape)
+
+    def each(layer: Any, xs: Any) -> Any:
+        return layer.scan(None, xs), jtu.tree_leaves(jax.grad(loss, argnums=(0, 1))(layer, xs))
+
+    def alone(n: int) -> Any:
+        pick = lambda tree, axis: tree if axis is None else jtu.tree_map(lambda a: jnp.take(a, n, axis), tree)  # noqa: E731
+        return jax.jit(each)(nr.with_backend(pick(layers, axes[0]), "scan"), pick(xs, axes[1]))
+
+    found = jax.jit(jax.vmap(each, in_axes=axes))(layers, xs)
+    assert_close(found, jtu.tree_map(lambda *leaves: jnp.stack(leaves), *map(alone, range(3))), 1e-10)
+
+
+def test_vmap_in_vmap_and_over_the_state_alone():
+    layer, xs, starts = layer_of("gru", 2, 5), random(0, 2, 3, 4, 2), random(1, 6, 5)
+    twice = jax.vmap(jax.vmap(lambda x: layer.scan(None, x)))(xs)
+    flat = nr.with_backend(layer, "scan").scan(None, xs.reshape(6, 4, 2))
+    assert_close(twice, jtu.tree_map(lambda a: a.reshape(2, 3, *a.shape[1:]), flat), 1e-12)
+    found = jax.vmap(lambda start: layer.scan(start, xs[0, 0]))(starts)
+    expected = nr.with_backend(layer, "scan").scan(starts, jnp.broadcast_to(xs[0, 0], (6, 4, 2)))
+    assert_close(found, expected, 1e-12)
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", ["mixing", "lstm", "gru", "rnn"])
+def test_numbers_that_are_not_finite(name, dtype):
+    """One example of each kind, among others: NaN and infinity arise where they do in a scan, and nowhere else."""
+    big = float(jnp.finfo(dtype).max)
+    poison = [jnp.nan, jnp.inf, -jnp.inf, big, -big, 0.0, -0.0, float(jnp.finfo(dtype).tiny), 1.0]
+    layer, xs = layer_of(name, 2, 9, dtype), random(0, len(poison), 4, 2, dtype=dtype)
+    xs = xs.at[:, 1, 1].set(jnp.asarray(poison, dtype))
+    one = lambda layer, x: (layer.scan(None, x), jax.grad(loss, argnums=1)(layer, x))  # noqa: E731
+    found, expected = (
+        jtu.tree_leaves(jax.jit(jax.vmap(one, in_axes=(None, 0)))(nr.with_backend(layer, backend), xs))
+        for backend in ("native", "scan")
+    )
+    for a, b in zip(found, expected, strict=True):
+        tolerance = 100 * TOLERANCE[dtype]
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+    assert np.isnan(found[0][0]).any()
+    assert np.isfinite(found[0][5:]).all()
+
+
+def test_the_same_numbers_every_time():
+    layer, xs = layer_of("mixing", 20, 33, jnp.float32), random(0, 37, 9, 20, dtype=jnp.float32)
+    function = jax.jit(lambda layer, xs: (layer.scan(None, xs), jax.grad(loss, argnums=(0, 1))(layer, xs)))
+    first = jtu.tree_leaves(function(layer, xs))
+    for _ in range(20):
+        for a, b in zip(jtu.tree_leaves(function(layer, xs)), first, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(not hasattr(target.os, "sched_getaffinity"), reason="the number of cores is asked for otherwise")
+def test_the_number_of_threads_does_not_matter(monkeypatch):
+    layer, xs = layer_of("lstm", 20, 65, jnp.float32), random(0, 37, 50, 20, dtype=jnp.float32)
+    results, programs = [], set()
+    for cores in (1, 2, 3):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        function = jax.jit(lambda layer, xs: (layer.scan(None, xs), jax.grad(loss, argnums=(0, 1))(layer, xs)))
+        programs.add(function.lower(layer, xs).as_text())
+        results.append(jtu.tree_leaves(function(layer, xs)))
+    assert len(programs) == 3  # it does share the work out
+    for other in results[1:]:
+        for a, b in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+# --- steps that were once computed wrongly, or not at all -----------------------------------------------------------
+
+
+A, B = random(1, 4, 4), random(2, 4, 3)
+A32 = A.astype(jnp.float32)
+WHOLE = jnp.arange(16).reshape(4, 4) % 3
+ONES, COUNTS = jnp.ones(4), jnp.arange(4)
+
+STEPS: dict[str, tuple[Any, Any]] = {
+    "a row that is one number": (lambda h, x: jnp.tanh(A @ jnp.broadcast_to(h.sum(), (4,)) + B @ x), ONES),
+    "a row that is one number of the state": (
+        lambda h, x: jnp.tanh((A @ jnp.broadcast_to(h, 4) + B @ x)[:1]),
+        ONES[:1],
+    ),
+    "the mean of a product": (lambda h, x: jnp.tanh((A @ h).mean() + (B @ x) * h.mean()), ONES),
+    "a product that gives another precision": (
+        lambda h, x: jnp.tanh(
+            jax.lax.dot_general(
+                h.astype(jnp.float32), A32, (((0,), (1,)), ((), ())), preferred_element_type=jnp.float64
+            )
+            + B @ x
+        ),
+        ONES,
+    ),
+    "products of two precisions": (
+        lambda s, x: (
+            jnp.tanh(A32 @ s[0] + (A @ s[1]).astype(jnp.float32)),
+            jnp.tanh(A @ s[1] + (A32 @ s[0]).astype(jnp.float64) + B @ x),
+        ),
+        (ONES.astype(jnp.float32), ONES),
+    ),
+    "a product of whole numbers": (lambda s, x: (jnp.tanh(A @ s[0] + B @ x), (WHOLE @ s[1]) & 7), (ONES, COUNTS)),
+    "the maximum of truth values": (
+        lambda s, x: (0.5 * s[0] + s[1].astype(x.dtype) * (B @ x), jnp.max(s[0] > 0)),
+        (ONES, jnp.array(False)),
+    ),
+    "a concatenation of concatenations": (
+        lambda h, x: jnp.tanh(jnp.concatenate([jnp.concatenate([h[2:], x[:1]]), h[:1]])),
+        ONES,
+    ),
+    "a concatenation that is the state": (
+        lambda h, x: jnp.concatenate([jnp.concatenate([h[2:], x[:1]]), h[:1]]),
+        ONES,
+    ),
+    "a slice from the first on": (lambda h, x: jnp.tanh(A[:, :2] @ h[:2] + B @ x), ONES),
+    "features rolled": (lambda h, x: jnp.roll(jnp.tanh(h + B @ x), 1), ONES),
+    "numbers out of the range of whole ones": (
+        lambda s, x: (-2 * s[0] + B @ x, (1e10 * s[0]).astype(jnp.int32), (1e9 * s[0]).astype(jnp.uint8)),
+        (ONES, jnp.zeros(4, jnp.int32), jnp.zeros(4, jnp.uint8)),
+    ),
+    "a parameter as the state": (lambda s, x: (A[0], s[0], 0 * s[1] + 1), (ONES, ONES, ONES)),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.timeout(60)
+def test_steps_of_every_kind(name):
+    """As machine code if there is any, and in any case right."""
+    cell, state = STEPS[name]
+    check(cell, state)
+
+
+def check(cell: Any, state: Any) -> None:
+    results = []
+    for backend in ("auto", "plain"):
+        layer, xs = nr.Recurrence(cell, state, backend=backend), random(0, 3, 4, 3)
+
+        def smooth(xs: Any, layer: Any = layer) -> Any:
+            return eqx.partition(layer.scan(None, xs), eqx.is_inexact_array)
+
+        values, pull, others = jax.jit(lambda xs, f=smooth: jax.vjp(f, xs, has_aux=True))(xs)
+        cotangent = jtu.tree_map(lambda v: jnp.cos(v), values)
+        results.append([values, others, pull(cotangent)])
+    narrow = any(leaf.dtype == jnp.float32 for leaf in jtu.tree_leaves(state))
+    assert_close(results[0], results[1], 1e-5 if narrow else 1e-10)
+
+
+WIDENED: dict[str, Any] = {
+    "layer norm": lambda h, x: (A @ h - (A @ h).mean()) * jax.lax.rsqrt((A @ h).var() + 0.1) + B @ x,
+    "softmax": lambda h, x: jax.nn.softmax(A @ h + B @ x),
+    "log softmax": lambda h, x: jax.nn.log_softmax(A @ h + B @ x),
+    "logsumexp": lambda h, x: jax.nn.logsumexp(A @ h) + B @ x,
+    "slice": STEPS["a slice from the first on"][0],
+    "padding": lambda h, x: jnp.pad(jnp.tanh(h[1:]), (1, 0)) + B @ x,
+}
+
+
+@pytest.mark.parametrize("name", WIDENED)
+def test_common_steps_have_machine_code_in_both_directions(name):
+    layer, xs = nr.Recurrence(WIDENED[name], ONES), random(0, 3, 4, 3)
+    assert nr.explain(layer, xs).reason == "the fastest one on CPUs"
+    assert len(kernels(jax.grad(lambda xs: loss(layer, xs)), xs)) == 2
+    check(WIDENED[name], ONES)

@@ -1,0 +1,229 @@
+"""The native backend among threads, devices and processes; what a wrong call of its kernels does; that nothing is left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import pytest
+from models import AUTO, make_cell, random
+
+import noria as nr
+
+pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+
+#: What each script begins with: a layer, an input, a function of them that gives values and gradients, and what it should give.
+BEGINNING = """
+import json, os, re, sys
+import jax, jax.numpy as jnp, numpy as np, jax.tree_util as jtu
+import noria as nr
+
+layer = nr.LSTM(4, 24, key=jax.random.key(0))
+xs = jax.random.normal(jax.random.key(1), (8, 40, 4))
+
+def loss(layer, xs):
+    return jnp.sum(layer(xs) ** 2)
+
+def both(layer, xs):
+    return layer.scan(None, xs), jax.grad(loss, argnums=(0, 1))(layer, xs)
+
+def close(a, b):
+    pairs = list(zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True))
+    return all(np.allclose(x, y, rtol=1e-4, atol=1e-4) for x, y in pairs)
+
+expected = jax.jit(both)(nr.with_backend(layer, "scan"), xs)
+"""
+
+
+def answer(script: str, **environment: str) -> Any:
+    """What a script prints last, as JSON, in a process of its own."""
+    environment = {**os.environ, "PYTHONWARNINGS": "default", **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", BEGINNING + script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+
+def test_calls_from_eight_threads():
+    """Of one compiled function, and of functions that each thread compiles for itself."""
+
+    def work(n: int, layer: Any = None) -> list[Any]:
+        layer = layer or nr.Recurrence(make_cell("gru", 3, 64 + n % 3))
+        function = jax.jit(lambda layer, xs: (layer.scan(None, xs), jax.grad(loss_of, argnums=(0, 1))(layer, xs)))
+        found = [function(layer, random(n, 24, 40, 3)) for _ in range(5)]
+        return jtu.tree_leaves(jax.device_get(found))
+
+    def loss_of(layer: Any, xs: Any) -> jax.Array:
+        return jnp.sum(layer(xs) ** 2)
+
+    shared = nr.Recurrence(make_cell("lstm", 3, 65))
+    jobs = [(n, layer) for n in range(8) for layer in (shared, None)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda job: work(*job), jobs))
+    for job, leaves in list(zip(jobs, found, strict=True))[:6]:
+        for a, b in zip(leaves, work(*job), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+# --- devices and processes ------------------------------------------------------------------------------------------
+
+
+def test_four_devices():
+    """Each has a part of the batch: under `shard_map`, by sharded arrays, and by `pmap`; gradients of weights are summed."""
+    script = """
+from jax.sharding import NamedSharding, PartitionSpec as P
+mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+def part(layer, xs):
+    values, (of_layer, of_xs) = both(layer, xs)
+    return values, (jax.lax.psum(of_layer, "data"), of_xs)
+
+sharded = jax.shard_map(part, mesh=mesh, in_specs=(P(), P("data")), out_specs=(P("data"), (P(), P("data"))), check_vma=False)
+found = {"shard_map": close(jax.jit(sharded)(layer, xs), expected)}
+found["kernels"] = len(re.findall("custom_call @noria_", jax.jit(sharded).lower(layer, xs).as_text()))
+
+put = jax.device_put(xs, NamedSharding(mesh, P("data")))
+found["sharded arrays"] = close(jax.jit(both)(layer, put), expected)
+pieces = jax.pmap(both, in_axes=(None, 0))(layer, xs.reshape(4, 2, 40, 4))
+found["pmap"] = close(jtu.tree_map(lambda a: a.reshape(8, *a.shape[2:]), pieces[0]), expected[0])
+print(json.dumps(found))
+"""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    found = answer(script, XLA_FLAGS=flags)
+    assert found.pop("kernels") >= 2
+    assert found == dict.fromkeys(("shard_map", "sharded arrays", "pmap"), True)
+
+
+def test_a_fork_after_use():
+    """The child has none of the threads of its parent: a kernel that shares its work out computes all the same.
+
+    XLA's own code does not get that far: there, a scan waits for threads that do not exist (jaxlib 0.10.2), so that this is
+    inference only, in which nothing is left to XLA.
+    """
+    script = """
+import signal, time, warnings
+warnings.simplefilter("ignore")
+function = jax.jit(lambda layer, xs: layer.scan(None, xs))
+xs = jnp.tile(xs, (1, 20, 1))
+before = jax.device_get(function(layer, xs))
+child = os.fork()
+if not child:
+    signal.alarm(30)
+    os._exit(0 if close(function(layer, xs), before) else 1)
+status = os.waitpid(child, 0)[1]
+print(json.dumps([status, close(function(layer, xs), before)]))
+"""
+    assert answer(script) == [0, True]
+
+
+def test_the_persistent_compilation_cache(tmp_path):
+    """A second process takes what the first has compiled, and gives the same numbers."""
+    script = """
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("cache_hits") else None)
+found = jax.jit(both)(layer, xs)
+print(json.dumps([[np.asarray(a).tobytes().hex() for a in jtu.tree_leaves(found)], close(found, expected), len(hits)]))
+"""
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    (first, right, _), (second, right_again, hits) = (answer(script, **environment) for _ in range(2))
+    assert right
+    assert right_again
+    assert first == second
+    assert hits >= 1
+
+
+# --- wrong calls ----------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_call_is_an_error_and_the_process_lives():
+    """Of the kernel of an LSTM by its name: without an array, with one more, of other dtypes, sizes and numbers of steps."""
+    script = """
+found = jax.jit(layer.scan).lower(None, xs).as_text()
+line = next(line for line in found.splitlines() if "custom_call @noria_" in line)
+name = re.search(r"custom_call @(\\w+)", line)[1]
+dtypes = {"f32": "float32", "i32": "int32", "ui8": "uint8", "i1": "bool", "f64": "float64"}
+
+def structs(text):
+    shapes = [t.split("x") for t in re.findall(r"tensor<([^>]*)>", text)]
+    return [jax.ShapeDtypeStruct(tuple(map(int, s[:-1])), dtypes[s[-1]]) for s in shapes]
+
+inputs, results = map(structs, line.rsplit(" : ", 1)[1].split("->"))
+sizes = re.search(re.escape(re.findall(r"custom_call @\\w+\\((%\\w+)", line)[0]) + r" = stablehlo.constant dense<(.*?)> : tensor<(\\d+)xi32>", found)
+first = np.broadcast_to(np.array(json.loads(sizes[1]), np.int32), int(sizes[2]))
+arrays = [first, *(np.ones(s.shape, s.dtype) for s in inputs[1:])]
+
+def call(arrays, results):
+    try:
+        jax.block_until_ready(jax.jit(lambda *a: jax.ffi.ffi_call(name, results, has_side_effect=True)(*a))(*arrays))
+    except Exception as error:
+        return type(error).__name__ + ": " + str(error)
+    return "fine"
+
+def changed(items, i, change):
+    return [change(a) if n == i else a for n, a in enumerate(items)]
+
+longer = lambda a: np.concatenate([a, a[:1]])
+wider = lambda s: jax.ShapeDtypeStruct((s.shape[0] + 1, *s.shape[1:]), s.dtype)
+other = lambda s: jax.ShapeDtypeStruct(s.shape, "int8" if s.dtype != np.int8 else "int32")
+found = {"right": call(arrays, results), "none": call([], results), "no results": call(arrays, [])}
+found["one less"], found["one more"] = call(arrays[:-1], results), call([*arrays, arrays[-1]], results)
+found["result less"], found["result more"] = call(arrays, results[:-1]), call(arrays, [*results, results[-1]])
+for i in range(len(arrays)):
+    found[f"input {i} longer"] = call(changed(arrays, i, longer), results)
+    found[f"input {i} shorter"] = call(changed(arrays, i, lambda a: a[:-1]), results)
+    found[f"input {i} of another dtype"] = call(changed(arrays, i, lambda a: a.astype(np.int8)), results)
+for i in range(len(results)):
+    found[f"output {i} longer"] = call(arrays, changed(results, i, wider))
+    found[f"output {i} of another dtype"] = call(arrays, changed(results, i, other))
+for i in range(2):
+    for number in (-1, 0, first[i] - 1, first[i] + 1, 2**31 - 1):
+        wrong = first.copy()
+        wrong[i] = number
+        found[f"size {i} is {number}"] = call([wrong, *arrays[1:]], results)
+found["right again"] = call(arrays, results)
+print(json.dumps(found))
+"""
+    found = answer(script)
+    assert (found.pop("right"), found.pop("right again")) == ("fine", "fine")
+    assert len(found) > 30
+    for what, message in found.items():
+        assert "noria's native kernel: " in message, (what, message)
+
+
+# --- nothing is left ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is asked for otherwise")
+def test_calls_leave_no_memory_behind():
+    """A thousand of a training step with threads, 20,000 of a small one; a leak of a hundred bytes would show."""
+    large, small = nr.Recurrence(make_cell("lstm", 3, 65)), nr.Recurrence(make_cell("rnn", 1, 2))
+    step = jax.jit(jax.grad(lambda layer, xs: jnp.sum(layer(xs) ** 2)))
+    many = jax.jit(
+        lambda layer, xs: jax.lax.fori_loop(0, 20_000, lambda _, a: 0.5 * jnp.sum(layer(xs + a)), jnp.zeros(()))
+    )
+    assert "noria_" in many.lower(small, jnp.ones((2, 1))).as_text()
+    inputs = random(0, 8, 20, 3)
+
+    def calls() -> int:
+        for _ in range(1000):
+            gradient = step(large, inputs)
+        jax.block_until_ready((gradient, many(small, jnp.ones((2, 1)))))
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = [calls() for _ in range(2)][-1]
+    assert calls() - before < 1.5 * 2**20

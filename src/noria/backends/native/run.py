@@ -27,6 +27,8 @@ def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any]) -> 
     """Why there is no native code for a loop here, or ``None`` if there is."""
     if jax.default_backend() != "cpu":
         return f"the device is not a CPU but {jax.default_backend()}"
+    if not state:
+        return "there is no state"
     try:
         ffi.api_version()
         chosen()
@@ -54,9 +56,10 @@ def loop(
     reverse: bool,
 ) -> tuple[list[Any], list[Any]]:
     """See `noria.backends`. What there is no code for runs as `noria.backends.scan`."""
-    if reason_against(graph, tuple(known), state) is not None:
+    try:
+        program = _program(graph, tuple(known), state)
+    except NotExpressible:
         return scan.loop(graph, known, state, steps, start, axes, reverse)
-    program = _program(graph, tuple(known), state)
     shared, varying = [known[v] for v in program.shared], [steps[v] for v in program.steps]
     call = Call(program, graph, reverse)
     if len(axes) == 2:
@@ -116,8 +119,7 @@ class Call:
         return list(jax.ffi.ffi_call(ffi.register(plan, isa), results)(sizes, *arrays)[:-1])
 
     def _batch(self, arrays: Sequence[Any]) -> int:
-        _, steps, start = self.parts(arrays)
-        return int(start[0].shape[0] if start else steps[0].shape[1])
+        return int(self.parts(arrays)[2][0].shape[0])
 
     def _chunks(self, time: int, batch: int) -> int:
         """Into how many chunks the rows are shared out."""

@@ -1,6 +1,7 @@
 # make demo    set up and train a recurrent model on real data
 # make test    set up and run every test
 # make check   format, lint, types
+# make bench   compare with other libraries
 # make help    all targets
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +11,7 @@ BIN = $(VENV)/bin
 # One XLA client per pytest worker; two fit a small machine.
 WORKERS ?= 2
 
-.PHONY: help demo forecast test check fix test-lowest clean
+.PHONY: help demo forecast test bench check fix test-lowest clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +39,9 @@ forecast: $(VENV)/.base  ## train a GRU on the CO2 series
 
 test: $(VENV)/.test  ## run every test
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+bench: $(VENV)/.base  ## compare with other libraries, as far as they are installed; ARGS="--quick" and the like
+	$(BIN)/noria bench $(ARGS)
 
 check: $(VENV)/.check  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -17,10 +17,13 @@ from noria.backends.native.expressible import NotExpressible, is_expressible, si
 from noria.backends.native.layout import Plan
 from noria.backends.native.program import Program
 from noria.backends.native.target import NoSuchMachine, chosen
-from noria.graph import Equation, Graph, Known, named
+from noria.graph import Equation, Graph, Known, named, size_in_bytes
 
 #: Floating-point operations, about, from which on a second thread pays for being woken.
 _WORTH_A_THREAD = 1_000_000
+
+#: Bytes of a weight that stay in the cache of a core from step to step.
+_CACHED = 3 * 2**19
 
 
 def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any]) -> str | None:
@@ -41,9 +44,12 @@ def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any]) -> 
 def lifts(equation: Equation, batch: int, light: bool) -> bool:
     """Whether to lift a product of the input: with eight examples or more it runs at full speed in the loop too.
 
-    There it saves the way of its result through memory; the fewer the examples, the more a product over all steps gains.
+    There it saves the way of its result through memory; the fewer the examples, the more a product over all steps gains. A
+    weight that is larger than a core's cache is read from farther away in each step, which pays only for many examples.
     """
-    return batch < 8 or not is_expressible(equation)
+    if not is_expressible(equation):
+        return True
+    return batch < 8 or (batch < 32 and max(map(size_in_bytes, equation.inputs)) > _CACHED)
 
 
 def loop(

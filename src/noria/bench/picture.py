@@ -29,7 +29,7 @@ def ratios(points: Sequence[Point], path: str | os.PathLike[str], setting: Setti
             names |= _panel(axes, [p for p in points if p.work[:2] == (cell, mode)], setting)
             axes.set_title(f"{CELLS[cell].title}: {mode}", fontsize="medium")
         row[0].set_ylabel("time over Noria's")
-    figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=len(names) or 1)
+    figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=min(3, len(names)) or 1)
     figure.savefig(path, format="png")
 
 

@@ -10,6 +10,7 @@
 `elementwise`   the element-wise primitives in it
 `maths`         exp, tanh and the like, of vectors
 `vector`        a vector whose operators emit instructions; the polynomials for each format
+`instructions`  what those share: LLVM's types, loops, memory, intrinsic functions
 `target`        which vector instructions there are; from LLVM code to machine code
 `structures`    what XLA and a handler exchange
 `ffi`           the code as a handler of XLA's, and threads

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from noria.backends.native.instructions import I1, I8, constant, intrinsic, is_float
 from noria.backends.native.maths import BINARY_FUNCTIONS, FUNCTIONS
 from noria.graph import Equation
 
@@ -20,7 +21,7 @@ Rule = Callable[[ir.IRBuilder, Equation, list[ir.Value]], ir.Value]
 _ELEMENTS = {
     "float32": ir.FloatType(),
     "float64": ir.DoubleType(),
-    "bool": ir.IntType(1),
+    "bool": I1,
     **{f"{sign}int{bits}": ir.IntType(bits) for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 
@@ -32,33 +33,7 @@ def element(dtype: Any) -> ir.Type:
 
 def in_memory(dtype: Any) -> ir.Type:
     """The type of one number in memory, where a truth value is a byte."""
-    return ir.IntType(8) if np.dtype(dtype) == bool else element(dtype)
-
-
-def constant(kind: ir.Type, number: Any) -> ir.Constant:
-    """A vector, or a single number, of ``number`` everywhere."""
-    if isinstance(kind, ir.VectorType):
-        return ir.Constant(kind, [constant(kind.element, number)] * kind.count)
-    return ir.Constant(kind, float(number) if isinstance(kind, ir.FloatType | ir.DoubleType) else int(number))
-
-
-def call(b: ir.IRBuilder, name: str, *values: ir.Value, result: ir.Type | None = None) -> ir.Value:
-    """Call an intrinsic of LLVM that is named by the type of its first operand."""
-    kind = values[0].type
-    letter = "f" if _is_float(kind) else "i"
-    one = kind.element if isinstance(kind, ir.VectorType) else kind
-    bits = one.width if letter == "i" else 32 if isinstance(one, ir.FloatType) else 64
-    suffix = f"v{kind.count}{letter}{bits}" if isinstance(kind, ir.VectorType) else f"{letter}{bits}"
-    full = f"llvm.{name}.{suffix}"
-    function = b.module.globals.get(full)
-    if function is None:
-        function = ir.Function(b.module, ir.FunctionType(result or kind, [v.type for v in values]), full)
-    return b.call(function, values)
-
-
-def _is_float(kind: ir.Type) -> bool:
-    one = kind.element if isinstance(kind, ir.VectorType) else kind
-    return isinstance(one, ir.FloatType | ir.DoubleType)
+    return I8 if np.dtype(dtype) == bool else element(dtype)
 
 
 @dataclass(frozen=True)
@@ -122,7 +97,7 @@ def _negate(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Val
 
 def _absolute(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
     if _kind(equation) == "f":
-        return call(b, "fabs", args[0])
+        return intrinsic(b, "fabs", args[0])
     if _kind(equation) == "u":
         return args[0]
     return b.select(b.icmp_signed("<", args[0], constant(args[0].type, 0)), b.neg(args[0]), args[0])
@@ -142,7 +117,7 @@ def _sign(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value
 
 def _power(b: ir.IRBuilder, x: ir.Value, exponent: int) -> ir.Value:
     """By squaring, as XLA does: the powers of two that add up to the exponent."""
-    multiply = b.fmul if _is_float(x.type) else b.mul
+    multiply = b.fmul if is_float(x.type) else b.mul
     result, base, left = None, x, abs(exponent)
     while left:
         if left & 1:
@@ -165,7 +140,7 @@ def _clamp(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Valu
 
 
 def _is_finite(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
-    return b.fcmp_ordered("<", call(b, "fabs", args[0]), constant(args[0].type, float("inf")))
+    return b.fcmp_ordered("<", intrinsic(b, "fabs", args[0]), constant(args[0].type, float("inf")))
 
 
 def _convert(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
@@ -179,7 +154,9 @@ def _convert(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Va
     if given.kind == "f" and wanted.kind == "f":
         return b.fpext(x, target) if wanted.itemsize > given.itemsize else b.fptrunc(x, target)
     if given.kind == "f":
-        return call_to(b, "fptosi.sat" if wanted.kind == "i" else "fptoui.sat", x, target)
+        # It stays in the range of what it converts to, and makes zero of NaN, as XLA's does.
+        name = "fptosi.sat" if wanted.kind == "i" else "fptoui.sat"
+        return intrinsic(b, name, x, result=target, of=(target, x.type))
     if wanted.kind == "f":
         return b.sitofp(x, target) if given.kind == "i" else b.uitofp(x, target)
     bits = 1 if given.kind == "b" else 8 * given.itemsize
@@ -188,30 +165,16 @@ def _convert(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Va
     return b.trunc(x, target) if 8 * wanted.itemsize < bits else x
 
 
-def call_to(b: ir.IRBuilder, name: str, x: ir.Value, target: ir.Type) -> ir.Value:
-    """A conversion that stays in the range of what it converts to, and makes zero of NaN, as XLA's does."""
-    kinds = []
-    for kind in (target, x.type):
-        one = kind.element
-        kinds.append(
-            f"v{kind.count}"
-            + (f"i{one.width}" if isinstance(one, ir.IntType) else "f32" if one == ir.FloatType() else "f64")
-        )
-    full = f"llvm.{name}.{kinds[0]}.{kinds[1]}"
-    function = b.module.globals.get(full) or ir.Function(b.module, ir.FunctionType(target, [x.type]), full)
-    return b.call(function, [x])
-
-
 def _of_library(function: Callable[..., ir.Value]) -> Rule:
     return lambda b, equation, args: function(b, *args)
 
 
 def _intrinsic(name: str) -> Rule:
-    return lambda b, equation, args: call(b, name, *args)
+    return lambda b, equation, args: intrinsic(b, name, *args)
 
 
 def _round(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
-    return call(b, "round" if int(equation.params["rounding_method"]) == 0 else "roundeven", *args)
+    return intrinsic(b, "round" if int(equation.params["rounding_method"]) == 0 else "roundeven", *args)
 
 
 def _remainder(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:

@@ -16,18 +16,18 @@ from typing import Any
 from llvmlite import ir
 
 from noria.backends.native import gemm
-from noria.backends.native.elementwise import constant, element
+from noria.backends.native.elementwise import element
 from noria.backends.native.expressible import size
-from noria.backends.native.gemm import I32, I64, POINTER, at, i64, loop
-from noria.backends.native.layout import ALIGN, Group, Layout, Plan, item_of
-from noria.backends.native.program import Place, Program, Stage
+from noria.backends.native.instructions import I1, I32, I64, POINTER, VOID, at, constant, i64, intrinsic, loop, stack
+from noria.backends.native.layout import ALIGN, Group, Layout, Plan, bytes_of_rows, item_of
+from noria.backends.native.program import INPUTS, RESULTS, Place, Program, Stage
 from noria.backends.native.row import Row, combine, neutral
 
 
 def emit(plan: Plan) -> ir.Module:
     """A module with the functions ``pack`` and ``run``."""
     module = ir.Module("noria")
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), "pack")
+    function = ir.Function(module, ir.FunctionType(VOID, [POINTER]), "pack")
     b = ir.IRBuilder(function.append_basic_block("entry"))
     buffers = Buffers(b, function.args[0], plan.program)
     for layout in plan.layouts:
@@ -63,15 +63,11 @@ def _pack(b: ir.IRBuilder, buffers: "Buffers", plan: Plan, layout: Layout, group
 
 
 class Buffers:
-    """The addresses of all buffers, by kind and index."""
+    """The addresses of all buffers, by kind and index; those of ``next`` are for the final state."""
 
     def __init__(self, b: ir.IRBuilder, table: ir.Value, program: Program):
-        found = []
-        width = len(program.state)
-        kinds = [("shared", len(program.shared)), ("step", len(program.steps)), ("state", width), ("final", width)]
-        kinds += [("emitted", len(program.outputs) - width), ("scratch", 1)]
-        for kind, count in kinds:
-            found += [(kind, i) for i in range(count)]
+        found = [(kind, i) for kind in (*INPUTS, *RESULTS) for i in range(len(program.values(kind)))]
+        found.append(("scratch", 0))
         self._table = {key: b.load(at(b, table, 8 * i), typ=POINTER, align=8) for i, key in enumerate(found)}
 
     def __getitem__(self, key: tuple[str, int]) -> ir.Value:
@@ -87,21 +83,15 @@ class Run:
 
     def __init__(self, plan: Plan, module: ir.Module):
         self.plan, self.program = plan, plan.program
-        kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, I64, I64, I64])
-        self.function = ir.Function(module, kind, "run")
-        self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self.table, self.time, self.batch, self.reverse, self.first, self.last = self.function.args
-        self.buffers = Buffers(self.b, self.table, self.program)
+        kind = ir.FunctionType(VOID, [POINTER, I64, I64, I64, I64, I64])
+        function = ir.Function(module, kind, "run")
+        self.b = ir.IRBuilder(function.append_basic_block("entry"))
+        table, self.time, self.batch, self.reverse, self.first, self.last = function.args
+        self.buffers = Buffers(self.b, table, self.program)
         # Where the row of an example begins in each buffer: the array of this step, and the bytes of a row.
         self.bases: dict[tuple[str, int], ir.Value] = {}
-        self.tile = self._stack()
-
-    def _stack(self) -> ir.Value:
-        pitch = max((layout.pitch for layout in self.plan.layouts), default=0)
-        slot = self.b.alloca(ir.IntType(8), max(1, gemm.MOST_ROWS * pitch))
-        slot.align = ALIGN
-        slot.type = POINTER
-        return slot
+        pitch = max((layout.pitch for layout in plan.layouts), default=0)
+        self.tile = stack(self.b, max(1, gemm.MOST_ROWS * pitch), ALIGN)
 
     def emit(self) -> None:
         b, plan = self.b, self.plan
@@ -118,7 +108,7 @@ class Run:
             states[n].add_incoming(self.buffers["state", n], entry)
         b.cbranch(b.icmp_signed("<", i, self.time), body, done)
         b.position_at_end(body)
-        odd = b.trunc(i, ir.IntType(1))
+        odd = b.trunc(i, I1)
         following = [b.select(odd, two, one) for one, two in pairs]
         self._bind(i, states, following)
         for layout in plan.layouts:
@@ -129,7 +119,7 @@ class Run:
         b.branch(head)
         b.position_at_end(done)
         for n, (value, state) in enumerate(zip(self.program.state, states, strict=True)):
-            self._copy(state, self.buffers["final", n], size(value) * item_of(value))
+            self._copy(state, self.buffers["next", n], size(value) * item_of(value))
         b.ret_void()
 
     def _scratch(self) -> tuple[list[tuple[ir.Value, ir.Value]], dict[tuple[str, int], ir.Value]]:
@@ -138,8 +128,7 @@ class Run:
         place, found = at(b, self.buffers.scratch, plan.panels), []
         for width in plan.scratch_widths():
             found.append(place)
-            taken = b.and_(b.add(b.mul(self.batch, i64(width)), i64(ALIGN - 1)), i64(-ALIGN))
-            place = at(b, place, taken)
+            place = at(b, place, bytes_of_rows(b, self.batch, width))
         count = 2 * len(self.program.state)
         pairs = [(found[n], found[n + 1]) for n in range(0, count, 2)]
         bases = {("scratch", n): a for n, a in enumerate(found[count : count + len(self.program.scratch)])}
@@ -162,12 +151,10 @@ class Run:
 
     def _copy(self, source: ir.Value, target: ir.Value, width: int) -> None:
         b = self.b
-        name = "llvm.memcpy.p0.p0.i64"
-        kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, I64, ir.IntType(1)])
-        copy = b.module.globals.get(name) or ir.Function(b.module, kind, name)
         start = b.mul(self.first, i64(width))
         count = b.mul(b.sub(self.last, self.first), i64(width))
-        b.call(copy, [at(b, target, start), at(b, source, start), count, ir.Constant(ir.IntType(1), 0)])
+        operands = at(b, target, start), at(b, source, start), count, ir.Constant(I1, 0)
+        intrinsic(b, "memcpy", *operands, result=VOID, of=(POINTER, POINTER, I64))
 
     # --- stages -----------------------------------------------------------------------------------------------------
 
@@ -209,7 +196,7 @@ class Run:
         value = group.products[0][0].equation.outputs[0]
         vector, item = plan.vector(value.aval.dtype), item_of(value)
         row = group.dot.row
-        line = self.address(row.value, row.offset, start)
+        line = self.address(self.program.places[row.value], row.offset, start)
         stride = 0 if row.value in self.program.shared else size(row.value) * item
         width = len(group.products)
         panel = at(b, self.buffers.scratch, group.panel)
@@ -218,13 +205,10 @@ class Run:
         function = gemm.product(b.module, vector, width, most)
         b.call(function, [count, line, i64(stride), panel, tile, i64(layout.pitch), i64(group.dot.depth)])
 
-    def address(self, value: Any, offset: int | ir.Value, row: ir.Value, place: Place | None = None) -> ir.Value:
-        """Where a value stands for an example, from an offset on."""
-        b = self.b
-        place = place or self.program.places[value]
-        holder = self.program.values(place.kind)[place.number]
-        item = item_of(holder)
-        base = self.bases[place.kind, place.number]
+    def address(self, place: Place, offset: int | ir.Value, row: ir.Value) -> ir.Value:
+        """Where what stands at a place stands for an example, from an offset on."""
+        b, holder = self.b, self.program.values(place.kind)[place.number]
+        base, item = self.bases[place.kind, place.number], item_of(holder)
         if place.kind != "shared":
             base = at(b, base, b.mul(row, i64(size(holder) * item)))
         if isinstance(offset, int):
@@ -267,4 +251,4 @@ class Run:
                     total = combine(b, equation, *halves)
                 number = b.extract_element(total, ir.Constant(I32, 0))
                 for place in places:
-                    b.store(number, self.address(None, 0, row, place), align=item_of(equation.inputs[0]))
+                    b.store(number, self.address(place, 0, row), align=item_of(equation.inputs[0]))

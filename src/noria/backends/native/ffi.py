@@ -24,8 +24,9 @@ from llvmlite import ir
 
 from noria.backends.native.emit import emit
 from noria.backends.native.expressible import size
-from noria.backends.native.gemm import I32, I64, POINTER, at, i64, loop
-from noria.backends.native.layout import Plan
+from noria.backends.native.instructions import I8, I32, I64, POINTER, VOID, at, declared, i64, loop, stack
+from noria.backends.native.layout import Plan, bytes_of_rows
+from noria.backends.native.program import INPUTS, RESULTS
 from noria.backends.native.structures import (
     Api,
     Buffer,
@@ -42,7 +43,6 @@ from noria.backends.native.structures import (
 from noria.backends.native.target import Isa, Library, NoSuchMachine, compile_module, processor
 
 _NULL = ir.Constant(POINTER, None)
-
 
 _METADATA, _EXECUTE, _INVALID_ARGUMENT = 1, 3, 3
 
@@ -116,11 +116,9 @@ class Handler:
         stage = self._field(self.frame, CallFrame, "stage", kind=I32)
         with b.if_then(b.icmp_signed("!=", stage, ir.Constant(I32, _EXECUTE))):
             b.ret(_NULL)
-        program = self.plan.program
-        inputs = [("shared", v) for v in program.shared] + [("step", v) for v in program.steps]
-        inputs += [("state", v) for v in program.state]
-        width = len(program.state)
-        outputs = [("state", v) for v in program.outputs[:width]] + [("step", v) for v in program.outputs[width:]]
+        inputs, outputs = (
+            [(kind, v) for kind in kinds for v in self.plan.program.values(kind)] for kinds in (INPUTS, RESULTS)
+        )
         arguments = self._items("args", len(inputs) + 1)
         results = self._items("rets", len(outputs) + 1)
         self._expect(arguments[0], "sizes", "int32", i64(SIZES))
@@ -144,11 +142,8 @@ class Handler:
     def _store(self, value: ir.Value, pointer: ir.Value, structure: Any, *path: str) -> None:
         self.b.store(value, at(self.b, pointer, offset_of(structure, *path)), align=4)
 
-    def _local(self, bytes_: int) -> ir.Value:
-        with self.b.goto_entry_block():
-            slot = self.b.alloca(ir.IntType(8), bytes_)
-        slot.align, slot.type = 16, POINTER
-        return slot
+    def _local(self, size: int) -> ir.Value:
+        return stack(self.b, size, 16)
 
     def _arguments(self, structure: Any) -> ir.Value:
         """Memory for the argument of one of XLA's functions."""
@@ -196,21 +191,21 @@ class Handler:
 
     def _elements(self, kind: str, value: Any) -> ir.Value:
         count: ir.Value = i64(size(value))
-        if kind in ("state", "step"):
+        if kind != "shared":
             count = self.b.mul(count, self.batch)
-        return self.b.mul(count, self.time) if kind == "step" else count
+        return self.b.mul(count, self.time) if kind in ("step", "emitted") else count
 
     def _scratch(self) -> ir.Value:
         b, total = self.b, i64(self.plan.panels)
         for width in self.plan.scratch_widths():
-            total = b.add(total, b.and_(b.add(b.mul(self.batch, i64(width)), i64(63)), i64(-64)))
+            total = b.add(total, bytes_of_rows(b, self.batch, width))
         return total
 
     def _fail_if(self, condition: ir.Value, message: str) -> None:
         b = self.b
         with b.if_then(condition):
             text = bytearray(f"noria's native kernel: {message}\0".encode())
-            kind = ir.ArrayType(ir.IntType(8), len(text))
+            kind = ir.ArrayType(I8, len(text))
             constant = ir.GlobalVariable(self.module, kind, self.module.get_unique_name("message"))
             constant.global_constant, constant.linkage = True, "internal"
             constant.initializer = ir.Constant(kind, text)
@@ -228,7 +223,7 @@ class Handler:
         for i, item in enumerate(buffers):
             b.store(self._field(item, Buffer, "data"), at(b, table, 8 * i), align=8)
         b.call(self.module.globals["pack"], [table])
-        job = b.call(self._external("malloc", POINTER, [I64]), [i64(ctypes.sizeof(Job))])
+        job = b.call(self._external("malloc", POINTER, I64), [i64(ctypes.sizeof(Job))])
         self._fail_if(b.icmp_unsigned("==", job, _NULL), "out of memory")
         for name, value in {
             "taken": i64(0),
@@ -266,16 +261,16 @@ class Handler:
         count = b.load_atomic(at(b, job, offset_of(Job, "done")), "acquire", 8, typ=I64)
         b.cbranch(b.icmp_signed("<", count, self.chunks), rest, done)
         b.position_at_end(rest)
-        b.call(self._external("sched_yield", I32, []), [])
+        b.call(self._external("sched_yield", I32), [])
         b.branch(check)
         b.position_at_end(done)
 
-    def _external(self, name: str, result: ir.Type, args: list[ir.Type]) -> ir.Function:
-        return self.module.globals.get(name) or ir.Function(self.module, ir.FunctionType(result, args), name)
+    def _external(self, name: str, result: ir.Type, *args: ir.Type) -> ir.Function:
+        return declared(self.module, name, result, *args)
 
     def _work(self) -> None:
         """``void work(job)``: take chunks until none is left, with denormal numbers as zero, as in XLA's own threads."""
-        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), "work")
+        function = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), "work")
         self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
         job = function.args[0]
         restore = self._flush_denormals()
@@ -302,9 +297,7 @@ class Handler:
         b = self.b
         if platform.machine().lower() not in ("x86_64", "amd64"):
             return lambda: None
-        kind = [POINTER]
-        get = self._external("llvm.x86.sse.stmxcsr", ir.VoidType(), kind)
-        put = self._external("llvm.x86.sse.ldmxcsr", ir.VoidType(), kind)
+        get, put = (self._external(f"llvm.x86.sse.{name}", VOID, POINTER) for name in ("stmxcsr", "ldmxcsr"))
         before, now = self._local(4), self._local(4)
         b.call(get, [before])
         b.store(b.or_(b.load(before, typ=I32), ir.Constant(I32, 0x8040)), now)  # flush to zero, denormals are zero
@@ -313,13 +306,13 @@ class Handler:
 
     def _task(self) -> None:
         """``void task(job)``, what a thread runs, and ``void leave(job)``, which frees the job when nobody needs it."""
-        leave = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), "leave")
+        leave = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), "leave")
         b = ir.IRBuilder(leave.append_basic_block("entry"))
         before = b.atomic_rmw("sub", at(b, leave.args[0], offset_of(Job, "holders")), i64(1), "acq_rel")
         with b.if_then(b.icmp_signed("==", before, i64(1))):
-            b.call(self._external("free", ir.VoidType(), [POINTER]), [leave.args[0]])
+            b.call(self._external("free", VOID, POINTER), [leave.args[0]])
         b.ret_void()
-        task = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [POINTER]), "task")
+        task = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), "task")
         b = ir.IRBuilder(task.append_basic_block("entry"))
         b.call(self.module.globals["work"], [task.args[0]])
         b.call(leave, [task.args[0]])

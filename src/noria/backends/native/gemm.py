@@ -8,42 +8,11 @@ A *panel* holds, for one block of columns, ``depth`` times ``width`` vectors: wh
 Sums are left in a *tile*, a piece of the stack, where the element-wise part finds them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
-I64 = ir.IntType(64)
-I32 = ir.IntType(32)
-I8 = ir.IntType(8)
-POINTER = ir.PointerType()
-
-
-def i64(number: int) -> ir.Constant:
-    return ir.Constant(I64, number)
-
-
-def at(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value | int) -> ir.Value:
-    """The address ``offset`` bytes further."""
-    return b.gep(pointer, [i64(offset) if isinstance(offset, int) else offset], source_etype=I8)
-
-
-@contextmanager
-def loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value) -> Iterator[ir.Value]:
-    """Code repeated for each number from ``start`` to before ``stop``."""
-    before = b.block
-    head, body, done = (b.append_basic_block(name) for name in ("head", "body", "done"))
-    b.branch(head)
-    b.position_at_end(head)
-    i = b.phi(I64)
-    i.add_incoming(start, before)
-    b.cbranch(b.icmp_signed("<", i, stop), body, done)
-    b.position_at_end(body)
-    yield i
-    i.add_incoming(b.add(i, i64(1)), b.block)
-    b.branch(head)
-    b.position_at_end(done)
-
+from noria.backends.native.instructions import I32, I64, POINTER, VOID, at, constant, i64, intrinsic, loop, splat
 
 #: Rows that are multiplied at a time, at most.
 MOST_ROWS = 8
@@ -62,7 +31,7 @@ def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> 
     name = f"product.{width}.{rows}.{vector.element}"
     if name in module.globals:
         return module.globals[name]
-    kind = ir.FunctionType(ir.VoidType(), [I64, POINTER, I64, POINTER, POINTER, I64, I64])
+    kind = ir.FunctionType(VOID, [I64, POINTER, I64, POINTER, POINTER, I64, I64])
     function = ir.Function(module, kind, name)
     function.linkage = "internal"
     function.attributes.add("noinline")
@@ -83,7 +52,6 @@ def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> 
 def _outer_products(b: ir.IRBuilder, args: Sequence[ir.Value], vector: ir.VectorType, width: int, rows: int) -> None:
     row, stride, panel, tile, pitch, depth = args
     size = _bytes(vector)
-    multiply_add = _multiply_add(b.module, vector)
     pointers = [at(b, row, b.mul(stride, i64(r))) for r in range(rows)]
     before, body, done = b.block, b.append_basic_block("body"), b.append_basic_block("done")
     b.branch(body)  # the depth is at least one
@@ -97,8 +65,8 @@ def _outer_products(b: ir.IRBuilder, args: Sequence[ir.Value], vector: ir.Vector
         number = b.load(b.gep(pointers[r], [k], source_etype=vector.element), typ=vector.element)
         spread = splat(b, number, vector.count)
         for c in range(width):
-            new = b.call(multiply_add, [spread, columns[c], sums[r][c]])
-            sums[r][c].add_incoming(ir.Constant(vector, [0.0] * vector.count), before)
+            new = intrinsic(b, "fmuladd", spread, columns[c], sums[r][c])
+            sums[r][c].add_incoming(constant(vector, 0), before)
             sums[r][c].add_incoming(new, body)
             sums[r][c] = new
     following = b.add(k, i64(1))
@@ -109,20 +77,6 @@ def _outer_products(b: ir.IRBuilder, args: Sequence[ir.Value], vector: ir.Vector
         line = at(b, tile, b.mul(pitch, i64(r)))
         for c in range(width):
             b.store(sums[r][c], at(b, line, c * size), align=size)
-
-
-def splat(b: ir.IRBuilder, number: ir.Value, count: int) -> ir.Value:
-    """A vector with one number everywhere."""
-    kind = ir.VectorType(number.type, count)
-    one = b.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(I32, 0))
-    zeros = ir.Constant(ir.VectorType(I32, count), [0] * count)
-    return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
-
-
-def _multiply_add(module: ir.Module, vector: ir.VectorType) -> ir.Function:
-    bits = 32 if isinstance(vector.element, ir.FloatType) else 64
-    name = f"llvm.fmuladd.v{vector.count}f{bits}"
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(vector, [vector] * 3), name)
 
 
 def _bytes(vector: ir.VectorType) -> int:
@@ -182,46 +136,10 @@ def _line(
     if along == 0 and count == vector.count:
         start = b.add(b.mul(k, i64(shape[1])), first)
         return b.load(b.gep(weight, [start], source_etype=one), typ=vector, align=_bytes(vector) // vector.count)
-    line: ir.Value = ir.Constant(vector, [0.0] * vector.count)
+    line: ir.Value = constant(vector, 0)
     for lane in range(count):
         column = b.add(first, i64(lane))
         index = b.add(b.mul(k, i64(shape[1])), column) if along == 0 else b.add(b.mul(column, i64(shape[1])), k)
         number = b.load(b.gep(weight, [index], source_etype=one), typ=one)
         line = b.insert_element(line, number, ir.Constant(I32, lane))
     return line
-
-
-# --- memory: whole vectors, or as many numbers as there are ---------------------------------------------------------
-
-
-def mask(lanes: int, count: int) -> ir.Constant:
-    """True for the first ``count`` lanes."""
-    return ir.Constant(ir.VectorType(ir.IntType(1), lanes), [lane < count for lane in range(lanes)])
-
-
-def read(b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType, count: int, align: int) -> ir.Value:
-    """The first ``count`` numbers of a vector; the others are zero, and not touched in memory."""
-    if count == kind.count:
-        return b.load(address, typ=kind, align=align)
-    chosen = mask(kind.count, count)
-    zero = ir.Constant(kind, [0 if isinstance(kind.element, ir.IntType) else 0.0] * kind.count)
-    function = _masked(b.module, "load", kind, kind, [POINTER, I32, chosen.type, kind])
-    return b.call(function, [address, ir.Constant(I32, align), chosen, zero])
-
-
-def write(b: ir.IRBuilder, value: ir.Value, address: ir.Value, count: int, align: int) -> None:
-    """Store the first ``count`` numbers of a vector."""
-    kind = value.type
-    if count == kind.count:
-        b.store(value, address, align=align)
-        return
-    chosen = mask(kind.count, count)
-    function = _masked(b.module, "store", kind, ir.VoidType(), [kind, POINTER, I32, chosen.type])
-    b.call(function, [value, address, ir.Constant(I32, align), chosen])
-
-
-def _masked(module: ir.Module, name: str, kind: ir.VectorType, result: ir.Type, args: list[ir.Type]) -> ir.Function:
-    one = kind.element
-    letter = f"i{one.width}" if isinstance(one, ir.IntType) else "f32" if isinstance(one, ir.FloatType) else "f64"
-    full = f"llvm.masked.{name}.v{kind.count}{letter}.p0"
-    return module.globals.get(full) or ir.Function(module, ir.FunctionType(result, args), full)

@@ -9,6 +9,7 @@ from llvmlite import ir
 
 from noria.backends.native.elementwise import element
 from noria.backends.native.expressible import size
+from noria.backends.native.instructions import i64
 from noria.backends.native.program import Dot, Product, Program, Stage
 from noria.backends.native.target import Isa
 
@@ -18,6 +19,11 @@ ALIGN = 64
 
 def aligned(number: int) -> int:
     return -(-number // ALIGN) * ALIGN
+
+
+def bytes_of_rows(b: ir.IRBuilder, rows: ir.Value, width: int) -> ir.Value:
+    """The same in code: ``aligned(rows * width)``."""
+    return b.and_(b.add(b.mul(rows, i64(width)), i64(ALIGN - 1)), i64(-ALIGN))
 
 
 def item_of(value: Any) -> int:
@@ -51,8 +57,10 @@ class Plan:
     def __init__(self, program: Program, isa: Isa):
         self.program = program
         values = [*program.places, *program.maker, *program.outputs]
-        wide = max([4, *(item_of(v) for v in values if v.aval.dtype != bool and v.aval.shape)])
-        self.lanes = isa.bits // (8 * wide)
+        dtypes = [v.aval.dtype for v in values if v.aval.dtype != bool and v.aval.shape]
+        self.lanes = min(
+            map(isa.lanes, [np.dtype(np.float32), *dtypes])
+        )  # that of the widest, of no less than four bytes
         self.registers = isa.registers
         self.panels = 0
         self.layouts = [self._layout(stage) for stage in program.stages]

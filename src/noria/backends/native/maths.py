@@ -41,7 +41,8 @@ from functools import partial
 
 from llvmlite import ir
 
-from noria.backends.native.vector import DOUBLE, FLOAT, Format, Vector, declared, numbers, suffix
+from noria.backends.native.instructions import declared, suffix
+from noria.backends.native.vector import DOUBLE, FLOAT, Format, Vector, numbers
 
 LN2, LOG2E = math.log(2), 1 / math.log(2)
 LARGE_ANGLE = 1e5
@@ -71,7 +72,7 @@ def _emitting(label: str, rule: Callable[..., Vector]) -> Callable[..., ir.Value
         kind = values[0].type
         name = f"noria.{label}.{suffix(kind)}"
         defined = name in builder.module.globals
-        function = declared(builder, name, ir.FunctionType(kind, [kind] * len(values)))
+        function = declared(builder.module, name, kind, *[kind] * len(values))
         if not defined:
             function.linkage = "internal"
             function.attributes.add("alwaysinline")
@@ -87,7 +88,7 @@ def _by_lane(name: str, *vectors: Vector) -> Vector:
     x = vectors[0]
     kind, builder = x.value.type, x.builder
     short = "f" if x.format is FLOAT else ""
-    function = declared(builder, name + short, ir.FunctionType(kind.element, [kind.element] * len(vectors)))
+    function = declared(builder.module, name + short, kind.element, *[kind.element] * len(vectors))
     y = ir.Constant(kind, ir.Undefined)
     for lane in map(ir.IntType(32), range(kind.count)):
         number = builder.call(function, [builder.extract_element(v.value, lane) for v in vectors])

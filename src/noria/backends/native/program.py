@@ -27,6 +27,9 @@ from noria.backends.native.expressible import (
 )
 from noria.graph import Equation, Graph, is_literal, values_of
 
+#: The kinds of buffers that a kernel reads, and of those that it fills, in the order in which it is given them.
+INPUTS, RESULTS = ("shared", "step", "state"), ("next", "emitted")
+
 
 class Place(NamedTuple):
     """Where a value stands: a buffer, and the first of its elements there."""
@@ -98,7 +101,6 @@ class Stage:
         own: the values that are stored at these same features, so that they need not be read again.
     """
 
-    level: int
     extent: int
     stores: list[tuple[Any, tuple[Place, ...]]] = field(default_factory=list)
     sums: list[tuple[Equation, tuple[Place, ...]]] = field(default_factory=list)
@@ -309,7 +311,7 @@ class Program:
 
 
 def _at(stages: dict[tuple[int, int], Stage], level: int, extent: int) -> Stage:
-    return stages.setdefault((level, extent), Stage(level, extent))
+    return stages.setdefault((level, extent), Stage(extent))
 
 
 class _Spread(Exception):

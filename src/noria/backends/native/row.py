@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from llvmlite import ir
 
-from noria.backends.native.elementwise import ELEMENTWISE, constant, in_memory
+from noria.backends.native.elementwise import ELEMENTWISE, in_memory
 from noria.backends.native.expressible import size
-from noria.backends.native.gemm import at, i64, mask, read, splat, write
+from noria.backends.native.instructions import I8, at, constant, i64, mask, read, splat, write
 from noria.backends.native.layout import Layout, item_of
 from noria.backends.native.program import Apply, Load, Number, Place, Product
 
@@ -91,13 +91,13 @@ class Row:
         raise AssertionError(product)
 
     def _load(self, node: Load) -> ir.Value:
-        b, dtype = self.b, node.value.aval.dtype
+        b, dtype, place = self.b, node.value.aval.dtype, self.program.places[node.value]
         kind = in_memory(dtype)
         if size(node.value) == 1:
-            number = b.load(self.run.address(node.value, 0, self.row), typ=kind, align=item_of(node.value))
+            number = b.load(self.run.address(place, 0, self.row), typ=kind, align=item_of(node.value))
             found = splat(b, number, self.lanes)
         else:
-            address = self.run.address(node.value, b.add(self.at, i64(node.offset)), self.row)
+            address = self.run.address(place, b.add(self.at, i64(node.offset)), self.row)
             found = read(b, address, ir.VectorType(kind, self.lanes), self.count, item_of(node.value))
         if dtype.kind == "b":
             found = b.icmp_unsigned("!=", found, constant(found.type, 0))
@@ -107,8 +107,8 @@ class Row:
         b = self.b
         holder = self.program.values(place.kind)[place.number]
         if holder.aval.dtype == bool:
-            value = b.zext(value, ir.VectorType(ir.IntType(8), self.lanes))
-        write(b, value, self.run.address(None, self.at, self.row, place), self.count, item_of(holder))
+            value = b.zext(value, ir.VectorType(I8, self.lanes))
+        write(b, value, self.run.address(place, self.at, self.row), self.count, item_of(holder))
 
     def _add(self, equation: Any) -> None:
         b = self.b

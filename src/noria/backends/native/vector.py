@@ -6,6 +6,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from noria.backends.native.instructions import constant, intrinsic
+
 
 def numbers(text: str) -> tuple[float, ...]:
     """Coefficients, from a string of them: one literal a line would fill pages."""
@@ -81,17 +83,6 @@ DOUBLE = Format(
 )
 
 
-def suffix(kind: ir.VectorType) -> str:
-    """What LLVM adds to the name of an intrinsic function: ``v8f32``."""
-    return f"v{kind.count}f{32 if kind.element == ir.FloatType() else 64}"
-
-
-def declared(builder: ir.IRBuilder, name: str, kind: ir.FunctionType) -> ir.Function:
-    """The function of the module, declared if it is not there."""
-    found = builder.module.globals.get(name)
-    return ir.Function(builder.module, kind, name) if found is None else found
-
-
 def _operator(floating: str, whole: str = "") -> Callable[["Vector", "Vector | float | int"], "Vector"]:
     """The builder's method of the name, or that of the second name for integers."""
 
@@ -117,8 +108,7 @@ class Vector:
         """``number`` as a value: a constant in every lane."""
         if isinstance(number, Vector):
             return number.value
-        kind = self.value.type
-        return ir.Constant(kind, [ir.Constant(kind.element, number)] * kind.count)
+        return constant(self.value.type, number)
 
     def constant(self, number: float) -> "Vector":
         return Vector(self.builder, self.like(number))
@@ -155,11 +145,7 @@ class Vector:
         return self.constant(high).where(x.compare(">", high), x)
 
     def intrinsic(self, name: str, *others: "Vector | float | int") -> "Vector":
-        kind = self.value.type
-        operands = [self.value, *map(self.like, others)]
-        full = f"llvm.{name}.{suffix(kind)}"
-        function = declared(self.builder, full, ir.FunctionType(kind, [kind] * len(operands)))
-        return Vector(self.builder, self.builder.call(function, operands))
+        return Vector(self.builder, intrinsic(self.builder, name, self.value, *map(self.like, others)))
 
     def fma(self, factor: "Vector | float | int", term: "Vector | float | int") -> "Vector":
         """The product with the factor plus the term, in one rounding where the machine has that."""

@@ -1,5 +1,6 @@
 """The loop with a reverse loop of its own, which carries cotangents of the state and nothing else."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -58,13 +59,9 @@ class Recurrent:
 
     def infer(self, parameters: list[Any], steps: list[Any], state: list[Any]) -> tuple[list[Any], list[Any]]:
         """Both, when no derivative is taken: in chunks of steps, if all that is lifted would not stay in cache."""
-        parts, known = self.split, named(self.split.parameters, parameters)
-        time, *batch = self.loop.axes
-
-        def segment(state: list[Any], steps: list[Any], time: int) -> tuple[list[Any], list[Any]]:
-            return self._advance(parts.loop, known, steps, state, time)
-
-        lifted = sum(map(size_in_bytes, parts.before.outputs)) * math.prod(batch)
+        split, (time, *batch) = self.split, self.loop.axes
+        segment = functools.partial(self._advance, split.loop, named(split.parameters, parameters))
+        lifted = sum(map(size_in_bytes, split.before.outputs)) * math.prod(batch)
         return in_chunks(segment, state, steps, Chunks(time, chunk_size(time, lifted), 0, self.loop.reverse))
 
     def forward(self, *primals: Any) -> Any:
@@ -78,10 +75,7 @@ class Recurrent:
         if self.save == "states":
             names = derivative.states
             graph = Graph(split.loop.inputs, (*split.loop.outputs, *names), split.loop.equations)
-
-        def segment(state: list[Any], steps: list[Any], time: int) -> tuple[list[Any], list[Any]]:
-            return self._advance(graph, known, steps, state, time)
-
+        segment = functools.partial(self._advance, graph, known)
         final, stacked = in_chunks(segment, state, steps, self._chunks(self.loop.reverse))
         emitted, saved = stacked[: len(split.emitted)], stacked[len(split.emitted) :]
         pull_lift = None
@@ -104,7 +98,7 @@ class Recurrent:
         return Chunks(time, time if self.save == "gates" else max(16, math.isqrt(time)), 0, reverse)
 
     def _advance(
-        self, graph: Graph, known: Known, steps: list[Any], state: list[Any], time: int
+        self, graph: Graph, known: Known, state: list[Any], steps: list[Any], time: int
     ) -> tuple[list[Any], list[Any]]:
         """Run ``graph``, the loop or one that gives more, on what is lifted for it."""
         before = self.split.before

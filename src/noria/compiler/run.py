@@ -112,15 +112,8 @@ def time_first(a: jax.Array) -> jax.Array:
     return jnp.swapaxes(a, 0, 1)
 
 
-def compile_step(
-    cell: Callable[..., Any], own: State, step: Steps, batch: int, loop: LoopBackend, options: Options
-) -> Program:
-    """The program of a cell; ``step`` holds the shapes and dtypes of what enters at one step of one example."""
-    return take_apart(trace(cell, own, step), batch, loop, options)
-
-
 def take_apart(traced: Traced, batch: int, loop: LoopBackend, options: Options) -> Program:
-    """The program of a step that is traced already."""
+    """The program of a step, for this way to run its loop."""
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
     return Program(traced, split(traced, lambda e: loop.lifts(e, batch, light)), loop, options)
@@ -167,7 +160,7 @@ def _choose(
     if options.backend in WHOLE:
         return None, Choice(options.backend, "as asked for")
     try:
-        program = compile_step(cell, own, step, batch, LOOPS["scan"], options)
+        traced = trace(cell, own, step)
     except Unsupported as reason:
         if options != Options(reverse=options.reverse):
             raise ValueError(
@@ -176,14 +169,17 @@ def _choose(
             ) from reason
         log.debug("%s: backend plain, since %s", label, reason)
         return None, Choice("plain", f"{reason}, so that it cannot be taken apart")
+
+    def program(backend: str) -> Program:
+        return take_apart(traced, batch, LOOPS[backend], options)
+
     if options.backend == "associative":
-        return linear_program(program, label), Choice("associative", "as asked for")
-    if options.backend == "scan" or os.environ.get("NORIA_BACKEND") == "scan":
-        asked = options.backend == "scan"
-        return program, Choice(
-            "scan", "as asked for" if asked else "as the environment variable NORIA_BACKEND asks for"
-        )
-    native = take_apart(program.traced, batch, LOOPS["native"], options)
+        return linear_program(program("scan"), label), Choice("associative", "as asked for")
+    if options.backend == "scan":
+        return program("scan"), Choice("scan", "as asked for")
+    if os.environ.get("NORIA_BACKEND") == "scan":
+        return program("scan"), Choice("scan", "as the environment variable NORIA_BACKEND asks for")
+    native = program("native")
     against = reason_against(native.parts.loop, native.parts.shared, native.parts.state)
     if against is None:
         return native, Choice("native", "as asked for" if options.backend == "native" else "the fastest one on CPUs")
@@ -191,7 +187,7 @@ def _choose(
         raise ValueError(
             f'{label}: backend="native" cannot run this step: {against}; expected backend="auto" or backend="scan".'
         )
-    return program, Choice("scan", f"{against}; this one runs any cell on any device")
+    return program("scan"), Choice("scan", f"{against}; this one runs any cell on any device")
 
 
 def linear_program(program: Program, label: str) -> Program:

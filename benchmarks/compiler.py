@@ -10,12 +10,11 @@ import datetime
 import math
 import os
 import platform
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -27,41 +26,11 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import noria as nr
-
-Key = Any
-
+from noria.bench.cells import make
+from noria.bench.grid import GRID, QUICK, Shape, read_names, read_shapes
+from noria.bench.report import processor
 
 # --- cells as a user writes them ------------------------------------------------------------------------------------
-
-
-def normal(key: Key, *shape: int) -> jax.Array:
-    return jax.random.normal(key, shape) / math.sqrt(shape[-1])
-
-
-def normalised(a: jax.Array) -> jax.Array:
-    return (a - a.mean()) * jax.lax.rsqrt(a.var() + 1e-5)
-
-
-class LayerNormLSTM(nr.Cell):
-    """An LSTM with layer normalisation of both products and of the cell state (Ba, Kiros and Hinton, 2016)."""
-
-    W: jax.Array
-    U: jax.Array
-    b: jax.Array
-    gain_x: jax.Array
-    gain_h: jax.Array
-    gain_c: jax.Array
-
-    def __call__(self, state: Any, x: jax.Array) -> Any:
-        h, c = state
-        gates = self.gain_x * normalised(self.W @ x) + self.gain_h * normalised(self.U @ h) + self.b
-        i, f, g, o = jnp.split(gates, 4)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        return jax.nn.sigmoid(o) * jnp.tanh(self.gain_c * normalised(c)), c
-
-    def initial_state(self) -> Any:
-        zero = jnp.zeros(self.U.shape[1])
-        return zero, zero
 
 
 class Concatenation(nr.Cell):
@@ -76,80 +45,23 @@ class Concatenation(nr.Cell):
         return jnp.zeros(self.W.shape[0])
 
 
-class MinGRU(nr.Cell):
-    """Gate and candidate depend on the input alone (Feng et al., 2024)."""
-
-    Wz: jax.Array
-    Wh: jax.Array
-
-    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        z = jax.nn.sigmoid(self.Wz @ x)
-        return (1 - z) * h + z * (self.Wh @ x)
-
-    def initial_state(self) -> jax.Array:
-        return jnp.zeros(self.Wz.shape[0])
-
-
-def layer_norm_lstm(n: int, m: int, key: Key) -> Any:
-    k, l = jax.random.split(key)
-    return LayerNormLSTM(
-        W=normal(k, 4 * m, n),
-        U=normal(l, 4 * m, m),
-        b=jnp.zeros(4 * m),
-        gain_x=jnp.full(4 * m, 0.3),  # with gains of 1 it is chaotic: rounding errors grow until no two backends agree
-        gain_h=jnp.full(4 * m, 0.3),
-        gain_c=jnp.ones(m),
-    )
-
-
-def concatenation(n: int, m: int, key: Key) -> Any:
-    return Concatenation(W=normal(key, m, n + m))
-
-
-def min_gru(n: int, m: int, key: Key) -> Any:
-    k, l = jax.random.split(key)
-    return MinGRU(Wz=normal(k, m, n), Wh=normal(l, m, n))
+def concatenation(n: int, m: int) -> Concatenation:
+    return Concatenation(W=jax.random.normal(jax.random.key(0), (m, n + m)) / math.sqrt(n + m))
 
 
 #: By name: (title, cell of so many inputs and units).
-CELLS: dict[str, tuple[str, Callable[[int, int, Key], Any]]] = {
-    "lstm": ("LSTM", lambda n, m, key: nr.LSTMCell(n, m, key=key)),
-    "gru": ("GRU", lambda n, m, key: nr.GRUCell(n, m, key=key)),
-    "rnn": ("RNN", lambda n, m, key: nr.RNNCell(n, m, key=key)),
-    "gruv3": ("GRUv3", lambda n, m, key: nr.GRUv3Cell(n, m, key=key)),
-    "lnlstm": ("layer-norm LSTM, user-written", layer_norm_lstm),
+CELLS: dict[str, tuple[str, Callable[[int, int], nr.Cell]]] = {
+    "lstm": ("LSTM", partial(make, "lstm")),
+    "gru": ("GRU", partial(make, "gru")),
+    "rnn": ("RNN", partial(make, "rnn")),
+    "gruv3": ("GRUv3", lambda n, m: nr.GRUv3Cell(n, m, key=jax.random.key(0))),
+    "lnlstm": ("layer-norm LSTM, user-written", partial(make, "lnlstm")),
     "concat": ("tanh(W @ concatenate([x, h])), user-written", concatenation),
-    "mingru": ("minGRU, user-written", min_gru),
+    "mingru": ("minGRU, user-written", partial(make, "mingru")),
 }
 
 # --- what is measured -----------------------------------------------------------------------------------------------
 
-
-class Shape(NamedTuple):
-    time: int
-    batch: int
-    inputs: int
-    hidden: int
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self))
-
-
-GRID = [
-    Shape(*s)
-    for s in (
-        (128, 32, 256, 256),
-        (100, 16, 64, 64),
-        (512, 1, 128, 128),
-        (200, 64, 128, 128),
-        (64, 128, 512, 512),
-        (1000, 4, 32, 32),
-        (35, 20, 200, 650),
-        (784, 64, 1, 128),
-        (20, 7, 10, 50),
-    )
-]
-QUICK = [Shape(100, 16, 64, 64), Shape(20, 7, 10, 50)]
 BACKENDS = ("plain", "scan")
 
 
@@ -176,7 +88,7 @@ MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": jax.valu
 def layer_and_input(name: str, shape: Shape, **options: Any) -> tuple[nr.Recurrence, jax.Array]:
     time, batch, inputs, hidden = shape
     xs = np.random.default_rng(0).normal(size=(batch, time, inputs))
-    cell = CELLS[name][1](inputs, hidden, jax.random.key(0))
+    cell = CELLS[name][1](inputs, hidden)
     return nr.Recurrence(cell, **options), jnp.asarray(xs, jnp.float32)
 
 
@@ -240,13 +152,6 @@ def header() -> None:
     )
 
 
-def processor() -> str:
-    information = Path("/proc/cpuinfo")
-    text = information.read_text() if information.exists() else ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return model[1].strip() if model else platform.machine()
-
-
 def row(cells: Iterable[object]) -> None:
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
@@ -274,8 +179,8 @@ def speed(
     quick: Annotated[bool, typer.Option("--quick", help="Two small shapes, and fewer calls.")] = False,
 ) -> None:
     """Inference and a training step on backend "scan" against "plain"."""
-    grid = [Shape(*map(int, s.split(","))) for s in shapes.split(";")] if shapes else QUICK if quick else GRID
-    names, chosen = _names(cells, CELLS), _names(modes, MODES)
+    grid = _read(read_shapes, shapes) if shapes else QUICK if quick else GRID
+    names, chosen = _read(read_names, "cells", cells, list(CELLS)), _read(read_names, "modes", modes, list(MODES))
     header()
     summary: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with progress() as bar:
@@ -337,7 +242,7 @@ def memory(
 ) -> None:
     """Temporary memory of a training step whose loss is of the final state: batch 8, 16 inputs, 64 units."""
     steps = [int(n) for n in lengths.split(",")]
-    names = _names(cells, CELLS)
+    names = _read(read_names, "cells", cells, list(CELLS))
     header()
     with progress() as bar:
         task = bar.add_task("", total=len(names) * len(steps) * len(SAVINGS))
@@ -363,12 +268,12 @@ def memory(
             print(flush=True)
 
 
-def _names(given: str, known: dict[str, Any]) -> list[str]:
-    names = given.split(",")
-    for name in names:
-        if name not in known:
-            raise typer.BadParameter(f"{name!r}; expected one of {', '.join(known)}")
-    return names
+def _read(reader: Callable[..., list[Any]], *words: Any) -> list[Any]:
+    """What an option says, or how it should be used."""
+    try:
+        return reader(*words)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import jax
 import jax.extend.core as jex
@@ -98,6 +98,38 @@ def evaluate(graph: Graph, known: Known, varying: Known, axes: Sequence[int]) ->
     for size in reversed(axes):
         one = jax.vmap(one, axis_size=size)
     return one([varying[v] for v in names])
+
+
+class Shifted(NamedTuple):
+    """Arrays of all steps, of which a loop reads at each step that of the step which it takes next; at the last, ``first``."""
+
+    array: Any
+    first: Any
+
+    def whole(self, reverse: bool) -> Any:
+        """What a loop reads, in the order of time; ``reverse`` if it goes from the last step to the first."""
+        first = self.first[None]
+        return jnp.concatenate([first, self.array])[:-1] if reverse else jnp.concatenate([self.array, first])[1:]
+
+
+def grouped(operands: Sequence[Any], totals: Sequence[int]) -> list[tuple[Any, ...]]:
+    """The operands of each total: one or two, one after the other."""
+    rest = iter(operands)
+    return [tuple(next(rest) for _ in range(count)) for count in totals]
+
+
+def aval_of_total(operands: Sequence[Any]) -> Any:
+    """Shape and dtype of a total of values of one step and example."""
+    shape = operands[0].aval.shape if len(operands) == 1 else tuple(v.aval.shape[0] for v in operands)
+    return jax.core.ShapedArray(shape, operands[0].aval.dtype)
+
+
+def total(operands: Sequence[Any], axes: int = 2) -> Any:
+    """The sum over the first ``axes`` axes of an array, or of the outer products of the vectors in two."""
+    summed = tuple(range(axes))
+    if len(operands) == 1:
+        return operands[0].sum(summed)
+    return jax.lax.dot_general(*operands, ((summed, summed), ((), ())), precision="highest")
 
 
 def is_literal(atom: Atom) -> TypeGuard[Any]:

@@ -26,25 +26,31 @@ class LoopBackend:
     """A way to run a loop that the compiler has taken out of a cell, forward or reverse.
 
     Attributes:
-        run: ``run(graph, known, state, steps, start, axes, reverse) -> (final state, stacked)``, where ``graph`` is one step of one
-            example, its first outputs the next ``state``; arrays of ``known`` are the same for all, those of ``steps`` have the
-            axes time and batch (``axes``) in front, those of ``start`` the batch.
+        run: ``run(graph, known, state, steps, start, axes, reverse, totals) -> (final state, stacked, summed)``, where ``graph`` is one
+            step of one example, its first outputs the next ``state``; arrays of ``known`` are the same for all, those of ``steps``
+            have the axes time and batch (``axes``) in front, those of ``start`` the batch. ``totals`` are numbers of operands, which
+            are the last outputs: what is summed over all steps and examples is a value (1) or the outer product of two vectors (2).
+        shifts: whether arrays of ``steps`` may be `noria.graph.Shifted`.
         lifts: ``lifts(equation, batch, light)``, whether it pays to take a product of the input out of the loop; a loop is
             ``light`` if it has no product of the state.
         slices: whether the loop may take slices of what is lifted; if not it is lifted in slices.
+        sums: ``sums(equation)``, whether totals may be made of what this equation gives; for others, and ``None``, the compiler
+            stacks what is needed and contracts it after the loop.
     """
 
     run: Callable[..., Any]
     lifts: Callable[..., bool]
     slices: bool
+    sums: Callable[..., bool] | None
+    shifts: bool
 
 
 #: Backends that run the cell as it is.
 WHOLE: dict[str, Callable[..., Any]] = {"reference": reference.run, "plain": plain.run}
 
 LOOPS = {
-    "scan": LoopBackend(scan.loop, scan.lifts, slices=False),
-    "native": LoopBackend(native.loop, native.lifts, slices=True),
+    "scan": LoopBackend(scan.loop, scan.lifts, slices=False, sums=None, shifts=False),
+    "native": LoopBackend(native.loop, native.lifts, slices=True, sums=native.is_expressible, shifts=True),
 }
 
 #: What a layer may be told.

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from noria.graph import Equation, Graph, Known, evaluate, named
+from noria.graph import Equation, Graph, Known, Shifted, evaluate, grouped, named, total
 
 
 def loop(
@@ -17,7 +17,8 @@ def loop(
     start: list[Any],
     axes: tuple[int, ...],
     reverse: bool,
-) -> tuple[list[Any], list[Any]]:
+    totals: Sequence[int] = (),
+) -> tuple[list[Any], list[Any], list[Any]]:
     """See `noria.backends`."""
     names = [v for v in graph.inputs if v in steps]
 
@@ -26,7 +27,11 @@ def loop(
         outputs = evaluate(graph, known, varying, axes[1:])
         return outputs[: len(state)], outputs[len(state) :]
 
-    return jax.lax.scan(body, start, [steps[v] for v in names], length=axes[0], reverse=reverse)
+    read = [steps[v].whole(reverse) if isinstance(steps[v], Shifted) else steps[v] for v in names]
+    final, stacked = jax.lax.scan(body, start, read, length=axes[0], reverse=reverse)
+    emitted = len(stacked) - sum(totals)
+    summed = [total(some, len(axes)) for some in grouped(stacked[emitted:], totals)]
+    return final, stacked[:emitted], summed
 
 
 def lifts(equation: Equation, batch: int, light: bool) -> bool:

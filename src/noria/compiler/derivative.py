@@ -8,13 +8,17 @@ for any equation, since the contraction is the equation's own pull-back, taken o
     reverse   g_t = dL/da_t                              stacked
     after     dL/dp = sum over t of (df/dp)(z_t)^T g_t   the pull-back of f, mapped over time while p is not
 
+A backend that can sum while it loops is given that sum as a *total* of the reverse loop: the pull-back of one step gives an outer
+product, or a value, and the loop sums it over all steps and examples (`summed`).
+
 What is kept for the reverse loop is chosen by `noria.compiler.frontier`: the values from which it can be computed
 without a product and with the fewest bytes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +39,7 @@ from noria.graph import (
     is_inexact,
     is_literal,
     named,
+    ordered,
     share,
     size_in_bytes,
     struct,
@@ -44,19 +49,45 @@ from noria.graph import (
 
 SHARED, FORWARD, REVERSE = range(3)
 
+#: Numbers up to which the cotangent of one step, if it is no outer product, is summed up in the loop.
+WIDEST = 2**14
+
 
 @dataclass(frozen=True, eq=False)
 class Contact:
     """An equation of the loop into which parameters enter.
 
-    ``parameters`` are those of its inputs whose cotangents are asked for. ``operands`` are the derivative's values for its
-    inputs, ``None`` for those that are the same at each step; ``cotangents`` those of its inexact outputs.
+    Attributes:
+        equation: the equation.
+        parameters: those of its inputs whose cotangents are asked for.
+        operands: the derivative's values for its inputs, ``None`` for those that are the same at each step, and those that
+            the pull-back does not need.
+        cotangents: those of its inexact outputs.
+        step: the pull-back in one step, from operands and cotangents to the cotangents of the parameters; ``None`` if it closes
+            over arrays.
     """
 
     equation: Equation
     parameters: tuple[Any, ...]
     operands: tuple[Any, ...]
     cotangents: tuple[Any, ...]
+    step: Graph | None
+
+    @classmethod
+    def made(
+        cls, equation: Equation, parameters: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]
+    ) -> "Contact":
+        """With what the pull-back does not need left out."""
+        inputs = list(values_of(equation.inputs))
+        step = _pull_back_of_a_step(cut_out([equation], list(filter(is_inexact, equation.outputs)), inputs), parameters)
+        needed = {*inputs} if step is None else {*values_of((*(v for e in step.equations for v in e.inputs), *step.outputs))}
+        kept = [None if is_literal(v) or v not in needed else o for v, o in zip(equation.inputs, operands, strict=True)]
+        if step is not None:
+            known = dict(zip(equation.inputs, kept, strict=True))
+            given = {v: known[v] for v in inputs if known[v] is not None}
+            given |= dict(zip(step.inputs[len(step.inputs) - len(cotangents) :], cotangents, strict=True))
+            step = substitute(step, {v: a for v, a in given.items() if v is not a})
+        return cls(equation, tuple(parameters), tuple(kept), tuple(cotangents), step)
 
     def pull_back(self, known: Known, varying: Known, axes: tuple[int, ...]) -> Known:
         """The cotangents of the parameters: the equation's pull-back over all steps at once."""
@@ -68,6 +99,8 @@ class Contact:
         for value, operand in zip(self.equation.inputs, self.operands, strict=True):
             if operand is not None:
                 local[value] = jnp.asarray(operand.val) if is_literal(operand) else varying[operand]
+        unused = [v for v in values_of(self.equation.inputs) if v not in known and v not in local]
+        known = known | {v: jnp.zeros(v.aval.shape, v.aval.dtype) for v in unused}
         graph = cut_out([self.equation], outputs, values_of(self.equation.inputs))
 
         def contact(parameters: list[Any]) -> list[Any]:
@@ -76,6 +109,31 @@ class Contact:
         values, pull = jax.vjp(contact, [known[v] for v in self.parameters])
         (found,) = pull([or_zeros(a, value) for a, value in zip(arrays, values, strict=True)])
         return named(self.parameters, found)
+
+
+def _pull_back_of_a_step(graph: Graph, parameters: Sequence[Any]) -> Graph | None:
+    """From the inputs of a graph, then cotangents of its outputs, to the cotangents of parameters; ``None`` if it closes over arrays."""
+
+    def pull(arrays: list[Any], cotangents: list[Any]) -> Any:
+        here = named(graph.inputs, arrays)
+
+        def contact(some: list[Any]) -> list[Any]:
+            return evaluate(graph, here | named(parameters, some), {}, ())
+
+        return jax.vjp(contact, [here[v] for v in parameters])[1](cotangents)[0]
+
+    found, arrays, _ = graph_of(pull, list(map(struct, graph.inputs)), list(map(struct, graph.outputs)))
+    if arrays:
+        return None
+    found = substitute(found, dict(zip(found.inputs, graph.inputs, strict=False)))
+    return replace(found, inputs=(*graph.inputs, *found.inputs[len(graph.inputs) :]))
+
+
+class Source(NamedTuple):
+    """Where a saved value is found: among what the forward loop stacks, or there one step before, and at first in the state."""
+
+    index: int
+    state: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +147,14 @@ class Derivative:
     ``again``   shared, lifted, state                  ``saved``
     =========== ====================================== ================================================================
 
-    ``cotangents`` are the values for the cotangents of the loop's inexact outputs, ``of_lifted`` those of what is
-    lifted, ``None`` where nobody asked. ``constants`` are arrays that derivative rules close over.
+    ``moving`` are the parameters and parts of the input whose cotangents are asked for. ``cotangents`` are the values for the cotangents of the loop's inexact outputs, ``of_lifted`` those of what is
+    lifted, ``None`` where nobody asked. ``constants`` are arrays that derivative rules close over. ``totals`` are the parameters
+    whose gradients the reverse loop sums up, and of how many operands each is; they are the last outputs of ``reverse``. With
+    ``sums_before`` that includes what parameters get from what is lifted.
     """
 
     split: Split
+    moving: frozenset[Any]
     forward: Graph
     reverse: Graph
     recover: Graph
@@ -104,11 +165,31 @@ class Derivative:
     cotangents: tuple[Any, ...]
     of_lifted: tuple[Any, ...]
     constants: Known
+    totals: tuple[tuple[Any, int], ...] = ()
+    sums_before: bool = False
 
     @property
     def states(self) -> tuple[Any, ...]:
         """The states from which, with what is lifted, all that is saved can be computed again."""
         return tuple(v for v in self.split.state if v in self.again.inputs or v in self.saved)
+
+    def sources(self, shifts: bool) -> tuple[tuple[Any, ...], dict[Any, Source]]:
+        """What of ``saved`` the forward loop must store, and where all of it is found afterwards.
+
+        What is emitted need not be stored again; nor, for a backend that ``shifts``, the state before a step, if the next
+        state is emitted or stored.
+        """
+        width = len(self.split.state)
+        following, emitted = self.forward.outputs[:width], self.forward.outputs[width : width + len(self.split.emitted)]
+        at = {v: n for n, v in reversed([*enumerate(emitted)]) if not is_literal(v)}
+        before = dict(zip(self.split.state, following, strict=True)) if shifts else {}
+        there = [*at, *self.saved]
+        moved = [v for v in self.saved if before.get(v) in there and v not in at and before[v] not in before]
+        own = tuple(v for v in self.saved if v not in at and v not in moved)
+        at |= {v: len(emitted) + n for n, v in enumerate(own)}
+        found = {v: Source(at[v], None) for v in self.saved if v not in moved}
+        found |= {v: Source(at[before[v]], self.split.state.index(v)) for v in moved}
+        return own, found
 
     @property
     def lifted(self) -> tuple[Any, ...]:
@@ -116,14 +197,19 @@ class Derivative:
         return tuple(v for v in self.split.lifted if v in self.reverse.inputs or v in self.recover.inputs)
 
 
-def derive(split: Split, shared_perturbed: Sequence[bool], lifted_perturbed: Sequence[bool]) -> Derivative:
-    """Differentiate one step with respect to the state, what is perturbed of the lifted values, and at the contacts."""
-    loop = split.loop
-    moving = {v for v, p in zip(split.shared, shared_perturbed, strict=True) if p and is_inexact(v)}
+def derive(split: Split, moving: Collection[Any]) -> Derivative:
+    """Differentiate one step with respect to the state, what is lifted, and at the contacts.
+
+    ``moving`` are the parameters and parts of the input whose cotangents are asked for.
+    """
+    loop, moving = split.loop, frozenset(filter(is_inexact, moving))
     touched = [
-        e for e in loop.equations if moving.intersection(values_of(e.inputs)) and any(map(is_inexact, e.outputs))
+        e
+        for e in loop.equations
+        if moving.intersection(split.shared, values_of(e.inputs)) and any(map(is_inexact, e.outputs))
     ]
-    wanted = [v for v, p in zip(split.lifted, lifted_perturbed, strict=True) if p and is_inexact(v)]
+    moves = dependence(split.before.equations, dict.fromkeys(moving, 1))
+    wanted = [v for v in split.lifted if moves.get(v) and is_inexact(v)]
     smooth = [v for v in split.state if is_inexact(v)]
     same = {*split.shared}
 
@@ -162,10 +248,11 @@ def derive(split: Split, shared_perturbed: Sequence[bool], lifted_perturbed: Seq
     of_lifted = dict(zip(wanted, of_inputs[len(smooth) :], strict=True))
     return _divide(
         split,
+        moving,
         graph.equations,
         outputs,
         [
-            Contact(e, tuple(v for v in values_of(e.inputs) if v in moving), tuple(z), tuple(g))
+            Contact.made(e, [v for v in values_of(e.inputs) if v in moving and v in same], z, g)
             for e, z, g in zip(touched, operands, of_taps, strict=True)
         ],
         cotangents=inputs[len(names) :],
@@ -177,6 +264,7 @@ def derive(split: Split, shared_perturbed: Sequence[bool], lifted_perturbed: Seq
 
 def _divide(
     split: Split,
+    moving: frozenset[Any],
     equations: Sequence[Equation],
     outputs: Sequence[Any],
     contacts: Sequence[Contact],
@@ -226,6 +314,7 @@ def _divide(
     given = (*same, *split.lifted, *split.state)
     return Derivative(
         split,
+        moving,
         forward=cut_out(equations, (*outputs, *saved), given),
         reverse=cut_out(equations, (*of_state, *stacked), (*same, *crossing, *cotangents)),
         recover=cut_out(equations, operands, (*same, *crossing)),
@@ -237,6 +326,92 @@ def _divide(
         of_lifted=tuple(None if g is None or _is_zero(g, maker) else g for g in of_lifted),
         constants=constants,
     )
+
+
+def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivative:
+    """The same, where the reverse loop itself sums up the gradients of parameters, if ``sums`` allows each equation of that."""
+    split = derivative.split
+    equations = [*dict.fromkeys((*derivative.reverse.equations, *derivative.recover.equations))]
+    totals: list[tuple[Any, int]] = []
+    operands: list[Any] = []
+
+    def add(parameters: Sequence[Any], step: Graph | None) -> bool:
+        found = None if step is None else _summands(step, sums)
+        if found is not None:
+            equations.extend(found[1])
+            totals.extend((v, len(some)) for v, some in zip(parameters, found[0], strict=True))
+            operands.extend(atom for some in found[0] for atom in some)
+        return found is not None
+
+    contacts = [
+        c for c in derivative.contacts if any(map(is_literal, c.cotangents)) or not add(c.parameters, c.step)
+    ]
+    of_lifted, lifting = derivative.of_lifted, _pull_back_of_lifting(derivative)
+    sums_before = lifting is not None and add(*lifting)
+    if sums_before and not derivative.moving.intersection(split.steps):
+        of_lifted = (None,) * len(of_lifted)
+    # What is left is what `Derivative.reverse` and `Derivative.recover` gave for the other contacts and for what is lifted.
+    asked = {*values_of(v for c in contacts for v in (*c.operands, *c.cotangents) if v is not None)}
+    asked |= {*values_of(g for g in of_lifted if g is not None)}
+    stacked = tuple(v for v in derivative.stacked if v in asked)
+    of_state = derivative.reverse.outputs[: len(derivative.reverse.outputs) - len(derivative.stacked)]
+    made = {v for e in equations for v in e.outputs}
+    given = dict.fromkeys(v for e in equations for v in values_of(e.inputs) if v not in made)
+    given |= dict.fromkeys(v for v in values_of((*of_state, *stacked, *operands)) if v not in made)
+    recovered = tuple(v for v in derivative.recover.outputs if v in asked)
+    return replace(
+        derivative,
+        reverse=cut_out(ordered(equations), (*of_state, *stacked, *operands), given),
+        recover=cut_out(derivative.recover.equations, recovered, derivative.recover.inputs),
+        stacked=stacked,
+        contacts=tuple(contacts),
+        of_lifted=of_lifted,
+        totals=tuple(totals),
+        sums_before=sums_before,
+    )
+
+
+def _pull_back_of_lifting(derivative: Derivative) -> tuple[list[Any], Graph | None] | None:
+    """The parameters that what is lifted is made of, and from its cotangents theirs, in one step; ``None`` if there are none."""
+    before = derivative.split.before
+    of = {v: g for v, g in zip(derivative.split.lifted, derivative.of_lifted, strict=True) if v in before.outputs}
+    of = {v: g for v, g in of.items() if g is not None}
+    parameters = [v for v in before.inputs if v in derivative.moving and v in derivative.split.parameters]
+    if not parameters or not of:
+        return None
+    graph = cut_out(before.equations, list(of), before.inputs)
+    parameters = [v for v in parameters if v in graph.inputs]
+    step = None if any(map(is_literal, of.values())) else _pull_back_of_a_step(graph, parameters)
+    if step is not None:
+        step = substitute(step, dict(zip(step.inputs[len(graph.inputs) :], of.values(), strict=True)))
+    return parameters, step
+
+
+def _summands(
+    graph: Graph, sums: Callable[[Equation], bool]
+) -> tuple[list[tuple[Any, ...]], tuple[Equation, ...]] | None:
+    """For each output the operands of its outer product, or itself alone, and what computes them; ``None`` if ``sums`` forbids."""
+    maker = {v: equation for equation in graph.equations for v in equation.outputs}
+    found = [_factors(atom, maker) for atom in graph.outputs]
+    wanted = [atom for some in found for atom in some]
+    made = {v for e in graph.equations for v in e.outputs}
+    given = [v for v in values_of((*(v for e in graph.equations for v in e.inputs), *wanted)) if v not in made]
+    needed = cut_out(graph.equations, wanted, given).equations
+    wide = any(math.prod(some[0].aval.shape) > WIDEST for some in found if len(some) == 1)
+    return None if wide or not all(map(sums, needed)) else (found, needed)
+
+
+def _factors(atom: Any, maker: dict[Any, Equation]) -> tuple[Any, ...]:
+    """The two vectors whose outer product a value is, or the value."""
+    equation, turned = maker.get(atom) if not is_literal(atom) else None, False
+    while equation is not None and equation.name == "transpose" and equation.params["permutation"] == (1, 0):
+        turned = not turned
+        equation = maker.get(equation.inputs[0])
+    if equation is None or equation.name != "dot_general" or any(v.aval.ndim != 1 for v in equation.inputs):
+        return (atom,)
+    if any(equation.params["dimension_numbers"][0]) or any(equation.params["dimension_numbers"][1]):
+        return (atom,)
+    return equation.inputs[::-1] if turned else equation.inputs
 
 
 def _is_zero(atom: Any, maker: dict[Any, Equation]) -> bool:

@@ -14,9 +14,9 @@ from jax.custom_derivatives import SymbolicZero
 from noria.backends import LoopBackend
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks
 from noria.compiler.cotangents import add, choose, instantiate, or_zeros, put, spread, unpack
-from noria.compiler.derivative import Derivative, cotangent_array, derive
+from noria.compiler.derivative import Derivative, cotangent_array, derive, summed
 from noria.compiler.split import Split, narrow
-from noria.graph import Graph, Known, evaluate, is_inexact, named, size_in_bytes
+from noria.graph import Graph, Known, Shifted, cut_out, evaluate, is_inexact, named, size_in_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +27,27 @@ class Loop:
     axes: tuple[int, ...]
     reverse: bool
 
-    def __call__(
-        self, graph: Graph, known: Known, state: Sequence[Any], steps: Known, start: list[Any], *, back: bool = False
+    def forward(
+        self, graph: Graph, known: Known, state: Sequence[Any], steps: Known, start: list[Any]
     ) -> tuple[list[Any], list[Any]]:
-        """Run ``graph`` over time, as in `noria.backends.LoopBackend`; ``back`` for a loop that follows the cotangents."""
-        return self.backend.run(graph, known, state, steps, start, self.axes, self.reverse != back)
+        """Run ``graph`` over time, as in `noria.backends.LoopBackend`: the final state, and what is stacked."""
+        final, stacked, _ = self.backend.run(graph, known, state, steps, start, self.axes, self.reverse, ())
+        return final, stacked
+
+    def back(
+        self,
+        graph: Graph,
+        known: Known,
+        state: Sequence[Any],
+        steps: Known,
+        start: list[Any],
+        totals: Sequence[int],
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        """The same against the direction of time, for cotangents; and totals."""
+        found: tuple[list[Any], list[Any], list[Any]] = self.backend.run(
+            graph, known, state, steps, start, self.axes, not self.reverse, totals
+        )
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,29 +84,38 @@ class Recurrent:
         """Both, and a function of the cotangents that pulls them back, with what it needs."""
         (parameters, steps, state), perturbed = unpack(primals)
         split = self.split
-        shared = [perturbed[0][split.parameters.index(v)] for v in split.shared]
-        derivative = derive(split, shared, [any(jtu.tree_leaves(perturbed[:2]))] * len(split.lifted))
+        moving = zip((*split.parameters, *split.steps), (*perturbed[0], *perturbed[1]), strict=True)
+        derivative = derive(split, [v for v, moves in moving if moves])
         known = named(split.parameters, parameters) | derivative.constants
-        graph, names = derivative.forward, derivative.saved
         if self.save == "states":
-            names = derivative.states
-            graph = Graph(split.loop.inputs, (*split.loop.outputs, *names), split.loop.equations)
+            own, sources = derivative.states, None
+            graph = Graph(split.loop.inputs, (*split.loop.outputs, *own), split.loop.equations)
+        else:
+            own, sources = derivative.sources(self.loop.backend.shifts)
+            outputs = (*derivative.forward.outputs[: len(split.loop.outputs)], *own)
+            graph = cut_out(derivative.forward.equations, outputs, derivative.forward.inputs)
         segment = functools.partial(self._advance, graph, known)
         final, stacked = in_chunks(segment, state, steps, self._chunks(self.loop.reverse))
-        emitted, saved = stacked[: len(split.emitted)], stacked[len(split.emitted) :]
-        pull_lift = None
-        if self.save == "gates":
+        emitted, pull_lift = stacked[: len(split.emitted)], None
+        if sources is None:
+            saved = named(own, stacked[len(split.emitted) :])
+        else:
+            saved = {
+                v: stacked[at] if before is None else Shifted(stacked[at], state[before])
+                for v, (at, before) in sources.items()
+            }
             lifted, pull_lift = jax.vjp(self._lift, parameters, steps)
-            names += derivative.lifted
-            saved += [a for v, a in zip(split.lifted, lifted, strict=True) if v in derivative.lifted]
+            saved |= {v: a for v, a in zip(split.lifted, lifted, strict=True) if v in derivative.lifted}
+        names = tuple(saved)
 
         def pull(known: list[Any], steps: list[Any], saved: list[Any], pull_lift: Any, cotangents: Any) -> Any:
             known_now = named((*split.parameters, *derivative.constants), known)
             if self.save == "gates":
-                return self._pull(derivative, known_now, named(names, saved), pull_lift, cotangents)
+                varying = named(split.steps, steps) | named(names, saved)
+                return self._pull(derivative, known_now, varying, pull_lift, cotangents)
             return self._pull_from_states(derivative, known_now, steps, named(names, saved), cotangents)
 
-        return (final, emitted), jtu.Partial(pull, [*known.values()], steps, saved, pull_lift)
+        return (final, emitted), jtu.Partial(pull, [*known.values()], steps, [*saved.values()], pull_lift)
 
     def _chunks(self, reverse: bool) -> Chunks:
         """Steps that are differentiated at a time: all, or where only states are stored so few that little more is."""
@@ -107,7 +132,7 @@ class Recurrent:
         loop = replace(self.loop, axes=(time, *self.loop.axes[1:]))
         varying = named(self.split.steps, steps)
         varying |= named(before.outputs, evaluate(before, known, varying, loop.axes))
-        return loop(graph, known, self.split.state, varying, state)
+        return loop.forward(graph, known, self.split.state, varying, state)
 
     def _lift(self, parameters: list[Any], steps: list[Any]) -> list[Any]:
         """Arrays for `Split.lifted`."""
@@ -121,6 +146,8 @@ class Recurrent:
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """Cotangents of parameters, steps and state, ``None`` for zero."""
         split = self.split
+        if self.loop.backend.sums is not None:
+            derivative = summed(derivative, self.loop.backend.sums)
         of_shared, of_lifted, of_state = pull_back(derivative, self.loop, known, varying, cotangents)
         of_parameters, of_steps = pull_lift(
             [
@@ -128,6 +155,8 @@ class Recurrent:
                 for v, g in zip(split.lifted, of_lifted, strict=True)
             ]
         )
+        if derivative.sums_before:
+            of_parameters = [None] * len(of_parameters)
         of_parameters = [add(g, of_shared.get(v)) for v, g in zip(split.parameters, of_parameters, strict=True)]
         return of_parameters, [add(g, None) for g in of_steps], of_state
 
@@ -146,7 +175,7 @@ class Recurrent:
             (of_state, total), (steps, arrays, some) = carry, pieces
             part = replace(self, loop=replace(self.loop, axes=(time, *self.loop.axes[1:])))
             lifted, pull_lift = jax.vjp(part._lift, parameters, steps)
-            varying = named(split.lifted, lifted) | named(states, arrays)
+            varying = named(split.steps, steps) | named(split.lifted, lifted) | named(states, arrays)
             varying |= named(derivative.saved, evaluate(derivative.again, known, varying, part.loop.axes))
             ends = spread(of_state, smooth), put(of_emitted, given, some)
             of_parameters, of_steps, of_state = part._pull(derivative, known, varying, pull_lift, ends)
@@ -178,10 +207,17 @@ def pull_back(
         else:
             varying = varying | {name: given[name]}
     last = [instantiate(given[name]) for name in start]
-    first, stacked = loop(derivative.reverse, known, start, varying, last, back=True)
+    parameters, counts = [v for v, _ in derivative.totals], [count for _, count in derivative.totals]
+    first, stacked, totals = loop.back(derivative.reverse, known, start, varying, last, counts)
     varying = varying | named(derivative.stacked, stacked)
+    needed = {*derivative.recover.inputs, *(v for c in derivative.contacts for v in c.operands if v is not None)}
+    for value in needed:
+        if isinstance(varying.get(value), Shifted):
+            varying[value] = varying[value].whole(not loop.reverse)
     varying |= named(derivative.recover.outputs, evaluate(derivative.recover, known, varying, loop.axes))
     of_shared: Known = {}
+    for value, gradient in zip(parameters, totals, strict=True):
+        of_shared[value] = add(gradient, of_shared.get(value))
     for contact in derivative.contacts:
         for value, gradient in contact.pull_back(known, varying, loop.axes).items():
             of_shared[value] = add(gradient, of_shared.get(value))

@@ -96,7 +96,8 @@ class Program:
         if self.linear is not None:
             return (*self.parts.state, *self.parts.state), math.prod(axes)  # the scales, and the states
         lifted = tuple(v for v in derivative.lifted if v not in self.traced.steps)
-        names = (*derivative.saved, *lifted) if self.options.save == "gates" else derivative.states
+        stored = derivative.sources(self.loop.shifts)[0]
+        names = (*stored, *lifted) if self.options.save == "gates" else derivative.states
         return names, math.prod(axes)
 
     def _checkpoint(self, time: int) -> int:

@@ -20,6 +20,7 @@
 ``NORIA_NATIVE_ISA`` chooses the vector instructions (`target.ISAS`). ``NORIA_BACKEND=scan`` keeps layers from choosing this backend.
 """
 
+from noria.backends.native.expressible import is_expressible
 from noria.backends.native.run import lifts, loop, reason_against
 
-__all__ = ["lifts", "loop", "reason_against"]
+__all__ = ["is_expressible", "lifts", "loop", "reason_against"]

@@ -1,14 +1,21 @@
-"""A program as LLVM code: ``pack`` makes panels of the weights, ``run`` takes some rows of the batch through all steps.
+"""A program as LLVM code, in three functions.
 
-    void pack(void** buffers)
-    void run(void** buffers, int64 time, int64 batch, int64 reverse, int64 first, int64 last)
+    void pack(void** buffers, int64 share, int64 shares)
+    void run(void** buffers, Sizes..., int64 begin, int64 end, int64 first, int64 last)
+    void sum(void** buffers, Sizes..., int64 steps, int64 fresh, int64 share, int64 shares)
 
-The buffers are those of `Program`: shared, steps, the state before the first step; then the final state, what is emitted, and scratch
-memory. Arrays of steps and what is emitted have the axes time and batch in front, the states the batch. In scratch
-memory stand the panels, then for each state two arrays between which steps alternate, then values of single steps.
+``pack`` makes panels of a share of the weights. ``run`` takes some rows of the batch through some steps. ``sum`` adds what these recorded to a
+share of the totals, which count as zero before the first time (``fresh``).
+
+The buffers are those of `Program`: shared, steps, what shifted ones read last, the state before the first step; then the final state, what is emitted, totals, and
+scratch memory. Arrays of steps and what is emitted have the axes time and batch in front, the states the batch. In scratch
+memory stand the panels, then for each state two arrays between which steps alternate, then values of single steps, then the records.
 
 A stage goes over blocks of features. For each block the rows of the batch are taken a few at a time: their products with a panel
 go to a tile on the stack, and then row by row the element-wise part reads the tile and stores what is asked for.
+
+A record holds a value at all rows of some steps: one vector of features after the other, each for all steps and rows. So a few numbers of
+one record and a few vectors of another are read as two streams, and their outer products summed in registers.
 """
 
 from typing import Any
@@ -18,48 +25,79 @@ from llvmlite import ir
 from noria.backends.native import gemm
 from noria.backends.native.elementwise import element
 from noria.backends.native.expressible import size
-from noria.backends.native.instructions import I1, I32, I64, POINTER, VOID, at, constant, i64, intrinsic, loop, stack
+from noria.backends.native.instructions import (
+    I1,
+    I32,
+    I64,
+    POINTER,
+    VOID,
+    at,
+    constant,
+    fold,
+    i64,
+    intrinsic,
+    loop,
+    read,
+    stack,
+    write,
+)
 from noria.backends.native.layout import ALIGN, Group, Layout, Plan, bytes_of_rows, item_of
-from noria.backends.native.program import INPUTS, RESULTS, Place, Program, Stage
+from noria.backends.native.program import INPUTS, RESULTS, Place, Program, Stage, Term
 from noria.backends.native.row import Row, combine, neutral
 
 
+#: The arguments by which the functions know the sizes of a call: time, batch, whether it runs in reverse, and the
+#: steps that are recorded at a time.
+SIZES = 4
+
+
 def emit(plan: Plan) -> ir.Module:
-    """A module with the functions ``pack`` and ``run``."""
+    """A module with the functions ``pack``, ``run`` and, if there are totals, ``sum``."""
     module = ir.Module("noria")
-    function = ir.Function(module, ir.FunctionType(VOID, [POINTER]), "pack")
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    buffers = Buffers(b, function.args[0], plan.program)
-    for layout in plan.layouts:
-        for group in layout.groups:
-            _pack(b, buffers, plan, layout, group)
-    b.ret_void()
+    _emit_pack(plan, module)
     Run(plan, module).emit()
+    if plan.program.totals:
+        Sum(plan, module).emit()
     return module
 
 
-def _pack(b: ir.IRBuilder, buffers: "Buffers", plan: Plan, layout: Layout, group: Group) -> None:
-    full, rest = plan.counts(layout)
-    dots = [plan.program.dots[p.equation] for p, _ in group.products]
-    block = layout.vectors * plan.lanes
+def share_of(b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The first of a share of ``count`` things, and the end of it."""
+    return b.udiv(b.mul(share, count), shares), b.udiv(b.mul(b.add(share, i64(1)), count), shares)
 
-    def lines(j: ir.Value) -> list[tuple[ir.Value, ir.Value]]:
-        start = b.mul(j, i64(block))
-        return [
-            (buffers["shared", dot.weight], b.add(start, i64(p.offset + v * plan.lanes)))
-            for dot, (p, v) in zip(dots, group.products, strict=True)
-        ]
 
-    gemm.pack(
-        b,
-        plan.vector(group.products[0][0].equation.outputs[0].aval.dtype),
-        at(b, buffers.scratch, group.panel),
-        [plan.program.shared[dot.weight].aval.shape for dot in dots],
-        [dot.along for dot in dots],
-        lines,
-        full,
-        [rest[v] for _, v in group.products] if rest else [],
-    )
+def _emit_pack(plan: Plan, module: ir.Module) -> None:
+    function = ir.Function(module, ir.FunctionType(VOID, [POINTER, I64, I64]), "pack")
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    table, share, shares = function.args
+    buffers = Buffers(b, table, plan.program)
+    for layout in plan.layouts:
+        full, rest = plan.counts(layout)
+        for group in layout.groups:
+            with loop(b, *share_of(b, i64(full), share, shares)) as j:
+                _pack(b, buffers, plan, layout, group, j, [plan.lanes] * layout.vectors)
+            if rest:
+                with b.if_then(b.icmp_signed("==", b.add(share, i64(1)), shares)):
+                    _pack(b, buffers, plan, layout, group, i64(full), rest)
+    b.ret_void()
+
+
+def _pack(
+    b: ir.IRBuilder, buffers: "Buffers", plan: Plan, layout: Layout, group: Group, j: ir.Value, counts: list[int]
+) -> None:
+    """The panel of block ``j``, whose vectors have so many features."""
+    start, columns = b.mul(j, i64(layout.vectors * plan.lanes)), []
+    for product, v in group.products:
+        dot = plan.program.dots[product.equation]
+        first = b.add(start, i64(product.offset + v * plan.lanes))
+        columns.append((buffers["shared", dot.weight], plan.program.shared[dot.weight].aval.shape, dot.along, first))
+    gemm.pack(b, plan.group_vector(group), panel_at(b, buffers, plan, group, j), columns, [counts[v] for _, v in group.products])
+
+
+def panel_at(b: ir.IRBuilder, buffers: "Buffers", plan: Plan, group: Group, j: ir.Value) -> ir.Value:
+    """Where the panel of block ``j`` stands."""
+    width = group.dot.depth * len(group.products) * gemm.bytes_of(plan.group_vector(group))
+    return at(b, at(b, buffers.scratch, group.panel), b.mul(j, i64(width)))
 
 
 class Buffers:
@@ -78,15 +116,38 @@ class Buffers:
         return self._table["scratch", 0]
 
 
+Arrays = dict[tuple[str, int], ir.Value]
+
+
+def arrays(
+    b: ir.IRBuilder, plan: Plan, buffers: Buffers, batch: ir.Value, recorded: ir.Value
+) -> tuple[list[tuple[ir.Value, ir.Value]], Arrays, list[ir.Value]]:
+    """What stands in scratch memory behind the panels: the two arrays of each state, values of one step and sums, records."""
+    place, found = at(b, buffers.scratch, plan.panels), []
+    for width in plan.scratch_widths():
+        found.append(place)
+        place = at(b, place, bytes_of_rows(b, batch, width))
+    count = 2 * len(plan.program.state)
+    pairs = [(found[n], found[n + 1]) for n in range(0, count, 2)]
+    bases: Arrays = {("scratch", n): a for n, a in enumerate(found[count : count + len(plan.program.scratch)])}
+    bases |= {("sum", n): a for n, a in enumerate(found[count + len(plan.program.scratch) :])}
+    records, rows = [], b.mul(batch, recorded)
+    for width in plan.record_widths():
+        records.append(place)
+        place = at(b, place, b.mul(rows, i64(width)))
+    return pairs, bases, records
+
+
 class Run:
     """The function ``run``."""
 
     def __init__(self, plan: Plan, module: ir.Module):
         self.plan, self.program = plan, plan.program
-        kind = ir.FunctionType(VOID, [POINTER, I64, I64, I64, I64, I64])
+        kind = ir.FunctionType(VOID, [POINTER, *[I64] * (SIZES + 4)])
         function = ir.Function(module, kind, "run")
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
-        table, self.time, self.batch, self.reverse, self.first, self.last = function.args
+        table, self.time, self.batch, self.reverse, self.recorded, *part = function.args
+        self.begin, self.end, self.first, self.last = part
         self.buffers = Buffers(self.b, table, self.program)
         # Where the row of an example begins in each buffer: the array of this step, and the bytes of a row.
         self.bases: dict[tuple[str, int], ir.Value] = {}
@@ -95,18 +156,24 @@ class Run:
 
     def emit(self) -> None:
         b, plan = self.b, self.plan
-        pairs, self.bases = self._scratch()
+        pairs, self.bases, self.records = arrays(b, plan, self.buffers, self.batch, self.recorded)
+        # Step i leaves the states in the second array of each pair if i is odd, else in the first.
+        odd = b.trunc(self.begin, I1)
+        before = [b.select(odd, one, two) for one, two in pairs]
+        unmoved = b.icmp_signed("==", self.begin, i64(0))
+        given = [self.buffers["state", n] for n in range(len(pairs))]
+        before = [b.select(unmoved, start, old) for start, old in zip(given, before, strict=True)]
         entry = b.block
         head, body, done = (b.append_basic_block(name) for name in ("steps", "step", "end"))
         b.branch(head)
         b.position_at_end(head)
         i = b.phi(I64)
-        i.add_incoming(i64(0), entry)
+        i.add_incoming(self.begin, entry)
         states = []
         for n in range(len(self.program.state)):
             states.append(b.phi(POINTER))
-            states[n].add_incoming(self.buffers["state", n], entry)
-        b.cbranch(b.icmp_signed("<", i, self.time), body, done)
+            states[n].add_incoming(before[n], entry)
+        b.cbranch(b.icmp_signed("<", i, self.end), body, done)
         b.position_at_end(body)
         odd = b.trunc(i, I1)
         following = [b.select(odd, two, one) for one, two in pairs]
@@ -118,36 +185,34 @@ class Run:
             state.add_incoming(new, b.block)
         b.branch(head)
         b.position_at_end(done)
-        for n, (value, state) in enumerate(zip(self.program.state, states, strict=True)):
-            self._copy(state, self.buffers["next", n], size(value) * item_of(value))
+        with b.if_then(b.icmp_signed("==", self.end, self.time)):
+            for n, (value, state) in enumerate(zip(self.program.state, states, strict=True)):
+                self._copy(state, self.buffers["next", n], size(value) * item_of(value))
         b.ret_void()
-
-    def _scratch(self) -> tuple[list[tuple[ir.Value, ir.Value]], dict[tuple[str, int], ir.Value]]:
-        """The two arrays of each state, and all other arrays of the scratch memory."""
-        b, plan = self.b, self.plan
-        place, found = at(b, self.buffers.scratch, plan.panels), []
-        for width in plan.scratch_widths():
-            found.append(place)
-            place = at(b, place, bytes_of_rows(b, self.batch, width))
-        count = 2 * len(self.program.state)
-        pairs = [(found[n], found[n + 1]) for n in range(0, count, 2)]
-        bases = {("scratch", n): a for n, a in enumerate(found[count : count + len(self.program.scratch)])}
-        bases |= {("sum", n): a for n, a in enumerate(found[count + len(self.program.scratch) :])}
-        return pairs, bases
 
     def _bind(self, i: ir.Value, states: list[ir.Value], following: list[ir.Value]) -> None:
         """The arrays of step ``i``."""
-        b = self.b
+        b, plan = self.b, self.plan
         last = b.sub(b.sub(self.time, i64(1)), i)
-        t = b.select(b.icmp_signed("!=", self.reverse, i64(0)), last, i)
-        rows = b.mul(t, self.batch)
+        backwards = b.icmp_signed("!=", self.reverse, i64(0))
+        t = b.select(backwards, last, i)
         for kind in ("step", "emitted"):
             for n, value in enumerate(self.program.values(kind)):
-                self.bases[kind, n] = at(b, self.buffers[kind, n], b.mul(rows, i64(size(value) * item_of(value))))
+                width = b.mul(self.batch, i64(size(value) * item_of(value)))
+                self.bases[kind, n] = at(b, self.buffers[kind, n], b.mul(t, width))
+                if kind == "step" and value in self.program.shifted:
+                    first = self.buffers["first", self.program.shifted.index(value)]
+                    onward = b.select(backwards, b.neg(width), width)
+                    ends = b.icmp_signed("==", b.add(i, i64(1)), self.time)
+                    self.bases[kind, n] = b.select(ends, first, at(b, self.bases[kind, n], onward))
         for n in range(len(self.program.shared)):
             self.bases["shared", n] = self.buffers["shared", n]
         self.bases |= {("state", n): a for n, a in enumerate(states)}
         self.bases |= {("next", n): a for n, a in enumerate(following)}
+        slot = b.mul(b.sub(i, self.begin), self.batch)
+        for n, value in enumerate(self.program.records):
+            shift = b.mul(slot, i64(plan.lanes * item_of(value)))
+            self.bases["record", n] = at(b, self.records[n], shift)
 
     def _copy(self, source: ir.Value, target: ir.Value, width: int) -> None:
         b = self.b
@@ -193,22 +258,23 @@ class Run:
 
     def _product(self, layout: Layout, group: Group, j: Any, start: ir.Value, count: ir.Value, most: int) -> None:
         b, plan = self.b, self.plan
-        value = group.products[0][0].equation.outputs[0]
-        vector, item = plan.vector(value.aval.dtype), item_of(value)
-        row = group.dot.row
+        vector, row = plan.group_vector(group), group.dot.row
+        item = item_of(row.value)
         line = self.address(self.program.places[row.value], row.offset, start)
         stride = 0 if row.value in self.program.shared else size(row.value) * item
-        width = len(group.products)
-        panel = at(b, self.buffers.scratch, group.panel)
-        panel = at(b, panel, b.mul(j, i64(group.dot.depth * width * plan.lanes * item)))
+        panel = panel_at(b, self.buffers, plan, group, j)
         tile = at(b, self.tile, group.place)
-        function = gemm.product(b.module, vector, width, most)
+        function = gemm.product(b.module, vector, len(group.products), most)
         b.call(function, [count, line, i64(stride), panel, tile, i64(layout.pitch), i64(group.dot.depth)])
 
     def address(self, place: Place, offset: int | ir.Value, row: ir.Value) -> ir.Value:
-        """Where what stands at a place stands for an example, from an offset on."""
+        """Where what stands at a place stands for an example, from an offset on; in a record a whole number of vectors."""
         b, holder = self.b, self.program.values(place.kind)[place.number]
         base, item = self.bases[place.kind, place.number], item_of(holder)
+        if place.kind == "record":
+            rows = b.mul(self.recorded, self.batch)
+            shift = b.add(b.mul(offset, rows), b.mul(row, i64(self.plan.lanes)))
+            return at(b, base, b.mul(shift, i64(item)))
         if place.kind != "shared":
             base = at(b, base, b.mul(row, i64(size(holder) * item)))
         if isinstance(offset, int):
@@ -252,3 +318,95 @@ class Run:
                 number = b.extract_element(total, ir.Constant(I32, 0))
                 for place in places:
                     b.store(number, self.address(place, 0, row), align=item_of(equation.inputs[0]))
+
+
+class Sum:
+    """The function ``sum``."""
+
+    def __init__(self, plan: Plan, module: ir.Module):
+        self.plan, self.program = plan, plan.program
+        function = ir.Function(module, ir.FunctionType(VOID, [POINTER, *[I64] * (SIZES + 4)]), "sum")
+        self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
+        table, _, self.batch, _, self.recorded, steps, fresh, self.share, self.shares = function.args
+        self.buffers = Buffers(b, table, self.program)
+        self.fresh = b.icmp_signed("!=", fresh, i64(0))
+        self.rows, self.depth = b.mul(self.recorded, self.batch), b.mul(steps, self.batch)
+        self.records = arrays(b, plan, self.buffers, self.batch, self.recorded)[2]
+
+    def emit(self) -> None:
+        for term in self.program.terms:
+            if term.right is None:
+                self._values(term)
+            else:
+                self._products(term)
+        self.b.ret_void()
+
+    def _vectors(self, record: int, number: int | ir.Value) -> ir.Value:
+        """Where a vector of a record stands, for the first row of the first step."""
+        b, value = self.b, self.program.records[record]
+        number = i64(number) if isinstance(number, int) else number
+        return at(b, self.records[record], b.mul(b.mul(number, self.rows), i64(self.plan.lanes * item_of(value))))
+
+    def _values(self, term: Term) -> None:
+        """Of each vector the sum over all rows of all steps."""
+        b, value = self.b, self.program.records[term.left]
+        vector, item, lanes = self.plan.vector(value.aval.dtype), item_of(value), self.plan.lanes
+        width, out = lanes * item, at(b, self.buffers["total", term.total], term.start * item)
+
+        def add(number: ir.Value, count: int) -> None:
+            start, target = self._vectors(term.left, number), at(b, out, b.mul(number, i64(width)))
+
+            def step(k: ir.Value, sums: Any) -> list[ir.Value]:
+                return [b.fadd(sums[0], b.load(at(b, start, b.mul(k, i64(width))), typ=vector, align=item))]
+
+            (found,) = fold(b, self.depth, [constant(vector, 0)], step)
+            before = b.select(self.fresh, constant(vector, 0), read(b, target, vector, count, item))
+            write(b, b.fadd(before, found), target, count, item)
+
+        full, left = divmod(size(value), lanes)
+        with loop(b, *share_of(b, i64(full), self.share, self.shares)) as number:
+            add(number, lanes)
+        if left:
+            with b.if_then(b.icmp_signed("==", b.add(self.share, i64(1)), self.shares)):
+                add(i64(full), left)
+
+    def _products(self, term: Term) -> None:
+        """A few vectors of the right record at a time; for them all of the share of the left one."""
+        assert term.right is not None
+        b, plan, lanes = self.b, self.plan, self.plan.lanes
+        left, right = self.program.records[term.left], self.program.records[term.right]
+        vector, item = plan.vector(left.aval.dtype), item_of(left)
+        rows = min(lanes, 8 if plan.registers >= 32 else 4)
+        distance = b.mul(self.rows, i64(lanes * item))
+        for start, groups, width, last in _groups(plan.blocks(right), lanes, size(right) % lanes or lanes):
+            function = gemm.accumulate(b.module, vector, width, rows, last)
+            with loop(b, i64(0), i64(groups)) as group:
+                column = b.add(b.mul(group, i64(width)), i64(start))
+                vectors = self._vectors(term.right, column)
+                shift = b.add(b.mul(column, i64(lanes)), i64(term.start))
+                out = at(b, self.buffers["total", term.total], b.mul(shift, i64(item)))
+                with loop(b, *share_of(b, i64(plan.blocks(left)), self.share, self.shares)) as number:
+                    for lane in range(0, min(lanes, size(left)), rows):
+                        row = b.add(b.mul(number, i64(lanes)), i64(lane))
+                        count = b.sub(i64(size(left)), row)
+                        with b.if_then(b.icmp_signed(">", count, i64(0))):
+                            numbers = at(b, self._vectors(term.left, number), lane * item)
+                            target = at(b, out, b.mul(row, i64(term.pitch * item)))
+                            count = b.select(b.icmp_signed("<", count, i64(rows)), count, i64(rows))
+                            pitch = i64(term.pitch * item)
+                            b.call(
+                                function, [count, numbers, vectors, distance, target, pitch, self.depth, self.fresh]
+                            )
+
+
+def _groups(count: int, lanes: int, last: int) -> list[tuple[int, int, int, int]]:
+    """Vectors in groups that are as equal as can be: (first vector, groups, vectors of each, numbers of its last vector).
+
+    All vectors have as many numbers as there are ``lanes``, but for the ``last`` of all.
+    """
+    groups = -(-count // gemm.WIDTH)
+    narrow, wider = divmod(count, groups)
+    found = [(0, wider, narrow + 1), (wider * (narrow + 1), groups - wider, narrow)]
+    start, some, width = found.pop()
+    found += [(start, some - 1, width), (count - width, 1, width)]
+    return [(*group, last if n == 2 else lanes) for n, group in enumerate(found) if group[1]]

@@ -4,8 +4,10 @@ The layout of the structures is that of ``xla/ffi/api/c_api.h`` (`jax.ffi.includ
 answers what version it was made for, checks number, dtype and size of all arrays, and then runs the kernel. An array that is not what it
 should be is an error of XLA's, not a crash.
 
-Rows of the batch are shared out to XLA's threads, which need not ever run: a *chunk* is taken by counting up, the caller takes chunks as
-well, and waits only for chunks that some thread has taken. The counters are freed by the last to leave.
+The work is shared out to XLA's threads, which need not ever run. It is cut into *tickets*, which are taken by counting up, by the caller as
+well. They come in phases: one packs the weights; one takes the rows of the batch through some steps, and if there are totals one adds what was recorded, and
+so on until the last step. Each phase has as many tickets as there are shares. Who has taken a ticket waits until all tickets of earlier
+phases are done; some running thread has taken each of those, so nobody waits in vain. The counters are freed by the last to leave.
 """
 
 import ctypes
@@ -22,10 +24,10 @@ import jax
 import numpy as np
 from llvmlite import ir
 
-from noria.backends.native.emit import emit
+from noria.backends.native.emit import emit, share_of
 from noria.backends.native.expressible import size
 from noria.backends.native.instructions import I8, I32, I64, POINTER, VOID, at, declared, i64, loop, stack
-from noria.backends.native.layout import Plan, bytes_of_rows
+from noria.backends.native.layout import Plan, bytes_of_rows, item_of
 from noria.backends.native.program import INPUTS, RESULTS
 from noria.backends.native.structures import (
     Api,
@@ -44,6 +46,8 @@ from noria.backends.native.target import Isa, Library, NoSuchMachine, compile_mo
 
 _NULL = ir.Constant(POINTER, None)
 
+_MADV_HUGEPAGE = 14
+
 _METADATA, _EXECUTE, _INVALID_ARGUMENT = 1, 3, 3
 
 _DTYPES = {
@@ -51,8 +55,8 @@ _DTYPES = {
     **{"float32": 11, "float64": 12},
 }
 
-#: The sizes that each call is given as its first array: time, batch, reverse, chunks.
-SIZES = 4
+#: The sizes that each call is given as its first array: time, batch, reverse, recorded, shares.
+SIZES = 5
 
 
 @functools.cache
@@ -101,10 +105,11 @@ def _address_of(symbol: ir.GlobalValue) -> ir.Constant:
 
 
 class Handler:
-    """Adds to a module the functions ``handler``, ``work``, which takes chunks, and ``task``, which a thread runs."""
+    """Adds to a module the functions ``handler``, ``work``, which takes tickets, and ``task``, which a thread runs."""
 
     def __init__(self, plan: Plan, module: ir.Module):
         self.plan, self.module = plan, module
+        self.phases = 2 if plan.program.totals else 1  # of some steps: the loop, and what is added to the totals
 
     def emit(self) -> None:
         self._work()
@@ -123,16 +128,25 @@ class Handler:
         results = self._items("rets", len(outputs) + 1)
         self._expect(arguments[0], "sizes", "int32", i64(SIZES))
         sizes = self._field(arguments[0], Buffer, "data")
-        self.time, self.batch, self.reverse, self.chunks = (
+        self.time, self.batch, self.reverse, self.recorded, self.shares = (
             b.sext(b.load(at(b, sizes, 4 * i), typ=I32, align=4), I64) for i in range(SIZES)
         )
-        self._fail_if(b.icmp_signed("<", self.chunks, i64(1)), "there must be a chunk to do")
+        for size, name in ((self.recorded, "recorded"), (self.shares, "shares")):
+            self._fail_if(b.icmp_signed("<", size, i64(1)), f"the number of {name} must be at least one")
+        if self.plan.program.totals:
+            nothing = b.icmp_signed("<", b.mul(self.time, self.batch), i64(1))
+            self._fail_if(nothing, "there must be a step and an example to sum over")
         for i, (item, (kind, value)) in enumerate(zip(arguments[1:], inputs, strict=True)):
             self._expect(item, f"input {i}", value.aval.dtype.name, self._elements(kind, value))
+        large = []
         for i, (item, (kind, value)) in enumerate(zip(results[:-1], outputs, strict=True)):
-            self._expect(item, f"output {i}", value.aval.dtype.name, self._elements(kind, value))
-        self._expect(results[-1], "scratch memory", "uint8", self._scratch())
-        self._start([*arguments[1:], *results])
+            elements = self._elements(kind, value)
+            self._expect(item, f"output {i}", value.aval.dtype.name, elements)
+            if kind == "emitted":
+                large.append((item, b.mul(elements, i64(item_of(value)))))
+        scratch = self._scratch()
+        self._expect(results[-1], "scratch memory", "uint8", scratch)
+        self._start([*arguments[1:], *results], [*large, (results[-1], scratch)])
 
     # --- pieces -----------------------------------------------------------------------------------------------------
 
@@ -191,7 +205,7 @@ class Handler:
 
     def _elements(self, kind: str, value: Any) -> ir.Value:
         count: ir.Value = i64(size(value))
-        if kind != "shared":
+        if kind not in ("shared", "total"):
             count = self.b.mul(count, self.batch)
         return self.b.mul(count, self.time) if kind in ("step", "emitted") else count
 
@@ -199,7 +213,8 @@ class Handler:
         b, total = self.b, i64(self.plan.panels)
         for width in self.plan.scratch_widths():
             total = b.add(total, bytes_of_rows(b, self.batch, width))
-        return total
+        rows = b.mul(self.batch, self.recorded)
+        return b.add(total, b.mul(rows, i64(sum(self.plan.record_widths()))))
 
     def _fail_if(self, condition: ir.Value, message: str) -> None:
         b = self.b
@@ -216,50 +231,66 @@ class Handler:
 
     # --- threads ----------------------------------------------------------------------------------------------------
 
-    def _start(self, buffers: Sequence[ir.Value]) -> None:
-        """Pack the weights, then share out the rows."""
+    def _start(self, buffers: Sequence[ir.Value], results: Sequence[tuple[ir.Value, ir.Value]]) -> None:
+        """Hand out tickets, and take them too; ``results`` are what may be large, with their sizes in bytes."""
         b = self.b
         table = self._local(8 * len(buffers))
         for i, item in enumerate(buffers):
             b.store(self._field(item, Buffer, "data"), at(b, table, 8 * i), align=8)
-        b.call(self.module.globals["pack"], [table])
+        if platform.system() == "Linux":
+            for item, size in results:
+                self._prefer_huge_pages(self._field(item, Buffer, "data"), size)
         job = b.call(self._external("malloc", POINTER, I64), [i64(ctypes.sizeof(Job))])
         self._fail_if(b.icmp_unsigned("==", job, _NULL), "out of memory")
+        stretches = b.sdiv(b.add(self.time, b.sub(self.recorded, i64(1))), self.recorded)
+        stretches = b.select(b.icmp_signed("<", stretches, i64(1)), i64(1), stretches)
+        phases = b.add(b.mul(stretches, i64(self.phases)), i64(1))
         for name, value in {
             "taken": i64(0),
             "done": i64(0),
-            "holders": self.chunks,
-            "chunks": self.chunks,
+            "holders": self.shares,
+            "tickets": b.mul(phases, self.shares),
+            "shares": self.shares,
             "table": b.ptrtoint(table, I64),
             "time": self.time,
             "batch": self.batch,
             "reverse": self.reverse,
+            "recorded": self.recorded,
         }.items():
             self._store(value, job, Job, name)
-        with loop(b, i64(1), self.chunks):
+        with loop(b, i64(1), self.shares):
             argument = self._arguments(ScheduleArgs)
             self._store(self._field(self.frame, CallFrame, "context"), argument, ScheduleArgs, "context")
             self._store(_address_of(self.module.globals["task"]), argument, ScheduleArgs, "task")
             self._store(job, argument, ScheduleArgs, "data")
             error = self._call("schedule", argument)
-            with b.if_then(b.icmp_unsigned("!=", error, _NULL)):  # no such thread: the caller takes all chunks
+            with b.if_then(b.icmp_unsigned("!=", error, _NULL)):  # no such thread: the caller does all
                 destroy = self._arguments(DestroyArgs)
                 self._store(error, destroy, DestroyArgs, "error")
                 self._call("error_destroy", destroy)
                 b.call(self.module.globals["leave"], [job])
         b.call(self.module.globals["work"], [job])
-        self._wait(job)
+        self._wait(job, self._field(job, Job, "tickets", kind=I64))
         b.call(self.module.globals["leave"], [job])
         b.ret(_NULL)
 
-    def _wait(self, job: ir.Value) -> None:
-        """Until all chunks are done; those that nobody had taken the caller has done itself."""
+    def _prefer_huge_pages(self, address: ir.Value, size: ir.Value) -> None:
+        """Ask for pages of two megabytes: memory that XLA got anew from the system is then touched 512 times less often."""
+        b, page = self.b, 2**21
+        start = b.and_(b.add(b.ptrtoint(address, I64), i64(page - 1)), i64(-page))
+        end = b.and_(b.add(b.ptrtoint(address, I64), size), i64(-page))
+        with b.if_then(b.icmp_signed(">", b.sub(end, start), i64(page))):
+            advise = self._external("madvise", I32, POINTER, I64, I32)
+            b.call(advise, [b.inttoptr(start, POINTER), b.sub(end, start), ir.Constant(I32, _MADV_HUGEPAGE)])
+
+    def _wait(self, job: ir.Value, tickets: ir.Value) -> None:
+        """Until so many tickets are done."""
         b = self.b
-        check, rest, done = (b.append_basic_block(name) for name in ("check", "rest", "done"))
+        check, rest, done = (b.append_basic_block(name) for name in ("check", "rest", "ready"))
         b.branch(check)
         b.position_at_end(check)
         count = b.load_atomic(at(b, job, offset_of(Job, "done")), "acquire", 8, typ=I64)
-        b.cbranch(b.icmp_signed("<", count, self.chunks), rest, done)
+        b.cbranch(b.icmp_signed("<", count, tickets), rest, done)
         b.position_at_end(rest)
         b.call(self._external("sched_yield", I32), [])
         b.branch(check)
@@ -269,28 +300,53 @@ class Handler:
         return declared(self.module, name, result, *args)
 
     def _work(self) -> None:
-        """``void work(job)``: take chunks until none is left, with denormal numbers as zero, as in XLA's own threads."""
+        """``void work(job)``: take tickets until none is left, with denormal numbers as zero, as in XLA's own threads."""
         function = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), "work")
         self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
         job = function.args[0]
         restore = self._flush_denormals()
+        tickets, shares = (self._field(job, Job, name, kind=I64) for name in ("tickets", "shares"))
+        table = b.inttoptr(self._field(job, Job, "table", kind=I64), POINTER)
         take, run, done = (b.append_basic_block(name) for name in ("take", "run", "done"))
         b.branch(take)
         b.position_at_end(take)
-        chunk = b.atomic_rmw("add", at(b, job, offset_of(Job, "taken")), i64(1), "acq_rel")
-        chunks = self._field(job, Job, "chunks", kind=I64)
-        b.cbranch(b.icmp_signed("<", chunk, chunks), run, done)
+        ticket = b.atomic_rmw("add", at(b, job, offset_of(Job, "taken")), i64(1), "acq_rel")
+        b.cbranch(b.icmp_signed("<", ticket, tickets), run, done)
         b.position_at_end(run)
-        table = b.inttoptr(self._field(job, Job, "table", kind=I64), POINTER)
-        time, batch, reverse = (self._field(job, Job, name, kind=I64) for name in ("time", "batch", "reverse"))
-        first = b.udiv(b.mul(chunk, batch), chunks)
-        last = b.udiv(b.mul(b.add(chunk, i64(1)), batch), chunks)
-        b.call(self.module.globals["run"], [table, time, batch, reverse, first, last])
+        phase, share = b.udiv(ticket, shares), b.urem(ticket, shares)
+        self._wait(job, b.mul(phase, shares))
+        with b.if_else(b.icmp_signed("==", phase, i64(0))) as (first, other):
+            with first:
+                b.call(self.module.globals["pack"], [table, share, shares])
+            with other:
+                self._phase(job, table, b.sub(phase, i64(1)), share, shares)
         b.atomic_rmw("add", at(b, job, offset_of(Job, "done")), i64(1), "acq_rel")
         b.branch(take)
         b.position_at_end(done)
         restore()
         b.ret_void()
+
+    def _phase(self, job: ir.Value, table: ir.Value, phase: ir.Value, share: ir.Value, shares: ir.Value) -> None:
+        """A share of the loop over some steps, or of the totals of what it recorded."""
+        b = self.b
+        sizes = [self._field(job, Job, name, kind=I64) for name in ("time", "batch", "reverse", "recorded")]
+        time, batch, _, recorded = sizes
+        begin = b.mul(b.udiv(phase, i64(self.phases)), recorded)
+        end = b.add(begin, recorded)
+        end = b.select(b.icmp_signed("<", end, time), end, time)
+
+        def loop_phase() -> None:
+            b.call(self.module.globals["run"], [table, *sizes, begin, end, *share_of(b, batch, share, shares)])
+
+        if self.phases == 1:
+            loop_phase()
+            return
+        with b.if_else(b.icmp_signed("==", b.urem(phase, i64(2)), i64(0))) as (first, other):
+            with first:
+                loop_phase()
+            with other:
+                fresh = b.zext(b.icmp_signed("==", begin, i64(0)), I64)
+                b.call(self.module.globals["sum"], [table, *sizes, b.sub(end, begin), fresh, share, shares])
 
     def _flush_denormals(self) -> Any:
         """Set the mode; a function that emits code to set it back."""
@@ -319,6 +375,6 @@ class Handler:
         b.ret_void()
 
 
-def sizes(time: int, batch: int, reverse: bool, chunks: int) -> np.ndarray:
+def sizes(time: int, batch: int, reverse: bool, recorded: int, shares: int) -> np.ndarray:
     """The first array of a call."""
-    return np.array([time, batch, reverse, chunks], np.int32)
+    return np.array([time, batch, reverse, recorded, shares], np.int32)

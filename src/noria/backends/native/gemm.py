@@ -12,10 +12,29 @@ from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
-from noria.backends.native.instructions import I32, I64, POINTER, VOID, at, constant, i64, intrinsic, loop, splat
+from noria.backends.native.instructions import (
+    I1,
+    I32,
+    I64,
+    POINTER,
+    VOID,
+    at,
+    constant,
+    fold,
+    i64,
+    intrinsic,
+    loop,
+    read,
+    splat,
+    write,
+)
 
 #: Rows that are multiplied at a time, at most.
 MOST_ROWS = 8
+
+
+#: Vectors of a record that are multiplied at a time.
+WIDTH = 3
 
 
 def most_rows(registers: int, width: int) -> int:
@@ -28,58 +47,112 @@ def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> 
 
     ``stride`` is the distance in bytes from row to row, ``pitch`` that in the tile.
     """
-    name = f"product.{width}.{rows}.{vector.element}"
+    size, kind = bytes_of(vector), [I64, POINTER, I64, POINTER, POINTER, I64, I64]
+
+    def body(b: ir.IRBuilder, args: Sequence[ir.Value], count: int) -> None:
+        row, stride, panel, tile, pitch, depth = args
+        lines = [at(b, row, b.mul(stride, i64(r))) for r in range(count)]
+
+        def step(k: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
+            base = at(b, panel, b.mul(k, i64(width * size)))
+            columns = [b.load(at(b, base, c * size), typ=vector, align=size) for c in range(width)]
+            return [b.gep(line, [k], source_etype=vector.element) for line in lines], columns
+
+        sums = _outer_products(b, depth, [[constant(vector, 0)] * width] * count, step)
+        for r, line in enumerate(sums):
+            target = at(b, tile, b.mul(pitch, i64(r)))
+            for c, value in enumerate(line):
+                b.store(value, at(b, target, c * size), align=size)
+
+    return _by_count(module, f"product.{width}.{rows}.{vector.element}", kind, rows, body)
+
+
+def accumulate(module: ir.Module, vector: ir.VectorType, width: int, rows: int, last: int) -> ir.Function:
+    """``void f(count, left, right, distance, out, pitch, depth, fresh)``: ``out`` plus a sum of outer products.
+
+    Of ``left``, ``count`` numbers, at most ``rows``, of a vector at each step along the depth; of ``right``, ``width`` vectors that are
+    ``distance`` bytes apart, of the last of them only ``last`` numbers. Both have one vector after the other along the depth.
+    ``pitch`` is the distance in bytes from row to row of ``out``, which counts as zero if ``fresh``.
+    """
+    size, kind = bytes_of(vector), [I64, POINTER, POINTER, I64, POINTER, I64, I64, I1]
+    item = size // vector.count
+    counts = [*[vector.count] * (width - 1), last]
+
+    def body(b: ir.IRBuilder, args: Sequence[ir.Value], count: int) -> None:
+        left, right, distance, out, pitch, depth, fresh = args
+        zero = constant(vector, 0)
+        columns = [at(b, right, b.mul(distance, i64(c))) for c in range(width)]
+        cells = [[at(b, out, b.add(b.mul(pitch, i64(r)), i64(c * size))) for c in range(width)] for r in range(count)]
+        before = [
+            [b.select(fresh, zero, read(b, cell, vector, n, item)) for cell, n in zip(line, counts, strict=True)]
+            for line in cells
+        ]
+
+        def step(k: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
+            shift = b.mul(k, i64(size))
+            line = at(b, left, shift)
+            vectors = [b.load(at(b, column, shift), typ=vector, align=item) for column in columns]
+            return [at(b, line, r * item) for r in range(count)], vectors
+
+        for line, found in zip(cells, _outer_products(b, depth, before, step), strict=True):
+            for cell, value, n in zip(line, found, counts, strict=True):
+                write(b, value, cell, n, item)
+
+    return _by_count(module, f"accumulate.{width}.{rows}.{last}.{vector.element}", kind, rows, body)
+
+
+def _by_count(
+    module: ir.Module,
+    name: str,
+    kind: Sequence[ir.Type],
+    most: int,
+    body: Callable[[ir.IRBuilder, Sequence[ir.Value], int], None],
+) -> ir.Function:
+    """A function whose first argument says which of ``most`` bodies is run: that for 1, 2, ... rows."""
     if name in module.globals:
         return module.globals[name]
-    kind = ir.FunctionType(VOID, [I64, POINTER, I64, POINTER, POINTER, I64, I64])
-    function = ir.Function(module, kind, name)
+    function = ir.Function(module, ir.FunctionType(VOID, kind), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    for i in (1, 3, 4):
-        function.args[i].add_attribute("noalias")
+    for argument in function.args:
+        if argument.type == POINTER:
+            argument.add_attribute("noalias")
     b = ir.IRBuilder(function.append_basic_block("entry"))
-    cases = [function.append_basic_block(f"rows{n}") for n in range(1, rows + 1)]
+    cases = [function.append_basic_block(f"rows{n}") for n in range(1, most + 1)]
     switch = b.switch(function.args[0], cases[-1])
     for n, block in enumerate(cases, 1):
-        if n < rows:
+        if n < most:
             switch.add_case(i64(n), block)
         b.position_at_end(block)
-        _outer_products(b, function.args[1:], vector, width, n)
+        body(b, function.args[1:], n)
         b.ret_void()
     return function
 
 
-def _outer_products(b: ir.IRBuilder, args: Sequence[ir.Value], vector: ir.VectorType, width: int, rows: int) -> None:
-    row, stride, panel, tile, pitch, depth = args
-    size = _bytes(vector)
-    pointers = [at(b, row, b.mul(stride, i64(r))) for r in range(rows)]
-    before, body, done = b.block, b.append_basic_block("body"), b.append_basic_block("done")
-    b.branch(body)  # the depth is at least one
-    b.position_at_end(body)
-    k = b.phi(I64)
-    k.add_incoming(i64(0), before)
-    sums = [[b.phi(vector) for _ in range(width)] for _ in range(rows)]
-    base = at(b, panel, b.mul(k, i64(width * size)))
-    columns = [b.load(at(b, base, c * size), typ=vector, align=size) for c in range(width)]
-    for r in range(rows):
-        number = b.load(b.gep(pointers[r], [k], source_etype=vector.element), typ=vector.element)
-        spread = splat(b, number, vector.count)
-        for c in range(width):
-            new = intrinsic(b, "fmuladd", spread, columns[c], sums[r][c])
-            sums[r][c].add_incoming(constant(vector, 0), before)
-            sums[r][c].add_incoming(new, body)
-            sums[r][c] = new
-    following = b.add(k, i64(1))
-    k.add_incoming(following, body)
-    b.cbranch(b.icmp_signed("<", following, depth), body, done)
-    b.position_at_end(done)
-    for r in range(rows):
-        line = at(b, tile, b.mul(pitch, i64(r)))
-        for c in range(width):
-            b.store(sums[r][c], at(b, line, c * size), align=size)
+def _outer_products(
+    b: ir.IRBuilder,
+    depth: ir.Value,
+    start: Sequence[Sequence[ir.Value]],
+    step: Callable[[ir.Value], tuple[list[ir.Value], list[ir.Value]]],
+) -> list[list[ir.Value]]:
+    """Sums over the depth, which is at least one, of outer products; ``step`` gives addresses of numbers, and vectors."""
+    width = len(start[0])
+
+    def add(k: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        found: list[ir.Value] = []
+        numbers, columns = step(k)
+        for number in numbers:
+            spread = splat(b, b.load(number, typ=columns[0].type.element), columns[0].type.count)
+            old = sums[len(found) : len(found) + width]
+            found += [intrinsic(b, "fmuladd", spread, *pair) for pair in zip(columns, old, strict=True)]
+        return found
+
+    sums = fold(b, depth, [value for line in start for value in line], add)
+    return [sums[n : n + width] for n in range(0, len(sums), width)]
 
 
-def _bytes(vector: ir.VectorType) -> int:
+def bytes_of(vector: ir.VectorType) -> int:
+    """The size of a vector in memory."""
     return vector.count * (4 if isinstance(vector.element, ir.FloatType) else 8)
 
 
@@ -87,59 +160,80 @@ def pack(
     b: ir.IRBuilder,
     vector: ir.VectorType,
     panel: ir.Value,
-    shapes: Sequence[tuple[int, int]],
-    along: Sequence[int],
-    lines: Callable[[ir.Value], Sequence[tuple[ir.Value, ir.Value]]],
-    full: int,
-    rest: Sequence[int],
+    columns: Sequence[tuple[ir.Value, tuple[int, ...], int, ir.Value]],
+    counts: Sequence[int],
 ) -> None:
-    """Fill the panels of some blocks.
+    """Fill the panel of a block.
 
     Args:
         b: where the code goes.
         vector: the type of a vector.
-        panel: where the panels go, one after the other.
-        shapes: of the matrix of each vector of a panel.
-        along: the axis of each matrix that is the depth.
-        lines: for a block, of each vector the matrix and the first column.
-        full: how many blocks there are.
-        rest: how many numbers each vector of one more block has, if there is one; the others are zero.
+        panel: where it goes.
+        columns: for each vector of the panel its matrix, the shape of that, the axis of it that is the depth, and the first column.
+        counts: how many numbers each vector has; the others are zero.
     """
-    size, width, depth = _bytes(vector), len(shapes), shapes[0][along[0]]
+    size, width, lanes = bytes_of(vector), len(columns), vector.count
+    depth = columns[0][1][columns[0][2]]
 
-    def fill(block: ir.Value, counts: Sequence[int]) -> None:
-        found = lines(block)
-        with loop(b, i64(0), i64(depth)) as k:
-            target = at(b, panel, b.mul(b.add(b.mul(block, i64(depth)), k), i64(width * size)))
-            for c, ((weight, first), count) in enumerate(zip(found, counts, strict=True)):
-                line = _line(b, vector, weight, shapes[c], along[c], k, first, count)
-                b.store(line, at(b, target, c * size), align=size)
+    def fill(start: int, stop: int, turned: bool) -> None:
+        """Some steps along the depth, one by one."""
+        with loop(b, i64(start), i64(stop)) as k:
+            target = at(b, panel, b.mul(k, i64(width * size)))
+            for c, (column, count) in enumerate(zip(columns, counts, strict=True)):
+                if (column[2] == 1) == turned:
+                    b.store(_line(b, vector, *column, k, count), at(b, target, c * size), align=size)
 
-    with loop(b, i64(0), i64(full)) as block:
-        fill(block, [vector.count] * width)
-    if rest:
-        fill(i64(full), rest)
+    if any(along == 0 for _, _, along, _ in columns):
+        fill(0, depth, False)
+    if any(along == 1 for _, _, along, _ in columns):
+        whole = depth // lanes * lanes
+        for c, ((weight, shape, along, first), count) in enumerate(zip(columns, counts, strict=True)):
+            if along == 0:
+                continue
+            start = b.gep(weight, [b.mul(first, i64(shape[1]))], source_etype=vector.element)
+            with loop(b, i64(0), i64(whole // lanes)) as block:
+                square = at(b, start, b.mul(block, i64(size)))
+                rows = [at(b, square, n * shape[1] * size // lanes) for n in range(count)]
+                found = [b.load(row, typ=vector, align=size // lanes) for row in rows]
+                found += [constant(vector, 0)] * (lanes - count)
+                target = at(b, panel, b.mul(block, i64(lanes * width * size)))
+                for n, line in enumerate(_transposed(b, found)):
+                    b.store(line, at(b, target, (n * width + c) * size), align=size)
+        if whole < depth:
+            fill(whole, depth, True)
+
+
+def _transposed(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
+    """As many vectors as they have numbers, rows as columns: each round puts what is half the vectors apart side by side."""
+    count = len(vectors)
+    low, high = (
+        ir.Constant(ir.VectorType(I32, count), [half + lane // 2 + lane % 2 * count for lane in range(count)])
+        for half in (0, count // 2)
+    )
+    for _ in range(count.bit_length() - 1):
+        pairs = zip(vectors[: count // 2], vectors[count // 2 :], strict=True)
+        vectors = [b.shuffle_vector(one, two, order) for one, two in pairs for order in (low, high)]
+    return vectors
 
 
 def _line(
     b: ir.IRBuilder,
     vector: ir.VectorType,
     weight: ir.Value,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     along: int,
-    k: ir.Value,
     first: ir.Value,
+    k: ir.Value,
     count: int,
 ) -> ir.Value:
     """``count`` numbers of the columns from ``first`` on, at depth ``k``."""
     one = vector.element
-    if along == 0 and count == vector.count:
-        start = b.add(b.mul(k, i64(shape[1])), first)
-        return b.load(b.gep(weight, [start], source_etype=one), typ=vector, align=_bytes(vector) // vector.count)
+    if along == 0:
+        start = b.gep(weight, [b.add(b.mul(k, i64(shape[1])), first)], source_etype=one)
+        return read(b, start, vector, count, bytes_of(vector) // vector.count)
     line: ir.Value = constant(vector, 0)
     for lane in range(count):
-        column = b.add(first, i64(lane))
-        index = b.add(b.mul(k, i64(shape[1])), column) if along == 0 else b.add(b.mul(column, i64(shape[1])), k)
+        index = b.add(b.mul(b.add(first, i64(lane)), i64(shape[1])), k)
         number = b.load(b.gep(weight, [index], source_etype=one), typ=one)
         line = b.insert_element(line, number, ir.Constant(I32, lane))
     return line

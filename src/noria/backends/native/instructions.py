@@ -1,6 +1,6 @@
 """What the code generators share: LLVM's types, loops, memory, and intrinsic functions by their names."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,27 @@ def loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value) -> Iterator[ir.Value]
     i.add_incoming(b.add(i, i64(1)), b.block)
     b.branch(head)
     b.position_at_end(done)
+
+
+def fold(
+    b: ir.IRBuilder,
+    count: ir.Value,
+    start: Sequence[ir.Value],
+    step: Callable[[ir.Value, Sequence[ir.Value]], Sequence[ir.Value]],
+) -> list[ir.Value]:
+    """Values that ``step(k, values)`` replaces, for each k from 0 to before ``count``, which is at least one."""
+    before, body, done = b.block, b.append_basic_block("body"), b.append_basic_block("done")
+    b.branch(body)
+    b.position_at_end(body)
+    k, values = b.phi(I64), [b.phi(value.type) for value in start]
+    after = step(k, values)
+    following = b.add(k, i64(1))
+    for phi, first, new in zip((k, *values), (i64(0), *start), (following, *after), strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(new, b.block)
+    b.cbranch(b.icmp_signed("<", following, count), body, done)
+    b.position_at_end(done)
+    return list(after)
 
 
 # --- functions ------------------------------------------------------------------------------------------------------

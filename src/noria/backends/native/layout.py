@@ -66,9 +66,10 @@ class Plan:
         self.layouts = [self._layout(stage) for stage in program.stages]
         self.sums = [pair for stage in program.stages for pair in stage.sums]
 
-    def scratch_bytes(self, batch: int) -> int:
-        """Bytes of scratch memory for a batch."""
-        return self.panels + sum(aligned(batch * width) for width in self.scratch_widths())
+    def scratch_bytes(self, batch: int, recorded: int) -> int:
+        """Bytes of scratch memory for a batch, of which so many steps are recorded at a time."""
+        rows = sum(aligned(batch * width) for width in self.scratch_widths())
+        return self.panels + rows + sum(batch * recorded * width for width in self.record_widths())
 
     def scratch_widths(self) -> Iterator[int]:
         """Bytes that one row takes in each array of the scratch memory."""
@@ -79,8 +80,20 @@ class Plan:
         for equation, _ in self.sums:
             yield self.lanes * item_of(equation.inputs[0])
 
+    def record_widths(self) -> Iterator[int]:
+        """Bytes that one example of one step takes in each record: whole vectors."""
+        for value in self.program.records:
+            yield self.blocks(value) * self.lanes * item_of(value)
+
+    def blocks(self, value: Any) -> int:
+        """Vectors that a value fills."""
+        return -(-size(value) // self.lanes)
+
     def vector(self, dtype: Any) -> ir.VectorType:
         return ir.VectorType(element(dtype), self.lanes)
+
+    def group_vector(self, group: Group) -> ir.VectorType:
+        return self.vector(group.products[0][0].equation.outputs[0].aval.dtype)
 
     # --- products ---------------------------------------------------------------------------------------------------
 

@@ -25,16 +25,16 @@ from noria.backends.native.expressible import (
     simplified,
     size,
 )
-from noria.graph import Equation, Graph, is_literal, values_of
+from noria.graph import Equation, Graph, Value, aval_of_total, grouped, is_literal, values_of
 
 #: The kinds of buffers that a kernel reads, and of those that it fills, in the order in which it is given them.
-INPUTS, RESULTS = ("shared", "step", "state"), ("next", "emitted")
+INPUTS, RESULTS = ("shared", "step", "first", "state"), ("next", "emitted", "total")
 
 
 class Place(NamedTuple):
     """Where a value stands: a buffer, and the first of its elements there."""
 
-    kind: str  # shared, step, state, next, emitted or scratch
+    kind: str  # shared, step, state, next, emitted, scratch or record
     number: int
     offset: int = 0
 
@@ -90,6 +90,19 @@ class Dot(NamedTuple):
     along: int
 
 
+class Term(NamedTuple):
+    """A part of a total: the outer product of two recorded values, or one recorded value.
+
+    ``left`` and ``right`` are indices of records. The part begins at element ``start`` of the total; its rows are ``pitch`` elements apart.
+    """
+
+    total: int
+    left: int
+    right: int | None
+    start: int
+    pitch: int
+
+
 @dataclass
 class Stage:
     """A pass over ``extent`` features.
@@ -116,25 +129,41 @@ class Program:
         shared: inputs that are the same for all steps and examples.
         steps: inputs that are not.
         state: inputs that the first outputs replace.
+        shifted: those of the ``steps`` of which a step reads what the loop takes next.
+        totals: the last outputs are summed over steps and examples, one by one (1), or the outer product of two (2).
 
     Raises:
         NotExpressible: if there is no code for an equation.
     """
 
-    def __init__(self, graph: Graph, shared: Sequence[Any], steps: Sequence[Any], state: Sequence[Any]):
+    def __init__(
+        self,
+        graph: Graph,
+        shared: Sequence[Any],
+        steps: Sequence[Any],
+        state: Sequence[Any],
+        totals: Sequence[int] = (),
+        shifted: Sequence[Any] = (),
+    ):
         graph = simplified(graph)
-        self.shared, self.steps, self.state, self.outputs = tuple(shared), tuple(steps), tuple(state), graph.outputs
+        self.shared, self.steps, self.state = tuple(shared), tuple(steps), tuple(state)
+        self.shifted = tuple(shifted)
+        self.outputs = graph.outputs[: len(graph.outputs) - sum(totals)]
+        operands = grouped(graph.outputs[len(self.outputs) :], totals)
+        self.totals = tuple(Value(aval_of_total(some)) for some in operands)
         self.equations = graph.equations
         self.maker = {v: e for e in self.equations for v in e.outputs}
         self.places: dict[Any, Place] = {}
         for kind, values in (("shared", shared), ("step", steps), ("state", state)):
             self.places |= {v: Place(kind, i) for i, v in enumerate(values)}
         self.leaves = frozenset(self.places)
-        for value in (*self.leaves, *self.outputs, *self.maker):
+        for value in (*self.leaves, *graph.outputs, *self.maker):
             check_dtype(value)
         self.scratch: list[Any] = []
+        self.records: list[Any] = []
         self.also: dict[Any, list[Place]] = {}  # where else a value goes
         self._destinations()
+        self.terms = [term for n, some in enumerate(operands) for term in self._terms(n, some)]
         self.dots: dict[Equation, Dot] = {}
         self.stages: list[Stage] = []
         while not self._plan():
@@ -146,10 +175,13 @@ class Program:
         return {
             "shared": self.shared,
             "step": self.steps,
+            "first": self.shifted,  # what they read at the last step
             "state": self.state,
             "next": self.outputs[:width],
             "emitted": self.outputs[width:],
+            "total": self.totals,
             "scratch": self.scratch,
+            "record": self.records,
         }[kind]
 
     # --- places -----------------------------------------------------------------------------------------------------
@@ -168,6 +200,36 @@ class Program:
         if value not in self.places:
             self.places[value] = Place("scratch", len(self.scratch))
             self.scratch.append(value)
+
+    def _terms(self, total: int, operands: Sequence[Any]) -> Iterator[Term]:
+        """A total in terms of records: the pieces of a concatenation are recorded one by one."""
+        left, *more = map(self._pieces, operands)
+        for value, row in left:
+            if not more:
+                yield Term(total, self._record(value), None, row, 0)
+            pitch = size(operands[-1])
+            for other, column in more[0] if more else ():
+                pair = (other, value) if pitch == 1 else (value, other)  # one column is the same as one row
+                yield Term(total, *map(self._record, pair), row * pitch + column, pitch)
+
+    def _pieces(self, atom: Any) -> list[tuple[Any, int]]:
+        equation = None if is_literal(atom) else self.maker.get(atom)
+        if equation is not None and equation.name == "concatenate":
+            return [
+                (part, start + first) for piece, start in pieces_of(equation) for part, first in self._pieces(piece)
+            ]
+        if equation is not None and equation.name in MOVES and size(equation.inputs[0]) == size(atom):
+            return self._pieces(equation.inputs[0])
+        return [(atom, 0)]
+
+    def _record(self, atom: Any) -> int:
+        """Have a value recorded at each step."""
+        for number, other in enumerate(self.records):
+            if other is atom:
+                return number
+        self.records.append(atom)
+        self.also.setdefault(atom, []).append(Place("record", len(self.records) - 1))
+        return len(self.records) - 1
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -219,7 +281,7 @@ class Program:
             self._prepare()
             for equation in self.equations:
                 for value in equation.outputs:
-                    if value in self.places:
+                    if value in self.places or value in self.also:
                         levels[value] = self._schedule(value, stages, levels)
             for atom, places in self.also.items():
                 if is_literal(atom) or atom in self.leaves:
@@ -263,7 +325,8 @@ class Program:
 
     def _schedule(self, value: Any, stages: dict[tuple[int, int], Stage], levels: dict[Any, int]) -> int:
         """Put the stores of a value into stages; the level from which on it can be read."""
-        equation, places = self.maker[value], (self.places[value], *self.also.get(value, ()))
+        own = (self.places[value],) if value in self.places else ()
+        equation, places = self.maker[value], (*own, *self.also.get(value, ()))
         if equation.name in REDUCTIONS:
             operand = equation.inputs[0]
             level = self._level(operand, levels)

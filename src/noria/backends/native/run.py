@@ -1,10 +1,11 @@
 """A compiled loop as a JAX function."""
 
 import functools
+import itertools
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
@@ -15,18 +16,24 @@ from noria.backends import scan
 from noria.backends.native import ffi
 from noria.backends.native.expressible import NotExpressible, is_expressible, size
 from noria.backends.native.layout import Plan
-from noria.backends.native.program import Program
+from noria.backends.native.program import INPUTS, Program
 from noria.backends.native.target import NoSuchMachine, chosen
-from noria.graph import Equation, Graph, Known, named, size_in_bytes
+from noria.graph import Equation, Graph, Known, Shifted, grouped, named, size_in_bytes, total
 
 #: Floating-point operations, about, from which on a second thread pays for being woken.
 _WORTH_A_THREAD = 1_000_000
+
+#: Rows that are recorded at a time, about, before they are summed up.
+_RECORDED = 512
+
+#: Bytes of a weight that is read fast for one example; for four examples, four times as many.
+_SMALL = 2**15
 
 #: Bytes of a weight that stay in the cache of a core from step to step.
 _CACHED = 3 * 2**19
 
 
-def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any]) -> str | None:
+def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any], totals: Sequence[int] = ()) -> str | None:
     """Why there is no native code for a loop here, or ``None`` if there is."""
     if jax.default_backend() != "cpu":
         return f"the device is not a CPU but {jax.default_backend()}"
@@ -35,7 +42,7 @@ def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any]) -> 
     try:
         ffi.api_version()
         chosen()
-        _program(graph, known, state)
+        _program(graph, known, state, totals)
     except (NotExpressible, NoSuchMachine) as reason:
         return str(reason)
     return None
@@ -44,12 +51,14 @@ def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any]) -> 
 def lifts(equation: Equation, batch: int, light: bool) -> bool:
     """Whether to lift a product of the input: with eight examples or more it runs at full speed in the loop too.
 
-    There it saves the way of its result through memory; the fewer the examples, the more a product over all steps gains. A
-    weight that is larger than a core's cache is read from farther away in each step, which pays only for many examples.
+    There it saves the way of its result through memory. The fewer the examples, the more a product over all steps gains, but
+    a small weight is fast in the loop for any number of them. A weight that is larger than a core's cache is read from farther away in each
+    step, which pays only for many examples.
     """
     if not is_expressible(equation):
         return True
-    return batch < 8 or (batch < 32 and max(map(size_in_bytes, equation.inputs)) > _CACHED)
+    weight = max(map(size_in_bytes, equation.inputs))
+    return (batch < 8 and weight > min(batch, 4) * _SMALL) or (batch < 32 and weight > _CACHED)
 
 
 def loop(
@@ -60,80 +69,118 @@ def loop(
     start: list[Any],
     axes: tuple[int, ...],
     reverse: bool,
-) -> tuple[list[Any], list[Any]]:
+    totals: Sequence[int] = (),
+) -> tuple[list[Any], list[Any], list[Any]]:
     """See `noria.backends`. What there is no code for runs as `noria.backends.scan`."""
     try:
-        program = _program(graph, tuple(known), state)
+        shifted = [v for v in graph.inputs if isinstance(steps.get(v), Shifted)]
+        program = _program(graph, tuple(known), state, totals, shifted)
     except NotExpressible:
-        return scan.loop(graph, known, state, steps, start, axes, reverse)
+        return scan.loop(graph, known, state, steps, start, axes, reverse, totals)
     shared, varying = [known[v] for v in program.shared], [steps[v] for v in program.steps]
-    call = Call(program, graph, reverse)
+    first = [steps[v].first for v in shifted]
+    varying = [a.array if isinstance(a, Shifted) else a for a in varying]
+    call = Call(program, graph, reverse, tuple(totals))
     if len(axes) == 2:
-        return call(shared, varying, start, axes[0])
+        return call(Arguments(shared, varying, first, start), axes[0])
     # One example: a batch of one.
-    final, stacked = call(shared, [a[:, None] for a in varying], [a[None] for a in start], axes[0])
-    return [a[0] for a in final], [a[:, 0] for a in stacked]
+    varying, first, start = [a[:, None] for a in varying], [a[None] for a in first], [a[None] for a in start]
+    final, stacked, summed = call(Arguments(shared, varying, first, start), axes[0])
+    return [a[0] for a in final], [a[:, 0] for a in stacked], summed
 
 
-def _program(graph: Graph, known: Sequence[Any], state: Sequence[Any]) -> Program:
+def _program(
+    graph: Graph,
+    known: Sequence[Any],
+    state: Sequence[Any],
+    totals: Sequence[int] = (),
+    shifted: Sequence[Any] = (),
+) -> Program:
     shared = [v for v in graph.inputs if v in known]
     steps = [v for v in graph.inputs if v not in known and v not in state]
-    return Program(graph, shared, steps, state)
+    return Program(graph, shared, steps, state, totals, shifted)
+
+
+class Arguments(NamedTuple):
+    """What a call is given: what is the same for all, arrays of all steps, what shifted ones read last, the state to start from."""
+
+    shared: list[Any]
+    steps: list[Any]
+    first: list[Any]
+    start: list[Any]
 
 
 class Call:
-    """A loop over a batch: ``(shared, steps, start, time) -> (final state, stacked)``.
+    """A loop over a batch: ``(arguments, time) -> (final state, stacked, totals)``.
 
     It is one primitive of JAX. Machine code is made when it is lowered, so that what turns out not to be needed is not compiled;
     devices that are no CPUs get a scan. Its derivative is that of the scan: only derivatives of derivatives come to that.
     """
 
-    def __init__(self, program: Program, graph: Graph, reverse: bool):
-        self.program, self.graph, self.reverse = program, graph, reverse
+    def __init__(self, program: Program, graph: Graph, reverse: bool, totals: tuple[int, ...]):
+        self.program, self.graph, self.reverse, self.totals = program, graph, reverse, totals
 
-    def __call__(self, shared: list[Any], steps: list[Any], start: list[Any], time: int) -> Any:
-        out = _native.bind(*shared, *steps, *start, call=self, time=time)
-        return list(out[: len(start)]), list(out[len(start) :])
+    def __call__(self, arguments: Arguments, time: int) -> Any:
+        return self.results(_native.bind(*itertools.chain(*arguments), call=self, time=time))
 
-    def parts(self, arrays: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-        """The arguments of a call: shared, steps, start."""
-        one, two = len(self.program.shared), len(self.program.shared) + len(self.program.steps)
+    def arguments(self, arrays: Sequence[Any]) -> Arguments:
+        rest = iter(arrays)
+        return Arguments(*([next(rest) for _ in self.program.values(kind)] for kind in INPUTS))
+
+    def results(self, arrays: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """What a call gives: the final state, what is stacked, totals."""
+        one, two = len(self.program.state), len(self.program.outputs)
         return list(arrays[:one]), list(arrays[one:two]), list(arrays[two:])
+
+    def open(self) -> "Call":
+        """The same, where the operands of the totals are stacked instead."""
+        program = self.program
+        program = Program(self.graph, program.shared, program.steps, program.state, (), program.shifted)
+        return Call(program, self.graph, self.reverse, ())
 
     def slow(self, *arrays: Any, time: int) -> list[Any]:
         """The same as a scan."""
-        program, (shared, steps, start) = self.program, self.parts(arrays)
+        program, (shared, steps, first, start) = self.program, self.arguments(arrays)
         known, varying = named(program.shared, shared), named(program.steps, steps)
+        varying |= {v: Shifted(varying[v], a) for v, a in zip(program.shifted, first, strict=True)}
         axes = time, self._batch(arrays)
-        final, stacked = scan.loop(self.graph, known, program.state, varying, start, axes, self.reverse)
-        return [*final, *stacked]
+        final, stacked, totals = scan.loop(
+            self.graph, known, program.state, varying, start, axes, self.reverse, self.totals
+        )
+        return [*final, *stacked, *totals]
 
     def structs(self, time: int, batch: int) -> list[jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the final state and of what is stacked."""
-        outputs, width = self.program.outputs, len(self.program.state)
-        axes = [(batch,)] * width + [(time, batch)] * (len(outputs) - width)
+        """Shapes and dtypes of the final state, of what is stacked, and of totals."""
+        outputs, totals, width = self.program.outputs, self.program.totals, len(self.program.state)
+        axes = [(batch,)] * width + [(time, batch)] * (len(outputs) - width) + [()] * len(totals)
         return [
-            jax.ShapeDtypeStruct((*front, *v.aval.shape), v.aval.dtype) for front, v in zip(axes, outputs, strict=True)
+            jax.ShapeDtypeStruct((*front, *v.aval.shape), v.aval.dtype)
+            for front, v in zip(axes, (*outputs, *totals), strict=True)
         ]
 
     def fast(self, *arrays: Any, time: int) -> list[Any]:
         """The same as machine code."""
         isa, batch = chosen(), self._batch(arrays)
+        if self.totals and not time * batch:
+            return self.slow(*arrays, time=time)
         plan = Plan(self.program, isa)
-        results = [*self.structs(time, batch), jax.ShapeDtypeStruct((plan.scratch_bytes(batch),), jnp.uint8)]
-        sizes = ffi.sizes(time, batch, self.reverse, self._chunks(time, batch))
+        recorded = max(1, min(time, -(-_RECORDED // batch)) if self.totals else time)
+        scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, recorded),), jnp.uint8)
+        sizes = ffi.sizes(time, batch, self.reverse, recorded, self._shares(time, batch))
+        results = [*self.structs(time, batch), scratch]
         return list(jax.ffi.ffi_call(ffi.register(plan, isa), results)(sizes, *arrays)[:-1])
 
     def _batch(self, arrays: Sequence[Any]) -> int:
-        return int(self.parts(arrays)[2][0].shape[0])
+        return int(self.arguments(arrays).start[0].shape[0])
 
-    def _chunks(self, time: int, batch: int) -> int:
-        """Into how many chunks the rows are shared out."""
+    def _shares(self, time: int, batch: int) -> int:
+        """Into how many shares the work is cut."""
         program = self.program
         products = sum(2 * dot.depth * dot.width for dot in program.dots.values())
+        products += sum(2 * size(total) for total in program.totals)
         others = sum(size(v) for e in program.equations for v in e.outputs) * 4
         worth = time * batch * (products + others) // _WORTH_A_THREAD
-        return max(1, min(_cores(), batch, worth))
+        return max(1, min(_cores(), worth if self.totals else min(batch, worth)))
 
 
 _native = jex.Primitive("noria_native_loop")
@@ -160,22 +207,25 @@ def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, call: Call, time: in
     count = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
     mapped = [axis is not None for axis in axes]
     arrays = [a if axis is None else jnp.moveaxis(a, axis, 0) for a, axis in zip(arrays, axes, strict=True)]
-    (of_shared, _, _), (shared, steps, start) = call.parts(mapped), call.parts(arrays)
+    (of_shared, of_steps, of_first, of_start), given = call.arguments(mapped), call.arguments(arrays)
     if any(of_shared):
 
         def one(pieces: list[Any]) -> Any:
             rest = iter(pieces)
-            given = [next(rest) if m else a for m, a in zip(mapped, arrays, strict=True)]
-            return _native.bind(*given, call=call, time=time)
+            some = [next(rest) if m else a for m, a in zip(mapped, arrays, strict=True)]
+            return _native.bind(*some, call=call, time=time)
 
-        return jax.lax.map(one, [a for m, a in zip(mapped, arrays, strict=True) if m]), [0] * len(call.program.outputs)
-    _, of_steps, of_start = call.parts(mapped)
-    steps = [_fold(a, m, count, 1) for a, m in zip(steps, of_steps, strict=True)]
-    start = [_fold(a, m, count, 0) for a, m in zip(start, of_start, strict=True)]
-    final, stacked = call(shared, steps, start, time)
+        outputs = jax.lax.map(one, [a for m, a in zip(mapped, arrays, strict=True) if m])
+        return outputs, [0] * len(outputs)
+    steps = [_fold(a, m, count, 1) for a, m in zip(given.steps, of_steps, strict=True)]
+    first = [_fold(a, m, count, 0) for a, m in zip(given.first, of_first, strict=True)]
+    start = [_fold(a, m, count, 0) for a, m in zip(given.start, of_start, strict=True)]
+    final, stacked, _ = call.open()(Arguments(given.shared, steps, first, start), time)
     final = [a.reshape(count, a.shape[0] // count, *a.shape[1:]) for a in final]
     stacked = [a.reshape(time, count, a.shape[1] // count, *a.shape[2:]) for a in stacked]
-    return [*final, *stacked], [0] * len(final) + [1] * len(stacked)
+    stacked, operands = stacked[: len(stacked) - sum(call.totals)], stacked[len(stacked) - sum(call.totals) :]
+    totals = [jax.vmap(total, 1)(some) for some in grouped(operands, call.totals)]
+    return [*final, *stacked, *totals], [0] * len(final) + [1] * len(stacked) + [0] * len(totals)
 
 
 ad.primitive_jvps[_native] = _jvp

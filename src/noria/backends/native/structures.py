@@ -74,10 +74,10 @@ class Api(Head):
 
 
 class Job(ctypes.Structure):
-    """What the threads share, and what a chunk needs."""
+    """What the threads share, and what they need to know."""
 
     _fields_: ClassVar[Any] = tuple(
-        (name, ctypes.c_int64) for name in "taken done holders chunks table time batch reverse".split()
+        (name, ctypes.c_int64) for name in "taken done holders tickets shares table time batch reverse recorded".split()
     )
 
 

@@ -127,9 +127,10 @@ def aval_of_total(operands: Sequence[Any]) -> Any:
 def total(operands: Sequence[Any], axes: int = 2) -> Any:
     """The sum over the first ``axes`` axes of an array, or of the outer products of the vectors in two."""
     summed = tuple(range(axes))
-    if len(operands) == 1:
-        return operands[0].sum(summed)
-    return jax.lax.dot_general(*operands, ((summed, summed), ((), ())), precision="highest")
+    first, *others = operands
+    if not others:
+        return first.sum(summed)
+    return jax.lax.dot_general(first, others[0], ((summed, summed), ((), ())), precision="highest")
 
 
 def is_literal(atom: Atom) -> TypeGuard[Any]:

@@ -80,7 +80,9 @@ class Contact:
         """With what the pull-back does not need left out."""
         inputs = list(values_of(equation.inputs))
         step = _pull_back_of_a_step(cut_out([equation], list(filter(is_inexact, equation.outputs)), inputs), parameters)
-        needed = {*inputs} if step is None else {*values_of((*(v for e in step.equations for v in e.inputs), *step.outputs))}
+        needed = (
+            {*inputs} if step is None else {*values_of((*(v for e in step.equations for v in e.inputs), *step.outputs))}
+        )
         kept = [None if is_literal(v) or v not in needed else o for v, o in zip(equation.inputs, operands, strict=True)]
         if step is not None:
             known = dict(zip(equation.inputs, kept, strict=True))
@@ -130,9 +132,9 @@ def _pull_back_of_a_step(graph: Graph, parameters: Sequence[Any]) -> Graph | Non
 
 
 class Source(NamedTuple):
-    """Where a saved value is found: among what the forward loop stacks, or there one step before, and at first in the state."""
+    """Where a saved value is found: in array ``stack`` of what the forward loop stacks, there one step before if it is the ``state``."""
 
-    index: int
+    stack: int
     state: int | None
 
 
@@ -343,9 +345,7 @@ def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivati
             operands.extend(atom for some in found[0] for atom in some)
         return found is not None
 
-    contacts = [
-        c for c in derivative.contacts if any(map(is_literal, c.cotangents)) or not add(c.parameters, c.step)
-    ]
+    contacts = [c for c in derivative.contacts if any(map(is_literal, c.cotangents)) or not add(c.parameters, c.step)]
     of_lifted, lifting = derivative.of_lifted, _pull_back_of_lifting(derivative)
     sums_before = lifting is not None and add(*lifting)
     if sums_before and not derivative.moving.intersection(split.steps):

@@ -101,8 +101,8 @@ class Recurrent:
             saved = named(own, stacked[len(split.emitted) :])
         else:
             saved = {
-                v: stacked[at] if before is None else Shifted(stacked[at], state[before])
-                for v, (at, before) in sources.items()
+                v: stacked[place] if before is None else Shifted(stacked[place], state[before])
+                for v, (place, before) in sources.items()
             }
             lifted, pull_lift = jax.vjp(self._lift, parameters, steps)
             saved |= {v: a for v, a in zip(split.lifted, lifted, strict=True) if v in derivative.lifted}

@@ -1,11 +1,13 @@
 """A program as LLVM code, in three functions.
 
     void pack(void** buffers, int64 share, int64 shares)
-    void run(void** buffers, Sizes..., int64 begin, int64 end, int64 first, int64 last)
-    void sum(void** buffers, Sizes..., int64 steps, int64 fresh, int64 share, int64 shares)
+    void run(void** buffers, sizes, int64 begin, int64 end, int64 first, int64 last)
+    void run(void** buffers, sizes, int64 step, int64 stage, int64 share, int64 shares)
+    void sum(void** buffers, sizes, int64 steps, int64 fresh, int64 share, int64 shares)
 
-``pack`` makes panels of a share of the weights. ``run`` takes some rows of the batch through some steps. ``sum`` adds what these recorded to a
-share of the totals, which count as zero before the first time (``fresh``).
+``pack`` makes panels of a share of the weights. ``run`` takes some rows of the batch through some steps; in the second form, if work is
+shared out by features, all rows through a share of one stage of one step. ``sum`` adds what steps recorded to a share of the totals, which count
+as zero before the first time (``fresh``). The sizes are time, batch, whether the loop runs in reverse, and how many steps are recorded at a time.
 
 The buffers are those of `Program`: shared, steps, what shifted ones read last, the state before the first step; then the final state, what is emitted, totals, and
 scratch memory. Arrays of steps and what is emitted have the axes time and batch in front, the states the batch. In scratch
@@ -18,6 +20,7 @@ A record holds a value at all rows of some steps: one vector of features after t
 one record and a few vectors of another are read as two streams, and their outer products summed in registers.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 from llvmlite import ir
@@ -35,7 +38,6 @@ from noria.backends.native.instructions import (
     constant,
     fold,
     i64,
-    intrinsic,
     loop,
     read,
     stack,
@@ -45,9 +47,7 @@ from noria.backends.native.layout import ALIGN, Group, Layout, Plan, bytes_of_ro
 from noria.backends.native.program import INPUTS, RESULTS, Place, Program, Stage, Term
 from noria.backends.native.row import Row, combine, neutral
 
-
-#: The arguments by which the functions know the sizes of a call: time, batch, whether it runs in reverse, and the
-#: steps that are recorded at a time.
+#: How many sizes the functions are given.
 SIZES = 4
 
 
@@ -91,7 +91,13 @@ def _pack(
         dot = plan.program.dots[product.equation]
         first = b.add(start, i64(product.offset + v * plan.lanes))
         columns.append((buffers["shared", dot.weight], plan.program.shared[dot.weight].aval.shape, dot.along, first))
-    gemm.pack(b, plan.group_vector(group), panel_at(b, buffers, plan, group, j), columns, [counts[v] for _, v in group.products])
+    gemm.pack(
+        b,
+        plan.group_vector(group),
+        panel_at(b, buffers, plan, group, j),
+        columns,
+        [counts[v] for _, v in group.products],
+    )
 
 
 def panel_at(b: ir.IRBuilder, buffers: "Buffers", plan: Plan, group: Group, j: ir.Value) -> ir.Value:
@@ -146,8 +152,8 @@ class Run:
         kind = ir.FunctionType(VOID, [POINTER, *[I64] * (SIZES + 4)])
         function = ir.Function(module, kind, "run")
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
-        table, self.time, self.batch, self.reverse, self.recorded, *part = function.args
-        self.begin, self.end, self.first, self.last = part
+        table, self.time, self.batch, self.reverse, self.recorded, *self.part = function.args
+        self.first, self.last = (i64(0), self.batch) if plan.by_features else (self.part[2], self.part[3])
         self.buffers = Buffers(self.b, table, self.program)
         # Where the row of an example begins in each buffer: the array of this step, and the bytes of a row.
         self.bases: dict[tuple[str, int], ir.Value] = {}
@@ -156,46 +162,36 @@ class Run:
 
     def emit(self) -> None:
         b, plan = self.b, self.plan
-        pairs, self.bases, self.records = arrays(b, plan, self.buffers, self.batch, self.recorded)
-        # Step i leaves the states in the second array of each pair if i is odd, else in the first.
-        odd = b.trunc(self.begin, I1)
-        before = [b.select(odd, one, two) for one, two in pairs]
-        unmoved = b.icmp_signed("==", self.begin, i64(0))
-        given = [self.buffers["state", n] for n in range(len(pairs))]
-        before = [b.select(unmoved, start, old) for start, old in zip(given, before, strict=True)]
-        entry = b.block
-        head, body, done = (b.append_basic_block(name) for name in ("steps", "step", "end"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I64)
-        i.add_incoming(self.begin, entry)
-        states = []
-        for n in range(len(self.program.state)):
-            states.append(b.phi(POINTER))
-            states[n].add_incoming(before[n], entry)
-        b.cbranch(b.icmp_signed("<", i, self.end), body, done)
-        b.position_at_end(body)
-        odd = b.trunc(i, I1)
-        following = [b.select(odd, two, one) for one, two in pairs]
-        self._bind(i, states, following)
-        for layout in plan.layouts:
+        self.pairs, self.bases, self.records = arrays(b, plan, self.buffers, self.batch, self.recorded)
+        if not plan.by_features:
+            begin, end, _, _ = self.part
+            with loop(b, begin, end) as i:
+                self._bind(i)
+                for layout in plan.layouts:
+                    self._stage(layout)
+            b.ret_void()
+            return
+        i, number, _, _ = self.part
+        self._bind(i)
+        blocks = [b.append_basic_block("stage") for _ in plan.layouts]
+        switch = b.switch(number, blocks[-1])
+        for n, (block, layout) in enumerate(zip(blocks, plan.layouts, strict=True)):
+            if n < len(blocks) - 1:
+                switch.add_case(i64(n), block)
+            b.position_at_end(block)
             self._stage(layout)
-        i.add_incoming(b.add(i, i64(1)), b.block)
-        for state, new in zip(states, following, strict=True):
-            state.add_incoming(new, b.block)
-        b.branch(head)
-        b.position_at_end(done)
-        with b.if_then(b.icmp_signed("==", self.end, self.time)):
-            for n, (value, state) in enumerate(zip(self.program.state, states, strict=True)):
-                self._copy(state, self.buffers["next", n], size(value) * item_of(value))
-        b.ret_void()
+            b.ret_void()
 
-    def _bind(self, i: ir.Value, states: list[ir.Value], following: list[ir.Value]) -> None:
+    def _bind(self, i: ir.Value) -> None:
         """The arrays of step ``i``."""
         b, plan = self.b, self.plan
         last = b.sub(b.sub(self.time, i64(1)), i)
-        backwards = b.icmp_signed("!=", self.reverse, i64(0))
+        ends, backwards = b.icmp_signed("==", last, i64(0)), b.icmp_signed("!=", self.reverse, i64(0))
         t = b.select(backwards, last, i)
+        begins, odd = b.icmp_signed("==", i, i64(0)), b.trunc(i, I1)
+        for n, (one, two) in enumerate(self.pairs):  # odd steps go from the first array to the second
+            self.bases["state", n] = b.select(begins, self.buffers["state", n], b.select(odd, one, two))
+            self.bases["next", n] = b.select(ends, self.buffers["next", n], b.select(odd, two, one))
         for kind in ("step", "emitted"):
             for n, value in enumerate(self.program.values(kind)):
                 width = b.mul(self.batch, i64(size(value) * item_of(value)))
@@ -203,23 +199,13 @@ class Run:
                 if kind == "step" and value in self.program.shifted:
                     first = self.buffers["first", self.program.shifted.index(value)]
                     onward = b.select(backwards, b.neg(width), width)
-                    ends = b.icmp_signed("==", b.add(i, i64(1)), self.time)
                     self.bases[kind, n] = b.select(ends, first, at(b, self.bases[kind, n], onward))
         for n in range(len(self.program.shared)):
             self.bases["shared", n] = self.buffers["shared", n]
-        self.bases |= {("state", n): a for n, a in enumerate(states)}
-        self.bases |= {("next", n): a for n, a in enumerate(following)}
-        slot = b.mul(b.sub(i, self.begin), self.batch)
+        slot = b.mul(b.urem(i, self.recorded), self.batch)
         for n, value in enumerate(self.program.records):
             shift = b.mul(slot, i64(plan.lanes * item_of(value)))
             self.bases["record", n] = at(b, self.records[n], shift)
-
-    def _copy(self, source: ir.Value, target: ir.Value, width: int) -> None:
-        b = self.b
-        start = b.mul(self.first, i64(width))
-        count = b.mul(b.sub(self.last, self.first), i64(width))
-        operands = at(b, target, start), at(b, source, start), count, ir.Constant(I1, 0)
-        intrinsic(b, "memcpy", *operands, result=VOID, of=(POINTER, POINTER, I64))
 
     # --- stages -----------------------------------------------------------------------------------------------------
 
@@ -228,17 +214,24 @@ class Run:
         full, rest = plan.counts(layout)
         self._start_sums(layout.stage)
         complete = [plan.lanes] * layout.vectors
+        blocks, last = (i64(0), i64(full)), nullcontext()
+        if plan.by_features:
+            _, _, share, shares = self.part
+            blocks = share_of(b, i64(full), share, shares)
+            last = b.if_then(b.icmp_signed("==", b.add(share, i64(1)), shares)) if rest else last
         if layout.groups:
-            with loop(b, i64(0), i64(full)) as j:
+            with loop(b, *blocks) as j:
                 self._tiles(layout, j, complete)
-            if rest:
-                self._tiles(layout, i64(full), rest)
-        else:
-            with loop(b, self.first, self.last) as row:
-                with loop(b, i64(0), i64(full)) as j:
-                    Row(self, layout, row, j, None).emit(complete)
+            with last:
                 if rest:
-                    Row(self, layout, row, i64(full), None).emit(rest)
+                    self._tiles(layout, i64(full), rest)
+        else:
+            with loop(b, self.first, self.last) as row, loop(b, *blocks) as j:
+                Row(self, layout, row, j, None).emit(complete)
+            with last:
+                if rest:
+                    with loop(b, self.first, self.last) as row:
+                        Row(self, layout, row, i64(full), None).emit(rest)
         self._finish_sums(layout.stage)
 
     def _tiles(self, layout: Layout, j: ir.Value, counts: list[int]) -> None:
@@ -394,9 +387,7 @@ class Sum:
                             target = at(b, out, b.mul(row, i64(term.pitch * item)))
                             count = b.select(b.icmp_signed("<", count, i64(rows)), count, i64(rows))
                             pitch = i64(term.pitch * item)
-                            b.call(
-                                function, [count, numbers, vectors, distance, target, pitch, self.depth, self.fresh]
-                            )
+                            b.call(function, [count, numbers, vectors, distance, target, pitch, self.depth, self.fresh])
 
 
 def _groups(count: int, lanes: int, last: int) -> list[tuple[int, int, int, int]]:

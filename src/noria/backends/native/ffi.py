@@ -4,10 +4,7 @@ The layout of the structures is that of ``xla/ffi/api/c_api.h`` (`jax.ffi.includ
 answers what version it was made for, checks number, dtype and size of all arrays, and then runs the kernel. An array that is not what it
 should be is an error of XLA's, not a crash.
 
-The work is shared out to XLA's threads, which need not ever run. It is cut into *tickets*, which are taken by counting up, by the caller as
-well. They come in phases: one packs the weights; one takes the rows of the batch through some steps, and if there are totals one adds what was recorded, and
-so on until the last step. Each phase has as many tickets as there are shares. Who has taken a ticket waits until all tickets of earlier
-phases are done; some running thread has taken each of those, so nobody waits in vain. The counters are freed by the last to leave.
+The work itself is done by a `noria.backends.native.threads.Crew`.
 """
 
 import ctypes
@@ -24,9 +21,9 @@ import jax
 import numpy as np
 from llvmlite import ir
 
-from noria.backends.native.emit import emit, share_of
+from noria.backends.native.emit import emit
 from noria.backends.native.expressible import size
-from noria.backends.native.instructions import I8, I32, I64, POINTER, VOID, at, declared, i64, loop, stack
+from noria.backends.native.instructions import I8, I32, I64, POINTER, at, declared, i64, loop, stack
 from noria.backends.native.layout import Plan, bytes_of_rows, item_of
 from noria.backends.native.program import INPUTS, RESULTS
 from noria.backends.native.structures import (
@@ -36,13 +33,13 @@ from noria.backends.native.structures import (
     DestroyArgs,
     ErrorArgs,
     Extension,
-    Job,
     Metadata,
     MetadataExtension,
     ScheduleArgs,
     offset_of,
 )
 from noria.backends.native.target import Isa, Library, NoSuchMachine, compile_module, processor
+from noria.backends.native.threads import Crew
 
 _NULL = ir.Constant(POINTER, None)
 
@@ -105,15 +102,13 @@ def _address_of(symbol: ir.GlobalValue) -> ir.Constant:
 
 
 class Handler:
-    """Adds to a module the functions ``handler``, ``work``, which takes tickets, and ``task``, which a thread runs."""
+    """Adds to a module the function ``handler``."""
 
     def __init__(self, plan: Plan, module: ir.Module):
         self.plan, self.module = plan, module
-        self.phases = 2 if plan.program.totals else 1  # of some steps: the loop, and what is added to the totals
 
     def emit(self) -> None:
-        self._work()
-        self._task()
+        Crew(self.plan, self.module).emit()
         function = ir.Function(self.module, ir.FunctionType(POINTER, [POINTER]), "handler")
         self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
         self.frame = function.args[0]
@@ -131,11 +126,8 @@ class Handler:
         self.time, self.batch, self.reverse, self.recorded, self.shares = (
             b.sext(b.load(at(b, sizes, 4 * i), typ=I32, align=4), I64) for i in range(SIZES)
         )
-        for size, name in ((self.recorded, "recorded"), (self.shares, "shares")):
-            self._fail_if(b.icmp_signed("<", size, i64(1)), f"the number of {name} must be at least one")
-        if self.plan.program.totals:
-            nothing = b.icmp_signed("<", b.mul(self.time, self.batch), i64(1))
-            self._fail_if(nothing, "there must be a step and an example to sum over")
+        for name in ("time", "batch", "recorded", "shares"):
+            self._fail_if(b.icmp_signed("<", getattr(self, name), i64(1)), f"{name} must be at least one")
         for i, (item, (kind, value)) in enumerate(zip(arguments[1:], inputs, strict=True)):
             self._expect(item, f"input {i}", value.aval.dtype.name, self._elements(kind, value))
         large = []
@@ -229,10 +221,10 @@ class Handler:
             self._store(ir.Constant(I32, _INVALID_ARGUMENT), argument, ErrorArgs, "code")
             b.ret(self._call("error_create", argument))
 
-    # --- threads ----------------------------------------------------------------------------------------------------
+    # --- work -------------------------------------------------------------------------------------------------------
 
     def _start(self, buffers: Sequence[ir.Value], results: Sequence[tuple[ir.Value, ir.Value]]) -> None:
-        """Hand out tickets, and take them too; ``results`` are what may be large, with their sizes in bytes."""
+        """Send for threads, and lead them; ``results`` are what may be large, with their sizes in bytes."""
         b = self.b
         table = self._local(8 * len(buffers))
         for i, item in enumerate(buffers):
@@ -240,28 +232,13 @@ class Handler:
         if platform.system() == "Linux":
             for item, size in results:
                 self._prefer_huge_pages(self._field(item, Buffer, "data"), size)
-        job = b.call(self._external("malloc", POINTER, I64), [i64(ctypes.sizeof(Job))])
+        arguments = table, self.time, self.batch, self.reverse, self.recorded, self.shares
+        job = b.call(self.module.globals["hire"], arguments)
         self._fail_if(b.icmp_unsigned("==", job, _NULL), "out of memory")
-        stretches = b.sdiv(b.add(self.time, b.sub(self.recorded, i64(1))), self.recorded)
-        stretches = b.select(b.icmp_signed("<", stretches, i64(1)), i64(1), stretches)
-        phases = b.add(b.mul(stretches, i64(self.phases)), i64(1))
-        for name, value in {
-            "taken": i64(0),
-            "done": i64(0),
-            "holders": self.shares,
-            "tickets": b.mul(phases, self.shares),
-            "shares": self.shares,
-            "table": b.ptrtoint(table, I64),
-            "time": self.time,
-            "batch": self.batch,
-            "reverse": self.reverse,
-            "recorded": self.recorded,
-        }.items():
-            self._store(value, job, Job, name)
         with loop(b, i64(1), self.shares):
             argument = self._arguments(ScheduleArgs)
             self._store(self._field(self.frame, CallFrame, "context"), argument, ScheduleArgs, "context")
-            self._store(_address_of(self.module.globals["task"]), argument, ScheduleArgs, "task")
+            self._store(_address_of(self.module.globals["help"]), argument, ScheduleArgs, "task")
             self._store(job, argument, ScheduleArgs, "data")
             error = self._call("schedule", argument)
             with b.if_then(b.icmp_unsigned("!=", error, _NULL)):  # no such thread: the caller does all
@@ -269,9 +246,7 @@ class Handler:
                 self._store(error, destroy, DestroyArgs, "error")
                 self._call("error_destroy", destroy)
                 b.call(self.module.globals["leave"], [job])
-        b.call(self.module.globals["work"], [job])
-        self._wait(job, self._field(job, Job, "tickets", kind=I64))
-        b.call(self.module.globals["leave"], [job])
+        b.call(self.module.globals["lead"], [job])
         b.ret(_NULL)
 
     def _prefer_huge_pages(self, address: ir.Value, size: ir.Value) -> None:
@@ -280,99 +255,8 @@ class Handler:
         start = b.and_(b.add(b.ptrtoint(address, I64), i64(page - 1)), i64(-page))
         end = b.and_(b.add(b.ptrtoint(address, I64), size), i64(-page))
         with b.if_then(b.icmp_signed(">", b.sub(end, start), i64(page))):
-            advise = self._external("madvise", I32, POINTER, I64, I32)
+            advise = declared(self.module, "madvise", I32, POINTER, I64, I32)
             b.call(advise, [b.inttoptr(start, POINTER), b.sub(end, start), ir.Constant(I32, _MADV_HUGEPAGE)])
-
-    def _wait(self, job: ir.Value, tickets: ir.Value) -> None:
-        """Until so many tickets are done."""
-        b = self.b
-        check, rest, done = (b.append_basic_block(name) for name in ("check", "rest", "ready"))
-        b.branch(check)
-        b.position_at_end(check)
-        count = b.load_atomic(at(b, job, offset_of(Job, "done")), "acquire", 8, typ=I64)
-        b.cbranch(b.icmp_signed("<", count, tickets), rest, done)
-        b.position_at_end(rest)
-        b.call(self._external("sched_yield", I32), [])
-        b.branch(check)
-        b.position_at_end(done)
-
-    def _external(self, name: str, result: ir.Type, *args: ir.Type) -> ir.Function:
-        return declared(self.module, name, result, *args)
-
-    def _work(self) -> None:
-        """``void work(job)``: take tickets until none is left, with denormal numbers as zero, as in XLA's own threads."""
-        function = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), "work")
-        self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
-        job = function.args[0]
-        restore = self._flush_denormals()
-        tickets, shares = (self._field(job, Job, name, kind=I64) for name in ("tickets", "shares"))
-        table = b.inttoptr(self._field(job, Job, "table", kind=I64), POINTER)
-        take, run, done = (b.append_basic_block(name) for name in ("take", "run", "done"))
-        b.branch(take)
-        b.position_at_end(take)
-        ticket = b.atomic_rmw("add", at(b, job, offset_of(Job, "taken")), i64(1), "acq_rel")
-        b.cbranch(b.icmp_signed("<", ticket, tickets), run, done)
-        b.position_at_end(run)
-        phase, share = b.udiv(ticket, shares), b.urem(ticket, shares)
-        self._wait(job, b.mul(phase, shares))
-        with b.if_else(b.icmp_signed("==", phase, i64(0))) as (first, other):
-            with first:
-                b.call(self.module.globals["pack"], [table, share, shares])
-            with other:
-                self._phase(job, table, b.sub(phase, i64(1)), share, shares)
-        b.atomic_rmw("add", at(b, job, offset_of(Job, "done")), i64(1), "acq_rel")
-        b.branch(take)
-        b.position_at_end(done)
-        restore()
-        b.ret_void()
-
-    def _phase(self, job: ir.Value, table: ir.Value, phase: ir.Value, share: ir.Value, shares: ir.Value) -> None:
-        """A share of the loop over some steps, or of the totals of what it recorded."""
-        b = self.b
-        sizes = [self._field(job, Job, name, kind=I64) for name in ("time", "batch", "reverse", "recorded")]
-        time, batch, _, recorded = sizes
-        begin = b.mul(b.udiv(phase, i64(self.phases)), recorded)
-        end = b.add(begin, recorded)
-        end = b.select(b.icmp_signed("<", end, time), end, time)
-
-        def loop_phase() -> None:
-            b.call(self.module.globals["run"], [table, *sizes, begin, end, *share_of(b, batch, share, shares)])
-
-        if self.phases == 1:
-            loop_phase()
-            return
-        with b.if_else(b.icmp_signed("==", b.urem(phase, i64(2)), i64(0))) as (first, other):
-            with first:
-                loop_phase()
-            with other:
-                fresh = b.zext(b.icmp_signed("==", begin, i64(0)), I64)
-                b.call(self.module.globals["sum"], [table, *sizes, b.sub(end, begin), fresh, share, shares])
-
-    def _flush_denormals(self) -> Any:
-        """Set the mode; a function that emits code to set it back."""
-        b = self.b
-        if platform.machine().lower() not in ("x86_64", "amd64"):
-            return lambda: None
-        get, put = (self._external(f"llvm.x86.sse.{name}", VOID, POINTER) for name in ("stmxcsr", "ldmxcsr"))
-        before, now = self._local(4), self._local(4)
-        b.call(get, [before])
-        b.store(b.or_(b.load(before, typ=I32), ir.Constant(I32, 0x8040)), now)  # flush to zero, denormals are zero
-        b.call(put, [now])
-        return lambda: b.call(put, [before])
-
-    def _task(self) -> None:
-        """``void task(job)``, what a thread runs, and ``void leave(job)``, which frees the job when nobody needs it."""
-        leave = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), "leave")
-        b = ir.IRBuilder(leave.append_basic_block("entry"))
-        before = b.atomic_rmw("sub", at(b, leave.args[0], offset_of(Job, "holders")), i64(1), "acq_rel")
-        with b.if_then(b.icmp_signed("==", before, i64(1))):
-            b.call(self._external("free", VOID, POINTER), [leave.args[0]])
-        b.ret_void()
-        task = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), "task")
-        b = ir.IRBuilder(task.append_basic_block("entry"))
-        b.call(self.module.globals["work"], [task.args[0]])
-        b.call(leave, [task.args[0]])
-        b.ret_void()
 
 
 def sizes(time: int, batch: int, reverse: bool, recorded: int, shares: int) -> np.ndarray:

@@ -52,10 +52,13 @@ class Layout:
 
 
 class Plan:
-    """A program cut up for one instruction set: ``lanes`` numbers in a vector, ``panels`` bytes of packed weights."""
+    """A program cut up for one instruction set: ``lanes`` numbers in a vector, ``panels`` bytes of packed weights.
 
-    def __init__(self, program: Program, isa: Isa):
-        self.program = program
+    Threads share the features of each stage if ``by_features``, else the rows of the batch.
+    """
+
+    def __init__(self, program: Program, isa: Isa, by_features: bool = False):
+        self.program, self.by_features = program, by_features
         values = [*program.places, *program.maker, *program.outputs]
         dtypes = [v.aval.dtype for v in values if v.aval.dtype != bool and v.aval.shape]
         self.lanes = min(

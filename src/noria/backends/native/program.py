@@ -209,8 +209,8 @@ class Program:
                 yield Term(total, self._record(value), None, row, 0)
             pitch = size(operands[-1])
             for other, column in more[0] if more else ():
-                pair = (other, value) if pitch == 1 else (value, other)  # one column is the same as one row
-                yield Term(total, *map(self._record, pair), row * pitch + column, pitch)
+                one, two = (other, value) if pitch == 1 else (value, other)  # one column is the same as one row
+                yield Term(total, self._record(one), self._record(two), row * pitch + column, pitch)
 
     def _pieces(self, atom: Any) -> list[tuple[Any, int]]:
         equation = None if is_literal(atom) else self.maker.get(atom)

@@ -23,6 +23,9 @@ from noria.graph import Equation, Graph, Known, Shifted, grouped, named, size_in
 #: Floating-point operations, about, from which on a second thread pays for being woken.
 _WORTH_A_THREAD = 1_000_000
 
+#: Floating-point operations of a stage, about, from which on it pays to share it out.
+_WORTH_A_STAGE = 100_000
+
 #: Rows that are recorded at a time, about, before they are summed up.
 _RECORDED = 512
 
@@ -161,26 +164,35 @@ class Call:
     def fast(self, *arrays: Any, time: int) -> list[Any]:
         """The same as machine code."""
         isa, batch = chosen(), self._batch(arrays)
-        if self.totals and not time * batch:
+        if not time * batch:
             return self.slow(*arrays, time=time)
-        plan = Plan(self.program, isa)
-        recorded = max(1, min(time, -(-_RECORDED // batch)) if self.totals else time)
+        shares, by_features = self._shares(time, batch)
+        plan = Plan(self.program, isa, by_features)
+        stretches = -(-time * batch // _RECORDED) if self.totals else 1
+        recorded = -(-time // min(time, stretches))
         scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, recorded),), jnp.uint8)
-        sizes = ffi.sizes(time, batch, self.reverse, recorded, self._shares(time, batch))
+        sizes = ffi.sizes(time, batch, self.reverse, recorded, shares)
         results = [*self.structs(time, batch), scratch]
         return list(jax.ffi.ffi_call(ffi.register(plan, isa), results)(sizes, *arrays)[:-1])
 
     def _batch(self, arrays: Sequence[Any]) -> int:
         return int(self.arguments(arrays).start[0].shape[0])
 
-    def _shares(self, time: int, batch: int) -> int:
-        """Into how many shares the work is cut."""
+    def _shares(self, time: int, batch: int) -> tuple[int, bool]:
+        """Into how many shares the work is cut, and whether features are shared out, not rows of the batch.
+
+        Features are if there are few rows, and a stage is so much work that waiting for the other threads does not count.
+        """
         program = self.program
         products = sum(2 * dot.depth * dot.width for dot in program.dots.values())
-        products += sum(2 * size(total) for total in program.totals)
         others = sum(size(v) for e in program.equations for v in e.outputs) * 4
-        worth = time * batch * (products + others) // _WORTH_A_THREAD
-        return max(1, min(_cores(), worth if self.totals else min(batch, worth)))
+        sums = sum(2 * size(total) for total in program.totals)
+        shares = max(1, min(_cores(), time * batch * (products + others + sums) // _WORTH_A_THREAD))
+        work = (products + others) * batch // len(program.stages)
+        by_features = batch <= 2 * shares and work > _WORTH_A_STAGE and not any(s.sums for s in program.stages)
+        if shares > 1 and by_features:
+            return shares, True
+        return (shares if self.totals else min(shares, batch)), False
 
 
 _native = jex.Primitive("noria_native_loop")

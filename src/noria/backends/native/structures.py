@@ -74,10 +74,22 @@ class Api(Head):
 
 
 class Job(ctypes.Structure):
-    """What the threads share, and what they need to know."""
+    """What the threads share: counters, and what they need to know. Behind it stands a `Seat` for each share."""
 
     _fields_: ClassVar[Any] = tuple(
-        (name, ctypes.c_int64) for name in "taken done holders tickets shares table time batch reverse recorded".split()
+        (name, ctypes.c_int64)
+        for name in "arrived holders shares phases stretch table time batch reverse recorded".split()
+    )
+
+
+class Seat(ctypes.Structure):
+    """Of a share, the phases that somebody has begun, and those that are done: each in a cache line of its own."""
+
+    _fields_: ClassVar[Any] = (
+        ("begun", ctypes.c_int64),
+        ("apart", ctypes.c_int64 * 7),
+        ("done", ctypes.c_int64),
+        ("far", ctypes.c_int64 * 7),
     )
 
 

@@ -1,0 +1,229 @@
+"""How the work of a call is shared out to XLA's threads, which need not ever run, as functions in LLVM's language.
+
+The work is done in *phases*, each in as many shares as there are: one packs the weights; then for a stretch of steps come those of the loop, and if there
+are totals one adds up what these steps recorded; and so on until the last step. All shares of a phase are done before the next begins.
+
+The first share is the caller's, who *leads*. Each other share is that of a thread, if one comes (*helps*). Who counts a phase of a share as begun
+does it: the thread, as soon as the phase before is done; or the leader, when it has done its own share and finds another not begun. So nobody waits for a
+thread that does not run, and one that does keeps its share, whose weights are in its cache. What the threads share is freed by the last to leave.
+"""
+
+import ctypes
+import platform
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from noria.backends.native.emit import share_of
+from noria.backends.native.instructions import I32, I64, POINTER, VOID, at, declared, i64, loop, stack
+from noria.backends.native.layout import Plan
+from noria.backends.native.structures import Job, Seat, offset_of
+
+#: How often to look before the processor is left to others.
+_LOOKS = 100
+
+
+class Crew:
+    """Adds to a module the functions
+
+    =============================================== ====================================================================
+    ``hire(table, sizes, shares) -> job``           what the threads share; null if there is no memory
+    ``lead(job)``                                   do the work, with whoever helps
+    ``help(job)``                                   what another thread runs
+    ``leave(job)``                                  for a thread that will not come
+    =============================================== ====================================================================
+    """
+
+    def __init__(self, plan: Plan, module: ir.Module):
+        self.plan, self.module = plan, module
+
+    def emit(self) -> None:
+        self._hire()
+        self._leave()
+        self._perform()
+        self._lead()
+        self._help()
+
+    # --- pieces -----------------------------------------------------------------------------------------------------
+
+    def _function(self, name: str, result: ir.Type, *kinds: ir.Type) -> Any:
+        function = ir.Function(self.module, ir.FunctionType(result, kinds), name)
+        self.b = ir.IRBuilder(function.append_basic_block("entry"))
+        return function.args
+
+    def _field(self, job: ir.Value, name: str) -> ir.Value:
+        return self.b.load(at(self.b, job, offset_of(Job, name)), typ=I64, align=8)
+
+    def _seat(self, job: ir.Value, share: ir.Value, name: str) -> ir.Value:
+        b = self.b
+        shift = b.add(b.mul(share, i64(ctypes.sizeof(Seat))), i64(ctypes.sizeof(Job) + offset_of(Seat, name)))
+        return at(b, job, shift)
+
+    def _take(self, job: ir.Value, share: ir.Value, phase: ir.Value) -> ir.Value:
+        """Whether this phase of a share is ours to do."""
+        address = self._seat(job, share, "begun")
+        found = self.b.cmpxchg(address, phase, self.b.add(phase, i64(1)), "acq_rel", "acquire")
+        return self.b.extract_value(found, 1)
+
+    def _wait(self, job: ir.Value, phase: ir.Value) -> None:
+        """Until all shares of the phases before this one are done."""
+        b = self.b
+        with loop(b, i64(0), self._field(job, "shares")) as share:
+            done, before = self._seat(job, share, "done"), b.block
+            check, rest, pause, sleep, ready = map(b.append_basic_block, ("check", "rest", "pause", "sleep", "ready"))
+            b.branch(check)
+            b.position_at_end(check)
+            looks = b.phi(I64)
+            looks.add_incoming(i64(0), before)
+            b.cbranch(b.icmp_signed("<", b.load_atomic(done, "acquire", 8, typ=I64), phase), rest, ready)
+            b.position_at_end(rest)
+            more = b.add(looks, i64(1))
+            b.cbranch(b.icmp_signed("<", looks, i64(_LOOKS)), pause, sleep)
+            b.position_at_end(pause)
+            if _is_x86():
+                b.call(declared(self.module, "llvm.x86.sse2.pause", VOID), [])
+            b.branch(check)
+            b.position_at_end(sleep)
+            b.call(declared(self.module, "sched_yield", I32), [])
+            b.branch(check)
+            for block in (pause, sleep):
+                looks.add_incoming(more, block)
+            b.position_at_end(ready)
+
+    def _with_denormals_as_zero(self) -> Callable[[], None]:
+        """As in XLA's own threads; what is returned emits code that sets the mode back."""
+        b = self.b
+        if not _is_x86():
+            return lambda: None
+        get, put = (declared(self.module, f"llvm.x86.sse.{name}", VOID, POINTER) for name in ("stmxcsr", "ldmxcsr"))
+        before, now = stack(b, 4, 16), stack(b, 4, 16)
+        b.call(get, [before])
+        b.store(b.or_(b.load(before, typ=I32), ir.Constant(I32, 0x8040)), now)  # flush to zero, denormals are zero
+        b.call(put, [now])
+
+        def restore() -> None:
+            b.call(put, [before])
+
+        return restore
+
+    # --- functions --------------------------------------------------------------------------------------------------
+
+    def _hire(self) -> None:
+        table, time, batch, reverse, recorded, shares = self._function("hire", POINTER, POINTER, *[I64] * 5)
+        b = self.b
+        stages, sums = len(self.plan.layouts), bool(self.plan.program.totals)
+        stretches = b.udiv(b.add(time, b.sub(recorded, i64(1))), recorded)
+        loops = b.mul(recorded, i64(stages)) if self.plan.by_features else i64(1)
+        stretch = b.add(loops, i64(int(sums)))
+        bytes_ = b.add(i64(ctypes.sizeof(Job)), b.mul(shares, i64(ctypes.sizeof(Seat))))
+        job = b.call(declared(self.module, "malloc", POINTER, I64), [bytes_])
+        with b.if_then(b.icmp_unsigned("==", job, ir.Constant(POINTER, None))):
+            b.ret(job)
+        for name, value in {
+            "arrived": i64(0),
+            "holders": shares,
+            "shares": shares,
+            "phases": b.add(b.mul(stretches, stretch), i64(1)),
+            "stretch": stretch,
+            "table": b.ptrtoint(table, I64),
+            "time": time,
+            "batch": batch,
+            "reverse": reverse,
+            "recorded": recorded,
+        }.items():
+            b.store(value, at(b, job, offset_of(Job, name)), align=8)
+        with loop(b, i64(0), shares) as share:
+            for name in ("begun", "done"):
+                b.store(i64(0), self._seat(job, share, name), align=8)
+        b.ret(job)
+
+    def _leave(self) -> None:
+        (job,) = self._function("leave", VOID, POINTER)
+        b = self.b
+        before = b.atomic_rmw("sub", at(b, job, offset_of(Job, "holders")), i64(1), "acq_rel")
+        with b.if_then(b.icmp_signed("==", before, i64(1))):
+            b.call(declared(self.module, "free", VOID, POINTER), [job])
+        b.ret_void()
+
+    def _perform(self) -> None:
+        """``perform(job, phase, share)``: do a share of a phase."""
+        job, phase, share = self._function("perform", VOID, POINTER, I64, I64)
+        b, shares = self.b, self._field(job, "shares")
+        table = b.inttoptr(self._field(job, "table"), POINTER)
+        with b.if_else(b.icmp_signed("==", phase, i64(0))) as (first, other):
+            with first:
+                b.call(self.module.globals["pack"], [table, share, shares])
+            with other:
+                self._steps(job, table, b.sub(phase, i64(1)), share, shares)
+        b.atomic_rmw("xchg", self._seat(job, share, "done"), b.add(phase, i64(1)), "release")
+        b.ret_void()
+
+    def _steps(self, job: ir.Value, table: ir.Value, phase: ir.Value, share: ir.Value, shares: ir.Value) -> None:
+        """A share of a phase of the loop, or of the totals."""
+        b, run = self.b, self.module.globals["run"]
+        sizes = [self._field(job, name) for name in ("time", "batch", "reverse", "recorded")]
+        time, batch, _, recorded = sizes
+        stretch = self._field(job, "stretch")
+        number, begin = b.urem(phase, stretch), b.mul(b.udiv(phase, stretch), recorded)
+        end = b.add(begin, recorded)
+        end = b.select(b.icmp_signed("<", end, time), end, time)
+
+        def advance() -> None:
+            if not self.plan.by_features:
+                b.call(run, [table, *sizes, begin, end, *share_of(b, batch, share, shares)])
+                return
+            stages = i64(len(self.plan.layouts))
+            step = b.add(begin, b.udiv(number, stages))
+            with b.if_then(b.icmp_signed("<", step, end)):
+                b.call(run, [table, *sizes, step, b.urem(number, stages), share, shares])
+
+        if not self.plan.program.totals:
+            advance()
+            return
+        with b.if_else(b.icmp_signed("<", b.add(number, i64(1)), stretch)) as (first, other):
+            with first:
+                advance()
+            with other:
+                fresh = b.zext(b.icmp_signed("==", begin, i64(0)), I64)
+                b.call(self.module.globals["sum"], [table, *sizes, b.sub(end, begin), fresh, share, shares])
+
+    def _lead(self) -> None:
+        (job,) = self._function("lead", VOID, POINTER)
+        b, perform = self.b, self.module.globals["perform"]
+        restore = self._with_denormals_as_zero()
+        shares, phases = self._field(job, "shares"), self._field(job, "phases")
+        with loop(b, i64(0), phases) as phase:
+            self._wait(job, phase)
+            b.call(perform, [job, phase, i64(0)])
+            with loop(b, i64(1), shares) as share, b.if_then(self._take(job, share, phase)):
+                b.call(perform, [job, phase, share])
+        self._wait(job, phases)
+        restore()
+        b.call(self.module.globals["leave"], [job])
+        b.ret_void()
+
+    def _help(self) -> None:
+        (job,) = self._function("help", VOID, POINTER)
+        b, perform = self.b, self.module.globals["perform"]
+        restore = self._with_denormals_as_zero()
+        phases = self._field(job, "phases")
+        share = b.add(b.atomic_rmw("add", at(b, job, offset_of(Job, "arrived")), i64(1), "acq_rel"), i64(1))
+        look, take, done = (b.append_basic_block(name) for name in ("look", "take", "done"))
+        b.branch(look)
+        b.position_at_end(look)
+        phase = b.load_atomic(self._seat(job, share, "begun"), "acquire", 8, typ=I64)
+        b.cbranch(b.icmp_signed("<", phase, phases), take, done)
+        b.position_at_end(take)
+        self._wait(job, phase)
+        with b.if_then(self._take(job, share, phase)):
+            b.call(perform, [job, phase, share])
+        b.branch(look)
+        b.position_at_end(done)
+        restore()
+        b.call(self.module.globals["leave"], [job])
+        b.ret_void()
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")

@@ -150,10 +150,12 @@ def test_products_inside_of_the_loops(name, batch):
 @cases
 @pytest.mark.parametrize(("backend", "runs"), [("auto", AUTO), ("scan", "scan")])
 def test_explanation_tells_the_same(name, backend, runs):
+    """The products of the loops; on the native backend those of the input are among them, since they are small."""
     cell, forward, reverse = LOOPS_OF[name]
-    found = nr.explain(nr.Recurrence(cell, backend=backend), jnp.ones((2, 6, 3)))
+    found, scan = (nr.explain(nr.Recurrence(cell, backend=b), jnp.ones((2, 6, 3))) for b in (backend, "scan"))
     count = lambda lines: sum(line.name == "dot_general" for line in lines)  # noqa: E731
-    assert (count(found.loop), count(found.reverse)) == (forward, reverse)
+    of_the_input = count(scan.before) if runs == "native" else 0
+    assert (count(found.loop), count(found.reverse)) == (forward + of_the_input, reverse + of_the_input)
     assert found.flops["loop"] >= 2 * 6 * 2 * 9 * forward
     assert found.backend == runs
 
@@ -217,13 +219,16 @@ def test_checkpoints_make_memory_grow_like_the_square_root_of_time():
 def test_states_alone_take_less_memory_than_gates():
     cell, xs = make_cell("lstm", 8, 32), jnp.zeros((4, 1024, 8))
     gates, states = (temporary_bytes(nr.Recurrence(cell, save=save), xs) for save in ("gates", "states"))
-    assert states < gates / 3
+    assert states < gates / 2  # two arrays instead of five, where h is read from the outputs, or of six
 
 
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 8}], ids=["gates", "states", "checkpoint"])
 def test_saved_bytes_predict_what_is_stored(name, options):
-    """Measured: what the compiled forward pass hands to the backward pass, less parameters, inputs and outputs."""
+    """Measured: what the compiled forward pass hands to the backward pass, less parameters, inputs and outputs.
+
+    The native backend reads the state before a step from the outputs, so that these are handed over too.
+    """
     layer, xs = nr.Recurrence(make_cell(name, 8, 16), **options), jnp.zeros((4, 64, 8))
 
     def forward(layer: Any, xs: Any) -> Any:
@@ -232,7 +237,8 @@ def test_saved_bytes_predict_what_is_stored(name, options):
 
     _, stored = jax.eval_shape(forward, layer, xs)
     long = sum(leaf.size * leaf.dtype.itemsize for leaf in stored if leaf.size >= 4 * 8 and leaf.ndim >= 3)
-    assert nr.explain(layer, xs).saved_bytes == pytest.approx(long - xs.size * 8, rel=0.05)
+    outputs = layer(xs).nbytes if AUTO == "native" and not options else 0
+    assert nr.explain(layer, xs).saved_bytes == pytest.approx(long - xs.nbytes - outputs, rel=0.05)
 
 
 # --- explanations ---------------------------------------------------------------------------------------------------

@@ -176,7 +176,10 @@ def test_other_devices_get_a_scan():
 
 
 def test_nothing_is_compiled_that_is_not_run(monkeypatch):
-    """Each of them for the first time: inference compiles one kernel, a training step two, and another of it none."""
+    """Each of them for the first time: inference compiles one kernel, a training step two, and another of it none.
+
+    If only the input's gradient is asked for, less is stored, and nothing summed: two more.
+    """
     import llvmlite.binding
 
     compiled, original = [], llvmlite.binding.create_mcjit_compiler
@@ -193,12 +196,12 @@ def test_nothing_is_compiled_that_is_not_run(monkeypatch):
         value, gradient = nr.value_and_grad(loss)(layer, xs)
         return value, jtu.tree_map(lambda p, g: p - 0.1 * g, layer, gradient)
 
-    for function, count in ((train, 2), (train, 2), (jax.jit(loss), 3), (jax.jit(jax.grad(loss, argnums=1)), 4)):
+    for function, count in ((train, 2), (train, 2), (jax.jit(loss), 3), (jax.jit(jax.grad(loss, argnums=1)), 5)):
         function(layer, xs)
         assert len(compiled) <= count
         assert len(compiled) >= min(count, 3)
     train(layer, random(0, 5, 9, 3))  # other sizes, the same code
-    assert len(compiled) <= 4
+    assert len(compiled) <= 5
 
 
 def test_second_derivatives():

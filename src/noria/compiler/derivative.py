@@ -85,8 +85,7 @@ class Contact:
         )
         kept = [None if is_literal(v) or v not in needed else o for v, o in zip(equation.inputs, operands, strict=True)]
         if step is not None:
-            known = dict(zip(equation.inputs, kept, strict=True))
-            given = {v: known[v] for v in inputs if known[v] is not None}
+            given = {v: o for v, o in zip(equation.inputs, kept, strict=True) if o is not None}
             given |= dict(zip(step.inputs[len(step.inputs) - len(cotangents) :], cotangents, strict=True))
             step = substitute(step, {v: a for v, a in given.items() if v is not a})
         return cls(equation, tuple(parameters), tuple(kept), tuple(cotangents), step)

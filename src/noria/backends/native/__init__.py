@@ -4,7 +4,7 @@
 `expressible`   equations in a form that there is code for, and which there is code for
 `program`       equations become stages: passes over the features, between which values are stored
 `layout`        stages cut into blocks, panels and arrays of scratch memory, for one instruction set
-`emit`          stages become LLVM code
+`emit`          stages and totals become LLVM code
 `row`           the element-wise part of a stage, for one block of features of one example
 `gemm`          the products in it
 `elementwise`   the element-wise primitives in it
@@ -13,7 +13,8 @@
 `instructions`  what those share: LLVM's types, loops, memory, intrinsic functions
 `target`        which vector instructions there are; from LLVM code to machine code
 `structures`    what XLA and a handler exchange
-`ffi`           the code as a handler of XLA's, and threads
+`threads`       how the work of a call is shared out
+`ffi`           the code as a handler of XLA's
 `run`           the handler as a JAX function: mapped, differentiated
 =============== ====================================================================================================
 

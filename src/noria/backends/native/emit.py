@@ -20,6 +20,7 @@ A record holds a value at all rows of some steps: one vector of features after t
 one record and a few vectors of another are read as two streams, and their outer products summed in registers.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -340,6 +341,16 @@ class Sum:
         number = i64(number) if isinstance(number, int) else number
         return at(b, self.records[record], b.mul(b.mul(number, self.rows), i64(self.plan.lanes * item_of(value))))
 
+    def _shared(self, value: Any) -> Iterator[tuple[ir.Value, int]]:
+        """The vectors of a record that are in this share, and how many numbers each has: a loop, and for the last share the rest."""
+        b, (full, left) = self.b, divmod(size(value), self.plan.lanes)
+        if full:
+            with loop(b, *share_of(b, i64(full), self.share, self.shares)) as number:
+                yield number, self.plan.lanes
+        if left:
+            with b.if_then(b.icmp_signed("==", b.add(self.share, i64(1)), self.shares)):
+                yield i64(full), left
+
     def _values(self, term: Term) -> None:
         """Of each vector the sum over all rows of all steps."""
         b, value = self.b, self.program.records[term.left]
@@ -356,12 +367,8 @@ class Sum:
             before = b.select(self.fresh, constant(vector, 0), read(b, target, vector, count, item))
             write(b, b.fadd(before, found), target, count, item)
 
-        full, left = divmod(size(value), lanes)
-        with loop(b, *share_of(b, i64(full), self.share, self.shares)) as number:
-            add(number, lanes)
-        if left:
-            with b.if_then(b.icmp_signed("==", b.add(self.share, i64(1)), self.shares)):
-                add(i64(full), left)
+        for number, count in self._shared(value):
+            add(number, count)
 
     def _products(self, term: Term) -> None:
         """A few vectors of the right record at a time; for them all of the share of the left one."""
@@ -370,24 +377,19 @@ class Sum:
         left, right = self.program.records[term.left], self.program.records[term.right]
         vector, item = plan.vector(left.aval.dtype), item_of(left)
         rows = min(lanes, 8 if plan.registers >= 32 else 4)
-        distance = b.mul(self.rows, i64(lanes * item))
+        distance, pitch = b.mul(self.rows, i64(lanes * item)), i64(term.pitch * item)
         for start, groups, width, last in _groups(plan.blocks(right), lanes, size(right) % lanes or lanes):
-            function = gemm.accumulate(b.module, vector, width, rows, last)
             with loop(b, i64(0), i64(groups)) as group:
                 column = b.add(b.mul(group, i64(width)), i64(start))
                 vectors = self._vectors(term.right, column)
                 shift = b.add(b.mul(column, i64(lanes)), i64(term.start))
                 out = at(b, self.buffers["total", term.total], b.mul(shift, i64(item)))
-                with loop(b, *share_of(b, i64(plan.blocks(left)), self.share, self.shares)) as number:
-                    for lane in range(0, min(lanes, size(left)), rows):
-                        row = b.add(b.mul(number, i64(lanes)), i64(lane))
-                        count = b.sub(i64(size(left)), row)
-                        with b.if_then(b.icmp_signed(">", count, i64(0))):
-                            numbers = at(b, self._vectors(term.left, number), lane * item)
-                            target = at(b, out, b.mul(row, i64(term.pitch * item)))
-                            count = b.select(b.icmp_signed("<", count, i64(rows)), count, i64(rows))
-                            pitch = i64(term.pitch * item)
-                            b.call(function, [count, numbers, vectors, distance, target, pitch, self.depth, self.fresh])
+                for number, count in self._shared(left):
+                    for lane in range(0, count, rows):
+                        function = gemm.accumulate(b.module, vector, min(rows, count - lane), width, last)
+                        numbers = at(b, self._vectors(term.left, number), lane * item)
+                        target = at(b, out, b.mul(b.add(b.mul(number, i64(lanes)), i64(lane)), pitch))
+                        b.call(function, [numbers, vectors, distance, target, pitch, self.depth, self.fresh])
 
 
 def _groups(count: int, lanes: int, last: int) -> list[tuple[int, int, int, int]]:

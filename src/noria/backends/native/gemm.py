@@ -47,10 +47,14 @@ def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> 
 
     ``stride`` is the distance in bytes from row to row, ``pitch`` that in the tile.
     """
-    size, kind = bytes_of(vector), [I64, POINTER, I64, POINTER, POINTER, I64, I64]
+    name, size = f"product.{width}.{rows}.{vector.element}", bytes_of(vector)
+    if name in module.globals:
+        return module.globals[name]
+    function = _function(module, name, [I64, POINTER, I64, POINTER, POINTER, I64, I64])
+    number, row, stride, panel, tile, pitch, depth = function.args
+    b = ir.IRBuilder(function.append_basic_block("entry"))
 
-    def body(b: ir.IRBuilder, args: Sequence[ir.Value], count: int) -> None:
-        row, stride, panel, tile, pitch, depth = args
+    def body(count: int) -> None:
         lines = [at(b, row, b.mul(stride, i64(r))) for r in range(count)]
 
         def step(k: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
@@ -64,68 +68,60 @@ def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> 
             for c, value in enumerate(line):
                 b.store(value, at(b, target, c * size), align=size)
 
-    return _by_count(module, f"product.{width}.{rows}.{vector.element}", kind, rows, body)
+    cases = [function.append_basic_block(f"rows{n}") for n in range(1, rows + 1)]
+    switch = b.switch(number, cases[-1])
+    for n, block in enumerate(cases, 1):
+        if n < rows:
+            switch.add_case(i64(n), block)
+        b.position_at_end(block)
+        body(n)
+        b.ret_void()
+    return function
 
 
-def accumulate(module: ir.Module, vector: ir.VectorType, width: int, rows: int, last: int) -> ir.Function:
-    """``void f(count, left, right, distance, out, pitch, depth, fresh)``: ``out`` plus a sum of outer products.
+def accumulate(module: ir.Module, vector: ir.VectorType, rows: int, width: int, last: int) -> ir.Function:
+    """``void f(left, right, distance, out, pitch, depth, fresh)``: ``out`` plus a sum of outer products.
 
-    Of ``left``, ``count`` numbers, at most ``rows``, of a vector at each step along the depth; of ``right``, ``width`` vectors that are
+    Of ``left``, ``rows`` numbers of a vector at each step along the depth; of ``right``, ``width`` vectors that are
     ``distance`` bytes apart, of the last of them only ``last`` numbers. Both have one vector after the other along the depth.
     ``pitch`` is the distance in bytes from row to row of ``out``, which counts as zero if ``fresh``.
     """
-    size, kind = bytes_of(vector), [I64, POINTER, POINTER, I64, POINTER, I64, I64, I1]
-    item = size // vector.count
-    counts = [*[vector.count] * (width - 1), last]
-
-    def body(b: ir.IRBuilder, args: Sequence[ir.Value], count: int) -> None:
-        left, right, distance, out, pitch, depth, fresh = args
-        zero = constant(vector, 0)
-        columns = [at(b, right, b.mul(distance, i64(c))) for c in range(width)]
-        cells = [[at(b, out, b.add(b.mul(pitch, i64(r)), i64(c * size))) for c in range(width)] for r in range(count)]
-        before = [
-            [b.select(fresh, zero, read(b, cell, vector, n, item)) for cell, n in zip(line, counts, strict=True)]
-            for line in cells
-        ]
-
-        def step(k: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
-            shift = b.mul(k, i64(size))
-            line = at(b, left, shift)
-            vectors = [b.load(at(b, column, shift), typ=vector, align=item) for column in columns]
-            return [at(b, line, r * item) for r in range(count)], vectors
-
-        for line, found in zip(cells, _outer_products(b, depth, before, step), strict=True):
-            for cell, value, n in zip(line, found, counts, strict=True):
-                write(b, value, cell, n, item)
-
-    return _by_count(module, f"accumulate.{width}.{rows}.{last}.{vector.element}", kind, rows, body)
-
-
-def _by_count(
-    module: ir.Module,
-    name: str,
-    kind: Sequence[ir.Type],
-    most: int,
-    body: Callable[[ir.IRBuilder, Sequence[ir.Value], int], None],
-) -> ir.Function:
-    """A function whose first argument says which of ``most`` bodies is run: that for 1, 2, ... rows."""
+    name = f"accumulate.{rows}.{width}.{last}.{vector.element}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(VOID, kind), name)
+    function = _function(module, name, [POINTER, POINTER, I64, POINTER, I64, I64, I1])
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    left, right, distance, out, pitch, depth, fresh = function.args
+    size, zero = bytes_of(vector), constant(vector, 0)
+    item, counts = size // vector.count, [*[vector.count] * (width - 1), last]
+    columns = [at(b, right, b.mul(distance, i64(c))) for c in range(width)]
+    cells = [[at(b, out, b.add(b.mul(pitch, i64(r)), i64(c * size))) for c in range(width)] for r in range(rows)]
+    before = [
+        [b.select(fresh, zero, read(b, cell, vector, n, item)) for cell, n in zip(line, counts, strict=True)]
+        for line in cells
+    ]
+
+    def step(k: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
+        shift = b.mul(k, i64(size))
+        line = at(b, left, shift)
+        vectors = [b.load(at(b, column, shift), typ=vector, align=item) for column in columns]
+        return [at(b, line, r * item) for r in range(rows)], vectors
+
+    for line, found in zip(cells, _outer_products(b, depth, before, step), strict=True):
+        for cell, value, n in zip(line, found, counts, strict=True):
+            write(b, value, cell, n, item)
+    b.ret_void()
+    return function
+
+
+def _function(module: ir.Module, name: str, kinds: Sequence[ir.Type]) -> ir.Function:
+    """A function of its own, whose pointers lead to different memory."""
+    function = ir.Function(module, ir.FunctionType(VOID, kinds), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     for argument in function.args:
         if argument.type == POINTER:
             argument.add_attribute("noalias")
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    cases = [function.append_basic_block(f"rows{n}") for n in range(1, most + 1)]
-    switch = b.switch(function.args[0], cases[-1])
-    for n, block in enumerate(cases, 1):
-        if n < most:
-            switch.add_case(i64(n), block)
-        b.position_at_end(block)
-        body(b, function.args[1:], n)
-        b.ret_void()
     return function
 
 

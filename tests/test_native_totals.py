@@ -1,0 +1,581 @@
+"""What the native reverse loop does besides the recurrence: it sums up gradients, finds saved states where they were emitted,
+and shares out work by features; each against the scan, in values and all cotangents."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import pytest
+from models import AUTO, assert_close, cotangents, make_cell, random, random_like
+
+import noria as nr
+
+pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+RUN = "noria.backends.native.run."
+
+
+class Everything(nr.Cell):
+    """A weight of a concatenation, one of the input, a bias, and a vector that is used three times, once in what is emitted."""
+
+    W: jax.Array
+    V: jax.Array
+    b: jax.Array
+    p: jax.Array
+
+    def __call__(self, h: Any, x: Any) -> Any:
+        a = self.W @ jnp.concatenate([x, h]) + self.b
+        z = jax.nn.sigmoid(a + self.p * h)
+        return z * h + (1 - z) * jnp.tanh(self.V @ x + self.p * a)
+
+    def output(self, h: Any, x: Any) -> Any:
+        return self.p * h
+
+    def initial_state(self) -> Any:
+        return jnp.zeros(len(self.b), self.b.dtype)
+
+
+def everything(features: int = 3, hidden: int = 5, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:
+    shapes = (hidden, features + hidden), (hidden, features), (hidden,), (hidden,)
+    scale = jnp.asarray((features + hidden) ** -0.5, dtype)
+    cell = Everything(*(scale * random(n, *shape, dtype=dtype) for n, shape in enumerate(shapes)))
+    return nr.Recurrence(cell, random(5, hidden, dtype=dtype), learn_initial_state=True, **options)
+
+
+class Step(nr.Cell):
+    """A step ``step(state, x, *parameters)`` and perhaps an emission ``read(state, x, *parameters)``."""
+
+    parameters: list[jax.Array]
+    zero: Any
+    step: Any = eqx.field(static=True)
+    read: Any = eqx.field(static=True, default=None)
+
+    def __call__(self, state: Any, x: Any) -> Any:
+        return self.step(state, x, *self.parameters)
+
+    def output(self, state: Any, x: Any) -> Any:
+        return super().output(state, x) if self.read is None else self.read(state, x, *self.parameters)
+
+    def initial_state(self) -> Any:
+        return self.zero
+
+
+def step_of(step: Any, *shapes: Any, states: Any = None, read: Any = None, **options: Any) -> nr.Recurrence:
+    """A layer of states of four numbers, and parameters of these shapes."""
+    parameters = [0.5 * random(n, *shape) for n, shape in enumerate(shapes)]
+    start = random(9, 4) if states is None else tuple(random(9 + n, 4) for n in range(states))
+    return nr.Recurrence(Step(parameters, start, step, read), start, learn_initial_state=True, **options)
+
+
+def run(layer: Any, xs: Any, state: Any = None, **options: Any) -> Any:
+    """Values, and cotangents of parameters, initial state and input."""
+
+    def function(layer: Any, state: Any, xs: Any) -> Any:
+        values, (of_layer, of_state, of_xs) = cotangents(layer, state, xs, **options)
+        return values, jtu.tree_leaves(of_layer), of_state, of_xs
+
+    return jax.jit(function)(layer, state, xs)
+
+
+def check(layer: Any, xs: Any, state: Any = None, **options: Any) -> Any:
+    """The native loop gives what the scan gives."""
+    found = run(nr.with_backend(layer, "native"), xs, state, **options)
+    expected = run(nr.with_backend(layer, "scan"), xs, state, **options)
+    assert_close(found, expected, TOLERANCE[str(jtu.tree_leaves(found)[0].dtype)])
+    return found
+
+
+def loss(layer: Any, xs: Any, state: Any = None) -> jax.Array:
+    leaves = jtu.tree_leaves(layer.scan(state, xs))
+    return sum((jnp.sum(leaf**2) for leaf in leaves), jnp.zeros((), leaves[0].dtype))
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """Set numbers of the native backend; what was compiled with others is forgotten, before and after."""
+
+    def tune(*, cores: int | None = None, **numbers: int) -> None:
+        jax.clear_caches()
+        for name, number in numbers.items():
+            monkeypatch.setattr(RUN + name, number)
+        if cores is not None:
+            monkeypatch.setattr(RUN + "_cores", lambda: cores)
+
+    yield tune
+    jax.clear_caches()
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """Of each kernel that is made from now on: whether features are shared out, and how many totals there are."""
+    from noria.backends.native.layout import Plan
+
+    found = []
+
+    def spy(program: Any, isa: Any, by_features: bool = False) -> Any:
+        found.append((by_features, len(program.totals)))
+        return Plan(program, isa, by_features)
+
+    monkeypatch.setattr(RUN + "Plan", spy)
+    return found
+
+
+# --- totals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batch", "time", "dtype"),
+    [
+        pytest.param(batch, time, dtype, id=f"{batch}-{time}-{dtype.dtype}")
+        for batch, time, dtype in [
+            (1, 1, jnp.float32),
+            (1, 600, jnp.float64),
+            (1, 1025, jnp.float32),
+            (3, 7, jnp.float64),
+            (3, 600, jnp.float32),
+            (17, 31, jnp.float64),  # 527 rows in stretches of 16 and 15 steps
+            (70, 1, jnp.float64),
+            (70, 15, jnp.float32),
+            (600, 3, jnp.float64),  # one step has more rows than a stretch should
+        ]
+    ],
+)
+def test_stretches_of_rows(batch, time, dtype):
+    layer = nr.with_backend(everything(dtype=dtype), "native")
+    check(layer, random(0, batch, time, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("features", "hidden", "dtype"),
+    [
+        pytest.param(features, hidden, dtype, id=f"{features}-{hidden}-{dtype.dtype}")
+        for features, hidden, dtype in [
+            (1, 1, jnp.float64),
+            (1, 15, jnp.float32),
+            (1, 50, jnp.float64),
+            (2, 2, jnp.float32),
+            (15, 17, jnp.float64),
+            (17, 16, jnp.float32),
+            (50, 1, jnp.float32),
+            (50, 17, jnp.float64),
+        ]
+    ],
+)
+def test_features_that_fill_no_vector(features, hidden, dtype, tuned):
+    """In stretches of two steps, the last of one."""
+    tuned(_RECORDED=4)
+    check(everything(features, hidden, dtype), random(0, 3, 7, features, dtype=dtype))
+
+
+def sorted_input(h: Any, x: Any, U: Any, W: Any) -> Any:
+    return jnp.tanh(U @ h + W @ jnp.sort(x))
+
+
+def peephole(s: Any, x: Any, U: Any, W: Any, p: Any) -> Any:
+    h, c = s
+    i = jax.nn.sigmoid(U[:4] @ h + W @ x + p[0] * c)
+    c = i * jnp.tanh(U[4:] @ h) + (1 - i) * c
+    return jax.nn.sigmoid(p[1] * c) * jnp.tanh(c), c
+
+
+KINDS: dict[str, nr.Recurrence] = {
+    "IndRNN": step_of(lambda h, x, u, W, b: jnp.tanh(u * h + W @ x + b), (4,), (4, 3), (4,)),
+    "peephole": step_of(peephole, (8, 4), (4, 3), (2, 4), states=2),
+    "one weight for state and input": step_of(lambda h, x, A: jnp.tanh(A[:, :4] @ h + 0.3 * A[:, :3] @ x), (4, 4)),
+    "a weight and its transpose": step_of(lambda h, x, A, B: jnp.tanh(A @ jnp.tanh(A.T @ h + B @ x)), (4, 4), (4, 3)),
+    "a parameter in a concatenation": step_of(
+        lambda h, x, W, b: jnp.tanh(W @ jnp.concatenate([x, b, h, jnp.ones(1)])), (4, 10), (2,)
+    ),
+    "slices of state and input": step_of(lambda h, x, A, B: jnp.tanh(A @ h[1:3] + B @ x[:1]), (4, 2), (4, 1)),
+    "one row": step_of(lambda h, x, A, B: jnp.tanh((A @ h)[0] * h + B @ x), (1, 4), (4, 3)),
+    "one number": step_of(lambda h, x, a, B: jnp.tanh(a * h + B @ x), (), (4, 3)),
+    "an array of one number": step_of(lambda h, x, a, B: jnp.tanh(a * h + B @ x), (1,), (4, 3)),
+    "a gain after a norm": step_of(
+        lambda h, x, A, g, b: jnp.tanh((A @ h - (A @ h).mean()) * jax.lax.rsqrt((A @ h).var() + 0.1) * g + b + x[0]),
+        (4, 4),
+        (4,),
+        (4,),
+    ),
+    "selections": step_of(
+        lambda h, x, A, a, b: jnp.where(x[0] > 0, jnp.tanh(A @ h), a) + jnp.maximum(h, b), (4, 4), (4,), (4,)
+    ),
+    "attention": step_of(
+        lambda h, x, K, V, W: jnp.tanh(jax.nn.softmax(K @ h + W @ x) @ V), (6, 4), (6, 4), (6, 3)
+    ),
+    "products before the loop": step_of(sorted_input, (4, 4), (4, 3)),
+    "a weight before the loop and in it": step_of(
+        lambda h, x, A, b: jnp.tanh(A[:, :3] @ jnp.sort(b[:3] * x) + A @ (b * h)), (4, 4), (4,)
+    ),
+    "a weight after the loop and in it": step_of(
+        lambda h, x, A, B: jnp.tanh(A @ h + B @ x), (4, 4), (4, 3), read=lambda h, x, A, B: A @ h + B @ x
+    ),
+    "a parameter as the state": step_of(
+        lambda s, x, A, b: (jnp.tanh(A @ s[0] + s[1] * x[0]), b), (4, 4), (4,), states=2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_parameters_of_all_kinds(name, tuned):
+    tuned(_RECORDED=8)
+    check(KINDS[name], random(0, 3, 7, 3))
+
+
+def test_parameters_of_another_precision():
+    """Totals in single precision of a loop in double."""
+    layer = step_of(
+        lambda h, x, A, a, B: jnp.tanh((A @ h.astype(a.dtype) + a * x[0].astype(a.dtype)).astype(x.dtype) + B @ x),
+        (4, 4),
+        (4,),
+        (4, 3),
+    )
+    narrow = [a.astype(jnp.float32) for a in layer.cell.parameters[:2]]
+    layer = eqx.tree_at(lambda l: l.cell.parameters[:2], layer, narrow)
+    found, expected = (run(nr.with_backend(layer, b), random(0, 3, 7, 3)) for b in ("native", "scan"))
+    assert [g.dtype for g in found[1]] == [a.dtype for a in jtu.tree_leaves(layer)]
+    assert_close(found, expected, 1e-5)
+
+
+LENGTHS = jnp.array([7, 0, 4])
+RESETS = jnp.asarray(np.random.default_rng(0).random((3, 7)) < 0.3)
+
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "lengths": ({}, {"lengths": LENGTHS}),
+    "resets, reverse": ({"reverse": True}, {"resets": RESETS}),
+    "lengths and resets, reverse": ({"reverse": True}, {"lengths": LENGTHS, "resets": RESETS}),
+    "states": ({"save": "states"}, {"lengths": LENGTHS, "resets": RESETS}),
+    "states, reverse": ({"save": "states", "reverse": True}, {}),
+    "checkpoints": ({"checkpoint": "sqrt"}, {"lengths": LENGTHS, "resets": RESETS}),
+    "checkpoints of states, reverse": ({"checkpoint": 2, "save": "states", "reverse": True}, {"lengths": LENGTHS}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options(name, tuned):
+    tuned(_RECORDED=8)
+    of_layer, of_call = OPTIONS[name]
+    check(everything(**of_layer), random(0, 3, 7, 3), **of_call)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_padding_that_is_nan_enters_no_total(reverse):
+    xs = random(0, 3, 7, 3)
+    padded = jnp.where(nr.mask(LENGTHS, 7)[..., None], xs, jnp.nan)
+    layer = everything(reverse=reverse, backend="native")
+    found, expected = (run(layer, a, lengths=LENGTHS) for a in (padded, xs))
+    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
+    assert_close(found, expected, 1e-10)
+
+
+@cache
+def all_gradients() -> Any:
+    layer, xs = everything(backend="scan"), random(0, 3, 200, 3)
+    return jax.jit(jax.grad(loss, argnums=(0, 1)))(layer, xs)
+
+
+@pytest.mark.parametrize("asked", ["W", "V", "b", "p", "Wb", "Vp", "WVbp", "x", "Wx", "state", "state b"])
+def test_some_parameters_are_differentiated(asked):
+    layer, xs = everything(backend="native"), random(0, 3, 200, 3)
+    expected_layer, expected_xs = all_gradients()
+
+    def some(layer: Any) -> list[Any]:
+        if asked.startswith("state"):
+            return [layer.learned_state, *(getattr(layer.cell, name) for name in asked[6:])]
+        return [getattr(layer.cell, name) for name in asked if name != "x"]
+
+    def of_some(arrays: Any, xs: Any) -> Any:
+        return loss(eqx.tree_at(some, layer, arrays) if arrays else layer, xs)
+
+    of_arrays, of_xs = jax.jit(jax.grad(of_some, argnums=(0, 1) if "x" in asked else 0))(some(layer), xs), None
+    if "x" in asked:
+        of_arrays, of_xs = of_arrays
+        assert_close(of_xs, expected_xs, 1e-10)
+    assert_close(of_arrays, some(expected_layer), 1e-10)
+
+
+def test_the_gradient_of_the_input_alone_has_no_totals(plans):
+    layer, xs = nr.LSTM(3, 4, key=jax.random.key(0)), random(0, 8, 6, 3)
+    jax.clear_caches()
+    jax.jit(jax.grad(lambda xs: jnp.sum(layer(xs) ** 2))).lower(xs)
+    jax.jit(jax.grad(loss)).lower(layer, xs)
+    assert [totals for _, totals in plans] == [0, 0, 0, 3]  # W, U and a bias
+
+
+def test_no_product_is_left_for_after_the_loop():
+    layer, xs = everything(), random(0, 8, 6, 3)
+    texts = {b: jax.jit(jax.grad(loss)).lower(nr.with_backend(layer, b), xs).as_text() for b in ("native", "scan")}
+    assert "dot_general" not in texts["native"]
+    assert "dot_general" in texts["scan"]
+
+
+# --- transformations ------------------------------------------------------------------------------------------------
+
+
+def ensemble(layer: Any, count: int) -> Any:
+    arrays, rest = eqx.partition(layer, eqx.is_array)
+    return eqx.combine(jtu.tree_map(lambda a: jnp.stack([a * (1 + 0.1 * n) for n in range(count)]), arrays), rest)
+
+
+MAPS: dict[str, tuple[tuple[Any, Any, Any], tuple[int, ...]]] = {
+    "examples": ((None, 0, None), (3, 6, 3)),
+    "batches": ((None, 0, None), (3, 2, 6, 3)),
+    "weights": ((0, None, None), (2, 6, 3)),
+    "states": ((None, None, 0), (6, 3)),
+    "states of a batch": ((None, None, 0), (2, 6, 3)),
+    "states and examples": ((None, 1, 0), (6, 3, 3)),
+    "all": ((0, 0, 0), (3, 6, 3)),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_gradients_of_each(name):
+    """`jax.vmap` of `jax.grad`, with respect to everything; forward for some, reverse for others."""
+    axes, shape = MAPS[name]
+    xs, state = random(0, *shape), random(1, *((3,) if axes[2] == 0 else ()), 5)
+    found = []
+    for backend in ("native", "scan"):
+        layer = everything(backend=backend, reverse=len(shape) % 2 == 0)
+        layer = ensemble(layer, 3) if axes[0] == 0 else layer
+        each = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1, 2)), in_axes=axes)
+        value, (of_layer, of_xs, of_state) = jax.jit(each)(layer, xs, state)
+        found.append((value, jtu.tree_leaves(of_layer), of_xs, of_state))
+    assert_close(*found, 1e-10)
+
+
+def test_maps_of_maps():
+    layer, xs = everything(), random(0, 2, 3, 4, 3)
+    each = jax.vmap(jax.vmap(jax.grad(loss), in_axes=(None, 0)), in_axes=(None, 0))
+    found, expected = (jtu.tree_leaves(jax.jit(each)(nr.with_backend(layer, b), xs)) for b in ("native", "scan"))
+    assert_close(found, expected, 1e-10)
+
+
+@pytest.mark.parametrize("name", ["everything", "lstm"])
+def test_jacobians(name):
+    """`jax.jacrev`: cotangents are mapped, and nothing else."""
+    layer = everything() if name == "everything" else nr.Recurrence(make_cell("lstm", 3, 5))
+    xs, state = random(0, 2, 4, 3), random_like(layer.initial_state(), 1)
+
+    def outputs(layer: Any, state: Any, xs: Any) -> Any:
+        state, ys = layer.scan(state, xs)
+        return jtu.tree_leaves(state)[-1], ys[:, 1:]
+
+    jacobian = jax.jit(jax.jacrev(outputs, argnums=(0, 1, 2)))
+    found, expected = (jtu.tree_leaves(jacobian(nr.with_backend(layer, b), state, xs)) for b in ("native", "scan"))
+    assert_close(found, expected, 1e-10)
+
+
+@pytest.mark.parametrize("name", ["everything", "everything, reverse", "lstm"])
+def test_second_derivatives(name):
+    """Reverse over reverse, with an initial state; of totals and of what is shifted."""
+    reverse = name.endswith("reverse")
+    layer = everything(reverse=reverse) if name != "lstm" else nr.Recurrence(make_cell("lstm", 3, 5))
+    xs, state = random(0, 3, 4, 3), random_like(layer.initial_state(), 1)
+    inner = jax.grad(loss, argnums=(0, 1, 2))
+
+    def second(layer: Any, xs: Any, state: Any) -> Any:
+        return sum(jnp.sum(jnp.sin(g)) for g in jtu.tree_leaves(inner(layer, xs, state)))
+
+    outer = jax.jit(jax.grad(second, argnums=(0, 1, 2)))
+    found, expected = (jtu.tree_leaves(outer(nr.with_backend(layer, b), xs, state)) for b in ("native", "scan"))
+    assert_close(found, expected, 1e-10)
+
+
+def test_second_derivatives_of_each():
+    layer, xs = everything(), random(0, 3, 4, 3)
+
+    def second(layer: Any, x: Any) -> Any:
+        return sum(jnp.sum(g**2) for g in jtu.tree_leaves(jax.grad(loss)(layer, x)))
+
+    each = jax.jit(jax.vmap(jax.grad(second), in_axes=(None, 0)))
+    found, expected = (jtu.tree_leaves(each(nr.with_backend(layer, b), xs)) for b in ("native", "scan"))
+    assert_close(found, expected, 1e-10)
+
+
+# --- states that are emitted are not stored again -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize(("name", "count"), [("rnn", 0), ("lstm", 5), ("gru", 4), ("gruv3", 3)])
+def test_what_is_stored(name, count, reverse):
+    """An LSTM's four gates and its cell; of a GRU two gates, the candidate and what is reset; of an RNN nothing. A scan stores h too."""
+    layer = nr.Recurrence(make_cell(name, 3, 6), reverse=reverse)
+    for backend, more, dtype in (("native", 0, "float64"), ("native", 0, "float32"), ("scan", 1, "float64")):
+        model = nr.with_backend(jtu.tree_map(lambda a, dtype=dtype: a.astype(dtype), layer), backend)
+        found = nr.explain(model, random(0, 7, 4, 3, dtype=dtype))
+        assert found.backend == backend
+        assert found.saved == (f"f{dtype[-2:]}[6]",) * (count + more)
+        assert found.saved_bytes == (count + more) * 7 * 4 * 6 * np.dtype(dtype).itemsize
+
+
+def test_a_state_that_is_not_emitted_is_stored():
+    read = lambda h, x, A, B: jnp.sum(h * h)  # noqa: E731
+    hidden = step_of(lambda h, x, A, B: jnp.tanh(A @ h + B @ x), (4, 4), (4, 3), read=read)
+    saved = nr.explain(hidden, random(0, 2, 5, 3)).saved
+    assert "f64[4]" in saved
+    check(hidden, random(0, 2, 5, 3))
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "gruv3"])
+def test_an_initial_state_and_its_cotangent(name, reverse):
+    """One state for each example; of no step, of one and of several, for a batch and for one example."""
+    layer = nr.Recurrence(make_cell(name, 3, 6), reverse=reverse)
+    own = layer.initial_state()
+    state, alone = (random_like(jtu.tree_map(lambda a, b=b: jnp.zeros((*b, *a.shape)), own), 1) for b in ((2,), ()))
+
+    def function(layer: Any, state: Any, alone: Any, xs: Any) -> Any:
+        found = []
+        for start, some in ((state, xs), (state, xs[:, :1]), (state, xs[:, :0]), (alone, xs[0]), (alone, xs[0, :1])):
+            values, gradients = cotangents(layer, start, some)
+            found += [values, jtu.tree_leaves(gradients)]
+        return found
+
+    arguments = state, alone, random(0, 2, 5, 3)
+    found, expected = (jax.jit(function)(nr.with_backend(layer, b), *arguments) for b in ("native", "scan"))
+    assert_close(found, expected, 1e-10)
+
+
+SEVERAL: dict[str, nr.Recurrence] = {
+    "what was the other state": step_of(lambda s, x, A: (jnp.tanh(A @ (s[1] * s[0]) + x[0]), s[0]), (4, 4), states=2),
+    "the older one is emitted": step_of(
+        lambda s, x, A: (jnp.tanh(A @ (s[1] * s[0]) + x[0]), s[0]), (4, 4), states=2, read=lambda s, x, A: s[1]
+    ),
+    "states change places": step_of(lambda s, x, A: (s[1], jnp.tanh(A @ (s[1] * s[0]) + x[0])), (4, 4), states=2),
+    "all states are emitted": step_of(
+        lambda s, x, A: (jnp.tanh(A @ s[1] + x[0]), jnp.sin(s[0] * x[1])),
+        (4, 4),
+        states=2,
+        read=lambda s, x, A: (s[0], s[1], s[0]),
+    ),
+}
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_states_that_are_handed_on(name, reverse):
+    layer = eqx.tree_at(lambda l: l.reverse, SEVERAL[name], reverse)
+    check(layer, random(0, 3, 5, 3), tuple(random(n, 3, 4) for n in range(2)), resets=RESETS[:, :5])
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+SMALL = {"_WORTH_A_THREAD": 1, "_RECORDED": 5}
+
+
+def of_both(layer: Any, xs: Any, state: Any) -> Any:
+    """What a new function gives, so that it is traced and compiled now."""
+    return jtu.tree_leaves(jax.jit(lambda *args: (args[0].scan(args[2], args[1]), gradients_of(*args)))(layer, xs, state))
+
+
+def gradients_of(layer: Any, xs: Any, state: Any) -> Any:
+    return jax.grad(loss, argnums=(0, 1, 2))(layer, xs, state)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "hidden", "dtype", "reverse"),
+    [
+        pytest.param(name, batch, hidden, dtype, reverse, id=f"{name}-{batch}-{hidden}-{dtype.dtype}")
+        for name, batch, hidden, dtype, reverse in [
+            ("lstm", 1, 1, jnp.float64, False),
+            ("everything", 2, 15, jnp.float32, True),
+            ("gru", 1, 16, jnp.float32, False),
+            ("everything", 1, 17, jnp.float64, False),
+            ("rnn", 2, 50, jnp.float64, True),
+            ("lstm", 2, 70, jnp.float32, True),
+            ("everything", 1, 70, jnp.float64, True),
+        ]
+    ],
+)
+def test_features_are_shared_out(name, batch, hidden, dtype, reverse, tuned, plans):
+    """Among two, three and five threads, some of which have nothing to do; the numbers are the same."""
+    cell = everything(2, hidden, dtype).cell if name == "everything" else make_cell(name, 2, hidden, dtype=dtype)
+    layer = nr.Recurrence(cell, reverse=reverse)
+    xs, state = random(0, batch, 7, 2, dtype=dtype), random_like(layer.initial_state(), 1, dtype)
+    expected = of_both(nr.with_backend(layer, "scan"), xs, state)
+    results = []
+    for cores in (2, 3, 5):
+        tuned(cores=cores, _WORTH_A_STAGE=0, **SMALL)
+        results.append(of_both(nr.with_backend(layer, "native"), xs, state))
+    assert {by_features for by_features, _ in plans} == {True}
+    assert_close(results[0], expected, TOLERANCE[str(xs.dtype)])
+    for other in results[1:]:
+        for a, b in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_rows_are_shared_out(batch, tuned, plans):
+    """Also among more threads than there are rows, of which those without one have a share of the totals."""
+    layer, xs = everything(2, 17), random(0, batch, 7, 2)
+    state = random(1, 17)
+    expected = of_both(nr.with_backend(layer, "scan"), xs, state)
+    results = []
+    for cores in (3, 5, 16):
+        tuned(cores=cores, _WORTH_A_STAGE=10**9, **SMALL)
+        results.append(of_both(nr.with_backend(layer, "native"), xs, state))
+    assert {by_features for by_features, _ in plans} == {False}
+    assert_close(results[0], expected, 1e-10)
+    for other in results[1:]:
+        for a, b in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_sums_over_features_are_not_shared_out(tuned, plans):
+    tuned(cores=3, _WORTH_A_STAGE=0, **SMALL)
+    check(KINDS["a gain after a norm"], random(0, 1, 7, 3))
+    assert {by_features for by_features, _ in plans} == {False}
+
+
+def test_options_with_features_shared_out(tuned, plans):
+    tuned(cores=3, _WORTH_A_STAGE=0, **SMALL)
+    xs = random(0, 2, 7, 3)
+    check(everything(3, 17, checkpoint=3, reverse=True), xs, lengths=LENGTHS[::2], resets=RESETS[:2])
+    assert (True, 0) in plans
+    assert any(totals for _, totals in plans)
+
+
+@pytest.mark.parametrize("stage", [0, 10**9], ids=["features", "rows"])
+def test_calls_from_eight_threads(stage, tuned):
+    """Of one compiled function, with more shares than there are cores: the same numbers, bit by bit."""
+    tuned(cores=4, _WORTH_A_STAGE=stage, **SMALL)
+    layer, state = nr.Recurrence(make_cell("lstm", 3, 40), backend="native"), random_like(make_cell("lstm", 3, 40).initial_state(), 1)
+    function = jax.jit(lambda layer, xs, state: (layer.scan(state, xs), gradients_of(layer, xs, state)))
+    inputs = [random(n, 2, 20, 3) for n in range(8)]
+
+    def work(n: int) -> list[Any]:
+        return [jtu.tree_leaves(jax.device_get(function(layer, inputs[n], state))) for _ in range(10)]
+
+    alone = [work(n)[0] for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(work, range(8)))
+    for calls, expected in zip(found, alone, strict=True):
+        for leaves in calls:
+            for a, b in zip(leaves, expected, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+# --- nothing to do --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["everything", "lstm"])
+@pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": "sqrt"}], ids=["gates", "states", "sqrt"])
+def test_no_steps_and_no_examples(name, options):
+    """Gradients of weights are zeros, those of the states pass through."""
+    cell = everything().cell if name == "everything" else make_cell("lstm", 3, 5)
+    layer = nr.Recurrence(cell, backend="native", **options)
+
+    def starts(*batch: int) -> Any:
+        return random_like(jtu.tree_map(lambda a: jnp.zeros((*batch, *a.shape)), layer.initial_state()), 1)
+
+    cases = [(random(0, *shape, 3), starts(*shape[:-1])) for shape in ((3, 0), (0, 4), (0, 0), (0,))]
+    found = jax.jit(lambda layer, cases: [gradients_of(layer, xs, state) for xs, state in cases])(layer, cases)
+    for (of_layer, of_xs, of_state), (xs, state) in zip(found, cases, strict=True):
+        assert of_xs.shape == xs.shape
+        assert not any(np.any(leaf) for leaf in jtu.tree_leaves(of_layer))
+        assert_close(of_state, jtu.tree_map(lambda a: 2 * a, state), 1e-12)

@@ -1,8 +1,9 @@
 """What the native reverse loop does besides the recurrence: it sums up gradients, finds saved states where they were emitted,
-and shares out work by features; each against the scan, in values and all cotangents."""
+and shares out work by features; each against the scan, in values and all cotangents.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -19,6 +20,9 @@ pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine co
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 RUN = "noria.backends.native.run."
+
+#: Functions are run once: what XLA makes of them need not be fast.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Everything(nr.Cell):
@@ -80,7 +84,7 @@ def run(layer: Any, xs: Any, state: Any = None, **options: Any) -> Any:
         values, (of_layer, of_state, of_xs) = cotangents(layer, state, xs, **options)
         return values, jtu.tree_leaves(of_layer), of_state, of_xs
 
-    return jax.jit(function)(layer, state, xs)
+    return jit(function)(layer, state, xs)
 
 
 def check(layer: Any, xs: Any, state: Any = None, **options: Any) -> Any:
@@ -98,17 +102,15 @@ def loss(layer: Any, xs: Any, state: Any = None) -> jax.Array:
 
 @pytest.fixture
 def tuned(monkeypatch):
-    """Set numbers of the native backend; what was compiled with others is forgotten, before and after."""
+    """Set numbers of the native backend, for what is compiled from then on: each function that is new to `jax.jit`."""
 
     def tune(*, cores: int | None = None, **numbers: int) -> None:
-        jax.clear_caches()
         for name, number in numbers.items():
             monkeypatch.setattr(RUN + name, number)
         if cores is not None:
             monkeypatch.setattr(RUN + "_cores", lambda: cores)
 
-    yield tune
-    jax.clear_caches()
+    return tune
 
 
 @pytest.fixture
@@ -134,11 +136,8 @@ def plans(monkeypatch):
     [
         pytest.param(batch, time, dtype, id=f"{batch}-{time}-{dtype.dtype}")
         for batch, time, dtype in [
-            (1, 1, jnp.float32),
             (1, 600, jnp.float64),
             (1, 1025, jnp.float32),
-            (3, 7, jnp.float64),
-            (3, 600, jnp.float32),
             (17, 31, jnp.float64),  # 527 rows in stretches of 16 and 15 steps
             (70, 1, jnp.float64),
             (70, 15, jnp.float32),
@@ -156,14 +155,10 @@ def test_stretches_of_rows(batch, time, dtype):
     [
         pytest.param(features, hidden, dtype, id=f"{features}-{hidden}-{dtype.dtype}")
         for features, hidden, dtype in [
-            (1, 1, jnp.float64),
-            (1, 15, jnp.float32),
-            (1, 50, jnp.float64),
-            (2, 2, jnp.float32),
-            (15, 17, jnp.float64),
-            (17, 16, jnp.float32),
-            (50, 1, jnp.float32),
-            (50, 17, jnp.float64),
+            (1, 50, jnp.float32),
+            (2, 15, jnp.float64),
+            (17, 50, jnp.float32),
+            (50, 1, jnp.float64),
         ]
     ],
 )
@@ -171,10 +166,6 @@ def test_features_that_fill_no_vector(features, hidden, dtype, tuned):
     """In stretches of two steps, the last of one."""
     tuned(_RECORDED=4)
     check(everything(features, hidden, dtype), random(0, 3, 7, features, dtype=dtype))
-
-
-def sorted_input(h: Any, x: Any, U: Any, W: Any) -> Any:
-    return jnp.tanh(U @ h + W @ jnp.sort(x))
 
 
 def peephole(s: Any, x: Any, U: Any, W: Any, p: Any) -> Any:
@@ -187,15 +178,12 @@ def peephole(s: Any, x: Any, U: Any, W: Any, p: Any) -> Any:
 KINDS: dict[str, nr.Recurrence] = {
     "IndRNN": step_of(lambda h, x, u, W, b: jnp.tanh(u * h + W @ x + b), (4,), (4, 3), (4,)),
     "peephole": step_of(peephole, (8, 4), (4, 3), (2, 4), states=2),
-    "one weight for state and input": step_of(lambda h, x, A: jnp.tanh(A[:, :4] @ h + 0.3 * A[:, :3] @ x), (4, 4)),
     "a weight and its transpose": step_of(lambda h, x, A, B: jnp.tanh(A @ jnp.tanh(A.T @ h + B @ x)), (4, 4), (4, 3)),
     "a parameter in a concatenation": step_of(
         lambda h, x, W, b: jnp.tanh(W @ jnp.concatenate([x, b, h, jnp.ones(1)])), (4, 10), (2,)
     ),
-    "slices of state and input": step_of(lambda h, x, A, B: jnp.tanh(A @ h[1:3] + B @ x[:1]), (4, 2), (4, 1)),
     "one row": step_of(lambda h, x, A, B: jnp.tanh((A @ h)[0] * h + B @ x), (1, 4), (4, 3)),
     "one number": step_of(lambda h, x, a, B: jnp.tanh(a * h + B @ x), (), (4, 3)),
-    "an array of one number": step_of(lambda h, x, a, B: jnp.tanh(a * h + B @ x), (1,), (4, 3)),
     "a gain after a norm": step_of(
         lambda h, x, A, g, b: jnp.tanh((A @ h - (A @ h).mean()) * jax.lax.rsqrt((A @ h).var() + 0.1) * g + b + x[0]),
         (4, 4),
@@ -205,18 +193,11 @@ KINDS: dict[str, nr.Recurrence] = {
     "selections": step_of(
         lambda h, x, A, a, b: jnp.where(x[0] > 0, jnp.tanh(A @ h), a) + jnp.maximum(h, b), (4, 4), (4,), (4,)
     ),
-    "attention": step_of(
-        lambda h, x, K, V, W: jnp.tanh(jax.nn.softmax(K @ h + W @ x) @ V), (6, 4), (6, 4), (6, 3)
-    ),
-    "products before the loop": step_of(sorted_input, (4, 4), (4, 3)),
     "a weight before the loop and in it": step_of(
         lambda h, x, A, b: jnp.tanh(A[:, :3] @ jnp.sort(b[:3] * x) + A @ (b * h)), (4, 4), (4,)
     ),
     "a weight after the loop and in it": step_of(
         lambda h, x, A, B: jnp.tanh(A @ h + B @ x), (4, 4), (4, 3), read=lambda h, x, A, B: A @ h + B @ x
-    ),
-    "a parameter as the state": step_of(
-        lambda s, x, A, b: (jnp.tanh(A @ s[0] + s[1] * x[0]), b), (4, 4), (4,), states=2
     ),
 }
 
@@ -246,13 +227,9 @@ LENGTHS = jnp.array([7, 0, 4])
 RESETS = jnp.asarray(np.random.default_rng(0).random((3, 7)) < 0.3)
 
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "lengths": ({}, {"lengths": LENGTHS}),
-    "resets, reverse": ({"reverse": True}, {"resets": RESETS}),
     "lengths and resets, reverse": ({"reverse": True}, {"lengths": LENGTHS, "resets": RESETS}),
-    "states": ({"save": "states"}, {"lengths": LENGTHS, "resets": RESETS}),
-    "states, reverse": ({"save": "states", "reverse": True}, {}),
-    "checkpoints": ({"checkpoint": "sqrt"}, {"lengths": LENGTHS, "resets": RESETS}),
-    "checkpoints of states, reverse": ({"checkpoint": 2, "save": "states", "reverse": True}, {"lengths": LENGTHS}),
+    "states, reverse": ({"save": "states", "reverse": True}, {"lengths": LENGTHS, "resets": RESETS}),
+    "checkpoints": ({"checkpoint": "sqrt"}, {"lengths": LENGTHS}),
 }
 
 
@@ -266,7 +243,7 @@ def test_options(name, tuned):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_padding_that_is_nan_enters_no_total(reverse):
     xs = random(0, 3, 7, 3)
-    padded = jnp.where(nr.mask(LENGTHS, 7)[..., None], xs, jnp.nan)
+    padded = jnp.where(jnp.arange(7)[:, None] < LENGTHS[:, None, None], xs, jnp.nan)
     layer = everything(reverse=reverse, backend="native")
     found, expected = (run(layer, a, lengths=LENGTHS) for a in (padded, xs))
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
@@ -276,10 +253,10 @@ def test_padding_that_is_nan_enters_no_total(reverse):
 @cache
 def all_gradients() -> Any:
     layer, xs = everything(backend="scan"), random(0, 3, 200, 3)
-    return jax.jit(jax.grad(loss, argnums=(0, 1)))(layer, xs)
+    return jit(jax.grad(loss, argnums=(0, 1)))(layer, xs)
 
 
-@pytest.mark.parametrize("asked", ["W", "V", "b", "p", "Wb", "Vp", "WVbp", "x", "Wx", "state", "state b"])
+@pytest.mark.parametrize("asked", ["p", "WVb", "x", "Wx", "state b"])
 def test_some_parameters_are_differentiated(asked):
     layer, xs = everything(backend="native"), random(0, 3, 200, 3)
     expected_layer, expected_xs = all_gradients()
@@ -292,7 +269,7 @@ def test_some_parameters_are_differentiated(asked):
     def of_some(arrays: Any, xs: Any) -> Any:
         return loss(eqx.tree_at(some, layer, arrays) if arrays else layer, xs)
 
-    of_arrays, of_xs = jax.jit(jax.grad(of_some, argnums=(0, 1) if "x" in asked else 0))(some(layer), xs), None
+    of_arrays, of_xs = jit(jax.grad(of_some, argnums=(0, 1) if "x" in asked else 0))(some(layer), xs), None
     if "x" in asked:
         of_arrays, of_xs = of_arrays
         assert_close(of_xs, expected_xs, 1e-10)
@@ -300,16 +277,15 @@ def test_some_parameters_are_differentiated(asked):
 
 
 def test_the_gradient_of_the_input_alone_has_no_totals(plans):
-    layer, xs = nr.LSTM(3, 4, key=jax.random.key(0)), random(0, 8, 6, 3)
-    jax.clear_caches()
-    jax.jit(jax.grad(lambda xs: jnp.sum(layer(xs) ** 2))).lower(xs)
-    jax.jit(jax.grad(loss)).lower(layer, xs)
+    layer, xs = nr.Recurrence(make_cell("rnn", 3, 4)), random(0, 8, 6, 3)
+    jit(jax.grad(lambda xs: jnp.sum(layer(xs) ** 2))).lower(xs)
+    jit(jax.grad(loss)).lower(layer, xs)
     assert [totals for _, totals in plans] == [0, 0, 0, 3]  # W, U and a bias
 
 
 def test_no_product_is_left_for_after_the_loop():
     layer, xs = everything(), random(0, 8, 6, 3)
-    texts = {b: jax.jit(jax.grad(loss)).lower(nr.with_backend(layer, b), xs).as_text() for b in ("native", "scan")}
+    texts = {b: jit(jax.grad(loss)).lower(nr.with_backend(layer, b), xs).as_text() for b in ("native", "scan")}
     assert "dot_general" not in texts["native"]
     assert "dot_general" in texts["scan"]
 
@@ -324,10 +300,8 @@ def ensemble(layer: Any, count: int) -> Any:
 
 MAPS: dict[str, tuple[tuple[Any, Any, Any], tuple[int, ...]]] = {
     "examples": ((None, 0, None), (3, 6, 3)),
-    "batches": ((None, 0, None), (3, 2, 6, 3)),
     "weights": ((0, None, None), (2, 6, 3)),
     "states": ((None, None, 0), (6, 3)),
-    "states of a batch": ((None, None, 0), (2, 6, 3)),
     "states and examples": ((None, 1, 0), (6, 3, 3)),
     "all": ((0, 0, 0), (3, 6, 3)),
 }
@@ -343,7 +317,7 @@ def test_gradients_of_each(name):
         layer = everything(backend=backend, reverse=len(shape) % 2 == 0)
         layer = ensemble(layer, 3) if axes[0] == 0 else layer
         each = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1, 2)), in_axes=axes)
-        value, (of_layer, of_xs, of_state) = jax.jit(each)(layer, xs, state)
+        value, (of_layer, of_xs, of_state) = jit(each)(layer, xs, state)
         found.append((value, jtu.tree_leaves(of_layer), of_xs, of_state))
     assert_close(*found, 1e-10)
 
@@ -351,37 +325,34 @@ def test_gradients_of_each(name):
 def test_maps_of_maps():
     layer, xs = everything(), random(0, 2, 3, 4, 3)
     each = jax.vmap(jax.vmap(jax.grad(loss), in_axes=(None, 0)), in_axes=(None, 0))
-    found, expected = (jtu.tree_leaves(jax.jit(each)(nr.with_backend(layer, b), xs)) for b in ("native", "scan"))
+    found, expected = (jtu.tree_leaves(jit(each)(nr.with_backend(layer, b), xs)) for b in ("native", "scan"))
     assert_close(found, expected, 1e-10)
 
 
-@pytest.mark.parametrize("name", ["everything", "lstm"])
-def test_jacobians(name):
+def test_jacobians():
     """`jax.jacrev`: cotangents are mapped, and nothing else."""
-    layer = everything() if name == "everything" else nr.Recurrence(make_cell("lstm", 3, 5))
+    layer = nr.Recurrence(make_cell("lstm", 3, 5))
     xs, state = random(0, 2, 4, 3), random_like(layer.initial_state(), 1)
 
     def outputs(layer: Any, state: Any, xs: Any) -> Any:
         state, ys = layer.scan(state, xs)
         return jtu.tree_leaves(state)[-1], ys[:, 1:]
 
-    jacobian = jax.jit(jax.jacrev(outputs, argnums=(0, 1, 2)))
+    jacobian = jit(jax.jacrev(outputs, argnums=(0, 1, 2)))
     found, expected = (jtu.tree_leaves(jacobian(nr.with_backend(layer, b), state, xs)) for b in ("native", "scan"))
     assert_close(found, expected, 1e-10)
 
 
-@pytest.mark.parametrize("name", ["everything", "everything, reverse", "lstm"])
-def test_second_derivatives(name):
+def test_second_derivatives():
     """Reverse over reverse, with an initial state; of totals and of what is shifted."""
-    reverse = name.endswith("reverse")
-    layer = everything(reverse=reverse) if name != "lstm" else nr.Recurrence(make_cell("lstm", 3, 5))
-    xs, state = random(0, 3, 4, 3), random_like(layer.initial_state(), 1)
+    layer = everything(reverse=True)
+    xs, state = random(0, 3, 4, 3), random(1, 5)
     inner = jax.grad(loss, argnums=(0, 1, 2))
 
     def second(layer: Any, xs: Any, state: Any) -> Any:
         return sum(jnp.sum(jnp.sin(g)) for g in jtu.tree_leaves(inner(layer, xs, state)))
 
-    outer = jax.jit(jax.grad(second, argnums=(0, 1, 2)))
+    outer = jit(jax.grad(second, argnums=(0, 1, 2)))
     found, expected = (jtu.tree_leaves(outer(nr.with_backend(layer, b), xs, state)) for b in ("native", "scan"))
     assert_close(found, expected, 1e-10)
 
@@ -392,7 +363,7 @@ def test_second_derivatives_of_each():
     def second(layer: Any, x: Any) -> Any:
         return sum(jnp.sum(g**2) for g in jtu.tree_leaves(jax.grad(loss)(layer, x)))
 
-    each = jax.jit(jax.vmap(jax.grad(second), in_axes=(None, 0)))
+    each = jit(jax.vmap(jax.grad(second), in_axes=(None, 0)))
     found, expected = (jtu.tree_leaves(each(nr.with_backend(layer, b), xs)) for b in ("native", "scan"))
     assert_close(found, expected, 1e-10)
 
@@ -421,45 +392,45 @@ def test_a_state_that_is_not_emitted_is_stored():
     check(hidden, random(0, 2, 5, 3))
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "gruv3"])
+@pytest.mark.parametrize(
+    ("name", "reverse"), [("rnn", False), ("lstm", False), ("lstm", True), ("gru", False), ("gru", True)]
+)
 def test_an_initial_state_and_its_cotangent(name, reverse):
-    """One state for each example; of no step, of one and of several, for a batch and for one example."""
+    """One state for each example; of several steps, and of one step, there for one example or for a batch."""
     layer = nr.Recurrence(make_cell(name, 3, 6), reverse=reverse)
     own = layer.initial_state()
     state, alone = (random_like(jtu.tree_map(lambda a, b=b: jnp.zeros((*b, *a.shape)), own), 1) for b in ((2,), ()))
 
     def function(layer: Any, state: Any, alone: Any, xs: Any) -> Any:
         found = []
-        for start, some in ((state, xs), (state, xs[:, :1]), (state, xs[:, :0]), (alone, xs[0]), (alone, xs[0, :1])):
+        for start, some in ((state, xs), (state, xs[:, :1]) if reverse else (alone, xs[0, :1])):
             values, gradients = cotangents(layer, start, some)
             found += [values, jtu.tree_leaves(gradients)]
         return found
 
     arguments = state, alone, random(0, 2, 5, 3)
-    found, expected = (jax.jit(function)(nr.with_backend(layer, b), *arguments) for b in ("native", "scan"))
+    found, expected = (jit(function)(nr.with_backend(layer, b), *arguments) for b in ("native", "scan"))
     assert_close(found, expected, 1e-10)
 
 
-SEVERAL: dict[str, nr.Recurrence] = {
-    "what was the other state": step_of(lambda s, x, A: (jnp.tanh(A @ (s[1] * s[0]) + x[0]), s[0]), (4, 4), states=2),
-    "the older one is emitted": step_of(
-        lambda s, x, A: (jnp.tanh(A @ (s[1] * s[0]) + x[0]), s[0]), (4, 4), states=2, read=lambda s, x, A: s[1]
-    ),
-    "states change places": step_of(lambda s, x, A: (s[1], jnp.tanh(A @ (s[1] * s[0]) + x[0])), (4, 4), states=2),
-    "all states are emitted": step_of(
+SEVERAL: dict[str, tuple[Any, Any]] = {
+    "one was the other": (lambda s, x, A: (jnp.tanh(A @ (s[1] * s[0]) + x[0]), s[0]), None),
+    "the older one is emitted": (lambda s, x, A: (jnp.tanh(A @ (s[1] * s[0]) + x[0]), s[0]), lambda s, x, A: s[1]),
+    "they change places": (lambda s, x, A: (s[1], jnp.tanh(A @ (s[1] * s[0]) + x[0])), None),
+    "all are emitted": (
         lambda s, x, A: (jnp.tanh(A @ s[1] + x[0]), jnp.sin(s[0] * x[1])),
-        (4, 4),
-        states=2,
-        read=lambda s, x, A: (s[0], s[1], s[0]),
+        lambda s, x, A: (s[0], s[1], s[0]),
     ),
 }
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize(
+    ("name", "reverse"),
+    [("the older one is emitted", False), ("they change places", False), *((n, True) for n in SEVERAL)],
+)
 def test_states_that_are_handed_on(name, reverse):
-    layer = eqx.tree_at(lambda l: l.reverse, SEVERAL[name], reverse)
+    step, read = SEVERAL[name]
+    layer = step_of(step, (4, 4), states=2, read=read, reverse=reverse)
     check(layer, random(0, 3, 5, 3), tuple(random(n, 3, 4) for n in range(2)), resets=RESETS[:, :5])
 
 
@@ -470,7 +441,7 @@ SMALL = {"_WORTH_A_THREAD": 1, "_RECORDED": 5}
 
 def of_both(layer: Any, xs: Any, state: Any) -> Any:
     """What a new function gives, so that it is traced and compiled now."""
-    return jtu.tree_leaves(jax.jit(lambda *args: (args[0].scan(args[2], args[1]), gradients_of(*args)))(layer, xs, state))
+    return jtu.tree_leaves(jit(lambda *args: (args[0].scan(args[2], args[1]), gradients_of(*args)))(layer, xs, state))
 
 
 def gradients_of(layer: Any, xs: Any, state: Any) -> Any:
@@ -478,29 +449,28 @@ def gradients_of(layer: Any, xs: Any, state: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "batch", "hidden", "dtype", "reverse"),
+    ("name", "batch", "hidden", "dtype", "reverse", "cores"),
     [
-        pytest.param(name, batch, hidden, dtype, reverse, id=f"{name}-{batch}-{hidden}-{dtype.dtype}")
-        for name, batch, hidden, dtype, reverse in [
-            ("lstm", 1, 1, jnp.float64, False),
-            ("everything", 2, 15, jnp.float32, True),
-            ("gru", 1, 16, jnp.float32, False),
-            ("everything", 1, 17, jnp.float64, False),
-            ("rnn", 2, 50, jnp.float64, True),
-            ("lstm", 2, 70, jnp.float32, True),
-            ("everything", 1, 70, jnp.float64, True),
+        pytest.param(name, batch, hidden, dtype, reverse, cores, id=f"{name}-{batch}-{hidden}-{dtype.dtype}")
+        for name, batch, hidden, dtype, reverse, cores in [
+            ("rnn", 1, 1, jnp.float64, False, (2, 5)),
+            ("everything", 2, 15, jnp.float32, True, (3,)),
+            ("gru", 1, 16, jnp.float32, False, (2,)),
+            ("lstm", 1, 17, jnp.float64, False, (5,)),
+            ("rnn", 2, 50, jnp.float64, True, (3,)),
+            ("everything", 2, 70, jnp.float32, True, (3,)),
         ]
     ],
 )
-def test_features_are_shared_out(name, batch, hidden, dtype, reverse, tuned, plans):
-    """Among two, three and five threads, some of which have nothing to do; the numbers are the same."""
+def test_features_are_shared_out(name, batch, hidden, dtype, reverse, cores, tuned, plans):
+    """Among two, three or five threads, some of which have nothing to do; the numbers are the same."""
     cell = everything(2, hidden, dtype).cell if name == "everything" else make_cell(name, 2, hidden, dtype=dtype)
     layer = nr.Recurrence(cell, reverse=reverse)
     xs, state = random(0, batch, 7, 2, dtype=dtype), random_like(layer.initial_state(), 1, dtype)
     expected = of_both(nr.with_backend(layer, "scan"), xs, state)
     results = []
-    for cores in (2, 3, 5):
-        tuned(cores=cores, _WORTH_A_STAGE=0, **SMALL)
+    for count in cores:
+        tuned(cores=count, _WORTH_A_STAGE=0, **SMALL)
         results.append(of_both(nr.with_backend(layer, "native"), xs, state))
     assert {by_features for by_features, _ in plans} == {True}
     assert_close(results[0], expected, TOLERANCE[str(xs.dtype)])
@@ -509,14 +479,13 @@ def test_features_are_shared_out(name, batch, hidden, dtype, reverse, tuned, pla
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 7])
-def test_rows_are_shared_out(batch, tuned, plans):
+def test_rows_are_shared_out(tuned, plans):
     """Also among more threads than there are rows, of which those without one have a share of the totals."""
-    layer, xs = everything(2, 17), random(0, batch, 7, 2)
+    layer, xs = everything(2, 17), random(0, 2, 7, 2)
     state = random(1, 17)
     expected = of_both(nr.with_backend(layer, "scan"), xs, state)
     results = []
-    for cores in (3, 5, 16):
+    for cores in (3, 16):
         tuned(cores=cores, _WORTH_A_STAGE=10**9, **SMALL)
         results.append(of_both(nr.with_backend(layer, "native"), xs, state))
     assert {by_features for by_features, _ in plans} == {False}
@@ -535,7 +504,7 @@ def test_sums_over_features_are_not_shared_out(tuned, plans):
 def test_options_with_features_shared_out(tuned, plans):
     tuned(cores=3, _WORTH_A_STAGE=0, **SMALL)
     xs = random(0, 2, 7, 3)
-    check(everything(3, 17, checkpoint=3, reverse=True), xs, lengths=LENGTHS[::2], resets=RESETS[:2])
+    check(everything(3, 17, reverse=True), xs, lengths=LENGTHS[::2], resets=RESETS[:2])
     assert (True, 0) in plans
     assert any(totals for _, totals in plans)
 
@@ -544,8 +513,11 @@ def test_options_with_features_shared_out(tuned, plans):
 def test_calls_from_eight_threads(stage, tuned):
     """Of one compiled function, with more shares than there are cores: the same numbers, bit by bit."""
     tuned(cores=4, _WORTH_A_STAGE=stage, **SMALL)
-    layer, state = nr.Recurrence(make_cell("lstm", 3, 40), backend="native"), random_like(make_cell("lstm", 3, 40).initial_state(), 1)
-    function = jax.jit(lambda layer, xs, state: (layer.scan(state, xs), gradients_of(layer, xs, state)))
+    layer, state = (
+        nr.Recurrence(make_cell("lstm", 3, 40), backend="native"),
+        random_like(make_cell("lstm", 3, 40).initial_state(), 1),
+    )
+    function = jit(lambda layer, xs, state: (layer.scan(state, xs), gradients_of(layer, xs, state)))
     inputs = [random(n, 2, 20, 3) for n in range(8)]
 
     def work(n: int) -> list[Any]:
@@ -563,8 +535,9 @@ def test_calls_from_eight_threads(stage, tuned):
 # --- nothing to do --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["everything", "lstm"])
-@pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": "sqrt"}], ids=["gates", "states", "sqrt"])
+@pytest.mark.parametrize(
+    ("name", "options"), [("everything", {}), ("lstm", {"save": "states"}), ("lstm", {"checkpoint": "sqrt"})]
+)
 def test_no_steps_and_no_examples(name, options):
     """Gradients of weights are zeros, those of the states pass through."""
     cell = everything().cell if name == "everything" else make_cell("lstm", 3, 5)
@@ -574,7 +547,7 @@ def test_no_steps_and_no_examples(name, options):
         return random_like(jtu.tree_map(lambda a: jnp.zeros((*batch, *a.shape)), layer.initial_state()), 1)
 
     cases = [(random(0, *shape, 3), starts(*shape[:-1])) for shape in ((3, 0), (0, 4), (0, 0), (0,))]
-    found = jax.jit(lambda layer, cases: [gradients_of(layer, xs, state) for xs, state in cases])(layer, cases)
+    found = jit(lambda layer, cases: [gradients_of(layer, xs, state) for xs, state in cases])(layer, cases)
     for (of_layer, of_xs, of_state), (xs, state) in zip(found, cases, strict=True):
         assert of_xs.shape == xs.shape
         assert not any(np.any(leaf) for leaf in jtu.tree_leaves(of_layer))

@@ -30,6 +30,7 @@ class LoopBackend:
             step of one example, its first outputs the next ``state``; arrays of ``known`` are the same for all, those of ``steps``
             have the axes time and batch (``axes``) in front, those of ``start`` the batch. ``totals`` are numbers of operands, which
             are the last outputs: what is summed over all steps and examples is a value (1) or the outer product of two vectors (2).
+        packs: whether it puts weights into an order of its own, so that it need not be given transposed ones.
         shifts: whether arrays of ``steps`` may be `noria.graph.Shifted`.
         lifts: ``lifts(equation, batch, light)``, whether it pays to take a product of the input out of the loop; a loop is
             ``light`` if it has no product of the state.
@@ -43,14 +44,15 @@ class LoopBackend:
     slices: bool
     sums: Callable[..., bool] | None
     shifts: bool
+    packs: bool
 
 
 #: Backends that run the cell as it is.
 WHOLE: dict[str, Callable[..., Any]] = {"reference": reference.run, "plain": plain.run}
 
 LOOPS = {
-    "scan": LoopBackend(scan.loop, scan.lifts, slices=False, sums=None, shifts=False),
-    "native": LoopBackend(native.loop, native.lifts, slices=True, sums=native.is_expressible, shifts=True),
+    "scan": LoopBackend(scan.loop, scan.lifts, slices=False, sums=None, shifts=False, packs=False),
+    "native": LoopBackend(native.loop, native.lifts, slices=True, sums=native.is_expressible, shifts=True, packs=True),
 }
 
 #: What a layer may be told.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noria.backends.native import reason_against
-from noria.compiler.derivative import derive
+from noria.backends.native import is_expressible, reason_against
+from noria.compiler.derivative import derive, summed
 from noria.compiler.frontier import LIGHT, STRUCTURAL
 from noria.compiler.linear import is_linear
 from noria.compiler.run import Choice, Program, listening
@@ -52,7 +52,7 @@ class Explanation:
         after: equations that run for all steps at once, after the loop.
         reverse: equations of the reverse loop.
         gradients: equations of the loop into which parameters enter; their gradients are taken after the reverse loop,
-            for all steps at once.
+            for all steps at once, or summed up in it on the native backend.
         linear: whether the next state is affine and element-wise in the state.
         saved: what is stored for the gradient at each step, as shapes of one example.
         saved_bytes: bytes stored for the gradient, for all examples and steps; the layer's inputs and outputs not counted. On
@@ -94,6 +94,10 @@ class Explanation:
             "reverse": "reverse loop: step by step, for the gradient",
             "gradients": "where parameters enter the loop; their gradients: all steps at once, after the reverse loop",
         }
+        if self.backend == "native":
+            titles["gradients"] = (
+                "where parameters enter the loop; their gradients: summed up in the reverse loop, or after it"
+            )
         for part, title in titles.items():
             found: tuple[Line, ...] = getattr(self, part)
             if part in ("reverse", "gradients") and self.backend == "associative":
@@ -171,10 +175,15 @@ def _explanation(program: Program | None, choice: Choice, label: str, axes: tupl
     }
     saved, count = program.saved(derivative, axes)
     if choice.backend == "native":
-        known, width = (*parts.shared, *derivative.constants), sum(map(is_inexact, parts.next_state))
-        against = reason_against(derivative.reverse, known, derivative.cotangents[:width])
-        if against is not None:
-            choice = choice._replace(reason=f"{choice.reason}; the reverse loop runs as a scan, since {against}")
+        known, width = (*parts.parameters, *derivative.constants), sum(map(is_inexact, parts.next_state))
+        back = summed(derivative, is_expressible)
+        for loop, graph, state, totals in (
+            ("forward loop, when a gradient is taken,", derivative.forward, parts.state, ()),
+            ("reverse loop", back.reverse, derivative.cotangents[:width], [count for _, count in back.totals]),
+        ):
+            against = reason_against(graph, known, state, totals)
+            if against is not None:
+                choice = choice._replace(reason=f"{choice.reason}; the {loop} runs as a scan, since {against}")
     return Explanation(
         label,
         batch,

@@ -64,6 +64,28 @@ def _rewrite(graph: Graph, replace: Callable[[Equation], tuple[list[Equation], l
     return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
 
 
+def without_transposes(graph: Graph) -> Graph:
+    """``h @ W.T`` becomes a product over the other axis of ``W``, for backends that pack weights themselves."""
+    maker = {v: equation for equation in graph.equations for v in equation.outputs}
+
+    def unturn(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+        if equation.name != "dot_general" or any(equation.params["dimension_numbers"][1]):
+            return None
+        inputs, axes = list(equation.inputs), list(equation.params["dimension_numbers"][0])
+        for n, atom in enumerate(inputs):
+            turn = None if is_literal(atom) else maker.get(atom)
+            if turn is not None and turn.name == "transpose" and atom.aval.ndim == 2:
+                inputs[n] = turn.inputs[0]
+                axes[n] = tuple(turn.params["permutation"][axis] for axis in axes[n])
+        if inputs == [*equation.inputs]:
+            return None
+        params = {**equation.params, "dimension_numbers": (tuple(axes), ((), ()))}
+        output = Value(equation.outputs[0].aval)
+        return [Equation(equation.primitive, tuple(inputs), (output,), params, equation.source)], [output]
+
+    return live(_rewrite(graph, unturn))
+
+
 # --- products over concatenations -----------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from noria.compiler.derivative import Derivative
 from noria.compiler.frontier import is_heavy
 from noria.compiler.gradient import Loop, Recurrent
 from noria.compiler.linear import Affine, NotLinear, affine
-from noria.compiler.normalise import STATE
+from noria.compiler.normalise import STATE, without_transposes
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced, trace
 from noria.graph import Known, Unsupported, dependence, evaluate, named
@@ -115,6 +115,8 @@ def time_first(a: jax.Array) -> jax.Array:
 
 def take_apart(traced: Traced, batch: int, loop: LoopBackend, options: Options) -> Program:
     """The program of a step, for this way to run its loop."""
+    if loop.packs:
+        traced = replace(traced, graph=without_transposes(traced.graph))
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
     return Program(traced, split(traced, lambda e: loop.lifts(e, batch, light)), loop, options)

@@ -319,7 +319,7 @@ def test_gradients_of_each(name):
         each = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1, 2)), in_axes=axes)
         value, (of_layer, of_xs, of_state) = jit(each)(layer, xs, state)
         found.append((value, jtu.tree_leaves(of_layer), of_xs, of_state))
-    assert_close(*found, 1e-10)
+    assert_close(found[0], found[1], 1e-10)
 
 
 def test_maps_of_maps():

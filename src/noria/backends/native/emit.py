@@ -266,6 +266,7 @@ class Run:
         b, holder = self.b, self.program.values(place.kind)[place.number]
         base, item = self.bases[place.kind, place.number], item_of(holder)
         if place.kind == "record":
+            offset = i64(offset) if isinstance(offset, int) else offset
             rows = b.mul(self.recorded, self.batch)
             shift = b.add(b.mul(offset, rows), b.mul(row, i64(self.plan.lanes)))
             return at(b, base, b.mul(shift, i64(item)))

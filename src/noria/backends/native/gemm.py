@@ -187,16 +187,33 @@ def pack(
             if along == 0:
                 continue
             start = b.gep(weight, [b.mul(first, i64(shape[1]))], source_etype=vector.element)
+            pitch, step = i64(shape[1] * size // lanes), i64(width * size)
             with loop(b, i64(0), i64(whole // lanes)) as block:
-                square = at(b, start, b.mul(block, i64(size)))
-                rows = [at(b, square, n * shape[1] * size // lanes) for n in range(count)]
-                found = [b.load(row, typ=vector, align=size // lanes) for row in rows]
-                found += [constant(vector, 0)] * (lanes - count)
-                target = at(b, panel, b.mul(block, i64(lanes * width * size)))
-                for n, line in enumerate(_transposed(b, found)):
-                    b.store(line, at(b, target, (n * width + c) * size), align=size)
+                source = at(b, start, b.mul(block, i64(size)))
+                target = at(b, panel, b.add(b.mul(b.mul(block, i64(lanes)), step), i64(c * size)))
+                b.call(_turn(b.module, vector, count), [source, pitch, target, step])
         if whole < depth:
             fill(whole, depth, True)
+
+
+def _turn(module: ir.Module, vector: ir.VectorType, count: int) -> ir.Function:
+    """``void f(source, pitch, target, step)``: ``count`` rows of a vector each become columns; the other columns are zero.
+
+    ``pitch`` is the distance in bytes from row to row, ``step`` that from one vector of the result to the next.
+    """
+    name = f"turn.{count}.{vector.count}.{vector.element}"
+    if name in module.globals:
+        return module.globals[name]
+    function = _function(module, name, [POINTER, I64, POINTER, I64])
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    source, pitch, target, step = function.args
+    align = bytes_of(vector) // vector.count
+    found = [b.load(at(b, source, b.mul(pitch, i64(n))), typ=vector, align=align) for n in range(count)]
+    found += [constant(vector, 0)] * (vector.count - count)
+    for n, line in enumerate(_transposed(b, found)):
+        b.store(line, at(b, target, b.mul(step, i64(n))), align=bytes_of(vector))
+    b.ret_void()
+    return function
 
 
 def _transposed(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:

@@ -367,9 +367,11 @@ def dependence(equations: Sequence[Equation], sources: dict[Any, int]) -> dict[A
 
 def leading_to(equations: Sequence[Equation], outputs: Iterable[Atom]) -> set[Equation]:
     """The equations that some of ``outputs`` need."""
-    return set(cut_out(equations, tuple(values_of(outputs)), _inputs_of(equations)).equations)
+    return set(cut_out(equations, tuple(values_of(outputs)), inputs_of(equations)).equations)
 
 
-def _inputs_of(equations: Sequence[Equation]) -> list[Any]:
+def inputs_of(equations: Sequence[Equation], outputs: Iterable[Atom] = ()) -> list[Any]:
+    """The values that equations, and what reads ``outputs``, need from elsewhere, each once."""
     made = {v for equation in equations for v in equation.outputs}
-    return [v for equation in equations for v in values_of(equation.inputs) if v not in made]
+    used = values_of([*(v for equation in equations for v in equation.inputs), *outputs])
+    return [v for v in used if v not in made]

@@ -36,6 +36,7 @@ from noria.graph import (
     dependence,
     evaluate,
     graph_of,
+    inputs_of,
     is_inexact,
     is_literal,
     named,
@@ -44,6 +45,7 @@ from noria.graph import (
     size_in_bytes,
     struct,
     substitute,
+    users,
     values_of,
 )
 
@@ -80,9 +82,7 @@ class Contact:
         """With what the pull-back does not need left out."""
         inputs = list(values_of(equation.inputs))
         step = _pull_back_of_a_step(cut_out([equation], list(filter(is_inexact, equation.outputs)), inputs), parameters)
-        needed = (
-            {*inputs} if step is None else {*values_of((*(v for e in step.equations for v in e.inputs), *step.outputs))}
-        )
+        needed = {*inputs} if step is None else {*users(step.equations, step.outputs)}
         kept = [None if is_literal(v) or v not in needed else o for v, o in zip(equation.inputs, operands, strict=True)]
         if step is not None:
             given = {v: o for v, o in zip(equation.inputs, kept, strict=True) if o is not None}
@@ -148,10 +148,11 @@ class Derivative:
     ``again``   shared, lifted, state                  ``saved``
     =========== ====================================== ================================================================
 
-    ``moving`` are the parameters and parts of the input whose cotangents are asked for. ``cotangents`` are the values for the cotangents of the loop's inexact outputs, ``of_lifted`` those of what is
-    lifted, ``None`` where nobody asked. ``constants`` are arrays that derivative rules close over. ``totals`` are the parameters
-    whose gradients the reverse loop sums up, and of how many operands each is; they are the last outputs of ``reverse``. With
-    ``sums_before`` that includes what parameters get from what is lifted.
+    ``moving`` are the parameters and parts of the input whose cotangents are asked for. ``cotangents`` are the values for the
+    cotangents of the loop's inexact outputs, ``of_lifted`` those of what is lifted, ``None`` where nobody asked. ``constants``
+    are arrays that derivative rules close over. ``totals`` are the parameters whose gradients the reverse loop sums up, and of
+    how many operands each is, which are the last outputs of ``reverse``; with ``sums_before`` that includes what parameters get
+    from what is lifted.
     """
 
     split: Split
@@ -354,13 +355,11 @@ def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivati
     asked |= {*values_of(g for g in of_lifted if g is not None)}
     stacked = tuple(v for v in derivative.stacked if v in asked)
     of_state = derivative.reverse.outputs[: len(derivative.reverse.outputs) - len(derivative.stacked)]
-    made = {v for e in equations for v in e.outputs}
-    given = dict.fromkeys(v for e in equations for v in values_of(e.inputs) if v not in made)
-    given |= dict.fromkeys(v for v in values_of((*of_state, *stacked, *operands)) if v not in made)
+    outputs = (*of_state, *stacked, *operands)
     recovered = tuple(v for v in derivative.recover.outputs if v in asked)
     return replace(
         derivative,
-        reverse=cut_out(ordered(equations), (*of_state, *stacked, *operands), given),
+        reverse=cut_out(ordered(equations), outputs, inputs_of(equations, outputs)),
         recover=cut_out(derivative.recover.equations, recovered, derivative.recover.inputs),
         stacked=stacked,
         contacts=tuple(contacts),
@@ -393,9 +392,7 @@ def _summands(
     maker = {v: equation for equation in graph.equations for v in equation.outputs}
     found = [_factors(atom, maker) for atom in graph.outputs]
     wanted = [atom for some in found for atom in some]
-    made = {v for e in graph.equations for v in e.outputs}
-    given = [v for v in values_of((*(v for e in graph.equations for v in e.inputs), *wanted)) if v not in made]
-    needed = cut_out(graph.equations, wanted, given).equations
+    needed = cut_out(graph.equations, wanted, inputs_of(graph.equations, wanted)).equations
     wide = any(math.prod(some[0].aval.shape) > WIDEST for some in found if len(some) == 1)
     return None if wide or not all(map(sums, needed)) else (found, needed)
 

@@ -1,4 +1,4 @@
-"""A program as LLVM code, in three functions.
+"""A program as LLVM code, in three functions::
 
     void pack(void** buffers, int64 share, int64 shares)
     void run(void** buffers, sizes, int64 begin, int64 end, int64 first, int64 last)
@@ -15,9 +15,8 @@ memory stand the panels, then for each state two arrays between which steps alte
 
 A stage goes over blocks of features. For each block the rows of the batch are taken a few at a time: their products with a panel
 go to a tile on the stack, and then row by row the element-wise part reads the tile and stores what is asked for.
-
-A record holds a value at all rows of some steps: one vector of features after the other, each for all steps and rows. So a few numbers of
-one record and a few vectors of another are read as two streams, and their outer products summed in registers.
+A record holds one vector of features after the other, each for all rows of some steps: a few numbers of one record and a few vectors of another are
+two streams, whose outer products are summed in registers.
 """
 
 from collections.abc import Iterator
@@ -41,6 +40,7 @@ from noria.backends.native.instructions import (
     i64,
     loop,
     read,
+    share_of,
     stack,
     write,
 )
@@ -60,11 +60,6 @@ def emit(plan: Plan) -> ir.Module:
     if plan.program.totals:
         Sum(plan, module).emit()
     return module
-
-
-def share_of(b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The first of a share of ``count`` things, and the end of it."""
-    return b.udiv(b.mul(share, count), shares), b.udiv(b.mul(b.add(share, i64(1)), count), shares)
 
 
 def _emit_pack(plan: Plan, module: ir.Module) -> None:
@@ -376,8 +371,7 @@ class Sum:
         assert term.right is not None
         b, plan, lanes = self.b, self.plan, self.plan.lanes
         left, right = self.program.records[term.left], self.program.records[term.right]
-        vector, item = plan.vector(left.aval.dtype), item_of(left)
-        rows = min(lanes, 8 if plan.registers >= 32 else 4)
+        vector, item, rows = plan.vector(left.aval.dtype), item_of(left), min(lanes, 8 if plan.registers >= 32 else 4)
         distance, pitch = b.mul(self.rows, i64(lanes * item)), i64(term.pitch * item)
         for start, groups, width, last in _groups(plan.blocks(right), lanes, size(right) % lanes or lanes):
             with loop(b, i64(0), i64(groups)) as group:

@@ -75,6 +75,11 @@ def fold(
     return list(after)
 
 
+def share_of(b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The first of a share of ``count`` things, and the end of it."""
+    return b.udiv(b.mul(share, count), shares), b.udiv(b.mul(b.add(share, i64(1)), count), shares)
+
+
 # --- functions ------------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.emit import share_of
-from noria.backends.native.instructions import I32, I64, POINTER, VOID, at, declared, i64, loop, stack
+from noria.backends.native.instructions import I32, I64, POINTER, VOID, at, declared, i64, loop, share_of, stack
 from noria.backends.native.layout import Plan
 from noria.backends.native.structures import Job, Seat, offset_of
 

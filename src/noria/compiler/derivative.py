@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from noria.compiler.cotangents import or_zeros
+from noria.compiler.contact import Contact, pull_back_of_a_step
 from noria.compiler.frontier import LIGHT, TRANSCENDENTAL, frontier, is_heavy
 from noria.compiler.split import Split
 from noria.graph import (
@@ -34,7 +34,6 @@ from noria.graph import (
     Known,
     cut_out,
     dependence,
-    evaluate,
     graph_of,
     inputs_of,
     is_inexact,
@@ -45,7 +44,6 @@ from noria.graph import (
     size_in_bytes,
     struct,
     substitute,
-    users,
     values_of,
 )
 
@@ -53,81 +51,6 @@ SHARED, FORWARD, REVERSE = range(3)
 
 #: Numbers up to which the cotangent of one step, if it is no outer product, is summed up in the loop.
 WIDEST = 2**14
-
-
-@dataclass(frozen=True, eq=False)
-class Contact:
-    """An equation of the loop into which parameters enter.
-
-    Attributes:
-        equation: the equation.
-        parameters: those of its inputs whose cotangents are asked for.
-        operands: the derivative's values for its inputs, ``None`` for those that are the same at each step, and those that
-            the pull-back does not need.
-        cotangents: those of its inexact outputs.
-        step: the pull-back in one step, from operands and cotangents to the cotangents of the parameters; ``None`` if it closes
-            over arrays.
-    """
-
-    equation: Equation
-    parameters: tuple[Any, ...]
-    operands: tuple[Any, ...]
-    cotangents: tuple[Any, ...]
-    step: Graph | None
-
-    @classmethod
-    def made(
-        cls, equation: Equation, parameters: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]
-    ) -> "Contact":
-        """With what the pull-back does not need left out."""
-        inputs = list(values_of(equation.inputs))
-        step = _pull_back_of_a_step(cut_out([equation], list(filter(is_inexact, equation.outputs)), inputs), parameters)
-        needed = {*inputs} if step is None else {*users(step.equations, step.outputs)}
-        kept = [None if is_literal(v) or v not in needed else o for v, o in zip(equation.inputs, operands, strict=True)]
-        if step is not None:
-            given = {v: o for v, o in zip(equation.inputs, kept, strict=True) if o is not None}
-            given |= dict(zip(step.inputs[len(step.inputs) - len(cotangents) :], cotangents, strict=True))
-            step = substitute(step, {v: a for v, a in given.items() if v is not a})
-        return cls(equation, tuple(parameters), tuple(kept), tuple(cotangents), step)
-
-    def pull_back(self, known: Known, varying: Known, axes: tuple[int, ...]) -> Known:
-        """The cotangents of the parameters: the equation's pull-back over all steps at once."""
-        outputs = [v for v in self.equation.outputs if is_inexact(v)]
-        arrays = [cotangent_array(g, varying, axes) for g in self.cotangents]
-        if all(a is None for a in arrays):
-            return {}
-        local: Known = {}
-        for value, operand in zip(self.equation.inputs, self.operands, strict=True):
-            if operand is not None:
-                local[value] = jnp.asarray(operand.val) if is_literal(operand) else varying[operand]
-        unused = [v for v in values_of(self.equation.inputs) if v not in known and v not in local]
-        known = known | {v: jnp.zeros(v.aval.shape, v.aval.dtype) for v in unused}
-        graph = cut_out([self.equation], outputs, values_of(self.equation.inputs))
-
-        def contact(parameters: list[Any]) -> list[Any]:
-            return evaluate(graph, known | named(self.parameters, parameters), local, axes)
-
-        values, pull = jax.vjp(contact, [known[v] for v in self.parameters])
-        (found,) = pull([or_zeros(a, value) for a, value in zip(arrays, values, strict=True)])
-        return named(self.parameters, found)
-
-
-def _pull_back_of_a_step(graph: Graph, parameters: Sequence[Any]) -> Graph | None:
-    """From the inputs of a graph, then cotangents of its outputs, to the cotangents of parameters; ``None`` if it closes over arrays."""
-
-    def pull(arrays: list[Any], cotangents: list[Any]) -> Any:
-        here = named(graph.inputs, arrays)
-
-        def contact(some: list[Any]) -> list[Any]:
-            return evaluate(graph, here | named(parameters, some), {}, ())
-
-        return jax.vjp(contact, [here[v] for v in parameters])[1](cotangents)[0]
-
-    found, arrays, _ = graph_of(pull, list(map(struct, graph.inputs)), list(map(struct, graph.outputs)))
-    if arrays:
-        return None
-    found = substitute(found, dict(zip(found.inputs, graph.inputs, strict=False)))
-    return replace(found, inputs=(*graph.inputs, *found.inputs[len(graph.inputs) :]))
 
 
 class Source(NamedTuple):
@@ -379,7 +302,7 @@ def _pull_back_of_lifting(derivative: Derivative) -> tuple[list[Any], Graph | No
         return None
     graph = cut_out(before.equations, list(of), before.inputs)
     parameters = [v for v in parameters if v in graph.inputs]
-    step = None if any(map(is_literal, of.values())) else _pull_back_of_a_step(graph, parameters)
+    step = None if any(map(is_literal, of.values())) else pull_back_of_a_step(graph, parameters)
     if step is not None:
         step = substitute(step, dict(zip(step.inputs[len(graph.inputs) :], of.values(), strict=True)))
     return parameters, step
@@ -416,10 +339,3 @@ def _is_zero(atom: Any, maker: dict[Any, Equation]) -> bool:
         return not np.any(atom.val)
     equation = maker.get(atom)
     return equation is not None and equation.name == "broadcast_in_dim" and _is_zero(equation.inputs[0], maker)
-
-
-def cotangent_array(cotangent: Any, varying: Known, axes: tuple[int, ...]) -> Any:
-    """The array of a cotangent that may be a number; ``None`` for zero."""
-    if not is_literal(cotangent):
-        return varying.get(cotangent)
-    return jnp.full(axes, cotangent.val, cotangent.aval.dtype) if np.any(cotangent.val) else None

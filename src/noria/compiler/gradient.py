@@ -13,8 +13,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from noria.backends import LoopBackend
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks
+from noria.compiler.contact import cotangent_array
 from noria.compiler.cotangents import add, choose, instantiate, or_zeros, put, spread, unpack
-from noria.compiler.derivative import Derivative, cotangent_array, derive, summed
+from noria.compiler.derivative import Derivative, derive, summed
 from noria.compiler.split import Split, narrow
 from noria.graph import Graph, Known, Shifted, cut_out, evaluate, is_inexact, named, size_in_bytes
 

@@ -259,9 +259,17 @@ def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivati
     equations = [*dict.fromkeys((*derivative.reverse.equations, *derivative.recover.equations))]
     totals: list[tuple[Any, int]] = []
     operands: list[Any] = []
+    there = {v for e in equations for v in e.outputs} | {
+        *derivative.cotangents,
+        *derivative.constants,
+        *derivative.lifted,
+    }
+    there |= {*derivative.reverse.inputs, *derivative.recover.inputs, *split.parameters, *split.steps}
 
     def add(parameters: Sequence[Any], step: Graph | None) -> bool:
         found = None if step is None else _summands(step, sums)
+        if found is not None and not there.issuperset(inputs_of(found[1], [v for some in found[0] for v in some])):
+            found = None  # it needs a value that is not kept
         if found is not None:
             equations.extend(found[1])
             totals.extend((v, len(some)) for v, some in zip(parameters, found[0], strict=True))

@@ -131,19 +131,21 @@ def plans(monkeypatch):
 # --- totals ---------------------------------------------------------------------------------------------------------
 
 
+def sized(*cases: tuple[int, int, Any]) -> list[Any]:
+    """Cases of two sizes and a dtype, with their names."""
+    return [pytest.param(*case, id=f"{case[0]}-{case[1]}-{case[2].dtype}") for case in cases]
+
+
 @pytest.mark.parametrize(
     ("batch", "time", "dtype"),
-    [
-        pytest.param(batch, time, dtype, id=f"{batch}-{time}-{dtype.dtype}")
-        for batch, time, dtype in [
-            (1, 600, jnp.float64),
-            (1, 1025, jnp.float32),
-            (17, 31, jnp.float64),  # 527 rows in stretches of 16 and 15 steps
-            (70, 1, jnp.float64),
-            (70, 15, jnp.float32),
-            (600, 3, jnp.float64),  # one step has more rows than a stretch should
-        ]
-    ],
+    sized(
+        (1, 600, jnp.float64),
+        (1, 1025, jnp.float32),
+        (17, 31, jnp.float64),  # 527 rows in stretches of 16 and 15 steps
+        (70, 1, jnp.float64),
+        (70, 15, jnp.float32),
+        (600, 3, jnp.float64),  # one step has more rows than a stretch should
+    ),
 )
 def test_stretches_of_rows(batch, time, dtype):
     layer = nr.with_backend(everything(dtype=dtype), "native")
@@ -152,15 +154,7 @@ def test_stretches_of_rows(batch, time, dtype):
 
 @pytest.mark.parametrize(
     ("features", "hidden", "dtype"),
-    [
-        pytest.param(features, hidden, dtype, id=f"{features}-{hidden}-{dtype.dtype}")
-        for features, hidden, dtype in [
-            (1, 50, jnp.float32),
-            (2, 15, jnp.float64),
-            (17, 50, jnp.float32),
-            (50, 1, jnp.float64),
-        ]
-    ],
+    sized((1, 50, jnp.float32), (2, 15, jnp.float64), (17, 50, jnp.float32), (50, 1, jnp.float64)),
 )
 def test_features_that_fill_no_vector(features, hidden, dtype, tuned):
     """In stretches of two steps, the last of one."""

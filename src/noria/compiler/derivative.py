@@ -269,7 +269,7 @@ def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivati
     def add(parameters: Sequence[Any], step: Graph | None) -> bool:
         found = None if step is None else _summands(step, sums)
         if found is not None and not there.issuperset(inputs_of(found[1], [v for some in found[0] for v in some])):
-            found = None  # it needs a value that is not kept
+            found = None  # a cotangent that is zero as it is written is not kept
         if found is not None:
             equations.extend(found[1])
             totals.extend((v, len(some)) for v, some in zip(parameters, found[0], strict=True))

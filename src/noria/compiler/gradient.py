@@ -87,6 +87,8 @@ class Recurrent:
         split = self.split
         moving = zip((*split.parameters, *split.steps), (*perturbed[0], *perturbed[1]), strict=True)
         derivative = derive(split, [v for v, moves in moving if moves])
+        if self.loop.backend.sums is not None:
+            derivative = summed(derivative, self.loop.backend.sums)
         known = named(split.parameters, parameters) | derivative.constants
         if self.save == "states":
             own, sources = derivative.states, None
@@ -147,8 +149,6 @@ class Recurrent:
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """Cotangents of parameters, steps and state, ``None`` for zero."""
         split = self.split
-        if self.loop.backend.sums is not None:
-            derivative = summed(derivative, self.loop.backend.sums)
         of_shared, of_lifted, of_state = pull_back(derivative, self.loop, known, varying, cotangents)
         of_parameters, of_steps = pull_lift(
             [

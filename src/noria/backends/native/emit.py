@@ -20,7 +20,6 @@ two streams, whose outer products are summed in registers.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 from llvmlite import ir
@@ -38,9 +37,9 @@ from noria.backends.native.instructions import (
     constant,
     fold,
     i64,
+    in_share,
     loop,
     read,
-    share_of,
     stack,
     write,
 )
@@ -68,13 +67,9 @@ def _emit_pack(plan: Plan, module: ir.Module) -> None:
     table, share, shares = function.args
     buffers = Buffers(b, table, plan.program)
     for layout in plan.layouts:
-        full, rest = plan.counts(layout)
         for group in layout.groups:
-            with loop(b, *share_of(b, i64(full), share, shares)) as j:
-                _pack(b, buffers, plan, layout, group, j, [plan.lanes] * layout.vectors)
-            if rest:
-                with b.if_then(b.icmp_signed("==", b.add(share, i64(1)), shares)):
-                    _pack(b, buffers, plan, layout, group, i64(full), rest)
+            for j, counts in in_share(b, *plan.counts(layout), share, shares):
+                _pack(b, buffers, plan, layout, group, j, counts)
     b.ret_void()
 
 
@@ -207,27 +202,15 @@ class Run:
 
     def _stage(self, layout: Layout) -> None:
         b, plan = self.b, self.plan
-        full, rest = plan.counts(layout)
+        share, shares = self.part[2:] if plan.by_features else (i64(0), i64(1))
         self._start_sums(layout.stage)
-        complete = [plan.lanes] * layout.vectors
-        blocks, last = (i64(0), i64(full)), nullcontext()
-        if plan.by_features:
-            _, _, share, shares = self.part
-            blocks = share_of(b, i64(full), share, shares)
-            last = b.if_then(b.icmp_signed("==", b.add(share, i64(1)), shares)) if rest else last
         if layout.groups:
-            with loop(b, *blocks) as j:
-                self._tiles(layout, j, complete)
-            with last:
-                if rest:
-                    self._tiles(layout, i64(full), rest)
+            for j, counts in in_share(b, *plan.counts(layout), share, shares):
+                self._tiles(layout, j, counts)
         else:
-            with loop(b, self.first, self.last) as row, loop(b, *blocks) as j:
-                Row(self, layout, row, j, None).emit(complete)
-            with last:
-                if rest:
-                    with loop(b, self.first, self.last) as row:
-                        Row(self, layout, row, i64(full), None).emit(rest)
+            with loop(b, self.first, self.last) as row:
+                for j, counts in in_share(b, *plan.counts(layout), share, shares):
+                    Row(self, layout, row, j, None).emit(counts)
         self._finish_sums(layout.stage)
 
     def _tiles(self, layout: Layout, j: ir.Value, counts: list[int]) -> None:
@@ -338,14 +321,9 @@ class Sum:
         return at(b, self.records[record], b.mul(b.mul(number, self.rows), i64(self.plan.lanes * item_of(value))))
 
     def _shared(self, value: Any) -> Iterator[tuple[ir.Value, int]]:
-        """The vectors of a record that are in this share, and how many numbers each has: a loop, and for the last share the rest."""
-        b, (full, left) = self.b, divmod(size(value), self.plan.lanes)
-        if full:
-            with loop(b, *share_of(b, i64(full), self.share, self.shares)) as number:
-                yield number, self.plan.lanes
-        if left:
-            with b.if_then(b.icmp_signed("==", b.add(self.share, i64(1)), self.shares)):
-                yield i64(full), left
+        """The vectors of a record that are in this share, and how many numbers each has."""
+        full, left = divmod(size(value), self.plan.lanes)
+        yield from in_share(self.b, full, self.plan.lanes, left, self.share, self.shares)
 
     def _values(self, term: Term) -> None:
         """Of each vector the sum over all rows of all steps."""

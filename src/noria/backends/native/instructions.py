@@ -80,6 +80,18 @@ def share_of(b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value
     return b.udiv(b.mul(share, count), shares), b.udiv(b.mul(b.add(share, i64(1)), count), shares)
 
 
+def in_share(
+    b: ir.IRBuilder, full: int, complete: Any, rest: Any, share: ir.Value, shares: ir.Value
+) -> Iterator[tuple[ir.Value, Any]]:
+    """Code for the blocks of a share: a loop over ``full`` ones, which are ``complete``; the last share has the ``rest``, if any."""
+    if full:
+        with loop(b, *share_of(b, i64(full), share, shares)) as block:
+            yield block, complete
+    if rest:
+        with b.if_then(b.icmp_signed("==", b.add(share, i64(1)), shares)):
+            yield i64(full), rest
+
+
 # --- functions ------------------------------------------------------------------------------------------------------
 
 

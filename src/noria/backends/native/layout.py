@@ -123,9 +123,9 @@ class Plan:
                 self.panels += aligned(blocks * dot.depth * len(some) * self.lanes * item)
         return Layout(stage, vectors, tuple(groups), place)
 
-    def counts(self, layout: Layout) -> tuple[int, list[int]]:
-        """Full blocks of a stage, and how many features each vector of the last block has, if it is not full."""
+    def counts(self, layout: Layout) -> tuple[int, list[int], list[int]]:
+        """Full blocks of a stage, how many features each vector of them has, and of the last block, if it is not full."""
         block = layout.vectors * self.lanes
         full, left = divmod(layout.stage.extent, block)
         rest = [max(0, min(self.lanes, left - v * self.lanes)) for v in range(layout.vectors)]
-        return full, rest if left else []
+        return full, [self.lanes] * layout.vectors, rest if left else []

@@ -6,7 +6,7 @@ import jax.tree_util as jtu
 import numpy as np
 import oracles
 import pytest
-from models import CELLS, make_cell, random, random_like
+from models import CELLS, assert_close, make_cell, random, random_like
 
 import noria as nr
 
@@ -111,3 +111,20 @@ def test_bptt_reaches_the_first_step():
 
     gradient = nr.grad(lambda layer: layer(xs)[-1].sum())(nr.Recurrence(cell))
     np.testing.assert_allclose(gradient.cell.U, jax.grad(nested)(cell.U), rtol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 2}], ids=str)
+@pytest.mark.parametrize("backend", ["auto", "scan"])
+def test_each_of_two_equal_layers_is_differentiated_as_asked(backend, options):
+    """JAX traces layers of equal shapes once; one may be frozen and the other not."""
+    cells, xs = [make_cell("lstm", 4, 4), random_like(make_cell("lstm", 4, 4), 1)], random(3, 2, 5, 4)
+
+    def loss(first, second, xs):
+        return jnp.sum(second(first(xs)) ** 2)
+
+    plain = [nr.Recurrence(cell, backend="reference") for cell in cells]
+    layers = [nr.Recurrence(cell, backend=backend, **options) for cell in cells]
+    expected = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*plain, xs)
+    for asked in [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]:
+        found = jax.jit(jax.grad(loss, argnums=asked))(*layers, xs)
+        assert_close(jtu.tree_leaves(found), jtu.tree_leaves([expected[n] for n in asked]), 1e-10)

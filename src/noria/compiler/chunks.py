@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.custom_derivatives import SymbolicZero
 
-from noria.compiler.cotangents import choose, instantiate, put, spread, unpack
+from noria.compiler.cotangents import arrays_of, choose, instantiate, put, spread
 
 #: Bytes of lifted values up to which a whole sequence is lifted at once when no derivative is taken. Beyond it memory is
 #: no longer recycled between calls, and touching fresh pages costs as much as the arithmetic.
@@ -90,10 +91,9 @@ def checkpointed(
     """
 
     def forward(*primals: Any) -> Any:
-        arrays, perturbed = unpack(primals)
-        parameters, steps, state = arrays
+        parameters, steps, state = arrays = arrays_of(primals)
         final, starts, stacked = _run(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
-        flags = jtu.tree_map(lambda p, a: p and jnp.issubdtype(a.dtype, jnp.inexact), perturbed, arrays)
+        flags = jtu.tree_map(eqx.is_inexact_array, arrays)
 
         def pull(parameters: list[Any], steps: list[Any], starts: list[Any], cotangents: Any) -> Any:
             return _pull(segment, chunks, flags, parameters, steps, starts, cotangents)
@@ -119,7 +119,7 @@ def _pull(
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """Cotangents of parameters, steps and state: chunk by chunk from the end, each run once more from its start."""
     of_parameters, of_steps, _ = flags
-    of_state = [jnp.issubdtype(a.dtype, jnp.inexact) for a in starts[0]]
+    of_state = [eqx.is_inexact_array(a) for a in starts[0]]
     of_final, of_stacked = cotangents
     given = [not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0 for g in of_stacked]
     carry = (

@@ -10,11 +10,15 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 
-def unpack(primals: Any) -> tuple[Any, Any]:
-    """What `jax.custom_vjp` hands over with symbolic zeros: the arrays, and whether each is differentiated."""
-    is_leaf = lambda p: hasattr(p, "perturbed")  # noqa: E731
-    arrays = jtu.tree_map(lambda p: p.value, primals, is_leaf=is_leaf)
-    return arrays, jtu.tree_map(lambda p: p.perturbed, primals, is_leaf=is_leaf)
+def arrays_of(primals: Any) -> Any:
+    """The arrays that `jax.custom_vjp` hands over with symbolic zeros.
+
+    Which of them are differentiated is told as well, but nothing may depend on it. Where two layers have the same shapes, JAX
+    traces them once, and keeps one structure of what is stored for the gradients of both, though of one the parameters may be
+    differentiated and of the other only the input. So all is differentiated, and what nobody asks for is dropped afterwards, as
+    dead code.
+    """
+    return jtu.tree_map(lambda p: p.value, primals, is_leaf=lambda p: hasattr(p, "perturbed"))
 
 
 def choose(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:

@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from noria.backends import LoopBackend
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks
 from noria.compiler.contact import cotangent_array
-from noria.compiler.cotangents import add, choose, instantiate, or_zeros, put, spread, unpack
+from noria.compiler.cotangents import add, arrays_of, choose, instantiate, or_zeros, put, spread
 from noria.compiler.derivative import Derivative, derive, summed
 from noria.compiler.split import Split, narrow
 from noria.graph import Graph, Known, Shifted, cut_out, evaluate, is_inexact, named, size_in_bytes
@@ -83,10 +83,9 @@ class Recurrent:
 
     def forward(self, *primals: Any) -> Any:
         """Both, and a function of the cotangents that pulls them back, with what it needs."""
-        (parameters, steps, state), perturbed = unpack(primals)
+        parameters, steps, state = arrays_of(primals)
         split = self.split
-        moving = zip((*split.parameters, *split.steps), (*perturbed[0], *perturbed[1]), strict=True)
-        derivative = derive(split, [v for v, moves in moving if moves])
+        derivative = derive(split, (*split.parameters, *split.steps))
         if self.loop.backend.sums is not None:
             derivative = summed(derivative, self.loop.backend.sums)
         known = named(split.parameters, parameters) | derivative.constants

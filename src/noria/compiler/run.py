@@ -119,7 +119,7 @@ def take_apart(traced: Traced, batch: int, loop: LoopBackend, options: Options) 
         traced = replace(traced, graph=without_transposes(traced.graph))
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
-    return Program(traced, split(traced, lambda e: loop.lifts(e, batch, light)), loop, options)
+    return Program(traced, split(traced, lambda e: loop.lifts(e, traced.steps, batch, light)), loop, options)
 
 
 def run(

@@ -32,8 +32,8 @@ class LoopBackend:
             are the last outputs: what is summed over all steps and examples is a value (1) or the outer product of two vectors (2).
         packs: whether it puts weights into an order of its own, so that it need not be given transposed ones.
         shifts: whether arrays of ``steps`` may be `noria.graph.Shifted`.
-        lifts: ``lifts(equation, batch, light)``, whether it pays to take a product of the input out of the loop; a loop is
-            ``light`` if it has no product of the state.
+        lifts: ``lifts(equation, given, batch, light)``, whether it pays to take a product of the input out of the loop; a step is
+            ``given`` these values, and a loop is ``light`` if it has no product of the state.
         slices: whether the loop may take slices of what is lifted; if not it is lifted in slices.
         sums: ``sums(equation)``, whether totals may be made of what this equation gives; for others, and ``None``, the compiler
             stacks what is needed and contracts it after the loop.

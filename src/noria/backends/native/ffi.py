@@ -52,7 +52,7 @@ _DTYPES = {
     **{"float32": 11, "float64": 12},
 }
 
-#: The sizes that each call is given as its first array: time, batch, reverse, recorded, shares.
+#: The sizes that each call is given as its first array: time, batch, reverse, stretch, shares.
 SIZES = 5
 
 
@@ -123,10 +123,10 @@ class Handler:
         results = self._items("rets", len(outputs) + 1)
         self._expect(arguments[0], "sizes", "int32", i64(SIZES))
         sizes = self._field(arguments[0], Buffer, "data")
-        self.time, self.batch, self.reverse, self.recorded, self.shares = (
+        self.time, self.batch, self.reverse, self.stretch, self.shares = (
             b.sext(b.load(at(b, sizes, 4 * i), typ=I32, align=4), I64) for i in range(SIZES)
         )
-        for name in ("time", "batch", "recorded", "shares"):
+        for name in ("time", "batch", "stretch", "shares"):
             self._fail_if(b.icmp_signed("<", getattr(self, name), i64(1)), f"{name} must be at least one")
         for i, (item, (kind, value)) in enumerate(zip(arguments[1:], inputs, strict=True)):
             self._expect(item, f"input {i}", value.aval.dtype.name, self._elements(kind, value))
@@ -205,8 +205,9 @@ class Handler:
         b, total = self.b, i64(self.plan.panels)
         for width in self.plan.scratch_widths():
             total = b.add(total, bytes_of_rows(b, self.batch, width))
-        rows = b.mul(self.batch, self.recorded)
-        return b.add(total, b.mul(rows, i64(sum(self.plan.record_widths()))))
+        for width in self.plan.stretch_widths():
+            total = b.add(total, bytes_of_rows(b, b.mul(self.batch, self.stretch), width))
+        return total
 
     def _fail_if(self, condition: ir.Value, message: str) -> None:
         b = self.b
@@ -232,7 +233,7 @@ class Handler:
         if platform.system() == "Linux":
             for item, size in results:
                 self._prefer_huge_pages(self._field(item, Buffer, "data"), size)
-        arguments = table, self.time, self.batch, self.reverse, self.recorded, self.shares
+        arguments = table, self.time, self.batch, self.reverse, self.stretch, self.shares
         job = b.call(self.module.globals["hire"], arguments)
         self._fail_if(b.icmp_unsigned("==", job, _NULL), "out of memory")
         with loop(b, i64(1), self.shares):
@@ -259,6 +260,6 @@ class Handler:
             b.call(advise, [b.inttoptr(start, POINTER), b.sub(end, start), ir.Constant(I32, _MADV_HUGEPAGE)])
 
 
-def sizes(time: int, batch: int, reverse: bool, recorded: int, shares: int) -> np.ndarray:
+def sizes(time: int, batch: int, reverse: bool, stretch: int, shares: int) -> np.ndarray:
     """The first array of a call."""
-    return np.array([time, batch, reverse, recorded, shares], np.int32)
+    return np.array([time, batch, reverse, stretch, shares], np.int32)

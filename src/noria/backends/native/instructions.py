@@ -80,6 +80,11 @@ def share_of(b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value
     return b.udiv(b.mul(share, count), shares), b.udiv(b.mul(b.add(share, i64(1)), count), shares)
 
 
+def least(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
+    """The smaller of two numbers."""
+    return b.select(b.icmp_signed("<", one, other), one, other)
+
+
 def in_share(
     b: ir.IRBuilder, full: int, complete: Any, rest: Any, share: ir.Value, shares: ir.Value
 ) -> Iterator[tuple[ir.Value, Any]]:

@@ -1,6 +1,6 @@
 """How the stages of a program are cut into blocks, panels and arrays of scratch memory, for one instruction set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from llvmlite import ir
 from noria.backends.native.elementwise import element
 from noria.backends.native.expressible import size
 from noria.backends.native.instructions import i64
-from noria.backends.native.program import Dot, Product, Program, Stage
+from noria.backends.native.program import Program
+from noria.backends.native.stages import Dot, Product, Projection, Stage
 from noria.backends.native.target import Isa
 
 #: Bytes to which panels and arrays are aligned.
@@ -67,12 +68,14 @@ class Plan:
         self.registers = isa.registers
         self.panels = 0
         self.layouts = [self._layout(stage) for stage in program.stages]
+        self.before, self.after = map(self._projections, (program.before, program.after))
         self.sums = [pair for stage in program.stages for pair in stage.sums]
 
-    def scratch_bytes(self, batch: int, recorded: int) -> int:
-        """Bytes of scratch memory for a batch, of which so many steps are recorded at a time."""
+    def scratch_bytes(self, batch: int, stretch: int) -> int:
+        """Bytes of scratch memory for a batch and so many steps of a stretch."""
         rows = sum(aligned(batch * width) for width in self.scratch_widths())
-        return self.panels + rows + sum(batch * recorded * width for width in self.record_widths())
+        rows += sum(aligned(batch * stretch * width) for width in self.stretch_widths())
+        return self.panels + rows
 
     def scratch_widths(self) -> Iterator[int]:
         """Bytes that one row takes in each array of the scratch memory."""
@@ -83,8 +86,10 @@ class Plan:
         for equation, _ in self.sums:
             yield self.lanes * item_of(equation.inputs[0])
 
-    def record_widths(self) -> Iterator[int]:
-        """Bytes that one example of one step takes in each record: whole vectors."""
+    def stretch_widths(self) -> Iterator[int]:
+        """Bytes that one example of one step takes in each array of a stretch, and in each record, which has whole vectors."""
+        for value in self.program.stretch:
+            yield size(value) * item_of(value)
         for value in self.program.records:
             yield self.blocks(value) * self.lanes * item_of(value)
 
@@ -99,6 +104,11 @@ class Plan:
         return self.vector(group.products[0][0].equation.outputs[0].aval.dtype)
 
     # --- products ---------------------------------------------------------------------------------------------------
+
+    def _projections(self, some: Sequence[Projection]) -> list[tuple[Projection, Layout]]:
+        """Each as a stage of its own."""
+        stages = [Stage(self.program.dots[p.equation].width, columns=[Product(p.equation, 0)]) for p in some]
+        return [(p, self._layout(stage)) for p, stage in zip(some, stages, strict=True)]
 
     def _layout(self, stage: Stage) -> Layout:
         most = 4 if self.registers >= 32 else 2

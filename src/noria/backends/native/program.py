@@ -11,8 +11,7 @@ Stages are numbered so that each reads only what stages of lower numbers have st
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from noria.backends.native.elementwise import HEAVY
 from noria.backends.native.expressible import (
@@ -25,100 +24,11 @@ from noria.backends.native.expressible import (
     simplified,
     size,
 )
-from noria.graph import Equation, Graph, Value, aval_of_total, grouped, is_literal, values_of
+from noria.backends.native.stages import Apply, Dot, Load, Node, Number, Place, Product, Projection, Stage, Term
+from noria.graph import Equation, Graph, Value, aval_of_total, grouped, is_literal, size_in_bytes, users, values_of
 
 #: The kinds of buffers that a kernel reads, and of those that it fills, in the order in which it is given them.
 INPUTS, RESULTS = ("shared", "step", "first", "state"), ("next", "emitted", "total")
-
-
-class Place(NamedTuple):
-    """Where a value stands: a buffer, and the first of its elements there."""
-
-    kind: str  # shared, step, state, next, emitted, scratch or record
-    number: int
-    offset: int = 0
-
-    def shifted(self, offset: int) -> "Place":
-        return Place(self.kind, self.number, self.offset + offset)
-
-
-# --- what a value is at some features -------------------------------------------------------------------------------
-
-
-class Number(NamedTuple):
-    """The same number everywhere."""
-
-    value: Any
-    dtype: Any
-
-
-class Load(NamedTuple):
-    """Read from memory: ``value``, from ``offset`` on; one number for all features if it has only one."""
-
-    value: Any
-    offset: int
-
-
-class Product(NamedTuple):
-    """Columns of a product, from ``offset`` on."""
-
-    equation: Equation
-    offset: int
-
-
-class Apply(NamedTuple):
-    """An element-wise operation on values, each from an offset on."""
-
-    equation: Equation
-    operands: tuple[tuple[Any, int], ...]
-
-
-Node = Number | Load | Product | Apply
-
-
-class Dot(NamedTuple):
-    """A product of a row vector and a matrix that is the same for all steps and examples.
-
-    ``row`` is where the row vector stands, ``weight`` the index of the matrix among what is shared, ``along`` the axis of it that
-    is summed over; it has ``depth`` numbers, and the other axis ``width``.
-    """
-
-    row: Load
-    weight: int
-    depth: int
-    width: int
-    along: int
-
-
-class Term(NamedTuple):
-    """A part of a total: the outer product of two recorded values, or one recorded value.
-
-    ``left`` and ``right`` are indices of records. The part begins at element ``start`` of the total; its rows are ``pitch`` elements apart.
-    """
-
-    total: int
-    left: int
-    right: int | None
-    start: int
-    pitch: int
-
-
-@dataclass
-class Stage:
-    """A pass over ``extent`` features.
-
-    Attributes:
-        stores: what is stored, and where.
-        sums: reductions of values of this extent, and where their results go.
-        columns: the products that it needs, each from an offset on.
-        own: the values that are stored at these same features, so that they need not be read again.
-    """
-
-    extent: int
-    stores: list[tuple[Any, tuple[Place, ...]]] = field(default_factory=list)
-    sums: list[tuple[Equation, tuple[Place, ...]]] = field(default_factory=list)
-    columns: list[Product] = field(default_factory=list)
-    own: set[Any] = field(default_factory=set)
 
 
 class Program:
@@ -131,6 +41,7 @@ class Program:
         state: inputs that the first outputs replace.
         shifted: those of the ``steps`` of which a step reads what the loop takes next.
         totals: the last outputs are summed over steps and examples, one by one (1), or the outer product of two (2).
+        apart: whether a product with a weight of so many bytes is made for a stretch of steps at once, if it can be.
 
     Raises:
         NotExpressible: if there is no code for an equation.
@@ -144,6 +55,7 @@ class Program:
         state: Sequence[Any],
         totals: Sequence[int] = (),
         shifted: Sequence[Any] = (),
+        apart: Callable[[int], bool] = lambda weight: False,
     ):
         graph = simplified(graph)
         self.shared, self.steps, self.state = tuple(shared), tuple(steps), tuple(state)
@@ -156,15 +68,20 @@ class Program:
         self.places: dict[Any, Place] = {}
         for kind, values in (("shared", shared), ("step", steps), ("state", state)):
             self.places |= {v: Place(kind, i) for i, v in enumerate(values)}
-        self.leaves = frozenset(self.places)
-        for value in (*self.leaves, *graph.outputs, *self.maker):
+        for value in (*self.places, *graph.outputs, *self.maker):
             check_dtype(value)
         self.scratch: list[Any] = []
         self.records: list[Any] = []
+        self.stretch: list[Any] = []
         self.also: dict[Any, list[Place]] = {}  # where else a value goes
+        self.dots: dict[Equation, Dot] = {}
+        self.before: list[Projection] = []
+        self.after: list[Projection] = []
+        self.leaves = frozenset(self.places)
+        self._set_apart(apart, users(graph.equations, graph.outputs))
+        self.leaves = frozenset(self.places)
         self._destinations()
         self.terms = [term for n, some in enumerate(operands) for term in self._terms(n, some)]
-        self.dots: dict[Equation, Dot] = {}
         self.stages: list[Stage] = []
         while not self._plan():
             pass
@@ -181,15 +98,55 @@ class Program:
             "emitted": self.outputs[width:],
             "total": self.totals,
             "scratch": self.scratch,
+            "stretch": self.stretch,
             "record": self.records,
         }[kind]
+
+    # --- products of many steps -------------------------------------------------------------------------------------
+
+    def _set_apart(self, apart: Callable[[int], bool], uses: dict[Any, list[Any]]) -> None:
+        """Take the products out of the steps that can be made before them, of the input, or after them, if they are only emitted."""
+        emitted = self.outputs[len(self.state) :]
+        for equation in [e for e in self.equations if e.name == "dot_general"]:
+            row, weight, _ = self._factors(equation)
+            (value,) = equation.outputs
+            if not apart(size_in_bytes(weight)):
+                continue
+            place, given = Place("stretch", len(self.stretch)), self._given(row)
+            if given is not None:
+                self.places[value] = place
+                self.stretch.append(value)
+                self.before.append(Projection(equation, self.places[given.value].shifted(given.offset), place))
+            elif uses.get(value) == [None] and value in emitted and not is_literal(row):
+                self.also.setdefault(row, []).append(place)
+                self.stretch.append(row)
+                self.after.append(Projection(equation, place, Place("emitted", emitted.index(value))))
+                given = Load(row, 0)
+            else:
+                continue
+            self.dots[equation] = self._dot(equation, given)
+            del self.maker[value]
+        self.equations = tuple(e for e in self.equations if e not in self.dots)
+
+    def _given(self, row: Any) -> Load | None:
+        """Where a row stands in the input of a step, if it does."""
+        try:
+            read = self.look(row, 0, size(row))
+        except _Spread:
+            return None
+        if not isinstance(read, Load) or read.value not in self.steps or read.value in self.shifted:
+            return None
+        return read if size(read.value) >= size(row) else None
 
     # --- places -----------------------------------------------------------------------------------------------------
 
     def _destinations(self) -> None:
         width = len(self.state)
         wanted = [Place("next", i) if i < width else Place("emitted", i - width) for i in range(len(self.outputs))]
+        apart = {projection.target for projection in self.after}
         for atom, place in zip(self.outputs, wanted, strict=True):
+            if place in apart:
+                continue
             if is_literal(atom) or atom in self.places:
                 self.also.setdefault(atom, []).append(place)
             else:
@@ -298,7 +255,7 @@ class Program:
         """Places for the rows of products, for sums, and for single numbers that many features use."""
         for equation in self.equations:
             if equation.name == "dot_general":
-                self.dots[equation] = self._dot(equation)
+                self.dots[equation] = self._dot(equation, self._row(equation))
             elif equation.name in REDUCTIONS:
                 self._store(equation.outputs[0])
             elif equation.name != "concatenate":
@@ -309,19 +266,29 @@ class Program:
     def _is_read(self, value: Any) -> bool:
         return isinstance(self.look(value, 0, size(value)), Load | Number)
 
-    def _dot(self, equation: Equation) -> Dot:
+    def _factors(self, equation: Equation) -> tuple[Any, Any, int]:
+        """The row of a product, the matrix, and the axis of that which is summed over."""
         ((one,), (other,)), _ = equation.params["dimension_numbers"]
         left, right = equation.inputs
         turned = left in self.shared and left.aval.ndim == 2
         row, weight, along = (right, left, one) if turned else (left, right, other)
         if weight not in self.shared or weight.aval.ndim != 2:
             raise NotExpressible(equation)
+        return row, weight, along
+
+    def _row(self, equation: Equation) -> Load:
+        """Where the row of a product stands; it is stored if it is not there yet, or if it is one number in many places."""
+        row, _, _ = self._factors(equation)
         read = self.look(row, 0, size(row))
-        if not isinstance(read, Load) or size(read.value) < size(row):  # not there yet, or one number in many places
-            self._store(row)
-            read = Load(row, 0)
+        if isinstance(read, Load) and size(read.value) >= size(row):
+            return read
+        self._store(row)
+        return Load(row, 0)
+
+    def _dot(self, equation: Equation, row: Load) -> Dot:
+        _, weight, along = self._factors(equation)
         depth, width = weight.aval.shape[along], weight.aval.shape[1 - along]
-        return Dot(read, self.shared.index(weight), depth, width, along)
+        return Dot(row, self.shared.index(weight), depth, width, along)
 
     def _schedule(self, value: Any, stages: dict[tuple[int, int], Stage], levels: dict[Any, int]) -> int:
         """Put the stores of a value into stages; the level from which on it can be read."""

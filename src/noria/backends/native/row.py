@@ -11,7 +11,7 @@ from noria.backends.native.elementwise import ELEMENTWISE, in_memory
 from noria.backends.native.expressible import size
 from noria.backends.native.instructions import I8, at, constant, i64, mask, read, splat, write
 from noria.backends.native.layout import Layout, item_of
-from noria.backends.native.program import Apply, Load, Number, Place, Product
+from noria.backends.native.stages import Apply, Load, Number, Place, Product
 
 if TYPE_CHECKING:
     from noria.backends.native.emit import Run

@@ -4,13 +4,14 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
+from jax.interpreters import partial_eval as pe
 
 from noria.backends import scan
 from noria.backends.native import ffi
@@ -18,7 +19,7 @@ from noria.backends.native.expressible import NotExpressible, is_expressible, si
 from noria.backends.native.layout import Plan
 from noria.backends.native.program import INPUTS, Program
 from noria.backends.native.target import NoSuchMachine, chosen
-from noria.graph import Equation, Graph, Known, Shifted, grouped, named, size_in_bytes, total
+from noria.graph import Equation, Graph, Known, Shifted, cut_out, grouped, named, size_in_bytes, total, values_of
 
 #: Floating-point operations, about, from which on a second thread pays for being woken.
 _WORTH_A_THREAD = 1_000_000
@@ -26,8 +27,11 @@ _WORTH_A_THREAD = 1_000_000
 #: Floating-point operations of a stage, about, from which on it pays to share it out.
 _WORTH_A_STAGE = 100_000
 
-#: Rows that are recorded at a time, about, before they are summed up.
+#: Rows of a stretch, about, if they are recorded and then summed up.
 _RECORDED = 512
+
+#: Bytes of what is kept of all steps of a stretch, about, if nothing is summed up.
+_KEPT = 2**19
 
 #: Bytes of a weight that is read fast for one example; for four examples, four times as many.
 _SMALL = 2**15
@@ -51,16 +55,20 @@ def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any], tot
     return None
 
 
-def lifts(equation: Equation, batch: int, light: bool) -> bool:
-    """Whether to lift a product of the input: with eight examples or more it runs at full speed in the loop too.
-
-    There it saves the way of its result through memory. The fewer the examples, the more a product over all steps gains, but
-    a small weight is fast in the loop for any number of them. A weight that is larger than a core's cache is read from farther away in each
-    step, which pays only for many examples.
-    """
+def lifts(equation: Equation, given: Sequence[Any], batch: int, light: bool) -> bool:
+    """Whether to lift a product of the input. One of what a step is ``given`` need not be: the kernel makes it for some steps at a time."""
     if not is_expressible(equation):
         return True
     weight = max(map(size_in_bytes, equation.inputs))
+    return is_slow(weight, batch) and not any(v in given for v in values_of(equation.inputs))
+
+
+def is_slow(weight: int, batch: int) -> bool:
+    """Whether a product with a weight of so many bytes is slower in each step than for some steps at once.
+
+    The fewer the examples, the more that gains, but a small weight is read fast for any number of them. With eight
+    examples or more it runs at full speed in the step too, unless the weight is larger than a core's cache, so that it is read from farther away.
+    """
     return (batch < 8 and weight > min(batch, 4) * _SMALL) or (batch < 32 and weight > _CACHED)
 
 
@@ -137,9 +145,27 @@ class Call:
 
     def open(self) -> "Call":
         """The same, where the operands of the totals are stacked instead."""
+        return Call(self._program(()), self.graph, self.reverse, ())
+
+    def keeping(self, used: Sequence[bool]) -> tuple["Call", list[bool]]:
+        """The same call without the outputs that nobody uses, and which of its inputs it still needs; all of the state stays."""
+        _, stacked, totals = self.results(used)
+        counts = tuple(itertools.compress(self.totals, totals))
+        width, end = len(self.program.state), len(self.program.outputs)
+        operands = itertools.compress(grouped(self.graph.outputs[end:], self.totals), totals)
+        outputs = *self.graph.outputs[:width], *itertools.compress(self.graph.outputs[width:end], stacked)
+        graph = cut_out(self.graph.equations, (*outputs, *itertools.chain(*operands)), self.graph.inputs)
+        shared, steps, shifted = (
+            [v for v in some if v in graph.inputs]
+            for some in (self.program.shared, self.program.steps, self.program.shifted)
+        )
+        program = Program(graph, shared, steps, self.program.state, counts, shifted)
+        needs = [kind == "state" or value in graph.inputs for kind in INPUTS for value in self.program.values(kind)]
+        return Call(program, graph, self.reverse, counts), needs
+
+    def _program(self, totals: tuple[int, ...], apart: Callable[[int], bool] = lambda weight: False) -> Program:
         program = self.program
-        program = Program(self.graph, program.shared, program.steps, program.state, (), program.shifted)
-        return Call(program, self.graph, self.reverse, ())
+        return Program(self.graph, program.shared, program.steps, program.state, totals, program.shifted, apart)
 
     def slow(self, *arrays: Any, time: int) -> list[Any]:
         """The same as a scan."""
@@ -166,33 +192,39 @@ class Call:
         isa, batch = chosen(), self._batch(arrays)
         if not time * batch:
             return self.slow(*arrays, time=time)
-        shares, by_features = self._shares(time, batch)
-        plan = Plan(self.program, isa, by_features)
-        stretches = -(-time * batch // _RECORDED) if self.totals else 1
-        recorded = -(-time // min(time, stretches))
-        scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, recorded),), jnp.uint8)
-        sizes = ffi.sizes(time, batch, self.reverse, recorded, shares)
+        program = self._program(self.totals, lambda weight: is_slow(weight, batch))
+        shares, by_features = _shares(program, time, batch)
+        plan = Plan(program, isa, by_features)
+        kept = sum(plan.stretch_widths())
+        rows = _RECORDED if self.totals else -(-_KEPT // kept) if kept else time * batch
+        stretch = -(-time // min(time, -(-time * batch // rows)))
+        scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, stretch),), jnp.uint8)
+        sizes = ffi.sizes(time, batch, self.reverse, stretch, shares)
         results = [*self.structs(time, batch), scratch]
         return list(jax.ffi.ffi_call(ffi.register(plan, isa), results)(sizes, *arrays)[:-1])
 
     def _batch(self, arrays: Sequence[Any]) -> int:
         return int(self.arguments(arrays).start[0].shape[0])
 
-    def _shares(self, time: int, batch: int) -> tuple[int, bool]:
-        """Into how many shares the work is cut, and whether features are shared out, not rows of the batch.
 
-        Features are if there are few rows, and a stage is so much work that waiting for the other threads does not count.
-        """
-        program = self.program
-        products = sum(2 * dot.depth * dot.width for dot in program.dots.values())
-        others = sum(size(v) for e in program.equations for v in e.outputs) * 4
-        sums = sum(2 * size(total) for total in program.totals)
-        shares = max(1, min(_cores(), time * batch * (products + others + sums) // _WORTH_A_THREAD))
-        work = (products + others) * batch // len(program.stages)
-        by_features = batch <= 2 * shares and work > _WORTH_A_STAGE and not any(s.sums for s in program.stages)
-        if shares > 1 and by_features:
-            return shares, True
-        return (shares if self.totals else min(shares, batch)), False
+def _shares(program: Program, time: int, batch: int) -> tuple[int, bool]:
+    """Into how many shares the work is cut, and whether features are shared out, not rows of the batch.
+
+    Features are if there are few rows, and a stage is so much work that waiting for the other threads does not count.
+    """
+    apart = {projection.equation for projection in (*program.before, *program.after)}
+    products = sum(2 * dot.depth * dot.width for equation, dot in program.dots.items() if equation not in apart)
+    others = sum(size(v) for e in program.equations for v in e.outputs) * 4
+    rest = sum(2 * size(total) for total in program.totals) + sum(
+        2 * program.dots[equation].depth * program.dots[equation].width for equation in apart
+    )
+    shares = max(1, min(_cores(), time * batch * (products + others + rest) // _WORTH_A_THREAD))
+    work = (products + others) * batch // len(program.stages)
+    by_features = batch <= 2 * shares and work > _WORTH_A_STAGE and not any(s.sums for s in program.stages)
+    if shares > 1 and by_features:
+        return shares, True
+    is_shared = bool(apart or program.totals)  # what is done for a whole stretch is shared out by features
+    return (shares if is_shared else min(shares, batch)), False
 
 
 _native = jex.Primitive("noria_native_loop")
@@ -212,6 +244,20 @@ def _(*arrays: Any, call: Call, time: int) -> list[Any]:
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call, time: int) -> Any:
     tangents = [ad.instantiate_zeros(t) for t in tangents]
     return jax.jvp(functools.partial(call.slow, time=time), tuple(primals), tuple(tangents))
+
+
+def _without_dead_code(used: Sequence[bool], equation: Any) -> tuple[list[bool], Any]:
+    """What `jax.interpreters.partial_eval.dce_rules` asks for: a gradient that nobody wants is not computed."""
+    if not any(used):
+        return [False] * len(equation.invars), None
+    call, needs = equation.params["call"].keeping(used)
+    width = len(call.program.state)
+    kept = [n < width or is_used for n, is_used in enumerate(used)]
+    return needs, equation.replace(
+        invars=list(itertools.compress(equation.invars, needs)),
+        outvars=list(itertools.compress(equation.outvars, kept)),
+        params={**equation.params, "call": call},
+    )
 
 
 def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, call: Call, time: int) -> Any:
@@ -241,6 +287,7 @@ def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, call: Call, time: in
 
 
 ad.primitive_jvps[_native] = _jvp
+pe.dce_rules[_native] = _without_dead_code
 batching.primitive_batchers[_native] = _batched
 mlir.register_lowering(_native, mlir.lower_fun(lambda *a, call, time: call.slow(*a, time=time)))
 mlir.register_lowering(_native, mlir.lower_fun(lambda *a, call, time: call.fast(*a, time=time)), platform="cpu")

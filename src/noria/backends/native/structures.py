@@ -78,7 +78,7 @@ class Job(ctypes.Structure):
 
     _fields_: ClassVar[Any] = tuple(
         (name, ctypes.c_int64)
-        for name in "arrived holders shares phases stretch table time batch reverse recorded".split()
+        for name in "arrived holders shares phases phases_of_stretch table time batch reverse stretch".split()
     )
 
 

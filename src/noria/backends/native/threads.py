@@ -1,7 +1,7 @@
 """How the work of a call is shared out to XLA's threads, which need not ever run, as functions in LLVM's language.
 
-The work is done in *phases*, each in as many shares as there are: one packs the weights; then for a stretch of steps come those of the loop, and if there
-are totals one adds up what these steps recorded; and so on until the last step. All shares of a phase are done before the next begins.
+The work is done in *phases*, each in as many shares as there are: one packs the weights; then for a stretch of steps come what is prepared for them, if anything, those of the
+loop, and what is left to finish, if anything; and so on until the last step. All shares of a phase are done before the next begins.
 
 The first share is the caller's, who *leads*. Each other share is that of a thread, if one comes (*helps*). Who counts a phase of a share as begun
 does it: the thread, as soon as the phase before is done; or the leader, when it has done its own share and finds another not begun. So nobody waits for a
@@ -15,7 +15,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.instructions import I32, I64, POINTER, VOID, at, declared, i64, loop, share_of, stack
+from noria.backends.native.instructions import I32, I64, POINTER, VOID, at, declared, i64, least, loop, share_of, stack
 from noria.backends.native.layout import Plan
 from noria.backends.native.structures import Job, Seat, offset_of
 
@@ -109,12 +109,12 @@ class Crew:
     # --- functions --------------------------------------------------------------------------------------------------
 
     def _hire(self) -> None:
-        table, time, batch, reverse, recorded, shares = self._function("hire", POINTER, POINTER, *[I64] * 5)
+        table, time, batch, reverse, stretch, shares = self._function("hire", POINTER, POINTER, *[I64] * 5)
         b = self.b
-        stages, sums = len(self.plan.layouts), bool(self.plan.program.totals)
-        stretches = b.udiv(b.add(time, b.sub(recorded, i64(1))), recorded)
-        loops = b.mul(recorded, i64(stages)) if self.plan.by_features else i64(1)
-        stretch = b.add(loops, i64(int(sums)))
+        stretches = b.udiv(b.add(time, b.sub(stretch, i64(1))), stretch)
+        loops = b.mul(stretch, i64(len(self.plan.layouts))) if self.plan.by_features else i64(1)
+        others = sum(name in self.module.globals for name in ("prepare", "finish"))
+        phases = b.add(loops, i64(others))
         bytes_ = b.add(i64(ctypes.sizeof(Job)), b.mul(shares, i64(ctypes.sizeof(Seat))))
         job = b.call(declared(self.module, "malloc", POINTER, I64), [bytes_])
         with b.if_then(b.icmp_unsigned("==", job, ir.Constant(POINTER, None))):
@@ -123,13 +123,13 @@ class Crew:
             "arrived": i64(0),
             "holders": shares,
             "shares": shares,
-            "phases": b.add(b.mul(stretches, stretch), i64(1)),
-            "stretch": stretch,
+            "phases": b.add(b.mul(stretches, phases), i64(1)),
+            "phases_of_stretch": phases,
             "table": b.ptrtoint(table, I64),
             "time": time,
             "batch": batch,
             "reverse": reverse,
-            "recorded": recorded,
+            "stretch": stretch,
         }.items():
             b.store(value, at(b, job, offset_of(Job, name)), align=8)
         with loop(b, i64(0), shares) as share:
@@ -160,32 +160,31 @@ class Crew:
 
     def _steps(self, job: ir.Value, table: ir.Value, phase: ir.Value, share: ir.Value, shares: ir.Value) -> None:
         """A share of a phase of the loop, or of the totals."""
-        b, run = self.b, self.module.globals["run"]
-        sizes = [self._field(job, name) for name in ("time", "batch", "reverse", "recorded")]
-        time, batch, _, recorded = sizes
-        stretch = self._field(job, "stretch")
-        number, begin = b.urem(phase, stretch), b.mul(b.udiv(phase, stretch), recorded)
-        end = b.add(begin, recorded)
-        end = b.select(b.icmp_signed("<", end, time), end, time)
+        b, functions = self.b, self.module.globals
+        sizes = [self._field(job, name) for name in ("time", "batch", "reverse", "stretch")]
+        time, batch, _, stretch = sizes
+        phases = self._field(job, "phases_of_stretch")
+        number, begin = b.urem(phase, phases), b.mul(b.udiv(phase, phases), stretch)
+        end = least(b, b.add(begin, stretch), time)
 
-        def advance() -> None:
+        def advance(number: ir.Value) -> None:
             if not self.plan.by_features:
-                b.call(run, [table, *sizes, begin, end, *share_of(b, batch, share, shares)])
+                b.call(functions["run"], [table, *sizes, begin, end, *share_of(b, batch, share, shares)])
                 return
             stages = i64(len(self.plan.layouts))
             step = b.add(begin, b.udiv(number, stages))
             with b.if_then(b.icmp_signed("<", step, end)):
-                b.call(run, [table, *sizes, step, b.urem(number, stages), share, shares])
+                b.call(functions["run"], [table, *sizes, step, b.urem(number, stages), share, shares])
 
-        if not self.plan.program.totals:
-            advance()
-            return
-        with b.if_else(b.icmp_signed("<", b.add(number, i64(1)), stretch)) as (first, other):
-            with first:
-                advance()
-            with other:
-                fresh = b.zext(b.icmp_signed("==", begin, i64(0)), I64)
-                b.call(self.module.globals["sum"], [table, *sizes, b.sub(end, begin), fresh, share, shares])
+        before, after = ("prepare" in functions, "finish" in functions)
+        done = b.append_basic_block("done")
+        for name, number_of_it in [("prepare", i64(0))] * before + [("finish", b.sub(phases, i64(1)))] * after:
+            with b.if_then(b.icmp_signed("==", number, number_of_it)):
+                b.call(functions[name], [table, *sizes, begin, end, share, shares])
+                b.branch(done)
+        advance(b.sub(number, i64(int(before))))
+        b.branch(done)
+        b.position_at_end(done)
 
     def _lead(self) -> None:
         (job,) = self._function("lead", VOID, POINTER)

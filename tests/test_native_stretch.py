@@ -1,0 +1,141 @@
+"""Products that are made for a stretch of steps at once, before them of the input and after them of what is only emitted; against the scan, in values and
+all cotangents. And what nobody asks for is not computed.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import pytest
+from models import AUTO, CELLS, assert_close, cotangents, make_cell, random
+
+import noria as nr
+from noria.backends.native import layout
+
+pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+
+RUN = "noria.backends.native.run."
+
+#: Functions are run once: what XLA makes of them need not be fast.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The kernels that are made from now on; products are apart wherever that can be."""
+    found = []
+
+    class Spied(layout.Plan):
+        def __init__(self, *args: Any):
+            super().__init__(*args)
+            found.append(self)
+
+    monkeypatch.setattr(RUN + "Plan", Spied)
+    monkeypatch.setattr(RUN + "is_slow", lambda weight, batch: True)
+    return found
+
+
+def layer_of(name: str, features: int, hidden: int, *, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:
+    return nr.Recurrence(make_cell(name, features, hidden, dtype=dtype), **options)
+
+
+def check(layer: Any, xs: Any, tolerance: float = 1e-10, **options: Any) -> None:
+    """Native and scan give the same values and cotangents."""
+
+    def run(layer: Any, xs: Any) -> Any:
+        values, cotangent = cotangents(layer, None, xs, **options)
+        return values, jtu.tree_leaves(cotangent)
+
+    found, expected = (jit(run)(nr.with_backend(layer, backend), xs) for backend in ("native", "scan"))
+    assert_close(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", CELLS)
+def test_products_apart_give_what_the_scan_gives(name, reverse, plans):
+    check(layer_of(name, 5, 19, reverse=reverse), random(1, 3, 11, 5))
+    forward, backward = plans[0], plans[1]
+    assert len(forward.before) >= 1
+    assert not forward.after
+    assert len(backward.after) >= 1, "the cotangent of the input is a product that is only emitted"
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 70, 1, 33), (2, 13, 70, 3), (17, 5, 33, 50), (5, 1, 16, 64)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_odd_sizes(shape, dtype, plans):
+    batch, time, features, hidden = shape
+    xs = random(2, batch, time, features, dtype=dtype)
+    check(layer_of("lstm", features, hidden, dtype=dtype), xs, 1e-5 if dtype == jnp.float32 else 1e-10)
+    assert plans
+
+
+@pytest.mark.parametrize("kept", [1, 1_000, 5_000])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_stretches_of_all_lengths(kept, reverse, plans, monkeypatch):
+    """From one step at a time to all; the last one is shorter."""
+    monkeypatch.setattr(RUN + "_KEPT", kept)
+    monkeypatch.setattr(RUN + "_RECORDED", 1 + kept // 500)
+    check(layer_of("gru", 4, 9, reverse=reverse), random(3, 2, 23, 4))
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_threads(cores, batch, plans, monkeypatch):
+    monkeypatch.setattr(RUN + "_cores", lambda: cores)
+    for name in ("_WORTH_A_THREAD", "_WORTH_A_STAGE"):
+        monkeypatch.setattr(RUN + name, 1)
+    check(layer_of("lstm", 20, 40), random(4, batch, 9, 20))
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "sse"])
+def test_instruction_sets(isa, plans, monkeypatch):
+    from noria.backends.native.target import available
+
+    if isa not in [one.name for one in available()]:
+        pytest.skip(f"this machine has no {isa}")
+    monkeypatch.setenv("NORIA_NATIVE_ISA", isa)
+    check(layer_of("lstm", 7, 21), random(5, 3, 6, 7))
+
+
+def test_lengths_and_resets_and_slices_of_the_input(plans):
+    lengths, resets = jnp.asarray([3, 0, 7]), random(6, 3, 7) > 0.5
+    check(layer_of("lstm", 5, 8), random(7, 3, 7, 5), lengths=lengths, resets=resets)
+
+    def cell(h: Any, x: Any) -> Any:
+        return jnp.tanh(weights[0] @ h + weights[1] @ x[:3] + weights[2] @ x[3:])
+
+    weights = random(8, 6, 6), random(9, 6, 3), random(10, 6, 2)
+    layer = nr.Recurrence(cell, jnp.zeros(6))
+    xs = random(11, 2, 4, 5)
+    expected = jit(nr.with_backend(layer, "scan"))(xs)
+    assert_close(jit(nr.with_backend(layer, "native"))(xs), expected, 1e-12)
+
+
+def test_small_weights_and_large_batches_stay_in_the_step(monkeypatch):
+    """What is apart follows from the size of the weights and of the batch."""
+    from noria.backends.native.run import is_slow
+
+    assert is_slow(2**18, 1)
+    assert is_slow(2**18, 4)
+    assert is_slow(2**22, 20)
+    assert not is_slow(2**14, 1)
+    assert not is_slow(2**18, 8)
+    assert not is_slow(2**22, 32)
+
+
+def test_a_gradient_that_nobody_wants_is_not_computed(plans):
+    """Neither the input's, nor that of a frozen weight, nor what must be stored for them."""
+    layer, xs = layer_of("lstm", 5, 8, backend="native"), random(12, 2, 6, 5)
+
+    def made(argument: int) -> list[tuple[int, int]]:
+        plans.clear()
+        function = jax.grad(lambda layer, xs: jnp.sum(layer(xs) ** 2), argnums=argument)
+        jax.block_until_ready(jax.jit(function)(layer, xs))
+        return [(len(plan.program.values("emitted")), len(plan.program.totals)) for plan in plans]
+
+    (_, no_totals), (of_input, of_weights) = made(0)
+    assert (no_totals, of_input, of_weights) == (0, 0, 3)
+    (_, no_totals), (of_input, of_weights) = made(1)
+    assert (no_totals, of_input, of_weights) == (0, 1, 0)

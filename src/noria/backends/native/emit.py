@@ -39,7 +39,7 @@ from noria.backends.native.instructions import (
 from noria.backends.native.layout import ALIGN, Group, Layout, Plan, item_of
 from noria.backends.native.memory import Arrays, Buffers, arrays, panel_at
 from noria.backends.native.row import Row, combine, neutral
-from noria.backends.native.stages import Place, Stage
+from noria.backends.native.stages import Place, Product, Stage
 from noria.backends.native.stretch import SIZES, emit_stretch
 
 
@@ -69,18 +69,15 @@ def _pack(
     b: ir.IRBuilder, buffers: Buffers, plan: Plan, layout: Layout, group: Group, j: ir.Value, counts: list[int]
 ) -> None:
     """The panel of block ``j``, whose vectors have so many features."""
-    start, columns = b.mul(j, i64(layout.vectors * plan.lanes)), []
-    for product, v in group.products:
+    start = b.mul(j, i64(layout.vectors * plan.lanes))
+
+    def columns(product: Product, first: int, count: int) -> gemm.Columns:
         dot = plan.program.dots[product.equation]
-        first = b.add(start, i64(product.offset + v * plan.lanes))
-        columns.append((buffers["shared", dot.weight], plan.program.shared[dot.weight].aval.shape, dot.along, first))
-    gemm.pack(
-        b,
-        plan.group_vector(group),
-        panel_at(b, buffers, plan, group, j),
-        columns,
-        [counts[v] for _, v in group.products],
-    )
+        weight, shape = buffers["shared", dot.weight], plan.program.shared[dot.weight].aval.shape
+        return gemm.Columns(weight, shape, dot.along, b.add(start, i64(product.offset + first)), count)
+
+    vectors = [[columns(*run) for run in runs] for runs in plan.panel(group, counts)]
+    gemm.pack(b, plan.group_vector(group), panel_at(b, buffers, plan, group, j), vectors)
 
 
 class Run:
@@ -169,26 +166,28 @@ class Run:
     def _tiles(self, layout: Layout, j: ir.Value, counts: list[int]) -> None:
         """One block of features: the rows of the batch in tiles that are as equal as can be."""
         b = self.b
-        most = min(gemm.most_rows(self.plan.registers, len(group.products)) for group in layout.groups)
+        widths = [len(self.plan.panel(group, counts)) for group in layout.groups]
+        most = gemm.most_rows(self.plan.registers, max(widths))
         rows = b.sub(self.last, self.first)
         tiles = b.udiv(b.add(rows, i64(most - 1)), i64(most))
         with loop(b, i64(0), tiles) as n:
             start, stop = (b.add(self.first, row) for row in share_of(b, rows, n, tiles))
-            for group in layout.groups:
-                self._product(layout, group, j, start, b.sub(stop, start), most)
+            for group, width in zip(layout.groups, widths, strict=True):
+                function = gemm.product(b.module, self.plan.group_vector(group), width, most)
+                self._product(layout, group, function, j, start, b.sub(stop, start))
             with loop(b, start, stop) as row:
                 line = at(b, self.tile, b.mul(b.sub(row, start), i64(layout.pitch)))
                 Row(self, layout, row, j, line).emit(counts)
 
-    def _product(self, layout: Layout, group: Group, j: Any, start: ir.Value, count: ir.Value, most: int) -> None:
-        b, plan = self.b, self.plan
-        vector, row = plan.group_vector(group), group.dot.row
+    def _product(
+        self, layout: Layout, group: Group, function: ir.Function, j: Any, start: ir.Value, count: ir.Value
+    ) -> None:
+        b, plan, row = self.b, self.plan, group.dot.row
         item = item_of(row.value)
         line = self.address(self.program.places[row.value], row.offset, start)
         stride = 0 if row.value in self.program.shared else size(row.value) * item
         panel = panel_at(b, self.buffers, plan, group, j)
         tile = at(b, self.tile, group.place)
-        function = gemm.product(b.module, vector, len(group.products), most)
         b.call(function, [count, line, i64(stride), panel, tile, i64(layout.pitch), i64(group.dot.depth)])
 
     def address(self, place: Place, offset: int | ir.Value, row: ir.Value) -> ir.Value:

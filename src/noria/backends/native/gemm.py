@@ -9,6 +9,7 @@ Sums are left in a *tile*, a piece of the stack, where the element-wise part fin
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from llvmlite import ir
 
@@ -152,48 +153,42 @@ def bytes_of(vector: ir.VectorType) -> int:
     return vector.count * (4 if isinstance(vector.element, ir.FloatType) else 8)
 
 
-def pack(
-    b: ir.IRBuilder,
-    vector: ir.VectorType,
-    panel: ir.Value,
-    columns: Sequence[tuple[ir.Value, tuple[int, ...], int, ir.Value]],
-    counts: Sequence[int],
-) -> None:
-    """Fill the panel of a block.
+class Columns(NamedTuple):
+    """Columns of a matrix, ``width`` of them from ``first`` on; the axis ``along`` of the matrix is the depth."""
 
-    Args:
-        b: where the code goes.
-        vector: the type of a vector.
-        panel: where it goes.
-        columns: for each vector of the panel its matrix, the shape of that, the axis of it that is the depth, and the first column.
-        counts: how many numbers each vector has; the others are zero.
-    """
+    weight: ir.Value
+    shape: tuple[int, ...]
+    along: int
+    first: ir.Value
+    width: int
+
+
+def pack(b: ir.IRBuilder, vector: ir.VectorType, panel: ir.Value, columns: Sequence[Sequence[Columns]]) -> None:
+    """Fill the panel of a block. Each vector holds columns of one matrix or of several, side by side; what is left of it is zero."""
     size, width, lanes = bytes_of(vector), len(columns), vector.count
-    depth = columns[0][1][columns[0][2]]
+    depth = columns[0][0].shape[columns[0][0].along]
+    turned = [len(some) == 1 and some[0].along == 1 for some in columns]
 
-    def fill(start: int, stop: int, turned: bool) -> None:
+    def fill(start: int, which: bool) -> None:
         """Some steps along the depth, one by one."""
-        with loop(b, i64(start), i64(stop)) as k:
+        with loop(b, i64(start), i64(depth)) as k:
             target = at(b, panel, b.mul(k, i64(width * size)))
-            for c, (column, count) in enumerate(zip(columns, counts, strict=True)):
-                if (column[2] == 1) == turned:
-                    b.store(_line(b, vector, *column, k, count), at(b, target, c * size), align=size)
+            for c, some in enumerate(columns):
+                if turned[c] == which:
+                    b.store(_line(b, vector, some, k), at(b, target, c * size), align=size)
 
-    if any(along == 0 for _, _, along, _ in columns):
-        fill(0, depth, False)
-    if any(along == 1 for _, _, along, _ in columns):
-        whole = depth // lanes * lanes
-        for c, ((weight, shape, along, first), count) in enumerate(zip(columns, counts, strict=True)):
-            if along == 0:
-                continue
-            start = b.gep(weight, [b.mul(first, i64(shape[1]))], source_etype=vector.element)
-            pitch, step = i64(shape[1] * size // lanes), i64(width * size)
-            with loop(b, i64(0), i64(whole // lanes)) as block:
-                source = at(b, start, b.mul(block, i64(size)))
-                target = at(b, panel, b.add(b.mul(b.mul(block, i64(lanes)), step), i64(c * size)))
-                b.call(_turn(b.module, vector, count), [source, pitch, target, step])
-        if whole < depth:
-            fill(whole, depth, True)
+    if not all(turned):
+        fill(0, False)
+    whole = depth // lanes * lanes
+    for c, (weight, shape, _, first, count) in [(c, some[0]) for c, some in enumerate(columns) if turned[c]]:
+        start = b.gep(weight, [b.mul(first, i64(shape[1]))], source_etype=vector.element)
+        pitch, step = i64(shape[1] * size // lanes), i64(width * size)
+        with loop(b, i64(0), i64(whole // lanes)) as block:
+            source = at(b, start, b.mul(block, i64(size)))
+            target = at(b, panel, b.add(b.mul(b.mul(block, i64(lanes)), step), i64(c * size)))
+            b.call(_turn(b.module, vector, count), [source, pitch, target, step])
+    if any(turned) and whole < depth:
+        fill(whole, True)
 
 
 def _turn(module: ir.Module, vector: ir.VectorType, count: int) -> ir.Function:
@@ -229,24 +224,19 @@ def _transposed(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
     return vectors
 
 
-def _line(
-    b: ir.IRBuilder,
-    vector: ir.VectorType,
-    weight: ir.Value,
-    shape: tuple[int, ...],
-    along: int,
-    first: ir.Value,
-    k: ir.Value,
-    count: int,
-) -> ir.Value:
-    """``count`` numbers of the columns from ``first`` on, at depth ``k``."""
+def _line(b: ir.IRBuilder, vector: ir.VectorType, columns: Sequence[Columns], k: ir.Value) -> ir.Value:
+    """A vector of columns at depth ``k``."""
     one = vector.element
-    if along == 0:
+    if len(columns) == 1 and columns[0].along == 0:
+        weight, shape, _, first, count = columns[0]
         start = b.gep(weight, [b.add(b.mul(k, i64(shape[1])), first)], source_etype=one)
         return read(b, start, vector, count, bytes_of(vector) // vector.count)
     line: ir.Value = constant(vector, 0)
-    for lane in range(count):
-        index = b.add(b.mul(b.add(first, i64(lane)), i64(shape[1])), k)
-        number = b.load(b.gep(weight, [index], source_etype=one), typ=one)
-        line = b.insert_element(line, number, ir.Constant(I32, lane))
+    lanes = iter(range(vector.count))
+    for weight, shape, along, first, count in columns:
+        for n in range(count):
+            column = b.add(first, i64(n))
+            row, last = (k, column) if along == 0 else (column, k)
+            number = b.load(b.gep(weight, [b.add(b.mul(row, i64(shape[1])), last)], source_etype=one), typ=one)
+            line = b.insert_element(line, number, ir.Constant(I32, next(lanes)))
     return line

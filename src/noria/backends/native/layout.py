@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -40,6 +40,14 @@ class Group:
     products: tuple[tuple[Product, int], ...]
     place: int
     panel: int  # bytes from the start of the scratch memory
+
+
+class Run(NamedTuple):
+    """Columns of a product that stand side by side in a vector: ``width`` of them, from feature ``first`` of the block on."""
+
+    product: Product
+    first: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -133,9 +141,35 @@ class Plan:
                 self.panels += aligned(blocks * dot.depth * len(some) * self.lanes * item)
         return Layout(stage, vectors, tuple(groups), place)
 
+    def panel(self, group: Group, counts: Sequence[int]) -> list[list[Run]]:
+        """What each vector of the panel of a block holds, if the vectors of the block have so many features."""
+        if not self._is_dense(group, counts):
+            return [[Run(product, v * self.lanes, counts[v])] for product, v in group.products]
+        columns = [(product, r) for product in _products(group) for r in range(sum(counts))]
+        found = []
+        for start in range(0, len(columns), self.lanes):
+            some = columns[start : start + self.lanes]
+            runs = [(product, [r for other, r in some if other is product]) for product in dict(some)]
+            found.append([Run(product, features[0], len(features)) for product, features in runs])
+        return found
+
+    def place(self, group: Group, counts: Sequence[int], product: Product, v: int) -> int:
+        """Where vector ``v`` of a product stands in a row of the tile, in numbers from the group's place on."""
+        if self._is_dense(group, counts):
+            return _products(group).index(product) * sum(counts) + v * self.lanes
+        return group.products.index((product, v)) * self.lanes
+
+    def _is_dense(self, group: Group, counts: Sequence[int]) -> bool:
+        """Whether the features of a last block stand side by side, product after product, since they fill fewer vectors so."""
+        return -(-sum(counts) * len(_products(group)) // self.lanes) < len(group.products)
+
     def counts(self, layout: Layout) -> tuple[int, list[int], list[int]]:
         """Full blocks of a stage, how many features each vector of them has, and of the last block, if it is not full."""
         block = layout.vectors * self.lanes
         full, left = divmod(layout.stage.extent, block)
         rest = [max(0, min(self.lanes, left - v * self.lanes)) for v in range(layout.vectors)]
         return full, [self.lanes] * layout.vectors, rest if left else []
+
+
+def _products(group: Group) -> list[Product]:
+    return list(dict.fromkeys(product for product, _ in group.products))

@@ -74,6 +74,7 @@ class Program:
         self.records: list[Any] = []
         self.stretch: list[Any] = []
         self.also: dict[Any, list[Place]] = {}  # where else a value goes
+        self.numbers: list[tuple[Any, Place]] = []  # where numbers go that are written in the graph
         self.dots: dict[Equation, Dot] = {}
         self.before: list[Projection] = []
         self.after: list[Projection] = []
@@ -118,7 +119,7 @@ class Program:
                 self.stretch.append(value)
                 self.before.append(Projection(equation, self.places[given.value].shifted(given.offset), place))
             elif uses.get(value) == [None] and value in emitted and not is_literal(row):
-                self.also.setdefault(row, []).append(place)
+                self._also(row, place)
                 self.stretch.append(row)
                 self.after.append(Projection(equation, place, Place("emitted", emitted.index(value))))
                 given = Load(row, 0)
@@ -148,9 +149,16 @@ class Program:
             if place in apart:
                 continue
             if is_literal(atom) or atom in self.places:
-                self.also.setdefault(atom, []).append(place)
+                self._also(atom, place)
             else:
                 self.places[atom] = place
+
+    def _also(self, atom: Any, place: Place) -> None:
+        """Send a value to one more place."""
+        if is_literal(atom):
+            self.numbers.append((atom, place))
+        else:
+            self.also.setdefault(atom, []).append(place)
 
     def _store(self, value: Any) -> None:
         """Give a value a place of its own."""
@@ -185,7 +193,7 @@ class Program:
             if other is atom:
                 return number
         self.records.append(atom)
-        self.also.setdefault(atom, []).append(Place("record", len(self.records) - 1))
+        self._also(atom, Place("record", len(self.records) - 1))
         return len(self.records) - 1
 
     # --- looking ----------------------------------------------------------------------------------------------------
@@ -241,8 +249,10 @@ class Program:
                     if value in self.places or value in self.also:
                         levels[value] = self._schedule(value, stages, levels)
             for atom, places in self.also.items():
-                if is_literal(atom) or atom in self.leaves:
+                if atom in self.leaves:
                     _at(stages, 0, size(atom)).stores.append((atom, tuple(places)))
+            for atom, place in self.numbers:
+                _at(stages, 0, size(atom)).stores.append((atom, (place,)))
             twice = self._fill(stages)
         except _Spread as spread:
             twice = [spread.value]

@@ -47,6 +47,7 @@ class Row:
 
     def emit(self, counts: Sequence[int]) -> None:
         """Store all that the stage stores; ``counts`` are the features of each vector."""
+        self.counts = counts
         for vector, count in enumerate(counts):
             if not count:
                 continue
@@ -85,9 +86,9 @@ class Row:
             if (product, self.vector) in group.products:
                 kind = self.run.plan.vector(product.equation.outputs[0].aval.dtype)
                 item = item_of(product.equation.outputs[0])
-                place = group.place + group.products.index((product, self.vector)) * self.lanes * item
+                place = group.place + self.run.plan.place(group, self.counts, product, self.vector) * item
                 assert self.tile is not None
-                return self.b.load(at(self.b, self.tile, place), typ=kind, align=self.lanes * item)
+                return self.b.load(at(self.b, self.tile, place), typ=kind, align=item)
         raise AssertionError(product)
 
     def _load(self, node: Load) -> ir.Value:

@@ -75,7 +75,6 @@ class Stretch:
         """A share of the columns, for all rows."""
         b, (group,) = self.b, layout.groups
         most, vector = gemm.most_rows(self.plan.registers, len(group.products)), self.plan.group_vector(group)
-        function = gemm.product(b.module, vector, len(group.products), most)
         tile, pitch = stack(b, most * layout.pitch, ALIGN), i64(layout.pitch)
         (source, stride), (target, width) = map(self._rows, (projection.source, projection.target))
         item, tiles = gemm.bytes_of(vector) // vector.count, b.udiv(b.add(self.depth, i64(most - 1)), i64(most))
@@ -84,6 +83,7 @@ class Stretch:
                 panel_at(b, self.buffers, self.plan, group, j),
                 b.mul(j, i64(layout.vectors * gemm.bytes_of(vector))),
             )
+            function = gemm.product(b.module, vector, len(self.plan.panel(group, counts)), most)
             with loop(b, i64(0), tiles) as n:
                 start, stop = share_of(b, self.depth, n, tiles)
                 line, count = at(b, source, b.mul(start, i64(stride))), b.sub(stop, start)

@@ -139,3 +139,12 @@ def test_a_gradient_that_nobody_wants_is_not_computed(plans):
     assert (no_totals, of_input, of_weights) == (0, 0, 3)
     (_, no_totals), (of_input, of_weights) = made(1)
     assert (no_totals, of_input, of_weights) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    ("batch", "time", "features", "hidden"), [(1, 1, 3, 5), (1, 1, 17, 33), (2, 2, 20, 50), (1, 4, 1, 16)]
+)
+def test_weights_of_few_rows_are_not_packed(name, batch, time, features, hidden, plans):
+    check(layer_of(name, features, hidden), random(13, batch, time, features))
+    assert all(plan.direct and not plan.panels for plan in plans)

@@ -120,9 +120,9 @@ def plans(monkeypatch):
 
     found = []
 
-    def spy(program: Any, isa: Any, by_features: bool = False) -> Any:
+    def spy(program: Any, isa: Any, by_features: bool = False, direct: bool = False) -> Any:
         found.append((by_features, len(program.totals)))
-        return Plan(program, isa, by_features)
+        return Plan(program, isa, by_features, direct)
 
     monkeypatch.setattr(RUN + "Plan", spy)
     return found

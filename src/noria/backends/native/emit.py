@@ -58,7 +58,7 @@ def _emit_pack(plan: Plan, module: ir.Module) -> None:
     table, share, shares = function.args
     buffers = Buffers(b, table, plan.program)
     apart = [layout for _, layout in (*plan.before, *plan.after)]
-    for layout in (*plan.layouts, *apart):
+    for layout in () if plan.direct else (*plan.layouts, *apart):
         for group in layout.groups:
             for j, counts in in_share(b, *plan.counts(layout), share, shares):
                 _pack(b, buffers, plan, layout, group, j, counts)
@@ -156,7 +156,7 @@ class Run:
         self._start_sums(layout.stage)
         if layout.groups:
             for j, counts in in_share(b, *plan.counts(layout), share, shares):
-                self._tiles(layout, j, counts)
+                (self._one_by_one if plan.direct else self._tiles)(layout, j, counts)
         else:
             with loop(b, self.first, self.last) as row:
                 for j, counts in in_share(b, *plan.counts(layout), share, shares):
@@ -178,6 +178,24 @@ class Run:
             with loop(b, start, stop) as row:
                 line = at(b, self.tile, b.mul(b.sub(row, start), i64(layout.pitch)))
                 Row(self, layout, row, j, line).emit(counts)
+
+    def _one_by_one(self, layout: Layout, j: ir.Value, counts: list[int]) -> None:
+        """One block of features: one row after the other, with weights that are not packed."""
+        b, plan, lanes = self.b, self.plan, self.plan.lanes
+        with loop(b, self.first, self.last) as row:
+            for group in layout.groups:
+                vector = plan.group_vector(group)
+                item, source = gemm.bytes_of(vector) // lanes, group.dot.row
+                line = self.address(self.program.places[source.value], source.offset, row)
+                for n, ((product, first, width),) in enumerate(plan.panel(group, counts)):
+                    dot = self.program.dots[product.equation]
+                    column = b.add(b.mul(j, i64(layout.vectors * lanes)), i64(product.offset + first))
+                    pitch = self.program.shared[dot.weight].aval.shape[1] * item
+                    start = at(b, self.buffers["shared", dot.weight], b.mul(column, i64(pitch if dot.along else item)))
+                    if width:
+                        function = gemm.direct(b.module, vector, dot.depth, dot.along, width)
+                        b.call(function, [start, i64(pitch), line, at(b, self.tile, group.place + n * lanes * item)])
+            Row(self, layout, row, j, self.tile).emit(counts)
 
     def _product(
         self, layout: Layout, group: Group, function: ir.Function, j: Any, start: ir.Value, count: ir.Value

@@ -80,6 +80,75 @@ def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> 
     return function
 
 
+def direct(module: ir.Module, vector: ir.VectorType, depth: int, along: int, count: int) -> ir.Function:
+    """``void f(weight, pitch, row, target)``: ``count`` columns of a product of one row, with the weights where they are.
+
+    ``weight`` is where the first column begins, ``pitch`` the distance in bytes from row to row of the matrix, whose axis ``along`` is the depth.
+    """
+    name = f"direct.{depth}.{along}.{count}.{vector.element}"
+    if name in module.globals:
+        return module.globals[name]
+    function = _function(module, name, [POINTER, I64, POINTER, POINTER])
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    weight, pitch, row, target = function.args
+    size, lanes, zero = bytes_of(vector), vector.count, constant(vector, 0)
+    item = size // lanes
+    if along == 1:  # along the depth: a sum of vectors for each column, whose numbers are summed up at the end
+        lines = [at(b, weight, b.mul(pitch, i64(n))) for n in range(count)]
+
+        def step(k: ir.Value, sums: Sequence[ir.Value], numbers: int = lanes) -> list[ir.Value]:
+            shift = b.mul(k, i64(size))
+            x = read(b, at(b, row, shift), vector, numbers, item)
+            found = [read(b, at(b, line, shift), vector, numbers, item) for line in lines]
+            return [intrinsic(b, "fmuladd", x, *pair) for pair in zip(found, sums, strict=True)]
+
+        whole, left = divmod(depth, lanes)
+        sums = fold(b, i64(whole), [zero] * count, step) if whole else [zero] * count
+        sums = step(i64(whole), sums, left) if left else sums
+        total = _sums_of_each(b, sums + [zero] * (lanes - count))
+    else:  # across it: a row of the matrix times a number; four sums, since each has to wait for the one before
+
+        def add(k: ir.Value, sums: Sequence[ir.Value], steps: int = 4) -> list[ir.Value]:
+            found = list(sums)
+            for n in range(steps):
+                index = b.add(b.mul(k, i64(4)), i64(n))
+                x = splat(b, b.load(b.gep(row, [index], source_etype=vector.element), typ=vector.element), lanes)
+                line = read(b, at(b, weight, b.mul(index, pitch)), vector, count, item)
+                found[n] = intrinsic(b, "fmuladd", x, line, sums[n])
+            return found
+
+        whole, left = divmod(depth, 4)
+        sums = fold(b, i64(whole), [zero] * 4, add) if whole else [zero] * 4
+        sums = add(i64(whole), sums, left)
+        total = b.fadd(b.fadd(sums[0], sums[1]), b.fadd(sums[2], sums[3]))
+    b.store(total, target, align=size)
+    b.ret_void()
+    return function
+
+
+def _sums_of_each(b: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
+    """As many vectors as they have numbers: the sum of the numbers of each. Each round adds halves, and puts the sums of two vectors into one."""
+    lanes = len(vectors)
+    block = lanes
+    while len(vectors) > 1:
+        low, high = (
+            ir.Constant(
+                ir.VectorType(I32, lanes),
+                [
+                    source + group + half + n
+                    for group in range(0, lanes, block)
+                    for source in (0, lanes)
+                    for n in range(block // 2)
+                ],
+            )
+            for half in (0, block // 2)
+        )
+        pairs = zip(vectors[: len(vectors) // 2], vectors[len(vectors) // 2 :], strict=True)
+        vectors = [b.fadd(b.shuffle_vector(u, v, low), b.shuffle_vector(u, v, high)) for u, v in pairs]
+        block //= 2
+    return vectors[0]
+
+
 def accumulate(module: ir.Module, vector: ir.VectorType, rows: int, width: int, last: int) -> ir.Function:
     """``void f(left, right, distance, out, pitch, depth, fresh)``: ``out`` plus a sum of outer products.
 

@@ -63,11 +63,12 @@ class Layout:
 class Plan:
     """A program cut up for one instruction set: ``lanes`` numbers in a vector, ``panels`` bytes of packed weights.
 
-    Threads share the features of each stage if ``by_features``, else the rows of the batch.
+    Threads share the features of each stage if ``by_features``, else the rows of the batch. With ``direct`` products weights are
+    read where they are, and not packed.
     """
 
-    def __init__(self, program: Program, isa: Isa, by_features: bool = False):
-        self.program, self.by_features = program, by_features
+    def __init__(self, program: Program, isa: Isa, by_features: bool = False, direct: bool = False):
+        self.program, self.by_features, self.direct = program, by_features, direct
         values = [*program.places, *program.maker, *program.outputs]
         dtypes = [v.aval.dtype for v in values if v.aval.dtype != bool and v.aval.shape]
         self.lanes = min(
@@ -138,7 +139,7 @@ class Plan:
                 groups.append(Group(dot, some, place, self.panels))
                 place += aligned(len(some) * self.lanes * item)
                 blocks = -(-stage.extent // (vectors * self.lanes))
-                self.panels += aligned(blocks * dot.depth * len(some) * self.lanes * item)
+                self.panels += 0 if self.direct else aligned(blocks * dot.depth * len(some) * self.lanes * item)
         return Layout(stage, vectors, tuple(groups), place)
 
     def panel(self, group: Group, counts: Sequence[int]) -> list[list[Run]]:
@@ -161,7 +162,8 @@ class Plan:
 
     def _is_dense(self, group: Group, counts: Sequence[int]) -> bool:
         """Whether the features of a last block stand side by side, product after product, since they fill fewer vectors so."""
-        return -(-sum(counts) * len(_products(group)) // self.lanes) < len(group.products)
+        vectors = -(-sum(counts) * len(_products(group)) // self.lanes)
+        return not self.direct and vectors < len(group.products)
 
     def counts(self, layout: Layout) -> tuple[int, list[int], list[int]]:
         """Full blocks of a stage, how many features each vector of them has, and of the last block, if it is not full."""

@@ -30,6 +30,9 @@ _WORTH_A_STAGE = 100_000
 #: Rows of a stretch, about, if they are recorded and then summed up.
 _RECORDED = 512
 
+#: Rows of all steps together for which weights are not packed.
+_FEW = 4
+
 #: Bytes of what is kept of all steps of a stretch, about, if nothing is summed up.
 _KEPT = 2**19
 
@@ -192,9 +195,10 @@ class Call:
         isa, batch = chosen(), self._batch(arrays)
         if not time * batch:
             return self.slow(*arrays, time=time)
-        program = self._program(self.totals, lambda weight: is_slow(weight, batch))
+        direct = time * batch <= _FEW
+        program = self._program(self.totals, lambda weight: not direct and is_slow(weight, batch))
         shares, by_features = _shares(program, time, batch)
-        plan = Plan(program, isa, by_features)
+        plan = Plan(program, isa, by_features, direct)
         kept = sum(plan.stretch_widths())
         rows = _RECORDED if self.totals else -(-_KEPT // kept) if kept else time * batch
         stretch = -(-time // min(time, -(-time * batch // rows)))

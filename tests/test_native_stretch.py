@@ -148,3 +148,21 @@ def test_a_gradient_that_nobody_wants_is_not_computed(plans):
 def test_weights_of_few_rows_are_not_packed(name, batch, time, features, hidden, plans):
     check(layer_of(name, features, hidden), random(13, batch, time, features))
     assert all(plan.direct and not plan.panels for plan in plans)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (3,), (9,)], ids=str)
+def test_a_single_step_is_that_of_the_cell(batch):
+    """As machine code for a few examples; with derivatives of both modes."""
+    layer, x = layer_of("lstm", 6, 20), random(14, *batch, 6)
+    state = layer.step(None, x)[0]
+
+    def run(layer: Any, state: Any, x: Any) -> Any:
+        return layer.step(state, x)
+
+    def both(layer: Any) -> Any:
+        values, pull = jax.vjp(lambda state, x: run(layer, state, x), state, x)
+        return jax.jvp(lambda state, x: run(layer, state, x), (state, x), (state, x)), pull(values)
+
+    plain = nr.with_backend(layer, "plain")
+    assert_close(layer.step(state, x), plain.step(state, x), 1e-12)
+    assert_close(jit(both)(layer), jit(both)(plain), 1e-10)

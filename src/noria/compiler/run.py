@@ -1,6 +1,7 @@
 """The parts of a step put together over a whole sequence, at once or in chunks of steps."""
 
 import contextvars
+import functools
 import logging
 import math
 import os
@@ -15,7 +16,8 @@ import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.backends import LOOPS, WHOLE, LoopBackend
-from noria.backends.native import reason_against
+from noria.backends.native import FEW, reason_against
+from noria.cells.base import advance
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.derivative import Derivative
 from noria.compiler.frontier import is_heavy
@@ -44,7 +46,7 @@ class Options:
 class Program:
     """A step taken apart, and how to run it.
 
-    ``loop`` is the backend's.
+    ``loop`` is the backend's. A program that runs ``once``, for a single step, has the derivatives of its operations, forward mode too, and no rule of its own.
     """
 
     traced: Traced
@@ -52,6 +54,7 @@ class Program:
     loop: LoopBackend
     options: Options
     linear: Affine | None = None
+    once: bool = False
 
     def __call__(self, state: list[Any], steps: list[Any], axes: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
         """Final state and outputs of a sequence.
@@ -83,7 +86,8 @@ class Program:
             final, emitted = self.linear(*arguments, axes, self.options.reverse)
         else:
             loop = Loop(self.loop, axes, self.options.reverse)
-            final, emitted = Recurrent(parts, loop, self.options.save)(*arguments)
+            recurrent = Recurrent(parts, loop, self.options.save)
+            final, emitted = (recurrent.infer if self.once else recurrent)(*arguments)
         varying |= named(parts.emitted, emitted)
         return final, evaluate(parts.after, known, varying, axes)
 
@@ -147,6 +151,31 @@ def run(
     final, ys = program(jtu.tree_leaves(start), jtu.tree_leaves(steps), axes)
     ys = jtu.tree_unflatten(program.traced.emission_tree, [time_first(y) if batched else y for y in ys])
     return jtu.tree_unflatten(jtu.tree_structure(own), final), ys
+
+
+def run_once(
+    backend: str,
+    cell: Callable[..., Any],
+    state: State,
+    own: State,
+    x: Any,
+    keys: Key | None,
+    batched: bool,
+    label: str,
+) -> tuple[State, Any]:
+    """Next state and output of a single step: of a few examples as machine code, if there is any, else of the cell as it is."""
+    axes = (jtu.tree_leaves(x)[0].shape[0], 1) if batched else (1,)
+    steps = Steps(x, None, None, keys)
+    if backend in ("auto", "native") and math.prod(axes) <= FEW:
+        one = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(axes) - 1 :], leaf.dtype), steps)
+        program, choice = _choose(Options(), cell, own, one, axes[0], label)
+        if program is not None and choice.backend == "native":
+            sequence = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, len(axes) - 1), steps)
+            final, ys = replace(program, once=True)(jtu.tree_leaves(state), jtu.tree_leaves(sequence), axes)
+            ys = jtu.tree_unflatten(program.traced.emission_tree, [y[0] for y in ys])
+            return jtu.tree_unflatten(jtu.tree_structure(own), final), ys
+    step = functools.partial(advance, cell)
+    return (jax.vmap(step, in_axes=(0, 0, None if keys is None else 0)) if batched else step)(state, x, keys)
 
 
 class Choice(NamedTuple):

@@ -1,6 +1,5 @@
 """A cell along time: ``Recurrence``, and ``RNN``, ``LSTM``, ``GRU``, ``GRUv3`` for the cells of those names."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +11,11 @@ import jax.tree_util as jtu
 from noria._errors import check_choice, check_dtype, check_key
 from noria._types import Key, State
 from noria.backends import LOOPS, NAMES, WHOLE
-from noria.cells.base import advance, cell_name, needs_key, takes_key
+from noria.cells.base import cell_name, needs_key, takes_key
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
-from noria.compiler.run import Options, is_listening, run
+from noria.compiler.run import Options, is_listening, run, run_once
 from noria.layers.base import Layer
 from noria.masking import check_lengths, where
 from noria.module import M, as_pytree, map_modules
@@ -164,9 +163,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         if resets is not None:
             state = where(self._resets(resets, batch), own, state)
 
-        keys = self._keys(key, batch)
-        one = functools.partial(advance, self.cell)
-        return (jax.vmap(one, in_axes=(0, 0, None if keys is None else 0)) if batch else one)(state, x, keys)
+        # As in `scan`; a function, which is traced at each call, runs as it is.
+        backend = "plain" if _is_function(self.cell) else self.backend
+        run = _compiled_step if backend == self.backend != "reference" else run_once
+        return run(backend, self.cell, state, own, x, self._keys(key, batch), bool(batch), self.label)
 
     @property
     def label(self) -> str:
@@ -278,6 +278,7 @@ def _check_checkpoint(call: str, checkpoint: Any) -> None:
 
 
 _compiled_run = eqx.filter_jit(Recurrence._run)
+_compiled_step = eqx.filter_jit(run_once)
 
 
 def _describe(tree: Any) -> str:

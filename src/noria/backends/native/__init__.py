@@ -22,6 +22,6 @@
 """
 
 from noria.backends.native.expressible import is_expressible
-from noria.backends.native.run import lifts, loop, reason_against
+from noria.backends.native.run import FEW, lifts, loop, reason_against
 
-__all__ = ["is_expressible", "lifts", "loop", "reason_against"]
+__all__ = ["FEW", "is_expressible", "lifts", "loop", "reason_against"]

@@ -31,7 +31,7 @@ _WORTH_A_STAGE = 100_000
 _RECORDED = 512
 
 #: Rows of all steps together for which weights are not packed.
-_FEW = 4
+FEW = 4
 
 #: Bytes of what is kept of all steps of a stretch, about, if nothing is summed up.
 _KEPT = 2**19
@@ -195,7 +195,7 @@ class Call:
         isa, batch = chosen(), self._batch(arrays)
         if not time * batch:
             return self.slow(*arrays, time=time)
-        direct = time * batch <= _FEW
+        direct = time * batch <= FEW
         program = self._program(self.totals, lambda weight: not direct and is_slow(weight, batch))
         shares, by_features = _shares(program, time, batch)
         plan = Plan(program, isa, by_features, direct)

@@ -2,9 +2,12 @@
 
 =============== ====================================================================================================
 `expressible`   equations in a form that there is code for, and which there is code for
+`stages`        what programs consist of: places, products, stages
 `program`       equations become stages: passes over the features, between which values are stored
 `layout`        stages cut into blocks, panels and arrays of scratch memory, for one instruction set
-`emit`          stages and totals become LLVM code
+`memory`        where everything stands while a kernel runs
+`emit`          stages become LLVM code
+`stretch`       products and totals of many steps at once become LLVM code
 `row`           the element-wise part of a stage, for one block of features of one example
 `gemm`          the products in it
 `elementwise`   the element-wise primitives in it

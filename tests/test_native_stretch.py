@@ -166,3 +166,12 @@ def test_a_single_step_is_that_of_the_cell(batch):
     plain = nr.with_backend(layer, "plain")
     assert_close(layer.step(state, x), plain.step(state, x), 1e-12)
     assert_close(jit(both)(layer), jit(both)(plain), 1e-10)
+
+
+@pytest.mark.parametrize("backend", ["auto", "scan", "plain", "reference"])
+def test_a_step_of_a_function_reads_what_is_outside_anew(backend):
+    outside = [jnp.ones(2)]
+    layer = nr.Recurrence(lambda h, x: h + outside[0] * x, jnp.zeros(2), backend=backend)
+    layer.step(None, jnp.ones(2))
+    outside[0] = jnp.full(2, 5.0)
+    assert_close(layer.step(None, jnp.ones(2))[1], jnp.full(2, 5.0), 0)

@@ -120,9 +120,10 @@ def plans(monkeypatch):
 
     found = []
 
-    def spy(program: Any, isa: Any, by_features: bool = False, direct: bool = False) -> Any:
-        found.append((by_features, len(program.totals)))
-        return Plan(program, isa, by_features, direct)
+    def spy(*args: Any) -> Any:
+        plan = Plan(*args)
+        found.append((plan.by_features, len(plan.program.totals)))
+        return plan
 
     monkeypatch.setattr(RUN + "Plan", spy)
     return found

@@ -91,12 +91,11 @@ def checkpointed(
     """
 
     def forward(*primals: Any) -> Any:
-        parameters, steps, state = arrays = arrays_of(primals)
+        parameters, steps, state = arrays_of(primals)
         final, starts, stacked = _run(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
-        flags = jtu.tree_map(eqx.is_inexact_array, arrays)
 
         def pull(parameters: list[Any], steps: list[Any], starts: list[Any], cotangents: Any) -> Any:
-            return _pull(segment, chunks, flags, parameters, steps, starts, cotangents)
+            return _pull(segment, chunks, parameters, steps, starts, cotangents)
 
         return (final, stacked), jtu.Partial(pull, parameters, steps, starts)
 
@@ -111,15 +110,15 @@ def checkpointed(
 def _pull(
     segment: Any,
     chunks: Chunks,
-    flags: Any,
     parameters: list[Any],
     steps: list[Any],
     starts: list[Any],
     cotangents: Any,
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """Cotangents of parameters, steps and state: chunk by chunk from the end, each run once more from its start."""
-    of_parameters, of_steps, _ = flags
-    of_state = [eqx.is_inexact_array(a) for a in starts[0]]
+    of_parameters, of_steps, of_state = (
+        [eqx.is_inexact_array(a) for a in arrays] for arrays in (parameters, steps, starts[0])
+    )
     of_final, of_stacked = cotangents
     given = [not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0 for g in of_stacked]
     carry = (

@@ -16,7 +16,7 @@ without a product and with the fewest bytes.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ class Derivative:
     ``again``   shared, lifted, state                  ``saved``
     =========== ====================================== ================================================================
 
-    ``moving`` are the parameters and parts of the input whose cotangents are asked for. ``cotangents`` are the values for the
+    ``cotangents`` are the values for the
     cotangents of the loop's inexact outputs, ``of_lifted`` those of what is lifted, ``None`` where nobody asked. ``constants``
     are arrays that derivative rules close over. ``totals`` are the parameters whose gradients the reverse loop sums up, and of
     how many operands each is, which are the last outputs of ``reverse``; with ``sums_before`` that includes what parameters get
@@ -79,7 +79,6 @@ class Derivative:
     """
 
     split: Split
-    moving: frozenset[Any]
     forward: Graph
     reverse: Graph
     recover: Graph
@@ -122,12 +121,9 @@ class Derivative:
         return tuple(v for v in self.split.lifted if v in self.reverse.inputs or v in self.recover.inputs)
 
 
-def derive(split: Split, moving: Collection[Any]) -> Derivative:
-    """Differentiate one step with respect to the state, what is lifted, and at the contacts.
-
-    ``moving`` are the parameters and parts of the input whose cotangents are asked for.
-    """
-    loop, moving = split.loop, frozenset(filter(is_inexact, moving))
+def derive(split: Split) -> Derivative:
+    """Differentiate one step with respect to the state, what is lifted, and at the contacts."""
+    loop, moving = split.loop, split.moving
     touched = [
         e
         for e in loop.equations
@@ -173,7 +169,6 @@ def derive(split: Split, moving: Collection[Any]) -> Derivative:
     of_lifted = dict(zip(wanted, of_inputs[len(smooth) :], strict=True))
     return _divide(
         split,
-        moving,
         graph.equations,
         outputs,
         [
@@ -189,7 +184,6 @@ def derive(split: Split, moving: Collection[Any]) -> Derivative:
 
 def _divide(
     split: Split,
-    moving: frozenset[Any],
     equations: Sequence[Equation],
     outputs: Sequence[Any],
     contacts: Sequence[Contact],
@@ -239,7 +233,6 @@ def _divide(
     given = (*same, *split.lifted, *split.state)
     return Derivative(
         split,
-        moving,
         forward=cut_out(equations, (*outputs, *saved), given),
         reverse=cut_out(equations, (*of_state, *stacked), (*same, *crossing, *cotangents)),
         recover=cut_out(equations, operands, (*same, *crossing)),
@@ -279,7 +272,7 @@ def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivati
     contacts = [c for c in derivative.contacts if any(map(is_literal, c.cotangents)) or not add(c.parameters, c.step)]
     of_lifted, lifting = derivative.of_lifted, _pull_back_of_lifting(derivative)
     sums_before = lifting is not None and add(*lifting)
-    if sums_before and not derivative.moving.intersection(split.steps):
+    if sums_before and not split.moving.intersection(split.steps):
         of_lifted = (None,) * len(of_lifted)
     # What is left is what `Derivative.reverse` and `Derivative.recover` gave for the other contacts and for what is lifted.
     asked = {*values_of(v for c in contacts for v in (*c.operands, *c.cotangents) if v is not None)}
@@ -305,7 +298,7 @@ def _pull_back_of_lifting(derivative: Derivative) -> tuple[list[Any], Graph | No
     before = derivative.split.before
     of = {v: g for v, g in zip(derivative.split.lifted, derivative.of_lifted, strict=True) if v in before.outputs}
     of = {v: g for v, g in of.items() if g is not None}
-    parameters = [v for v in before.inputs if v in derivative.moving and v in derivative.split.parameters]
+    parameters = [v for v in before.inputs if v in derivative.split.moving and v in derivative.split.parameters]
     if not parameters or not of:
         return None
     graph = cut_out(before.equations, list(of), before.inputs)

@@ -158,7 +158,7 @@ def _explanation(program: Program | None, choice: Choice, label: str, axes: tupl
     if program is None:
         return Explanation(label, batch, axes[-1], *choice)
     parts, times = program.parts, math.prod(axes)
-    derivative = derive(parts, (*parts.parameters, *parts.steps))
+    derivative = derive(parts)
     gradients = Graph((), (), tuple(contact.equation for contact in derivative.contacts))
     nothing = Graph((), (), ())
     own = program.linear is None  # else JAX makes the derivative of all but the recurrence

@@ -85,7 +85,7 @@ class Recurrent:
         """Both, and a function of the cotangents that pulls them back, with what it needs."""
         parameters, steps, state = arrays_of(primals)
         split = self.split
-        derivative = derive(split, (*split.parameters, *split.steps))
+        derivative = derive(split)
         if self.loop.backend.sums is not None:
             derivative = summed(derivative, self.loop.backend.sums)
         known = named(split.parameters, parameters) | derivative.constants

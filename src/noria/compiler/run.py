@@ -143,13 +143,17 @@ def run(
     axes = jtu.tree_leaves(xs)[0].shape[: 2 if batched else 1]
     valid = None if lengths is None else valid_steps(lengths, axes[-1])
     steps = Steps(xs, valid, resets, keys)
-    one = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(axes) :], leaf.dtype), steps)
-    program, choice = _choose(options, cell, own, one, axes[0] if batched else 1, label)
+    program, choice = _choose(options, cell, own, steps, axes, label)
     report(program, choice, label, axes)
     if program is None:
         return WHOLE[choice.backend](cell, start, own, xs, lengths, resets, keys, batched, options.reverse)
+    return _over(program, start, own, steps, axes)
+
+
+def _over(program: Program, start: State, own: State, steps: Steps, axes: tuple[int, ...]) -> tuple[State, Any]:
+    """Final state and outputs of a program, as the trees that they are, with the batch in front."""
     final, ys = program(jtu.tree_leaves(start), jtu.tree_leaves(steps), axes)
-    ys = jtu.tree_unflatten(program.traced.emission_tree, [time_first(y) if batched else y for y in ys])
+    ys = jtu.tree_unflatten(program.traced.emission_tree, [time_first(y) if len(axes) == 2 else y for y in ys])
     return jtu.tree_unflatten(jtu.tree_structure(own), final), ys
 
 
@@ -165,15 +169,12 @@ def run_once(
 ) -> tuple[State, Any]:
     """Next state and output of a single step: of a few examples as machine code, if there is any, else of the cell as it is."""
     axes = (jtu.tree_leaves(x)[0].shape[0], 1) if batched else (1,)
-    steps = Steps(x, None, None, keys)
     if backend in ("auto", "native") and math.prod(axes) <= FEW:
-        one = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(axes) - 1 :], leaf.dtype), steps)
-        program, choice = _choose(Options(), cell, own, one, axes[0], label)
+        steps = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, int(batched)), Steps(x, None, None, keys))
+        program, choice = _choose(Options(), cell, own, steps, axes, label)
         if program is not None and choice.backend == "native":
-            sequence = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, len(axes) - 1), steps)
-            final, ys = replace(program, once=True)(jtu.tree_leaves(state), jtu.tree_leaves(sequence), axes)
-            ys = jtu.tree_unflatten(program.traced.emission_tree, [y[0] for y in ys])
-            return jtu.tree_unflatten(jtu.tree_structure(own), final), ys
+            final, ys = _over(replace(program, once=True), state, own, steps, axes)
+            return final, jtu.tree_map(lambda y: jnp.squeeze(y, int(batched)), ys)
     step = functools.partial(advance, cell)
     return (jax.vmap(step, in_axes=(0, 0, None if keys is None else 0)) if batched else step)(state, x, keys)
 
@@ -186,13 +187,14 @@ class Choice(NamedTuple):
 
 
 def _choose(
-    options: Options, cell: Callable[..., Any], own: State, step: Steps, batch: int, label: str
+    options: Options, cell: Callable[..., Any], own: State, steps: Steps, axes: tuple[int, ...], label: str
 ) -> tuple[Program | None, Choice]:
     """The program to run, ``None`` for a backend that takes the cell as it is; and the choice."""
     if options.backend in WHOLE:
         return None, Choice(options.backend, "as asked for")
+    one = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(axes) :], leaf.dtype), steps)
     try:
-        traced = trace(cell, own, step)
+        traced = trace(cell, own, one)
     except Unsupported as reason:
         if options != Options(reverse=options.reverse):
             raise ValueError(
@@ -203,7 +205,7 @@ def _choose(
         return None, Choice("plain", f"{reason}, so that it cannot be taken apart")
 
     def program(backend: str) -> Program:
-        return take_apart(traced, batch, LOOPS[backend], options)
+        return take_apart(traced, axes[0] if len(axes) == 2 else 1, LOOPS[backend], options)
 
     if options.backend == "associative":
         return linear_program(program("scan"), label), Choice("associative", "as asked for")

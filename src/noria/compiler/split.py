@@ -15,6 +15,7 @@ from noria.graph import (
     build,
     cut_out,
     dependence,
+    is_inexact,
     is_literal,
     leading_to,
     slices,
@@ -49,6 +50,11 @@ class Split:
     lifted: tuple[Any, ...]
     parameters: tuple[Any, ...]
     steps: tuple[Any, ...]
+
+    @property
+    def moving(self) -> frozenset[Any]:
+        """The parameters and parts of the input that have a derivative."""
+        return frozenset(filter(is_inexact, (*self.parameters, *self.steps)))
 
     @property
     def next_state(self) -> tuple[Any, ...]:

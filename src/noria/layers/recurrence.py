@@ -163,9 +163,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         if resets is not None:
             state = where(self._resets(resets, batch), own, state)
 
-        # As in `scan`; a function, which is traced at each call, runs as it is.
-        backend = "plain" if _is_function(self.cell) else self.backend
-        run = _compiled_step if backend == self.backend != "reference" else run_once
+        # As in `scan`; what is not compiled runs as it is.
+        compiled = self.backend != "reference" and not _is_function(self.cell)
+        run, backend = (_compiled_step, self.backend) if compiled else (run_once, "plain")
         return run(backend, self.cell, state, own, x, self._keys(key, batch), bool(batch), self.label)
 
     @property

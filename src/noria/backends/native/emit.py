@@ -31,15 +31,15 @@ from noria.backends.native.instructions import (
     constant,
     i64,
     in_share,
+    in_tiles,
     least,
     loop,
-    share_of,
     stack,
 )
-from noria.backends.native.layout import ALIGN, Group, Layout, Plan, item_of
+from noria.backends.native.layout import ALIGN, Group, Layout, Plan, Span, item_of
 from noria.backends.native.memory import Arrays, Buffers, arrays, panel_at
 from noria.backends.native.row import Row, combine, neutral
-from noria.backends.native.stages import Place, Product, Stage
+from noria.backends.native.stages import Place, Stage
 from noria.backends.native.stretch import SIZES, emit_stretch
 
 
@@ -69,15 +69,16 @@ def _pack(
     b: ir.IRBuilder, buffers: Buffers, plan: Plan, layout: Layout, group: Group, j: ir.Value, counts: list[int]
 ) -> None:
     """The panel of block ``j``, whose vectors have so many features."""
-    start = b.mul(j, i64(layout.vectors * plan.lanes))
-
-    def columns(product: Product, first: int, count: int) -> gemm.Columns:
-        dot = plan.program.dots[product.equation]
-        weight, shape = buffers["shared", dot.weight], plan.program.shared[dot.weight].aval.shape
-        return gemm.Columns(weight, shape, dot.along, b.add(start, i64(product.offset + first)), count)
-
-    vectors = [[columns(*run) for run in runs] for runs in plan.panel(group, counts)]
+    vectors = [[_columns(b, buffers, plan, layout, j, span) for span in spans] for spans in plan.panel(group, counts)]
     gemm.pack(b, plan.group_vector(group), panel_at(b, buffers, plan, group, j), vectors)
+
+
+def _columns(b: ir.IRBuilder, buffers: Buffers, plan: Plan, layout: Layout, j: ir.Value, span: Span) -> gemm.Columns:
+    """Where the columns of block ``j`` stand in the weight."""
+    dot = plan.program.dots[span.product.equation]
+    first = b.add(b.mul(j, i64(layout.vectors * plan.lanes)), i64(span.product.offset + span.first))
+    shape = plan.program.shared[dot.weight].aval.shape
+    return gemm.Columns(buffers["shared", dot.weight], shape, dot.along, first, span.width)
 
 
 class Run:
@@ -168,10 +169,8 @@ class Run:
         b = self.b
         widths = [len(self.plan.panel(group, counts)) for group in layout.groups]
         most = gemm.most_rows(self.plan.registers, max(widths))
-        rows = b.sub(self.last, self.first)
-        tiles = b.udiv(b.add(rows, i64(most - 1)), i64(most))
-        with loop(b, i64(0), tiles) as n:
-            start, stop = (b.add(self.first, row) for row in share_of(b, rows, n, tiles))
+        with in_tiles(b, b.sub(self.last, self.first), most) as rows:
+            start, stop = (b.add(self.first, row) for row in rows)
             for group, width in zip(layout.groups, widths, strict=True):
                 function = gemm.product(b.module, self.plan.group_vector(group), width, most)
                 self._product(layout, group, function, j, start, b.sub(stop, start))
@@ -181,20 +180,16 @@ class Run:
 
     def _one_by_one(self, layout: Layout, j: ir.Value, counts: list[int]) -> None:
         """One block of features: one row after the other, with weights that are not packed."""
-        b, plan, lanes = self.b, self.plan, self.plan.lanes
+        b, plan = self.b, self.plan
         with loop(b, self.first, self.last) as row:
             for group in layout.groups:
-                vector = plan.group_vector(group)
-                item, source = gemm.bytes_of(vector) // lanes, group.dot.row
+                vector, source = plan.group_vector(group), group.dot.row
                 line = self.address(self.program.places[source.value], source.offset, row)
-                for n, ((product, first, width),) in enumerate(plan.panel(group, counts)):
-                    dot = self.program.dots[product.equation]
-                    column = b.add(b.mul(j, i64(layout.vectors * lanes)), i64(product.offset + first))
-                    pitch = self.program.shared[dot.weight].aval.shape[1] * item
-                    start = at(b, self.buffers["shared", dot.weight], b.mul(column, i64(pitch if dot.along else item)))
-                    if width:
-                        function = gemm.direct(b.module, vector, dot.depth, dot.along, width)
-                        b.call(function, [start, i64(pitch), line, at(b, self.tile, group.place + n * lanes * item)])
+                for n, (span,) in enumerate(plan.panel(group, counts)):
+                    if span.width:
+                        columns = _columns(b, self.buffers, plan, layout, j, span)
+                        target = at(b, self.tile, group.place + n * gemm.bytes_of(vector))
+                        gemm.direct(b, vector, columns, line, target)
             Row(self, layout, row, j, self.tile).emit(counts)
 
     def _product(

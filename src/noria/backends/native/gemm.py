@@ -9,6 +9,7 @@ Sums are left in a *tile*, a piece of the stack, where the element-wise part fin
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -48,12 +49,13 @@ def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> 
 
     ``stride`` is the distance in bytes from row to row, ``pitch`` that in the tile.
     """
-    name, size = f"product.{width}.{rows}.{vector.element}", bytes_of(vector)
-    if name in module.globals:
-        return module.globals[name]
-    function = _function(module, name, [I64, POINTER, I64, POINTER, POINTER, I64, I64])
-    number, row, stride, panel, tile, pitch, depth = function.args
-    b = ir.IRBuilder(function.append_basic_block("entry"))
+    name = f"product.{width}.{rows}.{vector.element}"
+    kinds = [I64, POINTER, I64, POINTER, POINTER, I64, I64]
+    return _function(module, name, kinds, partial(_emit_product, vector, width, rows))
+
+
+def _emit_product(vector: ir.VectorType, width: int, rows: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    (number, row, stride, panel, tile, pitch, depth), size = args, bytes_of(vector)
 
     def body(count: int) -> None:
         lines = [at(b, row, b.mul(stride, i64(r))) for r in range(count)]
@@ -69,7 +71,7 @@ def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> 
             for c, value in enumerate(line):
                 b.store(value, at(b, target, c * size), align=size)
 
-    cases = [function.append_basic_block(f"rows{n}") for n in range(1, rows + 1)]
+    cases = [b.append_basic_block(f"rows{n}") for n in range(1, rows + 1)]
     switch = b.switch(number, cases[-1])
     for n, block in enumerate(cases, 1):
         if n < rows:
@@ -77,53 +79,55 @@ def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> 
         b.position_at_end(block)
         body(n)
         b.ret_void()
-    return function
 
 
-def direct(module: ir.Module, vector: ir.VectorType, depth: int, along: int, count: int) -> ir.Function:
-    """``void f(weight, pitch, row, target)``: ``count`` columns of a product of one row, with the weights where they are.
+def direct(b: ir.IRBuilder, vector: ir.VectorType, columns: "Columns", row: ir.Value, target: ir.Value) -> None:
+    """Some columns of the product of one row, into a vector of the tile, with the weight where it is."""
+    item, depth = bytes_of(vector) // vector.count, columns.shape[columns.along]
+    pitch = columns.shape[1] * item  # from row to row of the matrix
+    start = at(b, columns.weight, b.mul(columns.first, i64(pitch if columns.along else item)))
+    emit = partial(_emit_along if columns.along else _emit_across, vector, depth, columns.width)
+    name = f"direct.{depth}.{columns.along}.{columns.width}.{vector.element}"
+    b.call(_function(b.module, name, [POINTER, I64, POINTER, POINTER], emit), [start, i64(pitch), row, target])
 
-    ``weight`` is where the first column begins, ``pitch`` the distance in bytes from row to row of the matrix, whose axis ``along`` is the depth.
-    """
-    name = f"direct.{depth}.{along}.{count}.{vector.element}"
-    if name in module.globals:
-        return module.globals[name]
-    function = _function(module, name, [POINTER, I64, POINTER, POINTER])
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    weight, pitch, row, target = function.args
+
+def _emit_along(vector: ir.VectorType, depth: int, count: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Along the rows of the matrix: a sum of vectors for each of them, whose numbers are summed up at the end."""
+    weight, pitch, row, target = args
     size, lanes, zero = bytes_of(vector), vector.count, constant(vector, 0)
-    item = size // lanes
-    if along == 1:  # along the depth: a sum of vectors for each column, whose numbers are summed up at the end
-        lines = [at(b, weight, b.mul(pitch, i64(n))) for n in range(count)]
+    lines = [at(b, weight, b.mul(pitch, i64(n))) for n in range(count)]
 
-        def step(k: ir.Value, sums: Sequence[ir.Value], numbers: int = lanes) -> list[ir.Value]:
-            shift = b.mul(k, i64(size))
-            x = read(b, at(b, row, shift), vector, numbers, item)
-            found = [read(b, at(b, line, shift), vector, numbers, item) for line in lines]
-            return [intrinsic(b, "fmuladd", x, *pair) for pair in zip(found, sums, strict=True)]
+    def step(k: ir.Value, sums: Sequence[ir.Value], numbers: int = lanes) -> list[ir.Value]:
+        shift = b.mul(k, i64(size))
+        x, *found = (read(b, at(b, line, shift), vector, numbers, size // lanes) for line in (row, *lines))
+        return [intrinsic(b, "fmuladd", x, *pair) for pair in zip(found, sums, strict=True)]
 
-        whole, left = divmod(depth, lanes)
-        sums = fold(b, i64(whole), [zero] * count, step) if whole else [zero] * count
-        sums = step(i64(whole), sums, left) if left else sums
-        total = _sums_of_each(b, sums + [zero] * (lanes - count))
-    else:  # across it: a row of the matrix times a number; four sums, since each has to wait for the one before
-
-        def add(k: ir.Value, sums: Sequence[ir.Value], steps: int = 4) -> list[ir.Value]:
-            found = list(sums)
-            for n in range(steps):
-                index = b.add(b.mul(k, i64(4)), i64(n))
-                x = splat(b, b.load(b.gep(row, [index], source_etype=vector.element), typ=vector.element), lanes)
-                line = read(b, at(b, weight, b.mul(index, pitch)), vector, count, item)
-                found[n] = intrinsic(b, "fmuladd", x, line, sums[n])
-            return found
-
-        whole, left = divmod(depth, 4)
-        sums = fold(b, i64(whole), [zero] * 4, add) if whole else [zero] * 4
-        sums = add(i64(whole), sums, left)
-        total = b.fadd(b.fadd(sums[0], sums[1]), b.fadd(sums[2], sums[3]))
-    b.store(total, target, align=size)
+    whole, left = divmod(depth, lanes)
+    sums = fold(b, i64(whole), [zero] * count, step) if whole else [zero] * count
+    sums = step(i64(whole), sums, left) if left else sums
+    b.store(_sums_of_each(b, sums + [zero] * (lanes - count)), target, align=size)
     b.ret_void()
-    return function
+
+
+def _emit_across(vector: ir.VectorType, depth: int, count: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Across them: each row of the matrix times a number; in four sums, since each has to wait for the one before."""
+    weight, pitch, row, target = args
+    size, lanes, zero = bytes_of(vector), vector.count, constant(vector, 0)
+
+    def step(k: ir.Value, sums: Sequence[ir.Value], steps: int = 4) -> list[ir.Value]:
+        found = list(sums)
+        for n in range(steps):
+            index = b.add(b.mul(k, i64(4)), i64(n))
+            x = splat(b, b.load(b.gep(row, [index], source_etype=vector.element), typ=vector.element), lanes)
+            line = read(b, at(b, weight, b.mul(index, pitch)), vector, count, size // lanes)
+            found[n] = intrinsic(b, "fmuladd", x, line, sums[n])
+        return found
+
+    whole, left = divmod(depth, 4)
+    sums = fold(b, i64(whole), [zero] * 4, step) if whole else [zero] * 4
+    sums = step(i64(whole), sums, left)
+    b.store(b.fadd(b.fadd(sums[0], sums[1]), b.fadd(sums[2], sums[3])), target, align=size)
+    b.ret_void()
 
 
 def _sums_of_each(b: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
@@ -157,11 +161,12 @@ def accumulate(module: ir.Module, vector: ir.VectorType, rows: int, width: int, 
     ``pitch`` is the distance in bytes from row to row of ``out``, which counts as zero if ``fresh``.
     """
     name = f"accumulate.{rows}.{width}.{last}.{vector.element}"
-    if name in module.globals:
-        return module.globals[name]
-    function = _function(module, name, [POINTER, POINTER, I64, POINTER, I64, I64, I1])
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    left, right, distance, out, pitch, depth, fresh = function.args
+    kinds = [POINTER, POINTER, I64, POINTER, I64, I64, I1]
+    return _function(module, name, kinds, partial(_emit_accumulate, vector, rows, width, last))
+
+
+def _emit_accumulate(vector: ir.VectorType, rows: int, width: int, last: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    left, right, distance, out, pitch, depth, fresh = args
     size, zero = bytes_of(vector), constant(vector, 0)
     item, counts = size // vector.count, [*[vector.count] * (width - 1), last]
     columns = [at(b, right, b.mul(distance, i64(c))) for c in range(width)]
@@ -181,17 +186,19 @@ def accumulate(module: ir.Module, vector: ir.VectorType, rows: int, width: int, 
         for cell, value, n in zip(line, found, counts, strict=True):
             write(b, value, cell, n, item)
     b.ret_void()
-    return function
 
 
-def _function(module: ir.Module, name: str, kinds: Sequence[ir.Type]) -> ir.Function:
-    """A function of its own, whose pointers lead to different memory."""
+def _function(module: ir.Module, name: str, kinds: Sequence[ir.Type], emit: Callable[..., None]) -> ir.Function:
+    """The module's own function of the name, whose pointers lead to different memory; made by ``emit(b, *args)`` if it is not there."""
+    if name in module.globals:
+        return module.globals[name]
     function = ir.Function(module, ir.FunctionType(VOID, kinds), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     for argument in function.args:
         if argument.type == POINTER:
             argument.add_attribute("noalias")
+    emit(ir.IRBuilder(function.append_basic_block("entry")), *function.args)
     return function
 
 
@@ -265,19 +272,18 @@ def _turn(module: ir.Module, vector: ir.VectorType, count: int) -> ir.Function:
 
     ``pitch`` is the distance in bytes from row to row, ``step`` that from one vector of the result to the next.
     """
-    name = f"turn.{count}.{vector.count}.{vector.element}"
-    if name in module.globals:
-        return module.globals[name]
-    function = _function(module, name, [POINTER, I64, POINTER, I64])
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    source, pitch, target, step = function.args
+    kinds = [POINTER, I64, POINTER, I64]
+    return _function(module, f"turn.{count}.{vector.count}.{vector.element}", kinds, partial(_emit_turn, vector, count))
+
+
+def _emit_turn(vector: ir.VectorType, count: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    source, pitch, target, step = args
     align = bytes_of(vector) // vector.count
     found = [b.load(at(b, source, b.mul(pitch, i64(n))), typ=vector, align=align) for n in range(count)]
     found += [constant(vector, 0)] * (vector.count - count)
     for n, line in enumerate(_transposed(b, found)):
         b.store(line, at(b, target, b.mul(step, i64(n))), align=bytes_of(vector))
     b.ret_void()
-    return function
 
 
 def _transposed(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:

@@ -80,6 +80,14 @@ def share_of(b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value
     return b.udiv(b.mul(share, count), shares), b.udiv(b.mul(b.add(share, i64(1)), count), shares)
 
 
+@contextmanager
+def in_tiles(b: ir.IRBuilder, rows: ir.Value, most: int) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Code repeated for at most so many rows at a time, which are as equal in number as can be: the first of them, and the end."""
+    tiles = b.udiv(b.add(rows, i64(most - 1)), i64(most))
+    with loop(b, i64(0), tiles) as n:
+        yield share_of(b, rows, n, tiles)
+
+
 def least(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
     """The smaller of two numbers."""
     return b.select(b.icmp_signed("<", one, other), one, other)

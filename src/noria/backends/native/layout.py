@@ -42,7 +42,7 @@ class Group:
     panel: int  # bytes from the start of the scratch memory
 
 
-class Run(NamedTuple):
+class Span(NamedTuple):
     """Columns of a product that stand side by side in a vector: ``width`` of them, from feature ``first`` of the block on."""
 
     product: Product
@@ -142,16 +142,16 @@ class Plan:
                 self.panels += 0 if self.direct else aligned(blocks * dot.depth * len(some) * self.lanes * item)
         return Layout(stage, vectors, tuple(groups), place)
 
-    def panel(self, group: Group, counts: Sequence[int]) -> list[list[Run]]:
+    def panel(self, group: Group, counts: Sequence[int]) -> list[list[Span]]:
         """What each vector of the panel of a block holds, if the vectors of the block have so many features."""
         if not self._is_dense(group, counts):
-            return [[Run(product, v * self.lanes, counts[v])] for product, v in group.products]
+            return [[Span(product, v * self.lanes, counts[v])] for product, v in group.products]
         columns = [(product, r) for product in _products(group) for r in range(sum(counts))]
         found = []
         for start in range(0, len(columns), self.lanes):
             some = columns[start : start + self.lanes]
-            runs = [(product, [r for other, r in some if other is product]) for product in dict(some)]
-            found.append([Run(product, features[0], len(features)) for product, features in runs])
+            features = {product: [r for other, r in some if other is product] for product, _ in some}
+            found.append([Span(product, rows[0], len(rows)) for product, rows in features.items()])
         return found
 
     def place(self, group: Group, counts: Sequence[int], product: Product, v: int) -> int:

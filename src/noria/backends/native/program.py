@@ -80,7 +80,6 @@ class Program:
         self.after: list[Projection] = []
         self.leaves = frozenset(self.places)
         self._set_apart(apart, users(graph.equations, graph.outputs))
-        self.leaves = frozenset(self.places)
         self._destinations()
         self.terms = [term for n, some in enumerate(operands) for term in self._terms(n, some)]
         self.stages: list[Stage] = []
@@ -116,6 +115,7 @@ class Program:
             place, given = Place("stretch", len(self.stretch)), self._given(row)
             if given is not None:
                 self.places[value] = place
+                self.leaves |= {value}
                 self.stretch.append(value)
                 self.before.append(Projection(equation, self.places[given.value].shifted(given.offset), place))
             elif uses.get(value) == [None] and value in emitted and not is_literal(row):

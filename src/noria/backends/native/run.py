@@ -196,7 +196,9 @@ class Call:
         if not time * batch:
             return self.slow(*arrays, time=time)
         direct = time * batch <= FEW
-        program = self._program(self.totals, lambda weight: not direct and is_slow(weight, batch))
+        weights = [size_in_bytes(self.program.shared[dot.weight]) for dot in self.program.dots.values()]
+        apart = not direct and any(is_slow(weight, batch) for weight in weights)
+        program = self._program(self.totals, lambda weight: is_slow(weight, batch)) if apart else self.program
         shares, by_features = _shares(program, time, batch)
         plan = Plan(program, isa, by_features, direct)
         kept = sum(plan.stretch_widths())
@@ -216,19 +218,17 @@ def _shares(program: Program, time: int, batch: int) -> tuple[int, bool]:
 
     Features are if there are few rows, and a stage is so much work that waiting for the other threads does not count.
     """
-    apart = {projection.equation for projection in (*program.before, *program.after)}
-    products = sum(2 * dot.depth * dot.width for equation, dot in program.dots.items() if equation not in apart)
+    products = {equation: 2 * dot.depth * dot.width for equation, dot in program.dots.items()}
+    apart = sum(products[projection.equation] for projection in (*program.before, *program.after))
     others = sum(size(v) for e in program.equations for v in e.outputs) * 4
-    rest = sum(2 * size(total) for total in program.totals) + sum(
-        2 * program.dots[equation].depth * program.dots[equation].width for equation in apart
-    )
-    shares = max(1, min(_cores(), time * batch * (products + others + rest) // _WORTH_A_THREAD))
-    work = (products + others) * batch // len(program.stages)
+    step = sum(products.values()) - apart + others
+    rest = apart + sum(2 * size(total) for total in program.totals)  # of a whole stretch, and shared out by features
+    shares = max(1, min(_cores(), time * batch * (step + rest) // _WORTH_A_THREAD))
+    work = step * batch // len(program.stages)
     by_features = batch <= 2 * shares and work > _WORTH_A_STAGE and not any(s.sums for s in program.stages)
     if shares > 1 and by_features:
         return shares, True
-    is_shared = bool(apart or program.totals)  # what is done for a whole stretch is shared out by features
-    return (shares if is_shared else min(shares, batch)), False
+    return (shares if rest else min(shares, batch)), False
 
 
 _native = jex.Primitive("noria_native_loop")
@@ -254,6 +254,8 @@ def _without_dead_code(used: Sequence[bool], equation: Any) -> tuple[list[bool],
     """What `jax.interpreters.partial_eval.dce_rules` asks for: a gradient that nobody wants is not computed."""
     if not any(used):
         return [False] * len(equation.invars), None
+    if all(used):
+        return [True] * len(equation.invars), equation
     call, needs = equation.params["call"].keeping(used)
     width = len(call.program.state)
     kept = [n < width or is_used for n, is_used in enumerate(used)]

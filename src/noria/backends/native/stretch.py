@@ -23,9 +23,9 @@ from noria.backends.native.instructions import (
     fold,
     i64,
     in_share,
+    in_tiles,
     loop,
     read,
-    share_of,
     stack,
     write,
 )
@@ -77,25 +77,21 @@ class Stretch:
         most, vector = gemm.most_rows(self.plan.registers, len(group.products)), self.plan.group_vector(group)
         tile, pitch = stack(b, most * layout.pitch, ALIGN), i64(layout.pitch)
         (source, stride), (target, width) = map(self._rows, (projection.source, projection.target))
-        item, tiles = gemm.bytes_of(vector) // vector.count, b.udiv(b.add(self.depth, i64(most - 1)), i64(most))
+        whole, item = gemm.bytes_of(vector), gemm.bytes_of(vector) // vector.count
         for j, counts in in_share(b, *self.plan.counts(layout), self.share, self.shares):
-            panel, shift = (
-                panel_at(b, self.buffers, self.plan, group, j),
-                b.mul(j, i64(layout.vectors * gemm.bytes_of(vector))),
-            )
+            panel = panel_at(b, self.buffers, self.plan, group, j)
+            block = at(b, target, b.mul(j, i64(layout.vectors * whole)))
             function = gemm.product(b.module, vector, len(self.plan.panel(group, counts)), most)
-            with loop(b, i64(0), tiles) as n:
-                start, stop = share_of(b, self.depth, n, tiles)
+            with in_tiles(b, self.depth, most) as (start, stop):
                 line, count = at(b, source, b.mul(start, i64(stride))), b.sub(stop, start)
                 b.call(function, [count, line, i64(stride), panel, tile, pitch, i64(group.dot.depth)])
                 with loop(b, i64(0), count) as row:
                     found = at(b, tile, b.mul(row, pitch))
-                    place = at(b, at(b, target, b.mul(b.add(start, row), i64(width))), shift)
+                    place = at(b, block, b.mul(b.add(start, row), i64(width)))
                     for v, numbers in enumerate(counts):
                         if numbers:
-                            skip = v * gemm.bytes_of(vector)
-                            value = b.load(at(b, found, skip), typ=vector, align=gemm.bytes_of(vector))
-                            write(b, value, at(b, place, skip), numbers, item)
+                            value = b.load(at(b, found, v * whole), typ=vector, align=whole)
+                            write(b, value, at(b, place, v * whole), numbers, item)
 
     def _rows(self, place: Place) -> tuple[ir.Value, int]:
         """Where the first row of the stretch stands, in the order of time, and the bytes from row to row."""

@@ -26,10 +26,12 @@ class LoopBackend:
     """A way to run a loop that the compiler has taken out of a cell, forward or reverse.
 
     Attributes:
-        run: ``run(graph, known, state, steps, start, axes, reverse, totals) -> (final state, stacked, summed)``, where ``graph`` is one
+        run: ``run(graph, known, state, steps, start, axes, reverse, totals, batch_major) -> (final state, stacked, summed)``, where ``graph`` is one
             step of one example, its first outputs the next ``state``; arrays of ``known`` are the same for all, those of ``steps``
             have the axes time and batch (``axes``) in front, those of ``start`` the batch. ``totals`` are numbers of operands, which
             are the last outputs: what is summed over all steps and examples is a value (1) or the outer product of two vectors (2).
+            Arrays of the values ``batch_major``, read or stacked, come from the caller or go there, where the batch is the first
+            axis: so they lie in memory, though time is the first axis here. Whoever keeps to that saves a copy.
         packs: whether it puts weights into an order of its own, so that it need not be given transposed ones.
         shifts: whether arrays of ``steps`` may be `noria.graph.Shifted`.
         lifts: ``lifts(equation, given, batch, light)``, whether it pays to take a product of the input out of the loop; a step is

@@ -1,7 +1,7 @@
 """The compiled loop as one `jax.lax.scan`: any device. Its twins are `noria.backends.plain` and `reference`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ def loop(
     axes: tuple[int, ...],
     reverse: bool,
     totals: Sequence[int] = (),
+    batch_major: Set[Any] = frozenset(),
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """See `noria.backends`."""
     names = [v for v in graph.inputs if v in steps]

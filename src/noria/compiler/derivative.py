@@ -18,6 +18,7 @@ without a product and with the fewest bytes.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, NamedTuple
 
 import jax
@@ -114,6 +115,17 @@ class Derivative:
         found = {v: Source(at[v], None) for v in self.saved if v not in moved}
         found |= {v: Source(at[before[v]], self.split.state.index(v)) for v in moved}
         return own, found
+
+    def batch_major(self, sources: dict[Any, Source]) -> set[Any]:
+        """What the reverse loop reads of the caller's arrays and of outputs of the layer, and those of its results that go to the caller."""
+        split = self.split
+        streams = self.cotangents[sum(map(is_inexact, split.next_state)) :]
+        smooth = [passed_on for v, passed_on in zip(split.emitted, split.passed_on, strict=True) if is_inexact(v)]
+        found = {*split.steps, *compress(streams, smooth)}
+        emitted = [n for n, is_passed_on in enumerate(split.passed_on) if is_passed_on]
+        found |= {v for v, source in sources.items() if source.stack in emitted}
+        of_steps = compress(self.of_lifted, (v in split.steps for v in split.lifted))
+        return found | {*values_of(g for g in of_steps if g is not None)}
 
     @property
     def lifted(self) -> tuple[Any, ...]:

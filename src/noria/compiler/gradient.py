@@ -1,8 +1,9 @@
 """The loop with a reverse loop of its own, which carries cotangents of the state and nothing else."""
 
 import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from noria.compiler.contact import cotangent_array
 from noria.compiler.cotangents import add, arrays_of, choose, instantiate, or_zeros, put, spread
 from noria.compiler.derivative import Derivative, derive, summed
 from noria.compiler.split import Split, narrow
-from noria.graph import Graph, Known, Shifted, cut_out, evaluate, is_inexact, named, size_in_bytes
+from noria.graph import Graph, Known, Shifted, cut_out, evaluate, is_inexact, named, size_in_bytes, values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +30,18 @@ class Loop:
     reverse: bool
 
     def forward(
-        self, graph: Graph, known: Known, state: Sequence[Any], steps: Known, start: list[Any]
+        self,
+        graph: Graph,
+        known: Known,
+        state: Sequence[Any],
+        steps: Known,
+        start: list[Any],
+        batch_major: Set[Any],
     ) -> tuple[list[Any], list[Any]]:
         """Run ``graph`` over time, as in `noria.backends.LoopBackend`: the final state, and what is stacked."""
-        final, stacked, _ = self.backend.run(graph, known, state, steps, start, self.axes, self.reverse, ())
+        final, stacked, _ = self.backend.run(
+            graph, known, state, steps, start, self.axes, self.reverse, (), batch_major
+        )
         return final, stacked
 
     def back(
@@ -43,10 +52,11 @@ class Loop:
         steps: Known,
         start: list[Any],
         totals: Sequence[int],
+        batch_major: Set[Any],
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """The same against the direction of time, for cotangents; and totals."""
         found: tuple[list[Any], list[Any], list[Any]] = self.backend.run(
-            graph, known, state, steps, start, self.axes, not self.reverse, totals
+            graph, known, state, steps, start, self.axes, not self.reverse, totals, batch_major
         )
         return found
 
@@ -109,12 +119,13 @@ class Recurrent:
             lifted, pull_lift = jax.vjp(self._lift, parameters, steps)
             saved |= {v: a for v, a in zip(split.lifted, lifted, strict=True) if v in derivative.lifted}
         names = tuple(saved)
+        batch_major = derivative.batch_major(sources or {})
 
         def pull(known: list[Any], steps: list[Any], saved: list[Any], pull_lift: Any, cotangents: Any) -> Any:
             known_now = named((*split.parameters, *derivative.constants), known)
             if self.save == "gates":
                 varying = named(split.steps, steps) | named(names, saved)
-                return self._pull(derivative, known_now, varying, pull_lift, cotangents)
+                return self._pull(derivative, known_now, varying, pull_lift, cotangents, batch_major)
             return self._pull_from_states(derivative, known_now, steps, named(names, saved), cotangents)
 
         return (final, emitted), jtu.Partial(pull, [*known.values()], steps, [*saved.values()], pull_lift)
@@ -134,7 +145,11 @@ class Recurrent:
         loop = replace(self.loop, axes=(time, *self.loop.axes[1:]))
         varying = named(self.split.steps, steps)
         varying |= named(before.outputs, evaluate(before, known, varying, loop.axes))
-        return loop.forward(graph, known, self.split.state, varying, state)
+        batch_major: set[Any] = set()
+        if time == self.loop.axes[0]:  # pieces of time are copied anyway
+            emitted = itertools.compress(graph.outputs[len(state) :], self.split.passed_on)
+            batch_major = {*self.split.steps, *values_of(emitted)}
+        return loop.forward(graph, known, self.split.state, varying, state, batch_major)
 
     def _lift(self, parameters: list[Any], steps: list[Any]) -> list[Any]:
         """Arrays for `Split.lifted`."""
@@ -144,11 +159,17 @@ class Recurrent:
         return [varying[v] for v in self.split.lifted]
 
     def _pull(
-        self, derivative: Derivative, known: Known, varying: Known, pull_lift: Any, cotangents: Any
+        self,
+        derivative: Derivative,
+        known: Known,
+        varying: Known,
+        pull_lift: Any,
+        cotangents: Any,
+        batch_major: Set[Any] = frozenset(),
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """Cotangents of parameters, steps and state, ``None`` for zero."""
         split = self.split
-        of_shared, of_lifted, of_state = pull_back(derivative, self.loop, known, varying, cotangents)
+        of_shared, of_lifted, of_state = pull_back(derivative, self.loop, known, varying, cotangents, batch_major)
         of_parameters, of_steps = pull_lift(
             [
                 or_zeros(g, jax.ShapeDtypeStruct((*self.loop.axes, *v.aval.shape), v.aval.dtype))
@@ -190,11 +211,17 @@ class Recurrent:
 
 
 def pull_back(
-    derivative: Derivative, loop: Loop, known: Known, varying: Known, cotangents: tuple[list[Any], list[Any]]
+    derivative: Derivative,
+    loop: Loop,
+    known: Known,
+    varying: Known,
+    cotangents: tuple[list[Any], list[Any]],
+    batch_major: Set[Any],
 ) -> tuple[Known, list[Any], list[Any]]:
     """The reverse loop, then the contacts: cotangents of what is shared, lifted, and of the state; ``None`` for zero.
 
-    ``known`` holds arrays for the shared values, ``varying`` those for what was saved and lifted, of all steps.
+    ``known`` holds arrays for the shared values, ``varying`` those for what was saved and lifted, of all steps; ``batch_major`` as
+    in `noria.backends.LoopBackend`.
     """
     split = derivative.split
     ends = [(v, g) for v, g in zip(split.loop.outputs, [*cotangents[0], *cotangents[1]], strict=True) if is_inexact(v)]
@@ -208,7 +235,7 @@ def pull_back(
             varying = varying | {name: given[name]}
     last = [instantiate(given[name]) for name in start]
     parameters, counts = [v for v, _ in derivative.totals], [count for _, count in derivative.totals]
-    first, stacked, totals = loop.back(derivative.reverse, known, start, varying, last, counts)
+    first, stacked, totals = loop.back(derivative.reverse, known, start, varying, last, counts, batch_major)
     varying = varying | named(derivative.stacked, stacked)
     needed = {*derivative.recover.inputs, *(v for c in derivative.contacts for v in c.operands if v is not None)}
     for value in needed:

@@ -57,6 +57,12 @@ class Split:
         return frozenset(filter(is_inexact, (*self.parameters, *self.steps)))
 
     @property
+    def passed_on(self) -> list[bool]:
+        """Which of the emitted values reach the caller without a product, which has an order of its own in memory."""
+        uses = users(self.after.equations)
+        return [not is_literal(v) and not any(map(is_heavy, uses.get(v, ()))) for v in self.emitted]
+
+    @property
     def next_state(self) -> tuple[Any, ...]:
         return self.loop.outputs[: len(self.state)]
 

@@ -19,7 +19,7 @@ from typing import Any
 from llvmlite import ir
 
 from noria.backends.native import gemm
-from noria.backends.native.elementwise import element
+from noria.backends.native.elementwise import element, in_memory
 from noria.backends.native.expressible import size
 from noria.backends.native.instructions import (
     I1,
@@ -34,7 +34,9 @@ from noria.backends.native.instructions import (
     in_tiles,
     least,
     loop,
+    read,
     stack,
+    write,
 )
 from noria.backends.native.layout import ALIGN, Group, Layout, Plan, Span, item_of
 from noria.backends.native.memory import Arrays, Buffers, arrays, panel_at
@@ -103,14 +105,17 @@ class Run:
         self.bases |= self.arrays
         if not plan.by_features:
             begin, end, _, _ = self.part
-            with loop(b, begin, end) as i:
-                self._bind(i)
-                for layout in plan.layouts:
-                    self._stage(layout)
+            if plan.aside:
+                few = i64(plan.steps_aside)
+                with loop(b, i64(0), b.udiv(b.add(b.sub(end, begin), b.sub(few, i64(1))), few)) as n:
+                    start = b.add(begin, b.mul(n, few))
+                    self._steps(start, least(b, b.add(start, few), end))
+            else:
+                self._steps(begin, end)
             b.ret_void()
             return
         i, number, _, _ = self.part
-        self._bind(i)
+        self._bind(i, i)
         blocks = [b.append_basic_block("stage") for _ in plan.layouts]
         switch = b.switch(number, blocks[-1])
         for n, (block, layout) in enumerate(zip(blocks, plan.layouts, strict=True)):
@@ -120,25 +125,70 @@ class Run:
             self._stage(layout)
             b.ret_void()
 
-    def _bind(self, i: ir.Value) -> None:
-        """The arrays of step ``i``."""
-        b, plan = self.b, self.plan
+    def _steps(self, start: ir.Value, stop: ir.Value) -> None:
+        """Some steps, one after the other."""
+        self._exchange("step", start, stop)
+        with loop(self.b, start, stop) as i:
+            self._bind(i, start)
+            for layout in self.plan.layouts:
+                self._stage(layout)
+        self._exchange("emitted", start, stop)
+
+    def _exchange(self, kind: str, start: ir.Value, stop: ir.Value) -> None:
+        """Put aside what some steps read, or bring what they emit where it belongs."""
+        b, lanes = self.b, self.plan.lanes
+        for n, (place, value) in enumerate(self.plan.aside.items()):
+            if place.kind != kind:
+                continue
+            vector, item = ir.VectorType(in_memory(value.aval.dtype), lanes), item_of(value)
+            with loop(b, self.first, self.last) as row, loop(b, start, stop) as i:
+                there = self._in_buffer(place, i, row)
+                here = self._aside(n, value, b.sub(i, start), row)
+                source, target = (there, here) if kind == "step" else (here, there)
+                full, left = divmod(size(value), lanes)
+                for block, count in in_share(b, full, lanes, left, i64(0), i64(1)):
+                    shift = b.mul(block, i64(lanes * item))
+                    write(b, read(b, at(b, source, shift), vector, count, item), at(b, target, shift), count, item)
+
+    def _aside(self, n: int, value: Any, k: ir.Value, row: ir.Value) -> ir.Value:
+        b = self.b
+        shift = b.mul(b.add(b.mul(k, self.batch), row), i64(size(value) * item_of(value)))
+        return at(b, self.arrays["aside", n], shift)
+
+    def _when(self, i: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Where step ``i`` is in time, whether it is the last to be taken, and whether time goes backwards."""
+        b = self.b
         last = b.sub(b.sub(self.time, i64(1)), i)
-        ends, backwards = b.icmp_signed("==", last, i64(0)), b.icmp_signed("!=", self.reverse, i64(0))
-        t = b.select(backwards, last, i)
+        backwards = b.icmp_signed("!=", self.reverse, i64(0))
+        return b.select(backwards, last, i), b.icmp_signed("==", last, i64(0)), backwards
+
+    def _in_buffer(self, place: Place, i: ir.Value, row: ir.Value) -> ir.Value:
+        """Where an example stands at step ``i`` in the buffer that the call was given."""
+        b, key, value = self.b, (place.kind, place.number), self.program.values(place.kind)[place.number]
+        t, ends, backwards = self._when(i)
+        width = i64(size(value) * item_of(value))
+        step, example = (
+            (width, b.mul(self.time, width)) if place in self.plan.aside else (b.mul(self.batch, width), width)
+        )
+        found = at(b, self.buffers[key], b.add(b.mul(t, step), b.mul(row, example)))
+        if place.kind == "step" and value in self.program.shifted:
+            first = at(b, self.buffers["first", self.program.shifted.index(value)], b.mul(row, width))
+            found = b.select(ends, first, at(b, found, b.select(backwards, b.neg(step), step)))
+        return found
+
+    def _bind(self, i: ir.Value, start: ir.Value) -> None:
+        """The arrays of step ``i``, one of those from ``start`` on."""
+        b, plan = self.b, self.plan
+        _, ends, backwards = self._when(i)
         begins, odd = b.icmp_signed("==", i, i64(0)), b.trunc(i, I1)
         for n in range(len(self.program.state)):  # odd steps go from the first array to the second
             one, two = self.arrays["one", n], self.arrays["two", n]
             self.bases["state", n] = b.select(begins, self.buffers["state", n], b.select(odd, one, two))
             self.bases["next", n] = b.select(ends, self.buffers["next", n], b.select(odd, two, one))
-        for kind in ("step", "emitted"):
-            for n, value in enumerate(self.program.values(kind)):
-                width = b.mul(self.batch, i64(size(value) * item_of(value)))
-                self.bases[kind, n] = at(b, self.buffers[kind, n], b.mul(t, width))
-                if kind == "step" and value in self.program.shifted:
-                    first = self.buffers["first", self.program.shifted.index(value)]
-                    onward = b.select(backwards, b.neg(width), width)
-                    self.bases[kind, n] = b.select(ends, first, at(b, self.bases[kind, n], onward))
+        for place in self.program.buffers(("step", "emitted")):
+            self.bases[place.kind, place.number] = self._in_buffer(place, i, i64(0))
+        for n, (place, value) in enumerate(plan.aside.items()):
+            self.bases[place.kind, place.number] = self._aside(n, value, b.sub(i, start), i64(0))
         for n in range(len(self.program.shared)):
             self.bases["shared", n] = self.buffers["shared", n]
         done = b.urem(i, self.stretch)

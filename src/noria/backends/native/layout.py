@@ -11,11 +11,14 @@ from noria.backends.native.elementwise import element
 from noria.backends.native.expressible import size
 from noria.backends.native.instructions import i64
 from noria.backends.native.program import Program
-from noria.backends.native.stages import Dot, Product, Projection, Stage
+from noria.backends.native.stages import Dot, Place, Product, Projection, Stage
 from noria.backends.native.target import Isa
 
 #: Bytes to which panels and arrays are aligned.
 ALIGN = 64
+
+#: Bytes of an example, about, that are read or written at a time where it has all its steps side by side.
+_RUN = 2**11
 
 
 def aligned(number: int) -> int:
@@ -64,11 +67,22 @@ class Plan:
     """A program cut up for one instruction set: ``lanes`` numbers in a vector, ``panels`` bytes of packed weights.
 
     Threads share the features of each stage if ``by_features``, else the rows of the batch. With ``direct`` products weights are
-    read where they are, and not packed.
+    read where they are, and not packed. The buffers ``batch_major`` have all steps of an example side by side in memory, others all examples of a
+    step; what a few steps read and fill of them is put ``aside``, in the order of the others.
     """
 
-    def __init__(self, program: Program, isa: Isa, by_features: bool = False, direct: bool = False):
+    def __init__(
+        self,
+        program: Program,
+        isa: Isa,
+        by_features: bool = False,
+        direct: bool = False,
+        batch_major: Sequence[Place] = (),
+    ):
         self.program, self.by_features, self.direct = program, by_features, direct
+        self.aside = {place: program.values(place.kind)[place.number] for place in batch_major}
+        widest = max((size(value) * item_of(value) for value in self.aside.values()), default=1)
+        self.steps_aside = max(1, _RUN // widest)
         values = [*program.places, *program.maker, *program.outputs]
         dtypes = [v.aval.dtype for v in values if v.aval.dtype != bool and v.aval.shape]
         self.lanes = min(
@@ -94,6 +108,8 @@ class Plan:
             yield size(value) * item_of(value)
         for equation, _ in self.sums:
             yield self.lanes * item_of(equation.inputs[0])
+        for value in self.aside.values():
+            yield self.steps_aside * size(value) * item_of(value)
 
     def stretch_widths(self) -> Iterator[int]:
         """Bytes that one example of one step takes in each array of a stretch, and in each record, which has whole vectors."""

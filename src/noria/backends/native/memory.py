@@ -1,8 +1,9 @@
 """Where everything stands while a kernel runs: the buffers that it is given, and scratch memory.
 
 The buffers are those of `Program`: shared, steps, what shifted ones read last, the state before the first step; then the final state, what is emitted, totals, and
-scratch memory. Arrays of steps and what is emitted have the axes time and batch in front, the states the batch. In scratch memory stand the
-panels, then for each state two arrays between which steps alternate, then values of single steps, then those of all steps of a stretch: values in the order of time, and records.
+scratch memory. Arrays of steps and what is emitted have the axes time and batch in front, the states the batch; in memory the batch may be the outermost. In scratch
+memory stand the panels, then for each state two arrays between which steps alternate, then values of single steps, sums, what is put aside for a few
+steps, and then what there is of all steps of a stretch: values in the order of time, and records.
 """
 
 from llvmlite import ir
@@ -26,7 +27,7 @@ class Buffers:
     """The addresses of all buffers, by kind and index; those of ``next`` are for the final state."""
 
     def __init__(self, b: ir.IRBuilder, table: ir.Value, program: Program):
-        found = [(kind, i) for kind in (*INPUTS, *RESULTS) for i in range(len(program.values(kind)))]
+        found = [(place.kind, place.number) for place in program.buffers((*INPUTS, *RESULTS))]
         found.append(("scratch", 0))
         self._table = {key: b.load(at(b, table, 8 * i), typ=POINTER, align=8) for i, key in enumerate(found)}
 
@@ -44,6 +45,7 @@ def arrays(b: ir.IRBuilder, plan: Plan, buffers: Buffers, batch: ir.Value, stret
     of_step = [(kind, n) for n in range(len(program.state)) for kind in ("one", "two")]
     of_step += [("scratch", n) for n in range(len(program.scratch))]
     of_step += [("sum", n) for n in range(len(plan.sums))]
+    of_step += [("aside", n) for n in range(len(plan.aside))]
     of_stretch = [(kind, n) for kind in ("stretch", "record") for n in range(len(program.values(kind)))]
     place, found, rows = at(b, buffers.scratch, plan.panels), {}, b.mul(batch, stretch)
     for names, widths, count in ((of_step, plan.scratch_widths(), batch), (of_stretch, plan.stretch_widths(), rows)):

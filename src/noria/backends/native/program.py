@@ -102,6 +102,10 @@ class Program:
             "record": self.records,
         }[kind]
 
+    def buffers(self, kinds: Sequence[str]) -> list[Place]:
+        """All buffers of some kinds, in the order in which a kernel is given them."""
+        return [Place(kind, number) for kind in kinds for number in range(len(self.values(kind)))]
+
     # --- products of many steps -------------------------------------------------------------------------------------
 
     def _set_apart(self, apart: Callable[[int], bool], uses: dict[Any, list[Any]]) -> None:

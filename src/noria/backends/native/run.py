@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +17,22 @@ from noria.backends import scan
 from noria.backends.native import ffi
 from noria.backends.native.expressible import NotExpressible, is_expressible, size
 from noria.backends.native.layout import Plan
-from noria.backends.native.program import INPUTS, Program
+from noria.backends.native.program import INPUTS, RESULTS, Program
+from noria.backends.native.stages import Place
 from noria.backends.native.target import NoSuchMachine, chosen
-from noria.graph import Equation, Graph, Known, Shifted, cut_out, grouped, named, size_in_bytes, total, values_of
+from noria.graph import (
+    Equation,
+    Graph,
+    Known,
+    Shifted,
+    cut_out,
+    grouped,
+    is_literal,
+    named,
+    size_in_bytes,
+    total,
+    values_of,
+)
 
 #: Floating-point operations, about, from which on a second thread pays for being woken.
 _WORTH_A_THREAD = 1_000_000
@@ -84,6 +97,7 @@ def loop(
     axes: tuple[int, ...],
     reverse: bool,
     totals: Sequence[int] = (),
+    batch_major: Set[Any] = frozenset(),
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """See `noria.backends`. What there is no code for runs as `noria.backends.scan`."""
     try:
@@ -94,7 +108,7 @@ def loop(
     shared, varying = [known[v] for v in program.shared], [steps[v] for v in program.steps]
     first = [steps[v].first for v in shifted]
     varying = [a.array if isinstance(a, Shifted) else a for a in varying]
-    call = Call(program, graph, reverse, tuple(totals))
+    call = Call(program, graph, reverse, tuple(totals), frozenset(batch_major))
     if len(axes) == 2:
         return call(Arguments(shared, varying, first, start), axes[0])
     # One example: a batch of one.
@@ -131,8 +145,11 @@ class Call:
     devices that are no CPUs get a scan. Its derivative is that of the scan: only derivatives of derivatives come to that.
     """
 
-    def __init__(self, program: Program, graph: Graph, reverse: bool, totals: tuple[int, ...]):
+    def __init__(
+        self, program: Program, graph: Graph, reverse: bool, totals: tuple[int, ...], batch_major: frozenset[Any]
+    ):
         self.program, self.graph, self.reverse, self.totals = program, graph, reverse, totals
+        self.batch_major = batch_major
 
     def __call__(self, arguments: Arguments, time: int) -> Any:
         return self.results(_native.bind(*itertools.chain(*arguments), call=self, time=time))
@@ -148,7 +165,7 @@ class Call:
 
     def open(self) -> "Call":
         """The same, where the operands of the totals are stacked instead."""
-        return Call(self._program(()), self.graph, self.reverse, ())
+        return Call(self._program(()), self.graph, self.reverse, (), self.batch_major)
 
     def keeping(self, used: Sequence[bool]) -> tuple["Call", list[bool]]:
         """The same call without the outputs that nobody uses, and which of its inputs it still needs; all of the state stays."""
@@ -164,7 +181,7 @@ class Call:
         )
         program = Program(graph, shared, steps, self.program.state, counts, shifted)
         needs = [kind == "state" or value in graph.inputs for kind in INPUTS for value in self.program.values(kind)]
-        return Call(program, graph, self.reverse, counts), needs
+        return Call(program, graph, self.reverse, counts, self.batch_major), needs
 
     def _program(self, totals: tuple[int, ...], apart: Callable[[int], bool] = lambda weight: False) -> Program:
         program = self.program
@@ -200,14 +217,28 @@ class Call:
         apart = not direct and any(is_slow(weight, batch) for weight in weights)
         program = self._program(self.totals, lambda weight: is_slow(weight, batch)) if apart else self.program
         shares, by_features = _shares(program, time, batch)
-        plan = Plan(program, isa, by_features, direct)
+        strided = min(time, batch) > 1 and not by_features
+        plan = Plan(program, isa, by_features, direct, self._batch_major(program) if strided else ())
         kept = sum(plan.stretch_widths())
         rows = _RECORDED if self.totals else -(-_KEPT // kept) if kept else time * batch
         stretch = -(-time // min(time, -(-time * batch // rows)))
         scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, stretch),), jnp.uint8)
         sizes = ffi.sizes(time, batch, self.reverse, stretch, shares)
-        results = [*self.structs(time, batch), scratch]
-        return list(jax.ffi.ffi_call(ffi.register(plan, isa), results)(sizes, *arrays)[:-1])
+        given, wanted = ([place in plan.aside for place in program.buffers(kinds)] for kinds in (INPUTS, RESULTS))
+        results = jax.eval_shape(functools.partial(_swapped, which=wanted), self.structs(time, batch))
+        run = jax.ffi.ffi_call(ffi.register(plan, isa), [*results, scratch])
+        return _swapped(run(sizes, *_swapped(arrays, given))[:-1], wanted)
+
+    def _batch_major(self, program: Program) -> list[Place]:
+        """The buffers that lie in memory with the batch in front, but for those of which many steps are multiplied at once."""
+        apart = {(p.source.kind, p.source.number) for p in program.before}
+        apart |= {(p.target.kind, p.target.number) for p in program.after}
+        found = []
+        for place in program.buffers(("step", "emitted")):
+            value = program.values(place.kind)[place.number]
+            if not is_literal(value) and value in self.batch_major and (place.kind, place.number) not in apart:
+                found.append(place)
+        return found
 
     def _batch(self, arrays: Sequence[Any]) -> int:
         return int(self.arguments(arrays).start[0].shape[0])
@@ -301,6 +332,11 @@ mlir.register_lowering(_native, mlir.lower_fun(lambda *a, call, time: call.fast(
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _swapped(arrays: Sequence[Any], which: Sequence[bool]) -> list[Any]:
+    """Some of the arrays with batch and time exchanged; where the caller did the same, XLA leaves out both."""
+    return [jnp.swapaxes(a, 0, 1) if swap else a for a, swap in zip(arrays, which, strict=True)]
 
 
 def _fold(a: Any, is_mapped: bool, count: int, axis: int) -> Any:

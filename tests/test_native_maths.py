@@ -43,7 +43,23 @@ ORACLES: dict[str, Callable[..., Any]] = {
 }
 #: Where a function's own code changes its way, or its answer leaves the range.
 THRESHOLDS = (
-    *(2.0**-54, 2.0**-25, math.log(2) / 2, 0.5, math.sqrt(0.5), 1.0, math.sqrt(2), 3.95, 9.0, 9.19, 9.9, 10.06, 12.0),
+    *(
+        2.0**-54,
+        2.0**-25,
+        math.log(2) / 2,
+        0.5,
+        math.sqrt(0.5),
+        1.0,
+        math.sqrt(2),
+        3.95,
+        4.0,
+        9.0,
+        9.02,
+        9.19,
+        9.9,
+        10.06,
+        12.0,
+    ),
     *(16.6, 17.3, 19.06, 20.0, 26.5, 36.7, 37.4, 87.34, 88.38, 88.7229, 89.416, 103.97, 126.0, 127.0, 128.0, 149.5),
     *(708.4, 709.09, 709.7828, 710.4759, 745.13, 1022.0, 1024.0, 1075.0, 1e5, 2.0**23, 2.0**24, 2.0**52, 2.0**53),
     *(n * math.pi / 2 for n in (1, 2, 3, 4, 5, 1001, 63661)),
@@ -227,6 +243,8 @@ def test_what_is_bounded_stays_bounded(dtype, isa):
         y = compiled(name, dtype, isa)(x)
         assert y.min() >= low
         assert y.max() <= 1
+        ends = compiled(name, dtype, isa)(np.array([-1e4, 1e4, 20 if dtype == "f4" else 40], dtype))
+        np.testing.assert_array_equal(ends, [low, 1, 1])
     assert compiled("exp", dtype, isa)(np.zeros(4))[0] == 1
     whole = np.arange(-120.0, 120.0)
     np.testing.assert_array_equal(compiled("exp2", dtype, isa)(whole), 2.0**whole)

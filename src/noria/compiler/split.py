@@ -59,8 +59,8 @@ class Split:
     @property
     def passed_on(self) -> list[bool]:
         """Which of the emitted values reach the caller without a product, which has an order of its own in memory."""
-        uses = users(self.after.equations)
-        return [not is_literal(v) and not any(map(is_heavy, uses.get(v, ()))) for v in self.emitted]
+        heavy = {v for e in self.after.equations if is_heavy(e) for v in values_of(e.inputs)}
+        return [not is_literal(v) and v not in heavy for v in self.emitted]
 
     @property
     def next_state(self) -> tuple[Any, ...]:

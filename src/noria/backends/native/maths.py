@@ -32,7 +32,7 @@ binade, in units of 2⁻²³ and 2⁻⁵², rounded up (also where sin and cos a
       float32 of a vector with any |x| > 10⁵
 
 NaN, infinities, signed zeros, overflow and underflow are as in C. A result below the smallest normal number may be
-zero, and log, like XLA's, takes such an argument for zero. |tanh| and |erf| never pass 1.
+zero, and log, like XLA's, takes such an argument for zero. |tanh| and |erf| never pass 1, and reach it.
 """
 
 import math
@@ -154,7 +154,7 @@ def _logistic(x: Vector) -> Vector:
 
 
 def _rational(x: Vector, limit: float, above: tuple[float, ...], below: tuple[float, ...]) -> Vector:
-    """P(x²) / Q(x²) times x on ±limit, constant beyond, and never above 1."""
+    """P(x²) / Q(x²) times x on ±limit, never above 1, and constant beyond: 1, where a sum rounds so with and without FMA."""
     x = x.clamp(-limit, limit)
     z = x * x
     return (x * z.polynomial(above) / z.polynomial(below)).clamp(-1.0, 1.0)
@@ -164,7 +164,7 @@ def _tanh(x: Vector) -> Vector:
     """A rational function in single precision, E / (E + 2) with E = e²ˣ - 1 in double."""
     f = x.format
     if f is FLOAT:
-        return _rational(x, 9.0, *TANH)
+        return _rational(x, 9.02, *TANH)
     power, r = _powers(x.clamp(-20.0, 20.0) * 2.0, f.bias)
     e = (r * r.polynomial(f.expm1)).fma(power, power - 1.0)
     return x.where(_small(x), e / (e + 2.0))
@@ -213,7 +213,7 @@ def _log1p(x: Vector) -> Vector:
 
 
 def _erf(x: Vector) -> Vector:
-    return _rational(x, 3.95, *ERF) if x.format is FLOAT else _by_lane("erf", x)
+    return _rational(x, 4.0, *ERF) if x.format is FLOAT else _by_lane("erf", x)
 
 
 def _erfc(x: Vector) -> Vector:

@@ -50,7 +50,7 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "atan2": lambda a, b: jnp.arctan2(a, 1 + b**2),
     "where": lambda a, b: jnp.where(a > b, jnp.sin(a), b),
     "logic": lambda a, b: jnp.where(~(a > 0) & (b <= 0.5) | (a != a), a, 0.5 * b),
-    "first": lambda a, b: jnp.where(a[0] > b[-1], a, b),
+    "first": lambda a, b: jnp.where(a[0] > b[-1], a * b[-1], a[0] + b),
 }
 #: From a vector to one number, and back to a vector.
 OVER_FEATURES: dict[str, Callable[[Any], Any]] = {

@@ -168,6 +168,13 @@ def heads(h, x, U, mix, W):
     return jnp.tanh(jnp.einsum("hij,hj->hi", U, h) + jnp.einsum("hij,j->hi", W, x) + jnp.einsum("hg,gi->hi", mix, h))
 
 
+@zoo(((4,), (4,)), U=(4, 4), W=(4, 3), scale=(2,))
+def one_number_for_all_features(state, x, U, W, scale):
+    h, c = state
+    a = U @ h
+    return jnp.tanh(h[1] * (W @ x) + a[2] * h + scale[1] * c + x[0]), c[3] * jnp.tanh(a) + jnp.tanh(h)[2] * a
+
+
 @zoo(M=(4, 7), b=(4,))
 def product_with_a_concatenation(h, x, M, b):
     return jnp.tanh(M @ jnp.concatenate([x, h]) + b)

@@ -126,7 +126,7 @@ class Program:
                 self._also(row, place)
                 self.stretch.append(row)
                 self.after.append(Projection(equation, place, Place("emitted", emitted.index(value))))
-                given = Load(row, 0)
+                given = Load(row, 0, size(row))
             else:
                 continue
             self.dots[equation] = self._dot(equation, given)
@@ -206,8 +206,9 @@ class Program:
         """What ``atom`` is at ``extent`` features from ``offset`` on; ``opened`` values as computed, though they are stored."""
         if is_literal(atom):
             return Number(atom.val, atom.aval.dtype)
+        extent = min(extent, size(atom))  # one number is the same for all features
         if atom in self.places and not (self._in_one_pass(atom, offset, extent) and opened(atom)):
-            return Load(atom, offset)
+            return Load(atom, offset, extent)
         equation = self.maker[atom]
         name = equation.name
         if name in MOVES:
@@ -297,7 +298,7 @@ class Program:
         if isinstance(read, Load) and size(read.value) >= size(row):
             return read
         self._store(row)
-        return Load(row, 0)
+        return Load(row, 0, size(row))
 
     def _dot(self, equation: Equation, row: Load) -> Dot:
         _, weight, along = self._factors(equation)
@@ -332,7 +333,7 @@ class Program:
         extent, highest = size(value), 0
         for _, _, node in self.nodes(value, extent, lambda v: v is value):
             if isinstance(node, Load):
-                stored = node.value not in self.leaves and not self._in_one_pass(node.value, node.offset, extent)
+                stored = node.value not in self.leaves and not self._in_one_pass(*node)
                 highest = max(highest, levels.get(node.value, 0) + stored)
             elif isinstance(node, Product) and self.dots[node.equation].row.value in levels:
                 highest = max(highest, levels[self.dots[node.equation].row.value] + 1)

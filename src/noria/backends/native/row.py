@@ -94,8 +94,8 @@ class Row:
     def _load(self, node: Load) -> ir.Value:
         b, dtype, place = self.b, node.value.aval.dtype, self.program.places[node.value]
         kind = in_memory(dtype)
-        if size(node.value) == 1:
-            number = b.load(self.run.address(place, 0, self.row), typ=kind, align=item_of(node.value))
+        if node.extent == 1:
+            number = b.load(self.run.address(place, node.offset, self.row), typ=kind, align=item_of(node.value))
             found = splat(b, number, self.lanes)
         else:
             address = self.run.address(place, b.add(self.at, i64(node.offset)), self.row)

@@ -28,10 +28,11 @@ class Number(NamedTuple):
 
 
 class Load(NamedTuple):
-    """Read from memory: ``value``, from ``offset`` on; one number for all features if it has only one."""
+    """Read from memory: ``extent`` elements of ``value`` from ``offset`` on; one is one number for all features."""
 
     value: Any
     offset: int
+    extent: int
 
 
 class Product(NamedTuple):

@@ -78,6 +78,18 @@ class WeightNormalised(nr.Cell):
         return jnp.zeros(3)
 
 
+class Rounds(nr.Cell):
+    """The same layer twice, with other weights."""
+
+    U: jax.Array
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda h, U: (jnp.tanh(U @ h + x), None), h, self.U)[0]
+
+    def initial_state(self) -> jax.Array:
+        return jnp.zeros(self.U.shape[-1])
+
+
 class Highway(nr.Cell):
     """An inner network of two layers with normalised hidden units; three products with the state."""
 
@@ -104,6 +116,7 @@ LOOPS_OF: dict[str, tuple[Any, int, int]] = {
     "read-out": (ReadingOut(random(0, 3, 3), random(1, 2, 3), random(2, 2, 3)), 1, 1),
     "gate by gate": (GateByGate([random(0, 4, 3), random(1, 4, 3)], [random(2, 4, 4), random(3, 4, 4)]), 1, 1),
     "weight norm": (WeightNormalised(random(0, 3, 3), random(1, 3)), 1, 1),
+    "inner loop": (Rounds(random(0, 2, 3, 3)), 2, 2),
     "inner network": (Highway(random(0, 3, 3), random(1, 3, 3), random(2, 3)), 2, 2),
 }
 cases = pytest.mark.parametrize("name", LOOPS_OF)

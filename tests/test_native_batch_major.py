@@ -115,6 +115,6 @@ def test_nothing_is_transposed(name):
         ys, pull = jax.vjp(lambda layer, xs: layer.scan(None, xs)[1], layer, xs)
         return ys, pull(given)
 
-    compiled = jax.jit(pulled).lower(layer, xs, given).compile().as_text()
+    compiled = jax.jit(pulled).lower(layer, xs, given).compile().as_text() or ""
     assert re.search(r"\[5,13,|\[13,5,", compiled)
     assert not re.findall(r".*(?:\[5,13,|\[13,5,).* (?:copy|transpose|fusion)\(.*", compiled)

@@ -357,11 +357,11 @@ def users(equations: Sequence[Equation], outputs: Sequence[Atom] = ()) -> dict[A
 
 
 def dependence(equations: Sequence[Equation], sources: dict[Any, int]) -> dict[Any, int]:
-    """For each value the largest number among those of the sources it depends on; 0 for none."""
+    """For each value the largest number among those of the sources it depends on; 0 for none. A source may be computed, too."""
     found = dict(sources)
     for equation in equations:
         level = max((found.get(v, 0) for v in values_of(equation.inputs)), default=0)
-        found.update(dict.fromkeys(equation.outputs, level))
+        found.update((v, level) for v in equation.outputs if v not in sources)
     return found
 
 

@@ -1,6 +1,7 @@
 """Re-writing of one step so that more of it can leave the loop. Each rule keeps the values, up to rounding.
 
 ==================== ================================ ==================================================
+`unroll`             an inner loop of a few rounds    one round after the other
 `operand_first`      ``W @ h``                        ``h @ W^T``, one form for all products
 `split_products`     ``W @ concat([x, h])``           ``W[:, :n] @ x + W[:, n:] @ h``
 `regroup_sums`       ``(U h + W x) + b``              ``U h + (W x + b)``
@@ -13,10 +14,12 @@ Levels say what a value depends on: `CONSTANT` parameters only, `INPUT` the inpu
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 
 from noria.graph import (
@@ -36,9 +39,13 @@ from noria.graph import (
 
 NUMBER, CONSTANT, INPUT, STATE = range(4)
 
+#: An inner loop is written out if that makes no more equations.
+MOST_EQUATIONS = 256
+
 
 def normalise(graph: Graph, sources: dict[Any, int], width: int) -> Graph:
     """Apply every rule. ``sources`` gives the level of each input; the first ``width`` outputs are the next state."""
+    graph = unroll(graph)
     for rule in (operand_first, split_products, regroup_sums):
         graph = rule(graph, dependence(graph.equations, sources))
     fed_back = leading_to(graph.equations, graph.outputs[:width])
@@ -84,6 +91,35 @@ def without_transposes(graph: Graph) -> Graph:
         return [Equation(equation.primitive, tuple(inputs), (output,), params, equation.source)], [output]
 
     return live(_rewrite(graph, unturn))
+
+
+# --- inner loops ----------------------------------------------------------------------------------------------------
+
+
+def unroll(graph: Graph) -> Graph:
+    """An inner `jax.lax.scan` of a few rounds becomes its equations, so that its products are products of the step."""
+
+    def write_out(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+        params = equation.params
+        if equation.name != "scan" or not 0 < params["length"] * len(params["jaxpr"].eqns) <= MOST_EQUATIONS:
+            return None
+        equations, outputs = build(partial(_rounds, params), equation.inputs, equation.source)
+        inner = unroll(Graph((), tuple(outputs), tuple(equations)))
+        return [*inner.equations], [*inner.outputs]
+
+    return _rewrite(graph, write_out)
+
+
+def _rounds(params: dict[str, Any], *arrays: jax.Array) -> list[jax.Array]:
+    first, length = params["num_consts"] + params["num_carry"], params["length"]
+    known, carry, stacks = arrays[: params["num_consts"]], arrays[params["num_consts"] : first], arrays[first:]
+    rounds: list[list[jax.Array]] = [[] for _ in range(length)]
+    for k in reversed(range(length)) if params["reverse"] else range(length):
+        given = (jax.lax.index_in_dim(a, k, keepdims=False) for a in stacks)
+        found = jex.jaxpr_as_fun(params["jaxpr"])(*known, *carry, *given)
+        carry, rounds[k] = found[: len(carry)], found[len(carry) :]
+    together = ([a.reshape(1, *a.shape) for a in some] for some in zip(*rounds, strict=True))
+    return [*carry, *(jax.lax.concatenate(some, 0) for some in together)]
 
 
 # --- products over concatenations -----------------------------------------------------------------------------------

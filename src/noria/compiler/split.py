@@ -74,7 +74,8 @@ class Split:
 def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: True) -> Split:
     """Assign each equation of a normalised step to a part; ``lift`` says which products of the input leave the loop."""
     everything, next_state, emission = traced.graph.equations, traced.next_state, traced.emitted
-    levels = dependence(everything, traced.levels)
+    counted = dict.fromkeys((v for e in everything if e.name == "iota" for v in e.outputs), CONSTANT)  # so, made once
+    levels = dependence(everything, traced.levels | counted)
 
     def level(value: Any) -> int:
         return levels.get(value, NUMBER)

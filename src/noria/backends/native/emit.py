@@ -79,8 +79,8 @@ def _columns(b: ir.IRBuilder, buffers: Buffers, plan: Plan, layout: Layout, j: i
     """Where the columns of block ``j`` stand in the weight."""
     dot = plan.program.dots[span.product.equation]
     first = b.add(b.mul(j, i64(layout.vectors * plan.lanes)), i64(span.product.offset + span.first))
-    shape = plan.program.shared[dot.weight].aval.shape
-    return gemm.Columns(buffers["shared", dot.weight], shape, dot.along, first, span.width)
+    weight = at(b, buffers["shared", dot.weight], dot.start * item_of(span.product.equation.outputs[0]))
+    return gemm.Columns(weight, dot.shape, dot.along, first, span.width)
 
 
 class Run:

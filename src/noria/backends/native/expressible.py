@@ -1,7 +1,9 @@
 """Equations in a form that there is code for, and which there is code for."""
 
+import functools
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.backends.native.elementwise import ELEMENTWISE
-from noria.graph import Equation, Graph, build, origin, substitute
+from noria.backends.native.pieces import Refused, in_pieces
+from noria.graph import Equation, Graph, build, is_literal, origin, substitute
 
 REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min".split())
 
@@ -39,25 +42,50 @@ MOVES = frozenset(
 )
 
 
-def simplified(graph: Graph) -> Graph:
-    """The graph without calls and paddings; rules for derivatives have done their work by now.
+def simplified(graph: Graph, weights: Iterable[Any]) -> Graph:
+    """The graph without calls, branches, paddings and small matrices; rules for derivatives have done their work by now.
+
+    ``weights`` are the same for all steps and examples.
 
     Raises:
         NotExpressible: if there is no code for an equation.
     """
     equations: list[Equation] = []
     instead: dict[Any, Any] = {}
+    found = set(weights)
     for equation in graph.equations:
+        constant = [not is_literal(v) and v in found for v in equation.inputs]
         function = _rewritten(equation)
-        if function is None:
-            check(equation)
+        if function is None and is_expressible(equation) and not _is_of_state(equation, constant):
             equations.append(equation)
+            if equation.name in MOVES and all(constant) and size(equation.inputs[0]) >= size(equation.outputs[0]):
+                found.update(equation.outputs)
             continue
-        made, outputs = build(function, equation.inputs, equation.source)
-        inner = simplified(Graph((), tuple(outputs), tuple(made)))
+        inner = _inner(equation, function, constant)
         equations += inner.equations
         instead |= dict(zip(equation.outputs, inner.outputs, strict=True))
     return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
+
+
+def _inner(equation: Equation, function: Callable[..., Any] | None, constant: list[bool]) -> Graph:
+    """What stands instead of an equation."""
+    weights = [v for v, is_constant in zip(equation.inputs, constant, strict=True) if is_constant]
+    if function is not None:
+        made, outputs = build(function, equation.inputs, equation.source)
+        return simplified(Graph((), tuple(outputs), tuple(made)), weights)
+    if not _is_sized(equation):
+        raise NotExpressible(equation)
+    try:
+        made, outputs = build(in_pieces(equation, constant), equation.inputs, equation.source)
+        return simplified(Graph((), tuple(outputs), tuple(made)), weights)
+    except (Refused, NotExpressible):
+        raise NotExpressible(equation) from None
+
+
+def _is_of_state(equation: Equation, constant: list[bool]) -> bool:
+    """Whether it is a product with a matrix that is not a weight."""
+    matrix = [v.aval.ndim == 2 for v in equation.inputs]
+    return equation.name == "dot_general" and not any(itertools.compress(constant, matrix))
 
 
 def _rewritten(equation: Equation) -> Callable[..., Any] | None:
@@ -66,6 +94,10 @@ def _rewritten(equation: Equation) -> Callable[..., Any] | None:
     if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):
         inner = params.get("call_jaxpr") or params.get("fun_jaxpr")
         return jex.jaxpr_as_fun(inner) if hasattr(inner, "consts") else None
+    if equation.name == "cond":
+        return functools.partial(_selected, params["branches"])
+    if equation.name in ("empty", "empty2"):  # what a branch that is not taken would have stored
+        return lambda: [jnp.zeros(equation.outputs[0].aval.shape, equation.outputs[0].aval.dtype)]
     if equation.name == "pad":
         low, high, interior = zip(*params["padding_config"], strict=True)
         if any(interior) or len(low) != 1:
@@ -77,22 +109,26 @@ def _rewritten(equation: Equation) -> Callable[..., Any] | None:
             return [jnp.concatenate([*before, kept, *after])]
 
         return pad
-    if equation.name == "dot_general" and all(v.aval.ndim == 1 for v in equation.inputs):
-        return lambda a, b: [(a * b).sum()]
     return None
 
 
-def check(equation: Equation) -> None:
-    """Refuse an equation that there is no code for."""
-    if not is_expressible(equation):
-        raise NotExpressible(equation)
+def _selected(branches: Sequence[Any], index: jax.Array, *arrays: jax.Array) -> list[jax.Array]:
+    """What the branches give, all of which are computed."""
+    found, *others = (jex.jaxpr_as_fun(branch)(*arrays) for branch in branches)
+    for k, other in enumerate(others, 1):
+        found = [jnp.where(index >= k, one, two) for one, two in zip(other, found, strict=True)]
+    return found
+
+
+def _is_sized(equation: Equation) -> bool:
+    return all(size(v) for v in (*equation.inputs, *equation.outputs))
 
 
 def is_expressible(equation: Equation) -> bool:
     """Whether there is code for an equation."""
     name, params = equation.name, equation.params
     given = equation.inputs[0].aval.shape if equation.inputs else ()
-    if not all(size(v) for v in (*equation.inputs, *equation.outputs)):
+    if not _is_sized(equation):
         return False
     if name == "dot_general":
         contracted, batch = params["dimension_numbers"]

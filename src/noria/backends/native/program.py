@@ -17,7 +17,6 @@ from noria.backends.native.elementwise import HEAVY
 from noria.backends.native.expressible import (
     MOVES,
     REDUCTIONS,
-    NotExpressible,
     check_dtype,
     first_of,
     pieces_of,
@@ -57,7 +56,7 @@ class Program:
         shifted: Sequence[Any] = (),
         apart: Callable[[int], bool] = lambda weight: False,
     ):
-        graph = simplified(graph)
+        graph = simplified(graph, shared)
         self.shared, self.steps, self.state = tuple(shared), tuple(steps), tuple(state)
         self.shifted = tuple(shifted)
         self.outputs = graph.outputs[: len(graph.outputs) - sum(totals)]
@@ -285,11 +284,7 @@ class Program:
         """The row of a product, the matrix, and the axis of that which is summed over."""
         ((one,), (other,)), _ = equation.params["dimension_numbers"]
         left, right = equation.inputs
-        turned = left in self.shared and left.aval.ndim == 2
-        row, weight, along = (right, left, one) if turned else (left, right, other)
-        if weight not in self.shared or weight.aval.ndim != 2:
-            raise NotExpressible(equation)
-        return row, weight, along
+        return (right, left, one) if left.aval.ndim == 2 else (left, right, other)
 
     def _row(self, equation: Equation) -> Load:
         """Where the row of a product stands; it is stored if it is not there yet, or if it is one number in many places."""
@@ -301,9 +296,11 @@ class Program:
         return Load(row, 0, size(row))
 
     def _dot(self, equation: Equation, row: Load) -> Dot:
-        _, weight, along = self._factors(equation)
-        depth, width = weight.aval.shape[along], weight.aval.shape[1 - along]
-        return Dot(row, self.shared.index(weight), depth, width, along)
+        _, matrix, along = self._factors(equation)
+        weight = self.look(matrix, 0, size(matrix))
+        assert isinstance(weight, Load)
+        depth, width = matrix.aval.shape[along], matrix.aval.shape[1 - along]
+        return Dot(row, self.shared.index(weight.value), weight.offset, depth, width, along)
 
     def _schedule(self, value: Any, stages: dict[tuple[int, int], Stage], levels: dict[Any, int]) -> int:
         """Put the stores of a value into stages; the level from which on it can be read."""

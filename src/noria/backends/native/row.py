@@ -8,7 +8,6 @@ import numpy as np
 from llvmlite import ir
 
 from noria.backends.native.elementwise import ELEMENTWISE, in_memory
-from noria.backends.native.expressible import size
 from noria.backends.native.instructions import I8, at, constant, i64, mask, read, splat, write
 from noria.backends.native.layout import Layout, item_of
 from noria.backends.native.stages import Apply, Load, Number, Place, Product

@@ -15,8 +15,8 @@ from jax.interpreters import partial_eval as pe
 
 from noria.backends import scan
 from noria.backends.native import ffi
-from noria.backends.native.expressible import NotExpressible, is_expressible, size
-from noria.backends.native.layout import Plan
+from noria.backends.native.expressible import MOVES, NotExpressible, is_expressible, size
+from noria.backends.native.layout import Plan, item_of
 from noria.backends.native.program import INPUTS, RESULTS, Program
 from noria.backends.native.stages import Place
 from noria.backends.native.target import NoSuchMachine, chosen
@@ -213,7 +213,7 @@ class Call:
         if not time * batch:
             return self.slow(*arrays, time=time)
         direct = time * batch <= FEW
-        weights = [size_in_bytes(self.program.shared[dot.weight]) for dot in self.program.dots.values()]
+        weights = [dot.depth * dot.width * item_of(e.outputs[0]) for e, dot in self.program.dots.items()]
         apart = not direct and any(is_slow(weight, batch) for weight in weights)
         program = self._program(self.totals, lambda weight: is_slow(weight, batch)) if apart else self.program
         shares, by_features = _shares(program, time, batch)
@@ -251,7 +251,7 @@ def _shares(program: Program, time: int, batch: int) -> tuple[int, bool]:
     """
     products = {equation: 2 * dot.depth * dot.width for equation, dot in program.dots.items()}
     apart = sum(products[projection.equation] for projection in (*program.before, *program.after))
-    others = sum(size(v) for e in program.equations for v in e.outputs) * 4
+    others = sum(size(v) for e in program.equations if e.name not in MOVES for v in e.outputs) * 4
     step = sum(products.values()) - apart + others
     rest = apart + sum(2 * size(total) for total in program.totals)  # of a whole stretch, and shared out by features
     shares = max(1, min(_cores(), time * batch * (step + rest) // _WORTH_A_THREAD))

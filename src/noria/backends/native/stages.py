@@ -55,15 +55,21 @@ Node = Number | Load | Product | Apply
 class Dot(NamedTuple):
     """A product of a row vector and a matrix that is the same for all steps and examples.
 
-    ``row`` is where the row vector stands, ``weight`` the index of the matrix among what is shared, ``along`` the axis of it that
-    is summed over; it has ``depth`` numbers, and the other axis ``width``.
+    ``row`` is where the row vector stands, ``weight`` the index of the array among what is shared in which the matrix begins at element
+    ``start``, ``along`` the axis of it that is summed over; it has ``depth`` numbers, and the other axis ``width``.
     """
 
     row: Load
     weight: int
+    start: int
     depth: int
     width: int
     along: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the matrix."""
+        return (self.width, self.depth) if self.along else (self.depth, self.width)
 
 
 class Projection(NamedTuple):

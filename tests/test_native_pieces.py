@@ -1,0 +1,99 @@
+"""Equations on small matrices as equations on rows: each against itself."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import random
+
+pytest.importorskip("llvmlite")
+
+from noria.backends.native.expressible import NotExpressible, is_expressible, simplified
+from noria.graph import Graph, build
+
+a, b, c = random(0, 3, 4), random(1, 4, 3), random(2, 2, 3, 4)
+v, w, n = random(3, 3), random(4, 4), jnp.arange(12).reshape(3, 4)
+
+#: Of some operands, of which those named `weights` are the same for all steps.
+CASES: dict[str, tuple[Any, ...]] = {
+    "matrix and vector": (lambda a, w: a @ w, a, w),
+    "vector and matrix": (lambda v, a: v @ a, v, a),
+    "matrices": (lambda a, b: a @ b, a, b),
+    "matrices, turned": (lambda a, b: b.T @ a.T, a, b),
+    "matrices, rows and rows": (lambda a, b: jnp.einsum("ij,kj->ik", a, b), a, a),
+    "matrices, columns and columns": (lambda a, b: jnp.einsum("ij,ik->jk", a, b), a, a),
+    "matrices, columns and rows": (lambda a, b: jnp.einsum("ji,kj->ik", a, b), a, b),
+    "outer product": (jnp.outer, v, w),
+    "outer product of all": (lambda a, v: jnp.einsum("ij,k->ijk", a, v), a, v),
+    "inner product": (jnp.vdot, w, w),
+    "heads": (lambda c, a: jnp.einsum("hij,hj->hi", c, a), c, a[:2]),
+    "heads of matrices": (lambda c, d: jnp.einsum("hij,hjk->hik", c, d), c, jnp.swapaxes(c, 1, 2)),
+    "heads that are single numbers": (lambda a, b: jnp.einsum("ij,ij->i", a, b), a, a),
+    "row and matrix": (lambda a, w: a + w, a, w),
+    "column and matrix": (lambda a, v: a * v[:, None], a, v),
+    "column and row": (lambda v, w: v[:, None] - w[None], v, w),
+    "column of truths": (lambda v, a: jnp.where((v > 0)[:, None], a, -a), v, a),
+    "sum of rows": (lambda a: a.sum(0), a),
+    "sum over rows": (lambda a: a.sum(1), a),
+    "largest in the middle": (lambda c: c.max(1), c),
+    "smallest of two axes": (lambda c: c.min((0, 2)), c),
+    "sum of whole numbers": (lambda n: n.sum(1), n),
+    "softmax of columns": (lambda a: jax.nn.softmax(a, 0), a),
+    "transpose": (lambda c: c.transpose(2, 0, 1), c),
+    "columns": (lambda a: a[:, 1:3], a),
+    "every other": (lambda a: a[::-1, ::2], a),
+    "padding": (lambda a: jnp.pad(a, ((1, 0), (2, 1))), a),
+    "concatenation": (lambda a, c: jnp.concatenate([a, c[0], a], 1), a, c),
+    "the same twice": (lambda a: jnp.concatenate([a, a]).T, a),
+    "stack": (lambda v, w: jnp.stack([v, w[:3], v], 1), v, w),
+    "tiles": (lambda a: jnp.tile(a, (2, 2)), a),
+    "parts": (lambda a: jnp.split(a, 2, axis=1), a),
+    "whole numbers and truths, turned": (lambda n: (n.T, (n > 3).T), n),
+}
+
+
+def graph_of(function: Any, *arrays: Any) -> Graph:
+    inputs = jax.make_jaxpr(lambda *arrays: arrays)(*arrays).jaxpr.invars
+    made, outputs = build(lambda *arrays: jax.tree_util.tree_leaves(function(*arrays)), inputs, None)
+    return Graph(tuple(inputs), tuple(outputs), tuple(made))
+
+
+@pytest.mark.parametrize("weights", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_from_rows(name, weights):
+    function, *arrays = CASES[name]
+    graph = graph_of(function, *arrays)
+    constants = [v for v, is_constant in zip(graph.inputs, weights, strict=False) if is_constant]
+    found = simplified(graph, constants)
+    assert all(map(is_expressible, found.equations))
+    for one, two in zip(found(arrays), graph(arrays), strict=True):
+        assert one.dtype == two.dtype
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-14, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "arrays"),
+    [
+        (lambda a: a.T @ a, [random(5, 70, 70)]),
+        (lambda a: a.T, [random(6, 9, 9)]),
+        (lambda v, w: v[:, None] * w, [random(7, 70), w]),
+        (lambda n: n @ n.T, [n]),
+        (lambda a: jnp.einsum("hij,hgij->hg", a, a[:, None]), [c]),
+        (lambda a: a.sum(0), [jnp.zeros((0, 3))]),
+    ],
+)
+def test_what_is_left_to_xla(function, arrays):
+    """Large matrices, products of whole numbers or over several axes, and what is empty."""
+    graph = graph_of(function, *arrays)
+    with pytest.raises(NotExpressible, match="there is no native code for"):
+        simplified(graph, ())
+
+
+def test_branches():
+    graph = graph_of(lambda k, v: jax.lax.switch(k, [jnp.sin, jnp.cos, jnp.tanh], v), jnp.int32(0), v)
+    found = simplified(graph, ())
+    assert all(map(is_expressible, found.equations))
+    for k in map(jnp.int32, (-1, 0, 1, 2, 3)):
+        np.testing.assert_allclose(found([k, v])[0], graph([k, v])[0], rtol=0, atol=1e-14)

@@ -160,10 +160,26 @@ def test_a_step_without_code_is_refused_with_the_reason():
         layer(random(0, 2, 4, 3))
 
 
-def test_bfloat16_runs_as_a_scan():
-    layer = nr.GRU(3, 4, key=KEY, dtype=jnp.bfloat16)
-    found = nr.explain(layer, jnp.zeros((2, 4, 3), jnp.bfloat16))
-    assert (found.backend, "bf16" in found.reason) == ("scan", True)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", ["lstm", "gruv3", "rnn"])  # nothing that jumps
+@pytest.mark.parametrize(("batch", "time"), [(1, 7), (3, 6)])
+def test_bfloat16_is_computed_in_float32(name, reverse, batch, time):
+    """What comes out is that of the layer in float32, rounded; so are all cotangents."""
+    layer, xs = layer_of(name, 3, 8, jnp.bfloat16, reverse=reverse), random(0, batch, time, 3, dtype=jnp.bfloat16)
+    wide = nr.cast(layer, jnp.float32)
+    assert nr.explain(layer, xs).backend == "native"
+    options = {"lengths": jnp.arange(batch) + time - batch, "resets": random(1, batch, time) > 1}
+    for some in ({}, options):
+        found, expected = run(layer, xs, **some), run(wide, xs.astype(jnp.float32), **some)
+        assert {leaf.dtype.name for leaf in jtu.tree_leaves(found)} == {"bfloat16"}
+        assert_close(*(jtu.tree_map(lambda a: a.astype(jnp.float32), tree) for tree in (found, expected)), 2**-6)
+
+
+def test_bfloat16_is_carried_in_float32():
+    """A sum of small numbers goes on growing, for which eight bits are too few."""
+    layer, xs = nr.Recurrence(lambda h, x: h + x, jnp.zeros(2, jnp.bfloat16)), jnp.full((1000, 2), 0.01, jnp.bfloat16)
+    np.testing.assert_allclose(jax.jit(layer)(xs)[-1].astype(jnp.float32), 10, rtol=2**-7)
+    assert nr.with_backend(layer, "scan")(xs)[-1].max() < 5
 
 
 def test_other_devices_get_a_scan():

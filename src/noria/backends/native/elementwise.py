@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from llvmlite import ir
 
@@ -36,6 +37,11 @@ def in_memory(dtype: Any) -> ir.Type:
     return I8 if np.dtype(dtype) == bool else element(dtype)
 
 
+def kind_of(dtype: Any) -> str:
+    """As `numpy.dtype.kind`; empty if there are no such numbers here. Those of bfloat16 are computed in float32."""
+    return "f" if dtype == jnp.bfloat16 else "" if dtype == np.float16 else getattr(dtype, "kind", "")
+
+
 @dataclass(frozen=True)
 class Entry:
     """A rule, and the kinds of numbers (`numpy.dtype.kind`) that it takes."""
@@ -47,15 +53,13 @@ class Entry:
         """Whether there is code for the operands of an equation."""
         shape = equation.outputs[0].aval.shape
         return all(
-            getattr(v.aval.dtype, "kind", "") in self.kinds
-            and v.aval.dtype != np.float16
-            and (math.prod(v.aval.shape) == 1 or v.aval.shape == shape)
+            kind_of(v.aval.dtype) in [*self.kinds] and (math.prod(v.aval.shape) == 1 or v.aval.shape == shape)
             for v in equation.inputs
         ) and (equation.name != "select_n" or (len(equation.inputs) == 3 and equation.inputs[0].aval.dtype == bool))
 
 
 def _kind(equation: Equation) -> str:
-    return str(equation.inputs[-1].aval.dtype.kind)
+    return kind_of(equation.inputs[-1].aval.dtype)
 
 
 def _arithmetic(of_floats: str, of_integers: str) -> Rule:

@@ -12,7 +12,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from noria.backends.native.elementwise import ELEMENTWISE
+from noria.backends.native.elementwise import ELEMENTWISE, kind_of
 from noria.backends.native.pieces import Refused, in_pieces
 from noria.graph import Equation, Graph, build, is_literal, origin, substitute
 
@@ -154,7 +154,7 @@ def is_expressible(equation: Equation) -> bool:
 
 
 def _is_float(dtypes: set[Any]) -> bool:
-    return dtypes <= {np.dtype(np.float32), np.dtype(np.float64)}
+    return all(kind_of(dtype) == "f" for dtype in dtypes)
 
 
 def check_dtype(value: Any) -> None:

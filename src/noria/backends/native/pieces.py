@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria.backends.native.elementwise import ELEMENTWISE
+from noria.backends.native.elementwise import ELEMENTWISE, kind_of
 from noria.graph import Equation
 
 #: Pieces that an equation may have.
@@ -82,7 +82,7 @@ class _Pieces:
         if not left and not first:
             shape = equation.outputs[0].aval.shape
             return jnp.broadcast_to(a.reshape(*a.shape, *[1] * b.ndim), shape) * jnp.broadcast_to(b, shape)
-        if len(left) != 1 or first != second or first not in ((), (0,)) or len(dtypes) > 1 or a.dtype.kind != "f":
+        if len(left) != 1 or first != second or first not in ((), (0,)) or len(dtypes) > 1 or kind_of(a.dtype) != "f":
             raise Refused
         along = left[0] - len(first), right[0] - len(first)
         if not first:

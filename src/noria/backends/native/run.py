@@ -17,6 +17,7 @@ from noria.backends import scan
 from noria.backends.native import ffi
 from noria.backends.native.expressible import MOVES, NotExpressible, is_expressible, size
 from noria.backends.native.layout import Plan, item_of
+from noria.backends.native.precision import in_32_bits, is_narrow, of_types, widened
 from noria.backends.native.program import INPUTS, RESULTS, Program
 from noria.backends.native.stages import Place
 from noria.backends.native.target import NoSuchMachine, chosen
@@ -65,6 +66,9 @@ def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any], tot
     try:
         ffi.api_version()
         chosen()
+        if is_narrow(graph):
+            graph, now = widened(graph, known)
+            known, state = ([now[v] for v in some if v in now] for some in (known, state))
         _program(graph, known, state, totals)
     except (NotExpressible, NoSuchMachine) as reason:
         return str(reason)
@@ -99,12 +103,35 @@ def loop(
     totals: Sequence[int] = (),
     batch_major: Set[Any] = frozenset(),
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """See `noria.backends`. What there is no code for runs as `noria.backends.scan`."""
+    """See `noria.backends`. What there is no code for runs as `noria.backends.scan`, numbers of 16 bits in 32."""
+    narrow, outputs = is_narrow(graph), graph.outputs
+    given = graph, known, state, steps, start
     try:
-        shifted = [v for v in graph.inputs if isinstance(steps.get(v), Shifted)]
-        program = _program(graph, tuple(known), state, totals, shifted)
+        if narrow:
+            graph, now = widened(graph, known)
+            known, steps = ({now[v]: in_32_bits(a) for v, a in some.items() if v in now} for some in (known, steps))
+            state, start = [now[v] for v in state], in_32_bits(start)
+            batch_major = {now[v] for v in batch_major if v in now}
+        found = _loop(graph, known, state, steps, start, axes, reverse, totals, batch_major)
     except NotExpressible:
-        return scan.loop(graph, known, state, steps, start, axes, reverse, totals)
+        return scan.loop(*given, axes, reverse, totals)
+    return of_types(outputs, totals, found) if narrow else found
+
+
+def _loop(
+    graph: Graph,
+    known: Known,
+    state: Sequence[Any],
+    steps: Known,
+    start: list[Any],
+    axes: tuple[int, ...],
+    reverse: bool,
+    totals: Sequence[int],
+    batch_major: Set[Any],
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """The same without numbers of 16 bits, or `NotExpressible`."""
+    shifted = [v for v in graph.inputs if isinstance(steps.get(v), Shifted)]
+    program = _program(graph, tuple(known), state, totals, shifted)
     shared, varying = [known[v] for v in program.shared], [steps[v] for v in program.steps]
     first = [steps[v].first for v in shifted]
     varying = [a.array if isinstance(a, Shifted) else a for a in varying]

@@ -1,0 +1,73 @@
+"""Numbers of 16 bits: read, stored and handed on as such, but inside of a loop computed and carried in 32.
+
+XLA on CPUs does the same within a step (it may leave out roundings to bfloat16), and rounds what it carries to the next.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+
+from noria.backends.native.expressible import simplified
+from noria.graph import Equation, Graph, Value, aval_of_total, grouped, is_literal, values_of
+
+_NARROW, _WIDE = jnp.dtype(jnp.bfloat16), np.dtype(np.float32)
+
+
+def is_narrow(graph: Graph) -> bool:
+    """Whether some numbers are of type bfloat16."""
+    made = (v for e in graph.equations for v in (*e.inputs, *e.outputs))
+    return any(v.aval.dtype == _NARROW for v in (*graph.inputs, *graph.outputs, *made))
+
+
+def widened(graph: Graph, known: Iterable[Any]) -> tuple[Graph, dict[Any, Any]]:
+    """The graph in float32, and the new values by the old ones.
+
+    Raises:
+        NotExpressible: if there is no code for an equation.
+    """
+    graph = simplified(graph, known)
+    found: dict[Any, Any] = {}
+
+    def wide(atom: Any) -> Any:
+        if atom.aval.dtype != _NARROW:
+            return atom
+        aval = jax.core.ShapedArray(atom.aval.shape, _WIDE)
+        return (
+            jex.Literal(np.asarray(atom.val, _WIDE), aval) if is_literal(atom) else found.setdefault(atom, Value(aval))
+        )
+
+    def of(params: dict[str, Any]) -> dict[str, Any]:
+        return {k: _WIDE if isinstance(v, np.dtype) and v == _NARROW else v for k, v in params.items()}
+
+    equations = [
+        Equation(e.primitive, tuple(map(wide, e.inputs)), tuple(map(wide, e.outputs)), of(e.params), e.source)
+        for e in graph.equations
+    ]
+    inputs, outputs = tuple(map(wide, graph.inputs)), tuple(map(wide, graph.outputs))
+    return Graph(inputs, outputs, tuple(equations)), {
+        v: found.get(v, v) for v in values_of((*graph.inputs, *graph.outputs))
+    }
+
+
+def in_32_bits(arrays: Any) -> Any:
+    return jtu.tree_map(lambda a: a.astype(_WIDE) if a.dtype == _NARROW else a, arrays)
+
+
+def of_types(
+    outputs: Sequence[Any], totals: Sequence[int], found: tuple[list[Any], list[Any], list[Any]]
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """The final state, what is stacked, and totals, in the types of the outputs that the graph had."""
+    final, stacked, summed = found
+    own = outputs[: len(outputs) - sum(totals)]
+    dtypes = [
+        *(v.aval.dtype for v in own),
+        *(aval_of_total(some).dtype for some in grouped(outputs[len(own) :], totals)),
+    ]
+    rest = map(jax.lax.convert_element_type, (*final, *stacked, *summed), dtypes)
+    return [*islice(rest, len(final))], [*islice(rest, len(stacked))], [*rest]

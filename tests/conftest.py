@@ -4,6 +4,7 @@ The check covers the modules behind the public boundary. At the boundary (cells,
 meet Noria's own messages, as they do for a user, and not those of the checker.
 """
 
+import itertools
 from importlib import import_module
 from typing import Any
 
@@ -28,6 +29,17 @@ install_import_hook(
 # One profile: each new shape compiles, so examples are few and have no deadline.
 settings.register_profile("noria", deadline=None, max_examples=12, derandomize=True)
 settings.load_profile("noria")
+
+
+_done = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _programs_are_given_up():
+    """Now and then: each compiled program takes some of the 65,530 pieces of memory that Linux gives a process."""
+    yield
+    if not next(_done) % 150:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def test_bfloat16_is_computed_in_float32(name, reverse, batch, time):
     for some in ({}, options):
         found, expected = run(layer, xs, **some), run(wide, xs.astype(jnp.float32), **some)
         assert {leaf.dtype.name for leaf in jtu.tree_leaves(found)} == {"bfloat16"}
-        assert_close(*(jtu.tree_map(lambda a: a.astype(jnp.float32), tree) for tree in (found, expected)), 2**-6)
+        assert_close(jtu.tree_map(lambda a: a.astype(jnp.float32), found), expected, 2**-6)
 
 
 def test_bfloat16_is_carried_in_float32():

@@ -106,10 +106,16 @@ def test_inputs_and_outputs_of_all_types(dtype, plans):
     assert_close(found, nr.with_backend(layer, "reference").scan(None, xs), 1e-10)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
-def test_nothing_is_transposed(name):
+@pytest.mark.parametrize(
+    "cell",
+    [*(make_cell(name, 24, 40) for name in CELLS), make_cell("rnn", 24, 40, activation=jax.nn.relu)],
+    ids=[*CELLS, "relu"],
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_nothing_is_transposed(cell, dtype):
     """A transpose that moves no number, since it goes with a layout, is none."""
-    layer, xs, given = nr.Recurrence(make_cell(name, 24, 40)), random(11, 5, 13, 24), random(12, 5, 13, 40)
+    layer = nr.cast(nr.Recurrence(cell), dtype)
+    xs, given = random(11, 5, 13, 24, dtype=dtype), random(12, 5, 13, 40, dtype=dtype)
 
     def pulled(layer: Any, xs: Any, given: Any) -> Any:
         ys, pull = jax.vjp(lambda layer, xs: layer.scan(None, xs)[1], layer, xs)

@@ -10,6 +10,7 @@ from models import random
 
 pytest.importorskip("llvmlite")
 
+from noria.backends.native import pieces
 from noria.backends.native.expressible import NotExpressible, is_expressible, simplified
 from noria.graph import Graph, build
 
@@ -62,7 +63,8 @@ def graph_of(function: Any, *arrays: Any) -> Graph:
 
 @pytest.mark.parametrize("weights", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("name", CASES)
-def test_the_same_from_rows(name, weights):
+def test_the_same_from_rows(name, weights, monkeypatch):
+    monkeypatch.setattr(pieces, "MOST", 64)
     function, *arrays = CASES[name]
     graph = graph_of(function, *arrays)
     constants = [v for v, is_constant in zip(graph.inputs, weights, strict=False) if is_constant]

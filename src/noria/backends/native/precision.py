@@ -14,7 +14,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from noria.backends.native.expressible import simplified
-from noria.graph import Equation, Graph, Value, aval_of_total, grouped, is_literal, values_of
+from noria.graph import Equation, Graph, Value, aval_of_total, grouped, is_literal
 
 _NARROW, _WIDE = jnp.dtype(jnp.bfloat16), np.dtype(np.float32)
 
@@ -31,7 +31,7 @@ def widened(graph: Graph, known: Iterable[Any]) -> tuple[Graph, dict[Any, Any]]:
     Raises:
         NotExpressible: if there is no code for an equation.
     """
-    graph = simplified(graph, known)
+    old, graph = graph, simplified(graph, known)
     found: dict[Any, Any] = {}
 
     def wide(atom: Any) -> Any:
@@ -50,9 +50,8 @@ def widened(graph: Graph, known: Iterable[Any]) -> tuple[Graph, dict[Any, Any]]:
         for e in graph.equations
     ]
     inputs, outputs = tuple(map(wide, graph.inputs)), tuple(map(wide, graph.outputs))
-    return Graph(inputs, outputs, tuple(equations)), {
-        v: found.get(v, v) for v in values_of((*graph.inputs, *graph.outputs))
-    }
+    pairs = zip((*old.inputs, *old.outputs), (*inputs, *outputs), strict=True)
+    return Graph(inputs, outputs, tuple(equations)), {v: w for v, w in pairs if not is_literal(v)}
 
 
 def in_32_bits(arrays: Any) -> Any:

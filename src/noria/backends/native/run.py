@@ -260,12 +260,14 @@ class Call:
         """The buffers that lie in memory with the batch in front, but for those of which many steps are multiplied at once."""
         apart = {(p.source.kind, p.source.number) for p in program.before}
         apart |= {(p.target.kind, p.target.number) for p in program.after}
-        found = []
-        for place in program.buffers(("step", "emitted")):
-            value = program.values(place.kind)[place.number]
-            if not is_literal(value) and value in self.batch_major and (place.kind, place.number) not in apart:
-                found.append(place)
-        return found
+        # By position: what is emitted can be another value in the program than in the graph.
+        emitted = self.graph.outputs[len(program.state) : len(program.outputs)]
+        places = zip(program.buffers(("step", "emitted")), (*program.steps, *emitted), strict=True)
+        return [
+            place
+            for place, value in places
+            if not is_literal(value) and value in self.batch_major and (place.kind, place.number) not in apart
+        ]
 
     def _batch(self, arrays: Sequence[Any]) -> int:
         return int(self.arguments(arrays).start[0].shape[0])

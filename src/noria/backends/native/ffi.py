@@ -10,9 +10,11 @@ The work itself is done by a `noria.backends.native.threads.Crew`.
 import ctypes
 import functools
 import hashlib
+import logging
 import platform
 import re
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,7 @@ def api_version() -> tuple[int, int]:
     return 0, int(found["MINOR"])
 
 
+_log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _libraries: dict[str, Library] = {}
 
@@ -82,7 +85,9 @@ def register(plan: Plan, isa: Isa) -> str:
     name = "noria_" + hashlib.sha256(content.encode()).hexdigest()[:24]
     with _lock:
         if name not in _libraries:
+            began = time.perf_counter()
             library = compile_module(module, isa)
+            _log.debug("%s: LLVM took %.3f s", name, time.perf_counter() - began)
             function = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(library.address("handler"))
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
             _libraries[name] = library

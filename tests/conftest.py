@@ -43,6 +43,22 @@ def _programs_are_given_up():
 
 
 @pytest.fixture
+def plans(monkeypatch):
+    """The native kernels that are made from now on."""
+    from noria.backends.native import layout, run
+
+    found = []
+
+    class Spied(layout.Plan):
+        def __init__(self, *args: Any):
+            super().__init__(*args)
+            found.append(self)
+
+    monkeypatch.setattr(run, "Plan", Spied)
+    return found
+
+
+@pytest.fixture
 def plain_jax():
     """JAX as a newcomer has it: 32 bits, ordinary promotion."""
     with enable_x64(False), jax.numpy_dtype_promotion("standard"):

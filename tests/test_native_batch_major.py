@@ -16,20 +16,6 @@ from noria.backends.native import layout, run
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
 
-@pytest.fixture
-def plans(monkeypatch):
-    """The kernels that are made from now on."""
-    found = []
-
-    class Spied(layout.Plan):
-        def __init__(self, *args: Any):
-            super().__init__(*args)
-            found.append(self)
-
-    monkeypatch.setattr(run, "Plan", Spied)
-    return found
-
-
 def results(layer: Any, xs: Any, **options: Any) -> Any:
     """Values and all cotangents, by a function that is compiled anew."""
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.backends.native.elementwise import ELEMENTWISE, kind_of
-from noria.backends.native.pieces import Refused, in_pieces
+from noria.backends.native.pieces import COMBINING, Refused, in_pieces
 from noria.graph import Equation, Graph, build, is_literal, origin, substitute
 
-REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min".split())
+REDUCTIONS = frozenset(COMBINING)
 
 
 class NotExpressible(Exception):

@@ -28,7 +28,8 @@ MOST = 16
 #: What only moves numbers.
 _MOVES = frozenset("broadcast_in_dim concatenate pad rev slice split stack tile transpose unstack".split())
 
-_COMBINING: dict[str, Callable[[Any, Any], Any]] = {
+#: Reductions, and how two numbers become one.
+COMBINING: dict[str, Callable[[Any, Any], Any]] = {
     "reduce_sum": jax.lax.add,
     "reduce_max": jax.lax.max,
     "reduce_min": jax.lax.min,
@@ -52,7 +53,7 @@ def in_pieces(equation: Equation, weights: Sequence[bool]) -> Callable[..., list
         return lambda a, b: [pieces.product(equation, a, b, *weights)]
     if name in _MOVES:
         return lambda *arrays: pieces.moved(equation, arrays)
-    if name in _COMBINING and equation.inputs[0].aval.ndim > 1:
+    if name in COMBINING and equation.inputs[0].aval.ndim > 1:
         return lambda a: [pieces.reduced(equation, a)]
     shape = equation.outputs[0].aval.shape
     if name in ELEMENTWISE and any(v.aval.shape not in ((), shape) for v in equation.inputs):
@@ -118,7 +119,7 @@ class _Pieces:
 
     def reduced(self, equation: Equation, a: jax.Array) -> jax.Array:
         """One axis after the other."""
-        combine = _COMBINING[equation.name]
+        combine = COMBINING[equation.name]
         for axis in sorted(equation.params["axes"], reverse=True):
             whole = a.reshape(-1, a.shape[axis], int(np.prod(a.shape[axis + 1 :])))
             flat = whole.reshape(-1)

@@ -112,35 +112,25 @@ def loop(
             known, steps = ({now[v]: in_32_bits(a) for v, a in some.items() if v in now} for some in (known, steps))
             state, start = [now[v] for v in state], in_32_bits(start)
             batch_major = {now[v] for v in batch_major if v in now}
-        found = _loop(graph, known, state, steps, start, axes, reverse, totals, batch_major)
+        shifted = [v for v in graph.inputs if isinstance(steps.get(v), Shifted)]
+        program = _program(graph, tuple(known), state, totals, shifted)
     except NotExpressible:
         return scan.loop(*given, axes, reverse, totals)
-    return of_types(outputs, totals, found) if narrow else found
-
-
-def _loop(
-    graph: Graph,
-    known: Known,
-    state: Sequence[Any],
-    steps: Known,
-    start: list[Any],
-    axes: tuple[int, ...],
-    reverse: bool,
-    totals: Sequence[int],
-    batch_major: Set[Any],
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """The same without numbers of 16 bits, or `NotExpressible`."""
-    shifted = [v for v in graph.inputs if isinstance(steps.get(v), Shifted)]
-    program = _program(graph, tuple(known), state, totals, shifted)
     shared, varying = [known[v] for v in program.shared], [steps[v] for v in program.steps]
     first = [steps[v].first for v in shifted]
     varying = [a.array if isinstance(a, Shifted) else a for a in varying]
     call = Call(program, graph, reverse, tuple(totals), frozenset(batch_major))
+    found = _called(call, Arguments(shared, varying, first, start), axes)
+    return of_types(outputs, totals, found) if narrow else found
+
+
+def _called(call: "Call", arguments: "Arguments", axes: tuple[int, ...]) -> tuple[list[Any], list[Any], list[Any]]:
+    """One example is a batch of one."""
     if len(axes) == 2:
-        return call(Arguments(shared, varying, first, start), axes[0])
-    # One example: a batch of one.
-    varying, first, start = [a[:, None] for a in varying], [a[None] for a in first], [a[None] for a in start]
-    final, stacked, summed = call(Arguments(shared, varying, first, start), axes[0])
+        return call(arguments, axes[0])
+    shared, steps, first, start = arguments
+    arguments = Arguments(shared, [a[:, None] for a in steps], [a[None] for a in first], [a[None] for a in start])
+    final, stacked, summed = call(arguments, axes[0])
     return [a[0] for a in final], [a[:, 0] for a in stacked], summed
 
 

@@ -76,8 +76,13 @@ def fold(
 
 
 def share_of(b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """The first of a share of ``count`` things, and the end of it."""
-    return b.udiv(b.mul(share, count), shares), b.udiv(b.mul(b.add(share, i64(1)), count), shares)
+    """The first of a share of ``count`` things, and the end of it.
+
+    What is over goes to the first shares: that of a call's own thread, which begins before others have come, is never the smaller one.
+    """
+    first = b.mul(share, count)
+    over = b.sub(shares, i64(1))
+    return b.udiv(b.add(first, over), shares), b.udiv(b.add(b.add(first, count), over), shares)
 
 
 @contextmanager

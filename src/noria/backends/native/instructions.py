@@ -78,7 +78,7 @@ def fold(
 def share_of(b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value) -> tuple[ir.Value, ir.Value]:
     """The first of a share of ``count`` things, and the end of it.
 
-    What is over goes to the first shares: that of a call's own thread, which begins before others have come, is never the smaller one.
+    None is larger than the first, which is that of a call's own thread: it begins before others have come.
     """
     first = b.mul(share, count)
     over = b.sub(shares, i64(1))

@@ -118,8 +118,14 @@ def primitive(
     pe.dce_rules[made] = functools.partial(_without_dead_code, dce)
     batching.primitive_batchers[made] = batch
     mlir.register_lowering(made, mlir.lower_fun(portable))
-    mlir.register_lowering(made, mlir.lower_fun(cpu), platform="cpu")
+    mlir.register_lowering(made, functools.partial(_keeping_parameters, mlir.lower_fun(cpu)), platform="cpu")
     return made
+
+
+def _keeping_parameters(rule: Callable[..., Any], context: Any, *arrays: Any, **params: Any) -> Any:
+    """A rule of lowering. The parameters live as long as the lowered program, and its executable."""
+    context.module_context.add_keepalive(params)
+    return rule(context, *arrays, **params)
 
 
 def _without_dead_code(dce: Callable[..., Any], used: Sequence[bool], *rest: Any) -> tuple[list[bool], Any]:

@@ -12,6 +12,7 @@ that names it. Everything else in the package uses documented functions of `jax`
 ====================================== ===========================================================
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -124,8 +125,18 @@ def primitive(
 
 def _keeping_parameters(rule: Callable[..., Any], context: Any, *arrays: Any, **params: Any) -> Any:
     """A rule of lowering. The parameters live as long as the lowered program, and its executable."""
-    context.module_context.add_keepalive(params)
+    context.module_context.add_keepalive(_Kept(params))
     return rule(context, *arrays, **params)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Kept:
+    """An executable can be serialized, but what it keeps alive stays in the process."""
+
+    things: Any
+
+    def __reduce__(self) -> Any:
+        return _Kept, (None,)
 
 
 def _without_dead_code(dce: Callable[..., Any], used: Sequence[bool], *rest: Any) -> tuple[list[bool], Any]:

@@ -18,7 +18,7 @@ from noria.cells.lstm import LSTMCell
 from noria.compiler.run import Options, is_listening, run, run_once
 from noria.layers.base import Layer
 from noria.masking import check_lengths, where
-from noria.module import M, as_pytree, map_modules
+from noria.module import Function, M, as_pytree, map_modules
 
 
 class Recurrence(Layer, trainable=("cell", "learned_state")):
@@ -293,7 +293,7 @@ def _describe(tree: Any) -> str:
 
 
 def _is_function(cell: Any) -> bool:
-    return isinstance(cell, jtu.Partial)
+    return isinstance(cell, Function | jtu.Partial)
 
 
 def _strong(leaf: Any) -> jax.Array:

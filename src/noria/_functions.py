@@ -20,7 +20,8 @@ class Function:
     """A plain function as a pytree without leaves.
 
     Two of them are equal if their functions are, so programs that JAX compiled for one serve the
-    other; a ``functools.partial`` with plain arguments equals another one. Copies share the function. Pickle stores a function by its module and name; a
+    other; a ``functools.partial`` with plain arguments equals another one. Copies share the
+    function. Pickle stores a function by its module and name; a
     ``functools.partial`` by its parts.
 
     Args:

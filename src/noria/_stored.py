@@ -31,7 +31,10 @@ HEADER_LIMIT = 100_000_000
 
 
 class Tensor(NamedTuple):
-    """An array as a file has it: the format's name of its dtype, its shape, and its bytes where they were read."""
+    """An array as a file has it: the format's name of its dtype, its shape, and its bytes.
+
+    The bytes are missing where only the header was read.
+    """
 
     dtype: str
     shape: list[int]
@@ -45,7 +48,7 @@ def to_dtype(name: str) -> np.dtype:
         ValueError: if there is no such dtype, or it is not one of numbers or booleans.
     """
     try:
-        dtype = np.dtype(name if name.isidentifier() else None)
+        dtype: Any = np.dtype(name if name.isidentifier() else object)  # type: ignore[call-overload]
     except TypeError:
         dtype = np.dtype(object)
     if dtype.name != name or not (dtype == np.bool_ or jnp.issubdtype(dtype, np.number)):
@@ -54,7 +57,7 @@ def to_dtype(name: str) -> np.dtype:
 
 
 def is_stored_in_parts(dtype: np.dtype) -> bool:
-    """Whether arrays of this dtype are stored with one more axis: the parts, or the bytes, of each number."""
+    """Whether arrays of this dtype have one more axis in the file: each number's parts or bytes."""
     return dtype.name not in _NATIVE
 
 
@@ -103,7 +106,9 @@ def to_file(call: str, arrays: dict[str, np.ndarray], metadata: dict[str, str]) 
 
 
 def read(path: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors, from one reading of the file: what is written to it meanwhile is not mixed in.
+    """Metadata and tensors, from one reading of the file.
+
+    So what is written to it meanwhile is not mixed in.
 
     Raises:
         FileNotFoundError: if there is no such file.

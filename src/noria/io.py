@@ -1,7 +1,8 @@
 """``save``, ``load`` and ``describe``: one safetensors file, with a JSON description in its header.
 
-The arrays are stored under their paths in the model (``layers[0].cell.W``). The description holds everything else that
-makes the model what it is: classes, settings, numbers. It is compared on loading, never executed.
+The arrays are stored under their paths in the model (``layers[0].cell.W``). The description holds
+everything else that makes the model what it is: classes, settings, numbers. It is compared on
+loading, never executed.
 """
 
 import json
@@ -51,15 +52,20 @@ def save(path: FilePath, model: Any, *, extra: Any = None) -> None:
     Args:
         path: of the file.
         model: the pytree. Arrays of all dtypes are kept as they are, random keys too. Dtypes that
-            safetensors lacks are stored with one more axis: complex numbers as two real ones, others as bytes.
-        extra: anything that JSON can hold, given back by `describe`: units, class names, the sizes to build it from.
-            It comes back as JSON has it, tuples as lists and the keys of a dict as strings.
+            safetensors lacks are stored with one more axis: complex numbers as two real ones,
+            others as bytes.
+        extra: anything that JSON can hold, given back by `describe`: units, class names, the sizes
+            to build it from. It comes back as JSON has it, tuples as lists and the keys of a dict
+            as strings.
 
     Raises:
-        TypeError: if ``extra`` cannot be written as JSON, or the pytree holds leaves that are neither arrays nor plain
-            numbers, strings or booleans, or an array of anything but numbers and booleans.
-        ValueError: if two leaves have one path, or the description is longer than the format allows, 100 MB.
-        OSError: if there is no such folder or it cannot be written, or a folder, a pipe or a device is at the path.
+        TypeError: if ``extra`` cannot be written as JSON, or the pytree holds leaves that are
+            neither arrays nor plain numbers, strings or booleans, or an array of anything but
+            numbers and booleans.
+        ValueError: if two leaves have one path, or the description is longer than the format
+            allows, 100 MB.
+        OSError: if there is no such folder or it cannot be written, or a folder, a pipe or a device
+            is at the path.
 
     >>> import jax, noria as nr, tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
@@ -84,14 +90,16 @@ def load(path: FilePath, like: M) -> M:
 
     Args:
         path: of the file.
-        like: a model built as the saved one was; its arrays are replaced in the returned copy, as are plain numbers.
+        like: a model built as the saved one was; its arrays are replaced in the returned copy, as
+            are plain numbers.
 
     Returns:
         A copy of ``like``, modes and frozen parts included, with the numbers of the file.
 
     Raises:
-        ValueError: if the file is truncated, no safetensors file, not written by `save`, changed since, or does not
-            fit ``like``: the message names the file and the first difference. ``like`` is unchanged in any case.
+        ValueError: if the file is truncated, no safetensors file, not written by `save`, changed
+            since, or does not fit ``like``: the message names the file and the first difference.
+            ``like`` is unchanged in any case.
         TypeError: if ``like`` holds leaves that `save` would refuse.
         FileNotFoundError: if there is no such file.
         OSError: if the file may not be read.
@@ -112,7 +120,9 @@ def load(path: FilePath, like: M) -> M:
 
 
 def describe(path: FilePath) -> dict[str, Any]:
-    """The description of a file, without reading its arrays: ``arrays``, ``numbers``, ``modules``, ``extra``.
+    """The description of a file: ``arrays``, ``numbers``, ``modules``, ``extra``.
+
+    The arrays are not read, but their dtypes and shapes are compared with the description.
 
     Raises: as `load`, without a model to compare with.
     """

@@ -76,7 +76,7 @@ class Module(eqx.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # Users' and Equinox's modules hold functions such as jax.nn.relu, which pickle cannot store.
+        # Users' and Equinox's modules hold functions such as jax.nn.relu. Pickle cannot store these.
         return jtu.tree_map(lambda leaf: place_of(leaf) or leaf, vars(self))
 
     def __setstate__(self, state: dict[str, Any]) -> None:

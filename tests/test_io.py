@@ -332,6 +332,19 @@ def test_arrays_of_every_dtype_and_shape(tmp_path, kind):
     assert nr.describe(tmp_path / "m")["arrays"]["['complex128(2, 3)']"] == ["complex128", [2, 3]]
 
 
+def test_complex_numbers_that_safetensors_stored_itself(tmp_path):
+    array = np.array([1 + 2j, 3 - 4j], np.complex64)
+    nr.save(tmp_path / "m", [array])
+    with safetensors.safe_open(tmp_path / "m", framework="numpy") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "noria 2"
+    try:
+        safetensors.numpy.save_file({"[0]": array}, tmp_path / "m", metadata={**metadata, "format": "noria 1"})
+    except safetensors.SafetensorError:
+        pytest.skip("this version of safetensors has no complex numbers")
+    np.testing.assert_array_equal(nr.load(tmp_path / "m", [np.zeros_like(array)])[0], array)
+
+
 def test_nan_payloads_byte_orders_and_weak_dtypes_are_kept(tmp_path):
     nans = np.array([0x7FA00001, 0xFFC12345], np.uint32).view(np.float32)
     big = np.arange(3, dtype=">f8")
@@ -388,7 +401,7 @@ class Same:
         (np.zeros(2, object), None, TypeError, "is an array of object; expected numbers"),
         (1j, None, TypeError, "cannot be written as JSON"),
         (10**5000, None, TypeError, "cannot be written as JSON"),
-        ({}, deep(5000), TypeError, "cannot be written as JSON"),
+        ({}, deep(100_000), TypeError, "cannot be written as JSON"),
         ({Same(0): np.ones(1), Same(1): np.ones(1)}, None, ValueError, r"'\[same\]' is the path of two leaves"),
     ],
     ids=["text", "dates", "objects", "a complex number", "digits", "deep", "two leaves"],

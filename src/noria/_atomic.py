@@ -78,8 +78,8 @@ def _take_over(piece: Path, old: os.stat_result) -> None:
 
 # --- Pieces ---------------------------------------------------------------------------------------
 #
-# A save holds a lock on its piece. The system drops the lock when the process ends, however it ends,
-# so a piece that can be locked is dead.
+# A save holds a lock on its piece. The system drops the lock when the process ends, however it does.
+# So a piece that can be locked is dead.
 
 
 def _own_prefix() -> str:
@@ -91,7 +91,7 @@ def _create(call: str, folder: Path, mode: int) -> tuple[Path, BinaryIO]:
         piece = folder / f"{_own_prefix()}{secrets.token_hex(8)}.part"
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
         try:
-            handle = os.open(piece, flags, mode)  # less the umask, which can only be read by setting it
+            handle = os.open(piece, flags, mode)  # the system applies the umask
         except PermissionError as error:
             raise PermissionError(f"{call}: this user may not write in the folder {folder}.") from error
         file = os.fdopen(handle, "wb")

@@ -23,8 +23,8 @@ _NATIVE = {
 }
 
 #: Complex numbers are stored as real and imaginary parts; what is not in these tables, as bytes.
-_PARTS = {"complex64": np.dtype(np.float32), "complex128": np.dtype(np.float64)}
-_BYTE = np.dtype(np.uint8)
+_PARTS: dict[str, np.dtype] = {"complex64": np.dtype(np.float32), "complex128": np.dtype(np.float64)}
+_BYTE: np.dtype = np.dtype(np.uint8)
 
 #: How long safetensors lets a header be, its eight bytes of length not counted.
 HEADER_LIMIT = 100_000_000
@@ -48,7 +48,7 @@ def to_dtype(name: str) -> np.dtype:
         ValueError: if there is no such dtype, or it is not one of numbers or booleans.
     """
     try:
-        dtype: Any = np.dtype(name if name.isidentifier() else object)  # type: ignore[call-overload]
+        dtype: Any = np.dtype(name if name.isidentifier() else object)
     except TypeError:
         dtype = np.dtype(object)
     if dtype.name != name or not (dtype == np.bool_ or jnp.issubdtype(dtype, np.number)):

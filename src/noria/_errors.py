@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noria._jax import Tracer
+
 
 def known(array: Any) -> np.ndarray | None:
     """The values of ``array`` where they are known: not under `jax.jit` and its like, nor of an empty array."""
-    if isinstance(array, jax.core.Tracer):
+    if isinstance(array, Tracer):
         return None
     values = np.asarray(array)
     return values if values.size else None

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
+import equinox as eqx
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jax.extend import source_info_util
+
+from noria._jax import Literal, ShapedArray, bind, parts_of, user_frames
 
 
 class Value:
@@ -42,11 +43,7 @@ class Equation:
 
     def bind(self, *arrays: Any) -> list[Any]:
         """The outputs for these inputs; traced like any JAX code, with the user's line as its origin."""
-        bound = self.primitive.get_bind_params(self.params)
-        functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.9
-        with source_info_util.user_context(self.source):
-            outputs = self.primitive.bind(*functions, *arrays, **params)
-        return list(outputs) if self.primitive.multiple_results else [outputs]
+        return bind(self.primitive, arrays, self.params, self.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +118,7 @@ def grouped(operands: Sequence[Any], totals: Sequence[int]) -> list[tuple[Any, .
 def aval_of_total(operands: Sequence[Any]) -> Any:
     """Shape and dtype of a total of values of one step and example."""
     shape = operands[0].aval.shape if len(operands) == 1 else tuple(v.aval.shape[0] for v in operands)
-    return jax.core.ShapedArray(shape, operands[0].aval.dtype)
+    return ShapedArray(shape, operands[0].aval.dtype)
 
 
 def total(operands: Sequence[Any], axes: int = 2) -> Any:
@@ -134,7 +131,7 @@ def total(operands: Sequence[Any], axes: int = 2) -> Any:
 
 
 def is_literal(atom: Atom) -> TypeGuard[Any]:
-    return isinstance(atom, jex.Literal)
+    return isinstance(atom, Literal)
 
 
 def read(known: dict[Any, Any], atom: Atom) -> Any:
@@ -148,16 +145,18 @@ def struct(atom: Atom) -> jax.ShapeDtypeStruct:
 
 
 _PACKAGE = Path(__file__).parent
-#: Files whose lines are not the cell's own.
-_HIDDEN = tuple(str(_PACKAGE / part) for part in ("compiler", "backends", "layers", "graph.py"))
+#: Files whose lines are not the cell's own: those of the compiler, and of the libraries below it.
+_HIDDEN = (
+    *(str(_PACKAGE / part) for part in ("compiler", "backends", "layers", "graph.py", "_jax.py")),
+    *(f"{Path(library.__file__).parent}/" for library in (jax, eqx)),
+)
 
 
 def origin(equation: Equation) -> tuple[str, int]:
     """File and line of the cell that asked for an equation; an empty path if none did."""
-    for frame in equation.source.frames if equation.source is not None else ():
-        path = frame.file_name
-        if not path.startswith(_HIDDEN) and not {"jax", "equinox", "<frozen"} & set(Path(path).parts):
-            return path, frame.line_num
+    for path, line in user_frames(equation.source):
+        if not path.startswith(_HIDDEN):
+            return path, line
     return "", 0
 
 
@@ -198,10 +197,10 @@ def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any]
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     if closed.effects:
         raise Unsupported(f"a step has the side effect {next(iter(closed.effects))}")
-    inputs = (*closed.jaxpr.constvars, *closed.jaxpr.invars)
-    consts: list[Any] = list(closed.consts)
+    jaxpr, consts = parts_of(closed)
+    inputs = (*jaxpr.constvars, *jaxpr.invars)
     equations: list[Equation] = []
-    outputs, hidden = _inline(closed.jaxpr, inputs, equations, None)
+    outputs, hidden = _inline(jaxpr, inputs, equations, None)
     graph = Graph((*hidden, *inputs), tuple(outputs), tuple(equations))
     return live(graph), [*hidden.values(), *consts], jtu.tree_structure(shapes)
 
@@ -223,11 +222,10 @@ def _inline(
     for equation in jaxpr.eqns:
         arguments = [get(atom) for atom in equation.invars]
         if equation.primitive.name in INLINED:
-            inner = equation.params[INLINED[equation.primitive.name]]
-            if hasattr(inner, "consts"):
-                values = {Value(jax.typeof(const)): const for const in inner.consts}
-                hidden |= values
-                arguments, inner = [*values, *arguments], inner.jaxpr
+            inner, consts = parts_of(equation.params[INLINED[equation.primitive.name]])
+            values = {Value(jax.typeof(const)): const for const in consts}
+            hidden |= values
+            arguments = [*values, *arguments]
             outputs, more = _inline(inner, arguments, equations, source)
             hidden |= more
         else:
@@ -240,11 +238,11 @@ def _inline(
 
 def build(function: Callable[..., Any], inputs: Sequence[Atom], source: Any) -> tuple[list[Equation], list[Any]]:
     """The equations of a short piece of JAX code applied to values of a graph, and what it returns (a list)."""
-    closed = jax.make_jaxpr(function)(*map(struct, inputs))
+    jaxpr, consts = parts_of(jax.make_jaxpr(function)(*map(struct, inputs)))
     equations: list[Equation] = []
-    outputs, hidden = _inline(closed.jaxpr, [*closed.consts, *inputs], equations, source)
+    outputs, hidden = _inline(jaxpr, [*consts, *inputs], equations, source)
     assert not hidden
-    assert not closed.consts
+    assert not consts
     return equations, outputs
 
 

@@ -26,6 +26,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from noria._errors import known
+from noria._jax import Tracer
 from noria.masking import check_lengths, valid_steps, where
 
 
@@ -127,7 +128,7 @@ def cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = 
 
 
 def _check_classes(target: np.ndarray | None, valid: jax.Array | None, classes: int) -> None:
-    if target is None or isinstance(valid, jax.core.Tracer):
+    if target is None or isinstance(valid, Tracer):
         return
     if valid is not None:
         target = target[np.asarray(valid)]

@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jax.custom_derivatives import SymbolicZero
 
+from noria._jax import SymbolicZero, aligned
 from noria.compiler.cotangents import arrays_of, choose, instantiate, put, spread
 
 #: Bytes of lifted values up to which a whole sequence is lifted at once when no derivative is taken. Beyond it memory is
@@ -81,6 +81,13 @@ def _run(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any,
     return state, starts, chunks.join(stacked)
 
 
+def results(final: list[Any], stacked: list[Any], given: Any) -> tuple[list[Any], list[Any]]:
+    """Both, aligned: under `jax.vmap` in front of the state, and after time in what is stacked."""
+    axes = [0] * len(final) + [1] * len(stacked)
+    found = aligned([*final, *stacked], axes, jtu.tree_leaves(given))
+    return found[: len(final)], found[len(final) :]
+
+
 def checkpointed(
     segment: Callable[[list[Any], list[Any], list[Any], int], tuple[list[Any], list[Any]]], chunks: Chunks
 ) -> Callable[[list[Any], list[Any], list[Any]], tuple[list[Any], list[Any]]]:
@@ -97,10 +104,11 @@ def checkpointed(
         def pull(parameters: list[Any], steps: list[Any], starts: list[Any], cotangents: Any) -> Any:
             return _pull(segment, chunks, parameters, steps, starts, cotangents)
 
-        return (final, stacked), jtu.Partial(pull, parameters, steps, starts)
+        return results(final, stacked, (parameters, steps, state)), jtu.Partial(pull, parameters, steps, starts)
 
     def infer(parameters: list[Any], steps: list[Any], state: list[Any]) -> tuple[list[Any], list[Any]]:
-        return in_chunks(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
+        found = in_chunks(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
+        return results(*found, (parameters, steps, state))
 
     run = jax.custom_vjp(infer)
     run.defvjp(forward, lambda pull, cotangents: pull(cotangents), symbolic_zeros=True)

@@ -13,7 +13,7 @@ from noria.graph import Equation, size_in_bytes, values_of
 TRANSCENDENTAL = frozenset(
     """
     acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma div erf erf_inv erfc exp exp2 expm1 lgamma log log1p
-    logistic pow rsqrt sin sinh sqrt tan tanh
+    log2 logistic pow rsqrt sin sinh sqrt tan tanh
     """.split()
 )
 
@@ -28,9 +28,9 @@ STRUCTURAL = frozenset(
 #: Work that is cheap enough to be done on either side of a frontier. All else, products first, has its side given.
 LIGHT = frozenset(
     """
-    abs add add_any and ceil clamp conj eq floor ge gt integer_pow is_finite le lt max min mul ne neg nextafter not or
-    population_count reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum rem round shift_left
-    shift_right_arithmetic shift_right_logical sign square sub xor
+    abs add add_any and ceil clamp conj eq floor ge gt integer_pow is_finite le lt max min mul ne neg nextafter not
+    one_minus_square or polynomial population_count reduce_and reduce_max reduce_min reduce_or reduce_prod
+    reduce_sum rem round shift_left shift_right_arithmetic shift_right_logical sign square sub xor
     """.split()
 ).union(TRANSCENDENTAL, STRUCTURAL)
 

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jax.custom_derivatives import SymbolicZero
 
+from noria._jax import SymbolicZero
 from noria.backends import LoopBackend
-from noria.compiler.chunks import Chunks, chunk_size, in_chunks
+from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
 from noria.compiler.contact import cotangent_array
 from noria.compiler.cotangents import add, arrays_of, choose, instantiate, or_zeros, put, spread
 from noria.compiler.derivative import Derivative, derive, summed
@@ -89,7 +89,8 @@ class Recurrent:
         split, (time, *batch) = self.split, self.loop.axes
         segment = functools.partial(self._advance, split.loop, named(split.parameters, parameters))
         lifted = sum(map(size_in_bytes, split.before.outputs)) * math.prod(batch)
-        return in_chunks(segment, state, steps, Chunks(time, chunk_size(time, lifted), 0, self.loop.reverse))
+        chunks = Chunks(time, chunk_size(time, lifted), 0, self.loop.reverse)
+        return results(*in_chunks(segment, state, steps, chunks), (parameters, steps, state))
 
     def forward(self, *primals: Any) -> Any:
         """Both, and a function of the cotangents that pulls them back, with what it needs."""
@@ -128,7 +129,8 @@ class Recurrent:
                 return self._pull(derivative, known_now, varying, pull_lift, cotangents, batch_major)
             return self._pull_from_states(derivative, known_now, steps, named(names, saved), cotangents)
 
-        return (final, emitted), jtu.Partial(pull, [*known.values()], steps, [*saved.values()], pull_lift)
+        kept = jtu.Partial(pull, [*known.values()], steps, [*saved.values()], pull_lift)
+        return results(final, emitted, (parameters, steps, state)), kept
 
     def _chunks(self, reverse: bool) -> Chunks:
         """Steps that are differentiated at a time: all, or where only states are stored so few that little more is."""

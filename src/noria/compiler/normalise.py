@@ -19,9 +19,9 @@ from itertools import groupby
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 
+from noria._jax import call
 from noria.graph import (
     Equation,
     Graph,
@@ -116,7 +116,7 @@ def _rounds(params: dict[str, Any], *arrays: jax.Array) -> list[jax.Array]:
     rounds: list[list[jax.Array]] = [[] for _ in range(length)]
     for k in reversed(range(length)) if params["reverse"] else range(length):
         given = (jax.lax.index_in_dim(a, k, keepdims=False) for a in stacks)
-        found = jex.jaxpr_as_fun(params["jaxpr"])(*known, *carry, *given)
+        found = call(params["jaxpr"], *known, *carry, *given)
         carry, rounds[k] = found[: len(carry)], found[len(carry) :]
     together = ([a.reshape(1, *a.shape) for a in some] for some in zip(*rounds, strict=True))
     return [*carry, *(jax.lax.concatenate(some, 0) for some in together)]

@@ -55,7 +55,28 @@ class Entry:
         return all(
             kind_of(v.aval.dtype) in [*self.kinds] and (math.prod(v.aval.shape) == 1 or v.aval.shape == shape)
             for v in equation.inputs
-        ) and (equation.name != "select_n" or (len(equation.inputs) == 3 and equation.inputs[0].aval.dtype == bool))
+        ) and _FITS.get(equation.name, _fits_always)(equation)
+
+
+def _fits_always(equation: Equation) -> bool:
+    return True
+
+
+def _is_two_way(equation: Equation) -> bool:
+    return len(equation.inputs) == 3 and equation.inputs[0].aval.dtype == bool
+
+
+def _keeps_its_size(equation: Equation) -> bool:
+    """Numbers of bfloat16 are float32 in registers, so their bits are not there."""
+    dtypes = [v.aval.dtype for v in (*equation.inputs, *equation.outputs)]
+    return len({dtype.itemsize for dtype in dtypes}) == 1 and jnp.bfloat16 not in dtypes
+
+
+#: What an equation must satisfy besides the kinds and shapes of its operands.
+_FITS: dict[str, Callable[[Equation], bool]] = {
+    "select_n": _is_two_way,
+    "bitcast_convert_type": _keeps_its_size,
+}
 
 
 def _kind(equation: Equation) -> str:
@@ -169,6 +190,21 @@ def _convert(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Va
     return b.trunc(x, target) if 8 * wanted.itemsize < bits else x
 
 
+def _bitcast(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    (x,), dtype = args, equation.outputs[0].aval.dtype
+    target = ir.VectorType(element(dtype), x.type.count)
+    return x if x.type == target else b.bitcast(x, target)
+
+
+def _one_minus_square(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    """As JAX: ``(1 + x) (1 - x)``, which keeps the digits where ``x`` is close to 1."""
+    (x,) = args
+    one = constant(x.type, 1)
+    if _kind(equation) == "f":
+        return b.fmul(b.fadd(one, x), b.fsub(one, x))
+    return b.mul(b.add(one, x), b.sub(one, x))
+
+
 def _of_library(function: Callable[..., ir.Value]) -> Rule:
     return lambda b, equation, args: function(b, *args)
 
@@ -196,12 +232,14 @@ ELEMENTWISE: dict[str, Entry] = {
     "abs": Entry(_absolute, "fiu"),
     "sign": Entry(_sign, "fiu"),
     "square": Entry(lambda b, equation, args: _power(b, args[0], 2), "fiu"),
+    "one_minus_square": Entry(_one_minus_square, "fiu"),
     "integer_pow": Entry(lambda b, equation, args: _power(b, args[0], equation.params["y"]), "f"),
     "max": Entry(_extreme(">"), "fiu"),
     "min": Entry(_extreme("<"), "fiu"),
     "clamp": Entry(_clamp, "fiu"),
     "select_n": Entry(_select, "fiub"),
     "convert_element_type": Entry(_convert, "fiub"),
+    "bitcast_convert_type": Entry(_bitcast, "fiu"),
     "is_finite": Entry(_is_finite, "f"),
     "floor": Entry(_intrinsic("floor"), "f"),
     "ceil": Entry(_intrinsic("ceil"), "f"),

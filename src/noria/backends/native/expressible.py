@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
+from noria._jax import call
 from noria.backends.native.elementwise import ELEMENTWISE, kind_of
 from noria.backends.native.pieces import COMBINING, Refused, in_pieces
 from noria.graph import Equation, Graph, build, is_literal, origin, substitute
@@ -93,11 +93,15 @@ def _rewritten(equation: Equation) -> Callable[..., Any] | None:
     params = equation.params
     if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):
         inner = params.get("call_jaxpr") or params.get("fun_jaxpr")
-        return jex.jaxpr_as_fun(inner) if hasattr(inner, "consts") else None
+        return None if inner is None else functools.partial(call, inner)
     if equation.name == "cond":
         return functools.partial(_selected, params["branches"])
     if equation.name in ("empty", "empty2"):  # what a branch that is not taken would have stored
         return lambda: [jnp.zeros(equation.outputs[0].aval.shape, equation.outputs[0].aval.dtype)]
+    if equation.name == "log2":
+        return lambda x: [jax.lax.log(x) * jnp.asarray(1 / math.log(2), x.dtype)]
+    if equation.name == "polynomial":
+        return _horner
     if equation.name == "pad":
         low, high, interior = zip(*params["padding_config"], strict=True)
         if any(interior) or len(low) != 1:
@@ -112,9 +116,17 @@ def _rewritten(equation: Equation) -> Callable[..., Any] | None:
     return None
 
 
+def _horner(x: jax.Array, *coefficients: jax.Array) -> list[jax.Array]:
+    """``c0 + x (c1 + x (c2 + ...))``, in the order in which XLA computes it."""
+    *rest, total = coefficients
+    for coefficient in reversed(rest):
+        total = total * x + coefficient
+    return [total]
+
+
 def _selected(branches: Sequence[Any], index: jax.Array, *arrays: jax.Array) -> list[jax.Array]:
     """What the branches give, all of which are computed."""
-    found, *others = (jex.jaxpr_as_fun(branch)(*arrays) for branch in branches)
+    found, *others = (call(branch, *arrays) for branch in branches)
     for k, other in enumerate(others, 1):
         found = [jnp.where(index >= k, one, two) for one, two in zip(other, found, strict=True)]
     return found

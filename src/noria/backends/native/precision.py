@@ -8,11 +8,11 @@ from itertools import islice
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
+from noria._jax import Literal, ShapedArray
 from noria.backends.native.expressible import simplified
 from noria.graph import Equation, Graph, Value, aval_of_total, grouped, is_literal
 
@@ -37,10 +37,8 @@ def widened(graph: Graph, known: Iterable[Any]) -> tuple[Graph, dict[Any, Any]]:
     def wide(atom: Any) -> Any:
         if atom.aval.dtype != _NARROW:
             return atom
-        aval = jax.core.ShapedArray(atom.aval.shape, _WIDE)
-        return (
-            jex.Literal(np.asarray(atom.val, _WIDE), aval) if is_literal(atom) else found.setdefault(atom, Value(aval))
-        )
+        aval = ShapedArray(atom.aval.shape, _WIDE)
+        return Literal(np.asarray(atom.val, _WIDE), aval) if is_literal(atom) else found.setdefault(atom, Value(aval))
 
     def of(params: dict[str, Any]) -> dict[str, Any]:
         return {k: _WIDE if isinstance(v, np.dtype) and v == _NARROW else v for k, v in params.items()}

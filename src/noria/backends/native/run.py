@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
-from jax.interpreters import ad, batching, mlir
-from jax.interpreters import partial_eval as pe
 
+from noria._jax import primitive
 from noria.backends import scan
 from noria.backends.native import ffi
 from noria.backends.native.expressible import MOVES, NotExpressible, is_expressible, size
@@ -281,39 +279,19 @@ def _shares(program: Program, time: int, batch: int) -> tuple[int, bool]:
     return (shares if rest else min(shares, batch)), False
 
 
-_native = jex.Primitive("noria_native_loop")
-_native.multiple_results = True
-
-
-@_native.def_impl
-def _(*arrays: Any, call: Call, time: int) -> list[Any]:
-    return list(jax.jit(functools.partial(_native.bind, call=call, time=time))(*arrays))
-
-
-@_native.def_abstract_eval
-def _(*arrays: Any, call: Call, time: int) -> list[Any]:
-    return [jax.core.ShapedArray(s.shape, s.dtype) for s in call.structs(time, call._batch(arrays))]
+def _shapes(*arrays: Any, call: Call, time: int) -> list[jax.ShapeDtypeStruct]:
+    return call.structs(time, call._batch(arrays))
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call, time: int) -> Any:
-    tangents = [ad.instantiate_zeros(t) for t in tangents]
     return jax.jvp(functools.partial(call.slow, time=time), tuple(primals), tuple(tangents))
 
 
-def _without_dead_code(used: Sequence[bool], equation: Any) -> tuple[list[bool], Any]:
-    """What `jax.interpreters.partial_eval.dce_rules` asks for: a gradient that nobody wants is not computed."""
-    if not any(used):
-        return [False] * len(equation.invars), None
-    if all(used):
-        return [True] * len(equation.invars), equation
-    call, needs = equation.params["call"].keeping(used)
+def _without_unused(used: list[bool], *, call: Call, time: int) -> tuple[list[bool], list[bool], dict[str, Any]]:
+    """A gradient that nobody wants is not computed; the final state always is."""
     width = len(call.program.state)
-    kept = [n < width or is_used for n, is_used in enumerate(used)]
-    return needs, equation.replace(
-        invars=list(itertools.compress(equation.invars, needs)),
-        outvars=list(itertools.compress(equation.outvars, kept)),
-        params={**equation.params, "call": call},
-    )
+    call, needs = call.keeping(used)
+    return needs, [n < width or is_used for n, is_used in enumerate(used)], {"call": call}
 
 
 def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, call: Call, time: int) -> Any:
@@ -331,22 +309,27 @@ def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, call: Call, time: in
 
         outputs = jax.lax.map(one, [a for m, a in zip(mapped, arrays, strict=True) if m])
         return outputs, [0] * len(outputs)
+    batch = call._batch(arrays) if not of_start[0] else given.start[0].shape[1]
     steps = [_fold(a, m, count, 1) for a, m in zip(given.steps, of_steps, strict=True)]
     first = [_fold(a, m, count, 0) for a, m in zip(given.first, of_first, strict=True)]
     start = [_fold(a, m, count, 0) for a, m in zip(given.start, of_start, strict=True)]
     final, stacked, _ = call.open()(Arguments(given.shared, steps, first, start), time)
-    final = [a.reshape(count, a.shape[0] // count, *a.shape[1:]) for a in final]
-    stacked = [a.reshape(time, count, a.shape[1] // count, *a.shape[2:]) for a in stacked]
+    final = [a.reshape(count, batch, *a.shape[1:]) for a in final]
+    stacked = [a.reshape(time, count, batch, *a.shape[2:]) for a in stacked]
     stacked, operands = stacked[: len(stacked) - sum(call.totals)], stacked[len(stacked) - sum(call.totals) :]
     totals = [jax.vmap(total, 1)(some) for some in grouped(operands, call.totals)]
     return [*final, *stacked, *totals], [0] * len(final) + [1] * len(stacked) + [0] * len(totals)
 
 
-ad.primitive_jvps[_native] = _jvp
-pe.dce_rules[_native] = _without_dead_code
-batching.primitive_batchers[_native] = _batched
-mlir.register_lowering(_native, mlir.lower_fun(lambda *a, call, time: call.slow(*a, time=time)))
-mlir.register_lowering(_native, mlir.lower_fun(lambda *a, call, time: call.fast(*a, time=time)), platform="cpu")
+_native = primitive(
+    "noria_native_loop",
+    shapes=_shapes,
+    jvp=_jvp,
+    dce=_without_unused,
+    batch=_batched,
+    portable=lambda *arrays, call, time: call.slow(*arrays, time=time),
+    cpu=lambda *arrays, call, time: call.fast(*arrays, time=time),
+)
 
 
 def _cores() -> int:

@@ -91,6 +91,7 @@ def test_modes_frozen_parts_and_backends_stay_those_of_the_model_built(tmp_path)
     assert str(jtu.tree_structure(loaded)) == str(jtu.tree_structure(built))
 
 
+@pytest.mark.versions
 def test_model_and_optimiser_state_together(tmp_path, ordinary_promotion):
     net = model(0)
     opt_state = nr.setup(optax.adam(0.1), net)

@@ -39,7 +39,7 @@ def garbage_past(xs: jax.Array, lengths: Any) -> jax.Array:
     return jnp.where(jnp.arange(TIME)[:, None] < jnp.asarray(lengths)[..., None, None], xs, jnp.nan)
 
 
-@pytest.mark.covered(2, whole="backend")
+@pytest.mark.covered(2)
 @cells
 @directions
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "lengths"])
@@ -97,7 +97,7 @@ def of_backend(backend: str, name: str, reverse: bool, batched: bool, lengths: b
     return values, jtu.tree_leaves(of_layer), of_state, of_xs
 
 
-@pytest.mark.covered(2, whole="backend")
+@pytest.mark.covered(2)
 @cells
 @directions
 @pytest.mark.parametrize("resets", [False, True], ids=["one", "resets"])

@@ -41,9 +41,9 @@ def test_parameters_together_meet_in_all_ways_and_the_others_take_turns():
 
 
 def collected(request: pytest.FixtureRequest, name: str) -> list[pytest.Function]:
-    """The tests of a file that have a rule, marked."""
+    """The tests of a file that are to cover something, marked."""
     module = pytest.Module.from_parent(request.session, path=HERE / name)
-    items = [item for item in module.collect() if isinstance(item, pytest.Function) and rule_of(item)]
+    items = [item for item in module.collect() if isinstance(item, pytest.Function) and rule_of(item).strength]
     mark_full(items)
     return items
 
@@ -59,7 +59,7 @@ COVERED = [
 
 @pytest.mark.parametrize("name", COVERED)
 def test_each_value_of_each_parameter_is_met_by_default(name, request):
-    covered = [item for item in collected(request, name) if not rule_of(item).step]
+    covered = collected(request, name)
     met, rest = (
         {(rule_of(item).group or item.originalname, *pair) for item in items for pair in case_of(item).items()}
         for items in (filter(is_default, covered), itertools.filterfalse(is_default, covered))

@@ -64,20 +64,18 @@ class Rule:
     group: str = ""
 
 
-def rule_of(item: pytest.Function) -> Rule | None:
-    """The rule of a test; none if all of its sets are run."""
+def rule_of(item: pytest.Item) -> Rule:
+    """The rule of a test; without a marker each set is the first of one."""
     covered, sampled = item.get_closest_marker("covered"), item.get_closest_marker("sampled")
-    if covered:
-        return Rule(*covered.args, **covered.kwargs)
-    return Rule(step=sampled.args[0]) if sampled else None
+    return Rule(*covered.args, **covered.kwargs) if covered else Rule(step=sampled.args[0] if sampled else 1)
 
 
 def mark_full(items: Iterable[pytest.Item]) -> None:
     """Give the marker ``full`` to those that need not run by default."""
     groups = defaultdict[tuple[Any, str, Rule], list[pytest.Function]](list)
     for item in items:
-        if isinstance(item, pytest.Function) and (rule := rule_of(item)):
-            groups[item.path, rule.group or item.originalname, rule].append(item)
+        if isinstance(item, pytest.Function):
+            groups[item.path, rule_of(item).group or item.originalname, rule_of(item)].append(item)
     for (*_, rule), group in groups.items():
         chosen = set(range(0, len(group), rule.step)) if rule.step else set(chosen_of(group, rule))
         for n, item in enumerate(group):

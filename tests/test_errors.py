@@ -125,7 +125,7 @@ WRONG_CALLS = {
     "folds with the future": (
         lambda: nr.data.folds(6, k=2, gap=-1),
         ValueError,
-        r"folds: gap is -1; expected at least 0",
+        r"folds: gap is -1; expected a whole number of at least 0",
     ),
     "folds without training": (lambda: nr.data.folds(6, k=2, train_size=0), ValueError, r"train_size is 0; expected"),
     "unknown backend": (

@@ -4,15 +4,46 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
+
+
+def as_given(array: Any) -> Any:
+    """``array`` as a NumPy or JAX array of its own type. `jnp.asarray` narrows to 32 bits, before values are checked."""
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jtu.tree_leaves(array))
+    ours = traced or isinstance(array, jax.Array) or hasattr(array, "__jax_array__")
+    return jnp.asarray(array) if ours else np.asarray(array)
 
 
 def known(array: Any) -> np.ndarray | None:
     """The values of ``array`` where they are known: not under `jax.jit` and its like, nor of an empty array."""
-    if isinstance(array, jax.core.Tracer):
+    given = as_given(array)
+    if isinstance(given, jax.core.Tracer):
         return None
-    values = np.asarray(array)
+    values = np.asarray(given)
     return values if values.size else None
+
+
+def check_numbers(call: str, what: str, array: Any) -> None:
+    """An array of numbers or booleans. NumPy makes objects of all else, such as a table with a column of dates."""
+    if getattr(array.dtype, "kind", "") in "OSUMm":
+        raise TypeError(
+            f"{call}: {what} is an array of {array.dtype}; expected numbers, such as {what}.astype(float)."
+        )
+
+
+def check_fits(call: str, what: str, values: np.ndarray) -> None:
+    """Whole numbers that JAX would narrow have to fit into the narrow type."""
+    narrow = jax.dtypes.canonicalize_dtype(values.dtype)
+    if narrow == values.dtype or not np.issubdtype(values.dtype, np.integer) or not values.size:
+        return
+    low, high, info = values.min(), values.max(), np.iinfo(narrow)
+    if low < info.min or high > info.max:
+        bad = low if low < info.min else high
+        raise ValueError(
+            f"{call}: {what} holds {bad}, which does not fit into {narrow}; expected {info.min} to {info.max}, or "
+            "64 bits enabled: jax.config.update('jax_enable_x64', True)."
+        )
 
 
 def check_key(call: str, key: Any) -> None:

@@ -17,7 +17,7 @@ from noria.bench.grid import CELLS, COMMON, GRID, Shape, Work, read_shapes
 from noria.bench.peers import PEERS, Peer
 from noria.bench.plan import plan
 from noria.bench.run import Lane, Point, Run, Setting, settings
-from noria.cli import app
+from noria_cli import app
 
 TINY = Shape(3, 2, 4, 5)
 

@@ -10,7 +10,7 @@ from conftest import enable_x64
 from typer.testing import CliRunner
 
 import noria as nr
-from noria.cli import app
+from noria_cli import app
 
 RUNNER = CliRunner()
 PNG = b"\x89PNG\r\n"

@@ -1,4 +1,7 @@
-"""The command line: ``noria demo``, ``noria predict`` and ``noria bench``."""
+"""The command line: ``noria demo``, ``noria predict`` and ``noria bench``.
+
+It stands beside the package, and each command imports what it needs: ``import noria`` takes JAX, and a second.
+"""
 
 import csv
 import shlex
@@ -16,10 +19,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from noria.bench.run import Point
+    from noria.train.fit import History
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Recurrent models on JAX: demonstrations on real data."
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 console = Console()
 
 
@@ -30,8 +32,20 @@ class Task(StrEnum):
     forecast = "forecast"
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"noria {version('noria')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Recurrent models on JAX: demonstrations on real data."""
 
 
@@ -68,6 +82,7 @@ def _vowels(folder: Path, seed: int, epochs: int | None) -> list[Path]:
 
     console.print("[bold]Japanese Vowels[/]: nine men say /ae/; a bidirectional GRU tells who, from 7 to 29 steps.\n")
     result = vowels.train(seed=seed, epochs=epochs or vowels.EPOCHS)
+    _tell_of_interrupt(result.history)
     files = vowels.save(result, folder)
     table = Table("on the 370 test utterances", "right")
     table.add_row("bidirectional GRU", f"[bold]{result.accuracy:.1%}[/]")
@@ -81,12 +96,18 @@ def _forecast(folder: Path, seed: int, epochs: int | None) -> list[Path]:
 
     console.print("[bold]CO2 at Mauna Loa[/]: a GRU reads three years and forecasts the next twelve months.\n")
     result = forecast.train(seed=seed, epochs=epochs or forecast.EPOCHS)
+    _tell_of_interrupt(result.history)
     files = forecast.save(result, folder)
     table = Table(f"held out, {result.months[0]} to {result.months[-1]}", "mean error, ppm")
     for name, error in result.errors.items():
         table.add_row(name, f"[bold]{error:.2f}[/]" if name == "GRU" else f"{error:.2f}")
     console.print(table)
     return files
+
+
+def _tell_of_interrupt(history: "History") -> None:
+    if history.stopped is not None and history.stopped.startswith("interrupted"):
+        console.print(f"Training was {history.stopped}; this is the model that it had reached.\n")
 
 
 @app.command()
@@ -191,7 +212,3 @@ def bench(
 def _fail(message: str) -> None:
     Console(stderr=True).print(f"[red]noria:[/] {escape(message)}", soft_wrap=True, highlight=False)
     sys.exit(1)
-
-
-if __name__ == "__main__":
-    app()

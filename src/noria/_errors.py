@@ -28,7 +28,8 @@ def check_numbers(call: str, what: str, array: Any) -> None:
     """An array of numbers or booleans. NumPy makes objects of all else, such as a table with a column of dates."""
     if getattr(array.dtype, "kind", "") in "OSUMm":
         raise TypeError(
-            f"{call}: {what} is an array of {array.dtype}; expected numbers, such as {what}.astype(float)."
+            f"{call}: {what} is an array of {array.dtype}; expected numbers. Leave out text and dates, or convert "
+            "with .astype(float)."
         )
 
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Bool, Int, Int32
+from jaxtyping import Array, Bool, Int32, Integer
 
 from noria._errors import as_given, known
 
 
-def within(numbers: Int[Array, "*shape"], low: int, high: int) -> Int32[Array, "*shape"]:
+def within(numbers: Integer[Array, "*shape"], low: int, high: int) -> Int32[Array, "*shape"]:
     """Whole numbers of any type as int32. Those outside of ``low`` to ``high`` become the nearest of the two.
 
     A conversion alone wraps around: of 2**32 + 3 it makes 3, and an int8 cannot count beyond 127.
@@ -21,7 +21,7 @@ def within(numbers: Int[Array, "*shape"], low: int, high: int) -> Int32[Array, "
     return inside.astype(jnp.int32)
 
 
-def valid_steps(lengths: Int[Array, "*batch"], time: int) -> Bool[Array, "*batch time"]:
+def valid_steps(lengths: Integer[Array, "*batch"], time: int) -> Bool[Array, "*batch time"]:
     """True for the first ``lengths`` steps of each example."""
     counts = lengths if lengths.dtype == jnp.int32 else within(lengths, 0, time)
     return jnp.arange(time, dtype=jnp.int32) < counts[..., None]
@@ -44,7 +44,7 @@ def where(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
     return jtu.tree_map(select, if_true, if_false)
 
 
-def keep_valid(tree: Any, lengths: Int[Array, "*batch"]) -> Any:
+def keep_valid(tree: Any, lengths: Integer[Array, "*batch"]) -> Any:
     """``tree`` of arrays ``(*batch, time, ...)`` with zeros past the end of each example."""
 
     def keep(leaf: jax.Array) -> jax.Array:
@@ -86,7 +86,7 @@ def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
     return jnp.take_along_axis(padded, index, axis=-2)[..., 0, :]
 
 
-def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: int) -> Int[Array, "*batch"]:
+def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: int) -> Integer[Array, "*batch"]:
     """``lengths`` as int32, checked against ``shape``: ``batch_axes`` axes of examples, then time, then others.
 
     Values can be checked only when they are known; under `jax.jit` they are taken as they come: a negative length

@@ -11,7 +11,7 @@ from noria._errors import check_key, check_numbers, check_sizes
 from noria._types import Key
 
 
-def pad(sequences: Sequence[Any], *, time: int | None = None, value: float | int = 0) -> tuple[np.ndarray, np.ndarray]:
+def pad(sequences: Sequence[Any], *, time: int | None = None, value: Any = 0) -> tuple[np.ndarray, np.ndarray]:
     """One array of sequences of different lengths, and those lengths.
 
     Args:

@@ -67,7 +67,9 @@ def split(series: Any, *, valid: float | int = 0, test: float | int = 0, gap: in
     ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9])
     """
     if isinstance(series, tuple) and any(hasattr(part, "shape") for part in series):
-        raise TypeError("split: series is a tuple of arrays; expected one series: split each of them, by equal amounts.")
+        raise TypeError(
+            "split: series is a tuple of arrays; expected one series: split each of them, by equal amounts."
+        )
     count, gap = len(series), _whole("split", "gap", gap)
     for name, amount in (("valid", valid), ("test", test)):
         if not amount >= 0 or (amount >= 1 and amount != int(amount)):

@@ -59,7 +59,7 @@ def demo(
     epochs: Annotated[int | None, typer.Option(min=1, help="Times through the data; default the task's own.")] = None,
 ) -> None:
     """Train a recurrent model on real data and save the model and pictures of it."""
-    _need_matplotlib()
+    _check_matplotlib("noria demo")  # say so now, not after the training
     started = time.perf_counter()
     folder = out / task
     files = _vowels(folder, seed, epochs) if task is Task.vowels else _forecast(folder, seed, epochs)
@@ -70,11 +70,13 @@ def demo(
     console.print(f"\nNow try: [bold]{escape(f'{command} predict {folder} {files[-1]}')}[/]", soft_wrap=True)
 
 
-def _need_matplotlib() -> None:
-    from importlib.util import find_spec
+def _check_matplotlib(call: str) -> None:
+    from noria._errors import need_matplotlib
 
-    if find_spec("matplotlib") is None:  # say so now, not after the training
-        _fail("the demonstrations draw pictures with matplotlib; install it with: pip install 'noria[plot]'")
+    try:
+        need_matplotlib(call)
+    except ImportError as error:
+        _fail(str(error))
 
 
 def _vowels(folder: Path, seed: int, epochs: int | None) -> list[Path]:
@@ -184,10 +186,10 @@ def bench(
     try:
         todo = plan(what, cells, modes, shapes, peers, seconds, rounds, allocator, threads, quick)
         if plot is not None:
-            picture.need_matplotlib()
+            _check_matplotlib("noria bench --plot")
         if out is not None:
             out.touch()  # say so now, not after the measurements
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError) as error:
         _fail(str(error))
     if todo.advice:
         console.print(f"[yellow]{escape(todo.advice)}[/]", soft_wrap=True)

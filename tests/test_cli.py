@@ -16,6 +16,7 @@ from conftest import enable_x64
 from typer.testing import CliRunner
 
 import noria as nr
+from noria import _errors, plot
 from noria.demo import vowels as demo_vowels
 from noria.demo.tables import read
 from noria_cli import app
@@ -271,3 +272,11 @@ def test_a_demonstration_that_is_interrupted_saves_what_it_has(monkeypatch, tmp_
     assert code == 0
     assert output.count("Training was interrupted in epoch 0; this is the model that it had reached.") == 1
     assert (tmp_path / "forecast" / "model.safetensors").exists()
+
+
+def test_a_missing_matplotlib_is_told_before_the_training(monkeypatch, tmp_path):
+    monkeypatch.setattr(_errors, "find_spec", lambda name: None)
+    code, output = run("demo", "--out", tmp_path)
+    assert (code, output) == (1, "noria: noria demo needs matplotlib; install it with: pip install 'noria[plot]'.\n")
+    with pytest.raises(ImportError, match=r"noria.plot needs matplotlib; install it with: pip install 'noria\[plot\]'"):
+        plot.learning_curve(nr.History(), tmp_path / "x.png")

@@ -1,5 +1,6 @@
 """Checks of what users pass in. A message says the call, what came, what was wanted, and what to do."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -45,6 +46,12 @@ def check_fits(call: str, what: str, values: np.ndarray) -> None:
             f"{call}: {what} holds {bad}, which does not fit into {narrow}; expected {info.min} to {info.max}, or "
             "64 bits enabled: jax.config.update('jax_enable_x64', True)."
         )
+
+
+def need_matplotlib(call: str) -> None:
+    """Raise `ImportError` if it is not installed."""
+    if find_spec("matplotlib") is None:
+        raise ImportError(f"{call} needs matplotlib; install it with: pip install 'noria[plot]'.")
 
 
 def check_key(call: str, key: Any) -> None:

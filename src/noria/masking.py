@@ -23,8 +23,12 @@ def within(numbers: Integer[Array, "*shape"], low: int, high: int) -> Int32[Arra
 
 def valid_steps(lengths: Integer[Array, "*batch"], time: int) -> Bool[Array, "*batch time"]:
     """True for the first ``lengths`` steps of each example."""
-    counts = lengths if lengths.dtype == jnp.int32 else within(lengths, 0, time)
-    return jnp.arange(time, dtype=jnp.int32) < counts[..., None]
+    return jnp.arange(time, dtype=jnp.int32) < _as_int32(lengths)[..., None]
+
+
+def _as_int32(lengths: Integer[Array, "*batch"]) -> Int32[Array, "*batch"]:
+    """Lengths past the end stay past it. The end itself is no bound here: with `jax.export` it may be a symbol."""
+    return lengths if lengths.dtype == jnp.int32 else within(lengths, 0, jnp.iinfo(jnp.int32).max)
 
 
 def valid_values(array: Any, valid: jax.Array | None) -> np.ndarray | None:
@@ -105,4 +109,4 @@ def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: i
             bad = low if low < 0 else high
             raise ValueError(f"{call}: lengths holds {bad}; expected 0 to {time}, the steps of the padded sequences.")
         return jnp.asarray(values, jnp.int32)
-    return within(jnp.asarray(lengths), 0, time)
+    return _as_int32(jnp.asarray(lengths))

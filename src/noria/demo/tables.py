@@ -5,6 +5,7 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -151,10 +152,10 @@ def _number(place: str, cell: str) -> float:
 
 def _check_time(place: str, name: str, before: str | None, now: str) -> None:
     """Steps come in order. Months follow each other, too, since the forecast counts them."""
-    time = _time(place, name, now)
+    time: Any = _time(place, name, now)
     if before is None:
         return
-    last = _time(place, name, before)
+    last: Any = _time(place, name, before)
     if type(time) is not type(last) or not time > last:
         raise ValueError(f"{place}: {name} {now} comes after {before}; expected a later one, in order of time.")
     if name == "month" and isinstance(time, np.datetime64) and time.astype("M8[M]") - last.astype("M8[M]") != 1:

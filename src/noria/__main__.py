@@ -2,4 +2,5 @@
 
 from noria_cli import app
 
-app(prog_name="noria")
+if __name__ == "__main__":
+    app(prog_name="noria")

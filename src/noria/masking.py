@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int32, Integer
 
 from noria._errors import as_given, known
+from noria._jax import Tracer
 
 
 def within(numbers: Integer[Array, "*shape"], low: int, high: int) -> Int32[Array, "*shape"]:
@@ -34,7 +35,7 @@ def _as_int32(lengths: Integer[Array, "*batch"]) -> Int32[Array, "*batch"]:
 def valid_values(array: Any, valid: jax.Array | None) -> np.ndarray | None:
     """The values of ``array`` at the ``valid`` places of its leading axes, where both are known, else ``None``."""
     values = known(array)
-    if values is None or isinstance(valid, jax.core.Tracer):
+    if values is None or isinstance(valid, Tracer):
         return None
     return values if valid is None else values[np.asarray(valid)]
 

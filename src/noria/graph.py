@@ -77,29 +77,6 @@ def named(names: Iterable[Any], arrays: Iterable[Any]) -> Known:
     return dict(zip(names, arrays, strict=True))
 
 
-def evaluate(graph: Graph, known: Known, varying: Known, axes: Sequence[int]) -> list[Any]:
-    """The outputs of ``graph``, mapped over leading axes of the arrays of ``varying``; those of ``known`` have none.
-
-    Args:
-        graph: equations of one example and one step.
-        known: arrays that are the same for all.
-        varying: arrays that have ``axes`` in front.
-        axes: the sizes of those axes: ``(time, batch)``, ``(batch,)`` or fewer.
-    """
-    names = [v for v in graph.inputs if v in varying]
-
-    def one(arrays: list[Any]) -> list[Any]:
-        here = known | dict(zip(names, arrays, strict=True))
-        outputs = graph([here[v] for v in graph.inputs])
-        return [
-            jnp.asarray(a, v.aval.dtype) if is_literal(v) else a for v, a in zip(graph.outputs, outputs, strict=True)
-        ]
-
-    for size in reversed(axes):
-        one = jax.vmap(one, axis_size=size)
-    return one([varying[v] for v in names])
-
-
 class Shifted(NamedTuple):
     """Arrays of all steps, of which a loop reads at each step that of the step which it takes next; at the last, ``first``."""
 

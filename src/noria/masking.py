@@ -8,6 +8,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int
 
 from noria._errors import known
+from noria.evaluate import spread
 
 
 def valid_steps(lengths: Int[Array, "*batch"], time: int) -> Bool[Array, "*batch time"]:
@@ -19,6 +20,7 @@ def where(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
     """`jnp.where` for pytrees; the condition has leading axes only, and ``if_true`` may lack them."""
 
     def select(a: jax.Array, b: jax.Array) -> jax.Array:
+        a = spread(a, b.shape[: b.ndim - a.ndim])
         return jnp.where(condition.reshape(condition.shape + (1,) * (b.ndim - condition.ndim)), a, b)
 
     return jtu.tree_map(select, if_true, if_false)

@@ -16,6 +16,7 @@ from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
 from noria.compiler.run import Options, is_listening, run, run_once
+from noria.evaluate import spread
 from noria.layers.base import Layer
 from noria.masking import check_lengths, where
 from noria.module import M, as_pytree, map_modules
@@ -227,7 +228,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 raise TypeError(
                     f"{self.label}: the state is {leaf.dtype}; expected {like.dtype}, as initial_state() gives it."
                 )
-            return jnp.broadcast_to(leaf, batch + like.shape)
+            return leaf if leaf.shape == batch + like.shape else spread(leaf, batch)
 
         return jtu.tree_map(broadcast, state, own)
 

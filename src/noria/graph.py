@@ -262,16 +262,14 @@ def ordered(equations: Sequence[Equation]) -> list[Equation]:
     """The same equations in an order in which each stands after what it uses; otherwise as they were."""
     maker = {v: equation for equation in equations for v in equation.outputs}
     done: dict[Equation, None] = {}
-
-    def visit(equation: Equation) -> None:
-        if equation not in done:
-            for value in values_of(equation.inputs):
-                if value in maker:
-                    visit(maker[value])
-            done[equation] = None
-
-    for equation in equations:
-        visit(equation)
+    todo = [*reversed(equations)]
+    while todo:
+        makers = [maker[v] for v in values_of(todo[-1].inputs) if v in maker]
+        waits_for = [equation for equation in makers if equation not in done]
+        if todo[-1] in done or not waits_for:
+            done.setdefault(todo.pop())
+        else:
+            todo += reversed(waits_for)
     return list(done)
 
 

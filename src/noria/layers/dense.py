@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from noria._errors import check_key, check_sizes, check_step, known
 from noria._parameters import default_dtype, draw
 from noria._types import Initializer, Key
-from noria.initializers import glorot_uniform, normal, zeros
 from noria.evaluate import spread, widened
+from noria.initializers import glorot_uniform, normal, zeros
 from noria.layers.base import StatelessLayer
 from noria.module import as_pytree
 

@@ -74,8 +74,7 @@ def gradient(model: Any, dtype: Any) -> list[Any]:
     """With a tenth of all steps a reset, and 4000 terms most of which have one sign."""
     model = nr.cast(few_bits(nr.cast(model, jnp.bfloat16)), dtype)
     steps = np.arange(BATCH * TIME).reshape(BATCH, TIME)
-    xs = np.random.default_rng(0).uniform(0, 4, (BATCH, TIME, 2))
-    xs = jnp.asarray(xs, jnp.bfloat16).astype(dtype)
+    xs = jnp.asarray(np.random.default_rng(0).uniform(0, 4, (BATCH, TIME, 2)), jnp.bfloat16).astype(dtype)
 
     def loss(model: Any) -> jax.Array:
         ys = model.scan(None, xs, resets=jnp.asarray(steps % 10 == 0))[1]

@@ -134,8 +134,8 @@ def _with_copies(graph: Graph, known: Known, names: Sequence[Any], axes: Sequenc
             equations.append(replace(equation, inputs=tuple(copy(atom, rank) for atom in (table, *others))))
     outputs = tuple(map(copy, graph.outputs))
     copies = {c: spread(given.get(v, arrays[v]), axes, v.aval.dtype) for v, c in copy_of.items()}
-    found = substitute(Graph((), outputs, tuple(equations)), instead)
-    return replace(found, inputs=tuple(inputs_of(found.equations, found.outputs))), arrays, copies
+    part = substitute(Graph((), outputs, tuple(equations)), instead)
+    return replace(part, inputs=tuple(inputs_of(part.equations, part.outputs))), arrays, copies
 
 
 def _looked_up(equation: Equation, table: jax.Array, *others: jax.Array) -> list[jax.Array]:

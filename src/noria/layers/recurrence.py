@@ -128,8 +128,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         own = self.initial_state()
         start = self._state(state, own, batch)
         keys = self._keys(key, (*batch, time))
-        # What a plain function reads from outside may change between calls, so it is traced at each; a cell's fields
-        # are its arguments, and it is compiled once for each shape.
+        # A plain function may read other things at each call, so it is traced anew; a cell's fields are arguments.
         compiled = self.backend != "reference" and not _is_function(self.cell) and not is_listening()
         try:
             return (_compiled_run if compiled else Recurrence._run)(

@@ -51,7 +51,7 @@ def values(dtype: Any) -> np.ndarray:
         info = np.iinfo(dtype)
         small = [0, 1, 2, 3, 7, 31, 32, 33, *([-1, -2, -7] if dtype.kind == "i" else [])]
         return np.array([*small, info.max, info.max - 1, info.min, info.min + 1], dtype)
-    limits, power = np.flimits(dtype), 2.0 ** np.array([7, 8, 31, 32, 63])
+    limits, power = np.finfo(dtype), 2.0 ** np.array([7, 8, 31, 32, 63])
     ends = [
         np.inf,
         limits.max,

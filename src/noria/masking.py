@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int32, Integer
 
 from noria._errors import as_given, known
 from noria._jax import Tracer
+from noria.evaluate import spread
 
 
 def within(numbers: Integer[Array, "*shape"], low: int, high: int) -> Int32[Array, "*shape"]:
@@ -44,6 +45,7 @@ def where(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
     """`jnp.where` for pytrees; the condition has leading axes only, and ``if_true`` may lack them."""
 
     def select(a: jax.Array, b: jax.Array) -> jax.Array:
+        a = spread(a, b.shape[: b.ndim - a.ndim])
         return jnp.where(condition.reshape(condition.shape + (1,) * (b.ndim - condition.ndim)), a, b)
 
     return jtu.tree_map(select, if_true, if_false)

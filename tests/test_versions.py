@@ -6,6 +6,7 @@ derivative sends one of them to the scan. Here each is sent there on purpose, on
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -57,8 +58,8 @@ def transformed(layers: nr.Recurrence, xs: jax.Array, lengths: Any) -> dict[str,
     def run(layer: nr.Recurrence, xs: jax.Array) -> Any:
         return layer.scan(None, xs, **options)
 
-    def loss(layer: Any, xs: Any, run: Callable[..., Any] = run) -> jax.Array:
-        found = run(layer, xs)
+    def loss(function: Callable[..., Any], layer: Any, xs: Any) -> jax.Array:
+        found = function(layer, xs)
         weights = random_like(found, 3, jnp.float64)
         return sum((a * w).sum() for a, w in zip(*map(jtu.tree_leaves, (found, weights)), strict=True))
 
@@ -74,10 +75,10 @@ def transformed(layers: nr.Recurrence, xs: jax.Array, lengths: Any) -> dict[str,
     for name, (function, args) in runs.items():
         found[name] = function(*args)
         # Inside of a jit of its own, where JAX batches a program that it has traced before.
-        grad = jax.grad(lambda *args, f=function: loss(*args, jax.jit(f)), argnums=(0, 1))
-        found[f"grad of vmap, {name}"] = grad(*args)
-    found["vmap of grad, inputs"] = jax.vmap(jax.grad(loss, argnums=(0, 1)), (None, 0))(first, xs)
-    found["vmap of grad, both"] = jax.vmap(jax.grad(loss, argnums=(0, 1)))(layers, xs)
+        found[f"grad of vmap, {name}"] = jax.grad(partial(loss, jax.jit(function)), argnums=(0, 1))(*args)
+    grad = jax.grad(partial(loss, run), argnums=(0, 1))
+    found["vmap of grad, inputs"] = jax.vmap(grad, (None, 0))(first, xs)
+    found["vmap of grad, both"] = jax.vmap(grad)(layers, xs)
     return found
 
 

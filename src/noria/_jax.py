@@ -7,6 +7,7 @@ that names it. Everything else in the package uses documented functions of `jax`
 `Literal`, `Primitive`, `ShapedArray`  parts of jaxprs
 `parts_of`, `call`                     jaxprs, with or without arrays of their own
 `is_symbolic`                          sizes that `jax.export` leaves open
+`looks_at_residuals`                   switches for debugging
 `bind`, `user_frames`                  an equation bound anew, and the user's lines behind it
 `primitive`                            a primitive with all its rules
 `aligned`                              results whose mapped axes are known in advance
@@ -37,6 +38,7 @@ __all__ = [
     "bind",
     "call",
     "is_symbolic",
+    "looks_at_residuals",
     "parts_of",
     "primitive",
     "user_frames",
@@ -81,6 +83,12 @@ def user_frames(source: Any) -> list[tuple[str, int]]:
 def is_symbolic(*sizes: Any) -> bool:
     """Whether one of some sizes is a variable of `jax.export.symbolic_shape`, of which less is known."""
     return not all(isinstance(size, int | np.integer) for size in sizes)
+
+
+def looks_at_residuals() -> bool:
+    """Whether JAX looks for NaN or infinities in all that a compiled program gives."""
+    config: Any = jax.config
+    return bool(config.jax_debug_nans or config.jax_debug_infs)
 
 
 # --- primitives -------------------------------------------------------------------------------------------

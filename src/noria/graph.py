@@ -1,5 +1,6 @@
 """Equations and graphs of them: what a traced step is. A graph is evaluated by binding its equations in order."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ _PACKAGE = Path(__file__).parent
 #: Files whose lines are not the cell's own: those of the compiler, and of the libraries below it.
 _HIDDEN = (
     *(str(_PACKAGE / part) for part in ("compiler", "backends", "layers", "graph.py", "_jax.py")),
-    *(f"{Path(library.__file__).parent}/" for library in (jax, eqx)),
+    *(f"{Path(inspect.getfile(library)).parent}/" for library in (jax, eqx)),
 )
 
 

@@ -113,11 +113,11 @@ def unroll(graph: Graph) -> Graph:
 def _rounds(params: dict[str, Any], *arrays: jax.Array) -> list[jax.Array]:
     first, length = params["num_consts"] + params["num_carry"], params["length"]
     known, carry, stacks = arrays[: params["num_consts"]], arrays[params["num_consts"] : first], arrays[first:]
-    rounds: list[list[jax.Array]] = [[] for _ in range(length)]
+    rounds: list[Any] = [[] for _ in range(length)]
     for k in reversed(range(length)) if params["reverse"] else range(length):
         given = (jax.lax.index_in_dim(a, k, keepdims=False) for a in stacks)
         found = call(params["jaxpr"], *known, *carry, *given)
-        carry, rounds[k] = found[: len(carry)], found[len(carry) :]
+        carry, rounds[k] = tuple(found[: len(carry)]), found[len(carry) :]
     together = ([a.reshape(1, *a.shape) for a in some] for some in zip(*rounds, strict=True))
     return [*carry, *(jax.lax.concatenate(some, 0) for some in together)]
 

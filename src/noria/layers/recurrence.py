@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._errors import check_choice, check_dtype, check_key, describe
+from noria._jax import looks_at_residuals
 from noria._types import Key, State
 from noria.backends import LOOPS, NAMES, WHOLE
 from noria.cells.base import cell_name, needs_key, takes_key
@@ -129,7 +130,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         own = self.initial_state()
         start = self._state(state, own, batch)
         keys = self._keys(key, (*batch, time))
-        if lengths is not None and (jax.config.jax_debug_nans or jax.config.jax_debug_infs):
+        if lengths is not None and looks_at_residuals():
             xs = keep_valid(xs, lengths)  # JAX then looks at what is kept for the gradient too
         args = self, start, own, xs, lengths, resets, keys, bool(batch)
         shared = None if is_listening() else self._dependence(own, xs, keys, len(batch) + 1)

@@ -41,7 +41,7 @@ class Work:
     isa: str
 
 
-# --- the child ------------------------------------------------------------------------------------------------------
+# --- the child ----------------------------------------------------------------------------------
 
 
 def child() -> None:
@@ -112,7 +112,7 @@ class Child:
         self.process.wait()
 
 
-# --- the run --------------------------------------------------------------------------------------------------------
+# --- the run ------------------------------------------------------------------------------------
 
 
 def run_all(work: "queue.Queue[Work]", deadline: float, results: "queue.Queue[dict[str, Any] | None]") -> None:
@@ -136,7 +136,7 @@ def run_all(work: "queue.Queue[Work]", deadline: float, results: "queue.Queue[di
 
 
 def pieces(seeds: list[int], isas: list[str]) -> Iterator[Work]:
-    """A piece is of one instruction set, which follows from the seeds: the same in a run that goes on."""
+    """Each of one instruction set, which follows from the seeds: the same in a run that goes on."""
     for isa_number, isa in enumerate(isas):
         some = [seed for seed in seeds if seed // BATCH % len(isas) == isa_number]
         for start in range(0, len(some), BATCH):

@@ -1,4 +1,4 @@
-"""A random cell, how it is run, and by which transformation of JAX: all of it drawn from one number, the seed."""
+"""A random cell, how it is run, and by which transformation of JAX: all drawn from a seed."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -27,9 +27,10 @@ TRANSFORMATIONS = {
     "cotangents of cotangents": 2,
 }
 #: Numbers of bits and kinds of the cell's own numbers, and how often.
-DTYPES = {"float64": 9, "float32": 6, "bfloat16": 3, "float16": 1}
+DTYPES = {"float64": 8, "float32": 6, "bfloat16": 3, "float16": 1}
 INPUTS = {"own": 14, "int32": 1, "uint8": 1, "bool": 1}
-#: Modules' numbers that decide how a loop is run, and other values of them: small ones, so that small sizes have it all.
+#: Modules' numbers that decide how a loop is run, and small values of them: so that threads,
+#: stretches and the like occur at small sizes.
 NUMBERS: dict[str, list[Any]] = {
     "backends.native.run._WORTH_A_THREAD": [1, 300],
     "backends.native.run._WORTH_A_STAGE": [1, 50],
@@ -48,7 +49,7 @@ NUMBERS: dict[str, list[Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What a seed gives. ``compiled`` is false where the parts of a program run one after the other."""
+    """What a seed gives. Where it is not ``compiled``, the oracle runs all but the native loops."""
 
     seed: int
     cell: FuzzedCell
@@ -81,7 +82,7 @@ class Case:
         return nr.Recurrence(self.cell, self.start, backend=backend, **options)
 
     def function(self, backend: str) -> tuple[Callable[..., Any], list[Any]]:
-        """A function of the differentiable arrays, all results of the transformation; and these arrays."""
+        """The transformed layer as a function of its differentiable arrays; and these arrays."""
         trained = self.layer(backend), self.state, self.xs
         smooth, rest = eqx.partition(trained, eqx.is_inexact_array)
         leaves, tree = jtu.tree_flatten(smooth)
@@ -149,7 +150,7 @@ class Case:
 
 
 def _pulled(run: Callable[..., Any], seed: int, *leaves: Any) -> tuple[list[Any], list[Any]]:
-    """Results and cotangents of the arguments for random cotangents of the results; and what has none."""
+    """Results, and cotangents of the arguments for random ones of the results; and the rest."""
     values, pull, rest = jax.vjp(run, *leaves, has_aux=True)
     rng = np.random.default_rng(seed)
     given = [jnp.asarray(rng.normal(size=a.shape), a.dtype) for a in values]

@@ -1,4 +1,4 @@
-"""Random cells: a few operations after one another, on vectors of random sizes, ending in the next state."""
+"""Random cells: a few operations on vectors of random sizes, which end in the next state."""
 
 import functools
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ Instruction = tuple[Any, ...]
 
 
 class FuzzedCell(nr.Cell):
-    """Instructions on a growing list of vectors, which begins with the arrays of the state and the input."""
+    """Instructions on a growing list of vectors, which begins with the state and the input."""
 
     parameters: list[jax.Array]
     zero: tuple[jax.Array, ...]

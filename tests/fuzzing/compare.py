@@ -1,4 +1,7 @@
-"""Backends against the definition. How close they must be follows from how far the definition moves if it is rounded otherwise."""
+"""Backends against the definition.
+
+How close they must be follows from how far the definition moves if it is rounded otherwise.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +14,12 @@ from fuzzing import edges
 from fuzzing.cases import Case, random_case, tuned
 from fuzzing.evaluate import Evaluated
 
-#: By how much numbers are moved, relative to each; and how close results must be that do not move, relative to the largest.
+#: By how much numbers are moved, relative to each; and how close results must be that do not move,
+#: relative to the largest.
 MOVED = {"float64": 1e-10, "float32": 2e-6, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 CLOSE = {"float64": 1e-11, "float32": 4e-6, "bfloat16": 2.0**-6, "float16": 2.0**-8}
-#: Programs run once, so that XLA need not make them fast. At level 0 it computes a number twice with different roundings,
-#: and then the derivative of a minimum finds it nowhere.
+#: Programs run once, so that XLA need not make them fast. At level 0 it computes a number twice
+#: with different roundings, and then the derivative of a minimum finds it nowhere.
 QUICK: Any = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -69,7 +73,7 @@ def verdict(case: Case) -> Verdict:
 
 
 def expectations(case: Case) -> list[tuple[list[Any], list[Any]]]:
-    """What the definition gives: as it is, and with other roundings of the arguments and of each result on the way.
+    """What the definition gives: as it is, and with other roundings of all numbers on the way.
 
     In 16 bits it is often close to a jump, so that more of those are looked at.
     """

@@ -1,4 +1,4 @@
-"""Operations with machine code at the edges of their arguments: zeros of both signs, infinities, NaN, denormal and huge numbers.
+"""Operations with machine code at the edges: zeros, infinities, NaN, denormal and huge numbers.
 
 Against XLA and not against the oracle, since denormal numbers are zero in both. Only values: at kinks a derivative can be
 either of two.
@@ -29,7 +29,7 @@ _BOUNDED = frozenset("jnp.sin jnp.cos jnp.tan jnp.sinc lax.sin lax.cos lax.tan".
 
 
 class EdgeCell(nr.Cell):
-    """Emits functions of the input, which run in the loop since the state could decide otherwise."""
+    """Emits functions of the input. They stay in the loop, since the state could replace it."""
 
     zero: jax.Array
     names: tuple[str, ...] = eqx.field(static=True)

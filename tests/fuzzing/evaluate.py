@@ -1,4 +1,4 @@
-"""A JAX function evaluated equation by equation in NumPy, without a compiler: an oracle that shares no code with XLA.
+"""A JAX function evaluated equation by equation in NumPy: an oracle that shares no code with XLA.
 
 A random cell is run once, so that XLA would spend a hundred times longer on compiling it than on running it.
 Numbers of 16 bits are computed in 32 and rounded after each equation. What NumPy has no function for is run by JAX.
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-import scipy.special as special
+import scipy.special as special  # type: ignore[import-untyped]
 from jax.interpreters import partial_eval as pe
 
 Rule = Callable[..., Any]
@@ -94,7 +94,7 @@ def _wide(array: Any) -> Any:
     return array.astype(np.float32) if array.dtype.itemsize == 2 and jnp.issubdtype(array.dtype, np.floating) else array
 
 
-# --- what calls -----------------------------------------------------------------------------------------------------
+# --- what calls ---------------------------------------------------------------------------------
 
 
 def _inner(noise: Noise, closed: Any, arguments: Any) -> list[Any]:
@@ -148,7 +148,7 @@ _CALLS: dict[str, Rule] = {
 }
 
 
-# --- one result ------------------------------------------------------------------------------------------------------
+# --- one result ---------------------------------------------------------------------------------
 
 
 def _dot_general(a: Any, b: Any, dimension_numbers: Any, **_: Any) -> Any:

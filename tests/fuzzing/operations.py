@@ -1,4 +1,4 @@
-"""The operations that random cells are made of: functions of vectors of floating-point numbers, by their qualified names in JAX.
+"""The operations that random cells are made of: functions of vectors, by their names in JAX.
 
 An operation is called on vectors of moderate numbers. A *domain* takes these to where the operation is defined and
 well conditioned: far from poles, and from jumps at numbers that come up, such as 0, 1 and 0.5.
@@ -18,12 +18,13 @@ Function = Callable[..., Any]
 def named(name: str) -> Function:
     """A function by its name: ``jnp.tanh``, ``lax.erf``, ``nn.relu``."""
     module, *path = name.split(".")
-    return reduce(getattr, path, {"jnp": jnp, "lax": jax.lax, "nn": jax.nn}[module])
+    found: Any = {"jnp": jnp, "lax": jax.lax, "nn": jax.nn}[module]
+    return reduce(getattr, path, found)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A function of ``arity`` vectors of one length; ``keeps`` says whether its result has that length too.
+    """A function of ``arity`` vectors of one length; its result has that length if it ``keeps`` it.
 
     ``native`` operations have machine code, in the form that they have here.
     """
@@ -34,13 +35,13 @@ class Operation:
     native: bool = True
 
 
-# --- domains --------------------------------------------------------------------------------------------------------
+# --- domains ------------------------------------------------------------------------------------
 
 _WHOLE = jnp.int32
 
 
 def whole(a: Any) -> Any:
-    """Whole numbers. Not 5 times: a number that is 1 on one backend and the next below on another would be at a jump."""
+    """Whole numbers. Not 5 times: 1 on one backend and the next below on another are at a jump."""
     return (4.7123 * a).astype(_WHOLE)
 
 

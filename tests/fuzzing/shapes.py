@@ -1,4 +1,4 @@
-"""Operations that need an expression of their own: of several arguments, of vectors of other lengths, of small matrices."""
+"""Operations that need an expression of their own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -146,7 +146,7 @@ SHAPES: Entries = {
     "jnp.pad": (True, lambda a: jnp.pad(a, (1, 2), constant_values=0.5)),
     "jnp.repeat": (False, lambda a: jnp.repeat(a, 2)),
     "jnp.tile": (True, lambda a: jnp.tile(a, 2)),
-    "jnp.resize": (True, lambda a: jnp.resize(a, len(a) + 2)),
+    "jnp.resize": (True, lambda a: jnp.resize(a, (len(a) + 2,))),
     "jnp.delete": (True, lambda a: jnp.delete(jnp.append(a, a[0]), 1)),
     "jnp.insert": (True, lambda a: jnp.insert(a, 0, 0.25)),
     "jnp.diff": (True, lambda a: jnp.diff(jnp.append(a, a[0]))),
@@ -162,7 +162,7 @@ SHAPES: Entries = {
     "lax.dynamic_slice": (False, lambda a, b: lax.dynamic_slice(a, (jnp.argmax(b),), (1 + len(a) // 2,))),
     "lax.index_in_dim": (True, lambda a: lax.index_in_dim(a, 0)),
     "lax.dynamic_index_in_dim": (False, lambda a, b: lax.dynamic_index_in_dim(a, jnp.argmax(b), 0)),
-    "lax.index_take": (False, lambda a, b: lax.index_take(a, (jnp.argmax(b)[None],), (0,))),
+    "lax.index_take": (False, lambda a, b: _taken(a, (jnp.argmax(b)[None],))),
     "lax.top_k": (False, lambda a: lax.top_k(a, 1 + len(a) // 3)[0]),
     "lax.broadcast_in_dim": (True, lambda a: lax.broadcast_in_dim(a[0], (3,), ())),
     "lax.collapse": (True, lambda a: lax.collapse(matrix(a), 0)),
@@ -179,7 +179,7 @@ MATRICES: Entries = {
     "jnp.matvec": (True, lambda a, b: jnp.matvec(matrix(a), matrix(b)[0])),
     "jnp.vecmat": (True, lambda a, b: jnp.vecmat(matrix(a)[:, 0], matrix(b))),
     "jnp.vecdot": (True, lambda a, b: jnp.vecdot(matrix(a), matrix(b))),
-    "jnp.cross": (True, lambda a, b: jnp.cross(jnp.resize(a, 3), jnp.resize(b, 3))),
+    "jnp.cross": (True, lambda a, b: jnp.cross(jnp.resize(a, (3,)), jnp.resize(b, (3,)))),
     "jnp.transpose": (True, lambda a: jnp.transpose(matrix(a)).ravel()),
     "jnp.matrix_transpose": (True, lambda a: jnp.matrix_transpose(matrix(a)).ravel()),
     "jnp.swapaxes": (True, lambda a: jnp.swapaxes(matrix(a)[None], 0, 2).ravel()),
@@ -226,6 +226,10 @@ MATRICES: Entries = {
 
 def _convolved(a: Any, b: Any) -> Any:
     return lax.conv_general_dilated(a[None, None], b[None, None, :2], (1,), "SAME").ravel()
+
+
+def _taken(a: Any, places: Any) -> Any:
+    return lax.index_take(a, places, (0,))
 
 
 def _attention(a: Any, b: Any) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import enable_x64
 from typer.testing import CliRunner
 
 import noria as nr
@@ -25,14 +24,14 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def vowels(tmp_path_factory):
-    with enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         folder = tmp_path_factory.mktemp("vowels")
         return folder / "vowels", run("demo", "--out", folder, "--seed", "1")
 
 
 @pytest.fixture(scope="module")
 def forecast(tmp_path_factory):
-    with enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         folder = tmp_path_factory.mktemp("forecast")
         return folder / "forecast", run("demo", "forecast", "--out", folder, "--seed", "1")
 

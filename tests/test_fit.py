@@ -31,6 +31,7 @@ def fit(model, loss, data, **options):
     return nr.fit(model, loss, data, **{"optimiser": optax.adam(0.01), "epochs": 3, "key": KEY, **options})
 
 
+@pytest.mark.versions
 def test_it_learns_and_traces_once():
     traces = []
 

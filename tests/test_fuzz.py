@@ -1,6 +1,6 @@
 """Random cells on all backends against the definition, under every transformation.
 
-The default run takes 40 cells. A long run is ``python scripts/fuzz.py 0 5000``, which tells what repeats a fault.
+The whole run takes 40 cells, the default one those of them that have each kind. A long run is ``python scripts/fuzz.py 0 5000``, which tells what repeats a fault.
 """
 
 import dataclasses

@@ -91,6 +91,7 @@ def test_vmap_jit_and_the_batch_agree(make):
     assert_close(eqx.filter_jit(lambda net, xs, n: net(xs, lengths=n))(net, xs, LENGTHS), expected, 1e-12)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("forward", CELLS)
 @pytest.mark.parametrize("backward", CELLS)
 def test_bidirectional_is_two_recurrences(forward, backward):
@@ -227,6 +228,7 @@ def test_last_picks_the_last_valid_output():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint64])
 def test_lengths_of_any_integer_type_count_long_sequences(dtype):
     """An int8 wraps around at 127."""

@@ -55,3 +55,16 @@ def check_dtype(call: str, what: str, array: Any, dtype: Any) -> None:
             f"{call}: {what} is {array.dtype}, but the parameters are {jnp.dtype(dtype)}; nothing is promoted "
             f"silently. Convert {what} with .astype({jnp.dtype(dtype).name!r}), or the model with noria.cast."
         )
+
+
+def describe(tree: Any) -> str:
+    """Structure, shapes and dtypes in one line: ``LSTMState(h=float32[5], c=float32[5])``."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return (
+            f"{type(tree).__name__}({', '.join(f'{n}={describe(v)}' for n, v in zip(tree._fields, tree, strict=True))})"
+        )
+    if isinstance(tree, tuple | list):
+        return f"{type(tree).__name__}({', '.join(map(describe, tree))})"
+    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
+        return f"{tree.dtype}{list(tree.shape)}"
+    return type(tree).__name__ if not isinstance(tree, dict) else str({k: describe(v) for k, v in tree.items()})

@@ -100,6 +100,14 @@ class OptimiserState(eqx.Module):
     # trained arrays may not.
     _structure: Any = eqx.field(static=True, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled structure loses the marks that Equinox knows by identity; modules keep them.
+        return {**vars(self), "_structure": self._structure.unflatten(range(self._structure.num_leaves))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in {**state, "_structure": jtu.tree_structure(state["_structure"])}.items():
+            object.__setattr__(self, name, value)
+
     def _arrays(self, tree: Any) -> Any:
         """The arrays of ``tree``, in the structure that the Optax state was made for."""
         return self._structure.unflatten(jtu.tree_leaves(tree))

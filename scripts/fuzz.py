@@ -1,12 +1,14 @@
 """A long comparison of random cells on all backends with the definition.
 
     PYTHONPATH=src python scripts/fuzz.py 0 5000 --processes 2 --minutes 35
-    PYTHONPATH=src python scripts/fuzz.py --only 1234 --isa avx2
+    PYTHONPATH=src python scripts/fuzz.py --only 1234 --settings avx2
 
 Cases run in child processes, some at a time, so that a crash or a hang ends one case and not the run. Results go to a file
-as they come; the same command goes on where an earlier run ended. The instruction sets of the machine take turns.
+as they come; the same command goes on where an earlier run ended. Instruction sets take turns, and 32
+bits only.
 """
 
+import itertools
 import json
 import os
 import queue
@@ -26,21 +28,30 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 #: XLA's options for programs that run once.
-QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
-#: Seconds that one case may take, the start of a child among them.
+QUICK = (
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
+#: Seconds that one case may take, the start of a child included.
 LIMIT = 90
 #: Cases of a child: its compiled programs take memory.
 BATCH = 100
+
+#: What children's environment holds, by the name of the setting.
+SETTINGS: dict[str, dict[str, str]] = {
+    "default": {},
+    **{isa: {"NORIA_NATIVE_ISA": isa} for isa in ("avx512", "avx2", "sse")},
+    "32bit": {"JAX_ENABLE_X64": "0"},
+}
 
 console = Console()
 
 
 @dataclass(frozen=True)
 class Work:
-    """Seeds for one child, and the instruction set that it uses."""
+    """Seeds for one child, and its setting: a name of `SETTINGS`."""
 
     seeds: tuple[int, ...]
-    isa: str
+    setting: str
 
 
 # --- the child ----------------------------------------------------------------------------------
@@ -70,8 +81,8 @@ def child() -> None:
 class Child:
     """A process that runs cases."""
 
-    def __init__(self, isa: str):
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"} | ({"NORIA_NATIVE_ISA": isa} if isa else {})
+    def __init__(self, setting: str):
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", **SETTINGS[setting]}
         command = [sys.executable, __file__, "--child"]
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -126,25 +137,23 @@ def run_all(work: "queue.Queue[Work]", deadline: float, results: "queue.Queue[di
             piece = work.get_nowait()
         except queue.Empty:
             break
-        child = Child(piece.isa)
+        child = Child(piece.setting)
         for seed in piece.seeds:
             if time.monotonic() >= deadline:
                 break
             found = child.run(seed)
-            results.put(found | {"isa": piece.isa})
+            results.put(found | {"setting": piece.setting})
             if "hang" in found or "crash" in found:
                 child.close()
-                child = Child(piece.isa)
+                child = Child(piece.setting)
         child.close()
     results.put(None)
 
 
-def pieces(seeds: list[int], isas: list[str]) -> Iterator[Work]:
-    """Each of one instruction set, which follows from the seeds: the same in a run that goes on."""
-    for isa_number, isa in enumerate(isas):
-        some = [seed for seed in seeds if seed // BATCH % len(isas) == isa_number]
-        for start in range(0, len(some), BATCH):
-            yield Work(tuple(some[start : start + BATCH]), isa)
+def pieces(seeds: list[int], settings: list[str]) -> Iterator[Work]:
+    """Each of one setting, which follows from the seeds: the same in a run that goes on."""
+    for number, some in itertools.groupby(seeds, lambda seed: seed // BATCH):
+        yield Work(tuple(some), settings[number % len(settings)])
 
 
 def is_fault(found: dict[str, Any]) -> bool:
@@ -153,8 +162,7 @@ def is_fault(found: dict[str, Any]) -> bool:
 
 def show(found: dict[str, Any]) -> None:
     """A fault, and how to see it again."""
-    isa = f" --isa {found['isa']}" if found.get("isa") else ""
-    console.rule(f"seed {found['seed']}: python scripts/fuzz.py --only {found['seed']}{isa}")
+    console.rule(f"python scripts/fuzz.py --only {found['seed']} --settings {found['setting']}")
     if found.get("hang"):
         console.print(f"hangs: no answer in {LIMIT} s")
     if found.get("crash"):
@@ -172,8 +180,8 @@ def report(found: list[dict[str, Any]]) -> None:
     console.print("not comparable, by reason:", dict(reasons))
     native = sum(bool(one.get("native")) for one in usable)
     console.print(f"machine code: {native} ({native / max(1, len(usable)):.0%})")
-    for name in ("transformation", "dtype", "isa"):
-        console.print(f"by {name}:", dict(Counter(one.get(name) or "default" for one in usable)))
+    for name in ("transformation", "dtype", "setting"):
+        console.print(f"by {name}:", dict(Counter(one.get(name) or "none" for one in usable)))
     for name in ("differences", "hang", "crash"):
         console.print(f"{name}: {sum(bool(one.get(name)) for one in found)}")
     cpu = sum(one.get("cpu", 0) for one in found)
@@ -186,13 +194,14 @@ def main(
     only: Annotated[int | None, typer.Option(help="one seed, in this process")] = None,
     processes: int = 2,
     minutes: float = 35,
-    isa: Annotated[str, typer.Option(help="instruction sets that take turns, comma-separated")] = ",,avx2,sse",
+    settings: Annotated[str, typer.Option(help="those that take turns")] = "default,default,avx2,sse,32bit",
     file: Annotated[Path, typer.Option(help="where results are kept")] = Path("fuzz.jsonl"),
 ) -> None:
     """Compare random cells with the definition."""
     if only is not None:
-        once = Child(isa.strip(","))
-        found = once.run(only) | {"isa": isa.strip(",")}
+        setting = settings.split(",")[0]
+        once = Child(setting)
+        found = once.run(only) | {"setting": setting}
         once.close()
         console.print_json(json.dumps(found))
         raise typer.Exit(int(is_fault(found)))
@@ -200,7 +209,7 @@ def main(
     known = [one for one in known if first <= one["seed"] < last]
     done = {one["seed"] for one in known}
     work: queue.Queue[Work] = queue.Queue()
-    for piece in pieces([seed for seed in range(first, last) if seed not in done], isa.split(",")):
+    for piece in pieces([seed for seed in range(first, last) if seed not in done], settings.split(",")):
         work.put(piece)
     results: queue.Queue[dict[str, Any] | None] = queue.Queue()
     deadline = time.monotonic() + 60 * minutes

@@ -87,7 +87,12 @@ def test_the_oracle_gives_what_xla_gives():
         b = jax.lax.scan(lambda c, x: (jnp.tanh(c + x), c.sum()), a, jnp.stack([a, a]), reverse=True)
         c = jax.lax.cond(a[0] > 5, jnp.sin, jnp.cos, a) + jax.random.normal(key, a.shape, a.dtype)
         d = jax.lax.while_loop(lambda c: c.sum() < 30, lambda c: c + 1, jax.lax.stop_gradient(a))
-        e = jnp.round(3 * a), (4.2 * a).astype(jnp.int32) // 3, jax.lax.pad(a, jnp.ones((), a.dtype), [(1, -1, 2)]), jnp.cumsum(a[::-1])
+        e = (
+            jnp.round(3 * a),
+            (4.2 * a).astype(jnp.int32) // 3,
+            jax.lax.pad(a, jnp.ones((), a.dtype), [(1, -1, 2)]),
+            jnp.cumsum(a[::-1]),
+        )
         return b, c, d, e, jnp.split(a, 2), jax.nn.softmax(a.reshape(2, 2), 0) @ jnp.ones((2, 3), a.dtype)
 
     def pulled(a, key):
@@ -137,11 +142,11 @@ def test_a_long_run_goes_on_and_survives_a_child_that_dies(tmp_path, monkeypatch
     ran = []
 
     class Child:
-        def __init__(self, isa):
-            self.isa = isa
+        def __init__(self, setting):
+            self.setting = setting
 
         def run(self, seed):
-            ran.append((seed, self.isa))
+            ran.append((seed, self.setting))
             return {"seed": seed, "crash": "exit status -11"} if seed == 3 else {"seed": seed, "native": True}
 
         def close(self):
@@ -151,6 +156,6 @@ def test_a_long_run_goes_on_and_survives_a_child_that_dies(tmp_path, monkeypatch
     monkeypatch.setattr(fuzz, "BATCH", 2)
     for last in (4, 6):
         with pytest.raises(fuzz.typer.Exit) as ended:
-            fuzz.main(0, last, processes=2, minutes=1, isa=",sse", file=tmp_path / "results")
+            fuzz.main(0, last, processes=2, minutes=1, settings="default,sse", file=tmp_path / "results")
         assert ended.value.exit_code == 1, "one crashed"
-    assert sorted(ran) == [(0, ""), (1, ""), (2, "sse"), (3, "sse"), (4, ""), (5, "")]
+    assert sorted(ran) == [(0, "default"), (1, "default"), (2, "sse"), (3, "sse"), (4, "default"), (5, "default")]

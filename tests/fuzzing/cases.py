@@ -49,7 +49,11 @@ NUMBERS: dict[str, list[Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What a seed gives. Where it is not ``compiled``, the oracle runs all but the native loops."""
+    """What a seed gives.
+
+    Where it is not ``compiled``, the oracle runs all but the native loops. A cell that is
+    ``closed_over`` is run as a plain function. Of a ``partial`` case some results are wanted only.
+    """
 
     seed: int
     cell: FuzzedCell
@@ -62,6 +66,8 @@ class Case:
     mapped: str
     numbers: dict[str, Any]
     compiled: bool
+    closed_over: bool
+    partial: bool
     backends: tuple[str, ...]
 
     @property
@@ -94,9 +100,23 @@ class Case:
 
         weights = len(jtu.tree_leaves(eqx.filter(trained[0], eqx.is_inexact_array)))
         which = [self.mapped == "both" or (n < weights) == (self.mapped == "weights") for n in range(len(leaves))]
-        return self.transformed(run, which if any(which) else [True] * len(leaves)), leaves
+        function = self.transformed(run, which if any(which) else [True] * len(leaves))
+        return (self.some_of(function) if self.partial else function), leaves
+
+    def some_of(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Without results that nobody wants: what leads to them alone need not be computed."""
+
+        def some(*leaves: Any) -> Any:
+            found, rng = function(*leaves), np.random.default_rng(self.seed)
+            return [[a for a in part if rng.random() < 0.4] or part[:1] for part in found]
+
+        return some
 
     def run(self, layer: Any, state: Any, xs: Any, backend: str) -> Any:
+        if self.closed_over:  # a plain function, and not a cell: its arrays are found when it is traced
+            options = {k: getattr(layer, k) for k in ("reverse", "backend", "save", "checkpoint")}
+            cell = layer.cell
+            layer = nr.Recurrence(lambda state, x: cell(state, x), layer.initial_state(), **options)
         if self.transformation == "steps" and backend != "reference":
             return self.stepped(layer, state, xs)
         if self.transformation == "pieces" and backend != "reference":
@@ -173,6 +193,10 @@ def random_case(seed: int) -> Case:
     whole = whole and not noisy
     time = int(rng.integers(2, 4) if whole else rng.integers(1, 5))
     batch = [(), (1,), (2,), (3,)][rng.integers(4)]
+    if rng.random() < 0.06:  # more rows than a block of registers has
+        batch, time = (int(rng.integers(7, 18)),), min(time, 2)
+    elif rng.random() < 0.08 and batch in ((), (1,)):
+        time = int(rng.integers(5, 14))
     start = _state(rng, cell.zero, ()) if rng.random() < 0.8 else cell.zero
     shape = batch if rng.random() < 0.5 else ()
     state = _state(rng, cell.zero, shape) if rng.random() < 0.4 else None
@@ -191,6 +215,8 @@ def random_case(seed: int) -> Case:
         mapped=["inputs", "weights", "both"][rng.integers(3)],
         numbers=numbers,
         compiled=bool(rng.random() < 0.2),
+        closed_over=bool(rng.random() < 0.1) and not noisy,
+        partial=bool(rng.random() < 0.3),
         backends=tuple(backends),
     )
 

@@ -1,7 +1,7 @@
 """Random cells: a few operations on vectors of random sizes, which end in the next state."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +15,7 @@ from fuzzing.operations import table
 OPERATIONS = table()
 NATIVE = [name for name, operation in OPERATIONS.items() if operation.native]
 #: What an instruction is, and how often.
-KINDS = {"operation": 12, "product": 5, "parameter": 2, "slice": 2, "concatenate": 2, "narrow": 1}
+KINDS = {"operation": 12, "wrapped": 1, "product": 5, "parameter": 2, "slice": 2, "concatenate": 2, "narrow": 1}
 #: Arrays of the state that are not floating-point numbers of the cell's type, by what they do.
 EXTRAS = ("count", "flags", "bytes", "other")
 
@@ -23,6 +23,9 @@ EXTRAS = ("count", "flags", "bytes", "other")
 IN_32_BITS = frozenset(
     "jnp.quantile jnp.linalg.det jnp.linalg.inv jnp.linalg.solve lax.convert_element_type nn.dot_product_attention".split()
 )
+
+#: What stands around an operation in a cell.
+WRAPPERS: dict[str, Callable[..., Any]] = {"jit": jax.jit, "checkpoint": jax.checkpoint}
 
 Instruction = tuple[Any, ...]
 
@@ -59,6 +62,9 @@ class FuzzedCell(nr.Cell):
         match kind:
             case "operation":
                 return OPERATIONS[what].function(*values)
+            case "wrapped":
+                wrapper, name = what
+                return WRAPPERS[wrapper](OPERATIONS[name].function)(*values)
             case "product":
                 index, transposed = what
                 matrix = self.parameters[index]
@@ -75,8 +81,7 @@ class FuzzedCell(nr.Cell):
                     values[0] if key is None else values[0] + jax.random.normal(key, values[0].shape, values[0].dtype)
                 )
             case _:  # through the other precision and back
-                other = jnp.float64 if values[0].dtype == jnp.float32 else jnp.float32
-                return jnp.sin(values[0].astype(other)).astype(values[0].dtype)
+                return jnp.sin(values[0].astype(_other(values[0].dtype))).astype(values[0].dtype)
 
     def __call__(self, state: Any, x: jax.Array) -> Any:
         return self.following_state(state, x, None)
@@ -161,18 +166,19 @@ class Draw:
                     return self.add(length, "product", (index, True), n)
         return self.add(length, "product", (self.weight(length, self.lengths[n]), False), n)
 
-    def operation(self, name: str, n: int) -> int:
+    def operation(self, name: str, n: int, wrapper: str = "") -> int:
         operation, length = OPERATIONS[name], self.lengths[n]
         same = [m for m, size in enumerate(self.lengths) if size == length and m >= self.first]
         operands = [n, *(self.pick(same) for _ in range(operation.arity - 1))]
-        return self.add(length if operation.keeps else _length(name, length), "operation", name, *operands)
+        length = length if operation.keeps else _length(name, length)
+        return self.add(length, *(("wrapped", (wrapper, name)) if wrapper else ("operation", name)), *operands)
 
     def one(self, kind: str) -> int:
         n = self.number(self.first, len(self.lengths) - 1)
         length = self.lengths[n]
         match kind:
-            case "operation":
-                return self.operation(self.pick(self.names), n)
+            case "operation" | "wrapped":
+                return self.operation(self.pick(self.names), n, "" if kind == "operation" else self.pick([*WRAPPERS]))
             case "product":
                 return self.product(n, self.number(1, 9))
             case "parameter":
@@ -202,7 +208,8 @@ def drawn(seed: int) -> Draw:
     """The instructions of a cell. A third of all cells have operations without machine code."""
     rng = np.random.default_rng(seed)
     names = NATIVE if rng.random() < 0.66 else [*OPERATIONS]
-    sizes, features = [int(rng.integers(1, 10)) for _ in range(rng.integers(1, 3))], int(rng.integers(1, 6))
+    most = 40 if rng.random() < 0.12 else 10  # more than one block of vectors
+    sizes, features = [int(rng.integers(1, most)) for _ in range(rng.integers(1, 3))], int(rng.integers(1, 6))
     draw = Draw(rng, sizes, features, names)
     if draw.noisy:
         draw.add(features, "noise", None, len(sizes))
@@ -237,4 +244,9 @@ def _extra(kind: str, dtype: Any) -> jax.Array:
         case "bytes":
             return jnp.zeros(2, jnp.uint8)
         case _:
-            return jnp.zeros(2, jnp.float64 if dtype == jnp.float32 else jnp.float32)
+            return jnp.zeros(2, _other(dtype))
+
+
+def _other(dtype: Any) -> Any:
+    """Another precision: 32 bits, and for these 64, if there are any."""
+    return jnp.float64 if dtype == jnp.float32 and jax.config.read("jax_enable_x64") else jnp.float32

@@ -5,12 +5,14 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from noria._errors import check_key, check_sizes, check_step, known
+from noria._errors import check_key, check_sizes, check_step
 from noria._parameters import default_dtype, draw
 from noria._types import Initializer, Key
 from noria.initializers import glorot_uniform, normal, zeros
 from noria.layers.base import StatelessLayer
+from noria.masking import within
 from noria.module import as_pytree
 
 
@@ -117,13 +119,15 @@ class Embedding(StatelessLayer):
         count = self.table.shape[0]
         if not jnp.issubdtype(xs.dtype, jnp.integer):
             raise TypeError(f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}.")
-        values = known(xs)
-        if values is not None and not 0 <= values.min() <= values.max() < count:
+        rows = within(xs, -1, count)
+        return self.table.at[jnp.where(rows < 0, count, rows)].get(mode="fill", fill_value=jnp.nan)
+
+    def check_values(self, values: np.ndarray) -> None:
+        count = self.table.shape[0]
+        if values.size and not 0 <= values.min() <= values.max() < count:
             raise ValueError(
                 f"{self.label}: the numbers go from {values.min()} to {values.max()}; expected 0 to {count - 1}."
             )
-        xs = xs.astype(jnp.int32)
-        return self.table.at[jnp.where(xs < 0, count, xs)].get(mode="fill", fill_value=jnp.nan)
 
     @property
     def label(self) -> str:

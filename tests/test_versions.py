@@ -101,8 +101,7 @@ def test_loops_agree_under_every_transformation(loops, make, options, lengths):
     ]
     for name, found in results[0].items():
         # A layer on another backend has other static fields, so leaves are compared.
-        pair = map(jtu.tree_leaves, (found, results[1][name]))
-        assert_close(*pair, 1e-9)
+        assert_close(jtu.tree_leaves(found), jtu.tree_leaves(results[1][name]), 1e-9)
 
 
 LAYERS = {cell.__name__: cell for cell in (nr.RNN, nr.LSTM, nr.GRU, nr.GRUv3)}

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Int32, Integer
 
 from noria._errors import as_given, known
+from noria._jax import Tracer
+from noria.evaluate import spread
 
 
 def within(numbers: Integer[Array, "*shape"], low: int, high: int) -> Int32[Array, "*shape"]:
@@ -34,7 +36,7 @@ def _as_int32(lengths: Integer[Array, "*batch"]) -> Int32[Array, "*batch"]:
 def valid_values(array: Any, valid: jax.Array | None) -> np.ndarray | None:
     """The values of ``array`` at the ``valid`` places of its leading axes, where both are known, else ``None``."""
     values = known(array)
-    if values is None or isinstance(valid, jax.core.Tracer):
+    if values is None or isinstance(valid, Tracer):
         return None
     return values if valid is None else values[np.asarray(valid)]
 
@@ -43,6 +45,7 @@ def where(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
     """`jnp.where` for pytrees; the condition has leading axes only, and ``if_true`` may lack them."""
 
     def select(a: jax.Array, b: jax.Array) -> jax.Array:
+        a = spread(a, b.shape[: b.ndim - a.ndim])
         return jnp.where(condition.reshape(condition.shape + (1,) * (b.ndim - condition.ndim)), a, b)
 
     return jtu.tree_map(select, if_true, if_false)

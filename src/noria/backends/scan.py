@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from noria._jax import is_symbolic
-from noria.graph import Equation, Graph, Known, Shifted, evaluate, grouped, named, total
+from noria.evaluate import evaluate, is_narrow
+from noria.graph import Equation, Graph, Known, Shifted, grouped, named, total
 
 
 def loop(
@@ -23,6 +24,7 @@ def loop(
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """See `noria.backends`."""
     names = [v for v in graph.inputs if v in steps]
+    known = {v: a.astype(v.aval.dtype) if is_narrow(v.aval) else a for v, a in known.items()}  # once
 
     def body(carry: list[Any], step: list[Any]) -> tuple[list[Any], list[Any]]:
         varying = named(state, carry) | named(names, step)

@@ -11,6 +11,7 @@ import jax.tree_util as jtu
 
 from noria._jax import SymbolicZero, aligned, is_symbolic
 from noria.compiler.cotangents import arrays_of, choose, instantiate, put, spread
+from noria.evaluate import narrowed, widened
 
 #: Bytes of lifted values up to which a whole sequence is lifted at once when no derivative is taken. Beyond it memory is
 #: no longer recycled between calls, and touching fresh pages costs as much as the arithmetic.
@@ -135,6 +136,7 @@ def _pull(
     )
     of_final, of_stacked = cotangents
     given = [not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0 for g in of_stacked]
+    own, parameters = choose(parameters, of_parameters), widened(parameters)  # so is their sum over chunks
     carry = (
         [instantiate(g) for g in choose(of_final, of_state)],
         [jnp.zeros_like(a) for a in choose(parameters, of_parameters)],
@@ -167,7 +169,7 @@ def _pull(
         pieces.append([_flat(jnp.moveaxis(g, 1 + chunks.axis, 1)) for g in of_x])
     of_state_0, total = carry
     of_x = [jnp.moveaxis(g, 0, chunks.axis) for g in chunks.join(pieces[::-1])]
-    return spread(total, of_parameters), spread(of_x, of_steps), spread(of_state_0, of_state)
+    return spread(narrowed(total, own), of_parameters), spread(of_x, of_steps), spread(of_state_0, of_state)
 
 
 def _flat(a: jax.Array) -> jax.Array:

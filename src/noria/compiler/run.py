@@ -27,7 +27,8 @@ from noria.compiler.linear import Affine, NotLinear, affine
 from noria.compiler.normalise import STATE, without_transposes
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced, trace
-from noria.graph import Known, Unsupported, dependence, evaluate, named
+from noria.evaluate import evaluate
+from noria.graph import Known, Unsupported, dependence, named
 from noria.masking import valid_steps
 
 log = logging.getLogger("noria")

@@ -10,6 +10,7 @@ import numpy as np
 from noria._errors import check_key, check_sizes, check_step
 from noria._parameters import default_dtype, draw
 from noria._types import Initializer, Key
+from noria.evaluate import spread, widened
 from noria.initializers import glorot_uniform, normal, zeros
 from noria.layers.base import StatelessLayer
 from noria.masking import within
@@ -75,7 +76,7 @@ class Dense(StatelessLayer):
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
         check_step(self.label, "x", xs, self.W.shape[1], self.W.dtype)
         ys = xs @ self.W.T
-        return self.activation(ys if self.b is None else ys + self.b)
+        return self.activation(ys if self.b is None else ys + spread(self.b, ys.shape[:-1]))
 
     @property
     def label(self) -> str:
@@ -120,7 +121,7 @@ class Embedding(StatelessLayer):
         if not jnp.issubdtype(xs.dtype, jnp.integer):
             raise TypeError(f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}.")
         rows = within(xs, -1, count)
-        return self.table.at[jnp.where(rows < 0, count, rows)].get(mode="fill", fill_value=jnp.nan)
+        return _rows(self.table, jnp.where(rows < 0, count, rows))
 
     def check_values(self, values: np.ndarray) -> None:
         count = self.table.shape[0]
@@ -132,3 +133,10 @@ class Embedding(StatelessLayer):
     @property
     def label(self) -> str:
         return f"Embedding(count={self.table.shape[0]})"
+
+
+@jax.jit
+def _rows(table: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Rows of a table, whose gradient adds up in 32 bits or more; compiled, so that no whole copy of it is made."""
+    rows = widened(table).at[numbers].get(mode="fill", fill_value=jnp.nan)
+    return rows.astype(table.dtype)

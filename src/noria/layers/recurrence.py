@@ -16,6 +16,7 @@ from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
 from noria.compiler.run import Options, is_listening, run, run_once
+from noria.evaluate import of_one, spread
 from noria.layers.base import Layer
 from noria.layers.compiled import dependence_of
 from noria.masking import check_lengths, keep_valid, where
@@ -146,7 +147,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         self, start: State, own: State, xs: Any, lengths: Any, resets: Any, keys: Key | None, batched: bool
     ) -> tuple[State, Any]:
         axes = 2 if batched else 1
-        self._check_transition(own, _one(xs, axes), _one(keys, axes))
+        self._check_transition(own, of_one(xs, axes), of_one(keys, axes))
         options = Options(self.backend, self.reverse, self.save, self.checkpoint)
         return run(options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label)
 
@@ -168,7 +169,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
     def _dependence(self, own: State, xs: Any, keys: Key | None, axes: int) -> Hashable | None:
         """Equal for calls that may share a program; ``None`` for one that is to run as it is."""
-        return None if self.backend == "reference" else dependence_of(self.cell, own, _one(xs, axes), _one(keys, axes))
+        return (
+            None if self.backend == "reference" else dependence_of(self.cell, own, of_one(xs, axes), of_one(keys, axes))
+        )
 
     @property
     def label(self) -> str:
@@ -229,7 +232,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 raise TypeError(
                     f"{self.label}: the state is {leaf.dtype}; expected {like.dtype}, as initial_state() gives it."
                 )
-            return jnp.broadcast_to(leaf, batch + like.shape)
+            return leaf if leaf.shape == batch + like.shape else spread(leaf, batch)
 
         return jtu.tree_map(broadcast, state, own)
 
@@ -287,11 +290,6 @@ def _compiled_run(shared: Hashable, *args: Any) -> Any:
 @eqx.filter_jit
 def _compiled_step(shared: Hashable, *args: Any) -> Any:
     return run_once(*args)
-
-
-def _one(tree: Any, axes: int) -> Any:
-    """Shapes and dtypes of one step of one example: without the leading axes."""
-    return jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), tree)
 
 
 def _strong(leaf: Any) -> jax.Array:

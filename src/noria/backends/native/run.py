@@ -65,7 +65,7 @@ def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any], tot
         ffi.api_version()
         chosen()
         if is_narrow(graph):
-            graph, now = widened(graph, known)
+            graph, now = widened(graph, known, state)
             known, state = ([now[v] for v in some if v in now] for some in (known, state))
         _program(graph, known, state, totals)
     except (NotExpressible, NoSuchMachine) as reason:
@@ -106,7 +106,7 @@ def loop(
     given = graph, known, state, steps, start
     try:
         if narrow:
-            graph, now = widened(graph, known)
+            graph, now = widened(graph, known, state)
             known, steps = ({now[v]: in_32_bits(a) for v, a in some.items() if v in now} for some in (known, steps))
             state, start = [now[v] for v in state], in_32_bits(start)
             batch_major = {now[v] for v in batch_major if v in now}

@@ -39,9 +39,14 @@ class Verdict:
     dtype: str = ""
 
 
+def is_of_edges(seed: int) -> bool:
+    """Whether it stands for operations at the edges of their arguments: one of twelve does."""
+    return seed % 12 == 7
+
+
 def verdict_of(seed: int) -> Verdict:
-    """Of the case of a seed: in one of twelve, operations at the edges of their arguments."""
-    if seed % 12 != 7:
+    """Of the case of a seed."""
+    if not is_of_edges(seed):
         return verdict(random_case(seed))
     try:
         return Verdict(seed, True, differences=edges.differences(seed), transformation="edges")

@@ -159,3 +159,15 @@ def test_vmap_over_no_examples(backend):
     assert jax.vmap(jax.grad(lambda xs: layer(xs).sum()))(empty).shape == (0, 3, 2)
     batches = jnp.zeros((0, 2, 3, 2))
     assert jax.vmap(layer)(batches).shape == batches.shape
+
+
+def test_a_derivative_rule_and_whole_numbers():
+    """Of a step that has both, results without a derivative get no cotangent when its rule is traced."""
+
+    def cell(state: Any, x: Any) -> Any:
+        return jnp.logaddexp(state[0], x), state[1] + jnp.int32(1)
+
+    layer, xs = nr.Recurrence(cell, (jnp.zeros(2), jnp.zeros((), jnp.int32))), random(1, 3, 2)
+    state, ys = layer.scan(None, xs)
+    assert state[1] == 3
+    np.testing.assert_allclose(ys, nr.with_backend(layer, "reference")(xs), rtol=0, atol=1e-12)

@@ -43,7 +43,8 @@ def dependence_of(cell: Callable[..., Any], state: State, x: Any, key: Key | Non
         return advance(eqx.combine(arrays, rest), state, x, key)
 
     def derivative(cotangents: Any, key: Key | None, *given: Any) -> Any:
-        return eqx.filter_vjp(partial(step, key), *given)[1](cotangents)
+        # Whole numbers and truth values have none.
+        return eqx.filter_vjp(partial(step, key), *given)[1](eqx.filter(cotangents, eqx.is_inexact_array))
 
     given = key, arrays, state, x
     content = _Content()

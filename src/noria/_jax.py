@@ -8,26 +8,34 @@ that names it. Everything else in the package uses documented functions of `jax`
 `parts_of`, `call`                     jaxprs, with or without arrays of their own
 `bind`, `user_frames`                  an equation bound anew, and the user's lines behind it
 `primitive`                            a primitive with all its rules
+`Rows`, `partitioned`                  its lowering on several devices
 `aligned`                              results whose mapped axes are known in advance
 ====================================== ===========================================================
 """
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.extend import source_info_util
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 __all__ = [
     "Literal",
     "Primitive",
+    "Rows",
     "ShapedArray",
     "SymbolicZero",
     "Tracer",
@@ -87,6 +95,7 @@ def primitive(
     batch: Callable[..., Any],
     portable: Callable[..., Sequence[Any]],
     cpu: Callable[..., Sequence[Any]],
+    rows: Callable[..., "Rows"],
 ) -> Primitive:
     """A primitive with several results. All functions take the parameters of an equation by keyword.
 
@@ -99,7 +108,8 @@ def primitive(
             that change.
         batch: from two sequences, arrays and their mapped axes, to results and theirs.
         portable: the results in terms of JAX, for any device.
-        cpu: the same for CPUs.
+        cpu: the same for CPUs, of which several share the rows of a batch out.
+        rows: where these are.
     """
     made = Primitive(name)
     made.multiple_results = True
@@ -118,7 +128,7 @@ def primitive(
     pe.dce_rules[made] = functools.partial(_without_dead_code, dce)
     batching.primitive_batchers[made] = batch
     mlir.register_lowering(made, mlir.lower_fun(portable))
-    mlir.register_lowering(made, mlir.lower_fun(cpu), platform="cpu")
+    mlir.register_lowering(made, partitioned(made, cpu, rows), platform="cpu")
     return made
 
 
@@ -136,6 +146,112 @@ def _without_dead_code(dce: Callable[..., Any], used: Sequence[bool], *rest: Any
         outvars=list(itertools.compress(equation.outvars, kept)),
         params={**equation.params, **params},
     )
+
+
+# --- several devices --------------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """The axis of the batch in each array and in each result, ``None`` for those without one.
+
+    A result without a batch is a sum over it.
+    """
+
+    arrays: list[int | None]
+    results: list[int | None]
+
+
+def partitioned(made: Primitive, function: Callable[..., Any], rows: Callable[..., Rows]) -> Callable[..., Any]:
+    """A lowering rule: each device runs ``function`` on its own rows of a batch that is sharded.
+
+    XLA finds out during compilation which arrays are sharded, and then asks for the program of one
+    device. A program for one device, and one inside of `jax.shard_map`, takes the direct way.
+    """
+
+    def lower(ctx: Any, *arrays: Any, **params: Any) -> Any:
+        mesh = next(_meshes(ctx), None) if all(math.prod(a.shape) for a in ctx.avals_in) else None
+        if mesh is None:
+            return mlir.lower_fun(function)(ctx, *arrays, **params)
+        # The devices only give a mesh its size: XLA counts them from 0.
+        devices = tuple(jax.devices("cpu")[: mesh.size])
+        context = dataclasses.replace(
+            ctx.module_context.axis_context, device_assignment=devices, abstract_mesh=mesh
+        )
+        module = ctx.module_context.replace(axis_context=context)
+        whole = _shared_out(functools.partial(made.bind, **params), rows(**params), ctx.avals_in, ctx.avals_out)
+        results = mlir.lower_fun(whole)(ctx.replace(module_context=module), *arrays)
+        # The text of such a call does not say what it computes, so it must match nothing in a cache on disk.
+        name = mlir.ir.StringAttr.get(uuid.uuid4().hex)
+        results[0].owner.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get({"noria": name})
+        return results
+
+    return lower
+
+
+def _meshes(ctx: Any) -> Iterator[AbstractMesh]:
+    """Meshes of a program's devices, if it has several and XLA is to share the work out."""
+    count = getattr(ctx.module_context.axis_context, "num_devices", 1)
+    if count > 1:
+        found = [a.sharding.mesh for a in ctx.avals_in] + [jax.sharding.get_abstract_mesh()]
+        main = next(iter(ctx.module_context.module.body))  # arguments may be sharded, and their types not say so
+        for text in re.findall(r"mesh<\[([^\]]*)\]", str(main.operation.attributes)):
+            axes = re.findall(r'"([^"]*)"=(\d+)', text)
+            found.append(AbstractMesh(tuple(int(size) for _, size in axes), tuple(name for name, _ in axes)))
+        yield from (mesh for mesh in found if mesh.size == count)
+
+
+def _shared_out(
+    function: Callable[..., Any], rows: Rows, given: Sequence[Any], wanted: Sequence[Any]
+) -> Callable[..., Any]:
+    """The function of a whole batch, with what XLA must know to cut it into rows."""
+    batch = next(a.shape[axis] for a, axis in zip(given, rows.arrays, strict=True) if axis is not None)
+
+    def shardings(mesh: Any, names: Any, avals: Sequence[Any], axes: Sequence[int | None]) -> tuple[Any, ...]:
+        specs = [() if axis is None else (*[None] * axis, names or None) for axis in axes]
+        return tuple(NamedSharding(mesh, PartitionSpec(*spec)) for spec in specs)
+
+    def partition(mesh: Any, arrays: Sequence[Any], results: Sequence[Any]) -> Any:
+        names = _names((*arrays, *results), (*rows.arrays, *rows.results))
+        if batch % math.prod(mesh.shape[name] for name in names):
+            names = ()  # XLA would fill up the last part with rows that are none
+
+        def local(*arrays: Any) -> tuple[Any, ...]:
+            found = function(*arrays)
+            if not names:
+                return tuple(found)
+            sums = iter(jax.lax.psum([a for a, axis in zip(found, rows.results, strict=True) if axis is None], names))
+            return tuple(next(sums) if axis is None else a for a, axis in zip(found, rows.results, strict=True))
+
+        after = shardings(mesh, names, wanted, rows.results)
+        return mesh, local, after, shardings(mesh, names, given, rows.arrays)
+
+    def infer(mesh: Any, arrays: Sequence[Any], _: Any) -> Any:
+        return shardings(mesh, _names(arrays, rows.arrays), wanted, rows.results)
+
+    whole = custom_partitioning(lambda *arrays: tuple(function(*arrays)))
+    whole.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=_rule(rows, given, wanted))
+    return whole
+
+
+def _names(arrays: Sequence[Any], axes: Sequence[int | None]) -> tuple[str, ...]:
+    """The names of the mesh axes over which a batch is sharded."""
+    for a, axis in zip(arrays, axes, strict=True):
+        if axis is not None and a.sharding is not None and a.sharding.spec[axis]:
+            found = a.sharding.spec[axis]
+            return (found,) if isinstance(found, str) else tuple(found)
+    return ()
+
+
+def _rule(rows: Rows, given: Sequence[Any], wanted: Sequence[Any]) -> SdyShardingRule:
+    """All axes but those of the batch are to be whole."""
+    names = (f"whole{n}" for n in itertools.count())
+    mappings, others = [], []
+    for a, axis in zip((*given, *wanted), (*rows.arrays, *rows.results), strict=True):
+        factors = ["batch" if n == axis else next(names) for n in range(len(a.shape))]
+        others += [name for name in factors if name != "batch"]
+        mappings.append(ArrayMapping(*factors))
+    parts = tuple(mappings[: len(given)]), tuple(mappings[len(given) :])
+    return SdyShardingRule(*parts, need_replication_factors=tuple(others))
 
 
 # --- mapped axes ------------------------------------------------------------------------------------------

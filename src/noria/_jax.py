@@ -10,6 +10,7 @@ that names it. Everything else in the package uses documented functions of `jax`
 `primitive`                            a primitive with all its rules
 `Rows`, `partitioned`                  its lowering on several devices
 `aligned`                              results whose mapped axes are known in advance
+`varying_axes`, `varying`, `retyped`   axes of a mesh in the types of arrays
 ====================================== ===========================================================
 """
 
@@ -44,7 +45,10 @@ __all__ = [
     "call",
     "parts_of",
     "primitive",
+    "retyped",
     "user_frames",
+    "varying",
+    "varying_axes",
 ]
 
 Literal = jex.Literal
@@ -123,13 +127,22 @@ def primitive(
         return jvp(primals, list(map(ad.instantiate_zeros, tangents)), **params)
 
     made.def_impl(compiled)
-    made.def_abstract_eval(lambda *avals, **params: [ShapedArray(s.shape, s.dtype) for s in shapes(*avals, **params)])
+    made.def_abstract_eval(lambda *avals, **params: [_on_mesh_of(avals, s) for s in shapes(*avals, **params)])
     ad.primitive_jvps[made] = instantiated
     pe.dce_rules[made] = functools.partial(_without_dead_code, dce)
     batching.primitive_batchers[made] = batch
     mlir.register_lowering(made, mlir.lower_fun(portable))
     mlir.register_lowering(made, partitioned(made, cpu, rows), platform="cpu")
     return made
+
+
+def _on_mesh_of(avals: Sequence[Any], like: Any) -> ShapedArray:
+    """A type of this shape and dtype, of an array that is sharded along no axis of type ``Explicit``."""
+    meshes = (a.sharding.mesh for a in avals if not a.sharding.mesh.empty)
+    mesh = next(meshes, jax.sharding.get_abstract_mesh())
+    return ShapedArray(
+        like.shape, like.dtype, sharding=NamedSharding(mesh, PartitionSpec(*[None] * len(like.shape)))
+    )
 
 
 def _without_dead_code(dce: Callable[..., Any], used: Sequence[bool], *rest: Any) -> tuple[list[bool], Any]:
@@ -169,6 +182,7 @@ def partitioned(made: Primitive, function: Callable[..., Any], rows: Callable[..
     """
 
     def lower(ctx: Any, *arrays: Any, **params: Any) -> Any:
+        ctx.module_context.add_keepalive(params)  # as long as the program, and its executable
         mesh = next(_meshes(ctx), None) if all(math.prod(a.shape) for a in ctx.avals_in) else None
         if mesh is None:
             return mlir.lower_fun(function)(ctx, *arrays, **params)
@@ -299,3 +313,53 @@ ad.primitive_jvps[_aligned] = lambda primals, tangents, *, axes: (
 batching.primitive_batchers[_aligned] = _align
 pe.dce_rules[_aligned] = functools.partial(_without_dead_code, _unused)
 mlir.register_lowering(_aligned, lambda ctx, *arrays, axes: arrays[: len(axes)])
+
+
+# --- axes of a mesh in types ------------------------------------------------------------------------------
+
+
+def varying_axes(array: Any) -> frozenset[str]:
+    """The axes of a mesh over which an array varies by its type, inside of `jax.shard_map`."""
+    return _varying(jax.typeof(array))
+
+
+def _varying(aval: Any) -> frozenset[str]:
+    return aval.mat.varying if hasattr(aval, "mat") else getattr(aval, "vma", frozenset())
+
+
+def varying(array: Any, axes: frozenset[str]) -> Any:
+    """``array``, also varying over ``axes``. Its derivative is summed over the devices along new ones."""
+    new = tuple(sorted(axes - varying_axes(array)))
+    if not new:
+        return array
+    return jax.lax.pcast(array, new, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary(array, new)
+
+
+def retyped(array: Any, axes: frozenset[str]) -> Any:
+    """``array``, with a type that says that it varies over ``axes``; each device has the numbers it had.
+
+    Not so `jax.lax.pcast`: its derivative is a sum over devices.
+    """
+    return _retyped.bind(array, axes=axes)
+
+
+_retyped = Primitive("noria_retyped")
+
+
+@_retyped.def_impl
+def _(array: Any, *, axes: frozenset[str]) -> Any:
+    return array
+
+
+@_retyped.def_abstract_eval
+def _(aval: Any, *, axes: frozenset[str]) -> Any:
+    if aval.sharding.mesh.empty:
+        aval = _on_mesh_of((), aval)
+    if hasattr(aval, "mat"):
+        return aval.update(manual_axis_type=aval.mat.update(varying=axes))
+    return aval.update(vma=axes)  # before JAX 0.10
+
+
+ad.deflinear2(_retyped, lambda cotangent, array, *, axes: [retyped(cotangent, _varying(array.aval))])
+batching.defvectorized(_retyped)
+mlir.register_lowering(_retyped, lambda ctx, array, *, axes: [array])

@@ -16,6 +16,7 @@ from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
 from noria.compiler.run import Options, is_listening, run, run_once
+from noria.compiler.sharding import local
 from noria.layers.base import Layer
 from noria.masking import check_lengths, where
 from noria.module import M, as_pytree, map_modules
@@ -142,6 +143,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 "noria.with_backend sets for a whole model; the others have a reverse mode of their own."
             ) from error
 
+    @local("xs")
     def _run(
         self, start: State, own: State, xs: Any, lengths: Any, resets: Any, keys: Key | None, batched: bool
     ) -> tuple[State, Any]:

@@ -140,9 +140,7 @@ def _on_mesh_of(avals: Sequence[Any], like: Any) -> ShapedArray:
     """A type of this shape and dtype, of an array that is sharded along no axis of type ``Explicit``."""
     meshes = (a.sharding.mesh for a in avals if not a.sharding.mesh.empty)
     mesh = next(meshes, jax.sharding.get_abstract_mesh())
-    return ShapedArray(
-        like.shape, like.dtype, sharding=NamedSharding(mesh, PartitionSpec(*[None] * len(like.shape)))
-    )
+    return ShapedArray(like.shape, like.dtype, sharding=NamedSharding(mesh, PartitionSpec(*[None] * len(like.shape))))
 
 
 def _without_dead_code(dce: Callable[..., Any], used: Sequence[bool], *rest: Any) -> tuple[list[bool], Any]:
@@ -188,9 +186,7 @@ def partitioned(made: Primitive, function: Callable[..., Any], rows: Callable[..
             return mlir.lower_fun(function)(ctx, *arrays, **params)
         # The devices only give a mesh its size: XLA counts them from 0.
         devices = tuple(jax.devices("cpu")[: mesh.size])
-        context = dataclasses.replace(
-            ctx.module_context.axis_context, device_assignment=devices, abstract_mesh=mesh
-        )
+        context = dataclasses.replace(ctx.module_context.axis_context, device_assignment=devices, abstract_mesh=mesh)
         module = ctx.module_context.replace(axis_context=context)
         whole = _shared_out(functools.partial(made.bind, **params), rows(**params), ctx.avals_in, ctx.avals_out)
         results = mlir.lower_fun(whole)(ctx.replace(module_context=module), *arrays)
@@ -332,7 +328,9 @@ def varying(array: Any, axes: frozenset[str]) -> Any:
     new = tuple(sorted(axes - varying_axes(array)))
     if not new:
         return array
-    return jax.lax.pcast(array, new, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary(array, new)
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(array, new, to="varying")
+    return getattr(jax.lax, "pvary")(array, new)  # noqa: B009  # before JAX 0.9
 
 
 def retyped(array: Any, axes: frozenset[str]) -> Any:

@@ -126,7 +126,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             if self.reverse:  # the boundary before step t is crossed on the way from t to t - 1
                 resets = jnp.concatenate([resets[..., 1:], jnp.zeros_like(resets[..., :1])], axis=-1)
         own = self.initial_state()
-        start = self._state(state, own, batch)
+        start = None if state is None else self._state(state, own, batch)
         keys = self._keys(key, (*batch, time))
         # What a plain function reads from outside may change between calls, so it is traced at each; a cell's fields
         # are its arguments, and it is compiled once for each shape.
@@ -148,6 +148,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         self, start: State, own: State, xs: Any, lengths: Any, resets: Any, keys: Key | None, batched: bool
     ) -> tuple[State, Any]:
         first = (0, 0) if batched else (0,)
+        if start is None:  # made here, where it lies on the devices as the batch does
+            start = self._state(None, own, jtu.tree_leaves(xs)[0].shape[: len(first) - 1])
         x = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(first) :], leaf.dtype), xs)
         key = None if keys is None else jax.eval_shape(lambda keys: keys[first], keys)
         self._check_transition(own, x, key)
@@ -164,7 +166,6 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         state = self._state(state, own, batch)
         if resets is not None:
             state = where(self._resets(resets, batch), own, state)
-
         # As in `scan`; what is not compiled runs as it is.
         compiled = self.backend != "reference" and not _is_function(self.cell)
         run, backend = (_compiled_step, self.backend) if compiled else (run_once, "plain")
@@ -181,8 +182,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
     def _sequence(self, xs: Any) -> tuple[Any, tuple[int, ...], int]:
         """``xs`` as arrays, its batch axes and its number of steps."""
         xs = self._arrays("xs", xs, (2, 3), "(time, {}) or (batch, time, {})")
-        *batch, time, _ = xs.shape
-        return xs, tuple(batch), time
+        return xs, xs.shape[:-2], xs.shape[-2]
 
     def _one_step(self, x: Any) -> tuple[Any, tuple[int, ...]]:
         x = self._arrays("x", x, (1, 2), "({},) or (batch, {})")
@@ -208,8 +208,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
     def _state(self, state: State, own: State, batch: tuple[int, ...]) -> State:
         """The state to start from, with a batch axis where the input has one."""
-        if state is None:
-            state = own
+        state = own if state is None else state
         structure: Any = jtu.tree_structure(own)
         if structure != jtu.tree_structure(state):
             raise ValueError(
@@ -337,8 +336,7 @@ def with_backend(model: M, backend: str) -> M:
     True
     """
     check_choice("with_backend", "backend", backend, ("auto", *NAMES))
-    fields: dict[str, Any] = {"backend": backend}
-    fields |= {} if _saves(backend) else {"save": "gates"}
+    fields: dict[str, Any] = {"backend": backend} | ({} if _saves(backend) else {"save": "gates"})
     fields |= {"checkpoint": None} if backend in WHOLE else {}
     return map_modules(lambda module, _: fields if isinstance(module, Recurrence) else {}, model)
 

@@ -144,6 +144,13 @@ def explicit_inference() -> dict[str, Any]:
         return facts(scan, (model, *put(data, EXPLICIT, "data")), scan(model, *data))
 
 
+def explicit_context() -> dict[str, Any]:
+    """A step of training where the mesh is that of the context."""
+    model, data = MODELS["deep"], DATA["deep"]
+    with jax.set_mesh(EXPLICIT):
+        return facts(step, (model, *put(data, EXPLICIT, "data")), jax.jit(step)(model, *data))
+
+
 def values_and_gradients(model: Any, xs: Any) -> Any:
     return model.scan(None, xs), jax.grad(loss, argnums=(0, 1))(model, xs)
 
@@ -167,7 +174,7 @@ def sharded_weights() -> dict[str, Any]:
 
 
 def two_meshes() -> dict[str, Any]:
-    return small(values_and_gradients, put(MODELS["small"], SQUARE), put(xs, AUTO, "data"))
+    return small(values_and_gradients, put(MODELS["small"], AUTO), put(xs, SQUARE, "b"))
 
 
 def in_shardings() -> dict[str, Any]:
@@ -239,7 +246,16 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
             found[f"{way} {backend}"] = functools.partial(training, way, name, backend)
         if typed:
             found[f"{way} stored"] = functools.partial(training, way, "stored", "native")
-    simple = inference, explicit_inference, uneven, sharded_weights, two_meshes, in_shardings, constraint
+    simple = (
+        inference,
+        explicit_inference,
+        explicit_context,
+        uneven,
+        sharded_weights,
+        two_meshes,
+        in_shardings,
+        constraint,
+    )
     found |= {case.__name__: case for case in (*simple, mapped_weights, without_jit)}
     return found | {
         "two axes": functools.partial(axes_of_two, ("a", "b")),

@@ -20,8 +20,9 @@ TRAINING = ["by_jit native", "by_shard_map native", *TYPED]
 #: Programs in which each device has its own rows of the batch: how many.
 ROWS = {
     **{name: BATCH // 4 for name in TRAINING if name.endswith(("native", "stored"))},
-    **dict.fromkeys(("inference", "explicit_inference", "two_meshes", "in_shardings", "constraint"), BATCH // 4),
+    **dict.fromkeys(("inference", "explicit_inference", "explicit_context", "in_shardings", "constraint"), BATCH // 4),
     **{"two axes": BATCH // 4, "the second axis": BATCH // 2, "time too": BATCH // 2, "sharded_weights": BATCH // 2},
+    "two_meshes": BATCH // 2,
     **{"mapped": BATCH // 4, "mapped explicit": BATCH // 4, "mapped_weights": BATCH // 4, "mapped outside": BATCH},
     **{"steps": 1, "steps explicit": 1, "part of a mesh": BATCH // 2, "part of a mesh, typed": BATCH // 2},
     "uneven": 63,  # which no four devices can share out evenly: each computes all

@@ -18,9 +18,10 @@ import dataclasses
 import functools
 import itertools
 import math
+import operator
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -181,11 +182,10 @@ def partitioned(made: Primitive, function: Callable[..., Any], rows: Callable[..
 
     def lower(ctx: Any, *arrays: Any, **params: Any) -> Any:
         ctx.module_context.add_keepalive(params)  # as long as the program, and its executable
-        mesh = next(_meshes(ctx), None) if all(math.prod(a.shape) for a in ctx.avals_in) else None
+        mesh = _mesh(ctx) if all(math.prod(a.shape) for a in ctx.avals_in) else None
         if mesh is None:
             return mlir.lower_fun(function)(ctx, *arrays, **params)
-        # The devices only give a mesh its size: XLA counts them from 0.
-        devices = tuple(jax.devices("cpu")[: mesh.size])
+        devices = tuple(jax.devices("cpu")[: mesh.size])  # any: only their number counts
         context = dataclasses.replace(ctx.module_context.axis_context, device_assignment=devices, abstract_mesh=mesh)
         module = ctx.module_context.replace(axis_context=context)
         whole = _shared_out(functools.partial(made.bind, **params), rows(**params), ctx.avals_in, ctx.avals_out)
@@ -198,16 +198,32 @@ def partitioned(made: Primitive, function: Callable[..., Any], rows: Callable[..
     return lower
 
 
-def _meshes(ctx: Any) -> Iterator[AbstractMesh]:
-    """Meshes of a program's devices, if it has several and XLA is to share the work out."""
+def _mesh(ctx: Any) -> AbstractMesh | None:
+    """The devices of a program as a mesh, if it has several and XLA is to share the work out.
+
+    XLA knows devices by number only. So that every sharding in the program is one of this mesh, it
+    has an axis for each prime factor of the number of devices, in the order of the program's meshes.
+    """
     count = getattr(ctx.module_context.axis_context, "num_devices", 1)
-    if count > 1:
-        found = [a.sharding.mesh for a in ctx.avals_in] + [jax.sharding.get_abstract_mesh()]
-        main = next(iter(ctx.module_context.module.body))  # arguments may be sharded, and their types not say so
-        for text in re.findall(r"mesh<\[([^\]]*)\]", str(main.operation.attributes)):
-            axes = re.findall(r'"([^"]*)"=(\d+)', text)
-            found.append(AbstractMesh(tuple(int(size) for _, size in axes), tuple(name for name, _ in axes)))
-        yield from (mesh for mesh in found if mesh.size == count)
+    if count == 1:
+        return None
+    meshes = [a.sharding.mesh for a in ctx.avals_in] + [jax.sharding.get_abstract_mesh()]
+    shapes = [mesh.axis_sizes for mesh in meshes]
+    main = next(iter(ctx.module_context.module.body))  # arguments may be sharded, and their types not say so
+    for text in re.findall(r"mesh<\[([^\]]*)\]", str(main.operation.attributes)):
+        shapes.append(tuple(map(int, re.findall(r'"=(\d+)', text))))
+    products = (itertools.accumulate(shape, operator.mul) for shape in shapes if math.prod(shape) == count)
+    ends = sorted({1, count}.union(*products))
+    if any(b % a for a, b in itertools.pairwise(ends)):
+        return None  # such as of 2 by 3 and of 3 by 2 devices
+    sizes = [prime for a, b in itertools.pairwise(ends) for prime in _primes(b // a)]
+    return AbstractMesh(tuple(sizes), tuple(f"axis{n}" for n in range(len(sizes))))
+
+
+def _primes(number: int) -> list[int]:
+    """Its prime factors."""
+    first = next((n for n in range(2, number + 1) if number % n == 0), None)
+    return [] if first is None else [first, *_primes(number // first)]
 
 
 def _shared_out(

@@ -36,7 +36,8 @@ def local(xs: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             arrays, rest = eqx.partition(args, eqx.is_array)
             inside = _unvarying(lambda arrays: function(*eqx.combine(arrays, rest)))
             given = signature.bind(*args).arguments
-            return _automatic(inside, arrays, given[xs] if given["batched"] else None)
+            batch = axes_of(jtu.tree_leaves(given[xs])[0])[:1] if given["batched"] else ()
+            return automatic(inside, arrays, *batch)
 
         return run
 
@@ -56,12 +57,19 @@ def _unvarying(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _automatic(function: Callable[..., Any], arrays: Any, xs: Any) -> Any:
-    """The function of arrays; what it gives is sharded along its first axis as ``xs`` is."""
+def automatic(function: Callable[[Any], Any], arrays: Any, *axes: Any) -> Any:
+    """``function(arrays)``, where XLA chooses how to share it out.
+
+    On a mesh with explicit axes the results are sharded along these, first axis first.
+    """
     meshes = [jax.typeof(a).sharding.mesh for a in jtu.tree_leaves(arrays)]
     mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
     if mesh is None:
         return function(arrays)
-    rows = None if xs is None else jax.typeof(jtu.tree_leaves(xs)[0]).sharding.spec[0]
-    given = NamedSharding(mesh, PartitionSpec(rows))
+    given = NamedSharding(mesh, PartitionSpec(*axes))
     return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=given)(arrays)
+
+
+def axes_of(array: jax.Array) -> tuple[Any, ...]:
+    """The explicit axes of a mesh along which each axis of an array is sharded."""
+    return tuple(jax.typeof(array).sharding.spec)

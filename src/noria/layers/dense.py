@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from noria._errors import check_key, check_sizes, check_step, known
 from noria._parameters import default_dtype, draw
 from noria._types import Initializer, Key
+from noria.compiler.sharding import automatic, axes_of
 from noria.initializers import glorot_uniform, normal, zeros
 from noria.layers.base import StatelessLayer
 from noria.module import as_pytree
@@ -80,6 +81,12 @@ class Dense(StatelessLayer):
         return f"Dense(in_size={self.W.shape[1]})"
 
 
+def _rows(table_and_numbers: tuple[jax.Array, jax.Array]) -> jax.Array:
+    table, numbers = table_and_numbers
+    numbers = jnp.where(numbers < 0, len(table), numbers)
+    return table.at[numbers].get(mode="fill", fill_value=jnp.nan)
+
+
 class Embedding(StatelessLayer):
     """A table of vectors, one for each whole number below ``count``.
 
@@ -122,8 +129,7 @@ class Embedding(StatelessLayer):
             raise ValueError(
                 f"{self.label}: the numbers go from {values.min()} to {values.max()}; expected 0 to {count - 1}."
             )
-        xs = xs.astype(jnp.int32)
-        return self.table.at[jnp.where(xs < 0, count, xs)].get(mode="fill", fill_value=jnp.nan)
+        return automatic(_rows, (self.table, xs.astype(jnp.int32)), *axes_of(xs))
 
     @property
     def label(self) -> str:

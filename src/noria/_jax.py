@@ -6,6 +6,7 @@ that names it. Everything else in the package uses documented functions of `jax`
 ====================================== ===========================================================
 `Literal`, `Primitive`, `ShapedArray`  parts of jaxprs
 `parts_of`, `call`                     jaxprs, with or without arrays of their own
+`is_symbolic`                          sizes that `jax.export` leaves open
 `bind`, `user_frames`                  an equation bound anew, and the user's lines behind it
 `primitive`                            a primitive with all its rules
 `Rows`, `partitioned`                  its lowering on several devices
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.extend import source_info_util
@@ -44,6 +46,7 @@ __all__ = [
     "aligned",
     "bind",
     "call",
+    "is_symbolic",
     "parts_of",
     "primitive",
     "retyped",
@@ -86,6 +89,11 @@ def bind(primitive: Any, arrays: Sequence[Any], params: dict[str, Any], source: 
 def user_frames(source: Any) -> list[tuple[str, int]]:
     """File and line of each frame that led to an equation, the innermost first."""
     return [] if source is None else [(f.file_name, f.line_num) for f in source.frames]
+
+
+def is_symbolic(*sizes: Any) -> bool:
+    """Whether one of some sizes is a variable of `jax.export.symbolic_shape`, of which less is known."""
+    return not all(isinstance(size, int | np.integer) for size in sizes)
 
 
 # --- primitives -------------------------------------------------------------------------------------------

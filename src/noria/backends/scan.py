@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from noria._jax import is_symbolic
 from noria.graph import Equation, Graph, Known, Shifted, evaluate, grouped, named, total
 
 
@@ -29,7 +30,8 @@ def loop(
         return outputs[: len(state)], outputs[len(state) :]
 
     read = [steps[v].whole(reverse) if isinstance(steps[v], Shifted) else steps[v] for v in names]
-    final, stacked = jax.lax.scan(body, start, read, length=axes[0], reverse=reverse)
+    length = None if read else axes[0]  # where there is an array, its size may be symbolic
+    final, stacked = jax.lax.scan(body, start, read, length=length, reverse=reverse)
     emitted = len(stacked) - sum(totals)
     summed = [total(some, len(axes)) for some in grouped(stacked[emitted:], totals)]
     return final, stacked[:emitted], summed
@@ -42,7 +44,7 @@ def lifts(equation: Equation, given: Sequence[Any], batch: int, light: bool) -> 
     and outside its result goes through memory twice. Where the loop is ``light``, without a product of the state, that
     is what its time goes into, and a product of one or two features is cheaper to compute than to store.
     """
-    if equation.name != "dot_general" or jax.default_backend() != "cpu":
+    if equation.name != "dot_general" or jax.default_backend() != "cpu" or is_symbolic(batch):
         return True
     contracted, _ = equation.params["dimension_numbers"][0]
     depth = math.prod(equation.inputs[0].aval.shape[axis] for axis in contracted)

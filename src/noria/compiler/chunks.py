@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._jax import SymbolicZero, aligned
+from noria._jax import SymbolicZero, aligned, is_symbolic
 from noria.compiler.cotangents import arrays_of, choose, instantiate, put, spread
 
 #: Bytes of lifted values up to which a whole sequence is lifted at once when no derivative is taken. Beyond it memory is
@@ -22,7 +22,9 @@ Segment = Callable[[Any, Any, int], tuple[Any, Any]]
 
 def chunk_size(time: int, bytes_a_step: int) -> int:
     """Steps at a time: all of them within the budget, else as many as take a quarter of it, at least 16."""
-    return time if time * bytes_a_step <= BUDGET else max(16, BUDGET // 4 // bytes_a_step)
+    if is_symbolic(time, bytes_a_step) or time * bytes_a_step <= BUDGET:
+        return time
+    return max(16, BUDGET // 4 // bytes_a_step)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Chunks:
     size: int
     axis: int
     reverse: bool
+
+    @property
+    def is_one(self) -> bool:
+        return self.size is self.time or bool(self.size >= self.time)
 
     @property
     def groups(self) -> list[tuple[int, int, int]]:
@@ -60,7 +66,7 @@ class Chunks:
 
 def in_chunks(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any, Any]:
     """``segment`` over one chunk after the other: the final state, and all that was stacked."""
-    if chunks.size >= chunks.time:
+    if chunks.is_one:
         return segment(state, steps, chunks.time)
     state, _, stacked = _run(segment, state, steps, chunks)
     return state, stacked

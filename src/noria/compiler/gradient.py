@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._jax import SymbolicZero
+from noria._jax import SymbolicZero, is_symbolic
 from noria.backends import LoopBackend
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
 from noria.compiler.contact import cotangent_array
@@ -135,7 +135,8 @@ class Recurrent:
     def _chunks(self, reverse: bool) -> Chunks:
         """Steps that are differentiated at a time: all, or where only states are stored so few that little more is."""
         time = self.loop.axes[0]
-        return Chunks(time, time if self.save == "gates" else max(16, math.isqrt(time)), 0, reverse)
+        whole = self.save == "gates" or is_symbolic(time)
+        return Chunks(time, time if whole else max(16, math.isqrt(time)), 0, reverse)
 
     def _advance(
         self, graph: Graph, known: Known, state: list[Any], steps: list[Any], time: int

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
+from noria._jax import is_symbolic
 from noria._types import Key, State
 from noria.backends import LOOPS, WHOLE, LoopBackend
 from noria.backends.native import FEW, reason_against
@@ -73,11 +74,7 @@ class Program:
 
         chunks = Chunks(axes[-1], self._checkpoint(axes[-1]), len(axes) - 1, self.options.reverse)
         arguments = [known[v] for v in used], steps, state
-        return (
-            segment(*arguments, chunks.time)
-            if chunks.size >= chunks.time
-            else checkpointed(segment, chunks)(*arguments)
-        )
+        return segment(*arguments, chunks.time) if chunks.is_one else checkpointed(segment, chunks)(*arguments)
 
     def _segment(self, known: Known, steps: list[Any], state: list[Any], axes: tuple[int, ...]) -> Any:
         parts, axes = self.parts, axes[::-1]
@@ -108,7 +105,7 @@ class Program:
     def _checkpoint(self, time: int) -> int:
         """Steps from one stored state to the next."""
         given = self.options.checkpoint
-        if given is None or not time:
+        if given is None or is_symbolic(time) or not time:
             return time
         return math.isqrt(time - 1) + 1 if given == "sqrt" else int(given)
 
@@ -171,7 +168,7 @@ def run_once(
 ) -> tuple[State, Any]:
     """Next state and output of a single step: of a few examples as machine code, if there is any, else of the cell as it is."""
     axes = (jtu.tree_leaves(x)[0].shape[0], 1) if batched else (1,)
-    if backend in ("auto", "native") and math.prod(axes) <= FEW:
+    if backend in ("auto", "native") and not is_symbolic(*axes) and math.prod(axes) <= FEW:
         steps = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, int(batched)), Steps(x, None, None, keys))
         program, choice = _choose(Options(), cell, own, steps, axes, label)
         if program is not None and choice.backend == "native":
@@ -215,14 +212,17 @@ def _choose(
         return program("scan"), Choice("scan", "as asked for")
     if os.environ.get("NORIA_BACKEND") == "scan":
         return program("scan"), Choice("scan", "as the environment variable NORIA_BACKEND asks for")
-    native = program("native")
-    against = reason_against(native.parts.loop, native.parts.shared, native.parts.state)
+    against: str | None = f"machine code needs sizes that are numbers, and there is {axes}"
+    if not is_symbolic(*axes):
+        native = program("native")
+        against = reason_against(native.parts.loop, native.parts.shared, native.parts.state)
     if against is None:
         return native, Choice("native", "as asked for" if options.backend == "native" else "the fastest one on CPUs")
     if options.backend == "native":
         raise ValueError(
             f'{label}: backend="native" cannot run this step: {against}; expected backend="auto" or backend="scan".'
         )
+    log.debug("%s: backend scan, since %s", label, against)
     return program("scan"), Choice("scan", f"{against}; this one runs any cell on any device")
 
 

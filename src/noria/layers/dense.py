@@ -5,13 +5,15 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from noria._errors import check_key, check_sizes, check_step, known
+from noria._errors import check_key, check_sizes, check_step
 from noria._parameters import default_dtype, draw
 from noria._types import Initializer, Key
 from noria.compiler.sharding import automatic, axes_of
 from noria.initializers import glorot_uniform, normal, zeros
 from noria.layers.base import StatelessLayer
+from noria.masking import within
 from noria.module import as_pytree
 
 
@@ -124,12 +126,14 @@ class Embedding(StatelessLayer):
         count = self.table.shape[0]
         if not jnp.issubdtype(xs.dtype, jnp.integer):
             raise TypeError(f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}.")
-        values = known(xs)
-        if values is not None and not 0 <= values.min() <= values.max() < count:
+        return automatic(_rows, (self.table, within(xs, -1, count)), *axes_of(xs))
+
+    def check_values(self, values: np.ndarray) -> None:
+        count = self.table.shape[0]
+        if values.size and not 0 <= values.min() <= values.max() < count:
             raise ValueError(
                 f"{self.label}: the numbers go from {values.min()} to {values.max()}; expected 0 to {count - 1}."
             )
-        return automatic(_rows, (self.table, xs.astype(jnp.int32)), *axes_of(xs))
 
     @property
     def label(self) -> str:

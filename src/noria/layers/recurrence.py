@@ -1,6 +1,6 @@
 """A cell along time: ``Recurrence``, and ``RNN``, ``LSTM``, ``GRU``, ``GRUv3`` for the cells of those names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._errors import check_choice, check_dtype, check_key
+from noria._errors import check_choice, check_dtype, check_key, describe
 from noria._types import Key, State
 from noria.backends import LOOPS, NAMES, WHOLE
 from noria.cells.base import cell_name, needs_key, takes_key
@@ -18,7 +18,8 @@ from noria.cells.lstm import LSTMCell
 from noria.compiler.run import Options, is_listening, run, run_once
 from noria.compiler.sharding import local
 from noria.layers.base import Layer
-from noria.masking import check_lengths, where
+from noria.layers.compiled import dependence_of
+from noria.masking import check_lengths, keep_valid, where
 from noria.module import M, as_pytree, map_modules
 
 
@@ -99,7 +100,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             own = jtu.tree_map(_strong, self.cell.initial_state())
             if _kind(state) != _kind(own):
                 raise ValueError(
-                    f"{call}: initial_state is {_describe(state)}; expected {_describe(own)}, that of one example. A state "
+                    f"{call}: initial_state is {describe(state)}; expected {describe(own)}, that of one example. A state "
                     "for each example of a batch is passed to the call: layer(state, xs)."
                 )
         self.fixed_state = None if learn_initial_state else state
@@ -128,13 +129,12 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         own = self.initial_state()
         start = None if state is None else self._state(state, own, batch)
         keys = self._keys(key, (*batch, time))
-        # What a plain function reads from outside may change between calls, so it is traced at each; a cell's fields
-        # are its arguments, and it is compiled once for each shape.
-        compiled = self.backend != "reference" and not _is_function(self.cell) and not is_listening()
+        if lengths is not None and (jax.config.jax_debug_nans or jax.config.jax_debug_infs):
+            xs = keep_valid(xs, lengths)  # JAX then looks at what is kept for the gradient too
+        args = self, start, own, xs, lengths, resets, keys, bool(batch)
+        shared = None if is_listening() else self._dependence(own, xs, keys, len(batch) + 1)
         try:
-            return (_compiled_run if compiled else Recurrence._run)(
-                self, start, own, xs, lengths, resets, keys, bool(batch)
-            )
+            return Recurrence._run(*args) if shared is None else _compiled_run(shared, *args)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -147,12 +147,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
     def _run(
         self, start: State, own: State, xs: Any, lengths: Any, resets: Any, keys: Key | None, batched: bool
     ) -> tuple[State, Any]:
-        first = (0, 0) if batched else (0,)
+        axes = 2 if batched else 1
         if start is None:  # made here, where it lies on the devices as the batch does
-            start = self._state(None, own, jtu.tree_leaves(xs)[0].shape[: len(first) - 1])
-        x = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(first) :], leaf.dtype), xs)
-        key = None if keys is None else jax.eval_shape(lambda keys: keys[first], keys)
-        self._check_transition(own, x, key)
+            start = self._state(None, own, jtu.tree_leaves(xs)[0].shape[: axes - 1])
+        self._check_transition(own, _one(xs, axes), _one(keys, axes))
         options = Options(self.backend, self.reverse, self.save, self.checkpoint)
         return run(options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label)
 
@@ -166,10 +164,15 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         state = self._state(state, own, batch)
         if resets is not None:
             state = where(self._resets(resets, batch), own, state)
-        # As in `scan`; what is not compiled runs as it is.
-        compiled = self.backend != "reference" and not _is_function(self.cell)
-        run, backend = (_compiled_step, self.backend) if compiled else (run_once, "plain")
-        return run(backend, self.cell, state, own, x, self._keys(key, batch), bool(batch), self.label)
+
+        keys = self._keys(key, batch)
+        args = self.cell, state, own, x, keys, bool(batch), self.label
+        shared = self._dependence(own, x, keys, len(batch))
+        return run_once("plain", *args) if shared is None else _compiled_step(shared, self.backend, *args)
+
+    def _dependence(self, own: State, xs: Any, keys: Key | None, axes: int) -> Hashable | None:
+        """Equal for calls that may share a program; ``None`` for one that is to run as it is."""
+        return None if self.backend == "reference" else dependence_of(self.cell, own, _one(xs, axes), _one(keys, axes))
 
     @property
     def label(self) -> str:
@@ -212,7 +215,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         structure: Any = jtu.tree_structure(own)
         if structure != jtu.tree_structure(state):
             raise ValueError(
-                f"{self.label}: the state is {_describe(state)}; expected {_describe(own)}, as initial_state() gives it. "
+                f"{self.label}: the state is {describe(state)}; expected {describe(own)}, as initial_state() gives it. "
                 "The state comes first: layer(state, xs)."
             )
 
@@ -254,13 +257,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             after = jax.eval_shape(call, own, x, key)
         except Exception as error:
             error.add_note(
-                f"{self.label}: this came from one step of the cell, called with a state of {_describe(own)} "
-                f"and an x of {_describe(x)}."
+                f"{self.label}: this came from one step of the cell, called with a state of {describe(own)} "
+                f"and an x of {describe(x)}."
             )
             raise
         if _kind(after) != _kind(own):
             raise TypeError(
-                f"{self.label}: one step turns a state of {_describe(own)} into {_describe(after)}; expected the same "
+                f"{self.label}: one step turns a state of {describe(own)} into {describe(after)}; expected the same "
                 "structure, shapes and dtypes. Check the initial state and the dtype of xs."
             )
 
@@ -278,23 +281,19 @@ def _check_checkpoint(call: str, checkpoint: Any) -> None:
         )
 
 
-_compiled_run = eqx.filter_jit(Recurrence._run)
-_compiled_step = eqx.filter_jit(run_once)
+@eqx.filter_jit
+def _compiled_run(shared: Hashable, *args: Any) -> Any:
+    return Recurrence._run(*args)
 
 
-def _describe(tree: Any) -> str:
-    """Structure, shapes and dtypes in one line: ``LSTMState(h=float32[5], c=float32[5])``."""
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return f"{type(tree).__name__}({', '.join(f'{n}={_describe(v)}' for n, v in zip(tree._fields, tree, strict=True))})"
-    if isinstance(tree, tuple | list):
-        return f"{type(tree).__name__}({', '.join(map(_describe, tree))})"
-    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
-        return f"{tree.dtype}{list(tree.shape)}"
-    return type(tree).__name__ if not isinstance(tree, dict) else str({k: _describe(v) for k, v in tree.items()})
+@eqx.filter_jit
+def _compiled_step(shared: Hashable, *args: Any) -> Any:
+    return run_once(*args)
 
 
-def _is_function(cell: Any) -> bool:
-    return isinstance(cell, jtu.Partial)
+def _one(tree: Any, axes: int) -> Any:
+    """Shapes and dtypes of one step of one example: without the leading axes."""
+    return jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), tree)
 
 
 def _strong(leaf: Any) -> jax.Array:

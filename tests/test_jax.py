@@ -168,8 +168,13 @@ def on_a_mesh(function, *args):
 
 
 def test_varying_axes():
-    seen = []
-    on_a_mesh(lambda x, y: seen.extend(map(_jax.varying_axes, (x, y))) or x, X, X)
+    seen: list[frozenset[str]] = []
+
+    def function(x, y):
+        seen.extend(map(_jax.varying_axes, (x, y)))
+        return x
+
+    on_a_mesh(function, X, X)
     assert seen == [{"data"}, set()]
     assert _jax.varying_axes(X) == set()
 

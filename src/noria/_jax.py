@@ -196,8 +196,9 @@ def partitioned(made: Primitive, function: Callable[..., Any], rows: Callable[..
         devices = tuple(jax.devices("cpu")[: mesh.size])  # any: only their number counts
         context = dataclasses.replace(ctx.module_context.axis_context, device_assignment=devices, abstract_mesh=mesh)
         module = ctx.module_context.replace(axis_context=context)
-        whole = _shared_out(functools.partial(made.bind, **params), rows(**params), ctx.avals_in, ctx.avals_out)
-        results = mlir.lower_fun(whole)(ctx.replace(module_context=module), *arrays)
+        whole, part = (functools.partial(f, **params) for f in (made.bind, function))
+        shared_out = _shared_out(whole, part, rows(**params), ctx.avals_in, ctx.avals_out)
+        results = mlir.lower_fun(shared_out)(ctx.replace(module_context=module), *arrays)
         # The text of such a call does not say what it computes, so it must match nothing in a cache on disk.
         name = mlir.ir.StringAttr.get(uuid.uuid4().hex)
         results[0].owner.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get({"noria": name})
@@ -215,8 +216,7 @@ def _mesh(ctx: Any) -> AbstractMesh | None:
     count = getattr(ctx.module_context.axis_context, "num_devices", 1)
     if count == 1:
         return None
-    meshes = [a.sharding.mesh for a in ctx.avals_in] + [jax.sharding.get_abstract_mesh()]
-    shapes = [mesh.axis_sizes for mesh in meshes]
+    shapes = [a.sharding.mesh.axis_sizes for a in ctx.avals_in] + [jax.sharding.get_abstract_mesh().axis_sizes]
     main = next(iter(ctx.module_context.module.body))  # arguments may be sharded, and their types not say so
     for text in re.findall(r"mesh<\[([^\]]*)\]", str(main.operation.attributes)):
         shapes.append(tuple(map(int, re.findall(r'"=(\d+)', text))))
@@ -235,12 +235,12 @@ def _primes(number: int) -> list[int]:
 
 
 def _shared_out(
-    function: Callable[..., Any], rows: Rows, given: Sequence[Any], wanted: Sequence[Any]
+    function: Callable[..., Any], part: Callable[..., Any], rows: Rows, given: Sequence[Any], wanted: Sequence[Any]
 ) -> Callable[..., Any]:
-    """The function of a whole batch, with what XLA must know to cut it into rows."""
+    """The function of a whole batch, with what XLA must know to have each device compute a part."""
     batch = next(a.shape[axis] for a, axis in zip(given, rows.arrays, strict=True) if axis is not None)
 
-    def shardings(mesh: Any, names: Any, avals: Sequence[Any], axes: Sequence[int | None]) -> tuple[Any, ...]:
+    def shardings(mesh: Any, names: Any, axes: Sequence[int | None]) -> tuple[Any, ...]:
         specs = [() if axis is None else (*[None] * axis, names or None) for axis in axes]
         return tuple(NamedSharding(mesh, PartitionSpec(*spec)) for spec in specs)
 
@@ -249,31 +249,44 @@ def _shared_out(
         if batch % math.prod(mesh.shape[name] for name in names):
             names = ()  # XLA would fill up the last part with rows that are none
 
-        def local(*arrays: Any) -> tuple[Any, ...]:
-            found = function(*arrays)
-            if not names:
-                return tuple(found)
-            sums = iter(jax.lax.psum([a for a, axis in zip(found, rows.results, strict=True) if axis is None], names))
-            return tuple(next(sums) if axis is None else a for a, axis in zip(found, rows.results, strict=True))
+        def summed(*arrays: Any) -> list[Any]:
+            found = list(part(*arrays))
+            sums = [a for a, axis in zip(found, rows.results, strict=True) if axis is None]
+            new = iter(jax.lax.psum(sums, names) if names else sums)
+            return [next(new) if axis is None else a for a, axis in zip(found, rows.results, strict=True)]
 
-        after = shardings(mesh, names, wanted, rows.results)
-        return mesh, local, after, shardings(mesh, names, given, rows.arrays)
+        def local(*arrays: Any) -> tuple[Any, ...]:
+            shapes = tuple(jax.eval_shape(function, *arrays))
+            return tuple(_part.bind(*arrays, function=summed, results=shapes))
+
+        return mesh, local, shardings(mesh, names, rows.results), shardings(mesh, names, rows.arrays)
 
     def infer(mesh: Any, arrays: Sequence[Any], _: Any) -> Any:
-        return shardings(mesh, _names(arrays, rows.arrays), wanted, rows.results)
+        return shardings(mesh, _names(arrays, rows.arrays), rows.results)
 
     whole = custom_partitioning(lambda *arrays: tuple(function(*arrays)))
     whole.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=_rule(rows, given, wanted))
     return whole
 
 
+_part = Primitive("noria_part")
+_part.multiple_results = True
+_part.def_abstract_eval(lambda *arrays, function, results: [ShapedArray(s.shape, s.dtype) for s in results])
+
+
+def _of_one_device(ctx: Any, *arrays: Any, function: Callable[..., Any], results: Any) -> Any:
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):  # XLA asks inside of the caller's `jax.set_mesh`
+        return mlir.lower_fun(function)(ctx, *arrays)
+
+
+mlir.register_lowering(_part, _of_one_device)
+
+
 def _names(arrays: Sequence[Any], axes: Sequence[int | None]) -> tuple[str, ...]:
     """The names of the mesh axes over which a batch is sharded."""
-    for a, axis in zip(arrays, axes, strict=True):
-        if axis is not None and a.sharding is not None and a.sharding.spec[axis]:
-            found = a.sharding.spec[axis]
-            return (found,) if isinstance(found, str) else tuple(found)
-    return ()
+    specs = [a.sharding.spec[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None]
+    found = next(filter(None, specs), ())
+    return (found,) if isinstance(found, str) else tuple(found)
 
 
 def _rule(rows: Rows, given: Sequence[Any], wanted: Sequence[Any]) -> SdyShardingRule:

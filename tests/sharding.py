@@ -229,6 +229,20 @@ def part_of_a_mesh(check_vma: bool) -> dict[str, Any]:
     return facts(function, (MODELS["small"], put(xs, SQUARE, ("a", "b"))), loss(MODELS["small"], xs))
 
 
+def second_derivatives() -> dict[str, Any]:
+    """Of machine code they are those of the scan."""
+
+    def sharpness(loss: Any, model: Any) -> Any:
+        return sum((jnp.sum(a**2) for a in jtu.tree_leaves(jax.grad(loss)(model))), jnp.zeros(()))
+
+    def part(model: Any, xs: Any) -> Any:
+        return jax.grad(lambda model: sharpness(lambda model: jax.lax.pmean(loss(model, xs), "data"), model))(model)
+
+    function = jax.shard_map(part, mesh=AUTO, in_specs=(P(), P("data")), out_specs=P())
+    expected = jax.grad(lambda model: sharpness(lambda model: loss(model, xs), model))(MODELS["small"])
+    return facts(function, (MODELS["small"], xs), expected)
+
+
 def without_jit() -> dict[str, Any]:
     """`jax.shard_map` outside of `jax.jit`."""
     function = jax.shard_map(scan, mesh=AUTO, in_specs=(P(), P("data")), out_specs=P("data"))
@@ -256,7 +270,7 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
         in_shardings,
         constraint,
     )
-    found |= {case.__name__: case for case in (*simple, mapped_weights, without_jit)}
+    found |= {case.__name__: case for case in (*simple, mapped_weights, second_derivatives, without_jit)}
     return found | {
         "two axes": functools.partial(axes_of_two, ("a", "b")),
         "the second axis": functools.partial(axes_of_two, "b"),

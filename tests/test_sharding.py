@@ -43,7 +43,7 @@ def found() -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", [*TRAINING, *ROWS, "mapped inside", "without_jit"])
+@pytest.mark.parametrize("name", [*TRAINING, *ROWS, "mapped inside", "second_derivatives", "without_jit"])
 def test_as_on_one_device(found: Any, name: str):
     """Values and gradients."""
     assert "raised" not in found[name], found[name]["traceback"]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from noria._jax import primitive
+from noria._jax import Rows, primitive
 from noria.backends import scan
 from noria.backends.native import ffi
 from noria.backends.native.expressible import MOVES, NotExpressible, is_expressible, size
@@ -222,6 +222,15 @@ class Call:
             for front, v in zip(axes, (*outputs, *totals), strict=True)
         ]
 
+    def rows(self) -> Rows:
+        """Where the batch is."""
+        front = {"shared": None, "step": 1, "first": 0, "state": 0}
+        width, stacked = len(self.program.state), len(self.program.outputs) - len(self.program.state)
+        return Rows(
+            [front[kind] for kind in INPUTS for _ in self.program.values(kind)],
+            [0] * width + [1] * stacked + [None] * len(self.program.totals),
+        )
+
     def fast(self, *arrays: Any, time: int) -> list[Any]:
         """The same as machine code."""
         isa, batch = chosen(), self._batch(arrays)
@@ -329,6 +338,7 @@ _native = primitive(
     batch=_batched,
     portable=lambda *arrays, call, time: call.slow(*arrays, time=time),
     cpu=lambda *arrays, call, time: call.fast(*arrays, time=time),
+    rows=lambda *, call, time: call.rows(),
 )
 
 

@@ -84,12 +84,6 @@ class Dense(StatelessLayer):
         return f"Dense(in_size={self.W.shape[1]})"
 
 
-def _rows(table_and_numbers: tuple[jax.Array, jax.Array]) -> jax.Array:
-    table, numbers = table_and_numbers
-    numbers = jnp.where(numbers < 0, len(table), numbers)
-    return table.at[numbers].get(mode="fill", fill_value=jnp.nan)
-
-
 class Embedding(StatelessLayer):
     """A table of vectors, one for each whole number below ``count``.
 

@@ -27,12 +27,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray, Tracer
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.extend import source_info_util
+from jax.extend.core import Literal, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
@@ -57,11 +58,6 @@ __all__ = [
     "varying_axes",
 ]
 
-Literal = jex.Literal
-Primitive = jex.Primitive
-ShapedArray = jax.core.ShapedArray
-Tracer = jax.core.Tracer
-
 
 # --- jaxprs -----------------------------------------------------------------------------------------------
 
@@ -76,7 +72,7 @@ def parts_of(jaxpr: Any) -> tuple[Any, list[Any]]:
 
 def call(jaxpr: Any, *arrays: Any) -> list[Any]:
     """The outputs of a jaxpr that lacks nothing."""
-    return list(jex.jaxpr_as_fun(jaxpr)(*arrays))
+    return list(jaxpr_as_fun(jaxpr)(*arrays))
 
 
 def bind(primitive: Any, arrays: Sequence[Any], params: dict[str, Any], source: Any) -> list[Any]:
@@ -124,9 +120,8 @@ def primitive(
         name: of the primitive, as a jaxpr shows it.
         shapes: from the arrays to the shapes and dtypes of the results.
         jvp: from two sequences, arrays and tangents, to the results and their tangents.
-        dce: from ``used``, a flag for each result, to flags for the arrays that are still needed
-            (the rest are, if these are fewer), flags for the results that stay, and the parameters
-            that change.
+        dce: from ``used``, a flag for each result, to flags for the first arrays that says which
+            are still needed, flags for the results that stay, and the parameters that change.
         batch: from two sequences, arrays and their mapped axes, to results and theirs.
         portable: the results in terms of JAX, for any device.
         cpu: the same for CPUs, of which several share the rows of a batch out.
@@ -140,12 +135,11 @@ def primitive(
         with jax.disable_jit(False):
             return list(jax.jit(functools.partial(made.bind, **params))(*arrays))
 
-    def instantiated(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> Any:
-        return jvp(primals, list(map(ad.instantiate_zeros, tangents)), **params)
-
     made.def_impl(compiled)
     made.def_abstract_eval(lambda *avals, **params: [_on_mesh_of(avals, s) for s in shapes(*avals, **params)])
-    ad.primitive_jvps[made] = instantiated
+    ad.primitive_jvps[made] = lambda primals, tangents, **params: jvp(
+        primals, list(map(ad.instantiate_zeros, tangents)), **params
+    )
     pe.dce_rules[made] = functools.partial(_without_dead_code, dce)
     batching.primitive_batchers[made] = batch
     mlir.register_lowering(made, mlir.lower_fun(portable))
@@ -237,7 +231,6 @@ def _mesh(ctx: Any) -> AbstractMesh | None:
 
 
 def _primes(number: int) -> list[int]:
-    """Its prime factors."""
     first = next((n for n in range(2, number + 1) if number % n == 0), None)
     return [] if first is None else [first, *_primes(number // first)]
 
@@ -291,7 +284,7 @@ mlir.register_lowering(_part, _of_one_device)
 
 
 def _names(arrays: Sequence[Any], axes: Sequence[int | None]) -> tuple[str, ...]:
-    """The names of the mesh axes over which a batch is sharded."""
+    """The mesh axes over which a batch is sharded."""
     specs = [a.sharding.spec[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None]
     found = next(filter(None, specs), ())
     return (found,) if isinstance(found, str) else tuple(found)

@@ -72,7 +72,7 @@ def _plain(state: Any) -> Any:
     return tuple(state) if isinstance(state, tuple) else state
 
 
-@pytest.mark.covered(2, whole="backend")
+@pytest.mark.covered(2)
 @cells
 @directions
 @pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])

@@ -1,24 +1,33 @@
-# make demo    set up and train a recurrent model on real data
-# make test    set up and run every test
-# make check   format, lint, types
-# make bench   compare with other libraries
-# make help    all targets
+# make demo      set up and train a recurrent model on real data
+# make test      set up and run tests of every kind, a few minutes
+# make test-all  run every test, about half an hour
+# make check     format, lint, types
+# make bench     compare with other libraries
+# make help      all targets
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first of some Pythons that runs: a shim of pyenv may be on the path and have nothing behind it.
+first = $(shell for p in $(1); do "$$p" -c pass 2>/dev/null && { echo "$$p"; break; }; done)
+of_pyenv = $(wildcard $(shell pyenv root 2>/dev/null)/versions/$(1).*/bin/python)
+PYTHON ?= $(call first,python3.11 python3)
+PYTHON_OLDEST ?= $(call first,python3.11 $(call of_pyenv,3.11))
+PYTHON_NEWEST ?= $(call first,python3.13 $(call of_pyenv,3.13) python3.12 $(call of_pyenv,3.12))
+NEEDS ?= no Python found; install 3.11 or later, or say where it is: make $(MAKECMDGOALS) PYTHON=...
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN = $(VENV)/bin
 # One XLA client per pytest worker; two fit a small machine.
 WORKERS ?= 2
+# Each worker gets neighbours, which share what is compiled.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo forecast test bench check fix test-lowest clean
+.PHONY: help demo forecast test test-all test-oldest test-newest test-versions bench check fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # A stamp for each set of packages: a second call installs nothing unless the project file or the versions changed.
 $(VENV)/.base: pyproject.toml $(CONSTRAINTS)
-	@test -n "$(PYTHON)" || { echo "make: no Python found; say which: make $(MAKECMDGOALS) PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make: $(NEEDS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plot]'
 	@touch $@
@@ -37,8 +46,23 @@ demo: $(VENV)/.base  ## train a bidirectional GRU on Japanese Vowels
 forecast: $(VENV)/.base  ## train a GRU on the CO2 series
 	$(BIN)/noria demo forecast
 
-test: $(VENV)/.test  ## run every test
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+test: $(VENV)/.test  ## run tests of every kind, on some of all combinations; ARGS="-k name" and the like
+	$(PYTEST) $(ARGS)
+
+test-all: $(VENV)/.test  ## run every test, on all combinations
+	$(PYTEST) -m "" $(ARGS)
+
+test-oldest:  ## run a short selection on the oldest JAX and Python; ARGS='-m ""' widens it
+	@$(MAKE) test-versions VENV=.venv-oldest CONSTRAINTS=constraints-lowest.txt PYTHON="$(PYTHON_OLDEST)" \
+	  NEEDS="no Python 3.11 runs here; install it, or say where it is: make test-oldest PYTHON_OLDEST=..."
+
+test-newest:  ## run a short selection on the newest JAX and Python; ARGS='-m ""' widens it
+	@$(MAKE) test-versions VENV=.venv-newest CONSTRAINTS=constraints-newest.txt PYTHON="$(PYTHON_NEWEST)" \
+	  NEEDS="neither Python 3.13 nor 3.12 runs here; install one, or say where it is: make test-newest PYTHON_NEWEST=..."
+
+test-versions: $(VENV)/.test
+	@$(BIN)/python -c "import sys, jax; print('Python', sys.version.split()[0], 'JAX', jax.__version__)"
+	$(PYTEST) -m "versions and not full" $(ARGS)
 
 bench: $(VENV)/.base  ## compare with other libraries, as far as they are installed; ARGS="--quick" and the like
 	$(BIN)/noria bench $(ARGS)
@@ -52,8 +76,5 @@ fix: $(VENV)/.check  ## format and repair what can be repaired
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test-lowest:  ## run the tests on the lowest versions that pyproject.toml declares
-	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
-
 clean:  ## remove the virtual environments and caches
-	rm -rf .venv .venv-lowest .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-oldest .venv-newest .mypy_cache .ruff_cache .pytest_cache

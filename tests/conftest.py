@@ -5,30 +5,46 @@ meet Noria's own messages, as they do for a user, and not those of the checker.
 """
 
 import itertools
-from importlib import import_module
+import os
 from typing import Any
 
 import jax
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from tiers import mark_full
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-if hasattr(jax, "enable_x64"):
-    enable_x64: Any = jax.enable_x64
-else:  # before JAX 0.8
-    enable_x64 = import_module("jax.experimental").enable_x64
-
-install_import_hook(
-    ["noria.backends", "noria.data", "noria.losses", "noria.masking", "noria.summary"],
-    "beartype.beartype",
+#: XLA's options for programs that run once. At level 0 it computes a number twice with different roundings, and then the derivative
+#: of a minimum finds it nowhere.
+QUICK = (
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
 )
 
-# One profile: each new shape compiles, so examples are few and have no deadline.
-settings.register_profile("noria", deadline=None, max_examples=12, derandomize=True)
-settings.load_profile("noria")
+#: The modules whose signatures are checked; by default without those that write machine code, which are called very often.
+CHECKED = ["noria.data", "noria.losses", "noria.masking", "noria.summary"]
+BACKENDS = [f"noria.backends.{name}" for name in ("associative", "plain", "reference", "scan")]
+
+
+def pytest_configure(config):
+    """By default XLA compiles quickly and examples are few; where other tests are asked for, all is done thoroughly."""
+    quick = config.option.markexpr == "not full"
+    if quick and jax.__version_info__ < (0, 11):  # an option that a version does not know ends the process
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
+    install_import_hook([*CHECKED, *(BACKENDS if quick else ["noria.backends"])], "beartype.beartype")
+    # Each new shape compiles, so examples are few and have no deadline.
+    settings.register_profile("noria", deadline=None, max_examples=6 if quick else 12, derandomize=True)
+    settings.load_profile("noria")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at `-m`
+def pytest_collection_modifyitems(items):
+    mark_full(items)
+    for item in items:
+        if item.path.name in ("test_each_layer.py", "test_versions.py"):
+            item.add_marker("versions")
 
 
 _done = itertools.count(1)
@@ -61,7 +77,7 @@ def plans(monkeypatch):
 @pytest.fixture
 def plain_jax():
     """JAX as a newcomer has it: 32 bits, ordinary promotion."""
-    with enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         yield
 
 

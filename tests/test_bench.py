@@ -12,12 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 import noria as nr
-from noria.bench import cells, peers, picture, report
+from noria import _errors
+from noria.bench import cells, peers, report
 from noria.bench.grid import CELLS, COMMON, GRID, Shape, Work, read_shapes
 from noria.bench.peers import PEERS, Peer
 from noria.bench.plan import plan
 from noria.bench.run import Lane, Point, Run, Setting, settings
-from noria.cli import app
+from noria_cli import app
 
 TINY = Shape(3, 2, 4, 5)
 
@@ -40,6 +41,7 @@ def rows_of(text):
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_have_the_weights_that_are_counted(name):
     cell = cells.make(name, TINY.inputs, TINY.hidden)
@@ -186,8 +188,10 @@ def test_what_is_wrong_is_said(monkeypatch, tmp_path):
     assert 'expected "time,batch,in,hidden"' in complaint("--shapes", "1,2,3")
     assert "No such file or directory" in complaint("--out", tmp_path / "none" / "x.md")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr(picture, "find_spec", lambda name: None)
-    assert "a plot needs matplotlib; install it with: pip install 'noria[plot]'" in complaint("--plot", "x.png")
+    monkeypatch.setattr(_errors, "find_spec", lambda name: None)
+    assert "noria bench --plot needs matplotlib; install it with: pip install 'noria[plot]'" in complaint(
+        "--plot", "x.png"
+    )
 
 
 def test_shapes_are_read():

@@ -1,16 +1,24 @@
 """The commands, as a user types them."""
 
 import csv
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from conftest import enable_x64
 from typer.testing import CliRunner
 
 import noria as nr
-from noria.cli import app
+from noria import _errors, plot
+from noria.demo import vowels as demo_vowels
+from noria.demo.tables import read
+from noria_cli import app
 
 RUNNER = CliRunner()
 PNG = b"\x89PNG\r\n"
@@ -25,14 +33,14 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def vowels(tmp_path_factory):
-    with enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         folder = tmp_path_factory.mktemp("vowels")
         return folder / "vowels", run("demo", "--out", folder, "--seed", "1")
 
 
 @pytest.fixture(scope="module")
 def forecast(tmp_path_factory):
-    with enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         folder = tmp_path_factory.mktemp("forecast")
         return folder / "forecast", run("demo", "forecast", "--out", folder, "--seed", "1")
 
@@ -107,7 +115,7 @@ def test_predict_says_what_is_wrong(vowels, forecast, tmp_path):
     assert "there is no such file" in complaint(vowels_folder, tmp_path / "none.csv")
     assert "there is no such file" in complaint(tmp_path / "none", series)
     (tmp_path / "bad.csv").write_text("month,ppm\n2000-01,370\n2000-02,many\n")
-    assert "line 3: expected 2 columns, numbers in all channels" in complaint(forecast_folder, tmp_path / "bad.csv")
+    assert "line 3: 'many' is no number; expected numbers in all" in complaint(forecast_folder, tmp_path / "bad.csv")
     (tmp_path / "empty.csv").write_text("")
     assert "expected a header and at least one row" in complaint(forecast_folder, tmp_path / "empty.csv")
     (tmp_path / "bad.npz").write_text("no")
@@ -133,8 +141,141 @@ def test_predict_reads_what_spreadsheets_write(forecast, tmp_path):
     assert output.count("[/b]") == 12
 
 
+def test_predict_takes_columns_by_their_names(vowels, tmp_path):
+    """Columns in another order give the same answers. Files of earlier versions do not name channels; demonstrations do."""
+    folder, _ = vowels
+    rows = [line.split(",") for line in (folder / "new_utterances.csv").read_text().splitlines()]
+    (tmp_path / "turned.csv").write_text("\n".join(",".join(reversed(row)) for row in rows))
+    model = tmp_path / "model.safetensors"
+    nr.save(model, demo_vowels.load(folder / "model.safetensors"), extra={"task": "vowels"})
+    expected = run("predict", folder, folder / "new_utterances.csv")
+    assert expected[0] == 0
+    assert run("predict", folder, tmp_path / "turned.csv") == expected
+    assert run("predict", model, tmp_path / "turned.csv") == expected
+
+
+MISREAD = {
+    "a decimal comma": (
+        "month,ppm\n2001-01,370,5\n",
+        "line 2: it has 3 columns; expected 2 columns, as the header has",
+    ),
+    "a quoted decimal comma": ('ppm\n"370,5"\n', "line 2: '370,5' is no number; expected numbers in all channels"),
+    "thousands": ("ppm\n1_370\n", "line 2: '1_370' is no number"),
+    "semicolons": ("month;ppm\n2001-01;370.5\n", "has semicolons or tabs; expected commas between columns, points"),
+    "tabs": ("month\tppm\n2001-01\t370.5\n", "has semicolons or tabs"),
+    "no header": (
+        "370.5\n371\n",
+        "line 1: the header is ['370.5']; expected a name for each column, such as month,ppm",
+    ),
+    "no header, with months": ("2001-01,370.5\n2001-02,371\n", "line 1: the header is ['2001-01', '370.5']"),
+    "an unnamed column": (",ppm\n0,370.5\n", "line 1: the header is ['', 'ppm']"),
+    "a name twice": ("ppm,ppm\n1,2\n", "line 1: two columns are called ppm; expected different names"),
+    "no channel": ("month\n2001-01\n", "the columns are month; expected a channel besides them"),
+    "a channel besides": ("ppm,ppb\n1,2\n", "the channels are ppm, ppb; expected ppm in any order, or 1 columns"),
+    "a row too short": ("a,b\n1\n", "line 2: it has 1 columns; expected 2"),
+    "an empty cell": ("a,b\n1,\n", "line 2: '' is no number"),
+    "an empty line": ("ppm\n1\n\n2\n", "line 3: it is empty; expected a step in each line"),
+    "months in no order": (
+        "month,ppm\n2001-02,1\n2001-01,2\n",
+        "line 3: month 2001-01 comes after 2001-02; expected a later one, in order of time",
+    ),
+    "a time twice": ("time,ppm\n1,1\n1.0,2\n", "line 3: time 1.0 comes after 1; expected a later one"),
+    "a month left out": (
+        "month,ppm\n2001-12,1\n2002-02,2\n",
+        "month 2002-02 comes after 2001-12; expected the next month",
+    ),
+    "two kinds of time": ("time,ppm\n1,1\n2001-01,2\n", "line 3: time 2001-01 comes after 1"),
+    "a date of some country": ("date,ppm\n01/02/2001,1\n", "date is '01/02/2001'; expected a number or a date such as"),
+    "a thirteenth month": ("month,ppm\n2001-13,1\n", "month is '2001-13'; expected a number or a date"),
+    "more than float32": ("ppm\n1e300\n", "expected (time, channels), finite, not empty"),
+    "an open quote": ('ppm\n"1\n2\n', "not a CSV file in UTF-8: unexpected end of data"),
+}
+
+
+@pytest.mark.parametrize("name", MISREAD)
+def test_a_table_that_could_be_misread_is_refused(name, tmp_path):
+    text, message = MISREAD[name]
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read(tmp_path / "x.csv", ["ppm"])
+
+
+def test_a_table_is_read_as_it_is_meant(tmp_path):
+    """Windows line ends, quotes, a byte-order mark, empty lines at the end, two sequences in turns, times of day."""
+    text = '\ufeff"b","A","time",id\r\n1,2,2001-01-01 09:00,x\r\n3,"4.5",2001-01-01 09:00,y\r\n5,6,2001-01-01 10:00,x\r\n,,,\r\n'
+    (tmp_path / "x.csv").write_bytes(text.encode())
+    got = {name: steps.tolist() for name, steps in read(tmp_path / "x.csv", ["a", "b"]).items()}
+    assert got == {"x": [[2, 1], [6, 5]], "y": [[4.5, 3]]}
+    other = {name: steps.tolist() for name, steps in read(tmp_path / "x.csv", ["c1", "c2"]).items()}
+    assert other == {"x": [[1, 2], [5, 6]], "y": [[3, 4.5]]}
+
+
+def test_arrays_of_other_types_are_refused(tmp_path):
+    (tmp_path / "x.csv").write_bytes("ppm\n1\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="not a CSV file in UTF-8"):
+        read(tmp_path / "x.csv")
+    for array in (np.ones(3, complex), np.array(["1"]), np.ones(3, bool)):
+        np.savez(tmp_path / "x.npz", a=array)
+        with pytest.raises(ValueError, match=r"a is an array of .*; expected real numbers"):
+            read(tmp_path / "x.npz")
+
+
 def test_help_names_the_commands():
     code, output = run("--help")
     assert code == 0
     assert "demo" in output
     assert "predict" in output
+
+
+def test_the_version_is_written_once():
+    assert run("--version") == (0, f"noria {nr.__version__}\n")
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["tool"]["hatch"]["version"]["path"] == "src/noria/__init__.py"
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_imports_no_jax(word):
+    """Which takes a second. The console script calls ``noria_cli.app`` alone."""
+    program = "import sys, noria_cli, atexit; atexit.register(lambda: print(*sys.modules)); noria_cli.app()"
+    done = subprocess.run([sys.executable, "-c", program, word], capture_output=True, text=True, check=True)
+    modules = done.stdout.splitlines()[-1].split()
+    assert "noria_cli" in modules
+    assert not {"noria", "jax", "numpy"} & set(modules)
+
+
+def test_the_package_is_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "noria", "predict", "no model", "x.csv"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "noria: no model: there is no such file.\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["frobnicate"], ["predict", "--foo"], ["demo", "nothing"], ["demo", "--epochs", "0"]]
+)
+def test_an_unknown_word_is_told_once(words):
+    code, output = run(*words)
+    assert code == 2
+    assert output.count("Error") == output.count(words[-1].strip("-") if words[-1] != "0" else "epochs") == 1
+
+
+def test_a_demonstration_that_is_interrupted_saves_what_it_has(monkeypatch, tmp_path):
+    fit = nr.fit
+
+    def interrupted(*args, **options):
+        return fit(*args, **options, on_epoch=lambda *_: signal.raise_signal(signal.SIGINT))
+
+    monkeypatch.setattr(nr, "fit", interrupted)
+    code, output = run("demo", "forecast", "--out", tmp_path)
+    assert code == 0
+    assert output.count("Training was interrupted in epoch 0; this is the model that it had reached.") == 1
+    assert (tmp_path / "forecast" / "model.safetensors").exists()
+
+
+def test_a_missing_matplotlib_is_told_before_the_training(monkeypatch, tmp_path):
+    monkeypatch.setattr(_errors, "find_spec", lambda name: None)
+    code, output = run("demo", "--out", tmp_path)
+    assert (code, output) == (1, "noria: noria demo needs matplotlib; install it with: pip install 'noria[plot]'.\n")
+    with pytest.raises(ImportError, match=r"noria.plot needs matplotlib; install it with: pip install 'noria\[plot\]'"):
+        plot.learning_curve(nr.History(), tmp_path / "x.png")

@@ -146,6 +146,7 @@ def loss(layer: Any, xs: Any) -> jax.Array:
     return sum((jnp.sum(leaf**2) for leaf in jtu.tree_leaves((state, ys))), jnp.zeros((), xs.dtype))
 
 
+@pytest.mark.covered(1)
 @cases
 @pytest.mark.parametrize("batch", [(), (5,)], ids=["one", "batch"])
 def test_products_inside_of_the_loops(name, batch):
@@ -160,6 +161,7 @@ def test_products_inside_of_the_loops(name, batch):
     assert sum(products_of_loops(jax.grad(loss), plain, xs)) > forward + reverse
 
 
+@pytest.mark.covered(1)
 @cases
 @pytest.mark.parametrize(("backend", "runs"), [("auto", AUTO), ("scan", "scan")])
 def test_explanation_tells_the_same(name, backend, runs):
@@ -235,6 +237,7 @@ def test_states_alone_take_less_memory_than_gates():
     assert states < gates / 2  # two arrays instead of five, where h is read from the outputs, or of six
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 8}], ids=["gates", "states", "checkpoint"])
 def test_saved_bytes_predict_what_is_stored(name, options):
@@ -303,6 +306,7 @@ def test_a_cell_with_a_side_effect_runs_plainly_and_says_so(caplog):
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("options", [{"save": "states"}, {"checkpoint": 1}, {"checkpoint": 3}])
 @pytest.mark.parametrize(("batch", "time"), [((), 0), ((2,), 0), ((0,), 7), ((), 1), ((2,), 7)])
 def test_short_and_empty_sequences(options, batch, time):
@@ -313,6 +317,7 @@ def test_short_and_empty_sequences(options, batch, time):
     assert_close(both[0], both[1], 1e-12)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("learned", ["state and outputs", "state"])
 def test_states_are_differentiated_in_chunks(reverse, learned):

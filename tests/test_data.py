@@ -88,3 +88,68 @@ def test_samples_are_what_their_sources_say():
     np.testing.assert_allclose(series.values[0], np.mean([316.1]), rtol=1e-6)
     np.testing.assert_allclose(series.values[-1], np.mean([370.3, 370.8, 371.2, 371.3, 371.5]), atol=0.3)
     assert np.isfinite(series.values).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (np.int64, 0.5),
+        (np.int64, np.nan),
+        (np.int8, 300),
+        (np.uint8, -1),
+        (np.bool_, -1),
+        (np.float16, 1e6),
+        (np.float32, None),
+        (np.float32, 1j),
+        (np.float32, "0"),
+        (np.float32, [1, 2]),
+    ],
+)
+def test_padding_never_becomes_another_value(dtype, value):
+    with pytest.raises(TypeError, match=r"pad\(value=.*\): the sequences are .*, which cannot hold it"):
+        nr.data.pad([np.ones(2, dtype), np.ones(1, dtype)], value=value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (np.int8, 3.0),
+        (np.bool_, 1),
+        (np.float16, 0.1),
+        (np.float32, np.inf),
+        (np.complex64, 1j),
+        (jax.numpy.bfloat16, 0.5),
+    ],
+)
+def test_padding_may_be_rounded(dtype, value):
+    xs, _ = nr.data.pad([np.ones(2, dtype), np.ones(1, dtype)], value=value)
+    assert xs.dtype == dtype
+    assert xs[1, 1] == np.asarray(value).astype(dtype)
+    assert np.isnan(nr.data.pad([np.ones(2), np.ones(1)], value=np.nan)[0][1, 1])
+
+
+def test_an_array_of_objects_is_a_list_of_sequences():
+    sequences = [np.full((t, 2), t, np.float32) for t in (3, 1, 2)]
+    objects = np.empty(3, object)
+    objects[:] = sequences
+    batches = [list(nr.data.batches(column, np.arange(3), batch_size=2)) for column in (sequences, objects)]
+    for expected, got in zip(*batches, strict=True):
+        for a, b in zip(expected, got, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+class Labelled:
+    """As a pandas series whose labels are floats: slices go by label, ends included, and ``iloc`` goes by position."""
+
+    def __init__(self, values):
+        self.iloc = values
+
+    def __len__(self):
+        return len(self.iloc)
+
+    def __getitem__(self, labels):
+        raise AssertionError("sliced by label")
+
+
+def test_a_split_is_by_position():
+    assert nr.data.split(Labelled(list(range(10))), valid=2, test=0.3) == ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9])

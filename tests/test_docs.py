@@ -23,7 +23,7 @@ def test_examples_in_docstrings(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [pytest.param(PAGES[0], marks=pytest.mark.versions), *PAGES[1:]], ids=lambda p: p.name)
 def test_pages(page, tmp_path, monkeypatch):
     """The blocks of a page run in one namespace. A block marked ``python skip`` needs another framework."""
     monkeypatch.chdir(tmp_path)

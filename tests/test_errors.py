@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import noria as nr
@@ -125,7 +126,7 @@ WRONG_CALLS = {
     "folds with the future": (
         lambda: nr.data.folds(6, k=2, gap=-1),
         ValueError,
-        r"folds: gap is -1; expected at least 0",
+        r"folds: gap is -1; expected a whole number of at least 0",
     ),
     "folds without training": (lambda: nr.data.folds(6, k=2, train_size=0), ValueError, r"train_size is 0; expected"),
     "unknown backend": (
@@ -285,6 +286,16 @@ WRONG_CALLS = {
         ValueError,
         r"lengths has shape \(3,\); expected \(2,\), one for each sequence",
     ),
+    "lengths beyond 32 bits": (
+        lambda: gru()(XS, lengths=[2**70, 5]),
+        TypeError,
+        r"lengths is object; expected whole numbers",
+    ),
+    "lengths of booleans": (
+        lambda: gru()(XS, lengths=[True, True]),
+        TypeError,
+        r"lengths is bool; expected whole numbers",
+    ),
     "lengths of floats": (
         lambda: gru()(XS, lengths=jnp.ones(2)),
         TypeError,
@@ -360,6 +371,11 @@ WRONG_CALLS = {
         ValueError,
         r"Embedding\(count=5\): the numbers go from 0 to 5; expected 0 to 4",
     ),
+    "text for a layer": (
+        lambda: nr.Embedding(5, 2, key=KEY)(np.array(["a"])),
+        TypeError,
+        r"Embedding\(count=5\): xs is an array of <U1; expected numbers",
+    ),
     "a cell that changes its state": (
         lambda: nr.Recurrence(lambda h, x: jnp.concatenate([h, x]), initial_state=jnp.zeros(3))(XS),
         TypeError,
@@ -423,10 +439,49 @@ WRONG_CALLS = {
         ValueError,
         r"fit: epoch 0 found no batch in data",
     ),
-    "fit on a used-up iterator": (
+    "fit on an iterator": (
         lambda: nr.fit(gru(), lambda m, x: m(x).sum(), iter([XS]), optimiser=optax.sgd(1e-9), epochs=2, key=KEY),
         ValueError,
-        r"epoch 1 found no batch in data.*It was an iterator, used up by the epoch before",
+        r"fit: data is a list_iterator, which can be gone through once, and epochs is 2; expected a list of batches, or",
+    ),
+    "fit with an iterator for validation": (
+        lambda: nr.fit(
+            gru(), lambda m, x: 0.0, [XS], valid=zip([XS], strict=True), optimiser=optax.sgd(1.0), epochs=2, key=KEY
+        ),
+        ValueError,
+        r"fit: valid is a zip, which can be gone through once",
+    ),
+    "fit on None": (
+        lambda: nr.fit(gru(), lambda m, x: 0.0, None, optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        TypeError,
+        r"fit: data is a NoneType; expected something to iterate over",
+    ),
+    "fit on a batch of nothing": (
+        lambda: nr.fit(gru(), lambda m, x: 0.0, [XS[:0]], optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        ValueError,
+        r"fit: a batch has no examples, its arrays have shapes \[\(0, 5, 3\)\]; leave it out",
+    ),
+    "fit on a list of generators": (
+        lambda: nr.fit(gru(), lambda m, x: 0.0, [(x for x in XS)], optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        TypeError,
+        r"fit: a batch is a generator; expected a tuple of arrays, such as \(xs, ys\)",
+    ),
+    "fit on text": (
+        lambda: nr.fit(gru(), lambda m, x: 0.0, (np.array(["a"]),), optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        TypeError,
+        r"fit: a batch is an array of <U1; expected numbers. Leave out text and dates, or convert with .astype\(float\)",
+    ),
+    "a schedule-free optimiser": (
+        lambda: nr.fit(
+            gru(), lambda m, x: 0.0, (XS,), optimiser=optax.contrib.schedule_free_sgd(1.0), epochs=1, key=KEY
+        ),
+        TypeError,
+        r"fit: the optimiser is schedule-free.*train with noria.setup and noria.update, and evaluate with optax.contrib",
+    ),
+    "lookahead": (
+        lambda: nr.setup(optax.lookahead(optax.sgd(1.0), 5, 0.5), {"fast": gru(), "slow": gru()}),
+        TypeError,
+        r"setup\(optimiser, model\): optax.lookahead keeps two sets of parameters, but a model is one",
     ),
     "fit to a sequence": (
         lambda: nr.fit(gru(), lambda m, x: m(x), (XS,), optimiser=optax.sgd(1.0), epochs=1, key=KEY),
@@ -456,6 +511,11 @@ WRONG_CALLS = {
         ValueError,
         r"cross_entropy: the targets go from 0 to 3; expected 0 to 2, since the logits have 3 classes",
     ),
+    "targets of text": (
+        lambda: nr.cross_entropy(jnp.zeros((2, 3)), np.array(["a", "b"])),
+        TypeError,
+        r"cross_entropy: target is an array of <U1; expected numbers",
+    ),
     "targets of another shape": (
         lambda: nr.cross_entropy(jnp.zeros((2, 5, 3)), jnp.zeros(2, int)),
         ValueError,
@@ -473,6 +533,41 @@ WRONG_CALLS = {
         lambda: nr.data.pad([np.ones(3)], time=2),
         ValueError,
         r"sequence 0 has 3 steps; expected at most 2",
+    ),
+    "a value that is no whole number": (
+        lambda: nr.data.pad([np.ones(3, int)], value=0.5),
+        TypeError,
+        r"pad\(value=0.5\): the sequences are int64, which cannot hold it; expected another value, or sequences of another",
+    ),
+    "a list of numbers as a column": (
+        lambda: nr.data.batches([1, 2], batch_size=2),
+        ValueError,
+        r"column 0: sequence 0 is the number 1; expected \(time, ...\).*is an array: np.array\(column\)",
+    ),
+    "a column of text": (
+        lambda: nr.data.batches(np.array(["a", None]), batch_size=2),
+        TypeError,
+        r"batches, column 0: column is an array of object; expected numbers",
+    ),
+    "a column that is none": (
+        lambda: nr.data.batches(3, batch_size=2),
+        ValueError,
+        r"batches, column 0: it is a int; expected an array or a list of sequences",
+    ),
+    "a series of dates": (
+        lambda: nr.data.windows(np.array(["2001-01"] * 5, "M8[M]"), 2),
+        TypeError,
+        r"windows: series is an array of datetime64\[M\]; expected numbers",
+    ),
+    "a split of a tuple": (
+        lambda: nr.data.split((np.ones(5), np.ones(5)), test=0.4),
+        TypeError,
+        r"split: series is a tuple of arrays; expected one series: split each of them",
+    ),
+    "a split with the future": (
+        lambda: nr.data.split(np.ones(5), gap=-1),
+        ValueError,
+        r"split: gap is -1; expected a whole number of at least 0",
     ),
     "columns of different sizes": (
         lambda: nr.data.batches(np.ones((3, 2)), np.ones(4), batch_size=2),

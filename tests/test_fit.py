@@ -1,6 +1,8 @@
 """`fit`: what it compiles, when it stops, what it returns."""
 
 import warnings
+from collections import UserDict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,7 @@ def fit(model, loss, data, **options):
     return nr.fit(model, loss, data, **{"optimiser": optax.adam(0.01), "epochs": 3, "key": KEY, **options})
 
 
+@pytest.mark.versions
 def test_it_learns_and_traces_once():
     traces = []
 
@@ -203,3 +206,216 @@ def test_progress_is_shown_on_request_only(capsys):
     assert "epoch 3/3" in capsys.readouterr().err
     fit(make(), loss, (XS, YS))
     assert capsys.readouterr() == ("", "")
+
+
+class Fails:
+    """Batches of whole epochs, then an error in the middle of one."""
+
+    def __init__(self, error, epochs=2):
+        self.error, self.left = error, epochs
+
+    def __iter__(self):
+        yield XS, YS
+        if not self.left:
+            raise self.error
+        self.left -= 1
+
+
+def once(model, xs, ys):
+    return nr.mse(model(xs, key=KEY), ys)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs_done", "epoch"),
+    [
+        ({"data": Fails(KeyboardInterrupt())}, 2, 2),
+        ({"valid": Fails(KeyboardInterrupt(), 1)}, 1, 1),
+        ({"on_epoch": interrupt}, 1, 0),
+    ],
+)
+def test_an_interrupt_ends_the_run_like_early_stopping(options, epochs_done, epoch):
+    model, history = fit(make(), once, options.pop("data", (XS, YS)), epochs=9, progress=True, **options)
+    assert (len(history.loss), history.stopped) == (epochs_done, f"interrupted in epoch {epoch}")
+    assert not np.array_equal(model[2].W, make()[2].W)
+
+
+def test_an_interrupt_with_patience_returns_the_best_model():
+    """The learning rate climbs: the first epoch is the best."""
+    seen = []
+    options = {"valid": (XS, YS), "patience": 9, "on_epoch": lambda model, _: seen.append(model)}
+    model, history = fit(
+        make(), once, Fails(KeyboardInterrupt(), 3), epochs=9, optimiser=optax.sgd(lambda n: 0.01 - 0.02 * n), **options
+    )
+    assert (history.best_epoch, len(seen)) == (0, 3)
+    np.testing.assert_array_equal(model[2].W, seen[0][2].W)
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is gone"), SystemExit(1)])
+def test_an_error_carries_what_was_learnt(error):
+    with pytest.raises(type(error)) as caught:
+        fit(make(), once, Fails(error), epochs=9)
+    assert caught.value is error
+    assert (len(error.history.loss), error.history.stopped) == (2, f"{type(error).__name__} in epoch 2")
+    assert not np.array_equal(error.model[2].W, make()[2].W)
+    assert error.__notes__ == [
+        "noria.fit: this error carries the model and the history so far, as error.model and error.history."
+    ]
+
+
+def test_an_error_in_validation_in_on_epoch_or_in_the_loss_carries_it_too():
+    def broken(model, history):
+        raise LookupError
+
+    def none(model, xs, ys):
+        raise LookupError
+
+    for options, epochs_done in (
+        ({"valid": Fails(LookupError(), 1)}, 1),
+        ({"on_epoch": broken}, 1),
+        ({"loss": none}, 0),
+    ):
+        with pytest.raises(LookupError) as caught:
+            fit(make(), options.pop("loss", once), (XS, YS), **options)
+        error: Any = caught.value
+        assert len(error.history.loss) == epochs_done
+        assert isinstance(error.model, nr.Chain)
+
+
+def test_an_error_that_takes_no_attributes_is_raised_as_it_is():
+    class Immutable(Exception):
+        def __setattr__(self, name, value):
+            raise RuntimeError("immutable")
+
+    error = Immutable()
+    with pytest.raises(Immutable) as caught:
+        fit(make(), once, Fails(error))
+    assert caught.value is error
+    assert not hasattr(error, "model")
+
+
+def test_an_iterator_is_refused_before_the_first_step():
+    steps = []
+
+    def batches():
+        for n in range(9):
+            steps.append(n)
+            yield XS, YS
+
+    with pytest.raises(ValueError, match="data is a generator, which can be gone through once, and epochs is 2"):
+        fit(make(), once, batches(), epochs=2)
+    assert steps == []
+    assert len(fit(make(), once, iter([(XS, YS)]), epochs=1)[1].loss) == 1
+
+
+class Loader:
+    """An iterator; some begin anew in ``__iter__``, others do not."""
+
+    def __init__(self, anew):
+        self.anew, self.batches = anew, iter([(XS, YS)])
+
+    def __iter__(self):
+        self.batches = iter([(XS, YS)]) if self.anew else self.batches
+        return self
+
+    def __next__(self):
+        return next(self.batches)
+
+
+def test_an_iterator_that_begins_anew_is_taken():
+    assert len(fit(make(), once, Loader(anew=True), epochs=3)[1].loss) == 3
+    with pytest.raises(ValueError, match=r"epoch 1 found no batch in data.*used up by the epoch before") as caught:
+        fit(make(), once, Loader(anew=False), epochs=3)
+    error: Any = caught.value
+    assert len(error.history.loss) == 1
+
+
+@pytest.mark.parametrize("answer", [np.bool_(True), jnp.array(True), 1])
+def test_on_epoch_stops_by_anything_true(answer):
+    assert len(fit(make(), once, (XS, YS), on_epoch=lambda model, history: answer)[1].loss) == 1
+
+
+class Tensor:
+    """As PyTorch has it: an array by its method alone, compared element by element."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+    def __eq__(self, other):
+        return self.values == other.values
+
+    def __hash__(self):
+        return id(self)
+
+
+class OnlyDlpack:
+    """As a tensor of a type that NumPy lacks."""
+
+    def __init__(self, values):
+        self.values: Any = jnp.asarray(values)
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("unsupported type")
+
+    def __dlpack__(self, **options):
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.values.__dlpack_device__()
+
+
+@pytest.mark.parametrize("kind", [Tensor, OnlyDlpack])
+def test_batches_of_other_libraries(kind):
+    """Trained on as the same arrays of NumPy, in lists and in mappings, and traced once."""
+    traces = []
+
+    def mapped(model, batch):
+        traces.append(batch["xs"].shape)
+        return once(model, batch["xs"], batch["ys"])
+
+    _, expected = fit(make(), once, [(XS[:8], YS[:8]), (XS[8:16], YS[8:16])])
+    parts = [(kind(XS[:8]), kind(YS[:8])), (kind(XS[8:16]), kind(YS[8:16]))]
+    np.testing.assert_allclose(fit(make(), once, [list(part) for part in parts])[1].loss, expected.loss, rtol=1e-12)
+    mappings = [UserDict(zip(("xs", "ys"), part, strict=True)) for part in parts]
+    np.testing.assert_allclose(fit(make(), mapped, mappings)[1].loss, expected.loss, rtol=1e-12)
+    assert traces == [(8, 6, 2)]
+
+
+def test_a_tensor_that_cannot_be_read_is_named():
+    class Unreadable(Tensor):
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("it requires grad.")
+
+    with pytest.raises(
+        TypeError, match=r"fit: a batch holds a Unreadable that cannot be read as an array: it requires"
+    ):
+        fit(make(), once, [(Unreadable(XS), YS)])
+
+
+def test_gradients_may_be_gathered_over_several_steps():
+    """`optax.MultiSteps` is a class of its own: two halves, one step, as the mean of both. It counts in float32."""
+    halves = [(XS[:12], YS[:12]), (XS[12:], YS[12:])]
+    gathered, _ = fit(make(), once, halves, optimiser=optax.MultiSteps(optax.sgd(0.1), 2), epochs=1)
+    whole, _ = fit(make(), once, (XS, YS), optimiser=optax.sgd(0.1), epochs=1)
+    for a, b in zip(jtu.tree_leaves(gathered), jtu.tree_leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_a_line_search_sees_the_loss():
+    dense, ys = nr.Dense(2, 1, key=KEY), XS[:, 0] @ np.array([[1.0], [2.0]])
+    _, history = fit(dense, lambda m, x, y: nr.mse(m(x), y), (XS[:, 0], ys), optimiser=optax.lbfgs(), epochs=9)
+    assert history.loss[-1] < 1e-9 * history.loss[0]
+
+
+def test_an_error_of_the_optimiser_tells_what_it_was_given():
+    model, optimiser = nr.Dense(2, 1, key=KEY), optax.polyak_sgd()
+    with pytest.raises(TypeError) as caught:
+        nr.update(nr.setup(optimiser, model), model, model)
+    note = "noria.update: this came from the optimiser's own update, which was given gradient, state, parameters."
+    assert note in caught.value.__notes__

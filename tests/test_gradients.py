@@ -29,6 +29,7 @@ def problem(name, reverse, backend="auto", **options):
     return jax.jit(scalar), leaves
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_reverse_mode_against_finite_differences(name, reverse):
@@ -44,6 +45,7 @@ def inner(a, b):
     return sum(jnp.vdot(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CELLS)
 def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
     """Jvp equals the inner product with the gradient; grad of (grad . v) equals the Hessian product by jvp of grad."""
@@ -57,6 +59,7 @@ def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 3}], ids=["gates", "states", "checkpoint"])
 def test_reverse_over_reverse_equals_that_of_the_plain_loop(name, options):
@@ -113,6 +116,7 @@ def test_bptt_reaches_the_first_step():
     np.testing.assert_allclose(gradient.cell.U, jax.grad(nested)(cell.U), rtol=1e-12)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 2}], ids=str)
 @pytest.mark.parametrize("backend", ["auto", "scan"])
 def test_each_of_two_equal_layers_is_differentiated_as_asked(backend, options):

@@ -91,6 +91,7 @@ def test_vmap_jit_and_the_batch_agree(make):
     assert_close(eqx.filter_jit(lambda net, xs, n: net(xs, lengths=n))(net, xs, LENGTHS), expected, 1e-12)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("forward", CELLS)
 @pytest.mark.parametrize("backward", CELLS)
 def test_bidirectional_is_two_recurrences(forward, backward):
@@ -227,10 +228,14 @@ def test_last_picks_the_last_valid_output():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint64])
 def test_lengths_of_any_integer_type_count_long_sequences(dtype):
     """An int8 wraps around at 127."""
-    layer, xs, lengths = nr.GRU(3, 2, key=keys(1)[0]), jnp.ones((1, 300, 3)), np.array([100], dtype)
+    layer, lengths = nr.GRU(3, 2, key=keys(1)[0]), np.array([100], dtype)
+    xs = jnp.ones((1, 300, 3)).at[:, 100:].set(jnp.nan)
+    for other in (nr.Residual(jnp.sin), nr.PerStep(jnp.cos), nr.Dropout(inference=True)):
+        assert_close(other(xs, lengths=lengths)[:, 100:], jnp.zeros((1, 200, 3)), 0)
     ys = layer(xs, lengths=lengths)
     assert not np.asarray(ys)[:, 100:].any()
     assert_close(nr.last(ys, lengths), ys[:, 99], 0)
@@ -257,3 +262,44 @@ def test_layers_by_name_pass_their_options_on():
     assert nr.RNN(3, 4, jax.nn.relu, key=key)(jnp.ones((2, 3))).min() >= 0
     start = random(1, 4)
     assert_close(nr.GRU(3, 4, key=key, initial_state=start).initial_state(), start, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64])
+def test_lengths_past_either_end_act_as_the_end_whatever_their_type(dtype):
+    """Under `jax.jit`, where values are not known: an int32 made of 2**31 would be negative."""
+    high, low = np.iinfo(dtype).max, np.iinfo(dtype).min
+    ys = jnp.arange(1.0, 6.0)[None, :, None].repeat(2, 0)
+    count = jax.jit(lambda lengths: nr.Residual(nr.PerStep(jnp.zeros_like))(ys, lengths=lengths))
+    assert_close(count(np.array([high, low], dtype))[..., 0], jnp.array([[1.0, 2, 3, 4, 5], [0.0] * 5]), 0)
+    assert jax.jit(nr.last)(ys, np.array([high, low], dtype)).tolist() == [[5], [0]]
+    assert nr.last(ys, [3, 0]).tolist() == nr.last(ys, (np.int8(3), jnp.asarray(0))).tolist() == [[3], [0]]
+
+
+def test_lengths_may_be_a_list_that_holds_traced_ones():
+    layer, xs = nr.Residual(jnp.sin), random(0, 2, 5, 3)
+    expected = layer(xs, lengths=jnp.array([2, 5]))
+    assert_close(jax.jit(lambda n: layer(xs, lengths=[n, 5]))(2), expected, 0)
+
+
+def test_whole_numbers_are_checked_before_they_are_narrowed(plain_jax):
+    """JAX makes 32 bits of 64, and 3 of 2**32 + 3."""
+    embedding = nr.Embedding(10, 2, key=keys(1)[0])
+    for number in (2**32 + 3, 1 - 2**32, 2**31):
+        with pytest.raises(ValueError, match=f"the numbers go from {number} to {number}; expected 0 to 9"):
+            embedding(np.array([number]))
+        with pytest.raises(ValueError, match=f"the targets go from {number} to {number}; expected 0 to 9"):
+            nr.cross_entropy(jnp.zeros((1, 10)), np.array([number]))
+        with pytest.raises(ValueError, match=f"lengths holds {number}; expected 0 to 5"):
+            embedding(np.zeros((1, 5), int), lengths=np.array([number]))
+    padded = np.array([[1, 2**32 + 3]])
+    assert_close(embedding(padded, lengths=[1])[0], jnp.stack([embedding.table[1], jnp.zeros(2)]), 0)
+    with pytest.raises(
+        ValueError, match=r"sin: xs holds 4294967299, which does not fit into int32; expected -2147483648 to"
+    ):
+        nr.PerStep(jnp.sin)(np.array([[2**32 + 3]]))
+
+
+def test_an_embedding_gives_no_other_row_for_64_bits_under_jit():
+    embedding = nr.Embedding(10, 2, key=keys(1)[0])
+    rows = jax.jit(lambda numbers: embedding(numbers))(np.array([2**32 + 3, 3, 1 - 2**32]))
+    assert np.isnan(rows).all(1).tolist() == [True, False, True]

@@ -127,6 +127,7 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
 }
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("name", LINEAR)
 @pytest.mark.parametrize("masks", [False, True], ids=["plain", "lengths and resets"])
 def test_found_linear(name, masks):
@@ -140,6 +141,7 @@ def test_found_linear(name, masks):
     assert_close(layer.scan(start, xs, **options), expected, 1e-6 if name == "precision" else 1e-12)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("name", NOT_LINEAR)
 @pytest.mark.parametrize("masks", [False, True], ids=["plain", "lengths and resets"])
 def test_found_not_linear(name, masks):
@@ -164,6 +166,7 @@ CASES = [("mingru", *flags) for flags in itertools.product([False, True], repeat
 CASES += [("diagonal", True, True, True), ("two", True, True, True)]
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize(("name", "lengths", "resets", "batched"), CASES)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_against_reference(monkeypatch, name, lengths, resets, batched, reverse):
@@ -253,6 +256,7 @@ def by_steps(a: Any, b: Any, start: Any, reverse: bool) -> np.ndarray:
     return states
 
 
+@pytest.mark.covered(1)
 @forms
 @directions
 @pytest.mark.parametrize(
@@ -273,6 +277,7 @@ def test_chunk_borders(parallel, reverse, time, dtype):
     np.testing.assert_allclose(found, expected, rtol=0, atol=0 if dtype is jnp.int32 else 1e-11)
 
 
+@pytest.mark.covered(1)
 @forms
 @directions
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.complex128])
@@ -335,6 +340,7 @@ def long_scales() -> dict[str, np.ndarray]:
     return {"near": near, "zeros": zeros, "growing": growing, "overflow": overflow}
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("name", long_scales())
 @directions
 def test_100_000_steps(name, reverse):

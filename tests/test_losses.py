@@ -98,3 +98,19 @@ def test_lengths_and_mask_work_under_jit_and_vmap():
     assert_close(jax.jit(lambda n: nr.mse(P, T, lengths=n))(LENGTHS), expected, 1e-14)
     each = jax.vmap(lambda p, t, n: nr.mse(p, t, lengths=n))(P, T, LENGTHS)
     assert_close(each[0], nr.mse(P[0], T[0]), 1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint32, np.int64])
+def test_classes_of_any_integer_type(dtype):
+    """There are more classes than an int8 can count; 2**32 + 1 is none, and not 1."""
+    logits = random(4, 2, 300)
+    expected = nr.cross_entropy(logits, np.array([7, 100]))
+    assert_close(nr.cross_entropy(logits, np.array([7, 100], dtype)), expected, 1e-12)
+    assert_close(jax.jit(nr.cross_entropy)(logits, np.array([7, 100], dtype)), expected, 1e-12)
+    if dtype == np.int64:
+        assert np.isnan(jax.jit(nr.cross_entropy)(logits, np.array([7, 2**32 + 1])))
+
+
+def test_lengths_of_a_loss_may_be_a_list():
+    assert_close(nr.mse(P, T, lengths=[5, 0, 2]), nr.mse(P, T, lengths=LENGTHS), 0)
+    assert_close(jax.jit(lambda n: nr.mse(P, T, lengths=[n, 0, 2]))(5), nr.mse(P, T, lengths=LENGTHS), 1e-14)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from models import AUTO, assert_close, cotangents, make_cell, random, random_like
+from agreement import TOLERANCE, check_native, scanned
+from models import AUTO, assert_close, make_cell, random, random_like
 
 import noria as nr
 from noria.backends.native import target
@@ -21,7 +22,6 @@ from noria.backends.native import target
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
 KEY = jax.random.key(0)
-TOLERANCE = {jnp.float32: 1e-5, jnp.float64: 1e-10}
 KERNELS = re.compile(r"custom_call @(noria_\w+)")
 
 
@@ -54,12 +54,6 @@ def layer_of(name: str, features: int, hidden: int, dtype: Any = jnp.float64, **
     return nr.Recurrence(cell, random_like(cell.initial_state(), 3, dtype), learn_initial_state=True, **options)
 
 
-def run(layer: nr.Recurrence, xs: jax.Array, **options: Any) -> Any:
-    """Values, and cotangents of parameters, initial state and input."""
-    values, (of_layer, _, of_xs) = jax.jit(lambda layer, xs: cotangents(layer, None, xs, **options))(layer, xs)
-    return values, jtu.tree_leaves(of_layer), of_xs
-
-
 def loss(layer: Any, xs: Any) -> jax.Array:
     return sum((jnp.sum(leaf**2) for leaf in jtu.tree_leaves(layer.scan(None, xs))), jnp.zeros((), xs.dtype))
 
@@ -71,8 +65,7 @@ def kernels(function: Any, *args: Any) -> list[str]:
 
 def check_against_scan(layer: nr.Recurrence, xs: jax.Array) -> None:
     assert nr.explain(layer, xs).backend == "native"
-    expected = run(nr.with_backend(layer, "scan"), xs)
-    assert_close(run(layer, xs), expected, TOLERANCE[jnp.dtype(xs.dtype).type])
+    check_native(layer, xs)
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------------
@@ -91,16 +84,19 @@ def odd_sizes() -> list[Any]:
     return found
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("name", "dtype", "batch", "time", "features", "hidden"), odd_sizes())
 def test_odd_sizes(name, dtype, batch, time, features, hidden):
     check_against_scan(layer_of(name, features, hidden, dtype), random(0, batch, time, features, dtype=dtype))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("batch", [0, 1, 2, 5, 6, 7, 8, 9, 13, 29, 70])
 def test_batches(batch):
     check_against_scan(layer_of("mixing", 2, 5), random(0, batch, 3, 2))
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("batch", [(), (0,), (1,), (3,)])
 @pytest.mark.parametrize("time", [0, 1])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -111,6 +107,7 @@ def test_no_step_and_one(batch, time, reverse):
 # --- instruction sets -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covered(2)
 @pytest.mark.parametrize("name", [isa.name for family in target.ISAS.values() for isa in family])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("cell", ["mixing", "lstm"])
@@ -160,6 +157,7 @@ def test_a_step_without_code_is_refused_with_the_reason():
         layer(random(0, 2, 4, 3))
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", ["lstm", "gruv3", "rnn"])  # nothing that jumps
 @pytest.mark.parametrize(("batch", "time"), [(1, 7), (3, 6)])
@@ -170,7 +168,7 @@ def test_bfloat16_is_computed_in_float32(name, reverse, batch, time):
     assert nr.explain(layer, xs).backend == "native"
     options = {"lengths": jnp.arange(batch) + time - batch, "resets": random(1, batch, time) > 1}
     for some in ({}, options):
-        found, expected = run(layer, xs, **some), run(wide, xs.astype(jnp.float32), **some)
+        found, expected = scanned(layer, xs, **some), scanned(wide, xs.astype(jnp.float32), **some)
         assert {leaf.dtype.name for leaf in jtu.tree_leaves(found)} == {"bfloat16"}
         assert_close(jtu.tree_map(lambda a: a.astype(jnp.float32), found), expected, 2**-6)
 
@@ -252,6 +250,7 @@ MAPS: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("cell", ["mixing", "gru"])
 def test_vmap(name, cell):
@@ -284,6 +283,7 @@ def test_vmap_in_vmap_and_over_the_state_alone():
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", ["mixing", "lstm", "gru", "rnn"])
 def test_numbers_that_are_not_finite(name, dtype):
@@ -298,7 +298,7 @@ def test_numbers_that_are_not_finite(name, dtype):
         for backend in ("native", "scan")
     )
     for a, b in zip(found, expected, strict=True):
-        tolerance = 100 * TOLERANCE[dtype]
+        tolerance = 100 * TOLERANCE[dtype.dtype.name]
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
     assert np.isnan(found[0][0]).any()
     assert np.isfinite(found[0][5:]).all()
@@ -415,6 +415,7 @@ WIDENED: dict[str, Any] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", WIDENED)
 def test_common_steps_have_machine_code_in_both_directions(name):
     layer, xs = nr.Recurrence(WIDENED[name], ONES), random(0, 3, 4, 3)

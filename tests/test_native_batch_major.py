@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from models import AUTO, CELLS, assert_close, cotangents, make_cell, random
+from agreement import by_scan, scanned
+from models import AUTO, CELLS, assert_close, make_cell, random
 
 import noria as nr
 from noria.backends.native import layout, run
@@ -16,32 +17,24 @@ from noria.backends.native import layout, run
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
 
-def results(layer: Any, xs: Any, **options: Any) -> Any:
-    """Values and all cotangents, by a function that is compiled anew."""
-
-    def pulled(layer: Any, xs: Any) -> Any:
-        values, cotangent = cotangents(layer, None, xs, **options)
-        return values, jtu.tree_leaves(cotangent)
-
-    return jax.jit(pulled, compiler_options={"xla_backend_optimization_level": 1})(layer, xs)
-
-
 def check(monkeypatch: Any, plans: Any, layer: Any, xs: Any, tolerance: float = 1e-10, **options: Any) -> None:
     """As near to the scan as ever; and bit for bit what comes out if XLA transposes before and after."""
-    found = results(layer, xs, **options)
+    found = scanned(layer, xs, **options)
     assert [bool(plan.aside) for plan in plans] == [True, layer.save == "gates"]
-    assert_close(found, results(nr.with_backend(layer, "scan"), xs, **options), tolerance)
+    assert_close(found, by_scan(layer, xs, **options), tolerance)
     with monkeypatch.context() as patch:
         patch.setattr(run.Call, "_batch_major", lambda call, program: [])
-        jtu.tree_map(np.testing.assert_array_equal, found, results(layer, xs, **options))
+        jtu.tree_map(np.testing.assert_array_equal, found, scanned(layer, xs, **options))
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", CELLS)
 def test_nothing_changes(name, reverse, monkeypatch, plans):
     check(monkeypatch, plans, nr.Recurrence(make_cell(name, 5, 19), reverse=reverse), random(1, 3, 11, 5))
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("shape", [(2, 2, 1, 1), (2, 40, 1, 33), (9, 13, 70, 3), (17, 5, 33, 50), (3, 4, 600, 8)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_odd_sizes(shape, dtype, monkeypatch, plans):
@@ -51,6 +44,7 @@ def test_odd_sizes(shape, dtype, monkeypatch, plans):
     check(monkeypatch, plans, layer, xs, 1e-5 if dtype == jnp.float32 else 1e-10)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("bytes_of_an_example", [1, 300, 2**20])
 @pytest.mark.parametrize("cores", [1, 2])
 def test_any_number_of_steps_at_a_time(bytes_of_an_example, cores, monkeypatch, plans):
@@ -92,6 +86,7 @@ def test_inputs_and_outputs_of_all_types(dtype, plans):
     assert_close(found, nr.with_backend(layer, "reference").scan(None, xs), 1e-10)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize(
     "cell",
     [*(make_cell(name, 24, 40) for name in CELLS), make_cell("rnn", 24, 40, activation=jax.nn.relu)],

@@ -182,6 +182,7 @@ def test_the_table_names_every_function():
     assert sorted(BOUNDS) == sorted(ALL)
 
 
+@pytest.mark.covered(1, together="name dtype")
 @every_isa
 @every_dtype
 @pytest.mark.parametrize("name", ALL)
@@ -192,6 +193,7 @@ def test_every_binade(name, dtype, isa):
     assert_within(name, dtype, got, expected(name, dtype))
 
 
+@pytest.mark.covered(1)
 @needs_x86
 @every_isa
 @pytest.mark.parametrize("name", ["tanh", "logistic", "exp", "expm1", "log", "log1p", "sinh", "erf", "exp2"])
@@ -201,6 +203,7 @@ def test_with_denormals_flushed(name, isa):
     assert_within(name, dtype, got, expected(name, dtype))
 
 
+@pytest.mark.covered(1, together="name dtype")
 @every_isa
 @every_dtype
 @pytest.mark.parametrize("name", ALL)
@@ -215,6 +218,7 @@ def test_special_values_are_those_of_xla(name, dtype, isa):
     np.testing.assert_array_equal(np.signbit(got[zero]), np.signbit(want[zero]))
 
 
+@pytest.mark.covered(1, together="name dtype")
 @every_isa
 @every_dtype
 @pytest.mark.parametrize("name", list(maths.FUNCTIONS))

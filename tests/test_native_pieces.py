@@ -61,6 +61,7 @@ def graph_of(function: Any, *arrays: Any) -> Graph:
     return Graph(tuple(inputs), tuple(outputs), tuple(made))
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("weights", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_from_rows(name, weights, monkeypatch):

@@ -2,23 +2,20 @@
 all cotangents. And what nobody asks for is not computed.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 import pytest
-from models import AUTO, CELLS, assert_close, cotangents, make_cell, random
+from agreement import check_native as check
+from jax import jit
+from models import AUTO, CELLS, assert_close, make_cell, random
 
 import noria as nr
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
 RUN = "noria.backends.native.run."
-
-#: Functions are run once: what XLA makes of them need not be fast.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
 
 
 @pytest.fixture
@@ -32,17 +29,7 @@ def layer_of(name: str, features: int, hidden: int, *, dtype: Any = jnp.float64,
     return nr.Recurrence(make_cell(name, features, hidden, dtype=dtype), **options)
 
 
-def check(layer: Any, xs: Any, tolerance: float = 1e-10, **options: Any) -> None:
-    """Native and scan give the same values and cotangents."""
-
-    def run(layer: Any, xs: Any) -> Any:
-        values, cotangent = cotangents(layer, None, xs, **options)
-        return values, jtu.tree_leaves(cotangent)
-
-    found, expected = (jit(run)(nr.with_backend(layer, backend), xs) for backend in ("native", "scan"))
-    assert_close(found, expected, tolerance)
-
-
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", CELLS)
 def test_products_apart_give_what_the_scan_gives(name, reverse, plans):
@@ -53,15 +40,17 @@ def test_products_apart_give_what_the_scan_gives(name, reverse, plans):
     assert len(backward.after) >= 1, "the cotangent of the input is a product that is only emitted"
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 70, 1, 33), (2, 13, 70, 3), (17, 5, 33, 50), (5, 1, 16, 64)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_odd_sizes(shape, dtype, plans):
     batch, time, features, hidden = shape
     xs = random(2, batch, time, features, dtype=dtype)
-    check(layer_of("lstm", features, hidden, dtype=dtype), xs, 1e-5 if dtype == jnp.float32 else 1e-10)
+    check(layer_of("lstm", features, hidden, dtype=dtype), xs)
     assert plans
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("kept", [1, 1_000, 5_000])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_stretches_of_all_lengths(kept, reverse, plans, monkeypatch):
@@ -71,6 +60,7 @@ def test_stretches_of_all_lengths(kept, reverse, plans, monkeypatch):
     check(layer_of("gru", 4, 9, reverse=reverse), random(3, 2, 23, 4))
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_threads(cores, batch, plans, monkeypatch):
@@ -132,6 +122,7 @@ def test_a_gradient_that_nobody_wants_is_not_computed(plans):
     assert (no_totals, of_input, of_weights) == (0, 1, 0)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize(
     ("batch", "time", "features", "hidden"), [(1, 1, 3, 5), (1, 1, 17, 33), (2, 2, 20, 50), (1, 4, 1, 16)]
@@ -141,6 +132,7 @@ def test_weights_of_few_rows_are_not_packed(name, batch, time, features, hidden,
     assert all(plan.direct and not plan.panels for plan in plans)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (9,)], ids=str)
 def test_a_single_step_is_that_of_the_cell(batch):
     """As machine code for a few examples; with derivatives of both modes."""

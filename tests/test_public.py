@@ -14,6 +14,7 @@ import noria as nr
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "noria"
+FILES = sorted(SOURCE.parent.rglob("*.py"))  # the package, and the command line beside it
 
 
 def surface() -> list[str]:
@@ -48,29 +49,31 @@ def test_every_public_name_is_documented():
 
 
 #: What everything may import; these import nothing but each other.
-LEGEND = ("_jax", "_types", "_errors", "_parameters")
+LEGEND = ("_atomic", "_errors", "_functions", "_jax", "_parameters", "_stored", "_types")
 
 #: What each part may import besides itself and those.
 ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in LEGEND},
     "initializers": set(),
     "module": set(),
-    "masking": set(),
+    "masking": {"evaluate"},
     "losses": {"masking"},
     "optimise": {"module"},
     "data": set(),
     "cells": {"module", "initializers"},
     "graph": set(),
-    "backends": {"cells", "graph", "masking"},
-    "compiler": {"backends", "cells", "graph", "masking"},
-    "layers": {"backends", "cells", "compiler", "masking", "module", "initializers"},
+    "evaluate": {"graph"},
+    "backends": {"cells", "evaluate", "graph", "masking"},
+    "compiler": {"backends", "cells", "evaluate", "graph", "masking"},
+    "layers": {"backends", "cells", "compiler", "evaluate", "masking", "module", "initializers"},
     "summary": {"layers", "module"},
     "io": {"cells", "module"},
     "train": {"data", "module", "optimise"},
     "plot": {"train"},
     "demo": {"", "plot", "io", "data", "demo"},
     "bench": {""},
-    "cli": {"bench", "demo"},
+    "__main__": set(),
+    "noria_cli": {"bench", "demo", "train"},
 }
 
 
@@ -86,9 +89,9 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE.parent)))
 def test_imports_point_one_way(path):
-    part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    part = path.relative_to(SOURCE if path.is_relative_to(SOURCE) else SOURCE.parent).parts[0].removesuffix(".py")
     if part == "__init__":
         return
     others = imports_of(path) - {part, *LEGEND}
@@ -96,7 +99,7 @@ def test_imports_point_one_way(path):
 
 
 def test_files_and_functions_stay_short():
-    for path in SOURCE.rglob("*.py"):
+    for path in FILES:
         text = path.read_text()
         assert len(text.splitlines()) <= 400, path
         for node in ast.walk(ast.parse(text)):

@@ -1,5 +1,6 @@
 """`Recurrence` on each backend: against NumPy oracles, and `scan` and `native` against `reference` with every cotangent."""
 
+import functools
 from typing import Any
 
 import jax
@@ -38,6 +39,7 @@ def garbage_past(xs: jax.Array, lengths: Any) -> jax.Array:
     return jnp.where(jnp.arange(TIME)[:, None] < jnp.asarray(lengths)[..., None, None], xs, jnp.nan)
 
 
+@pytest.mark.covered(2)
 @cells
 @directions
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "lengths"])
@@ -70,6 +72,7 @@ def _plain(state: Any) -> Any:
     return tuple(state) if isinstance(state, tuple) else state
 
 
+@pytest.mark.covered(2)
 @cells
 @directions
 @pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
@@ -78,23 +81,23 @@ def _plain(state: Any) -> Any:
 @compiled
 def test_equals_reference(name, backend, reverse, batched, lengths, resets):
     """Outputs, final state, and the cotangents of parameters, initial state, passed state and input."""
+    found, expected = (of_backend(b, name, reverse, batched, lengths, resets) for b in (backend, "reference"))
+    assert_close(found, expected, 1e-12)
+    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves((found, expected)))
+
+
+@functools.cache
+def of_backend(backend: str, name: str, reverse: bool, batched: bool, lengths: bool, resets: bool) -> Any:
     options = options_of(lengths, resets, batched)
     xs = random(0, *([BATCH] if batched else []), TIME, IN)
     if lengths:
         xs = garbage_past(xs, options["lengths"])
-    results = []
-    for which in (backend, "reference"):
-        layer = layer_of(name, reverse, which)
-        start = random_like(layer.initial_state(), 5)
-        results.append(cotangents(layer, start, xs, **options))
-    (values, (parameters, state, inputs)), (values_, (parameters_, state_, inputs_)) = results
-    assert_close(values, values_, 1e-12)
-    assert_close(jtu.tree_leaves(parameters), jtu.tree_leaves(parameters_), 1e-12)
-    assert_close(state, state_, 1e-12)
-    assert_close(inputs, inputs_, 1e-12)
-    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(results))
+    layer = layer_of(name, reverse, backend)
+    values, (of_layer, of_state, of_xs) = cotangents(layer, random_like(layer.initial_state(), 5), xs, **options)
+    return values, jtu.tree_leaves(of_layer), of_state, of_xs
 
 
+@pytest.mark.covered(2)
 @cells
 @directions
 @pytest.mark.parametrize("resets", [False, True], ids=["one", "resets"])
@@ -119,6 +122,7 @@ def test_vmap_equals_the_batch(name, backend, reverse, resets):
     assert_close(jtu.tree_leaves(pull(weights)), jtu.tree_leaves(pull_(weights)), 1e-12)
 
 
+@pytest.mark.covered(1)
 @cells
 @compiled
 def test_float32_agrees_with_reference(name, backend):
@@ -129,6 +133,7 @@ def test_float32_agrees_with_reference(name, backend):
     assert_close(results[0], results[1], 1e-5)
 
 
+@pytest.mark.covered(1)
 @cells
 @backends
 def test_steps_equal_the_whole(name, backend):
@@ -143,6 +148,7 @@ def test_steps_equal_the_whole(name, backend):
     assert_close(carried, state, 1e-12)
 
 
+@pytest.mark.covered(1)
 @directions
 @backends
 @pytest.mark.parametrize(("batch", "time"), [((), 0), ((0,), 4), ((3,), 0), ((0,), 0), ((), 1), ((1,), 1)])
@@ -239,7 +245,8 @@ def test_emission_may_be_a_pytree_that_uses_the_input(reverse):
     assert not np.asarray(results[0][1]["sum"])[0, 2:].any()
 
 
-def test_calls_outside_of_jit_trace_once():
+def test_calls_outside_of_jit_are_taken_apart_once():
+    """A further call traces one step, to see that the cell reads the same values as before."""
     traces = []
 
     class Counting(nr.Cell):
@@ -257,7 +264,7 @@ def test_calls_outside_of_jit_trace_once():
     once = len(traces)
     layer(jnp.ones((TIME, 3)))
     nr.Recurrence(Counting(2 * jnp.eye(3)))(jnp.zeros((TIME, 3)))
-    assert len(traces) == once
+    assert len(traces) == once + 2
 
 
 @compiled

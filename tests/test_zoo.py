@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
+from agreement import noise, pulled, pulled_at_once, scanned
 from models import AUTO, assert_close, random
 
 import noria as nr
@@ -86,23 +87,6 @@ def _is_shape(s: Any) -> bool:
 
 def complex_of(dtype: Any) -> Any:
     return jnp.complex128 if dtype == jnp.float64 else jnp.complex64
-
-
-def noise(tree: Any, seed: int, spread: float = 1.0) -> Any:
-    """Normal numbers in the place of all that is real or complex; whole numbers count up, truth values stay."""
-    rng = np.random.default_rng(seed)
-
-    def one(leaf: jax.Array) -> jax.Array:
-        if jnp.issubdtype(leaf.dtype, jnp.integer):
-            return leaf + jnp.arange(max(1, leaf.size), dtype=leaf.dtype).reshape(leaf.shape)
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        numbers = rng.normal(size=leaf.shape)
-        if jnp.iscomplexobj(leaf):
-            numbers = numbers + 1j * rng.normal(size=leaf.shape)
-        return jnp.asarray(spread * numbers, leaf.dtype)
-
-    return jtu.tree_map(one, tree)
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
@@ -505,6 +489,8 @@ cells = pytest.mark.parametrize(
     ("name", "backend"),
     [(name, backend) for backend in ("scan", "native") for name in ZOO if backend == "scan" or name not in REFUSED],
 )
+#: Not run by default: all ways with all cells. Each cell is run in one way, on both backends.
+one_way_each = pytest.mark.covered(1, together="name", whole="backend", group="ways")
 
 
 def layer_of(name: str, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:
@@ -522,26 +508,6 @@ def key_of(layer: nr.Recurrence) -> dict[str, Any]:
     return {"key": jax.random.key(8)} if isinstance(layer.cell, DrawingCell) else {}
 
 
-def pulled(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
-    """Values of a function, and its pull-back of random cotangents to all that can have one."""
-    smooth, rest = eqx.partition(args, eqx.is_inexact_array)
-
-    def one(smooth: Any) -> Any:
-        return eqx.partition(function(*eqx.combine(smooth, rest)), eqx.is_inexact_array)
-
-    values, pull, others = jax.vjp(one, smooth, has_aux=True)
-    return eqx.combine(values, others), jtu.tree_leaves(pull(noise(values, 7)))
-
-
-def scanned(layer: nr.Recurrence, xs: jax.Array, **options: Any) -> tuple[Any, Any]:
-    """Values, and cotangents of parameters, learned state, passed state and input."""
-    options |= key_of(layer)
-    run: Any = functools.partial(pulled, lambda layer, state, xs: layer.scan(state, xs, **options))
-    # The definition compiles longer, once unrolled, than it takes operation by operation.
-    run = run if layer.backend == "reference" else eqx.filter_jit(run)
-    return run(layer, start_of(layer, len(xs)), xs)
-
-
 @functools.cache
 def definition(name: str, reverse: bool = False, masked: bool = False, dtype: Any = jnp.float64) -> tuple[Any, Any]:
     """What `masked_sequences` or `whole_sequences` give by the definition."""
@@ -553,13 +519,14 @@ def masked_sequences(layer: nr.Recurrence, dtype: Any = jnp.float64) -> tuple[An
     """With lengths, one of them zero, not a number past the end, and resets."""
     xs = random(0, BATCH, TIME, IN, dtype=dtype)
     xs = jnp.where(jnp.arange(TIME)[:, None] < LENGTHS[:, None, None], xs, jnp.nan)
-    return scanned(layer, xs, lengths=LENGTHS, resets=RESETS)
+    return scanned(layer, xs, start_of(layer, BATCH), lengths=LENGTHS, resets=RESETS, **key_of(layer))
 
 
 def whole_sequences(layer: nr.Recurrence, dtype: Any = jnp.float64) -> tuple[Any, Any]:
-    return scanned(layer, random(0, 2, TIME, IN, dtype=dtype))
+    return scanned(layer, random(0, 2, TIME, IN, dtype=dtype), start_of(layer, 2), **key_of(layer))
 
 
+@one_way_each
 @cells
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_equals_reference(name, backend, reverse):
@@ -569,12 +536,14 @@ def test_equals_reference(name, backend, reverse):
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
 
 
+@one_way_each
 @cells
 def test_float32_agrees_with_reference(name, backend):
     found = whole_sequences(layer_of(name, jnp.float32, backend=backend), jnp.float32)
     assert_close(found, definition(name, dtype=jnp.float32), 1e-5)
 
 
+@one_way_each
 @cells
 @pytest.mark.parametrize(("save", "checkpoint"), [("states", None), ("gates", "sqrt"), ("states", 2)])
 def test_what_is_stored_does_not_matter(name, backend, save, checkpoint):
@@ -599,6 +568,7 @@ def one_example(layer: Any, state: Any, x: Any, key: Any) -> Any:
     return layer.scan(state, x, key=key)
 
 
+@one_way_each
 @cells
 def test_vmap_equals_each_on_its_own(name, backend):
     """Examples mapped by `jax.vmap`, each with a key of its own."""
@@ -608,7 +578,7 @@ def test_vmap_equals_each_on_its_own(name, backend):
     def mapped(layer: Any, start: Any, xs: Any) -> Any:
         return jax.vmap(one_example, in_axes=(None, 0, 0, 0))(layer, start, xs, keys)
 
-    found = eqx.filter_jit(functools.partial(pulled, mapped))(layer, start_of(layer, BATCH), xs)
+    found = pulled_at_once(mapped, layer, start_of(layer, BATCH), xs)
     assert_close(found, each_on_its_own(name), 1e-10)
 
 
@@ -628,6 +598,7 @@ def test_which_cells_there_is_machine_code_for(name):
         nr.with_backend(layer_of(name), "native").scan(None, random(0, 2, TIME, IN), **key_of(layer_of(name)))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 def test_the_loop_of_the_gradient_is_machine_code_too(name):

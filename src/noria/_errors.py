@@ -1,20 +1,59 @@
 """Checks of what users pass in. A message says the call, what came, what was wanted, and what to do."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
 
 from noria._jax import Tracer
 
 
+def as_given(array: Any) -> Any:
+    """``array`` as a NumPy or JAX array of its own type. `jnp.asarray` narrows to 32 bits, before values are checked."""
+    traced = any(isinstance(leaf, Tracer) for leaf in jtu.tree_leaves(array))
+    ours = traced or isinstance(array, jax.Array) or hasattr(array, "__jax_array__")
+    return jnp.asarray(array) if ours else np.asarray(array)
+
+
 def known(array: Any) -> np.ndarray | None:
     """The values of ``array`` where they are known: not under `jax.jit` and its like, nor of an empty array."""
-    if isinstance(array, Tracer):
+    given = as_given(array)
+    if isinstance(given, Tracer):
         return None
-    values = np.asarray(array)
+    values = np.asarray(given)
     return values if values.size else None
+
+
+def check_numbers(call: str, what: str, array: Any) -> None:
+    """An array of numbers or booleans. NumPy makes objects of all else, such as a table with a column of dates."""
+    if getattr(array.dtype, "kind", "") in "OSUMm":
+        raise TypeError(
+            f"{call}: {what} is an array of {array.dtype}; expected numbers. Leave out text and dates, or convert "
+            "with .astype(float)."
+        )
+
+
+def check_fits(call: str, what: str, values: np.ndarray) -> None:
+    """Whole numbers that JAX would narrow have to fit into the narrow type."""
+    narrow = jax.dtypes.canonicalize_dtype(values.dtype)
+    if narrow == values.dtype or not np.issubdtype(values.dtype, np.integer) or not values.size:
+        return
+    low, high, info = values.min(), values.max(), np.iinfo(narrow)
+    if low < info.min or high > info.max:
+        bad = low if low < info.min else high
+        raise ValueError(
+            f"{call}: {what} holds {bad}, which does not fit into {narrow}; expected {info.min} to {info.max}, or "
+            "64 bits enabled: jax.config.update('jax_enable_x64', True)."
+        )
+
+
+def need_matplotlib(call: str) -> None:
+    """Raise `ImportError` if it is not installed."""
+    if find_spec("matplotlib") is None:
+        raise ImportError(f"{call} needs matplotlib; install it with: pip install 'noria[plot]'.")
 
 
 def check_key(call: str, key: Any) -> None:
@@ -55,3 +94,16 @@ def check_dtype(call: str, what: str, array: Any, dtype: Any) -> None:
             f"{call}: {what} is {array.dtype}, but the parameters are {jnp.dtype(dtype)}; nothing is promoted "
             f"silently. Convert {what} with .astype({jnp.dtype(dtype).name!r}), or the model with noria.cast."
         )
+
+
+def describe(tree: Any) -> str:
+    """Structure, shapes and dtypes in one line: ``LSTMState(h=float32[5], c=float32[5])``."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return (
+            f"{type(tree).__name__}({', '.join(f'{n}={describe(v)}' for n, v in zip(tree._fields, tree, strict=True))})"
+        )
+    if isinstance(tree, tuple | list):
+        return f"{type(tree).__name__}({', '.join(map(describe, tree))})"
+    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
+        return f"{tree.dtype}{list(tree.shape)}"
+    return type(tree).__name__ if not isinstance(tree, dict) else str({k: describe(v) for k, v in tree.items()})

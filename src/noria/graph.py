@@ -1,5 +1,6 @@
 """Equations and graphs of them: what a traced step is. A graph is evaluated by binding its equations in order."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,29 +75,6 @@ def named(names: Iterable[Any], arrays: Iterable[Any]) -> Known:
     return dict(zip(names, arrays, strict=True))
 
 
-def evaluate(graph: Graph, known: Known, varying: Known, axes: Sequence[int]) -> list[Any]:
-    """The outputs of ``graph``, mapped over leading axes of the arrays of ``varying``; those of ``known`` have none.
-
-    Args:
-        graph: equations of one example and one step.
-        known: arrays that are the same for all.
-        varying: arrays that have ``axes`` in front.
-        axes: the sizes of those axes: ``(time, batch)``, ``(batch,)`` or fewer.
-    """
-    names = [v for v in graph.inputs if v in varying]
-
-    def one(arrays: list[Any]) -> list[Any]:
-        here = known | dict(zip(names, arrays, strict=True))
-        outputs = graph([here[v] for v in graph.inputs])
-        return [
-            jnp.asarray(a, v.aval.dtype) if is_literal(v) else a for v, a in zip(graph.outputs, outputs, strict=True)
-        ]
-
-    for size in reversed(axes):
-        one = jax.vmap(one, axis_size=size)
-    return one([varying[v] for v in names])
-
-
 class Shifted(NamedTuple):
     """Arrays of all steps, of which a loop reads at each step that of the step which it takes next; at the last, ``first``."""
 
@@ -148,7 +126,7 @@ _PACKAGE = Path(__file__).parent
 #: Files whose lines are not the cell's own: those of the compiler, and of the libraries below it.
 _HIDDEN = (
     *(str(_PACKAGE / part) for part in ("compiler", "backends", "layers", "graph.py", "_jax.py")),
-    *(f"{Path(library.__file__).parent}/" for library in (jax, eqx)),
+    *(f"{Path(inspect.getfile(library)).parent}/" for library in (jax, eqx)),
 )
 
 
@@ -283,16 +261,14 @@ def ordered(equations: Sequence[Equation]) -> list[Equation]:
     """The same equations in an order in which each stands after what it uses; otherwise as they were."""
     maker = {v: equation for equation in equations for v in equation.outputs}
     done: dict[Equation, None] = {}
-
-    def visit(equation: Equation) -> None:
-        if equation not in done:
-            for value in values_of(equation.inputs):
-                if value in maker:
-                    visit(maker[value])
-            done[equation] = None
-
-    for equation in equations:
-        visit(equation)
+    todo = [*reversed(equations)]
+    while todo:
+        makers = [maker[v] for v in values_of(todo[-1].inputs) if v in maker]
+        waits_for = [equation for equation in makers if equation not in done]
+        if todo[-1] in done or not waits_for:
+            done.setdefault(todo.pop())
+        else:
+            todo += reversed(waits_for)
     return list(done)
 
 

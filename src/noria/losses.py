@@ -25,9 +25,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from noria._errors import known
-from noria._jax import Tracer
-from noria.masking import check_lengths, valid_steps, where
+from noria._errors import as_given, check_numbers
+from noria.masking import check_lengths, valid_steps, valid_values, where, within
 
 
 def mse(prediction: Any, target: Any, *, lengths: Any = None, mask: Any = None) -> Float[Array, ""]:
@@ -103,7 +102,9 @@ def cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = 
     >>> round(float(nr.cross_entropy(jnp.zeros((3, 4)), jnp.array([0, 3, 1]))), 4)
     1.3863
     """
-    values, logits, target = known(target), jnp.asarray(logits), jnp.asarray(target)
+    logits, given = jnp.asarray(logits), as_given(target)
+    check_numbers("cross_entropy", "target", given)
+    target = jnp.asarray(given)
     if logits.ndim == 0 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
             f"cross_entropy: logits are {logits.dtype}{list(logits.shape)}; expected floats (..., classes)."
@@ -117,9 +118,10 @@ def cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = 
             f"cross_entropy: logits have shape {logits.shape}, the targets {target.shape}; expected {logits.shape[:-1]} "
             f"whole numbers or {logits.shape} probabilities."
         )
-    _check_classes(values, _valid("cross_entropy", target.shape, lengths, mask), classes)
+    _check_classes(valid_values(given, _valid("cross_entropy", target.shape, lengths, mask)), classes)
 
     def entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+        target = within(target, -1, classes)
         inside = (target >= 0) & (target < classes)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(inside, target, 0))
         return jnp.where(inside, loss, jnp.nan)
@@ -127,12 +129,8 @@ def cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = 
     return _average("cross_entropy", entropy, 1, logits, target, lengths, mask)
 
 
-def _check_classes(target: np.ndarray | None, valid: jax.Array | None, classes: int) -> None:
-    if target is None or isinstance(valid, Tracer):
-        return
-    if valid is not None:
-        target = target[np.asarray(valid)]
-    if target.size and not 0 <= target.min() <= target.max() < classes:
+def _check_classes(target: np.ndarray | None, classes: int) -> None:
+    if target is not None and target.size and not 0 <= target.min() <= target.max() < classes:
         raise ValueError(
             f"cross_entropy: the targets go from {target.min()} to {target.max()}; expected 0 to {classes - 1}, since "
             f"the logits have {classes} classes."
@@ -165,10 +163,11 @@ def _valid(name: str, shape: tuple[int, ...], lengths: Any, mask: Any) -> Bool[A
     if lengths is not None and mask is not None:
         raise ValueError(f"{name}: both lengths and mask are given; expected one of them.")
     if lengths is not None:
-        batch_axes = jnp.ndim(lengths)
+        lengths = as_given(lengths)
+        batch_axes = lengths.ndim
         if batch_axes > 1 or len(shape) <= batch_axes:
             raise ValueError(
-                f"{name}: lengths has shape {jnp.shape(lengths)}, the loss is over {shape}; expected () for (time, ...) "
+                f"{name}: lengths has shape {lengths.shape}, the loss is over {shape}; expected () for (time, ...) "
                 "or (batch,) for (batch, time, ...)."
             )
         return valid_steps(check_lengths(name, lengths, shape, batch_axes), shape[batch_axes])

@@ -5,26 +5,53 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Int
+import numpy as np
+from jaxtyping import Array, Bool, Int32, Integer
 
-from noria._errors import known
+from noria._errors import as_given, known
+from noria._jax import Tracer
+from noria.evaluate import spread
 
 
-def valid_steps(lengths: Int[Array, "*batch"], time: int) -> Bool[Array, "*batch time"]:
+def within(numbers: Integer[Array, "*shape"], low: int, high: int) -> Int32[Array, "*shape"]:
+    """Whole numbers of any type as int32. Those outside of ``low`` to ``high`` become the nearest of the two.
+
+    A conversion alone wraps around: of 2**32 + 3 it makes 3, and an int8 cannot count beyond 127.
+    """
+    type_ = jnp.iinfo(numbers.dtype)
+    inside = jnp.clip(numbers, max(low, int(type_.min)), min(high, int(type_.max)))
+    return inside.astype(jnp.int32)
+
+
+def valid_steps(lengths: Integer[Array, "*batch"], time: Any) -> Bool[Array, "*batch time"]:
     """True for the first ``lengths`` steps of each example."""
-    return jnp.arange(time, dtype=lengths.dtype) < lengths[..., None]
+    return jnp.arange(time, dtype=jnp.int32) < _as_int32(lengths)[..., None]
+
+
+def _as_int32(lengths: Integer[Array, "*batch"]) -> Int32[Array, "*batch"]:
+    """Lengths past the end stay past it. The end itself is no bound here: with `jax.export` it may be a symbol."""
+    return lengths if lengths.dtype == jnp.int32 else within(lengths, 0, jnp.iinfo(jnp.int32).max)
+
+
+def valid_values(array: Any, valid: jax.Array | None) -> np.ndarray | None:
+    """The values of ``array`` at the ``valid`` places of its leading axes, where both are known, else ``None``."""
+    values = known(array)
+    if values is None or isinstance(valid, Tracer):
+        return None
+    return values if valid is None else values[np.asarray(valid)]
 
 
 def where(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
     """`jnp.where` for pytrees; the condition has leading axes only, and ``if_true`` may lack them."""
 
     def select(a: jax.Array, b: jax.Array) -> jax.Array:
+        a = spread(a, b.shape[: b.ndim - a.ndim])
         return jnp.where(condition.reshape(condition.shape + (1,) * (b.ndim - condition.ndim)), a, b)
 
     return jtu.tree_map(select, if_true, if_false)
 
 
-def keep_valid(tree: Any, lengths: Int[Array, "*batch"]) -> Any:
+def keep_valid(tree: Any, lengths: Integer[Array, "*batch"]) -> Any:
     """``tree`` of arrays ``(*batch, time, ...)`` with zeros past the end of each example."""
 
     def keep(leaf: jax.Array) -> jax.Array:
@@ -66,13 +93,14 @@ def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
     return jnp.take_along_axis(padded, index, axis=-2)[..., 0, :]
 
 
-def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: int) -> Int[Array, "*batch"]:
-    """``lengths`` as an array, checked against ``shape``: ``batch_axes`` axes of examples, then time, then others.
+def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: int) -> Integer[Array, "*batch"]:
+    """``lengths`` as int32, checked against ``shape``: ``batch_axes`` axes of examples, then time, then others.
 
     Values can be checked only when they are known; under `jax.jit` they are taken as they come: a negative length
     acts as 0, a length past the end as the end.
     """
-    values, lengths = known(lengths), jnp.asarray(lengths)
+    lengths = as_given(lengths)
+    values = known(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"{call}: lengths is {lengths.dtype}; expected whole numbers, such as lengths.astype(int).")
     batch, time = shape[:batch_axes], shape[batch_axes]
@@ -83,4 +111,5 @@ def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: i
         if low < 0 or high > time:
             bad = low if low < 0 else high
             raise ValueError(f"{call}: lengths holds {bad}; expected 0 to {time}, the steps of the padded sequences.")
-    return lengths.astype(jnp.int32)  # an int8 could not count the steps
+        return jnp.asarray(values, jnp.int32)
+    return _as_int32(jnp.asarray(lengths))

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
+from noria._functions import Function, Place, place_of
+
 M = TypeVar("M")
 
 
@@ -72,6 +74,15 @@ class Module(eqx.Module):
         self = super().__new__(cls, *args, **kwargs)
         object.__setattr__(self, "_overrides", ())
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Users' and Equinox's modules hold functions such as jax.nn.relu. Pickle cannot store these.
+        return jtu.tree_map(lambda leaf: place_of(leaf) or leaf, vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        functions = jtu.tree_map(lambda leaf: leaf.function() if isinstance(leaf, Place) else leaf, state)
+        for name, value in functions.items():
+            object.__setattr__(self, name, value)
 
 
 # --- Walking a model ------------------------------------------------------------------------------------------------
@@ -310,6 +321,7 @@ def iterate_modules(model: Any) -> Iterator[tuple[str, Module]]:
 def as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` as a pytree, so that a model which holds it can be passed through `jax.jit`.
 
-    A module stays as it is; of a plain function only what it closes over is fixed.
+    A module stays as it is, and so does a `jax.tree_util.Partial`, whose arguments are leaves. Of a
+    plain function only what it closes over is fixed.
     """
-    return function if isinstance(function, eqx.Module | jtu.Partial) else jtu.Partial(function)
+    return function if isinstance(function, eqx.Module | jtu.Partial | Function) else Function(function)

@@ -100,6 +100,14 @@ class OptimiserState(eqx.Module):
     # trained arrays may not.
     _structure: Any = eqx.field(static=True, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled structure loses the marks that Equinox knows by identity; modules keep them.
+        return {**vars(self), "_structure": self._structure.unflatten(range(self._structure.num_leaves))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in {**state, "_structure": jtu.tree_structure(state["_structure"])}.items():
+            object.__setattr__(self, name, value)
+
     def _arrays(self, tree: Any) -> Any:
         """The arrays of ``tree``, in the structure that the Optax state was made for."""
         return self._structure.unflatten(jtu.tree_leaves(tree))
@@ -108,22 +116,36 @@ class OptimiserState(eqx.Module):
         return [name for name, _ in named_leaves(self._structure.unflatten(range(self._structure.num_leaves)))]
 
 
+def as_transformation(optimiser: Any) -> optax.GradientTransformation:
+    """``optimiser`` itself, or the transformation that an `optax.MultiSteps` is, though not by its class."""
+    if isinstance(optimiser, optax.MultiSteps):
+        return optax.GradientTransformationExtraArgs(optimiser.init, optimiser.update)
+    return optimiser
+
+
+def holds_state(state: Any, kind: type) -> bool:
+    """Whether a state of Optax's has one of ``kind`` in it, however deep transformations are nested."""
+    return any(isinstance(part, kind) for part in jtu.tree_leaves(state, is_leaf=lambda part: isinstance(part, kind)))
+
+
 def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState:
     """The state that ``optimiser`` keeps for the trainable arrays of ``model``.
 
     Args:
-        optimiser: any Optax transformation. (Flux's ``AdamW(1e-3)`` decays nothing: ``optax.adamw(1e-3,
+        optimiser: any Optax transformation, or `optax.MultiSteps`. (Flux's ``AdamW(1e-3)`` decays nothing: ``optax.adamw(1e-3,
             weight_decay=0.0)``.)
         model: a model, or a tuple, list or dict of models.
 
     Raises:
-        TypeError: if ``optimiser`` is not an Optax transformation, such as when the arguments are swapped.
+        TypeError: if ``optimiser`` is not an Optax transformation, such as when the arguments are swapped, or is
+            `optax.lookahead`, which keeps two sets of parameters.
         ValueError: if nothing in ``model`` is trainable.
 
     >>> import jax, optax, noria as nr
     >>> model = nr.GRU(2, 3, key=jax.random.key(0))
     >>> opt_state = nr.setup(optax.adam(1e-3), model)
     """
+    optimiser = as_transformation(optimiser)
     if not isinstance(optimiser, optax.GradientTransformation):
         raise TypeError(
             f"setup(optimiser, model): optimiser is a {type(optimiser).__name__}; expected an Optax transformation "
@@ -132,7 +154,13 @@ def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState
     trained, _ = partition(model)
     if not jtu.tree_leaves(trained):
         raise ValueError(f"setup(optimiser, model): the {type(model).__name__} holds nothing trainable; thaw a part.")
-    return OptimiserState(optimiser, optimiser.init(trained), jtu.tree_structure(trained))
+    state = optimiser.init(trained)
+    if holds_state(state, optax.LookaheadState):
+        raise TypeError(
+            "setup(optimiser, model): optax.lookahead keeps two sets of parameters, but a model is one; expected another "
+            "transformation."
+        )
+    return OptimiserState(optimiser, state, jtu.tree_structure(trained))
 
 
 def update(opt_state: OptimiserState, model: M, gradient: Any, **extra: Any) -> tuple[M, OptimiserState]:
@@ -142,7 +170,8 @@ def update(opt_state: OptimiserState, model: M, gradient: Any, **extra: Any) -> 
         opt_state: from `setup`, or from the update before.
         model: the model whose gradient was taken.
         gradient: from `grad` or `value_and_grad`.
-        **extra: passed on to the Optax transformation (``value=loss`` for those that look at it).
+        **extra: passed on to the Optax transformation: ``value=loss`` for those that look at it, and ``value_fn``, the loss
+            as a function of the model, for line searches such as `optax.lbfgs`. These get the gradient as ``grad``.
 
     Raises:
         TypeError: if ``opt_state`` is an optimiser instead of what `setup` returned.
@@ -174,7 +203,19 @@ def update(opt_state: OptimiserState, model: M, gradient: Any, **extra: Any) -> 
                 "again, and take the gradient of the model that is updated."
             )
     old = opt_state._arrays(trained)
-    optimiser = optax.with_extra_args_support(opt_state.optimiser)
-    updates, state = optimiser.update(opt_state._arrays(gradient), opt_state.state, old, **extra)
-    new = jtu.tree_unflatten(jtu.tree_structure(trained), jtu.tree_leaves(optax.apply_updates(old, updates)))
-    return eqx.combine(new, rest), OptimiserState(opt_state.optimiser, state, opt_state._structure)
+    optimiser, gradient = optax.with_extra_args_support(opt_state.optimiser), opt_state._arrays(gradient)
+
+    def as_model(arrays: Any) -> M:
+        leaves = jtu.tree_leaves(arrays)
+        return eqx.combine(jtu.tree_unflatten(jtu.tree_structure(trained), leaves), rest)
+
+    if (value_fn := extra.get("value_fn")) is not None:
+        extra |= {"value_fn": lambda arrays: value_fn(as_model(arrays)), "grad": gradient}
+    try:
+        updates, state = optimiser.update(gradient, opt_state.state, old, **extra)
+    except Exception as error:
+        given = ", ".join(["gradient", "state", "parameters", *extra])
+        error.add_note(f"noria.update: this came from the optimiser's own update, which was given {given}.")
+        raise
+    new = as_model(optax.apply_updates(old, updates))
+    return new, OptimiserState(opt_state.optimiser, state, opt_state._structure)

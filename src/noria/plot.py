@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from noria._errors import need_matplotlib
 from noria.train.fit import History
 
 if TYPE_CHECKING:
@@ -15,10 +16,9 @@ Path = str | os.PathLike[str]
 
 
 def _figure(width: float, height: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("noria.plot needs matplotlib; install it with: pip install 'noria[plot]'.") from error
+    need_matplotlib("noria.plot")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 

@@ -133,7 +133,7 @@ def _composed(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> ja
         return times(scale, state) + shift, state
 
     _, before = jax.lax.scan(carry, start, (scales[:, last], shifts[:, last]), reverse=reverse)
-    states = (times(scales, before[:, None]) + shifts).reshape(-1, *start.shape)[:time]
+    states = (times(scales, before[:, None]) + shifts).reshape(count * size, *start.shape)[:time]
     if not jnp.issubdtype(a.dtype, jnp.inexact):
         return states
     finite = jnp.isfinite(scales).all() & jnp.isfinite(shifts).all()

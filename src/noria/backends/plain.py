@@ -1,15 +1,16 @@
 """The cell as it stands in one `jax.lax.scan`: any device, any transformation, forward mode too. Nothing is taken apart."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.cells.base import advance
+from noria.evaluate import mapped, narrowed, of_one, widened
 from noria.masking import keep_valid, valid_steps, where
 
 
@@ -25,14 +26,14 @@ def run(
     reverse: bool,
 ) -> tuple[State, Any]:
     """See `noria.backends`."""
-    one = functools.partial(advance, cell)
-    if batched:
-        one = jax.vmap(one, in_axes=(0, 0, None if keys is None else 0))
+    batch = jtu.tree_leaves(xs)[0].shape[: int(batched)]
+    one = mapped(eqx.Partial(advance, cell), of_one(start, len(batch)), *of_one((xs, keys), len(batch) + 1))
+    put_back = widened(own)  # as in `mapped`
 
     def step(state: State, inputs: tuple[Any, ...]) -> tuple[State, Any]:
         x, valid, reset, key = inputs
-        before = state if reset is None else where(reset, own, state)
-        after, y = one(before, x, key)
+        before = state if reset is None else where(reset, narrowed(put_back, own), state)
+        after, y = one((before, x, key), batch)
         return (after if valid is None else where(valid, after, state)), y
 
     def time_first(tree: Any) -> Any:

@@ -6,12 +6,14 @@ Slow on purpose and without a trick: the other backends are compared with this o
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.cells.base import emit
+from noria.evaluate import narrowed, widened
 
 
 def run(
@@ -26,21 +28,29 @@ def run(
     reverse: bool,
 ) -> tuple[State, Any]:
     """See `noria.backends`."""
+    arrays, rest = eqx.partition((cell, own), eqx.is_array)
+    copies = widened(arrays)  # so that cotangents of all steps and examples add up in 32 bits
+
+    def given() -> tuple[Callable[..., Any], State]:
+        """The cell and the state that a reset puts back, for one step."""
+        found: tuple[Callable[..., Any], State] = eqx.combine(narrowed(copies, arrays), rest)
+        return found
+
     if not batched:
-        return _run_example(cell, start, own, xs, lengths, resets, keys, reverse)
+        return _run_example(given, start, xs, lengths, resets, keys, reverse)
     size = jtu.tree_leaves(xs)[0].shape[0]
     if size == 0:
 
         def run_one(xs: Any, length: Any, resets: Any, keys: Any) -> Any:
-            return _run_example(cell, own, own, xs, length, resets, keys, reverse)
+            return _run_example(given, own, xs, length, resets, keys, reverse)
 
         one = jax.eval_shape(run_one, *_one((xs, lengths, resets, keys)))
         return jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
     examples = []
     for n in range(size):
         pick = lambda tree, n=n: jtu.tree_map(lambda leaf: leaf[n], tree)  # noqa: E731
-        args = pick(start), own, pick(xs), pick(lengths), pick(resets), pick(keys)
-        examples.append(_run_example(cell, *args, reverse))
+        args = pick(start), pick(xs), pick(lengths), pick(resets), pick(keys)
+        examples.append(_run_example(given, *args, reverse))
     return jtu.tree_map(lambda *leaves: jnp.stack(leaves), *examples)
 
 
@@ -50,9 +60,8 @@ def _one(tree: Any) -> Any:
 
 
 def _run_example(
-    cell: Callable[..., Any],
+    given: Callable[[], tuple[Callable[..., Any], State]],
     state: State,
-    own: State,
     xs: Any,
     length: jax.Array | None,
     resets: jax.Array | None,
@@ -64,13 +73,14 @@ def _run_example(
     for t in reversed(range(steps)) if reverse else range(steps):
         valid = True if length is None else t < length
         x = jtu.tree_map(lambda leaf, t=t, valid=valid: jnp.where(valid, leaf[t], jnp.zeros_like(leaf[t])), xs)
+        cell, own = given()
         before = state if resets is None else _where(resets[t], own, state)
         after = cell(before, x) if keys is None else cell(before, x, key=keys[t])
         y = emit(cell, after, x)
         state = _where(valid, after, state)
         ys[t] = _where(valid, y, jtu.tree_map(jnp.zeros_like, y))
     if steps == 0:
-        y = jax.eval_shape(lambda state, x: emit(cell, state, x), state, _one(xs))
+        y = jax.eval_shape(lambda state, x: emit(given()[0], state, x), state, _one(xs))
         return state, jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), y)
     return state, jtu.tree_map(lambda *leaves: jnp.stack(leaves), *ys)
 

@@ -2,18 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from noria.bench.grid import CELLS
 from noria.bench.peers import PEERS
 from noria.bench.run import Lane, Point, Setting
-
-
-def need_matplotlib() -> None:
-    """Raise `ImportError` if it is not installed."""
-    if find_spec("matplotlib") is None:
-        raise ImportError("a plot needs matplotlib; install it with: pip install 'noria[plot]'.")
 
 
 def ratios(points: Sequence[Point], path: str | os.PathLike[str], setting: Setting) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._errors import check_key, check_sizes, check_step
+from noria._functions import Function
 from noria._parameters import default_dtype, draw
 from noria._types import Initializer, Key, State
 from noria.initializers import zeros
@@ -83,7 +84,7 @@ def advance(cell: Callable[..., Any], state: State, x: Any, key: Key | None) -> 
 
 def cell_name(cell: Callable[..., Any]) -> str:
     """The name of a cell for messages and tables."""
-    if isinstance(cell, jtu.Partial) and not cell.args and not cell.keywords:  # how a plain function is kept
+    if isinstance(cell, Function) or (isinstance(cell, jtu.Partial) and not cell.args and not cell.keywords):
         cell = cell.func
     cell = getattr(cell, "fun", cell) if not hasattr(cell, "__name__") else cell  # JAX's shim around a partial
     if isinstance(cell, functools.partial):

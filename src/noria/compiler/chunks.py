@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._jax import SymbolicZero, aligned
+from noria._jax import SymbolicZero, aligned, is_symbolic
 from noria.compiler.cotangents import arrays_of, choose, instantiate, put, spread
+from noria.evaluate import narrowed, widened
 
 #: Bytes of lifted values up to which a whole sequence is lifted at once when no derivative is taken. Beyond it memory is
 #: no longer recycled between calls, and touching fresh pages costs as much as the arithmetic.
@@ -22,7 +23,9 @@ Segment = Callable[[Any, Any, int], tuple[Any, Any]]
 
 def chunk_size(time: int, bytes_a_step: int) -> int:
     """Steps at a time: all of them within the budget, else as many as take a quarter of it, at least 16."""
-    return time if time * bytes_a_step <= BUDGET else max(16, BUDGET // 4 // bytes_a_step)
+    if is_symbolic(time, bytes_a_step) or time * bytes_a_step <= BUDGET:
+        return time
+    return max(16, BUDGET // 4 // bytes_a_step)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class Chunks:
     size: int
     axis: int
     reverse: bool
+
+    @property
+    def is_one(self) -> bool:
+        return self.size is self.time or bool(self.size >= self.time)
 
     @property
     def groups(self) -> list[tuple[int, int, int]]:
@@ -60,7 +67,7 @@ class Chunks:
 
 def in_chunks(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any, Any]:
     """``segment`` over one chunk after the other: the final state, and all that was stacked."""
-    if chunks.size >= chunks.time:
+    if chunks.is_one:
         return segment(state, steps, chunks.time)
     state, _, stacked = _run(segment, state, steps, chunks)
     return state, stacked
@@ -129,6 +136,7 @@ def _pull(
     )
     of_final, of_stacked = cotangents
     given = [not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0 for g in of_stacked]
+    own, parameters = choose(parameters, of_parameters), widened(parameters)  # so is their sum over chunks
     carry = (
         [instantiate(g) for g in choose(of_final, of_state)],
         [jnp.zeros_like(a) for a in choose(parameters, of_parameters)],
@@ -161,7 +169,7 @@ def _pull(
         pieces.append([_flat(jnp.moveaxis(g, 1 + chunks.axis, 1)) for g in of_x])
     of_state_0, total = carry
     of_x = [jnp.moveaxis(g, 0, chunks.axis) for g in chunks.join(pieces[::-1])]
-    return spread(total, of_parameters), spread(of_x, of_steps), spread(of_state_0, of_state)
+    return spread(narrowed(total, own), of_parameters), spread(of_x, of_steps), spread(of_state_0, of_state)
 
 
 def _flat(a: jax.Array) -> jax.Array:

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.compiler.cotangents import or_zeros
+from noria.evaluate import evaluate
 from noria.graph import (
     Equation,
     Graph,
     Known,
     cut_out,
-    evaluate,
     graph_of,
     is_inexact,
     is_literal,

@@ -348,7 +348,9 @@ def _factors(atom: Any, maker: dict[Any, Equation]) -> tuple[Any, ...]:
 
 def _is_zero(atom: Any, maker: dict[Any, Equation]) -> bool:
     """Whether a value is zero as it is written."""
-    if is_literal(atom):
-        return not np.any(atom.val)
-    equation = maker.get(atom)
-    return equation is not None and equation.name == "broadcast_in_dim" and _is_zero(equation.inputs[0], maker)
+    while not is_literal(atom):
+        equation = maker.get(atom)
+        if equation is None or equation.name != "broadcast_in_dim":
+            return False
+        atom = equation.inputs[0]
+    return not np.any(atom.val)

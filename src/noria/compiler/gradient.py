@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._jax import SymbolicZero
+from noria._jax import SymbolicZero, is_symbolic
 from noria.backends import LoopBackend
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
 from noria.compiler.contact import cotangent_array
 from noria.compiler.cotangents import add, arrays_of, choose, instantiate, or_zeros, put, spread
 from noria.compiler.derivative import Derivative, derive, summed
 from noria.compiler.split import Split, narrow
-from noria.graph import Graph, Known, Shifted, cut_out, evaluate, is_inexact, named, size_in_bytes, values_of
+from noria.evaluate import evaluate, narrowed, widened
+from noria.graph import Graph, Known, Shifted, cut_out, is_inexact, named, size_in_bytes, values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +136,8 @@ class Recurrent:
     def _chunks(self, reverse: bool) -> Chunks:
         """Steps that are differentiated at a time: all, or where only states are stored so few that little more is."""
         time = self.loop.axes[0]
-        return Chunks(time, time if self.save == "gates" else max(16, math.isqrt(time)), 0, reverse)
+        whole = self.save == "gates" or is_symbolic(time)
+        return Chunks(time, time if whole else max(16, math.isqrt(time)), 0, reverse)
 
     def _advance(
         self, graph: Graph, known: Known, state: list[Any], steps: list[Any], time: int
@@ -188,7 +190,8 @@ class Recurrent:
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """The same, where all but the states is computed again: the steps of a chunk at once, the last chunk first."""
         split, (of_final, of_emitted) = self.split, cotangents
-        parameters = [known[v] for v in split.parameters]
+        parameters = widened([known[v] for v in split.parameters])  # so are the sums over chunks
+        own, known = [known[v] for v in split.parameters], known | named(split.parameters, parameters)
         smooth = [is_inexact(v) for v in split.state]
         given = [
             is_inexact(v) and not isinstance(g, SymbolicZero) for v, g in zip(split.emitted, of_emitted, strict=True)
@@ -209,7 +212,7 @@ class Recurrent:
         zeros = [jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in parameters]
         pieces = steps, [*states.values()], choose(of_emitted, given)
         (of_state, total), of_steps = in_chunks(segment, (start, zeros), pieces, self._chunks(not self.loop.reverse))
-        return total, of_steps, spread(of_state, smooth)
+        return narrowed(total, own), of_steps, spread(of_state, smooth)
 
 
 def pull_back(
@@ -246,7 +249,7 @@ def pull_back(
     varying |= named(derivative.recover.outputs, evaluate(derivative.recover, known, varying, loop.axes))
     of_shared: Known = {}
     for value, gradient in zip(parameters, totals, strict=True):
-        of_shared[value] = add(gradient, of_shared.get(value))
+        of_shared[value] = add(gradient.astype(known[value].dtype), of_shared.get(value))
     for contact in derivative.contacts:
         for value, gradient in contact.pull_back(known, varying, loop.axes).items():
             of_shared[value] = add(gradient, of_shared.get(value))

@@ -23,12 +23,12 @@ import jax.numpy as jnp
 
 from noria.backends.associative import linear_recurrence, shifted
 from noria.compiler.split import Split
+from noria.evaluate import evaluate
 from noria.graph import (
     Equation,
     Graph,
     Known,
     cut_out,
-    evaluate,
     graph_of,
     is_literal,
     named,

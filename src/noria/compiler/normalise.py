@@ -113,11 +113,11 @@ def unroll(graph: Graph) -> Graph:
 def _rounds(params: dict[str, Any], *arrays: jax.Array) -> list[jax.Array]:
     first, length = params["num_consts"] + params["num_carry"], params["length"]
     known, carry, stacks = arrays[: params["num_consts"]], arrays[params["num_consts"] : first], arrays[first:]
-    rounds: list[list[jax.Array]] = [[] for _ in range(length)]
+    rounds: list[Any] = [[] for _ in range(length)]
     for k in reversed(range(length)) if params["reverse"] else range(length):
         given = (jax.lax.index_in_dim(a, k, keepdims=False) for a in stacks)
         found = call(params["jaxpr"], *known, *carry, *given)
-        carry, rounds[k] = found[: len(carry)], found[len(carry) :]
+        carry, rounds[k] = tuple(found[: len(carry)]), found[len(carry) :]
     together = ([a.reshape(1, *a.shape) for a in some] for some in zip(*rounds, strict=True))
     return [*carry, *(jax.lax.concatenate(some, 0) for some in together)]
 
@@ -148,10 +148,15 @@ def split_products(graph: Graph, levels: dict[Any, int]) -> Graph:
 
     def pieces_of(atom: Any, axis: int) -> list[tuple[Any, int]]:
         """What is concatenated along ``axis``, with the size of each piece; nested concatenations are flattened."""
-        equation = maker.get(atom) if not is_literal(atom) else None
-        if equation is None or equation.name != "concatenate" or equation.params["dimension"] != axis:
-            return [(atom, atom.aval.shape[axis])]
-        return [piece for operand in equation.inputs for piece in pieces_of(operand, axis)]
+        found, todo = [], [atom]
+        while todo:
+            atom = todo.pop()
+            equation = maker.get(atom) if not is_literal(atom) else None
+            if equation is None or equation.name != "concatenate" or equation.params["dimension"] != axis:
+                found.append((atom, atom.aval.shape[axis]))
+            else:
+                todo += reversed(equation.inputs)
+        return found
 
     def split(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
         for side, axis, other_axis in _contracted(equation):
@@ -209,21 +214,31 @@ def regroup_sums(graph: Graph, levels: dict[Any, int]) -> Graph:
     maker = {v: equation for equation in graph.equations for v in equation.outputs if equation.name == "add"}
     inner = set()  # sums that are one term of another sum, and of nothing else
 
-    def terms(atom: Any, like: Any, top: bool = False) -> list[Any]:
-        equation = None if is_literal(atom) else maker.get(atom)
-        same = equation is not None and atom.aval.shape == like.aval.shape and atom.aval.dtype == like.aval.dtype
-        if equation is None or not same or not (top or len(uses[atom]) == 1):
-            return [atom]
-        if not top:
-            inner.add(equation)
-        return [term for operand in equation.inputs for term in terms(operand, like)]
+    def is_one_term(atom: Any) -> bool:
+        """Whether a sum is read in one place; ``a + a`` reads it in two."""
+        users = uses[atom]
+        return len(users) == 1 and (users[0] is None or sum(v is atom for v in users[0].inputs) == 1)
+
+    def terms(whole: Any) -> list[Any]:
+        found, todo = [], [whole]
+        while todo:
+            atom = todo.pop()
+            equation = None if is_literal(atom) else maker.get(atom)
+            same = equation is not None and (atom.aval.shape, atom.aval.dtype) == (whole.aval.shape, whole.aval.dtype)
+            if equation is None or not same or not (atom is whole or is_one_term(atom)):
+                found.append(atom)
+                continue
+            if atom is not whole:
+                inner.add(equation)
+            todo += reversed(equation.inputs)
+        return found
 
     replaced = {}
     for equation in reversed(graph.equations):
         if equation.name != "add" or equation in inner:
             continue
         (output,) = equation.outputs
-        found = terms(output, output, top=True)
+        found = terms(output)
         by_level = sorted(found, key=lambda term: max(_level(levels, term), CONSTANT))
         below = sum(_level(levels, term) < STATE for term in found)
         if below >= 2 and below < len(found):

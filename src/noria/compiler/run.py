@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
+from noria._jax import is_symbolic
 from noria._types import Key, State
 from noria.backends import LOOPS, WHOLE, LoopBackend
 from noria.backends.native import FEW, reason_against
@@ -24,9 +25,11 @@ from noria.compiler.frontier import is_heavy
 from noria.compiler.gradient import Loop, Recurrent
 from noria.compiler.linear import Affine, NotLinear, affine
 from noria.compiler.normalise import STATE, without_transposes
+from noria.compiler.sharding import local
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced, trace
-from noria.graph import Known, Unsupported, dependence, evaluate, named
+from noria.evaluate import evaluate
+from noria.graph import Known, Unsupported, dependence, named
 from noria.masking import valid_steps
 
 log = logging.getLogger("noria")
@@ -72,11 +75,7 @@ class Program:
 
         chunks = Chunks(axes[-1], self._checkpoint(axes[-1]), len(axes) - 1, self.options.reverse)
         arguments = [known[v] for v in used], steps, state
-        return (
-            segment(*arguments, chunks.time)
-            if chunks.size >= chunks.time
-            else checkpointed(segment, chunks)(*arguments)
-        )
+        return segment(*arguments, chunks.time) if chunks.is_one else checkpointed(segment, chunks)(*arguments)
 
     def _segment(self, known: Known, steps: list[Any], state: list[Any], axes: tuple[int, ...]) -> Any:
         parts, axes = self.parts, axes[::-1]
@@ -107,7 +106,7 @@ class Program:
     def _checkpoint(self, time: int) -> int:
         """Steps from one stored state to the next."""
         given = self.options.checkpoint
-        if given is None or not time:
+        if given is None or is_symbolic(time) or not time:
             return time
         return math.isqrt(time - 1) + 1 if given == "sqrt" else int(given)
 
@@ -157,6 +156,7 @@ def _over(program: Program, start: State, own: State, steps: Steps, axes: tuple[
     return jtu.tree_unflatten(jtu.tree_structure(own), final), ys
 
 
+@local("x")
 def run_once(
     backend: str,
     cell: Callable[..., Any],
@@ -169,7 +169,7 @@ def run_once(
 ) -> tuple[State, Any]:
     """Next state and output of a single step: of a few examples as machine code, if there is any, else of the cell as it is."""
     axes = (jtu.tree_leaves(x)[0].shape[0], 1) if batched else (1,)
-    if backend in ("auto", "native") and math.prod(axes) <= FEW:
+    if backend in ("auto", "native") and not is_symbolic(*axes) and math.prod(axes) <= FEW:
         steps = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, int(batched)), Steps(x, None, None, keys))
         program, choice = _choose(Options(), cell, own, steps, axes, label)
         if program is not None and choice.backend == "native":
@@ -213,14 +213,17 @@ def _choose(
         return program("scan"), Choice("scan", "as asked for")
     if os.environ.get("NORIA_BACKEND") == "scan":
         return program("scan"), Choice("scan", "as the environment variable NORIA_BACKEND asks for")
-    native = program("native")
-    against = reason_against(native.parts.loop, native.parts.shared, native.parts.state)
+    against: str | None = f"machine code needs sizes that are numbers, and there is {axes}"
+    if not is_symbolic(*axes):
+        native = program("native")
+        against = reason_against(native.parts.loop, native.parts.shared, native.parts.state)
     if against is None:
         return native, Choice("native", "as asked for" if options.backend == "native" else "the fastest one on CPUs")
     if options.backend == "native":
         raise ValueError(
             f'{label}: backend="native" cannot run this step: {against}; expected backend="auto" or backend="scan".'
         )
+    log.debug("%s: backend scan, since %s", label, against)
     return program("scan"), Choice("scan", f"{against}; this one runs any cell on any device")
 
 

@@ -123,6 +123,10 @@ def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: Tr
     )
 
 
+#: Operations one after the other that a slice is moved through: what the gates of cells have is far less.
+_DEEPEST = 64
+
+
 def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph, Graph]:
     """The same two parts, where what the loop only takes slices of is lifted in slices.
 
@@ -134,14 +138,22 @@ def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph,
     more: list[Equation] = []
     taken: dict[Any, Any] = {}
 
-    def part(atom: Any, start: int, stop: int) -> Any:
-        """The value that holds ``atom[..., start:stop]``; what is needed whole as well is not made twice."""
+    parts: dict[tuple[int, int, int], Any] = {}
+
+    def part(atom: Any, start: int, stop: int, depth: int = 0) -> Any:
+        """The value that holds ``atom[..., start:stop]``, made once; what is needed whole as well is not made twice."""
+        key = id(atom), start, stop
+        if key not in parts:
+            parts[key] = _part(atom, start, stop, depth)
+        return parts[key]
+
+    def _part(atom: Any, start: int, stop: int, depth: int) -> Any:
         if is_literal(atom) or not atom.aval.ndim:
             return atom
         whole = atom in constants or len(inner.get(atom, ())) > (atom not in before.outputs)
-        equation = None if whole else maker.get(atom)
+        equation = None if whole or depth == _DEEPEST else maker.get(atom)
         if equation is not None and equation.name in ("add", "sub", "mul"):
-            return _again(equation, [part(operand, start, stop) for operand in equation.inputs])
+            return _again(equation, [part(operand, start, stop, depth + 1) for operand in equation.inputs])
         if equation is not None and equation.name == "dot_general":
             (operand, weight), ((_, wc), (batch, _)) = equation.inputs, equation.params["dimension_numbers"]
             if weight in constants and not batch and weight.aval.ndim == len(wc) + 1:

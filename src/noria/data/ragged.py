@@ -4,26 +4,27 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from noria._errors import check_key, check_sizes
+from noria._errors import check_key, check_numbers, check_sizes
 from noria._types import Key
 
 
-def pad(sequences: Sequence[Any], *, time: int | None = None, value: float | int = 0) -> tuple[np.ndarray, np.ndarray]:
+def pad(sequences: Sequence[Any], *, time: int | None = None, value: Any = 0) -> tuple[np.ndarray, np.ndarray]:
     """One array of sequences of different lengths, and those lengths.
 
     Args:
         sequences: arrays ``(time, ...)`` of one dtype that differ in ``time`` only; some may be empty.
         time: steps of the result; default those of the longest sequence.
-        value: what stands past the end of a sequence.
+        value: what stands past the end of a sequence; a number that the sequences' dtype can hold.
 
     Returns:
         ``(xs, lengths)``: ``(batch, time, ...)`` of the sequences' dtype, and ``(batch,)`` int32.
 
     Raises:
         ValueError: for no sequences, different features, or a sequence longer than ``time``.
-        TypeError: for different dtypes.
+        TypeError: for different dtypes, objects that are no numbers, or a value that the dtype cannot hold.
 
     >>> import numpy as np, noria as nr
     >>> xs, lengths = nr.data.pad([np.array([[1.0], [2.0]]), np.array([[3.0]])])
@@ -38,10 +39,28 @@ def pad(sequences: Sequence[Any], *, time: int | None = None, value: float | int
         raise ValueError(
             f"pad(time={time}): sequence {int(lengths.argmax())} has {longest} steps; expected at most {time}."
         )
-    xs = np.full((len(arrays), time, *arrays[0].shape[1:]), value, arrays[0].dtype)
+    fill = _filling(value, arrays[0].dtype)
+    xs = np.full((len(arrays), time, *arrays[0].shape[1:]), fill, arrays[0].dtype)
     for row, array in zip(xs, arrays, strict=True):
         row[: len(array)] = array
     return xs, lengths
+
+
+def _filling(value: Any, dtype: np.dtype) -> np.ndarray:
+    """``value`` of type ``dtype``. Only the rounding of a fraction may change it; NumPy would also make 0 of 0.5."""
+    given = np.asarray(value)
+    kinds = "biufc" if dtype.kind == "c" else "biuf"
+    if given.shape == () and given.dtype.kind in kinds:
+        with np.errstate(all="ignore"):
+            fill = given.astype(dtype)
+        both_nan = given != given and fill != fill
+        rounded = jnp.issubdtype(dtype, jnp.inexact) and np.isfinite(fill) and np.isfinite(given)
+        if fill == given or both_nan or rounded:
+            return fill
+    raise TypeError(
+        f"pad(value={value!r}): the sequences are {dtype}, which cannot hold it; expected another value, or sequences "
+        "of another dtype: sequence.astype(...)."
+    )
 
 
 def _sequences(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
@@ -49,7 +68,13 @@ def _sequences(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
     if not arrays:
         raise ValueError(f"{call}: there are no sequences; expected at least one.")
     for n, array in enumerate(arrays):
-        if array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:]:
+        check_numbers(call, f"sequence {n}", array)
+        if array.ndim == 0:
+            raise ValueError(
+                f"{call}: sequence {n} is the number {array}; expected (time, ...). A column of one number for each "
+                "example is an array: np.array(column)."
+            )
+        if array.shape[1:] != arrays[0].shape[1:]:
             raise ValueError(
                 f"{call}: sequence {n} has shape {array.shape}, sequence 0 {arrays[0].shape}; expected (time, ...) with "
                 "only the time different."
@@ -116,12 +141,25 @@ class Batches:
         return (*batch, *(() if self._lengths is None else (self._lengths[rows],)))
 
 
+def _column(call: str, column: Any) -> np.ndarray | list[np.ndarray]:
+    """A column of `batches`: an array with examples along its first axis, or a list of sequences."""
+    if isinstance(column, list | tuple):
+        return _sequences(call, column)
+    array = np.asarray(column)
+    if array.dtype == object and array.ndim == 1 and all(np.ndim(item) for item in array):
+        return _sequences(call, list(array))
+    check_numbers(call, "column", array)
+    if array.ndim == 0:
+        raise ValueError(f"{call}: it is a {type(column).__name__}; expected an array or a list of sequences.")
+    return array
+
+
 def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int = 4) -> Batches:
     """Batches of examples; sequences of different lengths are padded, those of similar lengths together.
 
     Args:
         *columns: each an array ``(examples, ...)`` or a list of sequences ``(time, ...)``, one for each example. Lists must
-            agree in the lengths of their sequences.
+            agree in the lengths of their sequences. An array of objects, as npz files hold it, is a list.
         batch_size: examples in a batch; the last batch of an epoch may have fewer.
         key: shuffles, differently in each epoch; without it the order is the same each time. `noria.fit` then
             shuffles by its own key.
@@ -134,6 +172,7 @@ def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int
 
     Raises:
         ValueError: for no columns, columns of different numbers of examples, lists that differ in lengths.
+        TypeError: for a column of anything but numbers.
 
     >>> import numpy as np, noria as nr
     >>> sequences, labels = [np.ones((t, 2)) for t in (3, 9, 4, 8)], np.array([0, 1, 0, 1])
@@ -147,10 +186,7 @@ def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int
         check_key("batches", key)
     if not columns:
         raise ValueError("batches(): there are no columns; expected arrays or lists of sequences.")
-    ready: list[Any] = [
-        _sequences(f"batches, column {n}", column) if isinstance(column, list | tuple) else np.asarray(column)
-        for n, column in enumerate(columns)
-    ]
+    ready = [_column(f"batches, column {n}", column) for n, column in enumerate(columns)]
     sizes = [len(column) for column in ready]
     if len(set(sizes)) > 1 or sizes[0] == 0:
         raise ValueError(f"batches: the columns have {sizes} examples; expected the same number, at least one.")

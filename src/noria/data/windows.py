@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from noria._errors import check_sizes
+from noria._errors import check_numbers, check_sizes
 
 
 def windows(series: Any, size: int, horizon: int = 1, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -28,10 +28,9 @@ def windows(series: Any, size: int, horizon: int = 1, stride: int = 1) -> tuple[
     ([[0, 1, 2], [1, 2, 3]], [[3, 4], [4, 5]])
     """
     check_sizes("windows", size=size, stride=stride)
-    if horizon != int(horizon) or horizon < 0:
-        raise ValueError(f"windows: horizon is {horizon}; expected a whole number of at least 0.")
-    horizon = int(horizon)
+    horizon = _whole("windows", "horizon", horizon)
     series = np.asarray(series)
+    check_numbers("windows", "series", series)
     if series.ndim == 0 or len(series) < size + horizon:
         raise ValueError(
             f"windows: the series has shape {series.shape}; expected at least {size + horizon} steps, size + horizon."
@@ -41,11 +40,17 @@ def windows(series: Any, size: int, horizon: int = 1, stride: int = 1) -> tuple[
     return pieces[:, :size], pieces[:, size:]
 
 
+def _whole(call: str, name: str, amount: Any) -> int:
+    if not amount >= 0 or amount != int(amount):
+        raise ValueError(f"{call}: {name} is {amount}; expected a whole number of at least 0.")
+    return int(amount)
+
+
 def split(series: Any, *, valid: float | int = 0, test: float | int = 0, gap: int = 0) -> tuple[Any, Any, Any]:
     """A series or any examples in order of time, cut into training, validation and test: the latest are the test.
 
     Args:
-        series: an array or a list.
+        series: an array, a list, or a pandas or Polars object, which is cut by position, whatever its index is.
         valid: how much is for validation: a share below 1, or a whole number of steps.
         test: how much is for the test, likewise.
         gap: steps left out before each cut, so that windows on both sides do not overlap.
@@ -54,15 +59,20 @@ def split(series: Any, *, valid: float | int = 0, test: float | int = 0, gap: in
         ``(train, valid, test)``, slices of ``series``.
 
     Raises:
-        ValueError: if nothing is left for training.
+        ValueError: if nothing is left for training, or an amount is negative.
+        TypeError: for a tuple of arrays; split each of them.
 
     >>> import noria as nr
     >>> nr.data.split(list(range(10)), valid=2, test=0.3)
     ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9])
     """
-    count = len(series)
-    for name, amount in (("valid", valid), ("test", test), ("gap", gap)):
-        if amount < 0 or (amount >= 1 and amount != int(amount)):
+    if isinstance(series, tuple) and any(hasattr(part, "shape") for part in series):
+        raise TypeError(
+            "split: series is a tuple of arrays; expected one series: split each of them, by equal amounts."
+        )
+    count, gap = len(series), _whole("split", "gap", gap)
+    for name, amount in (("valid", valid), ("test", test)):
+        if not amount >= 0 or (amount >= 1 and amount != int(amount)):
             raise ValueError(f"split: {name} is {amount}; expected a share below 1 or a whole number of steps.")
     n_valid, n_test = (round(amount * count) if amount < 1 else int(amount) for amount in (valid, test))
     test_start = count - n_test
@@ -71,7 +81,8 @@ def split(series: Any, *, valid: float | int = 0, test: float | int = 0, gap: in
     train_end = valid_start - (gap if n_valid else 0)
     if train_end < 1:
         raise ValueError(f"split: {count} steps less {n_valid} and {n_test} and the gaps leave none for training.")
-    return series[:train_end], series[valid_start:valid_end], series[test_start:]
+    by_position = getattr(series, "iloc", series)  # pandas' own slices may go by label, ends included
+    return by_position[:train_end], by_position[valid_start:valid_end], by_position[test_start:]
 
 
 def folds(count: int, *, k: int, gap: int = 0, train_size: int | None = None) -> list[tuple[range, range]]:
@@ -91,8 +102,7 @@ def folds(count: int, *, k: int, gap: int = 0, train_size: int | None = None) ->
     [([0, 1], [2, 3]), ([0, 1, 2, 3], [4, 5])]
     """
     check_sizes("folds", count=count, k=k, **({} if train_size is None else {"train_size": train_size}))
-    if gap < 0:
-        raise ValueError(f"folds: gap is {gap}; expected at least 0.")
+    gap = _whole("folds", "gap", gap)
     part = count // (k + 1)
     if part - gap < 1:
         raise ValueError(f"folds: {count} steps in {k + 1} parts with a gap of {gap} leave nothing to train on.")

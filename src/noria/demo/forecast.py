@@ -13,6 +13,7 @@ import optax
 import noria as nr
 
 TASK = "forecast"
+NAMES = ["ppm"]
 WINDOW, HORIZON, YEAR = 36, 12, 12
 TEST_MONTHS, VALID_MONTHS = 60, 60
 HIDDEN, LEARNING_RATE, EPOCHS, PATIENCE, BATCH_SIZE = 32, 1e-2, 200, 40, 64
@@ -104,7 +105,7 @@ def save(result: Result, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / name for name in ("model.safetensors", "learning_curve.png", "forecast.png")]
-    nr.save(files[0], result.model, extra={"task": TASK})
+    nr.save(files[0], result.model, extra={"task": TASK, "channels": NAMES})
     plot.learning_curve(result.history, files[1], title="CO2 at Mauna Loa, GRU")
     draw(result, files[2])
     series = folder / "new_series.csv"

@@ -1,12 +1,12 @@
 """Answers of a saved demonstration model on new sequences, from a CSV or an npz file."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from noria.demo import forecast, vowels
+from noria.demo.tables import read
 from noria.io import describe
 
 
@@ -31,65 +31,8 @@ def predict(model: Path, data: Path) -> Table:
         raise ValueError(f"{path}: not a model of a demonstration; expected one saved by `noria demo`.")
     if not data.exists():
         raise FileNotFoundError(f"{data}: there is no such file.")
-    return ANSWERS[task](path, read(data))
-
-
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Named sequences ``(time, channels)`` of a file.
-
-    A CSV file has a header. A column ``sequence`` (or ``id``) tells whose step a row is, a column ``month``, ``date`` or
-    ``time`` is passed over, all others are channels; without such a column the file is one sequence. An npz file holds
-    one array for each sequence, ``(time, channels)`` or ``(time,)``, or ``xs`` (batch, time, channels) and ``lengths``.
-    """
-    readers = {".npz": _read_npz, ".csv": _read_csv}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{path}: expected a .csv or .npz file.")
-    sequences = readers[path.suffix.lower()](path)
-    for name, steps in sequences.items():
-        if steps.ndim not in (1, 2) or len(steps) == 0 or not np.isfinite(steps).all():
-            raise ValueError(
-                f"{path}: sequence {name} has shape {steps.shape}; expected (time, channels), finite, not empty."
-            )
-    return {name: steps.reshape(len(steps), -1) for name, steps in sequences.items()}
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        loaded = np.load(path)
-        if isinstance(loaded, np.ndarray):
-            raise ValueError("it holds a single array")
-        with loaded as file:
-            arrays = dict(file)
-    except Exception as error:  # numpy raises half a dozen kinds for a file that is no npz
-        raise ValueError(f"{path}: not a readable npz file: {error}.") from error
-    if set(arrays) != {"xs", "lengths"}:
-        return {name: np.atleast_1d(np.asarray(array, np.float64)) for name, array in arrays.items()}
-    xs, lengths = arrays["xs"], arrays["lengths"]
-    whole = np.issubdtype(lengths.dtype, np.integer) and lengths.shape == xs.shape[:1]
-    if xs.ndim != 3 or not whole or lengths.min(initial=0) < 0 or lengths.max(initial=0) > xs.shape[1]:
-        raise ValueError(
-            f"{path}: xs {xs.shape} and lengths {lengths.shape}; expected (batch, time, channels) and (batch,)."
-        )
-    return {str(n): np.asarray(x[:length], np.float64) for n, (x, length) in enumerate(zip(xs, lengths, strict=True))}
-
-
-def _read_csv(path: Path) -> dict[str, np.ndarray]:
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a byte-order mark
-        rows = [row for row in csv.reader(file) if row]
-    if len(rows) < 2:
-        raise ValueError(f"{path}: it has {len(rows)} lines; expected a header and at least one row.")
-    header = [name.strip().lower() for name in rows[0]]
-    whose = next((n for n, name in enumerate(header) if name in ("sequence", "id")), None)
-    channels = [n for n, name in enumerate(header) if n != whose and name not in ("month", "date", "time")]
-    sequences: dict[str, list[list[float]]] = {}
-    for line, row in enumerate(rows[1:], start=2):
-        try:
-            step = [float(row[n]) for n in channels]
-            name = "series" if whose is None else row[whose]
-        except (ValueError, IndexError):
-            raise ValueError(f"{path}, line {line}: expected {len(header)} columns, numbers in all channels.") from None
-        sequences.setdefault(name, []).append(step)
-    return {name: np.array(steps) for name, steps in sequences.items()}
+    answer, channels = ANSWERS[task]
+    return answer(path, read(data, extra.get("channels", channels)))  # a file of an earlier version names none
 
 
 def _speakers(path: Path, sequences: dict[str, np.ndarray]) -> Table:
@@ -116,4 +59,5 @@ def _months(path: Path, sequences: dict[str, np.ndarray]) -> Table:
     return Table(["sequence", "month", "ppm"], rows)
 
 
-ANSWERS = {vowels.TASK: _speakers, forecast.TASK: _months}
+#: What answers for each task, and its channels.
+ANSWERS = {vowels.TASK: (_speakers, vowels.NAMES), forecast.TASK: (_months, forecast.NAMES)}

@@ -14,6 +14,7 @@ import noria as nr
 
 TASK = "vowels"
 CHANNELS, SPEAKERS = 12, 9
+NAMES = [f"c{n + 1}" for n in range(CHANNELS)]
 HIDDEN, DROPOUT, LEARNING_RATE, EPOCHS, BATCH_SIZE = 64, 0.3, 5e-3, 40, 30
 
 
@@ -87,7 +88,7 @@ def save(result: Result, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / name for name in ("model.safetensors", "learning_curve.png", "confusion_matrix.png")]
-    nr.save(files[0], result.model, extra={"task": TASK})
+    nr.save(files[0], result.model, extra={"task": TASK, "channels": NAMES})
     plot.learning_curve(result.history, files[1], title="Japanese Vowels, bidirectional GRU")
     draw(result, files[2])
     return [*files, _write_examples(folder / "new_utterances.csv")]
@@ -105,7 +106,7 @@ def draw(result: Result, path: Path) -> None:
 def _write_examples(path: Path, count: int = 5) -> Path:
     _, test = nr.data.japanese_vowels()
     chosen = np.linspace(0, len(test.sequences) - 1, count).astype(int)
-    header = ",".join(["sequence", *(f"c{n + 1}" for n in range(CHANNELS))])
+    header = ",".join(["sequence", *NAMES])
     lines = [f"{n},{','.join(f'{value:.6f}' for value in step)}" for n in chosen for step in test.sequences[n]]
     path.write_text("\n".join([header, *lines]) + "\n")
     return path

@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 
+from noria._errors import as_given, check_fits, check_numbers
 from noria._types import Key, State
-from noria.masking import check_lengths, keep_valid
+from noria.masking import check_lengths, keep_valid, valid_steps, valid_values
 from noria.module import Module
 
 
@@ -79,24 +81,39 @@ class StatelessLayer(Layer):
     def scan(
         self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
     ) -> tuple[State, Any]:
-        xs = self._checked(state, xs)
+        given = self._given(state, xs)
         if lengths is None:
-            return None, self.apply(xs, key)
-        batch_axes = xs.ndim - 1 - self.FEATURE_AXES
+            return None, self.apply(self._checked(given), key)
+        batch_axes = given.ndim - 1 - self.FEATURE_AXES
         if batch_axes < 0:
-            raise ValueError(f"{self.label}: xs has shape {xs.shape}, a single step; lengths= goes with sequences.")
-        lengths = check_lengths(self.label, lengths, xs.shape, batch_axes)
+            raise ValueError(f"{self.label}: xs has shape {given.shape}, a single step; lengths= goes with sequences.")
+        lengths = check_lengths(self.label, lengths, given.shape, batch_axes)
+        xs = self._checked(given, valid_steps(lengths, given.shape[batch_axes]))
         return None, keep_valid(self.apply(keep_valid(xs, lengths), key), lengths)
 
     def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
-        return None, self.apply(self._checked(state, x), key)
+        return None, self.apply(self._checked(self._given(state, x)), key)
 
     def initial_state(self) -> State:
         return None
 
-    def _checked(self, state: State, xs: Any) -> jax.Array:
+    def check_values(self, values: np.ndarray) -> None:
+        """Refuse values that the layer cannot take. They are of the type that the caller gave, not narrowed yet."""
+        check_fits(self.label, "xs", values)
+
+    def _given(self, state: State, xs: Any) -> Any:
         if jtu.tree_leaves(state):
             raise ValueError(f"{self.label}: it has no state, but was called with one; expected layer(xs).")
         if xs is None or isinstance(xs, list | tuple | dict):
             raise TypeError(f"{self.label}: xs is a {type(xs).__name__}; expected one array.")
-        return jnp.asarray(xs)
+        given = as_given(xs)
+        check_numbers(self.label, "xs", given)
+        return given
+
+    def _checked(self, given: Any, valid: jax.Array | None = None) -> jax.Array:
+        """The input as JAX has it. What is known of it is checked first, at its ``valid`` places."""
+        if jnp.issubdtype(given.dtype, jnp.integer):
+            values = valid_values(given, valid)
+            if values is not None:
+                self.check_values(values)
+        return jnp.asarray(given)

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria._errors import check_key
+from noria._errors import as_given, check_key
 from noria._types import Key, State
 from noria.cells.base import Cell
 from noria.layers.base import Layer
 from noria.layers.per_step import PerStep
-from noria.masking import keep_valid
+from noria.masking import check_lengths, keep_valid
 
 
 class Chain(Layer):
@@ -102,7 +102,10 @@ class Residual(Layer):
     ) -> tuple[State, Any]:
         state, ys = self.layer.scan(state, xs, lengths=lengths, resets=resets, key=key)
         xs = jnp.asarray(xs)
-        return state, self._add(xs if lengths is None else keep_valid(xs, jnp.asarray(lengths)), ys)
+        if lengths is not None:
+            lengths = as_given(lengths)
+            xs = keep_valid(xs, check_lengths(self.label, lengths, xs.shape, lengths.ndim))
+        return state, self._add(xs, ys)
 
     def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
         state, y = self.layer.step(state, x, resets=resets, key=key)

@@ -5,12 +5,16 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from noria._errors import check_key, check_sizes, check_step, known
+from noria._errors import check_key, check_sizes, check_step
 from noria._parameters import default_dtype, draw
 from noria._types import Initializer, Key
+from noria.compiler.sharding import automatic, axes_of
+from noria.evaluate import spread, widened
 from noria.initializers import glorot_uniform, normal, zeros
 from noria.layers.base import StatelessLayer
+from noria.masking import within
 from noria.module import as_pytree
 
 
@@ -73,11 +77,16 @@ class Dense(StatelessLayer):
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
         check_step(self.label, "x", xs, self.W.shape[1], self.W.dtype)
         ys = xs @ self.W.T
-        return self.activation(ys if self.b is None else ys + self.b)
+        return self.activation(ys if self.b is None else automatic(_with_bias, (ys, self.b), *axes_of(ys)))
 
     @property
     def label(self) -> str:
         return f"Dense(in_size={self.W.shape[1]})"
+
+
+def _with_bias(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
+    ys, b = arrays
+    return ys + spread(b, ys.shape[:-1])
 
 
 class Embedding(StatelessLayer):
@@ -117,14 +126,26 @@ class Embedding(StatelessLayer):
         count = self.table.shape[0]
         if not jnp.issubdtype(xs.dtype, jnp.integer):
             raise TypeError(f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}.")
-        values = known(xs)
-        if values is not None and not 0 <= values.min() <= values.max() < count:
+        return automatic(_rows, (self.table, within(xs, -1, count)), *axes_of(xs))
+
+    def check_values(self, values: np.ndarray) -> None:
+        count = self.table.shape[0]
+        if values.size and not 0 <= values.min() <= values.max() < count:
             raise ValueError(
                 f"{self.label}: the numbers go from {values.min()} to {values.max()}; expected 0 to {count - 1}."
             )
-        xs = xs.astype(jnp.int32)
-        return self.table.at[jnp.where(xs < 0, count, xs)].get(mode="fill", fill_value=jnp.nan)
 
     @property
     def label(self) -> str:
         return f"Embedding(count={self.table.shape[0]})"
+
+
+@jax.jit
+def _rows(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rows of a table, NaN for numbers outside of it.
+
+    Their gradient adds up in 32 bits or more. Compiled, so that no whole copy of the table is made.
+    """
+    table, numbers = arrays
+    numbers = jnp.where(numbers < 0, table.shape[0], numbers)
+    return widened(table).at[numbers].get(mode="fill", fill_value=jnp.nan).astype(table.dtype)

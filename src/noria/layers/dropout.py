@@ -51,7 +51,7 @@ class Dropout(StatelessLayer):
         return self._drop(xs, key, (*xs.shape[:-2], 1, xs.shape[-1]) if one_mask else xs.shape)
 
     def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
-        x = self._checked(state, x)
+        x = self._checked(self._given(state, x))
         return None, self._drop(x, key, x.shape)
 
     def _drop(self, xs: jax.Array, key: Key | None, mask_shape: tuple[int, ...]) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 
 from noria._types import Key
 from noria.cells.base import cell_name, takes_key
+from noria.evaluate import mapped, of_one
 from noria.layers.base import StatelessLayer
 from noria.module import as_pytree
 
@@ -39,16 +40,16 @@ class PerStep(StatelessLayer):
         lead = xs.shape[:-1]
         keys = None if key is None or not takes_key(self.function) else jax.random.split(key, lead)
 
-        def one(x: jax.Array, key: Key | None) -> jax.Array:
-            return self.function(x) if key is None else self.function(x, key=key)
-
-        for _ in lead:
-            one = jax.vmap(one, in_axes=(0, None if keys is None else 0))
-        return one(xs, keys)
+        one = eqx.Partial(_call, self.function)
+        return mapped(one, *of_one((xs, keys), len(lead)))((xs, keys), lead)
 
     @property
     def label(self) -> str:
         return cell_name(self.function)
+
+
+def _call(function: Callable[..., Any], x: jax.Array, key: Key | None) -> jax.Array:
+    return function(x) if key is None else function(x, key=key)
 
 
 def LayerNorm(size: int, **options: Any) -> PerStep:

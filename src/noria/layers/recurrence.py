@@ -1,6 +1,6 @@
 """A cell along time: ``Recurrence``, and ``RNN``, ``LSTM``, ``GRU``, ``GRUv3`` for the cells of those names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._errors import check_choice, check_dtype, check_key
+from noria._errors import check_choice, check_dtype, check_key, describe
+from noria._jax import looks_at_residuals
 from noria._types import Key, State
 from noria.backends import LOOPS, NAMES, WHOLE
 from noria.cells.base import cell_name, needs_key, takes_key
@@ -16,8 +17,11 @@ from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
 from noria.compiler.run import Options, is_listening, run, run_once
+from noria.compiler.sharding import local
+from noria.evaluate import of_one, spread
 from noria.layers.base import Layer
-from noria.masking import check_lengths, where
+from noria.layers.compiled import dependence_of
+from noria.masking import check_lengths, keep_valid, where
 from noria.module import M, as_pytree, map_modules
 
 
@@ -98,7 +102,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             own = jtu.tree_map(_strong, self.cell.initial_state())
             if _kind(state) != _kind(own):
                 raise ValueError(
-                    f"{call}: initial_state is {_describe(state)}; expected {_describe(own)}, that of one example. A state "
+                    f"{call}: initial_state is {describe(state)}; expected {describe(own)}, that of one example. A state "
                     "for each example of a batch is passed to the call: layer(state, xs)."
                 )
         self.fixed_state = None if learn_initial_state else state
@@ -125,15 +129,14 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             if self.reverse:  # the boundary before step t is crossed on the way from t to t - 1
                 resets = jnp.concatenate([resets[..., 1:], jnp.zeros_like(resets[..., :1])], axis=-1)
         own = self.initial_state()
-        start = self._state(state, own, batch)
+        start = None if state is None else self._state(state, own, batch)
         keys = self._keys(key, (*batch, time))
-        # What a plain function reads from outside may change between calls, so it is traced at each; a cell's fields
-        # are its arguments, and it is compiled once for each shape.
-        compiled = self.backend != "reference" and not _is_function(self.cell) and not is_listening()
+        if lengths is not None and looks_at_residuals():
+            xs = keep_valid(xs, lengths)  # JAX then looks at what is kept for the gradient too
+        args = self, start, own, xs, lengths, resets, keys, bool(batch)
+        shared = None if is_listening() else self._dependence(own, xs, keys, len(batch) + 1)
         try:
-            return (_compiled_run if compiled else Recurrence._run)(
-                self, start, own, xs, lengths, resets, keys, bool(batch)
-            )
+            return Recurrence._run(*args) if shared is None else _compiled_run(shared, *args)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -142,13 +145,14 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 "noria.with_backend sets for a whole model; the others have a reverse mode of their own."
             ) from error
 
+    @local("xs")
     def _run(
         self, start: State, own: State, xs: Any, lengths: Any, resets: Any, keys: Key | None, batched: bool
     ) -> tuple[State, Any]:
-        first = (0, 0) if batched else (0,)
-        x = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(first) :], leaf.dtype), xs)
-        key = None if keys is None else jax.eval_shape(lambda keys: keys[first], keys)
-        self._check_transition(own, x, key)
+        axes = 2 if batched else 1
+        if start is None:  # made here, where it lies on the devices as the batch does
+            start = self._state(None, own, jtu.tree_leaves(xs)[0].shape[: axes - 1])
+        self._check_transition(own, of_one(xs, axes), of_one(keys, axes))
         options = Options(self.backend, self.reverse, self.save, self.checkpoint)
         return run(options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label)
 
@@ -163,10 +167,16 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         if resets is not None:
             state = where(self._resets(resets, batch), own, state)
 
-        # As in `scan`; what is not compiled runs as it is.
-        compiled = self.backend != "reference" and not _is_function(self.cell)
-        run, backend = (_compiled_step, self.backend) if compiled else (run_once, "plain")
-        return run(backend, self.cell, state, own, x, self._keys(key, batch), bool(batch), self.label)
+        keys = self._keys(key, batch)
+        args = self.cell, state, own, x, keys, bool(batch), self.label
+        shared = self._dependence(own, x, keys, len(batch))
+        return run_once("plain", *args) if shared is None else _compiled_step(shared, self.backend, *args)
+
+    def _dependence(self, own: State, xs: Any, keys: Key | None, axes: int) -> Hashable | None:
+        """Equal for calls that may share a program; ``None`` for one that is to run as it is."""
+        return (
+            None if self.backend == "reference" else dependence_of(self.cell, own, of_one(xs, axes), of_one(keys, axes))
+        )
 
     @property
     def label(self) -> str:
@@ -179,8 +189,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
     def _sequence(self, xs: Any) -> tuple[Any, tuple[int, ...], int]:
         """``xs`` as arrays, its batch axes and its number of steps."""
         xs = self._arrays("xs", xs, (2, 3), "(time, {}) or (batch, time, {})")
-        *batch, time, _ = xs.shape
-        return xs, tuple(batch), time
+        return xs, xs.shape[:-2], xs.shape[-2]
 
     def _one_step(self, x: Any) -> tuple[Any, tuple[int, ...]]:
         x = self._arrays("x", x, (1, 2), "({},) or (batch, {})")
@@ -206,12 +215,11 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
     def _state(self, state: State, own: State, batch: tuple[int, ...]) -> State:
         """The state to start from, with a batch axis where the input has one."""
-        if state is None:
-            state = own
+        state = own if state is None else state
         structure: Any = jtu.tree_structure(own)
         if structure != jtu.tree_structure(state):
             raise ValueError(
-                f"{self.label}: the state is {_describe(state)}; expected {_describe(own)}, as initial_state() gives it. "
+                f"{self.label}: the state is {describe(state)}; expected {describe(own)}, as initial_state() gives it. "
                 "The state comes first: layer(state, xs)."
             )
 
@@ -227,7 +235,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 raise TypeError(
                     f"{self.label}: the state is {leaf.dtype}; expected {like.dtype}, as initial_state() gives it."
                 )
-            return jnp.broadcast_to(leaf, batch + like.shape)
+            return leaf if leaf.shape == batch + like.shape else spread(leaf, batch)
 
         return jtu.tree_map(broadcast, state, own)
 
@@ -253,13 +261,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             after = jax.eval_shape(call, own, x, key)
         except Exception as error:
             error.add_note(
-                f"{self.label}: this came from one step of the cell, called with a state of {_describe(own)} "
-                f"and an x of {_describe(x)}."
+                f"{self.label}: this came from one step of the cell, called with a state of {describe(own)} "
+                f"and an x of {describe(x)}."
             )
             raise
         if _kind(after) != _kind(own):
             raise TypeError(
-                f"{self.label}: one step turns a state of {_describe(own)} into {_describe(after)}; expected the same "
+                f"{self.label}: one step turns a state of {describe(own)} into {describe(after)}; expected the same "
                 "structure, shapes and dtypes. Check the initial state and the dtype of xs."
             )
 
@@ -277,23 +285,14 @@ def _check_checkpoint(call: str, checkpoint: Any) -> None:
         )
 
 
-_compiled_run = eqx.filter_jit(Recurrence._run)
-_compiled_step = eqx.filter_jit(run_once)
+@eqx.filter_jit
+def _compiled_run(shared: Hashable, *args: Any) -> Any:
+    return Recurrence._run(*args)
 
 
-def _describe(tree: Any) -> str:
-    """Structure, shapes and dtypes in one line: ``LSTMState(h=float32[5], c=float32[5])``."""
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return f"{type(tree).__name__}({', '.join(f'{n}={_describe(v)}' for n, v in zip(tree._fields, tree, strict=True))})"
-    if isinstance(tree, tuple | list):
-        return f"{type(tree).__name__}({', '.join(map(_describe, tree))})"
-    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
-        return f"{tree.dtype}{list(tree.shape)}"
-    return type(tree).__name__ if not isinstance(tree, dict) else str({k: _describe(v) for k, v in tree.items()})
-
-
-def _is_function(cell: Any) -> bool:
-    return isinstance(cell, jtu.Partial)
+@eqx.filter_jit
+def _compiled_step(shared: Hashable, *args: Any) -> Any:
+    return run_once(*args)
 
 
 def _strong(leaf: Any) -> jax.Array:
@@ -335,8 +334,7 @@ def with_backend(model: M, backend: str) -> M:
     True
     """
     check_choice("with_backend", "backend", backend, ("auto", *NAMES))
-    fields: dict[str, Any] = {"backend": backend}
-    fields |= {} if _saves(backend) else {"save": "gates"}
+    fields: dict[str, Any] = {"backend": backend} | ({} if _saves(backend) else {"save": "gates"})
     fields |= {"checkpoint": None} if backend in WHOLE else {}
     return map_modules(lambda module, _: fields if isinstance(module, Recurrence) else {}, model)
 

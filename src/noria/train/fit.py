@@ -1,26 +1,25 @@
 """``fit``: epochs of one compiled step, validation, early stopping, and a clear stop when numbers go bad."""
 
-import inspect
+import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 import optax
+import optax.contrib
 
 from noria._errors import check_key, check_sizes
 from noria._types import Key
-from noria.data.ragged import Batches
-from noria.module import inference, is_inexact, named_leaves, partition, training
-from noria.optimise import OptimiserState, setup, update, value_and_grad
+from noria.module import is_inexact, training
+from noria.optimise import OptimiserState, as_transformation, holds_state, setup
+from noria.train.forms import check_data, length
 from noria.train.progress import Progress
+from noria.train.steps import Run, Step
 
 M = TypeVar("M")
 
@@ -66,15 +65,17 @@ def fit(
         model: what to train; its trainable arrays change, in the returned copy.
         loss: ``loss(model, *batch)``, a number, or a pair of it and a dict of further numbers to report. If it has an
             argument ``key`` it is given a random key of its own at each step.
-        data: batches, gone through once an epoch: `noria.data.batches`, or any list (or other re-iterable) of tuples of
-            arrays. A tuple of arrays is one batch of everything.
-        optimiser: an Optax transformation.
+        data: batches, gone through once an epoch: `noria.data.batches`, or any list (or other re-iterable, such as a
+            loader of PyTorch's) of tuples of arrays. A tuple of arrays is one batch of everything. Arrays of other
+            libraries are made NumPy arrays; a batch may hold dicts.
+        optimiser: an Optax transformation, or `optax.MultiSteps`. It is passed ``value``, ``grad`` and ``value_fn`` too,
+            for line searches and those that look at the loss.
         epochs: times to go through the data, at most.
         key: random key for the order of batches and for ``loss``.
         valid: data of the same form; its loss is taken after each epoch, in inference mode.
         patience: stop after so many epochs without a lower validation loss, and return the model with the lowest one.
         clip_norm: scale the gradient down to this global norm where it is above.
-        on_epoch: called as ``on_epoch(model, history)`` after each epoch; if it returns ``True`` the run stops.
+        on_epoch: called as ``on_epoch(model, history)`` after each epoch; if it returns something true the run stops.
         progress: show a progress bar; default only where the output is a terminal.
 
     Returns:
@@ -82,11 +83,19 @@ def fit(
         came; and a `History`.
 
     If the loss or a gradient is not finite the run stops with a `RuntimeWarning` that names the step, the loss and the
-    first offending parameter, and returns the last model whose loss was finite (with ``patience`` the best one).
+    first offending parameter, and returns the last model whose loss was finite (with ``patience`` the best one). So
+    `optax.apply_if_finite` finds nothing to skip.
+
+    A `KeyboardInterrupt` (Ctrl-C) ends the run like early stopping: model and history are returned. Any other error, from
+    the data, the loss, the validation or ``on_epoch``, is raised; it carries what would have been returned as
+    ``error.model`` and ``error.history``, unless its class takes no attributes.
 
     Raises:
-        ValueError: for arguments that contradict each other, or data without a batch.
-        TypeError: if ``loss`` returns no number.
+        ValueError: for arguments that contradict each other, data without a batch, a batch without examples, or a
+            generator with more than one epoch.
+        TypeError: if ``loss`` returns no number, or a batch holds what is no array of numbers; for an optimiser that
+            needs other parameters than the model's (`optax.lookahead`), or shows the loss others than it trains
+            (`optax.contrib.schedule_free`).
 
     Batches of one shape are traced and compiled once.
 
@@ -99,51 +108,104 @@ def fit(
     >>> history.loss[-1] < history.loss[0]
     True
     """
+    _check(epochs, key, valid is not None, patience, clip_norm)
+    for what, given in (("data", data), ("valid", () if valid is None else valid)):
+        check_data(what, given, epochs)
+    optimiser = as_transformation(optimiser)
+    if clip_norm is not None:
+        optimiser = optax.chain(optax.clip_by_global_norm(clip_norm), optimiser)
+    course = _Course(model, Run(training(model), _set_up(optimiser, model), Step(loss)), patience)
+    try:
+        with Progress(epochs, length(data), progress) as bar:
+            for epoch in range(epochs):
+                course.take(epoch, data, valid, jax.random.fold_in(key, epoch), bar)
+                if course.history.stopped is None and on_epoch is not None and on_epoch(*course.latest()):
+                    course.history.stopped = f"on_epoch asked to stop after epoch {epoch}"
+                if course.history.stopped is None and epoch + 1 < epochs:
+                    course.history.stopped = course.out_of_patience()
+                if course.history.stopped is not None:
+                    break
+    except KeyboardInterrupt:
+        course.history.stopped = course.history.stopped or f"interrupted in epoch {course.epoch}"
+    except BaseException as error:
+        course.history.stopped = f"{type(error).__name__} in epoch {course.epoch}"
+        course.hand_over(error)
+        raise
+    return course.result()
+
+
+def _check(epochs: int, key: Key, has_valid: bool, patience: int | None, clip_norm: float | None) -> None:
     check_key("fit", key)
     check_sizes("fit", epochs=epochs)
     if patience is not None:
         check_sizes("fit", patience=patience)
-        if valid is None:
+        if not has_valid:
             raise ValueError("fit(patience=...): there is no validation loss to wait for; pass valid=.")
-    if clip_norm is not None:
-        if not clip_norm > 0:
-            raise ValueError(f"fit(clip_norm={clip_norm}): expected a norm above 0.")
-        optimiser = optax.chain(optax.clip_by_global_norm(clip_norm), optimiser)
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"fit(clip_norm={clip_norm}): expected a norm above 0.")
 
-    run = _Run(training(model), setup(optimiser, model), _Step(loss))
-    history = History()
-    best, best_loss, waited = run.model, math.inf, 0
-    with Progress(epochs, _length(data), progress) as bar:
-        for epoch in range(epochs):
-            started = time.perf_counter()
-            epoch_key = jax.random.fold_in(key, epoch)
-            metrics = run.epoch(data, epoch_key, epoch, bar)
-            if run.bad is not None:
-                history.stopped = run.bad
-                warnings.warn(f"fit stopped: {run.bad}", RuntimeWarning, stacklevel=2)
-                break
-            if valid is not None:
-                held_out = run.evaluate(valid, epoch_key)
-                if not math.isfinite(held_out["loss"]):
-                    history.stopped = f"after epoch {epoch}: the validation loss is {held_out['loss']}"
-                    warnings.warn(f"fit stopped: {history.stopped}", RuntimeWarning, stacklevel=2)
-                    break
-                metrics |= {f"valid_{name}": value for name, value in held_out.items()}
-                if held_out["loss"] < best_loss:
-                    best, best_loss, history.best_epoch, waited = run.model, held_out["loss"], epoch, 0
-                else:
-                    waited += 1
-            history.seconds.append(time.perf_counter() - started)
-            bar.epoch_done(metrics)
-            _record(history, metrics)
-            if on_epoch is not None and on_epoch(_like(model, run.model), history) is True:
-                history.stopped = f"on_epoch asked to stop after epoch {epoch}"
-            elif patience is not None and waited >= patience and epoch + 1 < epochs:
-                history.stopped = f"no lower validation loss for {patience} epochs, best in epoch {history.best_epoch}"
-            if history.stopped is not None:
-                break
-    keep_best = patience is not None and history.best_epoch is not None
-    return _like(model, best if keep_best else run.model), history
+
+def _set_up(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState:
+    opt_state = setup(optimiser, model)
+    if holds_state(opt_state.state, optax.contrib.ScheduleFreeState):
+        raise TypeError(
+            "fit: the optimiser is schedule-free, whose trained parameters are not those to evaluate; train with "
+            "noria.setup and noria.update, and evaluate with optax.contrib.schedule_free_eval_params."
+        )
+    return opt_state
+
+
+class _Course(Generic[M]):
+    """How a run of `fit` goes: its history, its best model, and what is returned however it ends."""
+
+    def __init__(self, model: M, run: Run, patience: int | None):
+        self.history, self.epoch = History(), 0
+        self._given, self._run, self._patience = model, run, patience
+        self._best, self._best_loss, self._waited = run.model, math.inf, 0
+
+    def take(self, epoch: int, data: Any, valid: Any, key: Key, bar: Progress) -> None:
+        """One epoch and its validation; ``history.stopped`` tells if they were not finite."""
+        self.epoch, started = epoch, time.perf_counter()
+        metrics = self._run.epoch(data, key, epoch, bar)
+        if self._run.bad is not None:
+            return self._stop(self._run.bad)
+        if valid is not None:
+            held_out = self._run.evaluate(valid, key)
+            if not math.isfinite(held_out["loss"]):
+                return self._stop(f"after epoch {epoch}: the validation loss is {held_out['loss']}")
+            metrics |= {f"valid_{name}": value for name, value in held_out.items()}
+            self._waited += 1
+            if held_out["loss"] < self._best_loss:
+                self._best, self._best_loss, self._waited = self._run.model, held_out["loss"], 0
+                self.history.best_epoch = epoch
+        self.history.seconds.append(time.perf_counter() - started)
+        bar.epoch_done(metrics)
+        _record(self.history, metrics)
+
+    def _stop(self, reason: str) -> None:
+        self.history.stopped = reason
+        warnings.warn(f"fit stopped: {reason}", RuntimeWarning, stacklevel=4)
+
+    def out_of_patience(self) -> str | None:
+        if self._patience is None or self._waited < self._patience:
+            return None
+        best = self.history.best_epoch
+        return f"no lower validation loss for {self._patience} epochs, best in epoch {best}"
+
+    def latest(self) -> tuple[M, History]:
+        return _like(self._given, self._run.model), self.history
+
+    def result(self) -> tuple[M, History]:
+        keep_best = self._patience is not None and self.history.best_epoch is not None
+        return _like(self._given, self._best if keep_best else self._run.model), self.history
+
+    def hand_over(self, error: BaseException) -> None:
+        """Let ``error`` carry the result. Classes may refuse attributes; then it is raised as it is."""
+        with contextlib.suppress(Exception):
+            error.model, error.history = self.result()  # type: ignore[attr-defined]
+            note = "noria.fit: this error carries the model and the history so far, as error.model and error.history."
+            if self._run.steps and note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
 
 
 def _record(history: History, metrics: dict[str, float]) -> None:
@@ -159,128 +221,3 @@ def _like(model: M, trained: Any) -> M:
     leaves, treedef = jtu.tree_flatten(model)
     pairs = zip(leaves, jtu.tree_leaves(trained), strict=True)
     return jtu.tree_unflatten(treedef, [new if is_inexact(new) else old for old, new in pairs])
-
-
-class _Step:
-    """The loss, and the compiled training and evaluation steps made of it."""
-
-    def __init__(self, loss: Callable[..., Any]):
-        self._loss = loss
-        self._takes_key = "key" in inspect.signature(loss).parameters
-        self.train = eqx.filter_jit(self._train)
-        self.evaluate = eqx.filter_jit(self._objective)
-
-    def _objective(self, model: Any, batch: tuple[Any, ...], key: Key) -> tuple[jax.Array, dict[str, jax.Array]]:
-        result = self._loss(model, *batch, key=key) if self._takes_key else self._loss(model, *batch)
-        value, metrics = result if isinstance(result, tuple) else (result, {})
-        numbers = isinstance(metrics, dict) and all(jnp.shape(metric) == () for metric in metrics.values())
-        if jnp.shape(value) != () or not numbers:
-            raise TypeError(
-                f"fit: loss returned {jnp.shape(value)} and {type(metrics).__name__}; expected a number, or a pair of a "
-                "number and a dict of numbers."
-            )
-        if taken := [name for name in metrics if name == "loss" or name.startswith("valid_")]:
-            raise ValueError(
-                f"fit: the loss reports {taken[0]!r}, a name that the history keeps for itself; rename it."
-            )
-        return value, metrics
-
-    def _train(self, model: Any, opt_state: OptimiserState, batch: tuple[Any, ...], key: Key) -> Any:
-        (value, metrics), gradient = value_and_grad(self._objective, has_aux=True)(model, batch, key)
-        new_model, new_state = update(opt_state, model, gradient, value=value)
-        # A parameter is to blame if its gradient is not finite, or what the optimiser made of it.
-        pairs = zip(jtu.tree_leaves(gradient), jtu.tree_leaves(partition(new_model)[0]), strict=True)
-        finite = [jnp.isfinite(g).all() & jnp.isfinite(new).all() for g, new in pairs]
-        return new_model, new_state, value, metrics, jnp.stack(finite)
-
-
-class _Run:
-    """The model on its way: one epoch, one evaluation, and the reason if something is not finite."""
-
-    def __init__(self, model: Any, opt_state: OptimiserState, step: _Step):
-        self.model, self.opt_state = model, opt_state
-        self.bad: str | None = None
-        self._good, self._step, self._steps = model, step, 0
-
-    def epoch(self, data: Iterable[Any], key: Key, epoch: int, bar: Progress) -> dict[str, float]:
-        means = _Means()
-        for batch in _batches(data, key):
-            step_key = jax.random.fold_in(key, self._steps)
-            model, state, loss, metrics, finite = self._step.train(self.model, self.opt_state, batch, step_key)
-            if not (math.isfinite(loss) and np.asarray(finite).all()):
-                self.bad = self._explain(epoch, float(loss), np.asarray(finite))
-                self.model = self.model if math.isfinite(loss) else self._good
-                break
-            self._good, self.model, self.opt_state = self.model, model, state
-            self._steps += 1
-            means.add({"loss": loss, **metrics}, batch)
-            bar.step_done(float(loss))
-        else:
-            if not means.examples:
-                again = " It was an iterator, used up by the epoch before." if epoch else ""
-                raise ValueError(
-                    f"fit: epoch {epoch} found no batch in data; expected something to iterate over.{again}"
-                )
-        return means.result()
-
-    def evaluate(self, data: Iterable[Any], key: Key) -> dict[str, float]:
-        means, model = _Means(), inference(self.model)
-        for n, batch in enumerate(_batches(data, None)):
-            loss, metrics = self._step.evaluate(model, batch, jax.random.fold_in(key, n))
-            means.add({"loss": loss, **metrics}, batch)
-        if not means.examples:
-            raise ValueError("fit: there is no batch in valid; expected a list of batches, not an iterator.")
-        return means.result()
-
-    def _explain(self, epoch: int, loss: float, finite: np.ndarray) -> str:
-        parameters = named_leaves(partition(self.model)[0])
-        where = f"step {self._steps} (epoch {epoch}): the loss is {loss}"
-        for name, array in parameters:
-            if not bool(jnp.isfinite(array).all()):
-                return f"{where}; first offending parameter: {name}, which is not finite itself"
-        if not finite.all():
-            return (
-                f"{where}; first offending parameter: {parameters[int(finite.argmin())][0]}, by its gradient or update"
-            )
-        return f"{where}; no parameter is to blame: all of them and their gradients are finite"
-
-
-class _Means:
-    """Means over examples: each batch counts by its first axis."""
-
-    def __init__(self) -> None:
-        self.examples = 0
-        self._sums: dict[str, float] = {}
-
-    def add(self, values: dict[str, Any], batch: tuple[Any, ...]) -> None:
-        shape = np.shape(jtu.tree_leaves(batch)[0]) if jtu.tree_leaves(batch) else ()
-        weight = max(shape[0], 1) if shape else 1
-        self.examples += weight
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + weight * float(value)
-
-    def result(self) -> dict[str, float]:
-        return {name: total / self.examples for name, total in self._sums.items()}
-
-
-def _whole(data: Any) -> bool:
-    """Whether ``data`` is one batch of everything: a tuple of arrays."""
-    return isinstance(data, tuple) and any(hasattr(column, "shape") for column in data)
-
-
-def _batches(data: Iterable[Any], key: Key | None) -> Iterator[tuple[Any, ...]]:
-    if hasattr(data, "shape") or isinstance(data, dict):
-        raise TypeError(
-            f"fit: data is a {type(data).__name__}; expected noria.data.batches(...), a list of batches, or a tuple of arrays "
-            "as one batch of everything: (xs, ys), or (xs,)."
-        )
-    if _whole(data):
-        data = [data]
-    for batch in data.epoch(key) if isinstance(data, Batches) and data.shuffled else data:
-        yield tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-
-
-def _length(data: Any) -> int | None:
-    if _whole(data):
-        return 1
-    return len(data) if hasattr(data, "__len__") else None

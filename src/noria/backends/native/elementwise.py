@@ -106,8 +106,11 @@ def _extreme(sign: str) -> Rule:
         if _kind(equation) != "f":
             compare = b.icmp_signed if _kind(equation) == "i" else b.icmp_unsigned
             return b.select(compare(sign, x, y), x, y)
-        # NaN is handed on, whichever operand it is.
-        return b.select(b.or_(b.fcmp_ordered(sign, x, y), b.fcmp_unordered("uno", x, x)), x, y)
+        # NaN is handed on, whichever operand it is; of two zeros the larger is that without a sign.
+        whole = ir.VectorType(ir.IntType(32 if x.type.element == ir.FloatType() else 64), x.type.count)
+        bits = (b.and_ if sign == ">" else b.or_)(b.bitcast(x, whole), b.bitcast(y, whole))
+        other = b.select(b.fcmp_ordered("==", x, y), b.bitcast(bits, x.type), y)
+        return b.select(b.or_(b.fcmp_ordered(sign, x, y), b.fcmp_unordered("uno", x, x)), x, other)
 
     return rule
 

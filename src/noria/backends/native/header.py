@@ -28,9 +28,7 @@ def api_version() -> tuple[int, int]:
     """
     found = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", _text()))
     if int(found.get("MAJOR", -1)) != 0:
-        raise NoSuchMachine(
-            f"XLA's foreign function interface has version {found.get('MAJOR', 'unknown')}, not 0"
-        )
+        raise NoSuchMachine(f"XLA's foreign function interface has version {found.get('MAJOR', 'unknown')}, not 0")
     return 0, int(found["MINOR"])
 
 

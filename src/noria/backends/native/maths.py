@@ -282,11 +282,18 @@ def _cosh(x: Vector) -> Vector:
     return half + 0.25 / half
 
 
+def _in_double(x: Vector) -> Vector:
+    """In double precision, denormal numbers too, which instructions take for zero while a kernel runs."""
+    wide, bits = x.cast("fpext", ir.DoubleType()), x.bits
+    denormal = ((bits & 0x7FFFFF).cast("sitofp", ir.DoubleType()) * 2.0**-149).intrinsic("copysign", wide)
+    return denormal.where((bits & 0x7F800000).compare("==", 0), wide)
+
+
 def _pow(x: Vector, y: Vector) -> Vector:
     """e^(y log|x|) in double precision, and C's special cases."""
     if x.format is DOUBLE:
         return _by_lane("pow", x, y)
-    x, y = x.cast("fpext", ir.DoubleType()), y.cast("fpext", ir.DoubleType())
+    x, y = _in_double(x), _in_double(y)
     a, whole = x.intrinsic("fabs"), y.clamp(-(2.0**30), 2.0**30)  # all integers beyond are even
 
     def integer(v: Vector) -> Vector:

@@ -14,7 +14,7 @@ import numpy as np
 
 from noria._jax import Literal, ShapedArray
 from noria.backends.native.expressible import simplified
-from noria.graph import Equation, Graph, Value, aval_of_total, grouped, is_literal
+from noria.graph import Equation, Graph, Value, is_literal
 
 _NARROW, _WIDE = jnp.dtype(jnp.bfloat16), np.dtype(np.float32)
 
@@ -25,8 +25,8 @@ def is_narrow(graph: Graph) -> bool:
     return any(v.aval.dtype == _NARROW for v in (*graph.inputs, *graph.outputs, *made))
 
 
-def widened(graph: Graph, known: Iterable[Any]) -> tuple[Graph, dict[Any, Any]]:
-    """The graph in float32, and the new values by the old ones.
+def widened(graph: Graph, known: Iterable[Any], state: Iterable[Any]) -> tuple[Graph, dict[Any, Any]]:
+    """The graph in float32, and the new values by the old ones; those of the state too, which no equation need read.
 
     Raises:
         NotExpressible: if there is no code for an equation.
@@ -49,7 +49,8 @@ def widened(graph: Graph, known: Iterable[Any]) -> tuple[Graph, dict[Any, Any]]:
     ]
     inputs, outputs = tuple(map(wide, graph.inputs)), tuple(map(wide, graph.outputs))
     pairs = zip((*old.inputs, *old.outputs), (*inputs, *outputs), strict=True)
-    return Graph(inputs, outputs, tuple(equations)), {v: w for v, w in pairs if not is_literal(v)}
+    now = {v: w for v, w in pairs if not is_literal(v)} | {v: wide(v) for v in state}
+    return Graph(inputs, outputs, tuple(equations)), now
 
 
 def in_32_bits(arrays: Any) -> Any:
@@ -59,12 +60,8 @@ def in_32_bits(arrays: Any) -> Any:
 def of_types(
     outputs: Sequence[Any], totals: Sequence[int], found: tuple[list[Any], list[Any], list[Any]]
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """The final state, what is stacked, and totals, in the types of the outputs that the graph had."""
+    """The final state and what is stacked, in the types of the outputs that the graph had; totals as they are."""
     final, stacked, summed = found
-    own = outputs[: len(outputs) - sum(totals)]
-    dtypes = [
-        *(v.aval.dtype for v in own),
-        *(aval_of_total(some).dtype for some in grouped(outputs[len(own) :], totals)),
-    ]
-    rest = map(jax.lax.convert_element_type, (*final, *stacked, *summed), dtypes)
-    return [*islice(rest, len(final))], [*islice(rest, len(stacked))], [*rest]
+    dtypes = (v.aval.dtype for v in outputs[: len(outputs) - sum(totals)])
+    rest = map(jax.lax.convert_element_type, (*final, *stacked), dtypes)
+    return [*islice(rest, len(final))], [*rest], summed

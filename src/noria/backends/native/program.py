@@ -15,8 +15,10 @@ from typing import Any
 
 from noria.backends.native.elementwise import HEAVY
 from noria.backends.native.expressible import (
+    MOST_EQUATIONS,
     MOVES,
     REDUCTIONS,
+    TooLong,
     check_dtype,
     first_of,
     pieces_of,
@@ -57,6 +59,8 @@ class Program:
         apart: Callable[[int], bool] = lambda weight: False,
     ):
         graph = simplified(graph, shared)
+        if len(graph.equations) > MOST_EQUATIONS:
+            raise TooLong(len(graph.equations))
         self.shared, self.steps, self.state = tuple(shared), tuple(steps), tuple(state)
         self.shifted = tuple(shifted)
         self.outputs = graph.outputs[: len(graph.outputs) - sum(totals)]
@@ -181,14 +185,18 @@ class Program:
                 yield Term(total, self._record(one), self._record(two), row * pitch + column, pitch)
 
     def _pieces(self, atom: Any) -> list[tuple[Any, int]]:
-        equation = None if is_literal(atom) else self.maker.get(atom)
-        if equation is not None and equation.name == "concatenate":
-            return [
-                (part, start + first) for piece, start in pieces_of(equation) for part, first in self._pieces(piece)
-            ]
-        if equation is not None and equation.name in MOVES and size(equation.inputs[0]) == size(atom):
-            return self._pieces(equation.inputs[0])
-        return [(atom, 0)]
+        """The values that a value consists of, and where each begins."""
+        found, todo = [], [(atom, 0)]
+        while todo:
+            atom, start = todo.pop()
+            equation = None if is_literal(atom) else self.maker.get(atom)
+            if equation is not None and equation.name == "concatenate":
+                todo += reversed([(piece, start + first) for piece, first in pieces_of(equation)])
+            elif equation is not None and equation.name in MOVES and size(equation.inputs[0]) == size(atom):
+                todo.append((equation.inputs[0], start))
+            else:
+                found.append((atom, start))
+        return found
 
     def _record(self, atom: Any) -> int:
         """Have a value recorded at each step."""
@@ -203,24 +211,22 @@ class Program:
 
     def look(self, atom: Any, offset: int, extent: int, opened: Callable[[Any], bool] = lambda value: False) -> Node:
         """What ``atom`` is at ``extent`` features from ``offset`` on; ``opened`` values as computed, though they are stored."""
-        if is_literal(atom):
-            return Number(atom.val, atom.aval.dtype)
-        extent = min(extent, size(atom))  # one number is the same for all features
-        if atom in self.places and not (self._in_one_pass(atom, offset, extent) and opened(atom)):
-            return Load(atom, offset, extent)
-        equation = self.maker[atom]
-        name = equation.name
-        if name in MOVES:
-            operand = equation.inputs[0]
-            return self.look(operand, 0 if size(operand) == 1 else offset + first_of(equation, atom), extent, opened)
-        if name == "concatenate":
-            for piece, start in pieces_of(equation):
-                if start <= offset and offset + extent <= start + size(piece):
-                    return self.look(piece, offset - start, extent, opened)
-            raise _Spread(atom)
-        if name == "dot_general":
-            return Product(equation, offset)
-        return Apply(equation, tuple((a, offset if size(a) == size(atom) else 0) for a in equation.inputs))
+        while not is_literal(atom):
+            extent = min(extent, size(atom))  # one number is the same for all features
+            if atom in self.places and not (self._in_one_pass(atom, offset, extent) and opened(atom)):
+                return Load(atom, offset, extent)
+            equation = self.maker[atom]
+            if equation.name in MOVES:
+                operand = equation.inputs[0]
+                offset = 0 if size(operand) == 1 else offset + first_of(equation, atom)
+                atom = operand
+            elif equation.name == "concatenate":
+                atom, offset = _piece(equation, offset, extent)
+            elif equation.name == "dot_general":
+                return Product(equation, offset)
+            else:
+                return Apply(equation, tuple((a, offset if size(a) == size(atom) else 0) for a in equation.inputs))
+        return Number(atom.val, atom.aval.dtype)
 
     def _in_one_pass(self, atom: Any, offset: int, extent: int) -> bool:
         """Whether a stored value is computed, element by element, by a pass over these features."""
@@ -354,6 +360,14 @@ class Program:
 
 def _at(stages: dict[tuple[int, int], Stage], level: int, extent: int) -> Stage:
     return stages.setdefault((level, extent), Stage(extent))
+
+
+def _piece(equation: Equation, offset: int, extent: int) -> tuple[Any, int]:
+    """The operand of a concatenation that has all of these features, and where they begin in it."""
+    for piece, start in pieces_of(equation):
+        if start <= offset and offset + extent <= start + size(piece):
+            return piece, offset - start
+    raise _Spread(equation.outputs[0])
 
 
 class _Spread(Exception):

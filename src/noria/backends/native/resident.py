@@ -9,9 +9,8 @@ go. So a kernel can be released when nobody holds it, and not before. None of th
 from llvmlite import ir
 
 from noria.backends.native.frame import HANDLER, NULL, Frame, address_of
-from noria.backends.native.instructions import I8, I32, I64, POINTER, VOID, Callee, at, declared, i64, loop
+from noria.backends.native.instructions import I32, I64, POINTER, VOID, Callee, at, declared, i64, loop
 from noria.backends.native.structures import (
-    Attributes,
     CallFrame,
     DestroyArgs,
     Record,

@@ -35,6 +35,10 @@ def neutral(equation: Any) -> Any:
     return np.iinfo(dtype).min if lowest else np.iinfo(dtype).max
 
 
+def _key(atom: Any, offset: int) -> tuple[int, int]:
+    return id(atom), offset  # numbers are not hashable
+
+
 class Row:
     """The element-wise part of a stage for one block of features of one example."""
 
@@ -62,12 +66,20 @@ class Row:
 
     def value(self, atom: Any, offset: int) -> ir.Value:
         """The vector of ``atom`` here; each is computed once."""
-        key = (id(atom), offset)  # numbers are not hashable
-        if key not in self.known:
-            self.known[key] = self._value(
-                self.program.look(atom, offset, self.stage.extent, self.stage.own.__contains__)
-            )
-        return self.known[key]
+        todo = [(atom, offset)]  # a cell may be thousands of operations deep, which no recursion is
+        while todo:
+            key = _key(*todo[-1])
+            if key in self.known:
+                todo.pop()
+                continue
+            node = self.program.look(*todo[-1], self.stage.extent, self.stage.own.__contains__)
+            operands = node.operands if isinstance(node, Apply) else ()
+            waits_for = [pair for pair in operands if _key(*pair) not in self.known]
+            if waits_for:
+                todo += reversed(waits_for)
+            else:
+                self.known[key] = self._value(node)
+        return self.known[_key(atom, offset)]
 
     def _value(self, node: Any) -> ir.Value:
         if isinstance(node, Number):
@@ -77,7 +89,7 @@ class Row:
         if isinstance(node, Product):
             return self._of_tile(node)
         assert isinstance(node, Apply)
-        args = [self.value(atom, offset) for atom, offset in node.operands]
+        args = [self.known[_key(*pair)] for pair in node.operands]
         return ELEMENTWISE[node.equation.name].rule(self.b, node.equation, args)
 
     def _of_tile(self, product: Product) -> ir.Value:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from noria._jax import primitive
+from noria._jax import Rows, primitive
 from noria.backends import scan
 from noria.backends.native import ffi, header, kernels
 from noria.backends.native.expressible import MOVES, NotExpressible, is_expressible, size
@@ -65,7 +65,7 @@ def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any], tot
         header.api_version()
         chosen()
         if is_narrow(graph):
-            graph, now = widened(graph, known)
+            graph, now = widened(graph, known, state)
             known, state = ([now[v] for v in some if v in now] for some in (known, state))
         _program(graph, known, state, totals)
     except (NotExpressible, NoSuchMachine) as reason:
@@ -106,7 +106,7 @@ def loop(
     given = graph, known, state, steps, start
     try:
         if narrow:
-            graph, now = widened(graph, known)
+            graph, now = widened(graph, known, state)
             known, steps = ({now[v]: in_32_bits(a) for v, a in some.items() if v in now} for some in (known, steps))
             state, start = [now[v] for v in state], in_32_bits(start)
             batch_major = {now[v] for v in batch_major if v in now}
@@ -224,6 +224,15 @@ class Call:
             for front, v in zip(axes, (*outputs, *totals), strict=True)
         ]
 
+    def rows(self) -> Rows:
+        """Where the batch is."""
+        front = {"shared": None, "step": 1, "first": 0, "state": 0}
+        width, stacked = len(self.program.state), len(self.program.outputs) - len(self.program.state)
+        return Rows(
+            [front[kind] for kind in INPUTS for _ in self.program.values(kind)],
+            [0] * width + [1] * stacked + [None] * len(self.program.totals),
+        )
+
     def fast(self, *arrays: Any, time: int) -> list[Any]:
         """The same as machine code."""
         isa, batch = chosen(), self._batch(arrays)
@@ -333,6 +342,7 @@ _native = primitive(
     batch=_batched,
     portable=lambda *arrays, call, time: call.slow(*arrays, time=time),
     cpu=lambda *arrays, call, time: call.fast(*arrays, time=time),
+    rows=lambda *, call, time: call.rows(),
 )
 
 

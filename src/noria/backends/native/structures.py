@@ -92,9 +92,7 @@ class Job(ctypes.Structure):
 
     _fields_: ClassVar[Any] = tuple(
         (name, ctypes.c_int64)
-        for name in (
-            "arrived holders shares phases phases_of_stretch perform table time batch reverse stretch"
-        ).split()
+        for name in ("arrived holders shares phases phases_of_stretch perform table time batch reverse stretch").split()
     )
 
 

@@ -15,7 +15,20 @@ from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.instructions import I32, I64, POINTER, VOID, Callee, at, declared, i64, least, loop, share_of, stack
+from noria.backends.native.instructions import (
+    I32,
+    I64,
+    POINTER,
+    VOID,
+    Callee,
+    at,
+    declared,
+    i64,
+    least,
+    loop,
+    share_of,
+    stack,
+)
 from noria.backends.native.layout import Plan
 from noria.backends.native.structures import Job, Seat, offset_of
 

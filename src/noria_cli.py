@@ -1,4 +1,7 @@
-"""The command line: ``noria demo``, ``noria predict`` and ``noria bench``."""
+"""The command line: ``noria demo``, ``noria predict`` and ``noria bench``.
+
+It stands beside the package, and each command imports what it needs: ``import noria`` takes JAX, and a second.
+"""
 
 import csv
 import shlex
@@ -16,10 +19,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from noria.bench.run import Point
+    from noria.train.fit import History
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Recurrent models on JAX: demonstrations on real data."
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 console = Console()
 
 
@@ -30,8 +32,20 @@ class Task(StrEnum):
     forecast = "forecast"
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"noria {version('noria')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Recurrent models on JAX: demonstrations on real data."""
 
 
@@ -45,7 +59,7 @@ def demo(
     epochs: Annotated[int | None, typer.Option(min=1, help="Times through the data; default the task's own.")] = None,
 ) -> None:
     """Train a recurrent model on real data and save the model and pictures of it."""
-    _need_matplotlib()
+    _check_matplotlib("noria demo")  # say so now, not after the training
     started = time.perf_counter()
     folder = out / task
     files = _vowels(folder, seed, epochs) if task is Task.vowels else _forecast(folder, seed, epochs)
@@ -56,11 +70,13 @@ def demo(
     console.print(f"\nNow try: [bold]{escape(f'{command} predict {folder} {files[-1]}')}[/]", soft_wrap=True)
 
 
-def _need_matplotlib() -> None:
-    from importlib.util import find_spec
+def _check_matplotlib(call: str) -> None:
+    from noria._errors import need_matplotlib
 
-    if find_spec("matplotlib") is None:  # say so now, not after the training
-        _fail("the demonstrations draw pictures with matplotlib; install it with: pip install 'noria[plot]'")
+    try:
+        need_matplotlib(call)
+    except ImportError as error:
+        _fail(str(error))
 
 
 def _vowels(folder: Path, seed: int, epochs: int | None) -> list[Path]:
@@ -68,6 +84,7 @@ def _vowels(folder: Path, seed: int, epochs: int | None) -> list[Path]:
 
     console.print("[bold]Japanese Vowels[/]: nine men say /ae/; a bidirectional GRU tells who, from 7 to 29 steps.\n")
     result = vowels.train(seed=seed, epochs=epochs or vowels.EPOCHS)
+    _tell_of_interrupt(result.history)
     files = vowels.save(result, folder)
     table = Table("on the 370 test utterances", "right")
     table.add_row("bidirectional GRU", f"[bold]{result.accuracy:.1%}[/]")
@@ -81,12 +98,18 @@ def _forecast(folder: Path, seed: int, epochs: int | None) -> list[Path]:
 
     console.print("[bold]CO2 at Mauna Loa[/]: a GRU reads three years and forecasts the next twelve months.\n")
     result = forecast.train(seed=seed, epochs=epochs or forecast.EPOCHS)
+    _tell_of_interrupt(result.history)
     files = forecast.save(result, folder)
     table = Table(f"held out, {result.months[0]} to {result.months[-1]}", "mean error, ppm")
     for name, error in result.errors.items():
         table.add_row(name, f"[bold]{error:.2f}[/]" if name == "GRU" else f"{error:.2f}")
     console.print(table)
     return files
+
+
+def _tell_of_interrupt(history: "History") -> None:
+    if history.stopped is not None and history.stopped.startswith("interrupted"):
+        console.print(f"Training was {history.stopped}; this is the model that it had reached.\n")
 
 
 @app.command()
@@ -163,10 +186,10 @@ def bench(
     try:
         todo = plan(what, cells, modes, shapes, peers, seconds, rounds, allocator, threads, quick)
         if plot is not None:
-            picture.need_matplotlib()
+            _check_matplotlib("noria bench --plot")
         if out is not None:
             out.touch()  # say so now, not after the measurements
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError) as error:
         _fail(str(error))
     if todo.advice:
         console.print(f"[yellow]{escape(todo.advice)}[/]", soft_wrap=True)
@@ -191,7 +214,3 @@ def bench(
 def _fail(message: str) -> None:
     Console(stderr=True).print(f"[red]noria:[/] {escape(message)}", soft_wrap=True, highlight=False)
     sys.exit(1)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,0 +1,119 @@
+"""Layers called outside of `jax.jit`: compiled once, unless their cell reads something that changed.
+
+A cell is Python code. It may read a global variable, or an attribute of an object, and a program
+compiled at the first call would keep the value of that time. So the cell is traced for one step in
+each call, and a program is used again only if the trace is the same. Noria's own cells need not be
+traced: they compute from their fields alone.
+"""
+
+import os
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+import numpy as np
+
+from noria._jax import Literal, parts_of
+from noria._types import Key, State
+from noria.cells.base import advance
+
+#: What the choice of a backend depends on besides a layer and its arguments.
+VARIABLES = ("NORIA_BACKEND", "NORIA_NATIVE_ISA")
+
+
+def dependence_of(cell: Callable[..., Any], state: State, x: Any, key: Key | None) -> Hashable | None:
+    """Equal for two calls that may share a program; ``None`` if the call cannot share one.
+
+    Args:
+        cell: the cell of a layer.
+        state: one example's state; shapes and dtypes suffice.
+        x: one step of the input, likewise.
+        key: one random key, likewise, or ``None``.
+    """
+    environment = tuple(map(os.environ.get, VARIABLES))
+    if _computes_from_its_fields(cell):
+        return environment
+    arrays, rest = eqx.partition(cell, eqx.is_array)
+
+    def step(key: Key | None, *given: Any) -> Any:
+        arrays, state, x = given
+        return advance(eqx.combine(arrays, rest), state, x, key)
+
+    def derivative(cotangents: Any, key: Key | None, *given: Any) -> Any:
+        # Whole numbers and truth values have none.
+        return eqx.filter_vjp(partial(step, key), *given)[1](eqx.filter(cotangents, eqx.is_inexact_array))
+
+    given = key, arrays, state, x
+    content = _Content()
+    try:
+        jaxpr, outputs = jax.make_jaxpr(step, return_shape=True)(*given)
+        found = [content.of(jaxpr)]
+        if content.has_own_derivative:
+            found.append(_Content().of(jax.make_jaxpr(derivative)(outputs, *given)))
+    except Exception:  # one of the cell's own is raised again by the layer, with a note
+        return None
+    return environment, *found
+
+
+class _NotShared(Exception):
+    """A step holds an array from outside, a function, or a side effect."""
+
+
+def _computes_from_its_fields(node: Any) -> bool:
+    """Whether a part of a cell is Noria's own code or JAX's, which reads nothing else."""
+    if isinstance(node, eqx.Module):
+        if not type(node).__module__.startswith("noria."):
+            return False
+    elif callable(node):
+        function = getattr(node, "func", node)
+        return str(getattr(function, "__module__", "")).startswith("jax.")
+    children = jtu.tree_leaves(node, is_leaf=lambda n: n is not node)
+    return (len(children) == 1 and children[0] is node) or all(map(_computes_from_its_fields, children))
+
+
+class _Content:
+    """A jaxpr as nested tuples, equal for equal jaxprs, whatever their variables are called."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Any, int] = {}
+        self.has_own_derivative = False
+
+    def of(self, jaxpr: Any) -> Hashable:
+        jaxpr, constants = parts_of(jaxpr)
+        if constants or jaxpr.effects:
+            raise _NotShared
+        inputs = tuple(map(self.atom, jaxpr.invars))
+        equations = tuple(map(self.equation, jaxpr.eqns))
+        return inputs, equations, tuple(map(self.atom, jaxpr.outvars))
+
+    def equation(self, equation: Any) -> Hashable:
+        name, params = equation.primitive.name, equation.params
+        if name.startswith("custom_"):  # its functions are those of the derivative
+            self.has_own_derivative = True
+            params = {key: value for key, value in params.items() if not callable(value)}
+        atoms = tuple(map(self.atom, (*equation.invars, *equation.outvars)))
+        return name, atoms, self.parameter(params)
+
+    def atom(self, atom: Any) -> Hashable:
+        if isinstance(atom, Literal):
+            return str(atom.aval), np.asarray(atom.val).tobytes()
+        return str(atom.aval), self.numbers.setdefault(atom, len(self.numbers))
+
+    def parameter(self, value: Any) -> Hashable:
+        if isinstance(value, dict):
+            return tuple((key, self.parameter(value[key])) for key in sorted(value, key=str))
+        if isinstance(value, tuple | list):
+            return tuple(map(self.parameter, value))
+        if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
+            inner = _Content()
+            found = inner.of(value)
+            self.has_own_derivative |= inner.has_own_derivative
+            return found
+        if isinstance(value, np.ndarray | jax.Array):
+            return str(value.dtype), value.shape, np.asarray(value).tobytes()
+        if callable(value) and not isinstance(value, type):
+            raise _NotShared
+        return repr(value)

@@ -1,0 +1,173 @@
+"""Layers outside of `jax.jit`: each call sees what its cell reads from outside, and compiles at most once."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import random
+
+import noria as nr
+from noria.layers import compiled, recurrence
+
+SCALE: Any = 1.0
+
+
+class Scaled(nr.Cell):
+    """Reads a global variable."""
+
+    U: jax.Array
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(SCALE * (self.U @ h + x))
+
+    def initial_state(self) -> jax.Array:
+        return jnp.zeros(2)
+
+
+@jax.custom_jvp
+def bent(a):
+    return jnp.tanh(a)
+
+
+@bent.defjvp
+def _(primals, tangents):
+    return bent(*primals), SCALE * tangents[0]
+
+
+def layers() -> dict[str, nr.Recurrence]:
+    key, zero = jax.random.key(0), jnp.zeros(2)
+    return {
+        "method": nr.Recurrence(Scaled(jnp.eye(2))),
+        "activation": nr.RNN(2, 2, lambda a: jnp.tanh(SCALE * a), key=key),
+        "function": nr.Recurrence(lambda h, x: jnp.tanh(h + SCALE * x), initial_state=zero),
+        "inner branch": nr.Recurrence(
+            lambda h, x: jax.lax.cond(x[0] > 0, lambda h: h * SCALE, lambda h: h + x, h) + x, initial_state=zero
+        ),
+    }
+
+
+@pytest.mark.parametrize("values", [(1.0, 0.5), (1.0, np.array([0.5, 2.0])), (jnp.ones(2), jnp.arange(2.0))])
+@pytest.mark.parametrize("name", layers())
+def test_values_from_outside_are_read_in_each_call(name, values, monkeypatch):
+    layer, xs = layers()[name], random(0, 3, 2)
+    for value in values:
+        monkeypatch.setattr("test_compiled.SCALE", value)
+        want = nr.with_backend(layer, "reference")
+        np.testing.assert_allclose(layer(xs), want(xs), atol=1e-12)
+        _, y = layer.step(None, xs[0])
+        np.testing.assert_allclose(y, want(xs[:1])[0], atol=1e-12)
+
+
+def test_derivative_rules_from_outside_are_read_in_each_call(monkeypatch):
+    layer, xs = nr.Recurrence(lambda h, x: bent(h + x), initial_state=jnp.zeros(2)), random(0, 1, 2)
+    for value in (1.0, 3.0):
+        monkeypatch.setattr("test_compiled.SCALE", value)
+        np.testing.assert_allclose(jax.grad(lambda xs: layer(xs).sum())(xs), np.full((1, 2), value))
+
+
+def test_a_changed_array_that_numpy_holds_is_seen():
+    held = np.ones(2)
+    layer = nr.Recurrence(lambda h, x: h + held * x, initial_state=jnp.zeros(2))
+    xs = jnp.ones((1, 2))
+    assert layer(xs).tolist() == [[1, 1]]
+    held[:] = 2
+    assert layer(xs).tolist() == [[2, 2]]
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """How often a layer is taken apart."""
+    found = []
+    run = recurrence.run
+
+    def counted(*args: Any, **options: Any) -> Any:
+        found.append(options["label"])
+        return run(*args, **options)
+
+    monkeypatch.setattr(recurrence, "run", counted)
+    return found
+
+
+@pytest.mark.parametrize("name", layers())
+def test_equal_calls_compile_once(name, traces):
+    layer, xs = layers()[name], random(0, 4, 2)
+    for _ in range(3):
+        layer(xs)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("make", [nr.RNN, nr.LSTM, nr.GRU, nr.GRUv3])
+def test_own_cells_are_not_traced_again(make, monkeypatch):
+    """Their calls from Python cost no trace."""
+    layer, xs = make(2, 3, key=jax.random.key(0)), random(0, 4, 2)
+    want = layer(xs)
+    monkeypatch.setattr(compiled, "advance", None)
+    assert jnp.array_equal(layer(xs), want)
+
+
+def test_the_environment_is_read_in_each_call(monkeypatch):
+    layer, xs = nr.GRU(2, 3, key=jax.random.key(0)), random(0, 4, 2)
+    layer(xs)
+    monkeypatch.setenv("NORIA_NATIVE_ISA", "none")
+    monkeypatch.setenv("NORIA_BACKEND", "scan")
+    text = jax.jit(lambda xs: layer(xs)).lower(xs).as_text()
+    assert "noria_" not in text
+    assert nr.explain(layer, xs).backend == "scan"
+
+
+def test_side_effects_of_the_right_call():
+    """A function that prints is run as it is: what it closes over may be another in the next call."""
+    seen: list[str] = []
+
+    def layer(name: str) -> nr.Recurrence:
+        def cell(h: jax.Array, x: jax.Array) -> jax.Array:
+            jax.debug.callback(lambda: seen.append(name))
+            return h + x
+
+        return nr.Recurrence(cell, initial_state=jnp.zeros(2))
+
+    for name in ("one", "two"):
+        layer(name)(jnp.ones((1, 2))).block_until_ready()
+        jax.effects_barrier()
+    assert seen == ["one", "two"]
+
+
+@pytest.mark.parametrize("backend", ["native", "scan", "plain"])
+def test_debugging_switches(backend):
+    """Values and gradients under `jax.disable_jit`, and under `jax.debug_nans` with NaN in the padding."""
+    layer = nr.with_backend(nr.GRU(2, 3, key=jax.random.key(0)), backend)
+    xs, lengths = random(0, 3, 4, 2).at[1, 2:].set(jnp.nan), np.array([4, 2, 0])
+
+    def loss(layer: nr.Recurrence) -> jax.Array:
+        return (layer(xs, lengths=lengths) ** 2).sum()
+
+    want = nr.value_and_grad(loss)(layer)
+    with jax.debug_nans(True):
+        assert eqx.tree_equal(nr.value_and_grad(loss)(layer), want, rtol=1e-12)
+    with jax.disable_jit():
+        assert eqx.tree_equal(nr.value_and_grad(loss)(layer), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["native", "scan", "plain", "associative"])
+def test_vmap_over_no_examples(backend):
+    layer = nr.Recurrence(lambda h, x: 0.5 * h + x, initial_state=jnp.zeros(2), backend=backend)
+    empty = jnp.zeros((0, 3, 2))
+    assert jax.vmap(layer)(empty).shape == (0, 3, 2)
+    assert jax.vmap(jax.grad(lambda xs: layer(xs).sum()))(empty).shape == (0, 3, 2)
+    batches = jnp.zeros((0, 2, 3, 2))
+    assert jax.vmap(layer)(batches).shape == batches.shape
+
+
+def test_a_derivative_rule_and_whole_numbers():
+    """Of a step that has both, results without a derivative get no cotangent when its rule is traced."""
+
+    def cell(state: Any, x: Any) -> Any:
+        return jnp.logaddexp(state[0], x), state[1] + jnp.int32(1)
+
+    layer, xs = nr.Recurrence(cell, (jnp.zeros(2), jnp.zeros((), jnp.int32))), random(1, 3, 2)
+    state, ys = layer.scan(None, xs)
+    assert state[1] == 3
+    np.testing.assert_allclose(ys, nr.with_backend(layer, "reference")(xs), rtol=0, atol=1e-12)

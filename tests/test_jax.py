@@ -1,0 +1,243 @@
+"""What Noria uses beyond JAX's public API: a test for each name of `noria._jax`, and none elsewhere."""
+
+import ast
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from models import random
+
+import noria as nr
+from noria import _jax
+
+SOURCE = Path(nr.__file__).parent
+#: Modules of JAX without a promise of stability.
+PRIVATE = ("jax._src", "jax.core", "jax.custom_derivatives", "jax.dispatch", "jax.extend", "jax.interpreters")
+
+
+def test_one_file_goes_beyond_the_public_api():
+    for path in SOURCE.rglob("*.py"):
+        if path.name == "_jax.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                names = [f"{node.value.id}.{node.attr}"]
+            for name in names:
+                assert not f"{name}.".startswith(tuple(f"{module}." for module in PRIVATE)), f"{path}: {name}"
+
+
+def test_every_name_has_a_test():
+    own = {name.lower() for name in _jax.__all__}
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert own <= tested, own - tested
+    public = {n for n, v in vars(_jax).items() if not n.startswith("_") and not isinstance(v, ModuleType)}
+    assert own <= {name.lower() for name in public}
+
+
+def jaxpr_of(function, *args):
+    return _jax.parts_of(jax.make_jaxpr(function)(*args))
+
+
+X = jnp.arange(3.0)
+
+
+def test_parts_of():
+    held = jnp.ones(3)
+    jaxpr, arrays = jaxpr_of(lambda x: x + held, X)
+    assert [np.shape(a) for a in arrays] == [v.aval.shape for v in jaxpr.constvars] == [(3,)]
+    inner = jax.make_jaxpr(jax.jit(jnp.sin))(X).eqns[0].params["jaxpr"]
+    assert [e.primitive.name for e in _jax.parts_of(inner)[0].eqns] == ["sin"]
+
+
+def test_call():
+    (value,) = _jax.call(jax.make_jaxpr(lambda x: jnp.sin(x) + 1)(X), X)
+    np.testing.assert_array_equal(value, jnp.sin(X) + 1)
+
+
+def test_literal():
+    jaxpr, _ = jaxpr_of(lambda x: x * 2.5, X)
+    (equation,) = jaxpr.eqns
+    assert [isinstance(v, _jax.Literal) for v in equation.invars] == [False, True]
+    assert float(equation.invars[1].val) == 2.5
+    assert _jax.Literal(np.float32(1), _jax.ShapedArray((), jnp.float32)).aval.str_short() == "float32[]"
+
+
+def test_shapedarray():
+    aval = _jax.ShapedArray((2,), jnp.float32)
+    assert (aval.shape, aval.dtype, aval.str_short(short_dtypes=True)) == ((2,), jnp.float32, "f32[2]")
+
+
+@pytest.mark.parametrize("function", [jnp.sin, jax.nn.relu, lambda x: jax.lax.cond(x[0] > 0, jnp.sin, jnp.cos, x)])
+def test_bind(function):
+    jaxpr, _ = jaxpr_of(function, X)
+    known = dict(zip(jaxpr.invars, [X], strict=True))
+    for e in jaxpr.eqns:
+        arrays = [v.val if isinstance(v, _jax.Literal) else known[v] for v in e.invars]
+        known.update(zip(e.outvars, _jax.bind(e.primitive, arrays, e.params, None), strict=True))
+    np.testing.assert_allclose(known[jaxpr.outvars[0]], function(X), rtol=1e-12)
+
+
+def test_user_frames():
+    jaxpr, _ = jaxpr_of(lambda x: jax.lax.sin(x), X)
+    paths = [path for path, _ in _jax.user_frames(jaxpr.eqns[0].source_info.traceback)]
+    assert next(path for path in paths if "site-packages" not in path) == __file__
+    assert _jax.user_frames(None) == []
+
+
+def test_is_symbolic():
+    (size,) = export.symbolic_shape("b")
+    assert _jax.is_symbolic(2, size)
+    assert not _jax.is_symbolic(2, np.int64(3))
+
+
+def test_tracer():
+    assert jax.eval_shape(lambda x: jnp.zeros(isinstance(x, _jax.Tracer)), X).shape == (1,)
+    assert not isinstance(X, _jax.Tracer)
+
+
+def test_symboliczero():
+    seen: list[bool] = []
+
+    def pull(_, cotangents):
+        seen.extend(isinstance(g, _jax.SymbolicZero) for g in cotangents)
+        return (cotangents[0],)
+
+    identity = jax.custom_vjp(lambda x: (x, x))
+    identity.defvjp(
+        lambda x: ((x.value, x.value), None),
+        pull,
+        symbolic_zeros=True,
+    )
+    jax.grad(lambda x: identity(x)[0].sum())(X)
+    assert seen == [False, True]
+
+
+def test_looks_at_residuals():
+    assert not _jax.looks_at_residuals()
+    for switch in (jax.debug_nans, jax.debug_infs):
+        with switch(True):
+            assert _jax.looks_at_residuals()
+
+
+DOUBLED: Any = _jax.primitive(
+    "doubled_and_halved",
+    shapes=lambda x, only: [jax.ShapeDtypeStruct(x.shape, x.dtype)] * len(only),
+    jvp=lambda primals, tangents, only: (
+        DOUBLED.bind(*primals, only=only),
+        DOUBLED.bind(*tangents, only=only),
+    ),
+    dce=lambda used, only: ([True], used, {"only": tuple(f for f, u in zip(only, used, strict=True) if u)}),
+    batch=lambda arrays, axes, only: (DOUBLED.bind(*arrays, only=only), [axes[0]] * len(only)),
+    portable=lambda x, only: [x * f for f in only],
+    cpu=lambda x, only: [x * f for f in only],
+    rows=lambda only: _jax.Rows([0], [0] * len(only)),
+)
+
+
+def test_primitive():
+    """Every rule: eager, under jit, without jit, mapped, differentiated, and partly unused."""
+
+    def both(x):
+        return DOUBLED.bind(x, only=(2.0, 0.5))
+
+    def names(function):
+        return [(e.primitive.name, e.params.get("only")) for e in jaxpr_of(function, X)[0].eqns]
+
+    for function in (both, jax.jit(both), lambda x: jax.vmap(both)(x[:, None])):
+        np.testing.assert_array_equal(np.ravel(function(X)), [0, 2, 4, 0, 0.5, 1])
+    with jax.disable_jit():
+        np.testing.assert_array_equal(np.ravel(both(X)), [0, 2, 4, 0, 0.5, 1])
+    np.testing.assert_array_equal(jax.jvp(both, [X], [X])[1], both(X))
+    text = jax.jit(lambda x: both(x)[1]).lower(X).as_text()
+    assert "2.0" not in text
+    assert names(both) == [("doubled_and_halved", (2.0, 0.5))]
+
+
+def test_rows():
+    """Several devices share them out (see `test_sharding`); a program for one says nothing of it."""
+    text = jax.jit(lambda x: DOUBLED.bind(x, only=(2.0,))).lower(X).as_text()
+    assert "artitioning" not in text
+
+
+def on_a_mesh(function, *args):
+    """Inside of `jax.shard_map`, the first array cut over the axis ``data``, the others whole."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    cut, whole = jax.P("data"), jax.P()
+    specs = cut, *[whole for _ in args[1:]]
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=cut))(*args)
+
+
+def test_varying_axes():
+    seen: list[frozenset[str]] = []
+
+    def function(x, y):
+        seen.extend(map(_jax.varying_axes, (x, y)))
+        return x
+
+    on_a_mesh(function, X, X)
+    assert seen == [{"data"}, set()]
+    assert _jax.varying_axes(X) == set()
+
+
+def test_varying():
+    seen = []
+
+    def function(x, y):
+        y = _jax.varying(y, _jax.varying_axes(x))
+        seen.append(_jax.varying_axes(y))
+        return y
+
+    np.testing.assert_array_equal(on_a_mesh(function, X, X), X)
+    assert seen == [{"data"}]
+    assert _jax.varying(X, frozenset()) is X
+
+
+def test_retyped():
+    """Numbers stay, derivatives too, and an outer `jax.vmap` finds nothing special."""
+    seen = []
+
+    def function(x):
+        bare = _jax.retyped(x, frozenset())
+        seen.append(_jax.varying_axes(bare))
+        return _jax.retyped(jnp.sin(bare), _jax.varying_axes(x))
+
+    def value_and_gradient(x):
+        value, pull = jax.vjp(jax.vmap(function), x)
+        return value + pull(value)[0]
+
+    np.testing.assert_allclose(on_a_mesh(value_and_gradient, X), np.sin(X) + np.sin(X) * np.cos(X), rtol=1e-12)
+    assert seen == [set()]
+
+
+def test_aligned():
+    """The axes of a function and of its rule are the same, whatever the two do."""
+
+    def results(x, y, axis):
+        moved = jnp.moveaxis(jnp.moveaxis(x, 0, axis), axis, 0)
+        return _jax.aligned([moved, jnp.zeros(2)], [1, 0], [x, y])
+
+    def function(x):
+        run = jax.custom_vjp(lambda x: results(x, X, 0))
+        run.defvjp(lambda x: (results(x, X, 1), None), lambda _, g: (g[0],))
+        return run(x)
+
+    stacked = random(0, 5, 4, 3)
+    want = [stacked, np.zeros((5, 2))]
+    for mapped in (jax.vmap(function), jax.vmap(jax.jit(function)), jax.jit(jax.vmap(function))):
+        for got in (mapped(stacked), jax.vjp(mapped, stacked)[0]):
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_array_equal(a, b)
+    twice = jax.vmap(jax.vmap(jax.jit(function)))(stacked[None])
+    np.testing.assert_array_equal(twice[0], stacked[None])
+    jaxpr, _ = jaxpr_of(lambda x: jax.vmap(lambda x: results(x, X, 0)[0])(x), stacked)
+    assert "aligned" in str(jaxpr)

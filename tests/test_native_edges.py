@@ -1,0 +1,123 @@
+"""Every element-wise operation of the native backend at the edges of its types, against XLA's.
+
+Both take denormal numbers for zero in arithmetic and may give them back as they are, or as zero: so all numbers up to
+the smallest normal one count as equal here.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from models import AUTO
+
+import noria as nr
+
+pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+
+from noria.backends.native.elementwise import ELEMENTWISE  # noqa: E402
+
+TYPES = ("int8", "int32", "int64", "uint8", "uint32", "bool", "float32", "float64")
+
+#: By JAX's name of the primitive, where that is not the name of a function of two arguments or one.
+SPECIAL: dict[str, Any] = {
+    "add_any": lambda x, y: jax.vjp(lambda a: (a, a), x)[1]((x, y))[0],
+    "and": lax.bitwise_and,
+    "or": lax.bitwise_or,
+    "xor": lax.bitwise_xor,
+    "not": lambda x, y: lax.bitwise_not(x),
+    "round": lambda x, y: [lax.round(x, method) for method in lax.RoundingMethod],
+    "integer_pow": lambda x, y: [lax.integer_pow(x, n) for n in (-3, -1, 0, 1, 2, 5)],
+    "clamp": lambda x, y: (lax.clamp(x, y, jnp.ones_like(x)), lax.clamp(jnp.ones_like(x), x, y)),
+    "select_n": lambda x, y: lax.select(x != y, x, y),
+    "convert_element_type": lambda x, y: [x.astype(t) for t in TYPES if jnp.dtype(t) != x.dtype],
+}
+BINARY = frozenset("add sub mul div rem max min eq ne lt le gt ge atan2 pow".split())
+
+
+def operation(name: str, x: Any, y: Any) -> Any:
+    if name in SPECIAL:
+        return SPECIAL[name](x, y)
+    return getattr(lax, name)(x, y) if name in BINARY else getattr(lax, name)(x)
+
+
+def values(dtype: Any) -> np.ndarray:
+    """Of each type: the ends of its range, zeros, ones, halves, wholes and where conversions leave their range."""
+    if dtype.kind == "b":
+        return np.array([False, True])
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        small = [0, 1, 2, 3, 7, 31, 32, 33, *([-1, -2, -7] if dtype.kind == "i" else [])]
+        return np.array([*small, info.max, info.max - 1, info.min, info.min + 1], dtype)
+    limits, power = np.finfo(dtype), 2.0 ** np.array([7, 8, 31, 32, 63])
+    ends = [
+        np.inf,
+        limits.max,
+        limits.tiny,
+        limits.tiny / 2,
+        limits.smallest_subnormal,
+        1 / limits.eps,
+        1 / limits.eps - 1,
+    ]
+    near = [np.nextafter(dtype.type(0.5), dtype.type(0)), np.nextafter(dtype.type(1), dtype.type(0))]
+    some = np.array([0, 0.5, 1, 1.5, 2, 2.5, 3, 1e5, 1e30, *ends, *near, *power, *(power - 1)], dtype)
+    return np.concatenate([some, -some, [dtype.type(np.nan)]])
+
+
+def names_for(dtype: Any) -> list[str]:
+    missing = {"f": (), "i": ("add_any",), "u": ("abs", "add_any"), "b": ()}[dtype.kind]  # JAX makes none
+    return [name for name, entry in ELEMENTWISE.items() if dtype.kind in entry.kinds and name not in missing]
+
+
+def is_right(found: np.ndarray, right: np.ndarray) -> np.ndarray:
+    if found.dtype.kind != "f":
+        return found == right
+    info, ends = np.finfo(found.dtype), np.isnan(found) & np.isnan(right)
+    with np.errstate(all="ignore"):
+        near = (found == right) | (np.abs(found - right) <= 1024 * info.eps * np.abs(right))
+    near |= (np.abs(found) <= info.tiny) & (np.abs(right) <= info.tiny)
+    return ends | (near & (np.signbit(found) == np.signbit(right)))
+
+
+def test_all_are_in_the_table():
+    assert set(ELEMENTWISE) == {name for dtype in ("f4", "i4", "b") for name in names_for(np.dtype(dtype))}
+    assert all(name in SPECIAL or hasattr(lax, name) for name in ELEMENTWISE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint8", "bool"])
+def test_edges(dtype):
+    """Every pair of values, all operations of a type in one step, whose results are its next state."""
+    names, edges = names_for(np.dtype(dtype)), values(np.dtype(dtype))
+    x, y = (jnp.asarray(a.ravel()) for a in np.meshgrid(edges, edges, indexing="ij"))
+
+    def all_of_them(x: Any, y: Any) -> Any:
+        return {name: operation(name, x, y) for name in names}
+
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(all_of_them, x, y))
+    cell = lambda s, u: (s[0], s[1], all_of_them(s[0], s[1]))  # noqa: E731
+    found, right = (
+        nr.Recurrence(cell, (x, y, zeros), backend=backend).scan(None, jnp.zeros((1, 1)))[0][2]
+        for backend in ("native", "plain")
+    )
+    if dtype == "float32":  # XLA's square root of a denormal number by pow is wrong by a factor of thousands
+        with np.errstate(all="ignore"):
+            base = np.asarray(x).astype(np.float64)
+            exact = np.power(base, np.asarray(y).astype(np.float64)).astype(np.float32)
+        denormal = (base != 0) & (np.abs(base) < np.finfo(np.float32).tiny)
+        right["pow"] = np.where(denormal, exact, np.asarray(right["pow"]))
+    for name in names:
+        for a, b in zip(jax.tree.leaves(found[name]), jax.tree.leaves(right[name]), strict=True):
+            a, b = np.asarray(a), np.asarray(b)
+            wrong = ~is_right(a, b)
+            assert not wrong.any(), (name, a.dtype, [v[wrong][:5] for v in (np.asarray(x), np.asarray(y), a, b)])
+
+
+def test_denormal_numbers_are_those_of_numpy_after_a_call():
+    """The mode in which a kernel runs is its own: they are zero there, and no longer after it."""
+    layer = nr.Recurrence(lambda h, x: h * 0.5 + x, jnp.zeros(3), backend="native")
+    for _ in range(3):
+        layer(jnp.ones((4, 3))).block_until_ready()
+        assert (np.array([1e-310, 1e-320]) * 1.0 > 0).all()
+        assert (np.array([1e-40, 1e-42], np.float32) * np.float32(1) > 0).all()

@@ -1,0 +1,120 @@
+"""A gradient of which one loop is native and the other a scan, under every order of `grad` and `vmap`.
+
+Which of the two loops has machine code follows from the version of JAX: a new primitive in a
+derivative sends one of them to the scan. Here each is sent there on purpose, on every version.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+import pytest
+from models import assert_close, random, random_like
+
+import noria as nr
+from noria.backends import native, scan
+from noria.bench import cells
+from noria.compiler.gradient import Recurrent
+
+MODELS, BATCH, TIME, SIZE = 3, 2, 3, 2
+KEYS = jax.random.split(jax.random.key(0), MODELS)
+
+
+@pytest.fixture(params=["forward on scan", "reverse on scan"])
+def loops(request, monkeypatch):
+    """Which of the two loops of a gradient run as a scan; inference is native."""
+    forward = Recurrent.forward
+    seen = set()
+
+    def mixed(self: Recurrent, *primals: Any) -> Any:
+        def run(*args: Any) -> Any:
+            way = "forward" if args[6] == self.loop.reverse else "reverse"
+            on_scan = request.param == f"{way} on scan"
+            seen.add((way, on_scan))
+            return scan.loop(*args[:8]) if on_scan else native.loop(*args)
+
+        loop = replace(self.loop, backend=replace(self.loop.backend, run=run))
+        return forward(replace(self, loop=loop), *primals)
+
+    jax.clear_caches()  # of equal layers that were run in another way
+    monkeypatch.setattr(Recurrent, "forward", mixed)
+    yield request.param
+    jax.clear_caches()
+    wanted = {(way, f"{way} on scan" == request.param) for way in ("forward", "reverse")}
+    assert seen == wanted
+
+
+def transformed(layers: nr.Recurrence, xs: jax.Array, lengths: Any) -> dict[str, Any]:
+    """Values and gradients of stacked ``layers`` on ``xs`` of ``(models, batch, time, in)``."""
+    first = jtu.tree_map(lambda a: a[0], layers)
+    options = {} if lengths is None else {"lengths": lengths}
+
+    def run(layer: nr.Recurrence, xs: jax.Array) -> Any:
+        return layer.scan(None, xs, **options)
+
+    def loss(function: Callable[..., Any], layer: Any, xs: Any) -> jax.Array:
+        found = function(layer, xs)
+        weights = random_like(found, 3, jnp.float64)
+        return sum((a * w).sum() for a, w in zip(*map(jtu.tree_leaves, (found, weights)), strict=True))
+
+    runs = {
+        "plain": (run, (first, xs[0])),
+        "inputs": (jax.vmap(run, (None, 0)), (first, xs)),
+        "weights": (jax.vmap(run, (0, None)), (layers, xs[0])),
+        "both": (jax.vmap(run), (layers, xs)),
+        "two axes": (jax.vmap(jax.vmap(run, (None, 0)), (0, None)), (layers, xs)),
+        "last axis": (jax.vmap(run, (0, 3), 2), (layers, jnp.moveaxis(xs, 0, 3))),
+    }
+    found = {}
+    for name, (function, args) in runs.items():
+        found[name] = function(*args)
+        # Inside of a jit of its own, where JAX batches a program that it has traced before.
+        found[f"grad of vmap, {name}"] = jax.grad(partial(loss, jax.jit(function)), argnums=(0, 1))(*args)
+    grad = jax.grad(partial(loss, run), argnums=(0, 1))
+    found["vmap of grad, inputs"] = jax.vmap(grad, (None, 0))(first, xs)
+    found["vmap of grad, both"] = jax.vmap(grad)(layers, xs)
+    return found
+
+
+@pytest.mark.covered(1)
+@pytest.mark.parametrize(
+    ("make", "options", "lengths"),
+    [
+        (nr.GRU, {}, None),
+        (nr.LSTM, {"reverse": True}, [TIME, 1]),
+        (nr.RNN, {"checkpoint": 2, "learn_initial_state": True}, None),
+        (nr.GRUv3, {"save": "states"}, [0, 2]),
+    ],
+    ids=["GRU", "reversed LSTM, lengths", "RNN, checkpoint", "GRUv3, states, lengths"],
+)
+def test_loops_agree_under_every_transformation(loops, make, options, lengths):
+    layers = eqx.filter_vmap(lambda key: make(SIZE, 2, key=key, **options))(KEYS)
+    xs = random(1, MODELS, BATCH, TIME, SIZE)
+    lengths = None if lengths is None else np.array(lengths)
+    results = [
+        jax.jit(lambda *args, b=backend: transformed(nr.with_backend(args[0], b), args[1], lengths))(layers, xs)
+        for backend in ("native", "plain")
+    ]
+    for name, found in results[0].items():
+        # A layer on another backend has other static fields, so leaves are compared.
+        assert_close(jtu.tree_leaves(found), jtu.tree_leaves(results[1][name]), 1e-9)
+
+
+LAYERS = {cell.__name__: cell for cell in (nr.RNN, nr.LSTM, nr.GRU, nr.GRUv3)}
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "lnlstm", "peephole", "mgu", "indrnn", "leaky", "mingru"])
+def test_cells_of_the_benchmarks_run_natively_both_ways(name):
+    """Whatever this version of JAX uses for their derivatives."""
+    layer = (
+        LAYERS[name](3, 4, key=KEYS[0], dtype=jnp.float32) if name in LAYERS else nr.Recurrence(cells.make(name, 3, 4))
+    )
+    page = nr.explain(layer, random(0, 2, 3, 3, dtype=jnp.float32))
+    assert page.backend == "native"
+    assert "scan" not in page.reason

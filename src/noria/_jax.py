@@ -143,8 +143,18 @@ def primitive(
     pe.dce_rules[made] = functools.partial(_without_dead_code, dce)
     batching.primitive_batchers[made] = batch
     mlir.register_lowering(made, mlir.lower_fun(portable))
-    mlir.register_lowering(made, partitioned(made, cpu, rows), platform="cpu")
+    mlir.register_lowering(made, _unless_exported(partitioned(made, cpu, rows), portable), platform="cpu")
     return made
+
+
+def _unless_exported(rule: Callable[..., Any], portable: Callable[..., Any]) -> Callable[..., Any]:
+    """A lowering rule for programs of this process. Those of `jax.export` are for others."""
+
+    def lower(ctx: Any, *arrays: Any, **params: Any) -> Any:
+        for_export = ctx.module_context.lowering_parameters.for_export
+        return (mlir.lower_fun(portable) if for_export else rule)(ctx, *arrays, **params)
+
+    return lower
 
 
 def _on_mesh_of(avals: Sequence[Any], like: Any) -> ShapedArray:

@@ -5,7 +5,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.header import api_version, offsets
+from noria.backends.native.header import api_version
 from noria.backends.native.instructions import I8, I32, POINTER, Callee, at, i64, stack
 from noria.backends.native.structures import (
     Api,
@@ -58,18 +58,6 @@ class Frame:
         self.store(i64(ctypes.sizeof(structure)), slot, structure, "struct_size")
         self.store(NULL, slot, structure, "extension")
         return slot
-
-    def arguments_of_version(self, structure: str, **fields: ir.Value) -> tuple[ir.Value, dict[str, int]]:
-        """The same for a structure that depends on XLA's version, with these fields if it has them.
-
-        Also its offsets. The rest of it is zero.
-        """
-        where = offsets(structure)
-        slot = self.local(8 * len(where))
-        values = {"struct_size": i64(8 * len(where)), **fields}
-        for name, offset in where.items():
-            self.b.store(values.get(name, i64(0)), at(self.b, slot, offset), align=8)
-        return slot, where
 
     def call(self, name: str, argument: ir.Value) -> ir.Value:
         """The result of one of XLA's functions."""

@@ -23,10 +23,10 @@ from llvmlite import ir
 
 from noria.backends.native.emit import emit
 from noria.backends.native.ffi import Handler
-from noria.backends.native.header import api_version, offsets
+from noria.backends.native.header import api_version
 from noria.backends.native.layout import Plan
 from noria.backends.native.resident import WORK, Resident
-from noria.backends.native.structures import Record
+from noria.backends.native.structures import Record, TypeInfo
 from noria.backends.native.target import Isa, Library, chosen, compile_module, define, processor
 
 #: The name of the handler of all kernels.
@@ -163,15 +163,9 @@ def _started() -> _Functions:
 
 def _register_type(type_id: ctypes.c_int64, deleter: int) -> None:
     """Tell XLA how to let go of a record."""
-    capsule = jax.ffi.pycapsule(ctypes.pointer(type_id))
-    if not hasattr(jax.ffi, "register_ffi_type"):  # before JAX 0.8.2, a state comes with its deleter
-        jax.ffi.register_ffi_type_id("noria_record", capsule, platform="cpu")
-        return
-    fields = offsets("TypeInfo")
-    values = {"struct_size": 8 * len(fields), "deleter": deleter}
-    info = _immortal((ctypes.c_int64 * len(fields))(*(values.get(name, 0) for name in fields)))
-    types: Any = {"type_id": capsule, "type_info": jax.ffi.pycapsule(ctypes.pointer(info))}
-    jax.ffi.register_ffi_type("noria_record", types, platform="cpu")
+    info = _immortal(TypeInfo(struct_size=ctypes.sizeof(TypeInfo), deleter=deleter))
+    identity, described = (jax.ffi.pycapsule(ctypes.pointer(thing)) for thing in (type_id, info))
+    jax.ffi.register_ffi_type("noria_record", {"type_id": identity, "type_info": described}, platform="cpu")
 
 
 def _immortal(thing: Any) -> Any:

@@ -15,6 +15,7 @@ from noria.backends.native.structures import (
     DestroyArgs,
     Record,
     ScheduleArgs,
+    StateArgs,
     Text,
     offset_of,
 )
@@ -26,7 +27,9 @@ WORK = "noria_work"
 #: Its type, see `Resident`.
 WORK_TYPE = ir.FunctionType(POINTER, [POINTER, POINTER, *[I64] * 6, POINTER])
 
-_EXECUTE, _STRING = 3, 4
+_INSTANTIATE, _EXECUTE = 0, 3
+
+_STRING = 4
 
 _RELEASED = (
     "this process does not have it, or has released it because no live program used it; "
@@ -87,10 +90,6 @@ class Resident(Frame):
 
     def _called(self, name: str, *values: ir.Value) -> ir.Value:
         return self.b.call(self.module.globals[name], values)
-
-    def _return_if(self, error: ir.Value) -> None:
-        with self.b.if_then(self.b.icmp_unsigned("!=", error, NULL)):
-            self.b.ret(error)
 
     # --- records ----------------------------------------------------------------------------------------------
 
@@ -187,7 +186,8 @@ class Resident(Frame):
         self.fail_if(b.icmp_unsigned("==", record, NULL), _RELEASED)
         is_held = b.icmp_signed("!=", self._called("hold", record), ir.Constant(I32, 0))
         self.fail_if(b.not_(is_held), _RELEASED)
-        argument = self._state("State_Set_Args", state=record, deleter=address_of(self.module.globals["drop"]))[0]
+        argument = self._state()
+        self.store(record, argument, StateArgs, "state")
         error = self.call("state_set", argument)
         with b.if_then(b.icmp_unsigned("!=", error, NULL)):
             self._called("drop", record)
@@ -200,15 +200,20 @@ class Resident(Frame):
         stage = self.field(frame, CallFrame, "stage", kind=I32)
         with b.if_then(b.icmp_signed("!=", stage, ir.Constant(I32, _EXECUTE))):
             b.ret(NULL)
-        argument, offsets = self._state("State_Get_Args")
-        self._return_if(self.call("state_get", argument))
-        record = b.load(at(b, argument, offsets["state"]), typ=POINTER, align=8)
+        argument = self._state()
+        error = self.call("state_get", argument)
+        with b.if_then(b.icmp_unsigned("!=", error, NULL)):
+            b.ret(error)
+        record = self.field(argument, StateArgs, "state")
         b.ret(b.call(Callee(self.field(record, Record, "handler"), HANDLER), [frame]))
 
-    def _state(self, structure: str, **fields: ir.Value) -> tuple[ir.Value, dict[str, int]]:
-        """An argument about the state of a call, which XLA keeps: its record."""
-        context = self.field(self.frame, CallFrame, "context")
-        return self.arguments_of_version(structure, ctx=context, type_id=i64(self.type_id), **fields)
+    def _state(self) -> ir.Value:
+        """An argument about what XLA keeps for a call: its record."""
+        argument = self.arguments(StateArgs)
+        self.store(self.field(self.frame, CallFrame, "context"), argument, StateArgs, "context")
+        self.store(ir.Constant(I32, _INSTANTIATE), argument, StateArgs, "stage")
+        self.store(i64(self.type_id), argument, StateArgs, "type_id")
+        return argument
 
     def _work(self) -> None:
         arguments = self.function(WORK, WORK_TYPE.return_type, *WORK_TYPE.args)

@@ -73,6 +73,19 @@ class ScheduleArgs(Head):
     _fields_ = (("context", ctypes.c_void_p), ("task", ctypes.c_void_p), ("data", ctypes.c_void_p))
 
 
+class StateArgs(Head):  # XLA_FFI_State_Set_Args and XLA_FFI_State_Get_Args
+    _fields_ = (
+        ("context", ctypes.c_void_p),
+        ("stage", ctypes.c_int),
+        ("type_id", ctypes.c_void_p),
+        ("state", ctypes.c_void_p),
+    )
+
+
+class TypeInfo(Head):
+    _fields_ = (("deleter", ctypes.c_void_p),)
+
+
 class Api(Head):
     _fields_ = (
         ("version", Version),

@@ -124,7 +124,7 @@ def primitive(
             are still needed, flags for the results that stay, and the parameters that change.
         batch: from two sequences, arrays and their mapped axes, to results and theirs.
         portable: the results in terms of JAX, for any device.
-        cpu: the same for CPUs, of which several share the rows of a batch out.
+        cpu: the same for CPUs, of which several share out the rows of a batch.
         rows: where these are.
     """
     made = Primitive(name)
@@ -380,11 +380,7 @@ def retyped(array: Any, axes: frozenset[str]) -> Any:
 
 
 _retyped = Primitive("noria_retyped")
-
-
-@_retyped.def_impl
-def _(array: Any, *, axes: frozenset[str]) -> Any:
-    return array
+_retyped.def_impl(lambda array, *, axes: array)
 
 
 @_retyped.def_abstract_eval

@@ -77,11 +77,16 @@ class Dense(StatelessLayer):
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
         check_step(self.label, "x", xs, self.W.shape[1], self.W.dtype)
         ys = xs @ self.W.T
-        return self.activation(ys if self.b is None else ys + spread(self.b, ys.shape[:-1]))
+        return self.activation(ys if self.b is None else automatic(_with_bias, (ys, self.b), *axes_of(ys)))
 
     @property
     def label(self) -> str:
         return f"Dense(in_size={self.W.shape[1]})"
+
+
+def _with_bias(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
+    ys, b = arrays
+    return ys + spread(b, ys.shape[:-1])
 
 
 class Embedding(StatelessLayer):

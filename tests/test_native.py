@@ -107,7 +107,7 @@ def test_no_step_and_one(batch, time, reverse):
 # --- instruction sets -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.covered(2)
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("name", [isa.name for family in target.ISAS.values() for isa in family])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("cell", ["mixing", "lstm"])

@@ -140,6 +140,7 @@ DOUBLED: Any = _jax.primitive(
     batch=lambda arrays, axes, only: (DOUBLED.bind(*arrays, only=only), [axes[0]] * len(only)),
     portable=lambda x, only: [x * f for f in only],
     cpu=lambda x, only: [x * f for f in only],
+    rows=lambda only: _jax.Rows([0], [0] * len(only)),
 )
 
 
@@ -160,6 +161,62 @@ def test_primitive():
     text = jax.jit(lambda x: both(x)[1]).lower(X).as_text()
     assert "2.0" not in text
     assert names(both) == [("doubled_and_halved", (2.0, 0.5))]
+
+
+def test_rows():
+    """Several devices share them out (see `test_sharding`); a program for one says nothing of it."""
+    text = jax.jit(lambda x: DOUBLED.bind(x, only=(2.0,))).lower(X).as_text()
+    assert "artitioning" not in text
+
+
+def on_a_mesh(function, *args):
+    """Inside of `jax.shard_map`, the first array cut over the axis ``data``, the others whole."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    cut, whole = jax.P("data"), jax.P()
+    specs = cut, *[whole for _ in args[1:]]
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=cut))(*args)
+
+
+def test_varying_axes():
+    seen: list[frozenset[str]] = []
+
+    def function(x, y):
+        seen.extend(map(_jax.varying_axes, (x, y)))
+        return x
+
+    on_a_mesh(function, X, X)
+    assert seen == [{"data"}, set()]
+    assert _jax.varying_axes(X) == set()
+
+
+def test_varying():
+    seen = []
+
+    def function(x, y):
+        y = _jax.varying(y, _jax.varying_axes(x))
+        seen.append(_jax.varying_axes(y))
+        return y
+
+    np.testing.assert_array_equal(on_a_mesh(function, X, X), X)
+    assert seen == [{"data"}]
+    assert _jax.varying(X, frozenset()) is X
+
+
+def test_retyped():
+    """Numbers stay, derivatives too, and an outer `jax.vmap` finds nothing special."""
+    seen = []
+
+    def function(x):
+        bare = _jax.retyped(x, frozenset())
+        seen.append(_jax.varying_axes(bare))
+        return _jax.retyped(jnp.sin(bare), _jax.varying_axes(x))
+
+    def value_and_gradient(x):
+        value, pull = jax.vjp(jax.vmap(function), x)
+        return value + pull(value)[0]
+
+    np.testing.assert_allclose(on_a_mesh(value_and_gradient, X), np.sin(X) + np.sin(X) * np.cos(X), rtol=1e-12)
+    assert seen == [set()]
 
 
 def test_aligned():

@@ -23,7 +23,7 @@ def within(numbers: Integer[Array, "*shape"], low: int, high: int) -> Int32[Arra
     return inside.astype(jnp.int32)
 
 
-def valid_steps(lengths: Integer[Array, "*batch"], time: int) -> Bool[Array, "*batch time"]:
+def valid_steps(lengths: Integer[Array, "*batch"], time: Any) -> Bool[Array, "*batch time"]:
     """True for the first ``lengths`` steps of each example."""
     return jnp.arange(time, dtype=jnp.int32) < _as_int32(lengths)[..., None]
 

@@ -17,7 +17,7 @@ def loop(
     state: Sequence[Any],
     steps: Known,
     start: list[Any],
-    axes: tuple[int, ...],
+    axes: tuple[Any, ...],
     reverse: bool,
     totals: Sequence[int] = (),
     batch_major: Set[Any] = frozenset(),
@@ -39,7 +39,7 @@ def loop(
     return final, stacked[:emitted], summed
 
 
-def lifts(equation: Equation, given: Sequence[Any], batch: int, light: bool) -> bool:
+def lifts(equation: Equation, given: Sequence[Any], batch: Any, light: bool) -> bool:
     """Whether to lift a product of the input. Either way its gradient is one product after the loop.
 
     Measured on CPUs: from about a hundred examples on, a deep product runs as fast inside of the loop as outside,

@@ -25,6 +25,7 @@ from noria.compiler.frontier import is_heavy
 from noria.compiler.gradient import Loop, Recurrent
 from noria.compiler.linear import Affine, NotLinear, affine
 from noria.compiler.normalise import STATE, without_transposes
+from noria.compiler.sharding import local
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced, trace
 from noria.evaluate import evaluate
@@ -155,6 +156,7 @@ def _over(program: Program, start: State, own: State, steps: Steps, axes: tuple[
     return jtu.tree_unflatten(jtu.tree_structure(own), final), ys
 
 
+@local("x")
 def run_once(
     backend: str,
     cell: Callable[..., Any],

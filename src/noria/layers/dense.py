@@ -10,6 +10,7 @@ import numpy as np
 from noria._errors import check_key, check_sizes, check_step
 from noria._parameters import default_dtype, draw
 from noria._types import Initializer, Key
+from noria.compiler.sharding import automatic, axes_of
 from noria.evaluate import spread, widened
 from noria.initializers import glorot_uniform, normal, zeros
 from noria.layers.base import StatelessLayer
@@ -76,11 +77,16 @@ class Dense(StatelessLayer):
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
         check_step(self.label, "x", xs, self.W.shape[1], self.W.dtype)
         ys = xs @ self.W.T
-        return self.activation(ys if self.b is None else ys + spread(self.b, ys.shape[:-1]))
+        return self.activation(ys if self.b is None else automatic(_with_bias, (ys, self.b), *axes_of(ys)))
 
     @property
     def label(self) -> str:
         return f"Dense(in_size={self.W.shape[1]})"
+
+
+def _with_bias(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
+    ys, b = arrays
+    return ys + spread(b, ys.shape[:-1])
 
 
 class Embedding(StatelessLayer):
@@ -120,8 +126,7 @@ class Embedding(StatelessLayer):
         count = self.table.shape[0]
         if not jnp.issubdtype(xs.dtype, jnp.integer):
             raise TypeError(f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}.")
-        rows = within(xs, -1, count)
-        return _rows(self.table, jnp.where(rows < 0, count, rows))
+        return automatic(_rows, (self.table, within(xs, -1, count)), *axes_of(xs))
 
     def check_values(self, values: np.ndarray) -> None:
         count = self.table.shape[0]
@@ -136,7 +141,11 @@ class Embedding(StatelessLayer):
 
 
 @jax.jit
-def _rows(table: jax.Array, numbers: jax.Array) -> jax.Array:
-    """Rows of a table, whose gradient adds up in 32 bits or more; compiled, so that no whole copy of it is made."""
-    rows = widened(table).at[numbers].get(mode="fill", fill_value=jnp.nan)
-    return rows.astype(table.dtype)
+def _rows(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rows of a table, NaN for numbers outside of it.
+
+    Their gradient adds up in 32 bits or more. Compiled, so that no whole copy of the table is made.
+    """
+    table, numbers = arrays
+    numbers = jnp.where(numbers < 0, table.shape[0], numbers)
+    return widened(table).at[numbers].get(mode="fill", fill_value=jnp.nan).astype(table.dtype)

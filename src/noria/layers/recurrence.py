@@ -17,6 +17,7 @@ from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
 from noria.compiler.run import Options, is_listening, run, run_once
+from noria.compiler.sharding import local
 from noria.evaluate import of_one, spread
 from noria.layers.base import Layer
 from noria.layers.compiled import dependence_of
@@ -128,7 +129,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             if self.reverse:  # the boundary before step t is crossed on the way from t to t - 1
                 resets = jnp.concatenate([resets[..., 1:], jnp.zeros_like(resets[..., :1])], axis=-1)
         own = self.initial_state()
-        start = self._state(state, own, batch)
+        start = None if state is None else self._state(state, own, batch)
         keys = self._keys(key, (*batch, time))
         if lengths is not None and looks_at_residuals():
             xs = keep_valid(xs, lengths)  # JAX then looks at what is kept for the gradient too
@@ -144,10 +145,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 "noria.with_backend sets for a whole model; the others have a reverse mode of their own."
             ) from error
 
+    @local("xs")
     def _run(
         self, start: State, own: State, xs: Any, lengths: Any, resets: Any, keys: Key | None, batched: bool
     ) -> tuple[State, Any]:
         axes = 2 if batched else 1
+        if start is None:  # made here, where it lies on the devices as the batch does
+            start = self._state(None, own, jtu.tree_leaves(xs)[0].shape[: axes - 1])
         self._check_transition(own, of_one(xs, axes), of_one(keys, axes))
         options = Options(self.backend, self.reverse, self.save, self.checkpoint)
         return run(options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label)
@@ -185,8 +189,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
     def _sequence(self, xs: Any) -> tuple[Any, tuple[int, ...], int]:
         """``xs`` as arrays, its batch axes and its number of steps."""
         xs = self._arrays("xs", xs, (2, 3), "(time, {}) or (batch, time, {})")
-        *batch, time, _ = xs.shape
-        return xs, tuple(batch), time
+        return xs, xs.shape[:-2], xs.shape[-2]
 
     def _one_step(self, x: Any) -> tuple[Any, tuple[int, ...]]:
         x = self._arrays("x", x, (1, 2), "({},) or (batch, {})")
@@ -212,8 +215,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
     def _state(self, state: State, own: State, batch: tuple[int, ...]) -> State:
         """The state to start from, with a batch axis where the input has one."""
-        if state is None:
-            state = own
+        state = own if state is None else state
         structure: Any = jtu.tree_structure(own)
         if structure != jtu.tree_structure(state):
             raise ValueError(
@@ -332,8 +334,7 @@ def with_backend(model: M, backend: str) -> M:
     True
     """
     check_choice("with_backend", "backend", backend, ("auto", *NAMES))
-    fields: dict[str, Any] = {"backend": backend}
-    fields |= {} if _saves(backend) else {"save": "gates"}
+    fields: dict[str, Any] = {"backend": backend} | ({} if _saves(backend) else {"save": "gates"})
     fields |= {"checkpoint": None} if backend in WHOLE else {}
     return map_modules(lambda module, _: fields if isinstance(module, Recurrence) else {}, model)
 

@@ -119,6 +119,14 @@ def declared(module: ir.Module, name: str, result: ir.Type, *args: ir.Type) -> i
     return ir.Function(module, ir.FunctionType(result, args), name) if found is None else found
 
 
+class Callee:
+    """An address that is called: llvmlite asks it for the type of the function."""
+
+    def __init__(self, address: ir.Value, kind: ir.FunctionType):
+        self.function_type = self.type = kind
+        self.get_reference = address.get_reference
+
+
 def suffix(kind: ir.Type) -> str:
     """What LLVM adds to the name of an intrinsic function: ``v8f32``."""
     if isinstance(kind, ir.PointerType):

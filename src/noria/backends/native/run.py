@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from noria._jax import primitive
+from noria._jax import Rows, primitive
 from noria.backends import scan
-from noria.backends.native import ffi
+from noria.backends.native import ffi, header, kernels
 from noria.backends.native.expressible import MOVES, NotExpressible, is_expressible, size
 from noria.backends.native.layout import Plan, item_of
 from noria.backends.native.precision import in_32_bits, is_narrow, of_types, widened
@@ -62,7 +62,7 @@ def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any], tot
     if not state:
         return "there is no state"
     try:
-        ffi.api_version()
+        header.api_version()
         chosen()
         if is_narrow(graph):
             graph, now = widened(graph, known, state)
@@ -165,6 +165,8 @@ class Call:
     ):
         self.program, self.graph, self.reverse, self.totals = program, graph, reverse, totals
         self.batch_major = batch_major
+        #: Those that were asked for; an executable holds them too, but only once it is compiled.
+        self.kernels: dict[str, kernels.Kernel] = {}
 
     def __call__(self, arguments: Arguments, time: int) -> Any:
         return self.results(_native.bind(*itertools.chain(*arguments), call=self, time=time))
@@ -222,6 +224,15 @@ class Call:
             for front, v in zip(axes, (*outputs, *totals), strict=True)
         ]
 
+    def rows(self) -> Rows:
+        """Where the batch is."""
+        front = {"shared": None, "step": 1, "first": 0, "state": 0}
+        width, stacked = len(self.program.state), len(self.program.outputs) - len(self.program.state)
+        return Rows(
+            [front[kind] for kind in INPUTS for _ in self.program.values(kind)],
+            [0] * width + [1] * stacked + [None] * len(self.program.totals),
+        )
+
     def fast(self, *arrays: Any, time: int) -> list[Any]:
         """The same as machine code."""
         isa, batch = chosen(), self._batch(arrays)
@@ -241,8 +252,10 @@ class Call:
         sizes = ffi.sizes(time, batch, self.reverse, stretch, shares)
         given, wanted = ([place in plan.aside for place in program.buffers(kinds)] for kinds in (INPUTS, RESULTS))
         results = jax.eval_shape(functools.partial(_swapped, which=wanted), self.structs(time, batch))
-        run = jax.ffi.ffi_call(ffi.register(plan, isa), [*results, scratch])
-        return _swapped(run(sizes, *_swapped(arrays, given))[:-1], wanted)
+        kernel = kernels.kernel_of(plan, isa)
+        self.kernels[kernel.name] = kernel
+        run = jax.ffi.ffi_call(kernels.TARGET, [*results, scratch])
+        return _swapped(run(sizes, *_swapped(arrays, given), kernel=kernel.name)[:-1], wanted)
 
     def _batch_major(self, program: Program) -> list[Place]:
         """The buffers that lie in memory with the batch in front, but for those of which many steps are multiplied at once."""
@@ -329,6 +342,7 @@ _native = primitive(
     batch=_batched,
     portable=lambda *arrays, call, time: call.slow(*arrays, time=time),
     cpu=lambda *arrays, call, time: call.fast(*arrays, time=time),
+    rows=lambda *, call, time: call.rows(),
 )
 
 

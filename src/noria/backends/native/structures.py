@@ -28,6 +28,19 @@ class Arrays(Head):  # XLA_FFI_Args and XLA_FFI_Rets
     _fields_ = (("count", ctypes.c_int64), ("kinds", ctypes.c_void_p), ("items", ctypes.c_void_p))
 
 
+class Attributes(Head):
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("kinds", ctypes.c_void_p),
+        ("names", ctypes.c_void_p),
+        ("items", ctypes.c_void_p),
+    )
+
+
+class Text(ctypes.Structure):  # XLA_FFI_ByteSpan
+    _fields_: ClassVar[Any] = (("start", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
 class CallFrame(Head):
     _fields_ = (
         ("api", ctypes.c_void_p),
@@ -35,6 +48,7 @@ class CallFrame(Head):
         ("stage", ctypes.c_int),
         ("args", Arrays),
         ("rets", Arrays),
+        ("attributes", Attributes),
     )
 
 
@@ -78,7 +92,7 @@ class Job(ctypes.Structure):
 
     _fields_: ClassVar[Any] = tuple(
         (name, ctypes.c_int64)
-        for name in "arrived holders shares phases phases_of_stretch table time batch reverse stretch".split()
+        for name in ("arrived holders shares phases phases_of_stretch perform table time batch reverse stretch").split()
     )
 
 
@@ -90,6 +104,20 @@ class Seat(ctypes.Structure):
         ("apart", ctypes.c_int64 * 7),
         ("done", ctypes.c_int64),
         ("far", ctypes.c_int64 * 7),
+    )
+
+
+class Record(ctypes.Structure):
+    """A kernel that the process has, or had: its name, its handler, and how many keep it.
+
+    The number is -1 if there is no handler. A record is never freed.
+    """
+
+    _fields_: ClassVar[Any] = (
+        ("name", ctypes.c_char * 24),
+        ("holders", ctypes.c_int64),
+        ("handler", ctypes.c_void_p),
+        ("next", ctypes.c_void_p),
     )
 
 

@@ -98,13 +98,22 @@ def processor(isa: Isa) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """Compiled functions; they live as long as this object."""
+    """Compiled functions; they live as long as this object, or until they are closed."""
 
     engine: Any
     assembly: str
 
     def address(self, name: str) -> int:
         return int(self.engine.get_function_address(name))
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.engine.close()
+
+
+def define(name: str, address: int) -> None:
+    """Give a name to the address of a function; modules that are compiled from now on can call it."""
+    llvm.add_symbol(name, address)
 
 
 def compile_module(module: ir.Module, isa: Isa, *, assembly: bool = False) -> Library:

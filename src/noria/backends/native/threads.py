@@ -15,27 +15,60 @@ from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.instructions import I32, I64, POINTER, VOID, at, declared, i64, least, loop, share_of, stack
+from noria.backends.native.instructions import (
+    I32,
+    I64,
+    POINTER,
+    VOID,
+    Callee,
+    at,
+    declared,
+    i64,
+    least,
+    loop,
+    share_of,
+    stack,
+)
 from noria.backends.native.layout import Plan
 from noria.backends.native.structures import Job, Seat, offset_of
+
+#: The type of ``perform(job, phase, share)``.
+_PERFORM = ir.FunctionType(VOID, [POINTER, I64, I64])
 
 #: How often to look before the processor is left to others.
 _LOOKS = 100
 
 
-class Crew:
+class _Functions:
+    """Functions of a module that deal with a `Job`."""
+
+    def __init__(self, module: ir.Module):
+        self.module = module
+
+    def _function(self, name: str, result: ir.Type, *kinds: ir.Type) -> Any:
+        function = ir.Function(self.module, ir.FunctionType(result, kinds), name)
+        self.b = ir.IRBuilder(function.append_basic_block("entry"))
+        return function.args
+
+    def _field(self, job: ir.Value, name: str) -> ir.Value:
+        return self.b.load(at(self.b, job, offset_of(Job, name)), typ=I64, align=8)
+
+
+class Crew(_Functions):
     """Adds to a module the functions
 
-    =============================================== ====================================================================
-    ``hire(table, sizes, shares) -> job``           what the threads share; null if there is no memory
-    ``lead(job)``                                   do the work, with whoever helps
-    ``help(job)``                                   what another thread runs
-    ``leave(job)``                                  for a thread that will not come
-    =============================================== ====================================================================
-    """
+    ============================================================ ====================================================
+    ``hire(table, *sizes, shares, phases, perform) -> job``      the job of the threads; null if there is no memory
+    ``lead(job)``                                                do the work, with whoever helps
+    ``help(job)``                                                the work of another thread
+    ``leave(job)``                                               for a thread that will not come
+    ============================================================ ====================================================
 
-    def __init__(self, plan: Plan, module: ir.Module):
-        self.plan, self.module = plan, module
+    ``phases`` are those of a stretch, and ``perform(job, phase, share)`` does one of them, as `Phases` emits it.
+
+    These functions stay in memory for the life of the process: a thread can come when all work is done, the
+    call is over, and the kernel is released. A thread is in ``perform`` only while its leader waits for it.
+    """
 
     def emit(self) -> None:
         self._hire()
@@ -45,14 +78,6 @@ class Crew:
         self._help()
 
     # --- pieces -----------------------------------------------------------------------------------------------------
-
-    def _function(self, name: str, result: ir.Type, *kinds: ir.Type) -> Any:
-        function = ir.Function(self.module, ir.FunctionType(result, kinds), name)
-        self.b = ir.IRBuilder(function.append_basic_block("entry"))
-        return function.args
-
-    def _field(self, job: ir.Value, name: str) -> ir.Value:
-        return self.b.load(at(self.b, job, offset_of(Job, name)), typ=I64, align=8)
 
     def _seat(self, job: ir.Value, share: ir.Value, name: str) -> ir.Value:
         b = self.b
@@ -109,12 +134,11 @@ class Crew:
     # --- functions --------------------------------------------------------------------------------------------------
 
     def _hire(self) -> None:
-        table, time, batch, reverse, stretch, shares = self._function("hire", POINTER, POINTER, *[I64] * 5)
+        table, time, batch, reverse, stretch, shares, phases, perform = self._function(
+            "hire", POINTER, POINTER, *[I64] * 6, POINTER
+        )
         b = self.b
         stretches = b.udiv(b.add(time, b.sub(stretch, i64(1))), stretch)
-        loops = b.mul(stretch, i64(len(self.plan.layouts))) if self.plan.by_features else i64(1)
-        others = sum(name in self.module.globals for name in ("prepare", "finish"))
-        phases = b.add(loops, i64(others))
         bytes_ = b.add(i64(ctypes.sizeof(Job)), b.mul(shares, i64(ctypes.sizeof(Seat))))
         job = b.call(declared(self.module, "malloc", POINTER, I64), [bytes_])
         with b.if_then(b.icmp_unsigned("==", job, ir.Constant(POINTER, None))):
@@ -125,6 +149,7 @@ class Crew:
             "shares": shares,
             "phases": b.add(b.mul(stretches, phases), i64(1)),
             "phases_of_stretch": phases,
+            "perform": b.ptrtoint(perform, I64),
             "table": b.ptrtoint(table, I64),
             "time": time,
             "batch": batch,
@@ -146,6 +171,67 @@ class Crew:
         b.ret_void()
 
     def _perform(self) -> None:
+        """``work(job, phase, share)``: do a share of a phase, and say so."""
+        job, phase, share = self._function("work", VOID, POINTER, I64, I64)
+        b = self.b
+        perform = b.inttoptr(self._field(job, "perform"), POINTER)
+        b.call(Callee(perform, _PERFORM), [job, phase, share])
+        b.atomic_rmw("xchg", self._seat(job, share, "done"), b.add(phase, i64(1)), "release")
+        b.ret_void()
+
+    def _lead(self) -> None:
+        (job,) = self._function("lead", VOID, POINTER)
+        b, perform = self.b, self.module.globals["work"]
+        restore = self._with_denormals_as_zero()
+        shares, phases = self._field(job, "shares"), self._field(job, "phases")
+        with loop(b, i64(0), phases) as phase:
+            self._wait(job, phase)
+            b.call(perform, [job, phase, i64(0)])
+            with loop(b, i64(1), shares) as share, b.if_then(self._take(job, share, phase)):
+                b.call(perform, [job, phase, share])
+        self._wait(job, phases)
+        restore()
+        b.call(self.module.globals["leave"], [job])
+        b.ret_void()
+
+    def _help(self) -> None:
+        (job,) = self._function("help", VOID, POINTER)
+        b, perform = self.b, self.module.globals["work"]
+        restore = self._with_denormals_as_zero()
+        phases = self._field(job, "phases")
+        share = b.add(b.atomic_rmw("add", at(b, job, offset_of(Job, "arrived")), i64(1), "acq_rel"), i64(1))
+        look, take, done = (b.append_basic_block(name) for name in ("look", "take", "done"))
+        b.branch(look)
+        b.position_at_end(look)
+        phase = b.load_atomic(self._seat(job, share, "begun"), "acquire", 8, typ=I64)
+        b.cbranch(b.icmp_signed("<", phase, phases), take, done)
+        b.position_at_end(take)
+        self._wait(job, phase)
+        with b.if_then(self._take(job, share, phase)):
+            b.call(perform, [job, phase, share])
+        b.branch(look)
+        b.position_at_end(done)
+        restore()
+        b.call(self.module.globals["leave"], [job])
+        b.ret_void()
+
+
+class Phases(_Functions):
+    """Adds to the module of a kernel the function ``perform(job, phase, share)``."""
+
+    def __init__(self, plan: Plan, module: ir.Module):
+        super().__init__(module)
+        self.plan = plan
+
+    def emit(self) -> None:
+        self._perform()
+
+    def of_stretch(self, b: ir.IRBuilder, stretch: ir.Value) -> ir.Value:
+        """How many there are in a stretch of steps."""
+        loops = b.mul(stretch, i64(len(self.plan.layouts))) if self.plan.by_features else i64(1)
+        return b.add(loops, i64(sum(name in self.module.globals for name in ("prepare", "finish"))))
+
+    def _perform(self) -> None:
         """``perform(job, phase, share)``: do a share of a phase."""
         job, phase, share = self._function("perform", VOID, POINTER, I64, I64)
         b, shares = self.b, self._field(job, "shares")
@@ -155,7 +241,6 @@ class Crew:
                 b.call(self.module.globals["pack"], [table, share, shares])
             with other:
                 self._steps(job, table, b.sub(phase, i64(1)), share, shares)
-        b.atomic_rmw("xchg", self._seat(job, share, "done"), b.add(phase, i64(1)), "release")
         b.ret_void()
 
     def _steps(self, job: ir.Value, table: ir.Value, phase: ir.Value, share: ir.Value, shares: ir.Value) -> None:
@@ -185,42 +270,6 @@ class Crew:
         advance(b.sub(number, i64(int(before))))
         b.branch(done)
         b.position_at_end(done)
-
-    def _lead(self) -> None:
-        (job,) = self._function("lead", VOID, POINTER)
-        b, perform = self.b, self.module.globals["perform"]
-        restore = self._with_denormals_as_zero()
-        shares, phases = self._field(job, "shares"), self._field(job, "phases")
-        with loop(b, i64(0), phases) as phase:
-            self._wait(job, phase)
-            b.call(perform, [job, phase, i64(0)])
-            with loop(b, i64(1), shares) as share, b.if_then(self._take(job, share, phase)):
-                b.call(perform, [job, phase, share])
-        self._wait(job, phases)
-        restore()
-        b.call(self.module.globals["leave"], [job])
-        b.ret_void()
-
-    def _help(self) -> None:
-        (job,) = self._function("help", VOID, POINTER)
-        b, perform = self.b, self.module.globals["perform"]
-        restore = self._with_denormals_as_zero()
-        phases = self._field(job, "phases")
-        share = b.add(b.atomic_rmw("add", at(b, job, offset_of(Job, "arrived")), i64(1), "acq_rel"), i64(1))
-        look, take, done = (b.append_basic_block(name) for name in ("look", "take", "done"))
-        b.branch(look)
-        b.position_at_end(look)
-        phase = b.load_atomic(self._seat(job, share, "begun"), "acquire", 8, typ=I64)
-        b.cbranch(b.icmp_signed("<", phase, phases), take, done)
-        b.position_at_end(take)
-        self._wait(job, phase)
-        with b.if_then(self._take(job, share, phase)):
-            b.call(perform, [job, phase, share])
-        b.branch(look)
-        b.position_at_end(done)
-        restore()
-        b.call(self.module.globals["leave"], [job])
-        b.ret_void()
 
 
 def _is_x86() -> bool:

@@ -1,0 +1,75 @@
+"""Layers among several devices: what they compute is local, so that they need not know of meshes.
+
+A type of JAX can say how an array lies on the devices of a mesh, in two ways:
+
+* inside of `jax.shard_map`, over which axes of the mesh it varies. JAX wants operands of one operation to vary alike, and what a
+  loop carries not to change. So all that a layer is given is made to vary alike, and then its type says so no more.
+* on a mesh with axes of the type ``Explicit``, along which axes it is sharded. There a layer is a region of the type ``Auto``,
+  whose results are sharded along the batch as its input is.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+from jax.sharding import NamedSharding, PartitionSpec
+
+from noria._jax import retyped, varying, varying_axes
+
+
+def local(xs: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator for functions of pytrees: in them types of arrays say nothing of devices.
+
+    ``xs`` is the name of the argument with the batch in front, if another one, ``batched``, is true. The function gives arrays,
+    with the batch in front then.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def run(*args: Any) -> Any:
+            arrays, rest = eqx.partition(args, eqx.is_array)
+            inside = _unvarying(lambda arrays: function(*eqx.combine(arrays, rest)))
+            given = signature.bind(*args).arguments
+            batch = axes_of(jtu.tree_leaves(given[xs])[0])[:1] if given["batched"] else ()
+            return automatic(inside, arrays, *batch)
+
+        return run
+
+    return decorate
+
+
+def _unvarying(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of arrays whose types do not say over which axes they vary."""
+
+    def run(arrays: Any) -> Any:
+        axes = frozenset().union(*map(varying_axes, jtu.tree_leaves(arrays)))
+        if not axes:
+            return function(arrays)
+        alike = jtu.tree_map(lambda a: retyped(varying(a, axes), frozenset()), arrays)
+        return jtu.tree_map(lambda a: retyped(a, axes), function(alike))
+
+    return run
+
+
+def automatic(function: Callable[[Any], Any], arrays: Any, *axes: Any) -> Any:
+    """``function(arrays)``, where XLA chooses how to share it out.
+
+    On a mesh with explicit axes the results are sharded along these, first axis first.
+    """
+    meshes = [jax.typeof(a).sharding.mesh for a in jtu.tree_leaves(arrays)]
+    mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
+    if mesh is None:
+        return function(arrays)
+    given = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=given)(arrays)
+
+
+def axes_of(array: jax.Array) -> tuple[Any, ...]:
+    """The explicit axes of a mesh along which each axis of an array is sharded."""
+    return tuple(jax.typeof(array).sharding.spec)

@@ -1,0 +1,79 @@
+"""Layers on four devices: what each computes, and what they tell each other. The programs are those of `sharding`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import AUTO
+
+pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+
+BATCH = 16
+BACKENDS = ("native", "scan", "plain", "associative", "reference")
+TYPED = [f"{way} {backend}" for way in ("by_typed_shard_map", "by_explicit_mesh") for backend in (*BACKENDS, "stored")]
+TRAINING = ["by_jit native", "by_shard_map native", *TYPED]
+
+#: Programs in which each device has its own rows of the batch: how many.
+ROWS = {
+    **{name: BATCH // 4 for name in TRAINING if name.endswith(("native", "stored"))},
+    **dict.fromkeys(("inference", "explicit_inference", "explicit_context", "in_shardings", "constraint"), BATCH // 4),
+    **{"two axes": BATCH // 4, "the second axis": BATCH // 2, "time too": BATCH // 2, "sharded_weights": BATCH // 2},
+    "two_meshes": BATCH // 2,
+    **{"mapped": BATCH // 4, "mapped explicit": BATCH // 4, "mapped_weights": BATCH // 4, "mapped outside": BATCH},
+    **{"steps": 1, "steps explicit": 1, "part of a mesh": BATCH // 2, "part of a mesh, typed": BATCH // 2},
+    "uneven": 63,  # which no four devices can share out evenly: each computes all
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "sharding.py"],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=290,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", [*TRAINING, *ROWS, "mapped inside", "second_derivatives", "without_jit"])
+def test_as_on_one_device(found: Any, name: str):
+    """Values and gradients."""
+    assert "raised" not in found[name], found[name]["traceback"]
+    assert found[name]["error"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_device_runs_its_own_rows(found: Any, name: str):
+    assert found[name]["rows"] == [ROWS[name]]
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINING if name != "by_explicit_mesh reference"])
+def test_a_training_step_sends_gradients_once(found: Any, name: str):
+    """Each of them, and a few numbers."""
+    assert found[name]["others"] == []
+    sent = sum(found[name]["all-reduce"])
+    assert 4 * found[name]["parameters"] <= sent <= 4 * found[name]["parameters"] + 1000
+
+
+@pytest.mark.parametrize("way", ["by_jit", "by_shard_map", "by_typed_shard_map", "by_explicit_mesh"])
+def test_a_training_step_of_machine_code_sends_all_at_once(found: Any, way: str):
+    assert len(found[f"{way} native"]["all-reduce"]) == 1
+
+
+@pytest.mark.parametrize("name", ["inference", "explicit_inference", "steps", "steps explicit"])
+def test_inference_sends_nothing(found: Any, name: str):
+    assert found[name]["others"] == []
+    assert found[name]["all-reduce"] == []
+
+
+def test_results_are_typed_on_an_explicit_mesh(found: Any):
+    assert found["explicit_inference"]["types"] == ["P('data', None)", "P('data', None, None)"]
+    assert found["steps explicit"]["types"] == ["P('data', None)"]

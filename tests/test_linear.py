@@ -166,7 +166,7 @@ CASES = [("mingru", *flags) for flags in itertools.product([False, True], repeat
 CASES += [("diagonal", True, True, True), ("two", True, True, True)]
 
 
-@pytest.mark.covered(2)
+@pytest.mark.covered(1)
 @pytest.mark.parametrize(("name", "lengths", "resets", "batched"), CASES)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_against_reference(monkeypatch, name, lengths, resets, batched, reverse):
@@ -256,7 +256,7 @@ def by_steps(a: Any, b: Any, start: Any, reverse: bool) -> np.ndarray:
     return states
 
 
-@pytest.mark.covered(2)
+@pytest.mark.covered(1)
 @forms
 @directions
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_chunk_borders(parallel, reverse, time, dtype):
     np.testing.assert_allclose(found, expected, rtol=0, atol=0 if dtype is jnp.int32 else 1e-11)
 
 
-@pytest.mark.covered(2)
+@pytest.mark.covered(1)
 @forms
 @directions
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.complex128])

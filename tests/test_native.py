@@ -84,7 +84,7 @@ def odd_sizes() -> list[Any]:
     return found
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("name", "dtype", "batch", "time", "features", "hidden"), odd_sizes())
 def test_odd_sizes(name, dtype, batch, time, features, hidden):
     check_against_scan(layer_of(name, features, hidden, dtype), random(0, batch, time, features, dtype=dtype))

@@ -151,11 +151,11 @@ print(json.dumps([[np.asarray(a).tobytes().hex() for a in jtu.tree_leaves(found)
 
 
 def test_a_wrong_call_is_an_error_and_the_process_lives():
-    """Of the kernel of an LSTM by its name: without an array, with one more, of other dtypes, sizes and numbers of steps."""
+    """Of the kernel of an LSTM, by its name: without an array, with one more, of other dtypes, sizes and numbers of steps."""
     script = """
 found = jax.jit(layer.scan).lower(None, xs).as_text()
 line = next(line for line in found.splitlines() if "custom_call @noria_" in line)
-name = re.search(r"custom_call @(\\w+)", line)[1]
+name, kernel = re.search(r'custom_call @(\\w+).*kernel = "(\\w+)"', line).groups()
 dtypes = {"f32": "float32", "i32": "int32", "ui8": "uint8", "i1": "bool", "f64": "float64"}
 
 def structs(text):
@@ -167,9 +167,11 @@ sizes = re.search(re.escape(re.findall(r"custom_call @\\w+\\((%\\w+)", line)[0])
 first = np.broadcast_to(np.array(json.loads(sizes[1]), np.int32), int(sizes[2]))
 arrays = [first, *(np.ones(s.shape, s.dtype) for s in inputs[1:])]
 
-def call(arrays, results):
+def call(arrays, results, **attributes):
+    attributes = attributes or {"kernel": kernel}
     try:
-        jax.block_until_ready(jax.jit(lambda *a: jax.ffi.ffi_call(name, results, has_side_effect=True)(*a))(*arrays))
+        run = jax.ffi.ffi_call(name, results, has_side_effect=True)
+        jax.block_until_ready(jax.jit(lambda *a: run(*a, **attributes))(*arrays))
     except Exception as error:
         return type(error).__name__ + ": " + str(error)
     return "fine"
@@ -195,6 +197,10 @@ for i in range(2):
         wrong = first.copy()
         wrong[i] = number
         found[f"size {i} is {number}"] = call([wrong, *arrays[1:]], results)
+found["two names"] = call(arrays, results, kernel=kernel, another=kernel)
+found["a number"] = call(arrays, results, kernel=1)
+found["a long name"] = call(arrays, results, kernel=kernel + "0")
+found["an unknown name"] = call(arrays, results, kernel=kernel[::-1])
 found["right again"] = call(arrays, results)
 print(json.dumps(found))
 """

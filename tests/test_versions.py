@@ -82,6 +82,7 @@ def transformed(layers: nr.Recurrence, xs: jax.Array, lengths: Any) -> dict[str,
     return found
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize(
     ("make", "options", "lengths"),
     [

@@ -124,7 +124,8 @@ def primitive(
             are still needed, flags for the results that stay, and the parameters that change.
         batch: from two sequences, arrays and their mapped axes, to results and theirs.
         portable: the results in terms of JAX, for any device.
-        cpu: the same for CPUs, of which several share out the ``rows`` of a batch.
+        cpu: the same for CPUs, of which several share out the rows of a batch.
+        rows: where these are.
     """
     made = Primitive(name)
     made.multiple_results = True

@@ -53,7 +53,7 @@ def dependence_of(cell: Callable[..., Any], state: State, x: Any, key: Key | Non
         found = [content.of(jaxpr)]
         if content.has_own_derivative:
             found.append(_Content().of(jax.make_jaxpr(derivative)(outputs, *given)))
-    except _NotShared:
+    except Exception:  # one of the cell's own is raised again by the layer, with a note
         return None
     return environment, *found
 

@@ -147,9 +147,12 @@ def _started() -> _Functions:
 
     integer, pointer = ctypes.c_int, ctypes.c_void_p
     functions = _Functions(
-        *(function(name, None, pointer) for name in ("enlist", "publish")),
-        *(function(name, kind, pointer) for name, kind in (("hold", integer), ("drop", None), ("retire", integer))),
-        function("listen", None, pointer, pointer),
+        enlist=function("enlist", None, pointer),
+        publish=function("publish", None, pointer),
+        hold=function("hold", integer, pointer),
+        drop=function("drop", None, pointer),
+        retire=function("retire", integer, pointer),
+        listen=function("listen", None, pointer, pointer),
     )
     release = _immortal(ctypes.CFUNCTYPE(integer, pointer)(release_unused))
     later = ctypes.cast(ctypes.pythonapi.Py_AddPendingCall, pointer)

@@ -20,7 +20,7 @@ WORKERS ?= 2
 # Each worker gets neighbours, which share what is compiled.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo forecast test test-all test-oldest test-newest test-versions bench check fix clean
+.PHONY: help demo forecast test test-all test-oldest test-newest test-versions fuzz bench check fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ test-newest:  ## run a short selection on the newest JAX and Python; ARGS='-m ""
 test-versions: $(VENV)/.test
 	@$(BIN)/python -c "import sys, jax; print('Python', sys.version.split()[0], 'JAX', jax.__version__)"
 	$(PYTEST) -m "versions and not full" $(ARGS)
+
+fuzz: $(VENV)/.test  ## compare thousands of random cells with the definition, about half an hour; ARGS="0 500" and the like
+	$(BIN)/python scripts/fuzz.py $(ARGS)
 
 bench: $(VENV)/.base  ## compare with other libraries, as far as they are installed; ARGS="--quick" and the like
 	$(BIN)/noria bench $(ARGS)

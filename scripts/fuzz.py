@@ -190,7 +190,7 @@ def report(found: list[dict[str, Any]]) -> None:
 
 def main(
     first: Annotated[int, typer.Argument()] = 0,
-    last: Annotated[int, typer.Argument(help="one past the last seed")] = 200,
+    last: Annotated[int, typer.Argument(help="one past the last seed")] = 5000,
     only: Annotated[int | None, typer.Option(help="one seed, in this process")] = None,
     processes: int = 2,
     minutes: float = 35,

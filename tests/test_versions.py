@@ -118,3 +118,20 @@ def test_cells_of_the_benchmarks_run_natively_both_ways(name):
     page = nr.explain(layer, random(0, 2, 3, 3, dtype=jnp.float32))
     assert page.backend == "native"
     assert "scan" not in page.reason
+
+
+@pytest.mark.parametrize("backend", ["auto", "scan"])
+def test_an_inner_loop_is_written_out(backend):
+    """Versions of JAX name its operands differently: what is the same in all rounds, carried, stacked."""
+    weights = random(2, 3, 3)
+
+    def cell(h: Any, x: Any) -> Any:
+        rounds = jnp.stack([x, 2 * x])
+        h, sums = jax.lax.scan(lambda h, a: (jnp.tanh(weights @ h + a), h.sum()), h, rounds, reverse=True)
+        return jax.lax.fori_loop(0, 2, lambda k, h: jnp.sin(h) + sums[0], h)
+
+    layer, xs = nr.Recurrence(cell, jnp.ones(3), backend=backend), random(3, 2, 3, 3)
+    layers = layer, nr.with_backend(layer, "plain")
+    found, expected = (jax.value_and_grad(lambda xs, ran=ran: (ran(xs) ** 2).sum())(xs) for ran in layers)
+    assert_close(found, expected, 1e-12)
+    assert "scan" not in nr.explain(layer, xs).reason or backend == "scan"

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import numpy as np
 
 from fuzzing import edges
 from fuzzing.cases import Case, random_case, tuned
 from fuzzing.evaluate import Evaluated
+from noria._jax import parts_of
 
 #: By how much numbers are moved, relative to each; and how close results must be that do not move,
 #: relative to the largest.
@@ -101,25 +101,15 @@ def results(case: Case, backend: str) -> tuple[Any, bool]:
         program = Evaluated(function, *leaves)
         return program(*leaves), has_native_loop(program.jaxpr)
     traced = jax.jit(function).trace(*leaves)
-    return traced.lower().compile(compiler_options=QUICK)(*leaves), has_native_loop(traced.jaxpr.jaxpr)
+    return traced.lower().compile(compiler_options=QUICK)(*leaves), has_native_loop(parts_of(traced.jaxpr)[0])
 
 
 def has_native_loop(jaxpr: Any) -> bool:
     """Whether a loop in it is machine code."""
-    return any(
-        e.primitive.name == "noria_native_loop" or any(map(has_native_loop, jex_jaxprs(e.params))) for e in jaxpr.eqns
+    inner = [p for e in jaxpr.eqns for v in e.params.values() for p in (v if isinstance(v, tuple | list) else [v])]
+    return any(e.primitive.name == "noria_native_loop" for e in jaxpr.eqns) or any(
+        has_native_loop(parts_of(p)[0]) for p in inner if hasattr(p, "eqns")
     )
-
-
-def jex_jaxprs(params: dict[str, Any]) -> list[Any]:
-    found = []
-    for value in params.values():
-        for one in value if isinstance(value, tuple | list) else [value]:
-            if isinstance(one, jex.ClosedJaxpr):
-                found.append(one.jaxpr)
-            elif isinstance(one, jex.Jaxpr):
-                found.append(one)
-    return found
 
 
 def differences(case: Case, actual: Any, expected: list[Any]) -> list[str]:

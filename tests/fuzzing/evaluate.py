@@ -4,7 +4,6 @@ A random cell is run once, so that XLA would spend a hundred times longer on com
 Numbers of 16 bits are computed in 32 and rounded after each equation. What NumPy has no function for is run by JAX.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,8 @@ import jax.tree_util as jtu
 import numpy as np
 import scipy.special as special  # type: ignore[import-untyped]
 from jax.interpreters import partial_eval as pe
+
+from noria._jax import parts_of
 
 Rule = Callable[..., Any]
 Noise = Callable[[Any], Any]
@@ -37,8 +38,9 @@ class Evaluated:
 
     def __init__(self, function: Callable[..., Any], *arguments: Any):
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        jaxpr, self.used = pe.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-        self.jaxpr, self.consts, self.tree = jaxpr, closed.consts, jtu.tree_structure(shapes)
+        jaxpr, self.consts = parts_of(closed)
+        self.jaxpr, self.used = pe.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+        self.tree = jtu.tree_structure(shapes)
 
     def __call__(self, *arguments: Any, noise: Noise = np.asarray) -> Any:
         """``noise`` is what each result of arithmetic goes through."""
@@ -74,11 +76,10 @@ def _is_key(array: Any) -> bool:
 def _results(noise: Noise, equation: Any, inputs: list[Any]) -> list[Any]:
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
-        return _CALLS[name](functools.partial(_inner, noise), inputs, **params)
+        return _CALLS[name](lambda inner, arrays: run(noise, *parts_of(inner), arrays), equation, inputs)
     if name in _OPENED:
         inner = next(params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
-        closed = hasattr(inner, "consts")
-        return run(noise, inner.jaxpr if closed else inner, inner.consts if closed else (), inputs)
+        return run(noise, *parts_of(inner), inputs)
     if name in _RULES and not any(map(_is_key, inputs)):
         (output,) = equation.outvars
         dtype = output.aval.dtype
@@ -97,35 +98,32 @@ def _wide(array: Any) -> Any:
 # --- what calls ---------------------------------------------------------------------------------
 
 
-def _inner(noise: Noise, closed: Any, arguments: Any) -> list[Any]:
-    return run(noise, closed.jaxpr, closed.consts, arguments)
-
-
-def _cond(run: Rule, inputs: list[Any], branches: Any, **_: Any) -> list[Any]:
+def _cond(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
+    branches = equation.params["branches"]
     return run(branches[int(np.clip(int(inputs[0]), 0, len(branches) - 1))], inputs[1:])
 
 
-def _while(
-    run: Rule, inputs: list[Any], cond_jaxpr: Any, body_jaxpr: Any, cond_nconsts: int, body_nconsts: int, **_: Any
-) -> Any:
-    of_cond, of_body = inputs[:cond_nconsts], inputs[cond_nconsts : cond_nconsts + body_nconsts]
-    carry = inputs[cond_nconsts + body_nconsts :]
-    while run(cond_jaxpr, [*of_cond, *carry])[0]:
-        carry = run(body_jaxpr, [*of_body, *carry])
+def _while(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
+    params, one = equation.params, equation.params["cond_nconsts"]
+    two = one + params["body_nconsts"]
+    carry = inputs[two:]
+    while run(params["cond_jaxpr"], [*inputs[:one], *carry])[0]:
+        carry = run(params["body_jaxpr"], [*inputs[one:two], *carry])
     return carry
 
 
-def _scan(
-    run: Rule, inputs: list[Any], jaxpr: Any, length: int, reverse: bool, num_consts: int, num_carry: int, **_: Any
-) -> list[Any]:
-    first = num_consts + num_carry
-    known, carry, stacks = inputs[:num_consts], inputs[num_consts:first], inputs[first:]
-    rounds: list[Any] = [None] * length
-    for k in reversed(range(length)) if reverse else range(length):
-        found = run(jaxpr, [*known, *carry, *(a[k] for a in stacks)])
-        carry, rounds[k] = found[:num_carry], found[num_carry:]
-    shapes = [v.aval for v in jaxpr.jaxpr.outvars[num_carry:]]
-    stacked = zip(*rounds, strict=True) if length else [[] for _ in shapes]
+def _scan(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
+    """What has no axis of the rounds is the same in all of them, or carried."""
+    params, (inner, _) = equation.params, parts_of(equation.params["jaxpr"])
+    carried = sum(v.aval.ndim == w.aval.ndim for v, w in zip(equation.outvars, inner.outvars, strict=True))
+    first = sum(v.aval.ndim == w.aval.ndim for v, w in zip(equation.invars, inner.invars, strict=True))
+    known, carry, stacks = inputs[: first - carried], inputs[first - carried : first], inputs[first:]
+    rounds: list[Any] = [None] * params["length"]
+    for k in reversed(range(len(rounds))) if params["reverse"] else range(len(rounds)):
+        found = run(params["jaxpr"], [*known, *carry, *(a[k] for a in stacks)])
+        carry, rounds[k] = found[:carried], found[carried:]
+    shapes = [v.aval for v in inner.outvars[carried:]]
+    stacked = zip(*rounds, strict=True) if rounds else [[] for _ in shapes]
     return [*carry, *(_stack(some, s) for some, s in zip(stacked, shapes, strict=True))]
 
 
@@ -135,8 +133,9 @@ def _stack(some: Any, like: Any) -> Any:
     return np.stack(some) if len(some) else np.zeros((0, *like.shape), like.dtype)
 
 
-def _split(run: Rule, inputs: list[Any], sizes: Any, axis: int) -> list[Any]:
-    return np.split(inputs[0], np.cumsum(sizes)[:-1].tolist(), axis)
+def _split(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
+    places = np.cumsum(equation.params["sizes"])[:-1].tolist()
+    return np.split(inputs[0], places, equation.params["axis"])
 
 
 _CALLS: dict[str, Rule] = {
@@ -144,7 +143,7 @@ _CALLS: dict[str, Rule] = {
     "while": _while,
     "scan": _scan,
     "split": _split,
-    "optimization_barrier": lambda run, inputs, **_: inputs,
+    "optimization_barrier": lambda run, equation, inputs: inputs,
 }
 
 

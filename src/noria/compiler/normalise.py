@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria._jax import call
+from noria._jax import call, parts_of
 from noria.graph import (
     Equation,
     Graph,
@@ -103,21 +103,34 @@ def unroll(graph: Graph) -> Graph:
         params = equation.params
         if equation.name != "scan" or not 0 < params["length"] * len(params["jaxpr"].eqns) <= MOST_EQUATIONS:
             return None
-        equations, outputs = build(partial(_rounds, params), equation.inputs, equation.source)
+        equations, outputs = build(partial(_rounds, params, *_counts(equation)), equation.inputs, equation.source)
         inner = unroll(Graph((), tuple(outputs), tuple(equations)))
         return [*inner.equations], [*inner.outputs]
 
     return _rewrite(graph, write_out)
 
 
-def _rounds(params: dict[str, Any], *arrays: jax.Array) -> list[jax.Array]:
-    first, length = params["num_consts"] + params["num_carry"], params["length"]
-    known, carry, stacks = arrays[: params["num_consts"]], arrays[params["num_consts"] : first], arrays[first:]
+def _counts(loop: Equation) -> tuple[int, int]:
+    """How many operands are the same in all rounds, and how many are carried from one to the next.
+
+    JAX keeps them under names that change; but they are those that have no axis of the rounds.
+    """
+    inner, _ = parts_of(loop.params["jaxpr"])
+    whole, carried = (
+        sum(v.aval.ndim == w.aval.ndim for v, w in zip(outside, inside, strict=True))
+        for outside, inside in ((loop.inputs, inner.invars), (loop.outputs, inner.outvars))
+    )
+    return whole - carried, carried
+
+
+def _rounds(params: dict[str, Any], same: int, carried: int, *arrays: jax.Array) -> list[jax.Array]:
+    first, length = same + carried, params["length"]
+    known, carry, stacks = arrays[:same], arrays[same:first], arrays[first:]
     rounds: list[Any] = [[] for _ in range(length)]
     for k in reversed(range(length)) if params["reverse"] else range(length):
         given = (jax.lax.index_in_dim(a, k, keepdims=False) for a in stacks)
         found = call(params["jaxpr"], *known, *carry, *given)
-        carry, rounds[k] = tuple(found[: len(carry)]), found[len(carry) :]
+        carry, rounds[k] = tuple(found[:carried]), found[carried:]
     together = ([a.reshape(1, *a.shape) for a in some] for some in zip(*rounds, strict=True))
     return [*carry, *(jax.lax.concatenate(some, 0) for some in together)]
 

@@ -22,7 +22,7 @@ from noria.backends.native import target
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
 KEY = jax.random.key(0)
-KERNELS = re.compile(r"custom_call @(noria_\w+)")
+KERNELS = re.compile(r'custom_call @noria_native.*?kernel = "(\w+)"')
 
 
 class Mixing(nr.Cell):

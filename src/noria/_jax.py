@@ -29,34 +29,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import ShapedArray, Tracer
-from jax.custom_derivatives import SymbolicZero
+from jax.core import ShapedArray
+from jax.core import Tracer as Tracer
+from jax.custom_derivatives import SymbolicZero as SymbolicZero
 from jax.experimental.custom_partitioning import ArrayMapping, SdyShardingRule, custom_partitioning
 from jax.extend import source_info_util
-from jax.extend.core import Literal, Primitive, jaxpr_as_fun
+from jax.extend.core import Literal as Literal
+from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-__all__ = [
-    "Literal",
-    "Primitive",
-    "Rows",
-    "ShapedArray",
-    "SymbolicZero",
-    "Tracer",
-    "aligned",
-    "bind",
-    "call",
-    "is_symbolic",
-    "looks_at_residuals",
-    "parts_of",
-    "primitive",
-    "retyped",
-    "user_frames",
-    "varying",
-    "varying_axes",
-]
+__all__ = """
+    Literal Primitive Rows ShapedArray SymbolicZero Tracer aligned bind call is_symbolic
+    looks_at_residuals parts_of primitive retyped user_frames varying varying_axes
+""".split()
 
 
 # --- jaxprs -----------------------------------------------------------------------------------------------
@@ -143,18 +130,8 @@ def primitive(
     pe.dce_rules[made] = functools.partial(_without_dead_code, dce)
     batching.primitive_batchers[made] = batch
     mlir.register_lowering(made, mlir.lower_fun(portable))
-    mlir.register_lowering(made, _unless_exported(partitioned(made, cpu, rows), portable), platform="cpu")
+    mlir.register_lowering(made, partitioned(made, portable, cpu, rows), platform="cpu")
     return made
-
-
-def _unless_exported(rule: Callable[..., Any], portable: Callable[..., Any]) -> Callable[..., Any]:
-    """A lowering rule for programs of this process. Those of `jax.export` are for others."""
-
-    def lower(ctx: Any, *arrays: Any, **params: Any) -> Any:
-        for_export = ctx.module_context.lowering_parameters.for_export
-        return (mlir.lower_fun(portable) if for_export else rule)(ctx, *arrays, **params)
-
-    return lower
 
 
 def _on_mesh_of(avals: Sequence[Any], like: Any) -> ShapedArray:
@@ -193,14 +170,18 @@ class Rows(NamedTuple):
     results: list[int | None]
 
 
-def partitioned(made: Primitive, function: Callable[..., Any], rows: Callable[..., Rows]) -> Callable[..., Any]:
-    """A lowering rule: each device runs ``function`` on its own rows of a batch that is sharded.
+def partitioned(
+    made: Primitive, portable: Callable[..., Any], function: Callable[..., Any], rows: Callable[..., Rows]
+) -> Callable[..., Any]:
+    """A lowering rule: each device runs ``function`` on its own rows of a sharded batch.
 
     XLA finds out during compilation which arrays are sharded, and then asks for the program of one
     device. A program for one device, and one inside of `jax.shard_map`, takes the direct way.
     """
 
     def lower(ctx: Any, *arrays: Any, **params: Any) -> Any:
+        if ctx.module_context.lowering_parameters.for_export:  # for other processes
+            return mlir.lower_fun(portable)(ctx, *arrays, **params)
         ctx.module_context.add_keepalive(_Kept(params))
         mesh = _mesh(ctx) if all(math.prod(a.shape) for a in ctx.avals_in) else None
         if mesh is None:
@@ -221,10 +202,7 @@ def partitioned(made: Primitive, function: Callable[..., Any], rows: Callable[..
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Kept:
-    """An equation's parameters, kept as long as its lowered program and the executable.
-
-    An executable can be serialized, but what it keeps stays in the process.
-    """
+    """Parameters that live as long as a lowered program and its executable, but stay in the process."""
 
     params: dict[str, Any] | None
 

@@ -118,6 +118,10 @@ def test_edges(dtype):
             exact = np.power(base, np.asarray(y).astype(np.float64)).astype(np.float32)
         denormal = (base != 0) & (np.abs(base) < np.finfo(np.float32).tiny)
         right["pow"] = np.where(denormal, exact, np.asarray(right["pow"]))
+    if "cbrt" in names:  # XLA's of a denormal number is any number: it calls a function that does not expect its mode
+        base = np.asarray(x)
+        denormal = (base != 0) & (np.abs(base) < np.finfo(dtype).tiny)
+        right["cbrt"] = np.where(denormal, np.copysign(np.zeros_like(base), base), np.asarray(right["cbrt"]))
     for name in names:
         for a, b in zip(jax.tree.leaves(found[name]), jax.tree.leaves(right[name]), strict=True):
             a, b = np.asarray(a), np.asarray(b)

@@ -27,6 +27,9 @@ QUICK = (
 CHECKED = ["noria.data", "noria.losses", "noria.masking", "noria.summary"]
 BACKENDS = [f"noria.backends.{name}" for name in ("associative", "plain", "reference", "scan")]
 
+#: Files that run on the oldest and on the newest JAX each time.
+VERSIONS = tuple(f"test_{name}.py" for name in ("each_layer", "versions", "jax", "sweep"))
+
 
 def pytest_configure(config):
     """By default XLA compiles quickly and examples are few; where other tests are asked for, all is done thoroughly."""
@@ -43,7 +46,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     mark_full(items)
     for item in items:
-        if item.path.name in ("test_each_layer.py", "test_versions.py"):
+        if item.path.name in VERSIONS:
             item.add_marker("versions")
 
 

@@ -15,6 +15,15 @@ import jax.numpy as jnp
 Function = Callable[..., Any]
 
 
+#: What the oldest JAX that is supported does not have.
+NEWER = frozenset(("lax.mulhi",))
+
+
+def is_there(name: str) -> bool:
+    """Whether this version of JAX has a function."""
+    return name not in NEWER or hasattr(jax.lax, name.removeprefix("lax."))
+
+
 def named(name: str) -> Function:
     """A function by its name: ``jnp.tanh``, ``lax.erf``, ``nn.relu``."""
     module, *path = name.split(".")
@@ -168,7 +177,7 @@ def table() -> dict[str, Operation]:
     ):
         for domains, names in group.items():
             for native, some in zip((True, False), names, strict=True):
-                for name in some.split():
+                for name in filter(is_there, some.split()):
                     add(name, make(name, *domains), arity=arity, native=native)
     for others, keeps in ((SPECIAL, True), (SHAPES, False), (MATRICES, False)):
         for name, (native, function) in others.items():

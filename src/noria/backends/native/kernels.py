@@ -177,22 +177,25 @@ def _immortal(thing: Any) -> Any:
 # --- the limit of the system --------------------------------------------------------------------------------------
 
 
-def check_maps() -> None:
-    """Raise an error if LLVM and XLA, which would crash, may find no memory for the next program.
-
-    Linux limits how many separate pieces of memory a process has. Each program takes some.
-
-    Raises:
-        RuntimeError: if the process has more than 15/16 of them.
-    """
+def memory_maps() -> tuple[int, int]:
+    """How many pieces of memory the process has, and how many Linux lets it have; zeros on other systems."""
     maps, limit = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
     if not (maps.exists() and limit.exists()):
-        return
-    count, most = maps.read_bytes().count(b"\n"), int(limit.read_text())
+        return 0, 0
+    return maps.read_bytes().count(b"\n"), int(limit.read_text())
+
+
+def check_maps() -> None:
+    """Raise an error if LLVM or XLA, which would crash, may find no memory for the next program.
+
+    Raises:
+        RuntimeError: if the process has more than 15/16 of the memory maps that it may have.
+    """
+    count, most = memory_maps()
     if count > most - most // 16:
         raise RuntimeError(
-            f"This process has {count} memory maps; Linux allows {most} (vm.max_map_count), and there may be too "
-            f"few left to compile another program. Call jax.clear_caches() to release the programs that are no "
-            f"longer used, for example after each 100 shapes, pad inputs to fewer different shapes, or have the "
-            f"limit raised: sysctl vm.max_map_count={4 * most}"
+            f"This process has {count} memory maps; Linux allows {most} (vm.max_map_count), and too few may be left "
+            "to compile another program. Call jax.clear_caches() now and then, for example after each 100 shapes, "
+            "to give up compiled programs; or pad inputs, so that there are fewer shapes; "
+            f"or raise the limit: sysctl vm.max_map_count={4 * most}"
         )

@@ -70,11 +70,13 @@ def test_a_program_compiled_in_advance(where, eventually):
     spec = jax.sharding.PartitionSpec()
     functions: dict[str, Any] = {
         "at the top": lambda xs: LAYER(xs),
-        "in a scan": lambda xs: jax.lax.scan(lambda a, _: (a + jnp.sum(LAYER(xs + a)), None), 0.0, None, length=2)[0],
+        "in a scan": lambda xs: jax.lax.scan(
+            lambda a, _: (a + jnp.sum(LAYER(xs + a)), None), jnp.zeros(()), None, length=2
+        )[0],
         "in a map": lambda xs: jax.lax.map(lambda a: LAYER(xs + a), jnp.arange(2.0)),
         "in shard_map": jax.shard_map(lambda xs: LAYER(xs), mesh=mesh, in_specs=spec, out_specs=spec),
     }
-    program = jax.jit(functions[where]).lower(XS)
+    program: Any = jax.jit(functions[where]).lower(XS)
     jax.clear_caches()
     gc.collect()
     eventually(1)

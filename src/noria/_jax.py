@@ -143,18 +143,8 @@ def primitive(
     pe.dce_rules[made] = functools.partial(_without_dead_code, dce)
     batching.primitive_batchers[made] = batch
     mlir.register_lowering(made, mlir.lower_fun(portable))
-    mlir.register_lowering(made, _unless_exported(partitioned(made, cpu, rows), portable), platform="cpu")
+    mlir.register_lowering(made, partitioned(made, portable, cpu, rows), platform="cpu")
     return made
-
-
-def _unless_exported(rule: Callable[..., Any], portable: Callable[..., Any]) -> Callable[..., Any]:
-    """A lowering rule for programs of this process. Those of `jax.export` are for others."""
-
-    def lower(ctx: Any, *arrays: Any, **params: Any) -> Any:
-        for_export = ctx.module_context.lowering_parameters.for_export
-        return (mlir.lower_fun(portable) if for_export else rule)(ctx, *arrays, **params)
-
-    return lower
 
 
 def _on_mesh_of(avals: Sequence[Any], like: Any) -> ShapedArray:
@@ -193,15 +183,20 @@ class Rows(NamedTuple):
     results: list[int | None]
 
 
-def partitioned(made: Primitive, function: Callable[..., Any], rows: Callable[..., Rows]) -> Callable[..., Any]:
+def partitioned(
+    made: Primitive, portable: Callable[..., Any], function: Callable[..., Any], rows: Callable[..., Rows]
+) -> Callable[..., Any]:
     """A lowering rule: each device runs ``function`` on its own rows of a batch that is sharded.
 
     XLA finds out during compilation which arrays are sharded, and then asks for the program of one
-    device. A program for one device, and one inside of `jax.shard_map`, takes the direct way.
+    device. A program for one device, and one inside of `jax.shard_map`, takes the direct way. Programs
+    of `jax.export`, which may run in another process, get the ``portable`` function.
     """
 
     def lower(ctx: Any, *arrays: Any, **params: Any) -> Any:
-        ctx.module_context.add_keepalive(_Kept(params))
+        if ctx.module_context.lowering_parameters.for_export:
+            return mlir.lower_fun(portable)(ctx, *arrays, **params)
+        ctx.module_context.add_keepalive(params)  # as long as the program, and its executable
         mesh = _mesh(ctx) if all(math.prod(a.shape) for a in ctx.avals_in) else None
         if mesh is None:
             return mlir.lower_fun(function)(ctx, *arrays, **params)
@@ -217,19 +212,6 @@ def partitioned(made: Primitive, function: Callable[..., Any], rows: Callable[..
         return results
 
     return lower
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Kept:
-    """An equation's parameters, kept as long as its lowered program and the executable.
-
-    An executable can be serialized, but what it keeps stays in the process.
-    """
-
-    params: dict[str, Any] | None
-
-    def __reduce__(self) -> Any:
-        return _Kept, (None,)
 
 
 def _mesh(ctx: Any) -> AbstractMesh | None:

@@ -183,14 +183,12 @@ class Rows(NamedTuple):
     results: list[int | None]
 
 
-def partitioned(
-    made: Primitive, portable: Callable[..., Any], function: Callable[..., Any], rows: Callable[..., Rows]
-) -> Callable[..., Any]:
+def partitioned(made: Primitive, portable: Any, function: Any, rows: Callable[..., Rows]) -> Callable[..., Any]:
     """A lowering rule: each device runs ``function`` on its own rows of a batch that is sharded.
 
     XLA finds out during compilation which arrays are sharded, and then asks for the program of one
-    device. A program for one device, and one inside of `jax.shard_map`, takes the direct way. Programs
-    of `jax.export`, which may run in another process, get the ``portable`` function.
+    device. A program for one device takes the direct way, as does one inside of `jax.shard_map`.
+    `jax.export` gets the ``portable`` function, since other processes run it.
     """
 
     def lower(ctx: Any, *arrays: Any, **params: Any) -> Any:

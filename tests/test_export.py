@@ -56,3 +56,12 @@ def test_machine_code_needs_numbers():
     layer = nr.with_backend(MODELS["GRU"], "native")
     with pytest.raises(ValueError, match=r"machine code needs sizes that are numbers, and there is \(b, t\)"):
         exported(layer, "b, t, 2")
+
+
+@pytest.mark.parametrize("backend", ["auto", "native"])
+def test_a_program_for_other_processes_runs_a_scan(backend):
+    """They do not have the kernels of this one."""
+    layer = nr.with_backend(MODELS["GRU"], backend)
+    program = exported(layer, "3, 4, 2")
+    assert "noria_" not in program.mlir_module()
+    np.testing.assert_allclose(program.call(random(0, 3, 4, 2)), layer(random(0, 3, 4, 2)), atol=1e-12)

@@ -1,6 +1,8 @@
 """What Noria uses beyond JAX's public API: a test for each name of `noria._jax`, and none elsewhere."""
 
 import ast
+import gc
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.experimental import serialize_executable
 from models import random
 
 import noria as nr
@@ -241,3 +244,36 @@ def test_aligned():
     np.testing.assert_array_equal(twice[0], stacked[None])
     jaxpr, _ = jaxpr_of(lambda x: jax.vmap(lambda x: results(x, X, 0)[0])(x), stacked)
     assert "aligned" in str(jaxpr)
+
+
+def test_primitive_keeps_its_parameters():
+    """As long as a program, lowered or compiled; but they are not serialized with it, nor seen by `jax.export`."""
+
+    def lowered() -> tuple[Any, Any]:
+        factors = tuple(Number(f) for f in (2.0, 0.5))
+        program = jax.jit(lambda x: DOUBLED.bind(x, only=factors)).lower(X)
+        return program, weakref.ref(factors[0])
+
+    def forget() -> None:
+        jax.clear_caches()
+        gc.collect()
+
+    program, number = lowered()
+    forget()
+    assert number() is not None
+    program = program.compile()
+    forget()
+    assert number() is not None
+    assert len(serialize_executable.serialize(program)) == 3
+    del program
+    forget()
+    assert number() is None
+
+
+class Number(float):
+    """One that can be watched."""
+
+
+def test_primitive_is_exported_in_terms_of_jax():
+    program = export.export(jax.jit(lambda x: DOUBLED.bind(x, only=(2.0, 0.5))))(X)
+    np.testing.assert_array_equal(program.call(X)[0], 2 * X)

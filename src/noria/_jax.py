@@ -170,19 +170,18 @@ class Rows(NamedTuple):
     results: list[int | None]
 
 
-def partitioned(
-    made: Primitive, portable: Callable[..., Any], function: Callable[..., Any], rows: Callable[..., Rows]
-) -> Callable[..., Any]:
-    """A lowering rule: each device runs ``function`` on its own rows of a sharded batch.
+def partitioned(made: Primitive, portable: Any, function: Any, rows: Callable[..., Rows]) -> Callable[..., Any]:
+    """A lowering rule: each device runs ``function`` on its own rows of a batch that is sharded.
 
     XLA finds out during compilation which arrays are sharded, and then asks for the program of one
-    device. A program for one device, and one inside of `jax.shard_map`, takes the direct way.
+    device. A program for one device takes the direct way, as does one inside of `jax.shard_map`.
+    `jax.export` gets the ``portable`` function, since other processes run it.
     """
 
     def lower(ctx: Any, *arrays: Any, **params: Any) -> Any:
-        if ctx.module_context.lowering_parameters.for_export:  # for other processes
+        if ctx.module_context.lowering_parameters.for_export:
             return mlir.lower_fun(portable)(ctx, *arrays, **params)
-        ctx.module_context.add_keepalive(_Kept(params))
+        ctx.module_context.add_keepalive(params)  # as long as the program, and its executable
         mesh = _mesh(ctx) if all(math.prod(a.shape) for a in ctx.avals_in) else None
         if mesh is None:
             return mlir.lower_fun(function)(ctx, *arrays, **params)
@@ -198,16 +197,6 @@ def partitioned(
         return results
 
     return lower
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Kept:
-    """Parameters that live as long as a lowered program and its executable, but stay in the process."""
-
-    params: dict[str, Any] | None
-
-    def __reduce__(self) -> Any:
-        return _Kept, (None,)
 
 
 def _mesh(ctx: Any) -> AbstractMesh | None:

@@ -1,4 +1,4 @@
-"""The kernels of the process: compiled when a program first needs them, shared, and released after the last.
+"""The kernels of the process: compiled when a program first needs them, shared, and then released.
 
 A kernel is held by each `Kernel` in Python, that is by the call that asked for it, and by each
 executable of XLA's with a call of it (see `noria.backends.native.resident`). Equal kernels are the
@@ -90,7 +90,7 @@ def alive() -> list[str]:
 def release_unused(*_: Any) -> int:
     """Release the kernels that nobody holds.
 
-    Python's main thread runs this soon after a kernel is let go, whatever it does at that time; so this
+    Python's main thread runs this soon after a kernel is let go, whatever it does at that time. So it
     does not wait for the lock. Who has the lock looks again.
     """
     global _is_asked
@@ -107,7 +107,7 @@ def release_unused(*_: Any) -> int:
     return 0
 
 
-# --- what stays ---------------------------------------------------------------------------------------------------
+# --- what stays -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -174,25 +174,28 @@ def _immortal(thing: Any) -> Any:
     return thing
 
 
-# --- the limit of the system --------------------------------------------------------------------------------------
+# --- the limit of the system ------------------------------------------------------------------------------
+
+
+def memory_maps() -> tuple[int, int]:
+    """How many memory maps the process has, and how many Linux allows; zeros on other systems."""
+    maps, limit = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+    if not (maps.exists() and limit.exists()):
+        return 0, 0
+    return maps.read_bytes().count(b"\n"), int(limit.read_text())
 
 
 def check_maps() -> None:
-    """Raise an error if LLVM and XLA, which would crash, may find no memory for the next program.
-
-    Linux limits how many separate pieces of memory a process has. Each program takes some.
+    """Raise an error if LLVM or XLA, which would crash, may find no memory for the next program.
 
     Raises:
-        RuntimeError: if the process has more than 15/16 of them.
+        RuntimeError: if the process has more than 15/16 of the memory maps that it may have.
     """
-    maps, limit = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
-    if not (maps.exists() and limit.exists()):
-        return
-    count, most = maps.read_bytes().count(b"\n"), int(limit.read_text())
+    count, most = memory_maps()
     if count > most - most // 16:
         raise RuntimeError(
-            f"This process has {count} memory maps; Linux allows {most} (vm.max_map_count), and there may be too "
-            f"few left to compile another program. Call jax.clear_caches() to release the programs that are no "
-            f"longer used, for example after each 100 shapes, pad inputs to fewer different shapes, or have the "
-            f"limit raised: sysctl vm.max_map_count={4 * most}"
+            f"This process has {count} memory maps; Linux allows {most} (vm.max_map_count), and too few "
+            "may be left to compile another program. Call jax.clear_caches() now and then, for example "
+            "after each 100 shapes, to give up compiled programs; or pad inputs, so that there are fewer "
+            f"shapes; or raise the limit: sysctl vm.max_map_count={4 * most}"
         )

@@ -168,6 +168,10 @@ class Call:
         #: Those that were asked for; an executable holds them too, but only once it is compiled.
         self.kernels: dict[str, kernels.Kernel] = {}
 
+    def __reduce__(self) -> Any:
+        """Who serializes a compiled program pickles what it keeps alive. A kernel stays in its process."""
+        return object, ()
+
     def __call__(self, arguments: Arguments, time: int) -> Any:
         return self.results(_native.bind(*itertools.chain(*arguments), call=self, time=time))
 

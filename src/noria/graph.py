@@ -125,7 +125,7 @@ def struct(atom: Atom) -> jax.ShapeDtypeStruct:
 _PACKAGE = Path(__file__).parent
 #: Files whose lines are not the cell's own: those of the compiler, and of the libraries below it.
 _HIDDEN = (
-    *(str(_PACKAGE / part) for part in ("compiler", "backends", "layers", "graph.py", "_jax.py")),
+    *(str(_PACKAGE / part) for part in ("compiler", "backends", "layers", "evaluate.py", "graph.py", "_jax.py")),
     *(f"{Path(inspect.getfile(library)).parent}/" for library in (jax, eqx)),
 )
 

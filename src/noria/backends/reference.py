@@ -13,7 +13,7 @@ import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.cells.base import emit
-from noria.evaluate import narrowed, widened
+from noria.evaluate import narrowed, of_one, widened
 
 
 def run(
@@ -44,7 +44,7 @@ def run(
         def run_one(xs: Any, length: Any, resets: Any, keys: Any) -> Any:
             return _run_example(given, own, xs, length, resets, keys, reverse)
 
-        one = jax.eval_shape(run_one, *_one((xs, lengths, resets, keys)))
+        one = jax.eval_shape(run_one, *of_one((xs, lengths, resets, keys), 1))
         return jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
     examples = []
     for n in range(size):
@@ -52,11 +52,6 @@ def run(
         args = pick(start), pick(xs), pick(lengths), pick(resets), pick(keys)
         examples.append(_run_example(given, *args, reverse))
     return jtu.tree_map(lambda *leaves: jnp.stack(leaves), *examples)
-
-
-def _one(tree: Any) -> Any:
-    """One of several, examples or steps, by shape alone."""
-    return jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
 
 
 def _run_example(
@@ -80,7 +75,7 @@ def _run_example(
         state = _where(valid, after, state)
         ys[t] = _where(valid, y, jtu.tree_map(jnp.zeros_like, y))
     if steps == 0:
-        y = jax.eval_shape(lambda state, x: emit(given()[0], state, x), state, _one(xs))
+        y = jax.eval_shape(lambda state, x: emit(given()[0], state, x), state, of_one(xs, 1))
         return state, jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), y)
     return state, jtu.tree_map(lambda *leaves: jnp.stack(leaves), *ys)
 

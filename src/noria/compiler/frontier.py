@@ -7,6 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from noria._jax import parts_of
 from noria.graph import Equation, size_in_bytes, values_of
 
 #: Element-wise work that takes many instructions a number; it is not done twice to save less than this memory.
@@ -43,7 +44,7 @@ def is_heavy(equation: Equation) -> bool:
         return bool(equation.params["dimension_numbers"][0][0])
     if equation.name.startswith("custom_jvp_call") or equation.name.startswith("custom_vjp_call"):
         inner = equation.params.get("call_jaxpr") or equation.params.get("fun_jaxpr")
-        return inner is None or any(name not in LIGHT for name in _names(getattr(inner, "jaxpr", inner)))
+        return inner is None or any(name not in LIGHT for name in _names(parts_of(inner)[0]))
     return equation.name not in LIGHT
 
 
@@ -53,7 +54,7 @@ def _names(jaxpr: Any) -> Iterable[str]:
         if inner is None:
             yield equation.primitive.name
         else:
-            yield from _names(getattr(inner, "jaxpr", inner))
+            yield from _names(parts_of(inner)[0])
 
 
 def frontier(

@@ -28,7 +28,7 @@ from noria.compiler.normalise import STATE, without_transposes
 from noria.compiler.sharding import local
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced, trace
-from noria.evaluate import evaluate
+from noria.evaluate import evaluate, of_one
 from noria.graph import Known, Unsupported, dependence, named
 from noria.masking import valid_steps
 
@@ -192,7 +192,7 @@ def _choose(
     """The program to run, ``None`` for a backend that takes the cell as it is; and the choice."""
     if options.backend in WHOLE:
         return None, Choice(options.backend, "as asked for")
-    one = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(axes) :], leaf.dtype), steps)
+    one = of_one(steps, len(axes))
     try:
         traced = trace(cell, own, one)
     except Unsupported as reason:

@@ -82,7 +82,10 @@ def loss(state: Any) -> jax.Array:
     return jnp.stack([jnp.mean(leaf**2) for leaf in jtu.tree_leaves(state)]).sum()
 
 
-MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": jax.value_and_grad(loss_of_all)}
+MODES: dict[str, Callable[..., Any]] = {
+    "inference": infer,
+    "training": jax.value_and_grad(loss_of_all),
+}
 
 
 def layer_and_input(name: str, shape: Shape, **options: Any) -> tuple[nr.Recurrence, jax.Array]:
@@ -109,7 +112,9 @@ class Point(NamedTuple):
 
     @property
     def ratios(self) -> tuple[float, float]:
-        return self.ms["plain"] / self.ms["scan"], self.processor_ms["plain"] / self.processor_ms["scan"]
+        return self.ms["plain"] / self.ms["scan"], self.processor_ms["plain"] / self.processor_ms[
+            "scan"
+        ]
 
 
 def compare(name: str, mode: str, shape: Shape, budget: float) -> Point:
@@ -118,7 +123,9 @@ def compare(name: str, mode: str, shape: Shape, budget: float) -> Point:
     for backend in BACKENDS:
         arguments = layer_and_input(name, shape, backend=backend)
         program, seconds[backend] = compiled(MODES[mode], *arguments)
-        calls[backend] = lambda program=program, arguments=arguments: jax.block_until_ready(program(*arguments))
+        calls[backend] = lambda program=program, arguments=arguments: jax.block_until_ready(
+            program(*arguments)
+        )
         results[backend] = jtu.tree_leaves(calls[backend]())
     for a, b in zip(*results.values(), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-2 * float(jnp.abs(a).max()))
@@ -128,7 +135,8 @@ def compare(name: str, mode: str, shape: Shape, budget: float) -> Point:
         for backend in BACKENDS[:: 1 if turn % 2 else -1]:
             times[backend].append(_clock(calls[backend]))
     clock, processor_time = (
-        {backend: 1e3 * statistics.median(t[which] for t in times[backend]) for backend in BACKENDS} for which in (0, 1)
+        {backend: 1e3 * statistics.median(t[which] for t in times[backend]) for backend in BACKENDS}
+        for which in (0, 1)
     )
     return Point(clock, processor_time, seconds)
 
@@ -172,15 +180,26 @@ app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=F
 
 @app.command()
 def speed(
-    cells: Annotated[str, typer.Option(help=f"Names with commas between: {', '.join(CELLS)}.")] = ",".join(CELLS),
-    modes: Annotated[str, typer.Option(help=f"Names with commas between: {', '.join(MODES)}.")] = ",".join(MODES),
-    shapes: Annotated[str, typer.Option(help="time,batch,in,hidden; several with semicolons between.")] = "",
+    cells: Annotated[
+        str, typer.Option(help=f"Names with commas between: {', '.join(CELLS)}.")
+    ] = ",".join(CELLS),
+    modes: Annotated[
+        str, typer.Option(help=f"Names with commas between: {', '.join(MODES)}.")
+    ] = ",".join(MODES),
+    shapes: Annotated[
+        str, typer.Option(help="time,batch,in,hidden; several with semicolons between.")
+    ] = "",
     seconds: Annotated[float, typer.Option(help="For how long, about, a point is measured.")] = 1.0,
-    quick: Annotated[bool, typer.Option("--quick", help="Two small shapes, and fewer calls.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two small shapes, and fewer calls.")
+    ] = False,
 ) -> None:
     """Inference and a training step on backend "scan" against "plain"."""
     grid = _read(read_shapes, shapes) if shapes else QUICK if quick else GRID
-    names, chosen = _read(read_names, "cells", cells, list(CELLS)), _read(read_names, "modes", modes, list(MODES))
+    names, chosen = (
+        _read(read_names, "cells", cells, list(CELLS)),
+        _read(read_names, "modes", modes, list(MODES)),
+    )
     header()
     summary: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with progress() as bar:
@@ -204,16 +223,30 @@ def speed(
                     bar.update(task, description=f"{name} {mode} {shape}")
                     point = compare(name, mode, shape, 0.3 if quick else seconds)
                     compiling = [f"{v:.1f}" for v in point.seconds.values()]
-                    row((shape, *(f"{v:.2f}" for v in (*point.ms.values(), *point.ratios)), *compiling))
+                    row(
+                        (
+                            shape,
+                            *(f"{v:.2f}" for v in (*point.ms.values(), *point.ratios)),
+                            *compiling,
+                        )
+                    )
                     ratios.append(point.ratios)
                     bar.advance(task)
                 print(f"\n{_in_short(ratios)}\n", flush=True)
     print("### Together\n\nRatios, in brackets those of processor time.\n")
     table(("cell", *(f"{mode}: {of}" for mode in chosen for of in ("geometric mean", "minimum"))))
     for name in [*names, "all"]:
-        found = [[r for n in (names if name == "all" else [name]) for r in summary[n, mode]] for mode in chosen]
+        found = [
+            [r for n in (names if name == "all" else [name]) for r in summary[n, mode]]
+            for mode in chosen
+        ]
         title = name if name == "all" else CELLS[name][0]
-        row((title, *(_both(ratios, of) for ratios in found for of in (statistics.geometric_mean, min))))
+        row(
+            (
+                title,
+                *(_both(ratios, of) for ratios in found for of in (statistics.geometric_mean, min)),
+            )
+        )
 
 
 def _in_short(ratios: list[tuple[float, float]]) -> str:
@@ -237,8 +270,12 @@ SAVINGS: dict[str, dict[str, Any]] = {
 
 @app.command()
 def memory(
-    cells: Annotated[str, typer.Option(help=f"Names with commas between: {', '.join(CELLS)}.")] = "lstm",
-    lengths: Annotated[str, typer.Option(help="Numbers of steps with commas between.")] = "256,1024,4096,16384",
+    cells: Annotated[
+        str, typer.Option(help=f"Names with commas between: {', '.join(CELLS)}.")
+    ] = "lstm",
+    lengths: Annotated[
+        str, typer.Option(help="Numbers of steps with commas between.")
+    ] = "256,1024,4096,16384",
 ) -> None:
     """Temporary memory of a training step whose loss is of the final state: batch 8, 16 inputs, 64 units."""
     steps = [int(n) for n in lengths.split(",")]

@@ -52,7 +52,10 @@ def main() -> None:
     for name in CELLS:
         for shape in SHAPES:
             steps, batch, features, units = shape
-            layer, xs = nr.Recurrence(make(name, features, units)), jnp.ones((batch, steps, features))
+            layer, xs = (
+                nr.Recurrence(make(name, features, units)),
+                jnp.ones((batch, steps, features)),
+            )
             for mode, function in MODES.items():
                 seconds.found.clear()
                 began = time.perf_counter()

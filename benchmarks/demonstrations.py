@@ -37,15 +37,22 @@ def cross_validation() -> None:
         before = {key: getattr(vowels, key) for key in settings}
         vars(vowels).update(settings)
         scores = [
-            vowels.train(seed=n, progress=False, data=(part(data, fold != n), part(data, fold == n))).accuracy
+            vowels.train(
+                seed=n, progress=False, data=(part(data, fold != n), part(data, fold == n))
+            ).accuracy
             for n in range(5)
         ]
         vars(vowels).update(before)
-        print(f"| {name} | {' '.join(f'{s:.1%}' for s in scores)} | {np.mean(scores):.1%} |", flush=True)
+        print(
+            f"| {name} | {' '.join(f'{s:.1%}' for s in scores)} | {np.mean(scores):.1%} |",
+            flush=True,
+        )
 
 
 def seeds(count: int) -> None:
-    print("\n| seed | test accuracy | seconds | forecast error, ppm | seconds |\n|---|---|---|---|---|")
+    print(
+        "\n| seed | test accuracy | seconds | forecast error, ppm | seconds |\n|---|---|---|---|---|"
+    )
     accuracies, errors = [], []
     for seed in range(count):
         times = [time.perf_counter()]
@@ -56,9 +63,14 @@ def seeds(count: int) -> None:
         accuracies.append(speakers.accuracy)
         errors.append(series.errors["GRU"])
         took = np.diff(times)
-        print(f"| {seed} | {accuracies[-1]:.2%} | {took[0]:.0f} | {errors[-1]:.3f} | {took[1]:.0f} |", flush=True)
+        print(
+            f"| {seed} | {accuracies[-1]:.2%} | {took[0]:.0f} | {errors[-1]:.3f} | {took[1]:.0f} |",
+            flush=True,
+        )
     print(f"| median | {np.median(accuracies):.2%} | | {np.median(errors):.3f} | |")
-    print(f"| spread | {min(accuracies):.2%} to {max(accuracies):.2%} | | {min(errors):.3f} to {max(errors):.3f} | |\n")
+    print(
+        f"| spread | {min(accuracies):.2%} to {max(accuracies):.2%} | | {min(errors):.3f} to {max(errors):.3f} | |\n"
+    )
     print(
         f"Majority: {speakers.majority:.2%}. "
         + ", ".join(f"{name}: {error:.3f} ppm" for name, error in series.errors.items())
@@ -68,7 +80,9 @@ def seeds(count: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--compare", action="store_true", help="cross-validate the settings first (minutes)")
+    parser.add_argument(
+        "--compare", action="store_true", help="cross-validate the settings first (minutes)"
+    )
     arguments = parser.parse_args()
     if arguments.compare:
         cross_validation()

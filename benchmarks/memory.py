@@ -43,7 +43,9 @@ def step(backend: str, number: int) -> Any:
 def main(
     backend: str,
     shapes: Annotated[int, typer.Option(help="How many.")] = 300,
-    every: Annotated[int, typer.Option(help="Call jax.clear_caches() after so many; 0: only at the end.")] = 0,
+    every: Annotated[
+        int, typer.Option(help="Call jax.clear_caches() after so many; 0: only at the end.")
+    ] = 0,
 ) -> None:
     for number in range(2):
         step(backend, number)
@@ -62,7 +64,9 @@ def main(
     kept.clear()
     jax.clear_caches()
     left = used() - found[0]
-    print(f"after jax.clear_caches(): {left[0]:.1f} MiB, {left[1]:.0f} maps, {len(kernels.alive())} kernels")
+    print(
+        f"after jax.clear_caches(): {left[0]:.1f} MiB, {left[1]:.0f} maps, {len(kernels.alive())} kernels"
+    )
 
 
 if __name__ == "__main__":

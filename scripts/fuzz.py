@@ -28,9 +28,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 #: XLA's options for programs that run once.
-QUICK = (
-    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
-)
+QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
 #: Seconds that one case may take, the start of a child included.
 LIMIT = 90
 #: Cases of a child: its compiled programs take memory.
@@ -85,11 +83,18 @@ class Child:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", **SETTINGS[setting]}
         command = [sys.executable, __file__, "--child"]
         self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self.lines: queue.Queue[str | None] = queue.Queue()
         self.errors: list[str] = []
-        self.readers = [threading.Thread(target=f, daemon=True) for f in (self._read, self._read_errors)]
+        self.readers = [
+            threading.Thread(target=f, daemon=True) for f in (self._read, self._read_errors)
+        ]
         for reader in self.readers:
             reader.start()
 
@@ -130,7 +135,9 @@ class Child:
 # --- the run ------------------------------------------------------------------------------------
 
 
-def run_all(work: "queue.Queue[Work]", deadline: float, results: "queue.Queue[dict[str, Any] | None]") -> None:
+def run_all(
+    work: "queue.Queue[Work]", deadline: float, results: "queue.Queue[dict[str, Any] | None]"
+) -> None:
     """One worker: a child for each piece of work, and a new one after each that ended early."""
     while time.monotonic() < deadline:
         try:
@@ -194,7 +201,9 @@ def main(
     only: Annotated[int | None, typer.Option(help="one seed, in this process")] = None,
     processes: int = 2,
     minutes: float = 35,
-    settings: Annotated[str, typer.Option(help="those that take turns")] = "default,default,avx2,sse,32bit",
+    settings: Annotated[
+        str, typer.Option(help="those that take turns")
+    ] = "default,default,avx2,sse,32bit",
     file: Annotated[Path, typer.Option(help="where results are kept")] = Path("fuzz.jsonl"),
 ) -> None:
     """Compare random cells with the definition."""
@@ -209,11 +218,15 @@ def main(
     known = [one for one in known if first <= one["seed"] < last]
     done = {one["seed"] for one in known}
     work: queue.Queue[Work] = queue.Queue()
-    for piece in pieces([seed for seed in range(first, last) if seed not in done], settings.split(",")):
+    for piece in pieces(
+        [seed for seed in range(first, last) if seed not in done], settings.split(",")
+    ):
         work.put(piece)
     results: queue.Queue[dict[str, Any] | None] = queue.Queue()
     deadline = time.monotonic() + 60 * minutes
-    workers = [threading.Thread(target=run_all, args=(work, deadline, results)) for _ in range(processes)]
+    workers = [
+        threading.Thread(target=run_all, args=(work, deadline, results)) for _ in range(processes)
+    ]
     for worker in workers:
         worker.start()
     found_now = collect(results, processes, file, last - first, len(done))
@@ -227,7 +240,12 @@ def collect(
     results: "queue.Queue[dict[str, Any] | None]", workers: int, file: Path, total: int, done: int
 ) -> list[dict[str, Any]]:
     """All results as they come, kept in the file; faults are shown at once."""
-    columns = SpinnerColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    columns = (
+        SpinnerColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
     found: list[dict[str, Any]] = []
     with Progress(*columns, console=console) as progress, file.open("a") as kept:
         task = progress.add_task("", total=total, completed=done)

@@ -96,7 +96,12 @@ def case_rng(name: str) -> np.random.Generator:
 def draw_data(rng: np.random.Generator, has_cell: bool, directions: int = 1) -> Arrays:
     """Draw inputs, initial states and cotangents; the states get a leading axis if there are two directions."""
     state = (BATCH, HIDDEN) if directions == 1 else (directions, BATCH, HIDDEN)
-    shapes = {"xs": (BATCH, TIME, INPUTS), "dys": (BATCH, TIME, directions * HIDDEN), "h0": state, "dh": state}
+    shapes = {
+        "xs": (BATCH, TIME, INPUTS),
+        "dys": (BATCH, TIME, directions * HIDDEN),
+        "h0": state,
+        "dh": state,
+    }
     if has_cell:
         shapes |= {"c0": state, "dc": state}
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
@@ -114,14 +119,22 @@ def state_names(data: Arrays) -> list[str]:
 
 def scalar_loss(ys: Any, finals: Sequence[Any], dys: Any, dfinals: Sequence[Any]) -> Any:
     """Contract outputs and final states with their cotangents."""
-    return (ys * dys).sum() + sum((final * d).sum() for final, d in zip(finals, dfinals, strict=True))
+    return (ys * dys).sum() + sum(
+        (final * d).sum() for final, d in zip(finals, dfinals, strict=True)
+    )
 
 
-def collect(data: Arrays, weights: Arrays, ys: Any, finals: Sequence[Any], grads: dict[str, Any]) -> Arrays:
+def collect(
+    data: Arrays, weights: Arrays, ys: Any, finals: Sequence[Any], grads: dict[str, Any]
+) -> Arrays:
     """Merge everything that belongs to one case into one flat dictionary of NumPy arrays."""
-    outputs = {"ys": ys} | {f"{s}_final": final for s, final in zip(state_names(data), finals, strict=True)}
+    outputs = {"ys": ys} | {
+        f"{s}_final": final for s, final in zip(state_names(data), finals, strict=True)
+    }
     named_grads = {f"grad_{name}": grad for name, grad in grads.items()}
-    return {name: np.asarray(value) for name, value in (data | weights | outputs | named_grads).items()}
+    return {
+        name: np.asarray(value) for name, value in (data | weights | outputs | named_grads).items()
+    }
 
 
 # --- PyTorch ------------------------------------------------------------------------------------------------------
@@ -135,16 +148,22 @@ def torch_layer(kind: str, bidirectional: bool) -> Any:
     return {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[kind](INPUTS, HIDDEN, **options)
 
 
-def torch_forward(layer: Any, xs: Any, states: Sequence[Any], packed: bool) -> tuple[Any, list[Any]]:
+def torch_forward(
+    layer: Any, xs: Any, states: Sequence[Any], packed: bool
+) -> tuple[Any, list[Any]]:
     """Run a torch layer; unpacked cases get and lose the axis that torch keeps for layers and directions."""
     if packed:
-        inputs = torch.nn.utils.rnn.pack_padded_sequence(xs, torch.tensor(LENGTHS), batch_first=True)
+        inputs = torch.nn.utils.rnn.pack_padded_sequence(
+            xs, torch.tensor(LENGTHS), batch_first=True
+        )
     else:
         inputs, states = xs, [s[None] for s in states]
     ys, finals = layer(inputs, tuple(states) if len(states) == 2 else states[0])
     finals = list(finals) if len(states) == 2 else [finals]
     if packed:
-        return torch.nn.utils.rnn.pad_packed_sequence(ys, batch_first=True, total_length=TIME)[0], finals
+        return torch.nn.utils.rnn.pad_packed_sequence(ys, batch_first=True, total_length=TIME)[
+            0
+        ], finals
     return ys, [s[0] for s in finals]
 
 
@@ -158,7 +177,10 @@ def torch_case(name: str, kind: str, packed: bool) -> Arrays:
     with torch.no_grad():
         for key, param in params.items():
             param.copy_(torch.tensor(weights[key]))
-    tensors = {key: torch.tensor(value, requires_grad=key in ("xs", "h0", "c0")) for key, value in data.items()}
+    tensors = {
+        key: torch.tensor(value, requires_grad=key in ("xs", "h0", "c0"))
+        for key, value in data.items()
+    }
     letters = state_names(data)
     ys, finals = torch_forward(layer, tensors["xs"], [tensors[f"{s}0"] for s in letters], packed)
     scalar_loss(ys, finals, tensors["dys"], [tensors[f"d{s}"] for s in letters]).backward()
@@ -193,7 +215,12 @@ def keras_layer(name: str) -> Any:
     default = layer_class(HIDDEN, **variant)
     assert default.activation is keras.activations.tanh
     assert name == "simple_rnn" or default.recurrent_activation is keras.activations.sigmoid
-    options = {"return_sequences": True, "return_state": True, "dtype": "float64", "activation": jnp.tanh}
+    options = {
+        "return_sequences": True,
+        "return_state": True,
+        "dtype": "float64",
+        "activation": jnp.tanh,
+    }
     layer = layer_class(HIDDEN, **variant, **options)
     layer.build((BATCH, TIME, INPUTS))
     return layer
@@ -207,7 +234,9 @@ def keras_case(name: str) -> Arrays:
     weights = draw_weights(rng, {v.name: tuple(v.shape) for v in layer.trainable_variables})
     order = [v.name for v in layer.trainable_variables]
 
-    def forward(weights: dict[str, Any], xs: Any, states: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    def forward(
+        weights: dict[str, Any], xs: Any, states: Sequence[Any]
+    ) -> tuple[Any, Sequence[Any]]:
         trainable = [weights[key] for key in order]
         (ys, *finals), _ = layer.stateless_call(
             trainable, layer.non_trainable_variables, xs, initial_state=list(states)
@@ -228,7 +257,9 @@ def flax_case(name: str) -> Arrays:
     paths = {"_".join(path): path for path in params}
     weights = draw_weights(rng, {key: params[path].shape for key, path in paths.items()})
 
-    def forward(weights: dict[str, Any], xs: Any, states: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    def forward(
+        weights: dict[str, Any], xs: Any, states: Sequence[Any]
+    ) -> tuple[Any, Sequence[Any]]:
         tree = unflatten_dict({paths[key]: value for key, value in weights.items()})
         carry = tuple(reversed(states)) if len(states) == 2 else states[0]
         carry, ys = layer.apply({"params": tree}, xs, initial_carry=carry)
@@ -313,7 +344,9 @@ def flax_step(name: str, w: Arrays) -> Step:
             i, f, g, o = (a[k] + b[k] + w[f"cell_h{k}_bias"] for k in "ifgo")
             return lstm_update(i, f, g, o, state[1])
         a_r, a_z, a_n = (a[k] + w[f"cell_i{k}_bias"] for k in "rzn")
-        return gru_update(a_z + b["z"], a_n + sigmoid(a_r + b["r"]) * (b["n"] + w["cell_hn_bias"]), h)
+        return gru_update(
+            a_z + b["z"], a_n + sigmoid(a_r + b["r"]) * (b["n"] + w["cell_hn_bias"]), h
+        )
 
     return step
 
@@ -337,7 +370,9 @@ def replay(step: Step, arrays: Arrays) -> Arrays:
 def replay_packed(steps: Sequence[Step], arrays: Arrays) -> Arrays:
     """Recompute the outputs of a bidirectional packed case, one sequence and direction at a time."""
     letters = state_names(arrays)
-    outputs = {"ys": np.zeros_like(arrays["ys"])} | {f"{s}_final": np.zeros_like(arrays[f"{s}0"]) for s in letters}
+    outputs = {"ys": np.zeros_like(arrays["ys"])} | {
+        f"{s}_final": np.zeros_like(arrays[f"{s}0"]) for s in letters
+    }
     for b, length in enumerate(arrays["lengths"]):
         for d, (step, stride) in enumerate(zip(steps, (1, -1), strict=True)):
             initial = tuple(arrays[f"{s}0"][d, b] for s in letters)
@@ -354,7 +389,9 @@ def check(name: str, arrays: Arrays, replayed: Arrays) -> None:
         error = np.max(np.abs(value - arrays[key]))
         assert error < TOLERANCE, f"{name}/{key}: NumPy replay differs by {error:.1e}"
     for key, value in arrays.items():
-        assert value.dtype == (np.int64 if key == "lengths" else np.float64), f"{name}/{key} is {value.dtype}"
+        assert value.dtype == (np.int64 if key == "lengths" else np.float64), (
+            f"{name}/{key} is {value.dtype}"
+        )
         assert np.all(np.isfinite(value)), f"{name}/{key} is not finite"
         assert np.any(value), f"{name}/{key} is all zero"
 
@@ -378,7 +415,10 @@ def make_torch() -> dict[str, Arrays]:
 
 def make_keras() -> dict[str, Arrays]:
     """Make and check all Keras cases."""
-    cases = {name: keras_case(name) for name in ("simple_rnn", "lstm", "gru_reset_after", "gru_reset_before")}
+    cases = {
+        name: keras_case(name)
+        for name in ("simple_rnn", "lstm", "gru_reset_after", "gru_reset_before")
+    }
     for name, arrays in cases.items():
         check(name, arrays, replay(keras_step(name, arrays), arrays))
     return cases
@@ -394,10 +434,14 @@ def make_flax() -> dict[str, Arrays]:
 
 def save(framework: str, cases: dict[str, Arrays]) -> None:
     """Write all cases of one framework into one compressed file."""
-    flat: dict[str, Any] = {f"{name}/{key}": value for name, arrays in cases.items() for key, value in arrays.items()}
+    flat: dict[str, Any] = {
+        f"{name}/{key}": value for name, arrays in cases.items() for key, value in arrays.items()
+    }
     path = GOLDEN / f"{framework}.npz"
     np.savez_compressed(path, **flat)
-    print(f"{path.name}: {len(cases)} cases, {len(flat)} arrays, {path.stat().st_size / 1000:.1f} kB")
+    print(
+        f"{path.name}: {len(cases)} cases, {len(flat)} arrays, {path.stat().st_size / 1000:.1f} kB"
+    )
 
 
 def main() -> None:

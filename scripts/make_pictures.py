@@ -17,17 +17,30 @@ BLUE, GREY = "#1f5f8b", "#444444"
 
 def box(axes: Axes, x: float, y: float, text: str) -> None:
     patch = FancyBboxPatch(
-        (x - 0.42, y - 0.28), 0.84, 0.56, boxstyle="round,pad=0.04", facecolor="#e4eef6", edgecolor=BLUE
+        (x - 0.42, y - 0.28),
+        0.84,
+        0.56,
+        boxstyle="round,pad=0.04",
+        facecolor="#e4eef6",
+        edgecolor=BLUE,
     )
     axes.add_patch(patch)
     axes.text(x, y, text, ha="center", va="center", fontsize=13, color=BLUE)
 
 
-def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], bend: float = 0.0) -> None:
+def arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], bend: float = 0.0
+) -> None:
     style = f"arc3,rad={bend}"
     axes.add_patch(
         FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=14, color=GREY, connectionstyle=style, linewidth=1.3
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=14,
+            color=GREY,
+            connectionstyle=style,
+            linewidth=1.3,
         )
     )
 

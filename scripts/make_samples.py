@@ -43,15 +43,21 @@ def co2() -> None:
     """Monthly means of the weekly values; the five months without one are filled linearly."""
     with locate("statsmodels", "co2.csv").open() as file:
         rows = [(row["date"], row["co2"]) for row in csv.DictReader(file)]
-    weekly = [(int(date[:4]) * 12 + int(date[4:6]) - 1, float(value)) for date, value in rows if value]
+    weekly = [
+        (int(date[:4]) * 12 + int(date[4:6]) - 1, float(value)) for date, value in rows if value
+    ]
     months = np.array([month for month, _ in weekly])
     values = np.array([value for _, value in weekly])
     span = np.arange(months[0], months[-1] + 1)
     present = np.isin(span, months)
     means = np.array([values[months == month].mean() for month in span[present]])
     filled = np.interp(span, span[present], means).astype(np.float32)
-    np.savez_compressed(SAMPLES / "co2.npz", ppm=filled, first=np.array([span[0] // 12, span[0] % 12 + 1], np.int32))
-    print(f"co2: {len(span)} months, filled {[f'{m // 12}-{m % 12 + 1:02}' for m in span[~present]]}")
+    np.savez_compressed(
+        SAMPLES / "co2.npz", ppm=filled, first=np.array([span[0] // 12, span[0] % 12 + 1], np.int32)
+    )
+    print(
+        f"co2: {len(span)} months, filled {[f'{m // 12}-{m % 12 + 1:02}' for m in span[~present]]}"
+    )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Recurrent models on JAX: demonstrations on real data."""
@@ -54,20 +57,32 @@ def demo(
     task: Annotated[
         Task, typer.Argument(help="vowels: who is speaking?  forecast: how much CO2 next year?")
     ] = Task.vowels,
-    out: Annotated[Path, typer.Option(help="Folder for the model and the pictures.")] = Path("noria-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the model and the pictures.")] = Path(
+        "noria-demo"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Times through the data; default the task's own.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Times through the data; default the task's own.")
+    ] = None,
 ) -> None:
     """Train a recurrent model on real data and save the model and pictures of it."""
     _check_matplotlib("noria demo")  # say so now, not after the training
     started = time.perf_counter()
     folder = out / task
-    files = _vowels(folder, seed, epochs) if task is Task.vowels else _forecast(folder, seed, epochs)
-    console.print(f"\nIn {time.perf_counter() - started:.0f} s. Saved in [bold]{escape(str(folder))}[/]:")
+    files = (
+        _vowels(folder, seed, epochs) if task is Task.vowels else _forecast(folder, seed, epochs)
+    )
+    console.print(
+        f"\nIn {time.perf_counter() - started:.0f} s. Saved in [bold]{escape(str(folder))}[/]:"
+    )
     for file in files:
         console.print(f"  {file.name}")
-    command = "noria" if shutil.which("noria") else sys.argv[0]  # a virtual environment need not be on the path
-    console.print(f"\nNow try: [bold]{escape(f'{command} predict {folder} {files[-1]}')}[/]", soft_wrap=True)
+    command = (
+        "noria" if shutil.which("noria") else sys.argv[0]
+    )  # a virtual environment need not be on the path
+    console.print(
+        f"\nNow try: [bold]{escape(f'{command} predict {folder} {files[-1]}')}[/]", soft_wrap=True
+    )
 
 
 def _check_matplotlib(call: str) -> None:
@@ -82,7 +97,9 @@ def _check_matplotlib(call: str) -> None:
 def _vowels(folder: Path, seed: int, epochs: int | None) -> list[Path]:
     from noria.demo import vowels
 
-    console.print("[bold]Japanese Vowels[/]: nine men say /ae/; a bidirectional GRU tells who, from 7 to 29 steps.\n")
+    console.print(
+        "[bold]Japanese Vowels[/]: nine men say /ae/; a bidirectional GRU tells who, from 7 to 29 steps.\n"
+    )
     result = vowels.train(seed=seed, epochs=epochs or vowels.EPOCHS)
     _tell_of_interrupt(result.history)
     files = vowels.save(result, folder)
@@ -96,7 +113,9 @@ def _vowels(folder: Path, seed: int, epochs: int | None) -> list[Path]:
 def _forecast(folder: Path, seed: int, epochs: int | None) -> list[Path]:
     from noria.demo import forecast
 
-    console.print("[bold]CO2 at Mauna Loa[/]: a GRU reads three years and forecasts the next twelve months.\n")
+    console.print(
+        "[bold]CO2 at Mauna Loa[/]: a GRU reads three years and forecasts the next twelve months.\n"
+    )
     result = forecast.train(seed=seed, epochs=epochs or forecast.EPOCHS)
     _tell_of_interrupt(result.history)
     files = forecast.save(result, folder)
@@ -116,7 +135,9 @@ def _tell_of_interrupt(history: "History") -> None:
 def predict(
     model: Annotated[Path, typer.Argument(help="A model that `noria demo` saved, or its folder.")],
     data: Annotated[Path, typer.Argument(help="New sequences: a .csv with a header, or an .npz.")],
-    out: Annotated[Path | None, typer.Option(help="Write the answers to this CSV file too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the answers to this CSV file too.")
+    ] = None,
 ) -> None:
     """Answer on new sequences with a saved model."""
     from noria.demo import predict as prediction
@@ -164,18 +185,36 @@ class Threads(StrEnum):
 
 @app.command()
 def bench(
-    what: Annotated[What, typer.Option(help="grid and scaling: time; memory and compile: of one call.")] = What.grid,
-    cells: Annotated[str, typer.Option(help="Such as lstm,gru,rnn (default), lnlstm,peephole,mgu,indrnn.")] = "",
+    what: Annotated[
+        What, typer.Option(help="grid and scaling: time; memory and compile: of one call.")
+    ] = What.grid,
+    cells: Annotated[
+        str, typer.Option(help="Such as lstm,gru,rnn (default), lnlstm,peephole,mgu,indrnn.")
+    ] = "",
     modes: Annotated[str, typer.Option(help="inference,training.")] = "",
-    shapes: Annotated[str, typer.Option(help='"time,batch,in,hidden", several with semicolons between.')] = "",
-    peers: Annotated[str, typer.Option(help="Some of scan,plain,torch,flax,keras,onnx; Noria always is.")] = "",
-    seconds: Annotated[float | None, typer.Option(min=0, help="How long a turn repeats a call; default 0.5.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Turns of each at each point; default 5.")] = None,
-    allocator: Annotated[Allocator, typer.Option(help="keep: memory is never given back.")] = Allocator.default,
+    shapes: Annotated[
+        str, typer.Option(help='"time,batch,in,hidden", several with semicolons between.')
+    ] = "",
+    peers: Annotated[
+        str, typer.Option(help="Some of scan,plain,torch,flax,keras,onnx; Noria always is.")
+    ] = "",
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="How long a turn repeats a call; default 0.5.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Turns of each at each point; default 5.")
+    ] = None,
+    allocator: Annotated[
+        Allocator, typer.Option(help="keep: memory is never given back.")
+    ] = Allocator.default,
     threads: Annotated[Threads, typer.Option(help="On all cores, on one, or both.")] = Threads.all,
-    out: Annotated[Path | None, typer.Option(help="Write the Markdown to this file; default to the screen.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the Markdown to this file; default to the screen.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the ratios into this PNG file.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Two small shapes, two short turns each.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two small shapes, two short turns each.")
+    ] = False,
 ) -> None:
     """Measure the same work on Noria and on other libraries, each in its own process, in turns."""
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -198,7 +237,11 @@ def bench(
         task = bar.add_task("starting", total=len(todo.works))
 
         def tell(point: "Point", report: str) -> None:
-            bar.update(task, advance=1, description=f"{point.work.cell} {point.work.mode} {point.work.shape}")
+            bar.update(
+                task,
+                advance=1,
+                description=f"{point.work.cell} {point.work.mode} {point.work.shape}",
+            )
             if out is not None:
                 out.write_text(report, encoding="utf-8")  # a run that is stopped leaves what it has
 

@@ -63,7 +63,9 @@ def scanned(layer: Any, xs: Any, state: Any = None, **options: Any) -> tuple[Any
 def check_native(layer: Any, xs: Any, state: Any = None, **options: Any) -> tuple[Any, list[Any]]:
     """Machine code gives what the scan gives; and what that is."""
     found = scanned(nr.with_backend(layer, "native"), xs, state, **options)
-    assert_close(found, by_scan(layer, xs, state, **options), TOLERANCE[str(jtu.tree_leaves(found)[0].dtype)])
+    assert_close(
+        found, by_scan(layer, xs, state, **options), TOLERANCE[str(jtu.tree_leaves(found)[0].dtype)]
+    )
     return found
 
 
@@ -75,7 +77,13 @@ def by_scan(layer: Any, xs: Any, state: Any = None, **options: Any) -> tuple[Any
     """`scanned` of the scan."""
     layer = nr.with_backend(layer, "scan")
     leaves, structure = jtu.tree_flatten((layer, xs, state, options))
-    key = structure, *((a.shape, str(a.dtype), np.asarray(a).tobytes()) if eqx.is_array(a) else a for a in leaves)
+    key = (
+        structure,
+        *(
+            (a.shape, str(a.dtype), np.asarray(a).tobytes()) if eqx.is_array(a) else a
+            for a in leaves
+        ),
+    )
     if key not in _BY_SCAN:
         _BY_SCAN[key] = scanned(layer, xs, state, **options)
     return _BY_SCAN[key]

@@ -19,9 +19,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 #: XLA's options for programs that run once. At level 0 it computes a number twice with different roundings, and then the derivative
 #: of a minimum finds it nowhere.
-QUICK = (
-    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
-)
+QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
 
 #: The modules whose signatures are checked; by default without those that write machine code, which are called very often.
 CHECKED = ["noria.data", "noria.losses", "noria.masking", "noria.summary"]
@@ -34,11 +32,18 @@ VERSIONS = tuple(f"test_{name}.py" for name in ("each_layer", "versions", "jax",
 def pytest_configure(config):
     """By default XLA compiles quickly and examples are few; where other tests are asked for, all is done thoroughly."""
     quick = config.option.markexpr == "not full"
-    if quick and jax.__version_info__ < (0, 11):  # an option that a version does not know ends the process
+    if quick and jax.__version_info__ < (
+        0,
+        11,
+    ):  # an option that a version does not know ends the process
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
-    install_import_hook([*CHECKED, *(BACKENDS if quick else ["noria.backends"])], "beartype.beartype")
+    install_import_hook(
+        [*CHECKED, *(BACKENDS if quick else ["noria.backends"])], "beartype.beartype"
+    )
     # Each new shape compiles, so examples are few and have no deadline.
-    settings.register_profile("noria", deadline=None, max_examples=6 if quick else 12, derandomize=True)
+    settings.register_profile(
+        "noria", deadline=None, max_examples=6 if quick else 12, derandomize=True
+    )
     settings.load_profile("noria")
 
 

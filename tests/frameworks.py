@@ -42,14 +42,20 @@ def keras_cell(case: str, arrays: Arrays) -> Any:
 
 def flax_cell(case: str, arrays: Arrays) -> Any:
     if case == "simple":
-        return nr.RNNCell.from_arrays(arrays["cell_i_kernel"].T, arrays["cell_h_kernel"].T, arrays["cell_i_bias"])
+        return nr.RNNCell.from_arrays(
+            arrays["cell_i_kernel"].T, arrays["cell_h_kernel"].T, arrays["cell_i_bias"]
+        )
     gates, cell = ("ifgo", nr.LSTMCell) if case == "lstm" else ("rzn", nr.GRUCell)
     W = jnp.concatenate([arrays[f"cell_i{gate}_kernel"].T for gate in gates])
     U = jnp.concatenate([arrays[f"cell_h{gate}_kernel"].T for gate in gates])
     if case == "lstm":
-        return cell.from_arrays(W, U, None, jnp.concatenate([arrays[f"cell_h{gate}_bias"] for gate in gates]))
+        return cell.from_arrays(
+            W, U, None, jnp.concatenate([arrays[f"cell_h{gate}_bias"] for gate in gates])
+        )
     b_h = jnp.concatenate([jnp.zeros(W.shape[0] // 3 * 2), arrays["cell_hn_bias"]])
-    return cell.from_arrays(W, U, jnp.concatenate([arrays[f"cell_i{gate}_bias"] for gate in gates]), b_h)
+    return cell.from_arrays(
+        W, U, jnp.concatenate([arrays[f"cell_i{gate}_bias"] for gate in gates]), b_h
+    )
 
 
 def into(framework: str, case: str, arrays: Arrays, suffix: str = "") -> Any:
@@ -59,5 +65,7 @@ def into(framework: str, case: str, arrays: Arrays, suffix: str = "") -> Any:
     if framework == "flax":
         return flax_cell(case, arrays)
     if case.startswith("rnn"):
-        return torch_cell(nr.RNNCell, arrays, suffix, activation=jax.nn.relu if case == "rnn_relu" else jnp.tanh)
+        return torch_cell(
+            nr.RNNCell, arrays, suffix, activation=jax.nn.relu if case == "rnn_relu" else jnp.tanh
+        )
     return torch_cell(nr.LSTMCell if "lstm" in case else nr.GRUCell, arrays, suffix)

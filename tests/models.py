@@ -13,7 +13,11 @@ import oracles
 import noria as nr
 
 #: What ``backend="auto"`` runs for a cell that there is machine code for.
-AUTO = "native" if jax.default_backend() == "cpu" and os.environ.get("NORIA_BACKEND") != "scan" else "scan"
+AUTO = (
+    "native"
+    if jax.default_backend() == "cpu" and os.environ.get("NORIA_BACKEND") != "scan"
+    else "scan"
+)
 
 #: Every cell of the library, by name: (constructor, oracle of one step in NumPy).
 CELLS: dict[str, tuple[Any, Any]] = {
@@ -24,15 +28,26 @@ CELLS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def make_cell(name: str, in_size: int = 3, hidden_size: int = 4, *, dtype: Any = jnp.float64, **options: Any) -> Any:
+def make_cell(
+    name: str, in_size: int = 3, hidden_size: int = 4, *, dtype: Any = jnp.float64, **options: Any
+) -> Any:
     """A cell with both biases, all random."""
-    options = {"bias": jax.nn.initializers.normal(0.5), "recurrent_bias": jax.nn.initializers.normal(0.5), **options}
-    return CELLS[name][0](in_size, hidden_size, key=jax.random.key(len(name)), dtype=dtype, **options)
+    options = {
+        "bias": jax.nn.initializers.normal(0.5),
+        "recurrent_bias": jax.nn.initializers.normal(0.5),
+        **options,
+    }
+    return CELLS[name][0](
+        in_size, hidden_size, key=jax.random.key(len(name)), dtype=dtype, **options
+    )
 
 
 def arrays_of(cell: Any) -> dict[str, Any]:
     """W, U, b, b_h as NumPy arrays, for the oracles."""
-    return {name: None if (a := getattr(cell, name)) is None else np.asarray(a) for name in ("W", "U", "b", "b_h")}
+    return {
+        name: None if (a := getattr(cell, name)) is None else np.asarray(a)
+        for name in ("W", "U", "b", "b_h")
+    }
 
 
 def random_like(tree: Any, seed: int, dtype: Any = jnp.float64) -> Any:

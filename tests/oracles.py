@@ -33,7 +33,13 @@ def sigmoid(a: Array) -> Array:
 
 
 def rnn(
-    h: Array, x: Array, W: Array, U: Array, b: Bias = None, b_h: Bias = None, activation: Activation = np.tanh
+    h: Array,
+    x: Array,
+    W: Array,
+    U: Array,
+    b: Bias = None,
+    b_h: Bias = None,
+    activation: Activation = np.tanh,
 ) -> Array:
     """Elman 1990, "Finding structure in time": h' = act(W x + b + U h + b_h)."""
     h, x, W, U = f64(h, x, W, U)
@@ -71,7 +77,9 @@ def gru(h: Array, x: Array, W: Array, U: Array, b: Bias = None, b_h: Bias = None
     b, b_h = bias(b, 3 * H), bias(b_h, 3 * H)
     r = sigmoid(W[0:H] @ x + b[0:H] + U[0:H] @ h + b_h[0:H])
     z = sigmoid(W[H : 2 * H] @ x + b[H : 2 * H] + U[H : 2 * H] @ h + b_h[H : 2 * H])
-    n = np.tanh(W[2 * H : 3 * H] @ x + b[2 * H : 3 * H] + r * (U[2 * H : 3 * H] @ h + b_h[2 * H : 3 * H]))
+    n = np.tanh(
+        W[2 * H : 3 * H] @ x + b[2 * H : 3 * H] + r * (U[2 * H : 3 * H] @ h + b_h[2 * H : 3 * H])
+    )
     return (1.0 - z) * n + z * h
 
 
@@ -85,7 +93,9 @@ def gruv3(h: Array, x: Array, W: Array, U: Array, b: Bias = None, b_h: Bias = No
     b, b_h = bias(b, 3 * H), bias(b_h, 3 * H)
     r = sigmoid(W[0:H] @ x + b[0:H] + U[0:H] @ h + b_h[0:H])
     z = sigmoid(W[H : 2 * H] @ x + b[H : 2 * H] + U[H : 2 * H] @ h + b_h[H : 2 * H])
-    n = np.tanh(W[2 * H : 3 * H] @ x + b[2 * H : 3 * H] + U[2 * H : 3 * H] @ (r * h) + b_h[2 * H : 3 * H])
+    n = np.tanh(
+        W[2 * H : 3 * H] @ x + b[2 * H : 3 * H] + U[2 * H : 3 * H] @ (r * h) + b_h[2 * H : 3 * H]
+    )
     return (1.0 - z) * n + z * h
 
 
@@ -123,7 +133,9 @@ def run(
         return state, ys
 
     cuts = [t for t in range(1, length) if starts_anew[t]]
-    episodes = list(zip([0, *cuts], [*cuts, length], strict=True))  # (first step, one past the last)
+    episodes = list(
+        zip([0, *cuts], [*cuts, length], strict=True)
+    )  # (first step, one past the last)
     for k, (begin, end) in enumerate(reversed(episodes) if reverse else episodes):
         if k > 0 or (starts_anew[0] and not reverse):
             state = initial
@@ -133,7 +145,9 @@ def run(
     return state, ys
 
 
-def numerical_gradient(f: Callable[..., float], arrays: Sequence[ArrayLike], eps: float = 1e-6) -> list[Array]:
+def numerical_gradient(
+    f: Callable[..., float], arrays: Sequence[ArrayLike], eps: float = 1e-6
+) -> list[Array]:
     """Central differences (f(a + eps) - f(a - eps)) / (2 eps) of `f(*arrays)`, one entry at a time; inputs are kept."""
     points = f64(*arrays)
     gradients = [np.zeros_like(a) for a in points]

@@ -19,7 +19,10 @@ from jax.sharding import PartitionSpec as P
 import noria as nr
 
 BATCH, TIME = 16, 6
-AUTO, EXPLICIT = ((jax.make_mesh((4,), ("data",), axis_types=(kind,))) for kind in (AxisType.Auto, AxisType.Explicit))
+AUTO, EXPLICIT = (
+    (jax.make_mesh((4,), ("data",), axis_types=(kind,)))
+    for kind in (AxisType.Auto, AxisType.Explicit)
+)
 SQUARE = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
 keys = iter(jax.random.split(jax.random.key(0), 20))
 
@@ -42,7 +45,10 @@ def models() -> dict[str, Any]:
     deep = nr.Chain(both, back, nr.Dense(4, 1, key=next(keys)))
     linear = nr.Chain(nr.Recurrence(Decay(jnp.ones(4))), nr.Dense(4, 1, key=next(keys)))
     small = nr.LSTM(3, 4, key=next(keys))
-    stored = [nr.GRU(3, 4, key=next(keys), save="states"), nr.GRU(4, 4, key=next(keys), checkpoint=2)]
+    stored = [
+        nr.GRU(3, 4, key=next(keys), save="states"),
+        nr.GRU(4, 4, key=next(keys), checkpoint=2),
+    ]
     return {"deep": deep, "linear": linear, "small": small, "stored": nr.Chain(*stored)}
 
 
@@ -69,20 +75,29 @@ def facts(function: Any, args: Any, expected: Any) -> dict[str, Any]:
     compiled = jax.jit(function).lower(*args).compile()
     text, found = str(compiled.as_text()), compiled(*args)
     pairs = zip(jtu.tree_leaves(found), jtu.tree_leaves(expected), strict=True)
-    collectives = re.findall(r" = (\(.*?\)|\S+) (all-\w+|collective-permute|reduce-scatter)(?:-start)?\(", text)
+    collectives = re.findall(
+        r" = (\(.*?\)|\S+) (all-\w+|collective-permute|reduce-scatter)(?:-start)?\(", text
+    )
     kernels = re.findall(r" = (\(.*?\)|\S+) custom-call\([^\n]*custom_call_target=\"noria", text)
     return {
-        "error": float(max(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0) for a, b in pairs)),
+        "error": float(
+            max(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0) for a, b in pairs)
+        ),
         "all-reduce": [size(shape) for shape, name in collectives if name == "all-reduce"],
         "others": [name for _, name in collectives if name != "all-reduce"],
-        "rows": sorted({int(re.findall(r"\[(\d+)", shape)[0]) for shape in kernels}),  # the first result is a state
+        "rows": sorted(
+            {int(re.findall(r"\[(\d+)", shape)[0]) for shape in kernels}
+        ),  # the first result is a state
         "types": sorted({str(jax.typeof(a).sharding.spec) for a in jtu.tree_leaves(found)}),
     }
 
 
 def size(shapes: str) -> int:
     """Bytes of arrays of 32 bits."""
-    return 4 * sum(math.prod(map(int, filter(None, dims.split(",")))) for dims in re.findall(r"\[([\d,]*)\]", shapes))
+    return 4 * sum(
+        math.prod(map(int, filter(None, dims.split(","))))
+        for dims in re.findall(r"\[([\d,]*)\]", shapes)
+    )
 
 
 def put(tree: Any, mesh: Any, *spec: Any) -> Any:
@@ -103,7 +118,10 @@ def by_shard_map(model: Any, data: Any) -> Any:
         return jax.lax.pmean(step(model, *data), "data")
 
     specs = P(), *[P("data")] * len(data)
-    return jax.shard_map(part, mesh=AUTO, in_specs=specs, out_specs=P(), check_vma=False), (model, *data)
+    return jax.shard_map(part, mesh=AUTO, in_specs=specs, out_specs=P(), check_vma=False), (
+        model,
+        *data,
+    )
 
 
 def by_typed_shard_map(model: Any, data: Any) -> Any:
@@ -113,7 +131,10 @@ def by_typed_shard_map(model: Any, data: Any) -> Any:
         return jax.value_and_grad(lambda model: jax.lax.pmean(loss(model, *data), "data"))(model)
 
     specs = P(), *[P("data")] * len(data)
-    return jax.shard_map(part, mesh=AUTO, in_specs=specs, out_specs=P(), check_vma=True), (model, *data)
+    return jax.shard_map(part, mesh=AUTO, in_specs=specs, out_specs=P(), check_vma=True), (
+        model,
+        *data,
+    )
 
 
 def by_explicit_mesh(model: Any, data: Any) -> Any:
@@ -127,7 +148,9 @@ def training(way: str, name: str, backend: str) -> dict[str, Any]:
     model, data = nr.with_backend(MODELS[name], backend), DATA.get(name, (xs,))
     expected = jax.jit(step)(model, *data)
     function, args = WAYS[way](model, data)
-    return facts(function, args, expected) | {"parameters": sum(a.size for a in jtu.tree_leaves(model))}
+    return facts(function, args, expected) | {
+        "parameters": sum(a.size for a in jtu.tree_leaves(model))
+    }
 
 
 # --- other cases ----------------------------------------------------------------------------------------------------
@@ -162,7 +185,12 @@ def small(function: Callable[..., Any], model: Any, args: Any, given: Any = xs) 
 def uneven() -> dict[str, Any]:
     """63 examples on four devices."""
     many = jnp.tile(xs, (4, 1, 1))
-    return small(lambda m, xs: values_and_gradients(m, xs[:63]), MODELS["small"], put(many, AUTO, "data"), many)
+    return small(
+        lambda m, xs: values_and_gradients(m, xs[:63]),
+        MODELS["small"],
+        put(many, AUTO, "data"),
+        many,
+    )
 
 
 def axes_of_two(*spec: Any) -> dict[str, Any]:
@@ -193,7 +221,9 @@ def constraint() -> dict[str, Any]:
 
 def mapped(mesh: Any) -> dict[str, Any]:
     """One example each."""
-    return small(jax.vmap(values_and_gradients, (None, 0)), put(MODELS["small"], mesh), put(xs, mesh, "data"))
+    return small(
+        jax.vmap(values_and_gradients, (None, 0)), put(MODELS["small"], mesh), put(xs, mesh, "data")
+    )
 
 
 def mapped_batches(*spec: Any) -> dict[str, Any]:
@@ -224,9 +254,16 @@ def part_of_a_mesh(check_vma: bool) -> dict[str, Any]:
         return jax.lax.pmean(loss(model, xs), "a")
 
     function = jax.shard_map(
-        part, mesh=SQUARE, in_specs=(P(), P("a")), out_specs=P(), axis_names={"a"}, check_vma=check_vma
+        part,
+        mesh=SQUARE,
+        in_specs=(P(), P("a")),
+        out_specs=P(),
+        axis_names={"a"},
+        check_vma=check_vma,
     )
-    return facts(function, (MODELS["small"], put(xs, SQUARE, ("a", "b"))), loss(MODELS["small"], xs))
+    return facts(
+        function, (MODELS["small"], put(xs, SQUARE, ("a", "b"))), loss(MODELS["small"], xs)
+    )
 
 
 def second_derivatives() -> dict[str, Any]:
@@ -236,10 +273,14 @@ def second_derivatives() -> dict[str, Any]:
         return sum((jnp.sum(a**2) for a in jtu.tree_leaves(jax.grad(loss)(model))), jnp.zeros(()))
 
     def part(model: Any, xs: Any) -> Any:
-        return jax.grad(lambda model: sharpness(lambda model: jax.lax.pmean(loss(model, xs), "data"), model))(model)
+        return jax.grad(
+            lambda model: sharpness(lambda model: jax.lax.pmean(loss(model, xs), "data"), model)
+        )(model)
 
     function = jax.shard_map(part, mesh=AUTO, in_specs=(P(), P("data")), out_specs=P())
-    expected = jax.grad(lambda model: sharpness(lambda model: loss(model, xs), model))(MODELS["small"])
+    expected = jax.grad(lambda model: sharpness(lambda model: loss(model, xs), model))(
+        MODELS["small"]
+    )
     return facts(function, (MODELS["small"], xs), expected)
 
 
@@ -253,7 +294,12 @@ def without_jit() -> dict[str, Any]:
 
 def cases() -> dict[str, Callable[[], dict[str, Any]]]:
     found: dict[str, Callable[[], dict[str, Any]]] = {}
-    others = [("deep", "scan"), ("deep", "plain"), ("linear", "associative"), ("small", "reference")]
+    others = [
+        ("deep", "scan"),
+        ("deep", "plain"),
+        ("linear", "associative"),
+        ("small", "reference"),
+    ]
     for way in WAYS:
         typed = way in ("by_typed_shard_map", "by_explicit_mesh")
         for name, backend in [("deep", "native"), *(others if typed else [])]:
@@ -270,7 +316,9 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
         in_shardings,
         constraint,
     )
-    found |= {case.__name__: case for case in (*simple, mapped_weights, second_derivatives, without_jit)}
+    found |= {
+        case.__name__: case for case in (*simple, mapped_weights, second_derivatives, without_jit)
+    }
     return found | {
         "two axes": functools.partial(axes_of_two, ("a", "b")),
         "the second axis": functools.partial(axes_of_two, "b"),
@@ -294,5 +342,8 @@ if __name__ == "__main__":
         try:
             found[name] = case()
         except Exception as error:
-            found[name] = {"raised": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            found[name] = {
+                "raised": f"{type(error).__name__}: {error}",
+                "traceback": traceback.format_exc(),
+            }
     print(json.dumps(found))

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.usefixtures("plain_jax")
 
 
 def run(*words):
-    result = CliRunner().invoke(app, ["bench", *map(str, words)], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    result = CliRunner().invoke(
+        app, ["bench", *map(str, words)], env={"COLUMNS": "200", "NO_COLOR": "1"}
+    )
     return result.exit_code, result.output
 
 
@@ -57,7 +59,9 @@ def test_operations_are_those_of_the_products():
     cell = nr.LSTMCell(TINY.inputs, TINY.hidden, key=jax.random.key(0))
     xs = jnp.zeros((TINY.time, TINY.batch, TINY.inputs))
     h = jnp.zeros((TINY.time, TINY.batch, TINY.hidden))
-    cost: Any = jax.jit(lambda xs, h: (xs @ cell.W.T, h @ cell.U.T)).lower(xs, h).compile().cost_analysis()
+    cost: Any = (
+        jax.jit(lambda xs, h: (xs @ cell.W.T, h @ cell.U.T)).lower(xs, h).compile().cost_analysis()
+    )
     assert Work("lstm", "inference", TINY).flops == cost["flops"]
     # as much again for the weights, and for the state
     training = 2 * cost["flops"] + 2 * TINY.time * TINY.batch * cell.U.size
@@ -75,7 +79,13 @@ def test_table_from_made_up_numbers():
     head, first, second, third, mean, least = rows_of(text)
     assert head[1:5] == ["Noria, ms", "Noria, scan, ms", "lax.scan, ms", "PyTorch, ms"]
     assert first == ["1, 2, 3, 4", "2.00", "–", "8.00", "4.00", "2.00", "25%"]
-    assert second[1:6] == ["4.00", "1.00", "4.00", "6.00", "1.00"]  # Noria's other backend is no peer
+    assert second[1:6] == [
+        "4.00",
+        "1.00",
+        "4.00",
+        "6.00",
+        "1.00",
+    ]  # Noria's other backend is no peer
     assert third == ["9, 9, 9, 9", "–", "–", "3.00", "–", "–", "–"]
     assert mean[2:6] == ["×0.250", "×2.00", "×1.73", "1.41"]
     assert least[2:6] == ["×0.250", "×1.00", "×1.50", "1.00"]
@@ -85,7 +95,12 @@ def test_table_from_made_up_numbers():
 def test_units_are_per_step_and_in_megabytes():
     one = Point(Work("gru", "inference", Shape(1000, 1, 8, 8)), {Lane("noria"): 2e-3})
     assert rows_of(report.table([one], Setting(), report.UNITS["µs"]))[1][1] == "2.00"
-    assert rows_of(report.table([Point(one.work, {Lane("noria"): 5e6})], Setting(), report.UNITS["MB"]))[1][1] == "5.00"
+    assert (
+        rows_of(
+            report.table([Point(one.work, {Lane("noria"): 5e6})], Setting(), report.UNITS["MB"])
+        )[1][1]
+        == "5.00"
+    )
 
 
 def test_settings_have_tables_of_their_own():
@@ -189,8 +204,9 @@ def test_what_is_wrong_is_said(monkeypatch, tmp_path):
     assert "No such file or directory" in complaint("--out", tmp_path / "none" / "x.md")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(_errors, "find_spec", lambda name: None)
-    assert "noria bench --plot needs matplotlib; install it with: pip install 'noria[plot]'" in complaint(
-        "--plot", "x.png"
+    assert (
+        "noria bench --plot needs matplotlib; install it with: pip install 'noria[plot]'"
+        in complaint("--plot", "x.png")
     )
 
 

@@ -27,7 +27,9 @@ pytestmark = pytest.mark.usefixtures("plain_jax")
 
 
 def run(*words):
-    result = RUNNER.invoke(app, [str(word) for word in words], env={"COLUMNS": "120", "NO_COLOR": "1"})
+    result = RUNNER.invoke(
+        app, [str(word) for word in words], env={"COLUMNS": "120", "NO_COLOR": "1"}
+    )
     return result.exit_code, result.output
 
 
@@ -47,7 +49,11 @@ def forecast(tmp_path_factory):
 
 def numbers_of(output):
     """The tables' rows as name and number."""
-    cells = [[c.strip() for c in line.strip("│").split("│")] for line in output.splitlines() if line.startswith("│")]
+    cells = [
+        [c.strip() for c in line.strip("│").split("│")]
+        for line in output.splitlines()
+        if line.startswith("│")
+    ]
     return {name: float(value.rstrip("%")) for name, value in cells}
 
 
@@ -55,11 +61,20 @@ def test_vowels_beat_the_majority_by_far(vowels):
     folder, (code, output) = vowels
     assert code == 0
     right = numbers_of(output)
-    assert right["bidirectional GRU"] >= 96.5  # one seed; the median of five is in docs/demonstrations.md
+    assert (
+        right["bidirectional GRU"] >= 96.5
+    )  # one seed; the median of five is in docs/demonstrations.md
     assert right["always the most frequent speaker"] == 23.8
     names = {file.name for file in folder.iterdir()}
-    assert names == {"model.safetensors", "learning_curve.png", "confusion_matrix.png", "new_utterances.csv"}
-    assert all((folder / name).read_bytes().startswith(PNG) for name in names if name.endswith("png"))
+    assert names == {
+        "model.safetensors",
+        "learning_curve.png",
+        "confusion_matrix.png",
+        "new_utterances.csv",
+    }
+    assert all(
+        (folder / name).read_bytes().startswith(PNG) for name in names if name.endswith("png")
+    )
 
 
 def test_forecast_beats_every_naive_one(forecast):
@@ -73,7 +88,9 @@ def test_forecast_beats_every_naive_one(forecast):
 
 def test_predict_answers_on_csv_and_npz_alike(vowels, tmp_path):
     folder, _ = vowels
-    code, output = run("predict", folder, folder / "new_utterances.csv", "--out", tmp_path / "answers.csv")
+    code, output = run(
+        "predict", folder, folder / "new_utterances.csv", "--out", tmp_path / "answers.csv"
+    )
     assert code == 0
     _, test = nr.data.japanese_vowels()
     with (tmp_path / "answers.csv").open() as file:
@@ -111,22 +128,34 @@ def test_predict_says_what_is_wrong(vowels, forecast, tmp_path):
 
     series = forecast_folder / "new_series.csv"
     assert "expected (time, 12)" in complaint(vowels_folder, series)
-    assert "with more than 36 months" in complaint(forecast_folder, vowels_folder / "new_utterances.csv")
+    assert "with more than 36 months" in complaint(
+        forecast_folder, vowels_folder / "new_utterances.csv"
+    )
     assert "there is no such file" in complaint(vowels_folder, tmp_path / "none.csv")
     assert "there is no such file" in complaint(tmp_path / "none", series)
     (tmp_path / "bad.csv").write_text("month,ppm\n2000-01,370\n2000-02,many\n")
-    assert "line 3: 'many' is no number; expected numbers in all" in complaint(forecast_folder, tmp_path / "bad.csv")
+    assert "line 3: 'many' is no number; expected numbers in all" in complaint(
+        forecast_folder, tmp_path / "bad.csv"
+    )
     (tmp_path / "empty.csv").write_text("")
-    assert "expected a header and at least one row" in complaint(forecast_folder, tmp_path / "empty.csv")
+    assert "expected a header and at least one row" in complaint(
+        forecast_folder, tmp_path / "empty.csv"
+    )
     (tmp_path / "bad.npz").write_text("no")
     assert "not a readable npz file" in complaint(vowels_folder, tmp_path / "bad.npz")
     (tmp_path / "data.txt").write_text("1")
     assert "expected a .csv or .npz file" in complaint(vowels_folder, tmp_path / "data.txt")
     (tmp_path / "nan.csv").write_text("ppm\n" + "370\n" * 40 + "nan\n")
-    assert "expected (time, channels), finite, not empty" in complaint(forecast_folder, tmp_path / "nan.csv")
+    assert "expected (time, channels), finite, not empty" in complaint(
+        forecast_folder, tmp_path / "nan.csv"
+    )
     np.savez(tmp_path / "long.npz", xs=np.ones((1, 5, 12)), lengths=np.array([9]))
-    assert "expected (batch, time, channels) and (batch,)" in complaint(vowels_folder, tmp_path / "long.npz")
-    assert "directory" in complaint(forecast_folder, series, "--out", tmp_path / "nowhere" / "x.csv")
+    assert "expected (batch, time, channels) and (batch,)" in complaint(
+        vowels_folder, tmp_path / "long.npz"
+    )
+    assert "directory" in complaint(
+        forecast_folder, series, "--out", tmp_path / "nowhere" / "x.csv"
+    )
     nr.save(tmp_path / "other", nr.Dense(1, 1, key=jax.random.key(0)))
     assert "not a model of a demonstration" in complaint(tmp_path / "other", series)
 
@@ -159,19 +188,34 @@ MISREAD = {
         "month,ppm\n2001-01,370,5\n",
         "line 2: it has 3 columns; expected 2 columns, as the header has",
     ),
-    "a quoted decimal comma": ('ppm\n"370,5"\n', "line 2: '370,5' is no number; expected numbers in all channels"),
+    "a quoted decimal comma": (
+        'ppm\n"370,5"\n',
+        "line 2: '370,5' is no number; expected numbers in all channels",
+    ),
     "thousands": ("ppm\n1_370\n", "line 2: '1_370' is no number"),
-    "semicolons": ("month;ppm\n2001-01;370.5\n", "has semicolons or tabs; expected commas between columns, points"),
+    "semicolons": (
+        "month;ppm\n2001-01;370.5\n",
+        "has semicolons or tabs; expected commas between columns, points",
+    ),
     "tabs": ("month\tppm\n2001-01\t370.5\n", "has semicolons or tabs"),
     "no header": (
         "370.5\n371\n",
         "line 1: the header is ['370.5']; expected a name for each column, such as month,ppm",
     ),
-    "no header, with months": ("2001-01,370.5\n2001-02,371\n", "line 1: the header is ['2001-01', '370.5']"),
+    "no header, with months": (
+        "2001-01,370.5\n2001-02,371\n",
+        "line 1: the header is ['2001-01', '370.5']",
+    ),
     "an unnamed column": (",ppm\n0,370.5\n", "line 1: the header is ['', 'ppm']"),
-    "a name twice": ("ppm,ppm\n1,2\n", "line 1: two columns are called ppm; expected different names"),
+    "a name twice": (
+        "ppm,ppm\n1,2\n",
+        "line 1: two columns are called ppm; expected different names",
+    ),
     "no channel": ("month\n2001-01\n", "the columns are month; expected a channel besides them"),
-    "a channel besides": ("ppm,ppb\n1,2\n", "the channels are ppm, ppb; expected ppm in any order, or 1 columns"),
+    "a channel besides": (
+        "ppm,ppb\n1,2\n",
+        "the channels are ppm, ppb; expected ppm in any order, or 1 columns",
+    ),
     "a row too short": ("a,b\n1\n", "line 2: it has 1 columns; expected 2"),
     "an empty cell": ("a,b\n1,\n", "line 2: '' is no number"),
     "an empty line": ("ppm\n1\n\n2\n", "line 3: it is empty; expected a step in each line"),
@@ -179,14 +223,23 @@ MISREAD = {
         "month,ppm\n2001-02,1\n2001-01,2\n",
         "line 3: month 2001-01 comes after 2001-02; expected a later one, in order of time",
     ),
-    "a time twice": ("time,ppm\n1,1\n1.0,2\n", "line 3: time 1.0 comes after 1; expected a later one"),
+    "a time twice": (
+        "time,ppm\n1,1\n1.0,2\n",
+        "line 3: time 1.0 comes after 1; expected a later one",
+    ),
     "a month left out": (
         "month,ppm\n2001-12,1\n2002-02,2\n",
         "month 2002-02 comes after 2001-12; expected the next month",
     ),
     "two kinds of time": ("time,ppm\n1,1\n2001-01,2\n", "line 3: time 2001-01 comes after 1"),
-    "a date of some country": ("date,ppm\n01/02/2001,1\n", "date is '01/02/2001'; expected a number or a date such as"),
-    "a thirteenth month": ("month,ppm\n2001-13,1\n", "month is '2001-13'; expected a number or a date"),
+    "a date of some country": (
+        "date,ppm\n01/02/2001,1\n",
+        "date is '01/02/2001'; expected a number or a date such as",
+    ),
+    "a thirteenth month": (
+        "month,ppm\n2001-13,1\n",
+        "month is '2001-13'; expected a number or a date",
+    ),
     "more than float32": ("ppm\n1e300\n", "expected (time, channels), finite, not empty"),
     "an open quote": ('ppm\n"1\n2\n', "not a CSV file in UTF-8: unexpected end of data"),
 }
@@ -238,7 +291,9 @@ def test_the_version_is_written_once():
 def test_help_imports_no_jax(word):
     """Which takes a second. The console script calls ``noria_cli.app`` alone."""
     program = "import sys, noria_cli, atexit; atexit.register(lambda: print(*sys.modules)); noria_cli.app()"
-    done = subprocess.run([sys.executable, "-c", program, word], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, word], capture_output=True, text=True, check=True
+    )
     modules = done.stdout.splitlines()[-1].split()
     assert "noria_cli" in modules
     assert not {"noria", "jax", "numpy"} & set(modules)
@@ -246,9 +301,15 @@ def test_help_imports_no_jax(word):
 
 def test_the_package_is_a_program():
     done = subprocess.run(
-        [sys.executable, "-m", "noria", "predict", "no model", "x.csv"], capture_output=True, text=True
+        [sys.executable, "-m", "noria", "predict", "no model", "x.csv"],
+        capture_output=True,
+        text=True,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "noria: no model: there is no such file.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        "noria: no model: there is no such file.\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -257,7 +318,11 @@ def test_the_package_is_a_program():
 def test_an_unknown_word_is_told_once(words):
     code, output = run(*words)
     assert code == 2
-    assert output.count("Error") == output.count(words[-1].strip("-") if words[-1] != "0" else "epochs") == 1
+    assert (
+        output.count("Error")
+        == output.count(words[-1].strip("-") if words[-1] != "0" else "epochs")
+        == 1
+    )
 
 
 def test_a_demonstration_that_is_interrupted_saves_what_it_has(monkeypatch, tmp_path):
@@ -269,13 +334,22 @@ def test_a_demonstration_that_is_interrupted_saves_what_it_has(monkeypatch, tmp_
     monkeypatch.setattr(nr, "fit", interrupted)
     code, output = run("demo", "forecast", "--out", tmp_path)
     assert code == 0
-    assert output.count("Training was interrupted in epoch 0; this is the model that it had reached.") == 1
+    assert (
+        output.count("Training was interrupted in epoch 0; this is the model that it had reached.")
+        == 1
+    )
     assert (tmp_path / "forecast" / "model.safetensors").exists()
 
 
 def test_a_missing_matplotlib_is_told_before_the_training(monkeypatch, tmp_path):
     monkeypatch.setattr(_errors, "find_spec", lambda name: None)
     code, output = run("demo", "--out", tmp_path)
-    assert (code, output) == (1, "noria: noria demo needs matplotlib; install it with: pip install 'noria[plot]'.\n")
-    with pytest.raises(ImportError, match=r"noria.plot needs matplotlib; install it with: pip install 'noria\[plot\]'"):
+    assert (code, output) == (
+        1,
+        "noria: noria demo needs matplotlib; install it with: pip install 'noria[plot]'.\n",
+    )
+    with pytest.raises(
+        ImportError,
+        match=r"noria.plot needs matplotlib; install it with: pip install 'noria\[plot\]'",
+    ):
         plot.learning_curve(nr.History(), tmp_path / "x.png")

@@ -44,12 +44,15 @@ def layers() -> dict[str, nr.Recurrence]:
         "activation": nr.RNN(2, 2, lambda a: jnp.tanh(SCALE * a), key=key),
         "function": nr.Recurrence(lambda h, x: jnp.tanh(h + SCALE * x), initial_state=zero),
         "inner branch": nr.Recurrence(
-            lambda h, x: jax.lax.cond(x[0] > 0, lambda h: h * SCALE, lambda h: h + x, h) + x, initial_state=zero
+            lambda h, x: jax.lax.cond(x[0] > 0, lambda h: h * SCALE, lambda h: h + x, h) + x,
+            initial_state=zero,
         ),
     }
 
 
-@pytest.mark.parametrize("values", [(1.0, 0.5), (1.0, np.array([0.5, 2.0])), (jnp.ones(2), jnp.arange(2.0))])
+@pytest.mark.parametrize(
+    "values", [(1.0, 0.5), (1.0, np.array([0.5, 2.0])), (jnp.ones(2), jnp.arange(2.0))]
+)
 @pytest.mark.parametrize("name", layers())
 def test_values_from_outside_are_read_in_each_call(name, values, monkeypatch):
     layer, xs = layers()[name], random(0, 3, 2)

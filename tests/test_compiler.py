@@ -114,7 +114,11 @@ LOOPS_OF: dict[str, tuple[Any, int, int]] = {
     "gruv3": (make_cell("gruv3"), 2, 2),
     "W @ concat([x, h])": (Concatenating(random(0, 4, 7)), 1, 1),
     "read-out": (ReadingOut(random(0, 3, 3), random(1, 2, 3), random(2, 2, 3)), 1, 1),
-    "gate by gate": (GateByGate([random(0, 4, 3), random(1, 4, 3)], [random(2, 4, 4), random(3, 4, 4)]), 1, 1),
+    "gate by gate": (
+        GateByGate([random(0, 4, 3), random(1, 4, 3)], [random(2, 4, 4), random(3, 4, 4)]),
+        1,
+        1,
+    ),
     "weight norm": (WeightNormalised(random(0, 3, 3), random(1, 3)), 1, 1),
     "inner loop": (Rounds(random(0, 2, 3, 3)), 2, 2),
     "inner network": (Highway(random(0, 3, 3), random(1, 3, 3), random(2, 3)), 2, 2),
@@ -167,10 +171,15 @@ def test_products_inside_of_the_loops(name, batch):
 def test_explanation_tells_the_same(name, backend, runs):
     """The products of the loops; on the native backend those of the input are among them, since they are small."""
     cell, forward, reverse = LOOPS_OF[name]
-    found, scan = (nr.explain(nr.Recurrence(cell, backend=b), jnp.ones((2, 6, 3))) for b in (backend, "scan"))
+    found, scan = (
+        nr.explain(nr.Recurrence(cell, backend=b), jnp.ones((2, 6, 3))) for b in (backend, "scan")
+    )
     count = lambda lines: sum(line.name == "dot_general" for line in lines)  # noqa: E731
     of_the_input = count(scan.before) if runs == "native" else 0
-    assert (count(found.loop), count(found.reverse)) == (forward + of_the_input, reverse + of_the_input)
+    assert (count(found.loop), count(found.reverse)) == (
+        forward + of_the_input,
+        reverse + of_the_input,
+    )
     assert found.flops["loop"] >= 2 * 6 * 2 * 9 * forward
     assert found.backend == runs
 
@@ -218,14 +227,19 @@ def test_tracing_and_splitting_a_gru_is_quick():
 
 
 def temporary_bytes(layer: Any, xs: Any) -> int:
-    last = lambda layer, xs: sum(jnp.sum(leaf**2) for leaf in jtu.tree_leaves(layer.scan(None, xs)[0]))  # noqa: E731
+    last = lambda layer, xs: sum(
+        jnp.sum(leaf**2) for leaf in jtu.tree_leaves(layer.scan(None, xs)[0])
+    )  # noqa: E731
     analysis: Any = jax.jit(jax.grad(last)).lower(layer, xs).compile().memory_analysis()
     return analysis.temp_size_in_bytes
 
 
 def test_checkpoints_make_memory_grow_like_the_square_root_of_time():
     cell = make_cell("lstm", 8, 32)
-    sizes = [temporary_bytes(nr.Recurrence(cell, checkpoint="sqrt"), jnp.zeros((4, t, 8))) for t in (1024, 4096, 16384)]
+    sizes = [
+        temporary_bytes(nr.Recurrence(cell, checkpoint="sqrt"), jnp.zeros((4, t, 8)))
+        for t in (1024, 4096, 16384)
+    ]
     for small, large in pairwise(sizes):
         assert 2 * 0.85 < large / small < 2 * 1.15
     assert temporary_bytes(nr.Recurrence(cell), jnp.zeros((4, 4096, 8))) > 10 * sizes[1]
@@ -233,13 +247,19 @@ def test_checkpoints_make_memory_grow_like_the_square_root_of_time():
 
 def test_states_alone_take_less_memory_than_gates():
     cell, xs = make_cell("lstm", 8, 32), jnp.zeros((4, 1024, 8))
-    gates, states = (temporary_bytes(nr.Recurrence(cell, save=save), xs) for save in ("gates", "states"))
-    assert states < gates / 2  # two arrays instead of five, where h is read from the outputs, or of six
+    gates, states = (
+        temporary_bytes(nr.Recurrence(cell, save=save), xs) for save in ("gates", "states")
+    )
+    assert (
+        states < gates / 2
+    )  # two arrays instead of five, where h is read from the outputs, or of six
 
 
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 8}], ids=["gates", "states", "checkpoint"])
+@pytest.mark.parametrize(
+    "options", [{}, {"save": "states"}, {"checkpoint": 8}], ids=["gates", "states", "checkpoint"]
+)
 def test_saved_bytes_predict_what_is_stored(name, options):
     """Measured: what the compiled forward pass hands to the backward pass, less parameters, inputs and outputs.
 
@@ -252,7 +272,9 @@ def test_saved_bytes_predict_what_is_stored(name, options):
         return values, jtu.tree_leaves(pull)
 
     _, stored = jax.eval_shape(forward, layer, xs)
-    long = sum(leaf.size * leaf.dtype.itemsize for leaf in stored if leaf.size >= 4 * 8 and leaf.ndim >= 3)
+    long = sum(
+        leaf.size * leaf.dtype.itemsize for leaf in stored if leaf.size >= 4 * 8 and leaf.ndim >= 3
+    )
     outputs = layer(xs).nbytes if AUTO == "native" and not options else 0
     assert nr.explain(layer, xs).saved_bytes == pytest.approx(long - xs.nbytes - outputs, rel=0.05)
 
@@ -278,7 +300,9 @@ def test_a_page_about_an_lstm():
 def test_a_model_explains_each_recurrent_layer():
     k1, k2 = jax.random.split(KEY)
     net = nr.Chain(
-        nr.Bidirectional(nr.GRU(3, 4, key=k1)), nr.Dense(8, 2, key=k2), nr.RNN(2, 2, key=k2, backend="plain")
+        nr.Bidirectional(nr.GRU(3, 4, key=k1)),
+        nr.Dense(8, 2, key=k2),
+        nr.RNN(2, 2, key=k2, backend="plain"),
     )
     found = nr.explain(net, jax.ShapeDtypeStruct((5, 3), jnp.float64))
     assert [e.label for e in found] == ["GRU(in_size=3)", "GRU(in_size=3)", "RNN(in_size=2)"]
@@ -325,7 +349,9 @@ def test_states_are_differentiated_in_chunks(reverse, learned):
     xs, lengths = random(0, 2, 53, 3), jnp.array([50, 7])
 
     def gradients(**options: Any) -> Any:
-        layer = nr.Recurrence(make_cell("gru"), reverse=reverse, learn_initial_state=True, **options)
+        layer = nr.Recurrence(
+            make_cell("gru"), reverse=reverse, learn_initial_state=True, **options
+        )
 
         def value(layer: Any, xs: Any) -> jax.Array:
             state, ys = layer.scan(None, xs, lengths=lengths)
@@ -341,13 +367,20 @@ def test_long_sequences_are_lifted_in_chunks(reverse, monkeypatch):
     """With a budget that no sequence fits, chunks of 16 steps and a rest of 5."""
     monkeypatch.setattr("noria.compiler.chunks.BUDGET", 1)
     xs, lengths = random(0, 2, 53, 3), jnp.array([50, 7])
-    layers = [nr.Recurrence(make_cell("gru"), reverse=reverse, backend=b) for b in ("scan", "plain")]
-    values = [jax.jit(lambda layer: layer.scan(None, xs, lengths=lengths))(layer) for layer in layers]
+    layers = [
+        nr.Recurrence(make_cell("gru"), reverse=reverse, backend=b) for b in ("scan", "plain")
+    ]
+    values = [
+        jax.jit(lambda layer: layer.scan(None, xs, lengths=lengths))(layer) for layer in layers
+    ]
     assert_close(values[0], values[1], 1e-12)
 
 
 def test_wide_batches_keep_deep_products_in_the_loop_on_cpu():
-    layer, xs = nr.GRU(128, 8, key=KEY, dtype=jnp.float32, backend="scan"), jnp.zeros((96, 4, 128), jnp.float32)
+    layer, xs = (
+        nr.GRU(128, 8, key=KEY, dtype=jnp.float32, backend="scan"),
+        jnp.zeros((96, 4, 128), jnp.float32),
+    )
     inside = 2 if jax.default_backend() == "cpu" else 1
     assert products_of_loops(lambda layer, xs: layer(xs), layer, xs) == [inside]
     assert products_of_loops(jax.grad(loss), layer, xs) == [inside, 1]

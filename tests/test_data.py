@@ -8,7 +8,9 @@ import noria as nr
 
 
 def test_pad_keeps_dtype_and_shape_of_features():
-    xs, lengths = nr.data.pad([np.ones((2, 3, 4), np.int16), np.ones((0, 3, 4), np.int16)], time=5, value=-1)
+    xs, lengths = nr.data.pad(
+        [np.ones((2, 3, 4), np.int16), np.ones((0, 3, 4), np.int16)], time=5, value=-1
+    )
     assert xs.shape == (2, 5, 3, 4)
     assert [xs.dtype.name, lengths.dtype.name] == ["int16", "int32"]
     assert lengths.tolist() == [2, 0]
@@ -50,7 +52,9 @@ def test_two_lists_share_their_lengths():
         assert ys[:, 0].tolist() == lengths.tolist()
 
 
-@pytest.mark.parametrize(("size", "horizon", "stride"), [(3, 1, 1), (4, 0, 2), (2, 5, 3), (10, 0, 1)])
+@pytest.mark.parametrize(
+    ("size", "horizon", "stride"), [(3, 1, 1), (4, 0, 2), (2, 5, 3), (10, 0, 1)]
+)
 def test_windows_are_complete_and_in_order(size, horizon, stride):
     series = np.stack([np.arange(10), -np.arange(10)], 1)
     xs, ys = nr.data.windows(series, size, horizon, stride)
@@ -59,7 +63,9 @@ def test_windows_are_complete_and_in_order(size, horizon, stride):
     starts = range(0, 10 - size - horizon + 1, stride)
     assert xs[:, 0, 0].tolist() == list(starts)
     for start, x, y in zip(starts, xs, ys, strict=True):
-        np.testing.assert_array_equal(np.concatenate([x, y]), series[start : start + size + horizon])
+        np.testing.assert_array_equal(
+            np.concatenate([x, y]), series[start : start + size + horizon]
+        )
 
 
 def test_splits_are_in_order_of_time_and_keep_their_distance():
@@ -79,14 +85,21 @@ def test_folds_validate_what_follows_their_training():
 def test_samples_are_what_their_sources_say():
     train, test = nr.data.japanese_vowels()
     lengths = [len(s) for s in (*train.sequences, *test.sequences)]
-    assert (len(train.sequences), len(test.sequences), min(lengths), max(lengths)) == (270, 370, 7, 29)
+    assert (len(train.sequences), len(test.sequences), min(lengths), max(lengths)) == (
+        270,
+        370,
+        7,
+        29,
+    )
     assert np.bincount(train.speakers).tolist() == [30] * 9
     assert np.bincount(test.speakers).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
     np.testing.assert_allclose(train.sequences[0][0, :2], [1.860936, -0.207383])
     assert {s.dtype for s in train.sequences} == {np.dtype(np.float32)}
     series = nr.data.co2()
     np.testing.assert_allclose(series.values[0], np.mean([316.1]), rtol=1e-6)
-    np.testing.assert_allclose(series.values[-1], np.mean([370.3, 370.8, 371.2, 371.3, 371.5]), atol=0.3)
+    np.testing.assert_allclose(
+        series.values[-1], np.mean([370.3, 370.8, 371.2, 371.3, 371.5]), atol=0.3
+    )
     assert np.isfinite(series.values).all()
 
 
@@ -106,7 +119,9 @@ def test_samples_are_what_their_sources_say():
     ],
 )
 def test_padding_never_becomes_another_value(dtype, value):
-    with pytest.raises(TypeError, match=r"pad\(value=.*\): the sequences are .*, which cannot hold it"):
+    with pytest.raises(
+        TypeError, match=r"pad\(value=.*\): the sequences are .*, which cannot hold it"
+    ):
         nr.data.pad([np.ones(2, dtype), np.ones(1, dtype)], value=value)
 
 
@@ -132,7 +147,9 @@ def test_an_array_of_objects_is_a_list_of_sequences():
     sequences = [np.full((t, 2), t, np.float32) for t in (3, 1, 2)]
     objects = np.empty(3, object)
     objects[:] = sequences
-    batches = [list(nr.data.batches(column, np.arange(3), batch_size=2)) for column in (sequences, objects)]
+    batches = [
+        list(nr.data.batches(column, np.arange(3), batch_size=2)) for column in (sequences, objects)
+    ]
     for expected, got in zip(*batches, strict=True):
         for a, b in zip(expected, got, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -152,4 +169,8 @@ class Labelled:
 
 
 def test_a_split_is_by_position():
-    assert nr.data.split(Labelled(list(range(10))), valid=2, test=0.3) == ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9])
+    assert nr.data.split(Labelled(list(range(10))), valid=2, test=0.3) == (
+        [0, 1, 2, 3, 4],
+        [5, 6],
+        [7, 8, 9],
+    )

@@ -77,7 +77,18 @@ class Emitting(nr.Cell):
         return chain(h, x) if self.transition is after_the_loop else h
 
 
-CELLS = (*(chain, sum_of_terms, product_of_factors, shared_sum, doubled, squared, before_the_loop, after_the_loop),)
+CELLS = (
+    *(
+        chain,
+        sum_of_terms,
+        product_of_factors,
+        shared_sum,
+        doubled,
+        squared,
+        before_the_loop,
+        after_the_loop,
+    ),
+)
 
 
 def loss_of(cell: Any, xs: np.ndarray) -> Any:
@@ -117,7 +128,9 @@ def test_linear_steps_are_found(cell):
 
 def test_what_is_longer_runs_as_a_scan(monkeypatch):
     """LLVM's time grows faster than the code, so that there is a limit."""
-    assert program.MOST_EQUATIONS == MOST_EQUATIONS > 3500  # those of the reverse loop of a thousand
+    assert (
+        program.MOST_EQUATIONS == MOST_EQUATIONS > 3500
+    )  # those of the reverse loop of a thousand
     monkeypatch.setattr(program, "MOST_EQUATIONS", 30)
     layer = nr.Recurrence(lambda h, x: chain(h, x, 16), jnp.zeros(2))
     found = nr.explain(layer, jnp.ones((2, 2)))
@@ -126,7 +139,9 @@ def test_what_is_longer_runs_as_a_scan(monkeypatch):
     assert re.match(message, found.reason)
     with pytest.raises(ValueError, match=message):
         nr.with_backend(layer, "native")(jnp.ones((2, 2)))
-    np.testing.assert_allclose(layer(jnp.ones((1, 2))), np.full((1, 2), chain(0, 1, 16)), rtol=1e-12)
+    np.testing.assert_allclose(
+        layer(jnp.ones((1, 2))), np.full((1, 2), chain(0, 1, 16)), rtol=1e-12
+    )
 
 
 def test_slices_are_moved_through_a_long_chain():
@@ -140,7 +155,11 @@ def test_slices_are_moved_through_a_long_chain():
     early, _, _ = graph_of(before, jnp.ones(4))
     late, _, _ = graph_of(lambda a: (a[:2], a[2:]), jnp.ones(4))
     late = cut_out(late.equations, late.outputs, late.inputs)
-    early = type(early)(early.inputs, late.inputs, (*early.equations[:-1], _giving(early.equations[-1], late.inputs)))
+    early = type(early)(
+        early.inputs,
+        late.inputs,
+        (*early.equations[:-1], _giving(early.equations[-1], late.inputs)),
+    )
     narrowed, loop = narrow(early, late, ())
     assert len(narrowed.outputs) == 2
     assert len(narrowed.equations) < 2000 + 8 * 64
@@ -148,4 +167,6 @@ def test_slices_are_moved_through_a_long_chain():
 
 
 def _giving(equation: Any, outputs: Any) -> Any:
-    return type(equation)(equation.primitive, equation.inputs, outputs, equation.params, equation.source)
+    return type(equation)(
+        equation.primitive, equation.inputs, outputs, equation.params, equation.source
+    )

@@ -12,7 +12,11 @@ import noria
 
 ROOT = Path(__file__).parent.parent
 # Those left out hold no examples, and import data sets or libraries that need not be installed.
-MODULES = sorted(m.name for m in pkgutil.walk_packages(noria.__path__, "noria.") if not re.search("demo|peers", m.name))
+MODULES = sorted(
+    m.name
+    for m in pkgutil.walk_packages(noria.__path__, "noria.")
+    if not re.search("demo|peers", m.name)
+)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 pytestmark = pytest.mark.usefixtures("plain_jax")
@@ -23,7 +27,9 @@ def test_examples_in_docstrings(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-@pytest.mark.parametrize("page", [pytest.param(PAGES[0], marks=pytest.mark.versions), *PAGES[1:]], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(PAGES[0], marks=pytest.mark.versions), *PAGES[1:]], ids=lambda p: p.name
+)
 def test_pages(page, tmp_path, monkeypatch):
     """The blocks of a page run in one namespace. A block marked ``python skip`` needs another framework."""
     monkeypatch.chdir(tmp_path)

@@ -24,10 +24,14 @@ def decay(h: Any, x: Any) -> Any:
 
 #: Every kind of layer by name; GRU and RNN are in the last three.
 LAYERS: dict[str, Any] = {
-    **{name: nr.Recurrence(make_cell(name), learn_initial_state=True) for name in ("lstm", "gruv3")},
+    **{
+        name: nr.Recurrence(make_cell(name), learn_initial_state=True) for name in ("lstm", "gruv3")
+    },
     "function": nr.Recurrence(decay, jnp.ones(IN)),
     "reverse": nr.LSTM(IN, 4, key=KEYS[0], reverse=True, checkpoint="sqrt"),
-    "bidirectional": nr.Bidirectional(nr.GRU(IN, 2, key=KEYS[0]), nr.LSTM(IN, 2, key=KEYS[1], save="states")),
+    "bidirectional": nr.Bidirectional(
+        nr.GRU(IN, 2, key=KEYS[0]), nr.LSTM(IN, 2, key=KEYS[1], save="states")
+    ),
     "chain": nr.Chain(
         nr.Dense(IN, 4, jnp.tanh, key=KEYS[0]),
         nr.LayerNorm(4),
@@ -42,7 +46,11 @@ layers = pytest.mark.parametrize("name", LAYERS)
 
 
 def input_of(name: str) -> jax.Array:
-    return jnp.arange(BATCH * TIME).reshape(BATCH, TIME) % 7 if name == "embedding" else random(0, BATCH, TIME, IN)
+    return (
+        jnp.arange(BATCH * TIME).reshape(BATCH, TIME) % 7
+        if name == "embedding"
+        else random(0, BATCH, TIME, IN)
+    )
 
 
 def whole(layer: Any, xs: Any) -> Any:
@@ -83,7 +91,9 @@ def test_step_by_step(name):
 @layers
 def test_the_loop_is_machine_code(name):
     found = nr.explain(LAYERS[name], input_of(name), lengths=LENGTHS)
-    assert {one.backend for one in ([found] if isinstance(found, nr.Explanation) else found)} == {AUTO}
+    assert {one.backend for one in ([found] if isinstance(found, nr.Explanation) else found)} == {
+        AUTO
+    }
 
 
 @layers

@@ -40,14 +40,26 @@ WRONG_CALLS = {
         TypeError,
         r"key is a int; expected one JAX random key, such as key=jax.random",
     ),
-    "no size": (lambda: nr.RNN(0, 4, key=KEY), ValueError, r"in_size is 0; expected a whole number of at least 1"),
-    "half a size": (lambda: nr.LSTM(3, 4.5, key=KEY), ValueError, r"hidden_size is 4.5; expected a whole number"),
+    "no size": (
+        lambda: nr.RNN(0, 4, key=KEY),
+        ValueError,
+        r"in_size is 0; expected a whole number of at least 1",
+    ),
+    "half a size": (
+        lambda: nr.LSTM(3, 4.5, key=KEY),
+        ValueError,
+        r"hidden_size is 4.5; expected a whole number",
+    ),
     "an integer dtype": (
         lambda: nr.GRU(3, 4, key=KEY, dtype=jnp.int32),
         TypeError,
         r"dtype is int32; expected a floating",
     ),
-    "unknown option": (lambda: nr.GRU(3, 4, key=KEY, layers=2), TypeError, r"unexpected keyword argument 'layers'"),
+    "unknown option": (
+        lambda: nr.GRU(3, 4, key=KEY, layers=2),
+        TypeError,
+        r"unexpected keyword argument 'layers'",
+    ),
     "forget bias without bias": (
         lambda: nr.LSTMCell(3, 4, key=KEY, bias=False, forget_bias=1.0),
         ValueError,
@@ -68,8 +80,16 @@ WRONG_CALLS = {
         TypeError,
         r"W is float32; expected float64 as U is",
     ),
-    "a cell class": (lambda: nr.Recurrence(nr.GRUCell), TypeError, r"cell is the class GRUCell; expected an instance"),
-    "a layer as a cell": (lambda: nr.Recurrence(gru()), TypeError, r"cell is already a layer, GRU\(in_size=3\)"),
+    "a cell class": (
+        lambda: nr.Recurrence(nr.GRUCell),
+        TypeError,
+        r"cell is the class GRUCell; expected an instance",
+    ),
+    "a layer as a cell": (
+        lambda: nr.Recurrence(gru()),
+        TypeError,
+        r"cell is already a layer, GRU\(in_size=3\)",
+    ),
     "an Equinox cell": (
         lambda: nr.Recurrence(eqx.nn.GRUCell(3, 4, key=KEY)),
         TypeError,
@@ -100,7 +120,11 @@ WRONG_CALLS = {
         TypeError,
         r"key is key<fry>\[2\]; expected one JAX random key",
     ),
-    "a seed for a chain": (lambda: chain()(XS, key=0), TypeError, r"Chain: key is a int; expected one JAX random key"),
+    "a seed for a chain": (
+        lambda: chain()(XS, key=0),
+        TypeError,
+        r"Chain: key is a int; expected one JAX random key",
+    ),
     "a pair into a dense layer": (
         lambda: nr.Chain(nr.Bidirectional(gru(), gru(), merge="pair"), nr.Dense(4, 1, key=KEY))(XS),
         TypeError,
@@ -113,7 +137,12 @@ WRONG_CALLS = {
     ),
     "a metric called loss": (
         lambda: nr.fit(
-            gru(), lambda m, x: (0.0 * m(x).sum(), {"loss": 1.0}), (XS,), optimiser=optax.sgd(1.0), epochs=1, key=KEY
+            gru(),
+            lambda m, x: (0.0 * m(x).sum(), {"loss": 1.0}),
+            (XS,),
+            optimiser=optax.sgd(1.0),
+            epochs=1,
+            key=KEY,
         ),
         ValueError,
         r"the loss reports 'loss', a name that the history keeps for itself",
@@ -128,7 +157,11 @@ WRONG_CALLS = {
         ValueError,
         r"folds: gap is -1; expected a whole number of at least 0",
     ),
-    "folds without training": (lambda: nr.data.folds(6, k=2, train_size=0), ValueError, r"train_size is 0; expected"),
+    "folds without training": (
+        lambda: nr.data.folds(6, k=2, train_size=0),
+        ValueError,
+        r"train_size is 0; expected",
+    ),
     "unknown backend": (
         lambda: nr.GRU(3, 4, key=KEY, backend="fast"),
         ValueError,
@@ -180,7 +213,11 @@ WRONG_CALLS = {
         ValueError,
         r"Dropout\(p=1.0\): p is a probability; expected at least 0 and",
     ),
-    "dropout axis": (lambda: nr.Dropout(0.5, axis=1), ValueError, r"axis is 1; expected one of None, 'time'"),
+    "dropout axis": (
+        lambda: nr.Dropout(0.5, axis=1),
+        ValueError,
+        r"axis is 1; expected one of None, 'time'",
+    ),
     "trainable string": (
         lambda: type("M", (nr.Module,), {"__annotations__": {"a": int}}, trainable="a"),
         TypeError,
@@ -233,7 +270,11 @@ WRONG_CALLS = {
         ValueError,
         r"xs has shape \(3,\); expected \(time, 3\) or \(batch, time, 3\)",
     ),
-    "four axes": (lambda: gru()(jnp.ones((1, 2, 5, 3))), ValueError, r"xs has shape \(1, 2, 5, 3\)"),
+    "four axes": (
+        lambda: gru()(jnp.ones((1, 2, 5, 3))),
+        ValueError,
+        r"xs has shape \(1, 2, 5, 3\)",
+    ),
     "a list of steps": (
         lambda: gru()([jnp.ones(3)] * 5),
         TypeError,
@@ -254,7 +295,11 @@ WRONG_CALLS = {
         ValueError,
         r"GRU\(in_size=3\): the state has shape \(5,\); expected \(4,\) or \(2, 4\)",
     ),
-    "state of another batch": (lambda: gru()(jnp.zeros((3, 4)), XS), ValueError, r"the state has shape \(3, 4\)"),
+    "state of another batch": (
+        lambda: gru()(jnp.zeros((3, 4)), XS),
+        ValueError,
+        r"the state has shape \(3, 4\)",
+    ),
     "state of another kind": (
         lambda: nr.LSTM(3, 4, key=KEY)(jnp.zeros(4), XS),
         ValueError,
@@ -280,7 +325,11 @@ WRONG_CALLS = {
         ValueError,
         r"GRU\(in_size=3\): lengths holds 6; expected 0 to 5, the steps of the padded sequences",
     ),
-    "lengths negative": (lambda: gru()(XS, lengths=[-1, 5]), ValueError, r"lengths holds -1; expected 0 to 5"),
+    "lengths negative": (
+        lambda: gru()(XS, lengths=[-1, 5]),
+        ValueError,
+        r"lengths holds -1; expected 0 to 5",
+    ),
     "lengths of another batch": (
         lambda: gru()(XS, lengths=[1, 2, 3]),
         ValueError,
@@ -382,7 +431,9 @@ WRONG_CALLS = {
         r"one step turns a state of float64\[3\] into float64\[6\]; expected the same structure, shapes and dtypes",
     ),
     "a cell that changes the dtype": (
-        lambda: nr.Recurrence(lambda h, x: (h + x).astype(jnp.float32), initial_state=jnp.zeros(3))(XS),
+        lambda: nr.Recurrence(lambda h, x: (h + x).astype(jnp.float32), initial_state=jnp.zeros(3))(
+            XS
+        ),
         TypeError,
         r"one step turns a state of float64\[3\] into float32\[3\]; expected the same",
     ),
@@ -391,7 +442,11 @@ WRONG_CALLS = {
         TypeError,
         r"its state is a dict, and what it emits is not defined; use an array or a NamedTuple",
     ),
-    "last of one step": (lambda: nr.last(jnp.ones(3)), ValueError, r"last\(ys, lengths\): ys has shape \(3,\)"),
+    "last of one step": (
+        lambda: nr.last(jnp.ones(3)),
+        ValueError,
+        r"last\(ys, lengths\): ys has shape \(3,\)",
+    ),
     # training
     "setup swapped": (
         lambda: nr.setup(gru(), optax.adam(1e-3)),
@@ -409,7 +464,9 @@ WRONG_CALLS = {
         r"expected what setup returned; call setup\(optimiser, model\) first",
     ),
     "update after freezing": (
-        lambda: nr.update(nr.setup(optax.adam(1e-3), gru()), nr.freeze(gru(), lambda m: m.cell.U), gru()),
+        lambda: nr.update(
+            nr.setup(optax.adam(1e-3), gru()), nr.freeze(gru(), lambda m: m.cell.U), gru()
+        ),
         ValueError,
         r"model and opt_state differ in their trained arrays, first in cell.U; after freezing, thawing or rebuilding",
     ),
@@ -418,7 +475,11 @@ WRONG_CALLS = {
         ValueError,
         r"its first argument, a Recurrence, holds nothing trainable; pass the model first",
     ),
-    "grad of the data": (lambda: nr.grad(lambda x: 0.0)(3), ValueError, r"a int, holds nothing trainable"),
+    "grad of the data": (
+        lambda: nr.grad(lambda x: 0.0)(3),
+        ValueError,
+        r"a int, holds nothing trainable",
+    ),
     "freeze nothing": (
         lambda: nr.freeze(gru(), lambda m: m.reverse),
         ValueError,
@@ -430,7 +491,9 @@ WRONG_CALLS = {
         r"where\(model\) failed with AttributeError",
     ),
     "fit without validation": (
-        lambda: nr.fit(gru(), lambda m, x: 0.0, (XS,), optimiser=optax.sgd(1.0), epochs=1, key=KEY, patience=2),
+        lambda: nr.fit(
+            gru(), lambda m, x: 0.0, (XS,), optimiser=optax.sgd(1.0), epochs=1, key=KEY, patience=2
+        ),
         ValueError,
         r"fit\(patience=...\): there is no validation loss to wait for; pass valid=",
     ),
@@ -440,13 +503,21 @@ WRONG_CALLS = {
         r"fit: epoch 0 found no batch in data",
     ),
     "fit on an iterator": (
-        lambda: nr.fit(gru(), lambda m, x: m(x).sum(), iter([XS]), optimiser=optax.sgd(1e-9), epochs=2, key=KEY),
+        lambda: nr.fit(
+            gru(), lambda m, x: m(x).sum(), iter([XS]), optimiser=optax.sgd(1e-9), epochs=2, key=KEY
+        ),
         ValueError,
         r"fit: data is a list_iterator, which can be gone through once, and epochs is 2; expected a list of batches, or",
     ),
     "fit with an iterator for validation": (
         lambda: nr.fit(
-            gru(), lambda m, x: 0.0, [XS], valid=zip([XS], strict=True), optimiser=optax.sgd(1.0), epochs=2, key=KEY
+            gru(),
+            lambda m, x: 0.0,
+            [XS],
+            valid=zip([XS], strict=True),
+            optimiser=optax.sgd(1.0),
+            epochs=2,
+            key=KEY,
         ),
         ValueError,
         r"fit: valid is a zip, which can be gone through once",
@@ -457,23 +528,34 @@ WRONG_CALLS = {
         r"fit: data is a NoneType; expected something to iterate over",
     ),
     "fit on a batch of nothing": (
-        lambda: nr.fit(gru(), lambda m, x: 0.0, [XS[:0]], optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        lambda: nr.fit(
+            gru(), lambda m, x: 0.0, [XS[:0]], optimiser=optax.sgd(1.0), epochs=1, key=KEY
+        ),
         ValueError,
         r"fit: a batch has no examples, its arrays have shapes \[\(0, 5, 3\)\]; leave it out",
     ),
     "fit on a list of generators": (
-        lambda: nr.fit(gru(), lambda m, x: 0.0, [(x for x in XS)], optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        lambda: nr.fit(
+            gru(), lambda m, x: 0.0, [(x for x in XS)], optimiser=optax.sgd(1.0), epochs=1, key=KEY
+        ),
         TypeError,
         r"fit: a batch is a generator; expected a tuple of arrays, such as \(xs, ys\)",
     ),
     "fit on text": (
-        lambda: nr.fit(gru(), lambda m, x: 0.0, (np.array(["a"]),), optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        lambda: nr.fit(
+            gru(), lambda m, x: 0.0, (np.array(["a"]),), optimiser=optax.sgd(1.0), epochs=1, key=KEY
+        ),
         TypeError,
         r"fit: a batch is an array of <U1; expected numbers. Leave out text and dates, or convert with .astype\(float\)",
     ),
     "a schedule-free optimiser": (
         lambda: nr.fit(
-            gru(), lambda m, x: 0.0, (XS,), optimiser=optax.contrib.schedule_free_sgd(1.0), epochs=1, key=KEY
+            gru(),
+            lambda m, x: 0.0,
+            (XS,),
+            optimiser=optax.contrib.schedule_free_sgd(1.0),
+            epochs=1,
+            key=KEY,
         ),
         TypeError,
         r"fit: the optimiser is schedule-free.*train with noria.setup and noria.update, and evaluate with optax.contrib",
@@ -484,7 +566,9 @@ WRONG_CALLS = {
         r"setup\(optimiser, model\): optax.lookahead keeps two sets of parameters, but a model is one",
     ),
     "fit to a sequence": (
-        lambda: nr.fit(gru(), lambda m, x: m(x), (XS,), optimiser=optax.sgd(1.0), epochs=1, key=KEY),
+        lambda: nr.fit(
+            gru(), lambda m, x: m(x), (XS,), optimiser=optax.sgd(1.0), epochs=1, key=KEY
+        ),
         TypeError,
         r"fit: loss returned \(2, 5, 4\) and dict; expected a number",
     ),
@@ -504,8 +588,16 @@ WRONG_CALLS = {
         ValueError,
         r"both lengths and mask are given",
     ),
-    "mask of numbers": (lambda: nr.mse(XS, XS, mask=XS), TypeError, r"mask is float64; expected booleans"),
-    "mask of another shape": (lambda: nr.mse(XS, XS, mask=XS[:, :, 0].T > 0), ValueError, r"mask has shape \(5, 2\)"),
+    "mask of numbers": (
+        lambda: nr.mse(XS, XS, mask=XS),
+        TypeError,
+        r"mask is float64; expected booleans",
+    ),
+    "mask of another shape": (
+        lambda: nr.mse(XS, XS, mask=XS[:, :, 0].T > 0),
+        ValueError,
+        r"mask has shape \(5, 2\)",
+    ),
     "a class out of range": (
         lambda: nr.cross_entropy(jnp.zeros((2, 3)), jnp.array([0, 3])),
         ValueError,
@@ -521,7 +613,11 @@ WRONG_CALLS = {
         ValueError,
         r"logits have shape \(2, 5, 3\), the targets \(2,\); expected \(2, 5\) whole numbers or \(2, 5, 3\) prob",
     ),
-    "delta of zero": (lambda: nr.huber(XS, XS, delta=0.0), ValueError, r"huber\(delta=0.0\): expected a delta above 0"),
+    "delta of zero": (
+        lambda: nr.huber(XS, XS, delta=0.0),
+        ValueError,
+        r"huber\(delta=0.0\): expected a delta above 0",
+    ),
     # data
     "no sequences": (lambda: nr.data.pad([]), ValueError, r"pad: there are no sequences"),
     "different features": (

@@ -16,7 +16,9 @@ MODELS: dict[str, Any] = {
     "GRU": nr.GRU(2, 3, key=K1),
     "states": nr.LSTM(2, 3, key=K1, save="states"),
     "checkpoint": nr.RNN(2, 3, key=K1, checkpoint="sqrt"),
-    "chain": nr.Chain(nr.Bidirectional(nr.LSTM(2, 3, key=K1), nr.GRU(2, 3, key=K2)), nr.Dense(6, 2, key=K3)),
+    "chain": nr.Chain(
+        nr.Bidirectional(nr.LSTM(2, 3, key=K1), nr.GRU(2, 3, key=K2)), nr.Dense(6, 2, key=K3)
+    ),
 }
 SIZES = {"b": 3, "t": 5}
 
@@ -29,7 +31,13 @@ def exported(function: Any, shape: str, platform: str = "cpu") -> Any:
 @pytest.mark.parametrize("backend", ["plain", "scan", "auto"])
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("GRU", "b, t, 2"), ("GRU", "t, 2"), ("states", "b, 4, 2"), ("checkpoint", "3, t, 2"), ("chain", "b, t, 2")],
+    [
+        ("GRU", "b, t, 2"),
+        ("GRU", "t, 2"),
+        ("states", "b, 4, 2"),
+        ("checkpoint", "3, t, 2"),
+        ("chain", "b, t, 2"),
+    ],
 )
 def test_free_sizes(name, shape, backend):
     """Values and gradients of one exported program, for two sizes each."""
@@ -54,7 +62,9 @@ def test_other_devices_get_a_scan():
 
 def test_machine_code_needs_numbers():
     layer = nr.with_backend(MODELS["GRU"], "native")
-    with pytest.raises(ValueError, match=r"machine code needs sizes that are numbers, and there is \(b, t\)"):
+    with pytest.raises(
+        ValueError, match=r"machine code needs sizes that are numbers, and there is \(b, t\)"
+    ):
         exported(layer, "b, t, 2")
 
 
@@ -64,4 +74,6 @@ def test_a_program_for_other_processes_runs_a_scan(backend):
     layer = nr.with_backend(MODELS["GRU"], backend)
     program = exported(layer, "3, 4, 2")
     assert "noria_" not in program.mlir_module()
-    np.testing.assert_allclose(program.call(random(0, 3, 4, 2)), layer(random(0, 3, 4, 2)), atol=1e-12)
+    np.testing.assert_allclose(
+        program.call(random(0, 3, 4, 2)), layer(random(0, 3, 4, 2)), atol=1e-12
+    )

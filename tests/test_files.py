@@ -32,7 +32,9 @@ def umask():
 
 
 def test_a_new_file_has_the_mode_of_the_umask_which_is_never_set(tmp_path, umask, monkeypatch):
-    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask of the whole process was changed"))
+    monkeypatch.setattr(
+        os, "umask", lambda mask: pytest.fail("the umask of the whole process was changed")
+    )
     nr.save(tmp_path / "m", MODEL)
     assert mode(tmp_path / "m") == 0o640
     monkeypatch.undo()
@@ -46,7 +48,9 @@ def test_an_existing_file_keeps_its_mode(tmp_path):
         assert mode(tmp_path / "m") == kept
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away"
+)
 def test_an_existing_file_keeps_its_owner(tmp_path):
     nr.save(tmp_path / "m", MODEL)
     os.chown(tmp_path / "m", 12345, 23456)
@@ -75,7 +79,9 @@ def test_links(tmp_path):
 def test_what_is_no_file_is_refused_and_stays(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/null"):
-        with pytest.raises(OSError, match=r"is a pipe, a device or a socket; expected the path of a file"):
+        with pytest.raises(
+            OSError, match=r"is a pipe, a device or a socket; expected the path of a file"
+        ):
             nr.save(path, MODEL)
         for read in (nr.describe, lambda path: nr.load(path, MODEL)):
             with pytest.raises(ValueError, match="it is a folder, a pipe or a device"):
@@ -101,7 +107,9 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(PermissionError, match=r"save\('.*m'\): this user may not write in the folder"):
+    with pytest.raises(
+        PermissionError, match=r"save\('.*m'\): this user may not write in the folder"
+    ):
         nr.save(tmp_path / "m", MODEL)
 
 
@@ -151,7 +159,9 @@ _atomic.replace_file("save", sys.argv[1], b"half")
 
 def test_pieces_of_dead_saves_are_removed_and_those_of_running_ones_are_not(tmp_path):
     target = tmp_path / "m"
-    with subprocess.Popen([sys.executable, "-c", STUCK, str(target)], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK, str(target)], stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "ready\n"
         nr.save(target, MODEL)

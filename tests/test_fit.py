@@ -30,7 +30,9 @@ def loss(model, xs, ys, key):
 
 
 def fit(model, loss, data, **options):
-    return nr.fit(model, loss, data, **{"optimiser": optax.adam(0.01), "epochs": 3, "key": KEY, **options})
+    return nr.fit(
+        model, loss, data, **{"optimiser": optax.adam(0.01), "epochs": 3, "key": KEY, **options}
+    )
 
 
 @pytest.mark.versions
@@ -88,7 +90,10 @@ def test_patience_returns_the_best_model():
         on_epoch=lambda model, history: seen.append(model),
     )
     assert len(history.loss) < 60
-    assert history.stopped == f"no lower validation loss for 3 epochs, best in epoch {history.best_epoch}"
+    assert (
+        history.stopped
+        == f"no lower validation loss for 3 epochs, best in epoch {history.best_epoch}"
+    )
     assert history.best_epoch == int(np.argmin(history.valid))
     assert len(history.valid) == history.best_epoch + 4
     best = float(loss(nr.inference(model), XS[:4], YS[:4], None))
@@ -100,11 +105,15 @@ def test_without_patience_validation_only_reports():
     model, history = fit(make(), loss, (XS, YS), valid=(XS, YS), optimiser=optax.sgd(-0.01))
     assert history.best_epoch == 0
     assert history.valid == sorted(history.valid)
-    np.testing.assert_allclose(float(loss(nr.inference(model), XS, YS, None)), history.valid[-1], rtol=1e-12)
+    np.testing.assert_allclose(
+        float(loss(nr.inference(model), XS, YS, None)), history.valid[-1], rtol=1e-12
+    )
 
 
 def test_training_drops_and_validation_does_not_and_the_mode_stays():
-    model, history = fit(nr.inference(make(0.9)), loss, (XS, YS), valid=(XS, YS), optimiser=optax.sgd(1e-12))
+    model, history = fit(
+        nr.inference(make(0.9)), loss, (XS, YS), valid=(XS, YS), optimiser=optax.sgd(1e-12)
+    )
     assert history.loss[0] > 1.01 * history.valid[0]
     assert model[1].inference is True
 
@@ -123,9 +132,13 @@ def test_a_bad_batch_stops_with_step_loss_and_parameter_and_the_last_good_model(
     bad = YS.copy()
     bad[9] = np.nan
     batches = [(XS[:8], YS[:8]), (XS[8:16], bad[8:16]), (XS[16:], YS[16:])]
-    with pytest.warns(RuntimeWarning, match=r"fit stopped: step 1 \(epoch 0\): the loss is nan; first offending"):
+    with pytest.warns(
+        RuntimeWarning, match=r"fit stopped: step 1 \(epoch 0\): the loss is nan; first offending"
+    ):
         model, history = fit(make(), loss, batches)
-    assert history.stopped.endswith("first offending parameter: layers[0].cell.W, by its gradient or update")
+    assert history.stopped.endswith(
+        "first offending parameter: layers[0].cell.W, by its gradient or update"
+    )
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(model))
     assert history.loss == []
 
@@ -152,7 +165,9 @@ def test_an_update_that_overflows_is_not_returned():
 
 
 def test_a_validation_loss_that_is_not_finite_stops():
-    with pytest.warns(RuntimeWarning, match="fit stopped: after epoch 0: the validation loss is nan"):
+    with pytest.warns(
+        RuntimeWarning, match="fit stopped: after epoch 0: the validation loss is nan"
+    ):
         _, history = fit(make(), loss, (XS, YS), valid=(XS, np.nan * YS))
     assert history.stopped == "after epoch 0: the validation loss is nan"
 
@@ -171,12 +186,20 @@ def test_forms_of_data():
         assert len(fit(make(), function, data, epochs=1)[1].loss) == 1
     seen = []
     fixed = nr.data.batches(np.arange(6.0), batch_size=2)
-    fit(make(), lambda m, x: m[2].b.sum() * x.sum(), fixed, epochs=1, on_epoch=lambda m, h: seen.append(h.loss))
+    fit(
+        make(),
+        lambda m, x: m[2].b.sum() * x.sum(),
+        fixed,
+        epochs=1,
+        on_epoch=lambda m, h: seen.append(h.loss),
+    )
     assert [b[0].tolist() for b in fixed] == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_on_epoch_may_stop_the_run():
-    _, history = fit(make(), loss, (XS, YS), epochs=50, on_epoch=lambda model, history: len(history.loss) == 2)
+    _, history = fit(
+        make(), loss, (XS, YS), epochs=50, on_epoch=lambda model, history: len(history.loss) == 2
+    )
     assert (len(history.loss), history.stopped) == (2, "on_epoch asked to stop after epoch 1")
 
 
@@ -238,7 +261,9 @@ def interrupt(*_):
     ],
 )
 def test_an_interrupt_ends_the_run_like_early_stopping(options, epochs_done, epoch):
-    model, history = fit(make(), once, options.pop("data", (XS, YS)), epochs=9, progress=True, **options)
+    model, history = fit(
+        make(), once, options.pop("data", (XS, YS)), epochs=9, progress=True, **options
+    )
     assert (len(history.loss), history.stopped) == (epochs_done, f"interrupted in epoch {epoch}")
     assert not np.array_equal(model[2].W, make()[2].W)
 
@@ -248,7 +273,12 @@ def test_an_interrupt_with_patience_returns_the_best_model():
     seen = []
     options = {"valid": (XS, YS), "patience": 9, "on_epoch": lambda model, _: seen.append(model)}
     model, history = fit(
-        make(), once, Fails(KeyboardInterrupt(), 3), epochs=9, optimiser=optax.sgd(lambda n: 0.01 - 0.02 * n), **options
+        make(),
+        once,
+        Fails(KeyboardInterrupt(), 3),
+        epochs=9,
+        optimiser=optax.sgd(lambda n: 0.01 - 0.02 * n),
+        **options,
     )
     assert (history.best_epoch, len(seen)) == (0, 3)
     np.testing.assert_array_equal(model[2].W, seen[0][2].W)
@@ -259,7 +289,10 @@ def test_an_error_carries_what_was_learnt(error):
     with pytest.raises(type(error)) as caught:
         fit(make(), once, Fails(error), epochs=9)
     assert caught.value is error
-    assert (len(error.history.loss), error.history.stopped) == (2, f"{type(error).__name__} in epoch 2")
+    assert (len(error.history.loss), error.history.stopped) == (
+        2,
+        f"{type(error).__name__} in epoch 2",
+    )
     assert not np.array_equal(error.model[2].W, make()[2].W)
     assert error.__notes__ == [
         "noria.fit: this error carries the model and the history so far, as error.model and error.history."
@@ -305,7 +338,9 @@ def test_an_iterator_is_refused_before_the_first_step():
             steps.append(n)
             yield XS, YS
 
-    with pytest.raises(ValueError, match="data is a generator, which can be gone through once, and epochs is 2"):
+    with pytest.raises(
+        ValueError, match="data is a generator, which can be gone through once, and epochs is 2"
+    ):
         fit(make(), once, batches(), epochs=2)
     assert steps == []
     assert len(fit(make(), once, iter([(XS, YS)]), epochs=1)[1].loss) == 1
@@ -327,7 +362,9 @@ class Loader:
 
 def test_an_iterator_that_begins_anew_is_taken():
     assert len(fit(make(), once, Loader(anew=True), epochs=3)[1].loss) == 3
-    with pytest.raises(ValueError, match=r"epoch 1 found no batch in data.*used up by the epoch before") as caught:
+    with pytest.raises(
+        ValueError, match=r"epoch 1 found no batch in data.*used up by the epoch before"
+    ) as caught:
         fit(make(), once, Loader(anew=False), epochs=3)
     error: Any = caught.value
     assert len(error.history.loss) == 1
@@ -381,7 +418,9 @@ def test_batches_of_other_libraries(kind):
 
     _, expected = fit(make(), once, [(XS[:8], YS[:8]), (XS[8:16], YS[8:16])])
     parts = [(kind(XS[:8]), kind(YS[:8])), (kind(XS[8:16]), kind(YS[8:16]))]
-    np.testing.assert_allclose(fit(make(), once, [list(part) for part in parts])[1].loss, expected.loss, rtol=1e-12)
+    np.testing.assert_allclose(
+        fit(make(), once, [list(part) for part in parts])[1].loss, expected.loss, rtol=1e-12
+    )
     mappings = [UserDict(zip(("xs", "ys"), part, strict=True)) for part in parts]
     np.testing.assert_allclose(fit(make(), mapped, mappings)[1].loss, expected.loss, rtol=1e-12)
     assert traces == [(8, 6, 2)]
@@ -393,7 +432,8 @@ def test_a_tensor_that_cannot_be_read_is_named():
             raise RuntimeError("it requires grad.")
 
     with pytest.raises(
-        TypeError, match=r"fit: a batch holds a Unreadable that cannot be read as an array: it requires"
+        TypeError,
+        match=r"fit: a batch holds a Unreadable that cannot be read as an array: it requires",
     ):
         fit(make(), once, [(Unreadable(XS), YS)])
 
@@ -409,7 +449,9 @@ def test_gradients_may_be_gathered_over_several_steps():
 
 def test_a_line_search_sees_the_loss():
     dense, ys = nr.Dense(2, 1, key=KEY), XS[:, 0] @ np.array([[1.0], [2.0]])
-    _, history = fit(dense, lambda m, x, y: nr.mse(m(x), y), (XS[:, 0], ys), optimiser=optax.lbfgs(), epochs=9)
+    _, history = fit(
+        dense, lambda m, x, y: nr.mse(m(x), y), (XS[:, 0], ys), optimiser=optax.lbfgs(), epochs=9
+    )
     assert history.loss[-1] < 1e-9 * history.loss[0]
 
 

@@ -27,7 +27,9 @@ SEEDS = [*range(39), 57]
 FEW = [5, 7, 16, 22, 23, 26, 34, 38, 57]
 
 
-@pytest.mark.parametrize("seed", [s if s in FEW else pytest.param(s, marks=pytest.mark.full) for s in SEEDS])
+@pytest.mark.parametrize(
+    "seed", [s if s in FEW else pytest.param(s, marks=pytest.mark.full) for s in SEEDS]
+)
 @pytest.mark.timeout(60)
 def test_backends_agree_on_a_random_cell(seed):
     """Those that there is no machine code for run as a scan."""
@@ -50,12 +52,22 @@ def test_the_default_run_has_every_kind():
     cases = [random_case(seed) for seed in SEEDS if not is_of_edges(seed)]
     for name in ("compiled", "closed_over", "partial"):
         assert {getattr(case, name) for case in cases} == {False, True}
-    for option, some in {"save": 2, "checkpoint": 2, "reverse": 2, "learn_initial_state": 2}.items():
+    for option, some in {
+        "save": 2,
+        "checkpoint": 2,
+        "reverse": 2,
+        "learn_initial_state": 2,
+    }.items():
         assert len({case.layer_options.get(option) for case in cases}) >= some
 
 
 def test_there_are_many_operations_and_all_are_drawn():
-    counts = Counter(what for seed in range(4000) for kind, what, *_ in drawn(seed).instructions if kind == "operation")
+    counts = Counter(
+        what
+        for seed in range(4000)
+        for kind, what, *_ in drawn(seed).instructions
+        if kind == "operation"
+    )
     assert len(OPERATIONS) >= 200
     assert {*counts} == {*OPERATIONS}
     assert all(callable(named(name)) for name in OPERATIONS)
@@ -68,7 +80,9 @@ def test_an_operation_gives_a_vector(dtype):
     """Of the type that it is given, and of its length if it says so."""
     for name, operation in OPERATIONS.items():
         with jax.numpy_dtype_promotion("standard"):
-            found = jax.eval_shape(operation.function, *[jax.ShapeDtypeStruct((5,), dtype)] * operation.arity)
+            found = jax.eval_shape(
+                operation.function, *[jax.ShapeDtypeStruct((5,), dtype)] * operation.arity
+            )
         assert found.dtype == dtype, name
         assert found.ndim == 1, name
         assert found.size, name
@@ -83,7 +97,9 @@ def test_most_random_cells_run_as_machine_code():
         case = random_case(seed)
         if case.dtype != jnp.float16:
             with tuned(case.numbers):
-                found.append(nr.explain(case.layer("auto"), case.xs, **case.options).backend == "native")
+                found.append(
+                    nr.explain(case.layer("auto"), case.xs, **case.options).backend == "native"
+                )
     assert sum(found) > 0.6 * len(found)
 
 
@@ -91,7 +107,9 @@ def test_the_oracle_gives_what_xla_gives():
     """With inner loops, branches, random numbers and derivatives."""
 
     def function(a, key):
-        b = jax.lax.scan(lambda c, x: (jnp.tanh(c + x), c.sum()), a, jnp.stack([a, a]), reverse=True)
+        b = jax.lax.scan(
+            lambda c, x: (jnp.tanh(c + x), c.sum()), a, jnp.stack([a, a]), reverse=True
+        )
         c = jax.lax.cond(a[0] > 5, jnp.sin, jnp.cos, a) + jax.random.normal(key, a.shape, a.dtype)
         d = jax.lax.while_loop(lambda c: c.sum() < 30, lambda c: c + 1, jax.lax.stop_gradient(a))
         e = (
@@ -100,7 +118,14 @@ def test_the_oracle_gives_what_xla_gives():
             jax.lax.pad(a, jnp.ones((), a.dtype), [(1, -1, 2)]),
             jnp.cumsum(a[::-1]),
         )
-        return b, c, d, e, jnp.split(a, 2), jax.nn.softmax(a.reshape(2, 2), 0) @ jnp.ones((2, 3), a.dtype)
+        return (
+            b,
+            c,
+            d,
+            e,
+            jnp.split(a, 2),
+            jax.nn.softmax(a.reshape(2, 2), 0) @ jnp.ones((2, 3), a.dtype),
+        )
 
     def pulled(a, key):
         values, pull = jax.vjp(lambda a: function(a, key)[:2], a)
@@ -112,7 +137,11 @@ def test_the_oracle_gives_what_xla_gives():
 
 def test_a_fault_is_found(monkeypatch):
     """In the results, in their shapes, and as an error where the definition has none."""
-    case = next(c for c in map(random_case, SEEDS) if c.transformation == "cotangents" and c.dtype == jnp.float64)
+    case = next(
+        c
+        for c in map(random_case, SEEDS)
+        if c.transformation == "cotangents" and c.dtype == jnp.float64
+    )
     case = dataclasses.replace(case, backends=("scan",))
     scan = nr.Recurrence.scan
 
@@ -132,7 +161,11 @@ def test_a_fault_is_found(monkeypatch):
 
 def test_what_cannot_be_compared_is_said():
     """The definition's own result is not finite, or it has none."""
-    case = next(c for c in map(random_case, SEEDS) if c.xs.dtype == jnp.float64 and "lengths" not in c.options)
+    case = next(
+        c
+        for c in map(random_case, SEEDS)
+        if c.xs.dtype == jnp.float64 and "lengths" not in c.options
+    )
     found = verdict(dataclasses.replace(case, xs=case.xs * np.nan))
     assert found.unusable == "not finite"
     found = verdict(dataclasses.replace(case, xs=case.xs[..., :0]))
@@ -154,7 +187,11 @@ def test_a_long_run_goes_on_and_survives_a_child_that_dies(tmp_path, monkeypatch
 
         def run(self, seed):
             ran.append((seed, self.setting))
-            return {"seed": seed, "crash": "exit status -11"} if seed == 3 else {"seed": seed, "native": True}
+            return (
+                {"seed": seed, "crash": "exit status -11"}
+                if seed == 3
+                else {"seed": seed, "native": True}
+            )
 
         def close(self):
             pass
@@ -163,6 +200,15 @@ def test_a_long_run_goes_on_and_survives_a_child_that_dies(tmp_path, monkeypatch
     monkeypatch.setattr(fuzz, "BATCH", 2)
     for last in (4, 6):
         with pytest.raises(fuzz.typer.Exit) as ended:
-            fuzz.main(0, last, processes=2, minutes=1, settings="default,sse", file=tmp_path / "results")
+            fuzz.main(
+                0, last, processes=2, minutes=1, settings="default,sse", file=tmp_path / "results"
+            )
         assert ended.value.exit_code == 1, "one crashed"
-    assert sorted(ran) == [(0, "default"), (1, "default"), (2, "sse"), (3, "sse"), (4, "default"), (5, "default")]
+    assert sorted(ran) == [
+        (0, "default"),
+        (1, "default"),
+        (2, "sse"),
+        (3, "sse"),
+        (4, "default"),
+        (5, "default"),
+    ]

@@ -16,7 +16,9 @@ RESETS = jnp.array([[0, 1, 0, 0], [0, 0, 1, 0]], bool)
 
 def problem(name, reverse, backend="auto", **options):
     """A scalar of everything: parameters, initial state and input, as a function of a flat list of arrays."""
-    layer = nr.Recurrence(make_cell(name, 2, 3), reverse=reverse, learn_initial_state=True, backend=backend)
+    layer = nr.Recurrence(
+        make_cell(name, 2, 3), reverse=reverse, learn_initial_state=True, backend=backend
+    )
     xs = random(0, 2, 4, 2)
     leaves, treedef = jtu.tree_flatten((layer, xs))
     weights = random_like(layer.scan(None, xs), 9)
@@ -52,7 +54,9 @@ def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
     scalar, leaves = problem(name, False, "plain", lengths=LENGTHS)
     v = random_like(leaves, 1)
     gradient = jax.grad(scalar)
-    np.testing.assert_allclose(jax.jvp(scalar, (leaves,), (v,))[1], inner(gradient(leaves), v), rtol=1e-10)
+    np.testing.assert_allclose(
+        jax.jvp(scalar, (leaves,), (v,))[1], inner(gradient(leaves), v), rtol=1e-10
+    )
     over_reverse = jax.grad(lambda leaves: inner(gradient(leaves), v))(leaves)
     over_forward = jax.jvp(gradient, (leaves,), (v,))[1]
     for a, b in zip(over_reverse, over_forward, strict=True):
@@ -61,7 +65,9 @@ def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
 
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 3}], ids=["gates", "states", "checkpoint"])
+@pytest.mark.parametrize(
+    "options", [{}, {"save": "states"}, {"checkpoint": 3}], ids=["gates", "states", "checkpoint"]
+)
 def test_reverse_over_reverse_equals_that_of_the_plain_loop(name, options):
     """The gradient of (gradient . v), with lengths and resets; and once against a finite difference of the gradient."""
     layer = nr.Recurrence(make_cell(name, 2, 3), learn_initial_state=True, **options)
@@ -121,7 +127,10 @@ def test_bptt_reaches_the_first_step():
 @pytest.mark.parametrize("backend", ["auto", "scan"])
 def test_each_of_two_equal_layers_is_differentiated_as_asked(backend, options):
     """JAX traces layers of equal shapes once; one may be frozen and the other not."""
-    cells, xs = [make_cell("lstm", 4, 4), random_like(make_cell("lstm", 4, 4), 1)], random(3, 2, 5, 4)
+    cells, xs = (
+        [make_cell("lstm", 4, 4), random_like(make_cell("lstm", 4, 4), 1)],
+        random(3, 2, 5, 4),
+    )
 
     def loss(first, second, xs):
         return jnp.sum(second(first(xs)) ** 2)

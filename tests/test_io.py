@@ -100,21 +100,38 @@ def test_model_and_optimiser_state_together(tmp_path, ordinary_promotion):
     fresh = model(3)
     net_, opt_state_ = nr.load(tmp_path / "run", (fresh, nr.setup(optax.adam(0.1), fresh)))
     for a, b in zip(
-        jtu.tree_leaves(nr.update(opt_state_, net_, net_)), jtu.tree_leaves(nr.update(opt_state, net, net)), strict=True
+        jtu.tree_leaves(nr.update(opt_state_, net_, net_)),
+        jtu.tree_leaves(nr.update(opt_state, net, net)),
+        strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
 WRONG = {
-    "shape": (lambda: model(0, hidden=5), r"layers\[0\].cell.W has shape \(4, 2\) in the file, \(5, 2\) in the model"),
+    "shape": (
+        lambda: model(0, hidden=5),
+        r"layers\[0\].cell.W has shape \(4, 2\) in the file, \(5, 2\) in the model",
+    ),
     "activation": (
         lambda: model(0, activation=jax.nn.relu),
         r"layers\[0\].cell: activation is 'tanh' in the file, 'relu' in the model",
     ),
-    "direction": (lambda: model(0, reverse=True), r"layers\[0\]: reverse is False in the file, True in the model"),
-    "missing bias": (lambda: model(0, bias=False), r"the file has layers\[0\].cell.b, which the model lacks"),
-    "more biases": (lambda: model(0, recurrent_bias=True), r"only the model has layers\[0\].cell.b_h"),
-    "dtype": (lambda: nr.cast(model(0), jnp.float32), r"is float64 in the file, float32 in the model \(noria.cast"),
+    "direction": (
+        lambda: model(0, reverse=True),
+        r"layers\[0\]: reverse is False in the file, True in the model",
+    ),
+    "missing bias": (
+        lambda: model(0, bias=False),
+        r"the file has layers\[0\].cell.b, which the model lacks",
+    ),
+    "more biases": (
+        lambda: model(0, recurrent_bias=True),
+        r"only the model has layers\[0\].cell.b_h",
+    ),
+    "dtype": (
+        lambda: nr.cast(model(0), jnp.float32),
+        r"is float64 in the file, float32 in the model \(noria.cast",
+    ),
     "kind": (
         lambda: nr.Chain(nr.GRU(2, 4, key=KEYS[0]), *model(0)[1:]),
         r"layers\[0\].cell is a RNNCell in the file, a GRUCell in the model",
@@ -142,12 +159,18 @@ def test_layers_without_arrays_and_settings_of_functions_are_compared(tmp_path):
         return nr.Chain(nr.GRU(2, 3, key=KEYS[0]), *more)
 
     def leaky(slope):
-        return nr.Dense(2, 1, functools.partial(jax.nn.leaky_relu, negative_slope=slope), key=KEYS[0])
+        return nr.Dense(
+            2, 1, functools.partial(jax.nn.leaky_relu, negative_slope=slope), key=KEYS[0]
+        )
 
     for saved, built, text in (
         (net(jnp.tanh), net(), r"only the file has layers\[1\], a PerStep"),
         (net(), net(nr.Dropout(0.1)), r"only the model has layers\[1\], a Dropout"),
-        (leaky(0.3), leaky(0.9), r"activation is 'leaky_relu\(negative_slope=0.3\)' in the file, .*0.9"),
+        (
+            leaky(0.3),
+            leaky(0.9),
+            r"activation is 'leaky_relu\(negative_slope=0.3\)' in the file, .*0.9",
+        ),
     ):
         nr.save(tmp_path / "m", saved)
         with pytest.raises(ValueError, match=text):
@@ -182,9 +205,16 @@ def test_foreign_files(tmp_path):
         header = json.dumps({"__metadata__": metadata}).encode()
         path.write_bytes(struct.pack("<Q", len(header)) + header)
 
-    for metadata in ({}, {"format": "pt"}, {"format": "noria 1"}, {"format": "noria 1", "description": "{"}):
+    for metadata in (
+        {},
+        {"format": "pt"},
+        {"format": "noria 1"},
+        {"format": "noria 1", "description": "{"},
+    ):
         write(metadata)
-        with pytest.raises(ValueError, match=r"not one that noria.save wrote|written in format 'pt'"):
+        with pytest.raises(
+            ValueError, match=r"not one that noria.save wrote|written in format 'pt'"
+        ):
             nr.load(path, model())
 
 
@@ -221,7 +251,10 @@ BAD = {
     "no dtype": ({"arrays": {"W": ["float63", [2]]}}, "arrays has"),
     "objects": ({"arrays": {"W": ["object", [2]]}}, "arrays has"),
     "a structure": ({"arrays": {"W": ["f4,f4", [2]]}}, "arrays has"),
-    "another dtype": ({"arrays": {"W": ["float32", [2]]}}, r"W is described as float32\[2\], and there as F64\[2\]"),
+    "another dtype": (
+        {"arrays": {"W": ["float32", [2]]}},
+        r"W is described as float32\[2\], and there as F64\[2\]",
+    ),
     "a key": ({"arrays": {"W": ["key<fry>", []]}}, r"described as key<fry>\[\], and there as F64"),
     "no arrays": ({"arrays": {}}, "W is there, but not described"),
     "more arrays": (
@@ -255,7 +288,9 @@ def test_a_header_that_save_does_not_write(tmp_path, name):
     nr.save(tmp_path / "m", like)
     rewrite(tmp_path / "m", change)
     for read in (nr.describe, lambda path: nr.load(path, like)):
-        with pytest.raises(ValueError, match=f"/m: a safetensors file, but not one that noria.save wrote.*{text}"):
+        with pytest.raises(
+            ValueError, match=f"/m: a safetensors file, but not one that noria.save wrote.*{text}"
+        ):
             read(tmp_path / "m")
 
 
@@ -264,7 +299,9 @@ def test_a_number_of_another_type(tmp_path, value):
     like = Leaky(0.3, jnp.ones(2))
     nr.save(tmp_path / "m", like)
     rewrite(tmp_path / "m", {"numbers": {"leak": value}})
-    text = re.escape(f"leak is {value!r}, a {type(value).__name__}, in the file, a float in the model")
+    text = re.escape(
+        f"leak is {value!r}, a {type(value).__name__}, in the file, a float in the model"
+    )
     with pytest.raises(ValueError, match=text):
         nr.load(tmp_path / "m", like)
 
@@ -291,7 +328,9 @@ def test_keys_of_another_shape(tmp_path):
         tmp_path / "t",
         metadata=safetensors.safe_open(tmp_path / "m", framework="numpy").metadata(),
     )
-    with pytest.raises(ValueError, match=r"keys of shape \(3, 2\) in the file, \(2,\) in the model"):
+    with pytest.raises(
+        ValueError, match=r"keys of shape \(3, 2\) in the file, \(2,\) in the model"
+    ):
         nr.load(tmp_path / "t", jax.random.key(0))
 
 
@@ -320,12 +359,16 @@ DTYPES = (
 @pytest.mark.parametrize("kind", [np, jnp])
 def test_arrays_of_every_dtype_and_shape(tmp_path, kind):
     values = {
-        f"{dtype}{shape}": kind.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape) % 2, dtype=dtype)
+        f"{dtype}{shape}": kind.asarray(
+            np.arange(np.prod(shape, dtype=int)).reshape(shape) % 2, dtype=dtype
+        )
         for dtype in DTYPES
         for shape in ((), (0, 2), (2, 3))
     }
     nr.save(tmp_path / "m", values)
-    loaded = nr.load(tmp_path / "m", {name: kind.zeros_like(value) for name, value in values.items()})
+    loaded = nr.load(
+        tmp_path / "m", {name: kind.zeros_like(value) for name, value in values.items()}
+    )
     for name, value in values.items():
         assert type(loaded[name]) is type(value)
         assert (loaded[name].dtype, loaded[name].shape) == (value.dtype, value.shape)
@@ -340,7 +383,9 @@ def test_complex_numbers_that_safetensors_stored_itself(tmp_path):
         metadata = file.metadata()
     assert metadata["format"] == "noria 2"
     try:
-        safetensors.numpy.save_file({"[0]": array}, tmp_path / "m", metadata={**metadata, "format": "noria 1"})
+        safetensors.numpy.save_file(
+            {"[0]": array}, tmp_path / "m", metadata={**metadata, "format": "noria 1"}
+        )
     except safetensors.SafetensorError:
         pytest.skip("this version of safetensors has no complex numbers")
     np.testing.assert_array_equal(nr.load(tmp_path / "m", [np.zeros_like(array)])[0], array)
@@ -351,7 +396,9 @@ def test_nan_payloads_byte_orders_and_weak_dtypes_are_kept(tmp_path):
     big = np.arange(3, dtype=">f8")
     weak = jnp.full(2, 0.5)
     nr.save(tmp_path / "m", (nans, jnp.asarray(nans), big, weak))
-    loaded = nr.load(tmp_path / "m", (np.zeros_like(nans), jnp.zeros_like(nans), np.zeros_like(big), weak * 0))
+    loaded = nr.load(
+        tmp_path / "m", (np.zeros_like(nans), jnp.zeros_like(nans), np.zeros_like(big), weak * 0)
+    )
     assert [np.asarray(leaf).tobytes() for leaf in loaded[:2]] == [nans.tobytes()] * 2
     assert loaded[2].dtype.str == ">f8"
     assert (loaded[2].tolist(), loaded[3].tolist()) == ([0, 1, 2], [0.5, 0.5])
@@ -398,12 +445,22 @@ class Same:
     ("model", "extra", "error", "text"),
     [
         (np.array(["a"]), None, TypeError, "is an array of <U1; expected numbers or booleans"),
-        (np.zeros(2, "M8[s]"), None, TypeError, r"is an array of datetime64\[s\]; expected numbers"),
+        (
+            np.zeros(2, "M8[s]"),
+            None,
+            TypeError,
+            r"is an array of datetime64\[s\]; expected numbers",
+        ),
         (np.zeros(2, object), None, TypeError, "is an array of object; expected numbers"),
         (1j, None, TypeError, "cannot be written as JSON"),
         (10**5000, None, TypeError, "cannot be written as JSON"),
         ({}, deep(100_000), TypeError, "cannot be written as JSON"),
-        ({Same(0): np.ones(1), Same(1): np.ones(1)}, None, ValueError, r"'\[same\]' is the path of two leaves"),
+        (
+            {Same(0): np.ones(1), Same(1): np.ones(1)},
+            None,
+            ValueError,
+            r"'\[same\]' is the path of two leaves",
+        ),
     ],
     ids=["text", "dates", "objects", "a complex number", "digits", "deep", "two leaves"],
 )
@@ -415,13 +472,20 @@ def test_models_that_could_not_be_read_back(tmp_path, model, extra, error, text)
 
 def test_a_description_longer_than_the_format_allows(tmp_path, monkeypatch):
     monkeypatch.setattr(_stored, "HEADER_LIMIT", 200)
-    with pytest.raises(ValueError, match="the description is longer than a safetensors file can have"):
+    with pytest.raises(
+        ValueError, match="the description is longer than a safetensors file can have"
+    ):
         nr.save(tmp_path / "m", {}, extra="x" * 200)
 
 
 def test_names_and_paths_of_every_kind(tmp_path):
     tree = {"n" * 100_000: jnp.ones(2), "ü\ud800\n": jnp.zeros(3)}
-    for path in (tmp_path / "ü", os.fsencode(tmp_path / "b"), os.path.relpath(tmp_path / "r"), str(tmp_path / "a b")):
+    for path in (
+        tmp_path / "ü",
+        os.fsencode(tmp_path / "b"),
+        os.path.relpath(tmp_path / "r"),
+        str(tmp_path / "a b"),
+    ):
         nr.save(path, tree)
         assert nr.load(path, tree)["n" * 100_000].tolist() == [1, 1]
         assert len(nr.describe(path)["arrays"]) == 2

@@ -20,7 +20,14 @@ from noria import _jax
 
 SOURCE = Path(nr.__file__).parent
 #: Modules of JAX without a promise of stability.
-PRIVATE = ("jax._src", "jax.core", "jax.custom_derivatives", "jax.dispatch", "jax.extend", "jax.interpreters")
+PRIVATE = (
+    "jax._src",
+    "jax.core",
+    "jax.custom_derivatives",
+    "jax.dispatch",
+    "jax.extend",
+    "jax.interpreters",
+)
 
 
 def test_one_file_goes_beyond_the_public_api():
@@ -36,14 +43,18 @@ def test_one_file_goes_beyond_the_public_api():
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 names = [f"{node.value.id}.{node.attr}"]
             for name in names:
-                assert not f"{name}.".startswith(tuple(f"{module}." for module in PRIVATE)), f"{path}: {name}"
+                assert not f"{name}.".startswith(tuple(f"{module}." for module in PRIVATE)), (
+                    f"{path}: {name}"
+                )
 
 
 def test_every_name_has_a_test():
     own = {name.lower() for name in _jax.__all__}
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert own <= tested, own - tested
-    public = {n for n, v in vars(_jax).items() if not n.startswith("_") and not isinstance(v, ModuleType)}
+    public = {
+        n for n, v in vars(_jax).items() if not n.startswith("_") and not isinstance(v, ModuleType)
+    }
     assert own <= {name.lower() for name in public}
 
 
@@ -72,15 +83,24 @@ def test_literal():
     (equation,) = jaxpr.eqns
     assert [isinstance(v, _jax.Literal) for v in equation.invars] == [False, True]
     assert float(equation.invars[1].val) == 2.5
-    assert _jax.Literal(np.float32(1), _jax.ShapedArray((), jnp.float32)).aval.str_short() == "float32[]"
+    assert (
+        _jax.Literal(np.float32(1), _jax.ShapedArray((), jnp.float32)).aval.str_short()
+        == "float32[]"
+    )
 
 
 def test_shapedarray():
     aval = _jax.ShapedArray((2,), jnp.float32)
-    assert (aval.shape, aval.dtype, aval.str_short(short_dtypes=True)) == ((2,), jnp.float32, "f32[2]")
+    assert (aval.shape, aval.dtype, aval.str_short(short_dtypes=True)) == (
+        (2,),
+        jnp.float32,
+        "f32[2]",
+    )
 
 
-@pytest.mark.parametrize("function", [jnp.sin, jax.nn.relu, lambda x: jax.lax.cond(x[0] > 0, jnp.sin, jnp.cos, x)])
+@pytest.mark.parametrize(
+    "function", [jnp.sin, jax.nn.relu, lambda x: jax.lax.cond(x[0] > 0, jnp.sin, jnp.cos, x)]
+)
 def test_bind(function):
     jaxpr, _ = jaxpr_of(function, X)
     known = dict(zip(jaxpr.invars, [X], strict=True))
@@ -139,7 +159,11 @@ DOUBLED: Any = _jax.primitive(
         DOUBLED.bind(*primals, only=only),
         DOUBLED.bind(*tangents, only=only),
     ),
-    dce=lambda used, only: ([True], used, {"only": tuple(f for f, u in zip(only, used, strict=True) if u)}),
+    dce=lambda used, only: (
+        [True],
+        used,
+        {"only": tuple(f for f, u in zip(only, used, strict=True) if u)},
+    ),
     batch=lambda arrays, axes, only: (DOUBLED.bind(*arrays, only=only), [axes[0]] * len(only)),
     portable=lambda x, only: [x * f for f in only],
     cpu=lambda x, only: [x * f for f in only],
@@ -218,7 +242,9 @@ def test_retyped():
         value, pull = jax.vjp(jax.vmap(function), x)
         return value + pull(value)[0]
 
-    np.testing.assert_allclose(on_a_mesh(value_and_gradient, X), np.sin(X) + np.sin(X) * np.cos(X), rtol=1e-12)
+    np.testing.assert_allclose(
+        on_a_mesh(value_and_gradient, X), np.sin(X) + np.sin(X) * np.cos(X), rtol=1e-12
+    )
     assert seen == [set()]
 
 

@@ -35,7 +35,9 @@ def stack() -> nr.Chain:
 
 def both_ways() -> nr.Chain:
     k = keys(3)
-    return nr.Chain(nr.Dense(3, 4, key=k[0]), nr.Bidirectional(nr.GRU(4, 3, key=k[1]), nr.LSTM(4, 2, key=k[2])))
+    return nr.Chain(
+        nr.Dense(3, 4, key=k[0]), nr.Bidirectional(nr.GRU(4, 3, key=k[1]), nr.LSTM(4, 2, key=k[2]))
+    )
 
 
 def test_a_chain_streams_as_one_layer():
@@ -88,7 +90,9 @@ def test_vmap_jit_and_the_batch_agree(make):
     mapped = jax.vmap(lambda xs, length: net(xs, lengths=length))(xs, LENGTHS)
     assert_close(mapped, expected, 1e-12)
     # Equinox's MLP in the stack keeps its activation as a leaf, which only `equinox.filter_jit` takes.
-    assert_close(eqx.filter_jit(lambda net, xs, n: net(xs, lengths=n))(net, xs, LENGTHS), expected, 1e-12)
+    assert_close(
+        eqx.filter_jit(lambda net, xs, n: net(xs, lengths=n))(net, xs, LENGTHS), expected, 1e-12
+    )
 
 
 @pytest.mark.covered(1)
@@ -144,7 +148,9 @@ def test_bidirectional_takes_a_state_for_each_direction():
     layer, xs = nr.Bidirectional(make_cell("rnn"), make_cell("lstm")), random(0, 3, 5, 3)
     given = (random(1, 4), jtu.tree_map(lambda s: s + 1, layer.initial_state()[1]))
     assert_close(layer(given, xs)[..., :4], nr.Recurrence(make_cell("rnn"))(given[0], xs), 0)
-    assert_close(layer(given, xs)[..., 4:], nr.Recurrence(make_cell("lstm"), reverse=True)(given[1], xs), 0)
+    assert_close(
+        layer(given, xs)[..., 4:], nr.Recurrence(make_cell("lstm"), reverse=True)(given[1], xs), 0
+    )
 
 
 def test_a_chain_is_a_sequence_of_layers():
@@ -170,7 +176,9 @@ def test_dense_takes_any_leading_axes():
 def test_embedding_looks_up_rows_and_their_gradient():
     embedding = nr.Embedding(5, 3, key=keys(1)[0])
     tokens = jnp.array([[1, 1, 4], [0, 2, 2]])
-    np.testing.assert_array_equal(embedding(tokens), np.asarray(embedding.table)[np.asarray(tokens)])
+    np.testing.assert_array_equal(
+        embedding(tokens), np.asarray(embedding.table)[np.asarray(tokens)]
+    )
     assert embedding(jnp.array(2)).shape == (3,)
     gradient = nr.grad(lambda e: e(tokens, lengths=jnp.array([3, 1])).sum())(embedding)
     assert gradient.table[:, 0].tolist() == [1, 2, 0, 0, 1]
@@ -183,7 +191,10 @@ def test_embedding_looks_up_rows_and_their_gradient():
 
 def test_norms_are_equinox_ones_at_every_step():
     xs = random(0, 2, 5, 3)
-    for ours, theirs in ((nr.LayerNorm(3), eqx.nn.LayerNorm(3)), (nr.RMSNorm(3), eqx.nn.RMSNorm(3))):
+    for ours, theirs in (
+        (nr.LayerNorm(3), eqx.nn.LayerNorm(3)),
+        (nr.RMSNorm(3), eqx.nn.RMSNorm(3)),
+    ):
         assert_close(ours(xs), jax.vmap(jax.vmap(theirs))(xs), 1e-12)
         assert nr.count_parameters(ours) == nr.count_parameters(theirs)
 
@@ -256,7 +267,9 @@ def test_what_a_plain_function_reads_is_read_at_each_call():
 
 def test_layers_by_name_pass_their_options_on():
     key = keys(1)[0]
-    layer = nr.LSTM(3, 4, key=key, bias=False, reverse=True, learn_initial_state=True, backend="reference")
+    layer = nr.LSTM(
+        3, 4, key=key, bias=False, reverse=True, learn_initial_state=True, backend="reference"
+    )
     assert (layer.cell.b, layer.reverse, layer.backend) == (None, True, "reference")
     assert layer.learned_state.c.shape == (4,)
     assert nr.RNN(3, 4, jax.nn.relu, key=key)(jnp.ones((2, 3))).min() >= 0
@@ -264,15 +277,23 @@ def test_layers_by_name_pass_their_options_on():
     assert_close(nr.GRU(3, 4, key=key, initial_state=start).initial_state(), start, 0)
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64])
+@pytest.mark.parametrize(
+    "dtype", [np.int8, np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64]
+)
 def test_lengths_past_either_end_act_as_the_end_whatever_their_type(dtype):
     """Under `jax.jit`, where values are not known: an int32 made of 2**31 would be negative."""
     high, low = np.iinfo(dtype).max, np.iinfo(dtype).min
     ys = jnp.arange(1.0, 6.0)[None, :, None].repeat(2, 0)
     count = jax.jit(lambda lengths: nr.Residual(nr.PerStep(jnp.zeros_like))(ys, lengths=lengths))
-    assert_close(count(np.array([high, low], dtype))[..., 0], jnp.array([[1.0, 2, 3, 4, 5], [0.0] * 5]), 0)
+    assert_close(
+        count(np.array([high, low], dtype))[..., 0], jnp.array([[1.0, 2, 3, 4, 5], [0.0] * 5]), 0
+    )
     assert jax.jit(nr.last)(ys, np.array([high, low], dtype)).tolist() == [[5], [0]]
-    assert nr.last(ys, [3, 0]).tolist() == nr.last(ys, (np.int8(3), jnp.asarray(0))).tolist() == [[3], [0]]
+    assert (
+        nr.last(ys, [3, 0]).tolist()
+        == nr.last(ys, (np.int8(3), jnp.asarray(0))).tolist()
+        == [[3], [0]]
+    )
 
 
 def test_lengths_may_be_a_list_that_holds_traced_ones():
@@ -285,16 +306,23 @@ def test_whole_numbers_are_checked_before_they_are_narrowed(plain_jax):
     """JAX makes 32 bits of 64, and 3 of 2**32 + 3."""
     embedding = nr.Embedding(10, 2, key=keys(1)[0])
     for number in (2**32 + 3, 1 - 2**32, 2**31):
-        with pytest.raises(ValueError, match=f"the numbers go from {number} to {number}; expected 0 to 9"):
+        with pytest.raises(
+            ValueError, match=f"the numbers go from {number} to {number}; expected 0 to 9"
+        ):
             embedding(np.array([number]))
-        with pytest.raises(ValueError, match=f"the targets go from {number} to {number}; expected 0 to 9"):
+        with pytest.raises(
+            ValueError, match=f"the targets go from {number} to {number}; expected 0 to 9"
+        ):
             nr.cross_entropy(jnp.zeros((1, 10)), np.array([number]))
         with pytest.raises(ValueError, match=f"lengths holds {number}; expected 0 to 5"):
             embedding(np.zeros((1, 5), int), lengths=np.array([number]))
     padded = np.array([[1, 2**32 + 3]])
-    assert_close(embedding(padded, lengths=[1])[0], jnp.stack([embedding.table[1], jnp.zeros(2)]), 0)
+    assert_close(
+        embedding(padded, lengths=[1])[0], jnp.stack([embedding.table[1], jnp.zeros(2)]), 0
+    )
     with pytest.raises(
-        ValueError, match=r"sin: xs holds 4294967299, which does not fit into int32; expected -2147483648 to"
+        ValueError,
+        match=r"sin: xs holds 4294967299, which does not fit into int32; expected -2147483648 to",
     ):
         nr.PerStep(jnp.sin)(np.array([[2**32 + 3]]))
 

@@ -46,7 +46,9 @@ class Diagonal(nr.Cell):
     phase: jax.Array
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        return 0.9 * jnp.exp(jax.lax.complex(jnp.zeros_like(self.phase), self.phase)) * h + x.astype(complex)
+        return 0.9 * jnp.exp(
+            jax.lax.complex(jnp.zeros_like(self.phase), self.phase)
+        ) * h + x.astype(complex)
 
     def output(self, h: jax.Array, x: jax.Array) -> jax.Array:
         return h.real * h.imag
@@ -84,7 +86,9 @@ CELLS = {
 def step_of(cell: Any, state: Any, lengths: bool = True, resets: bool = True) -> Any:
     flag = jax.ShapeDtypeStruct((), jnp.bool_)
     x = jax.ShapeDtypeStruct((SIZE,), jnp.float64)
-    return split(trace(cell, state, Steps(x, flag if lengths else None, flag if resets else None, None)))
+    return split(
+        trace(cell, state, Steps(x, flag if lengths else None, flag if resets else None, None))
+    )
 
 
 ONE = jnp.ones(SIZE)
@@ -100,7 +104,10 @@ LINEAR: dict[str, tuple[Any, Any]] = {
     "selection": (lambda h, x: jnp.where(x > 0, -h, x), ONE),
     "twice": (lambda h, x: h + x * h + (h - x), ONE),
     "complex": (lambda h, x: (0.5 + 0.5j) * h + x.astype(complex), ONE.astype(complex)),
-    "precision": (lambda h, x: (h.astype(jnp.float64) * x).astype(jnp.float32), ONE.astype(jnp.float32)),
+    "precision": (
+        lambda h, x: (h.astype(jnp.float64) * x).astype(jnp.float32),
+        ONE.astype(jnp.float32),
+    ),
     "pair": (lambda s, x: (0.5 * s[0] + x, x * s[1]), PAIR),
     "counter": (lambda s, x: (0.5 * s[0] + x, s[1] + 1), (ONE, jnp.zeros((), int))),
 }
@@ -118,7 +125,11 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
     "flip": (lambda h, x: jnp.flip(h) + x, ONE, "rev"),
     "roll": (lambda h, x: jnp.roll(h, 1) + x, ONE, "slice"),
     "mean": (lambda h, x: h - h.mean() + x, ONE, "reduce_sum"),
-    "widened": (lambda s, x: (s[0] + x.sum(), s[0] * x), (jnp.ones(()), ONE), "mul|broadcast_in_dim"),
+    "widened": (
+        lambda s, x: (s[0] + x.sum(), s[0] * x),
+        (jnp.ones(()), ONE),
+        "mul|broadcast_in_dim",
+    ),
     "mixed": (lambda s, x: (s[0] + s[1], s[1] + x), PAIR, "add"),
     "exchanged": (lambda s, x: (s[1], s[0] + x), PAIR, "its array 0 depends on array 1|select_n"),
     "conjugate": (lambda h, x: h.conj() + x.astype(complex), ONE.astype(complex), "conj|real|imag"),
@@ -177,12 +188,16 @@ def test_against_reference(monkeypatch, name, lengths, resets, batched, reverse)
     xs = random(0, *([3] if batched else []), TIME, SIZE)
     if lengths:
         xs = jnp.where(jnp.arange(TIME)[:, None] < options["lengths"][..., None, None], xs, jnp.nan)
-    layer = nr.Recurrence(CELLS[name], reverse=reverse, learn_initial_state=True, backend="reference")
+    layer = nr.Recurrence(
+        CELLS[name], reverse=reverse, learn_initial_state=True, backend="reference"
+    )
     expected = gradients(layer, xs, **options)
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(expected))
     for parallel in (False, True):
         force(monkeypatch, parallel, chunk=2)
-        assert_close(gradients(nr.with_backend(layer, "associative"), xs, **options), expected, 1e-10)
+        assert_close(
+            gradients(nr.with_backend(layer, "associative"), xs, **options), expected, 1e-10
+        )
 
 
 def gradients(layer: Any, xs: Any, **options: Any) -> list[Any]:
@@ -193,12 +208,18 @@ def gradients(layer: Any, xs: Any, **options: Any) -> list[Any]:
 
     def scalar(some: list[Any]) -> Any:
         new = iter(some)
-        all_leaves = [next(new) if flag else leaf for leaf, flag in zip(leaves, inexact, strict=True)]
+        all_leaves = [
+            next(new) if flag else leaf for leaf, flag in zip(leaves, inexact, strict=True)
+        ]
         layer, start, xs = jtu.tree_unflatten(tree, all_leaves)
         values = jtu.tree_leaves(layer.scan(start, xs, **options))
         smooth = [v for v in values if jnp.issubdtype(v.dtype, jnp.inexact)]
-        weights = [w.astype(v.dtype) + 0.3 * v for w, v in zip(random_like(smooth, 9), smooth, strict=True)]
-        return sum(jnp.sum(w * v).real + jnp.sum(w * v).imag for w, v in zip(weights, smooth, strict=True)), values
+        weights = [
+            w.astype(v.dtype) + 0.3 * v for w, v in zip(random_like(smooth, 9), smooth, strict=True)
+        ]
+        return sum(
+            jnp.sum(w * v).real + jnp.sum(w * v).imag for w, v in zip(weights, smooth, strict=True)
+        ), values
 
     some = [leaf for leaf, flag in zip(leaves, inexact, strict=True) if flag]
     found, values = jax.jit(jax.grad(scalar, has_aux=True))(some)
@@ -219,8 +240,13 @@ def force(monkeypatch: Any, parallel: bool, chunk: int = CHUNK) -> None:
 @pytest.mark.parametrize("checkpoint", [2, "sqrt"])
 def test_checkpoints(checkpoint):
     xs = random(0, 3, TIME, SIZE)
-    layers = [nr.Recurrence(CELLS["mingru"], backend="associative", checkpoint=c) for c in (checkpoint, None)]
-    found, expected = (jtu.tree_leaves(cotangents(layer, None, xs, lengths=LENGTHS)) for layer in layers)
+    layers = [
+        nr.Recurrence(CELLS["mingru"], backend="associative", checkpoint=c)
+        for c in (checkpoint, None)
+    ]
+    found, expected = (
+        jtu.tree_leaves(cotangents(layer, None, xs, lengths=LENGTHS)) for layer in layers
+    )
     assert_close(found, expected, 1e-12)
 
 
@@ -321,7 +347,10 @@ def test_second_derivatives_of_a_layer():
         layer = nr.Recurrence(CELLS["mingru"], backend=backend)
 
         def inner(xs: Any) -> Any:
-            return jnp.sum(jax.grad(lambda xs: jnp.sum(layer(xs, lengths=LENGTHS, resets=RESETS) ** 2))(xs) ** 2)
+            return jnp.sum(
+                jax.grad(lambda xs: jnp.sum(layer(xs, lengths=LENGTHS, resets=RESETS) ** 2))(xs)
+                ** 2
+            )
 
         return jax.jit(jax.grad(inner))(random(0, 3, TIME, SIZE))
 
@@ -353,7 +382,9 @@ def test_100_000_steps(name, reverse):
     start = jnp.zeros(1, jnp.float32)
 
     def run(parallel: bool) -> Any:
-        states, pull = jax.vjp(lambda a, b, start: linear_recurrence(a, b, start, reverse, parallel), a, b, start)
+        states, pull = jax.vjp(
+            lambda a, b, start: linear_recurrence(a, b, start, reverse, parallel), a, b, start
+        )
         scale = jnp.float32(1e-35 if name == "overflow" else 1)
         return states, pull(scale * jnp.asarray(random(2, LONG, 1), jnp.float32))
 
@@ -366,7 +397,9 @@ def test_100_000_steps(name, reverse):
 
 def test_products_that_overflow_do_not_spoil_a_state_of_zero():
     a, b = jnp.full((CHUNK, 2), 3.0, jnp.float32), jnp.zeros((CHUNK, 2), jnp.float32)
-    mapped = jax.vmap(lambda a, b: linear_recurrence(a, b, jnp.zeros(2, jnp.float32), parallel=True))
+    mapped = jax.vmap(
+        lambda a, b: linear_recurrence(a, b, jnp.zeros(2, jnp.float32), parallel=True)
+    )
     assert not np.asarray(linear_recurrence(a, b, jnp.zeros(2, jnp.float32), parallel=True)).any()
     assert not np.asarray(mapped(a[None], b[None])).any()
 

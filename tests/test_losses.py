@@ -40,7 +40,12 @@ ELEMENTWISE = {
         P,
         LABELS,
     ),
-    "one-hot": (nr.cross_entropy, lambda p, t: -(t * np.log(softmax(p))).sum(-1), P, jax.nn.one_hot(LABELS, 4)),
+    "one-hot": (
+        nr.cross_entropy,
+        lambda p, t: -(t * np.log(softmax(p))).sum(-1),
+        P,
+        jax.nn.one_hot(LABELS, 4),
+    ),
 }
 
 
@@ -50,8 +55,12 @@ def test_against_numpy_whole_with_lengths_and_with_a_mask(name):
     expected = formula(np.asarray(p), np.asarray(t))
     np.testing.assert_allclose(loss(p, t), expected.mean(), rtol=1e-12)
     np.testing.assert_allclose(loss(p, t, lengths=LENGTHS), expected[VALID].mean(), rtol=1e-12)
-    np.testing.assert_allclose(loss(p, t, mask=jnp.asarray(VALID)), expected[VALID].mean(), rtol=1e-12)
-    np.testing.assert_allclose(loss(p, t, mask=jnp.array([True, False, True])), expected[[0, 2]].mean(), rtol=1e-12)
+    np.testing.assert_allclose(
+        loss(p, t, mask=jnp.asarray(VALID)), expected[VALID].mean(), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        loss(p, t, mask=jnp.array([True, False, True])), expected[[0, 2]].mean(), rtol=1e-12
+    )
     np.testing.assert_allclose(loss(p[0], t[0], lengths=3), expected[0, :3].mean(), rtol=1e-12)
 
 
@@ -62,11 +71,15 @@ def test_padding_may_hold_anything(name):
     inside = VALID[..., None]
     clean, gradient = jax.value_and_grad(lambda p: loss(p, t, lengths=LENGTHS))(p)
     garbage = jnp.where(inside, t, jnp.nan) if t.ndim == 3 else jnp.where(VALID, t, 99)
-    dirty, gradient_ = jax.value_and_grad(lambda p: loss(p, garbage, lengths=LENGTHS))(jnp.where(inside, p, jnp.nan))
+    dirty, gradient_ = jax.value_and_grad(lambda p: loss(p, garbage, lengths=LENGTHS))(
+        jnp.where(inside, p, jnp.nan)
+    )
     assert clean == dirty
     assert_close(gradient, gradient_, 0)
     assert not np.asarray(gradient)[~VALID].any()
-    nothing, gradient = jax.value_and_grad(lambda p: loss(p, t, lengths=jnp.zeros(3, int)))(jnp.full_like(p, jnp.nan))
+    nothing, gradient = jax.value_and_grad(lambda p: loss(p, t, lengths=jnp.zeros(3, int)))(
+        jnp.full_like(p, jnp.nan)
+    )
     assert nothing == 0
     assert not np.asarray(gradient).any()
 
@@ -113,4 +126,6 @@ def test_classes_of_any_integer_type(dtype):
 
 def test_lengths_of_a_loss_may_be_a_list():
     assert_close(nr.mse(P, T, lengths=[5, 0, 2]), nr.mse(P, T, lengths=LENGTHS), 0)
-    assert_close(jax.jit(lambda n: nr.mse(P, T, lengths=[n, 0, 2]))(5), nr.mse(P, T, lengths=LENGTHS), 1e-14)
+    assert_close(
+        jax.jit(lambda n: nr.mse(P, T, lengths=[n, 0, 2]))(5), nr.mse(P, T, lengths=LENGTHS), 1e-14
+    )

@@ -39,7 +39,11 @@ XS = random(0, 3, 5, 2)
 
 def trained(model):
     names = [name for name, _ in named_leaves(model)]
-    return [name for name, flag in zip(names, jtu.tree_leaves(trainable_mask(model)), strict=True) if flag]
+    return [
+        name
+        for name, flag in zip(names, jtu.tree_leaves(trainable_mask(model)), strict=True)
+        if flag
+    ]
 
 
 ALL = ["rnn.cell.W", "rnn.cell.U", "rnn.cell.b", "head.W", "head.b"]
@@ -77,7 +81,9 @@ def test_gradient_is_none_where_nothing_is_trained():
     value, gradient = nr.value_and_grad(loss)(model, XS)
     assert gradient.h0 is None
     assert_close(value, loss(model, XS), 1e-14)
-    full = jax.grad(lambda rnn, head: (head(rnn(model.h0, XS)) ** 2).mean(), argnums=(0, 1))(model.rnn, model.head)
+    full = jax.grad(lambda rnn, head: (head(rnn(model.h0, XS)) ** 2).mean(), argnums=(0, 1))(
+        model.rnn, model.head
+    )
     assert_close(jtu.tree_leaves(gradient), jtu.tree_leaves(full), 1e-14)
 
 
@@ -100,7 +106,9 @@ def test_several_models_at_once(ordinary_promotion):
     assert_close(new[1]["other"].b, pair[1]["other"].b - 0.1 * gradient[1]["other"].b, 1e-14)
 
 
-@pytest.mark.parametrize("optimiser", [optax.adamw(0.01), optax.sgd(0.1, momentum=0.9), optax.lbfgs(linesearch=None)])
+@pytest.mark.parametrize(
+    "optimiser", [optax.adamw(0.01), optax.sgd(0.1, momentum=0.9), optax.lbfgs(linesearch=None)]
+)
 def test_update_is_what_optax_does(optimiser, ordinary_promotion):
     model = Model()
     opt_state = nr.setup(optimiser, model)
@@ -166,8 +174,13 @@ def test_freeze_stops_gradient_update_and_decay_and_travels(ordinary_promotion):
 
 def test_freeze_and_thaw_single_arrays_several_parts_and_everything():
     model = Model()
-    assert trained(nr.freeze(model, lambda m: m.rnn.cell.W)) == [name for name in ALL if name != "rnn.cell.W"]
-    assert trained(nr.freeze(model, lambda m: (m.head, m.rnn.cell.b))) == ["rnn.cell.W", "rnn.cell.U"]
+    assert trained(nr.freeze(model, lambda m: m.rnn.cell.W)) == [
+        name for name in ALL if name != "rnn.cell.W"
+    ]
+    assert trained(nr.freeze(model, lambda m: (m.head, m.rnn.cell.b))) == [
+        "rnn.cell.W",
+        "rnn.cell.U",
+    ]
     assert trained(nr.freeze(model)) == []
     assert trained(nr.thaw(nr.freeze(model))) == ["h0", *ALL]
     assert trained(nr.thaw(nr.freeze(model), lambda m: m.head)) == ["head.W", "head.b"]
@@ -183,10 +196,18 @@ def test_freeze_and_thaw_undo_each_other_exactly():
     assert str(jtu.tree_structure(again)) == str(jtu.tree_structure(model))
 
 
-def test_modes_reach_every_layer_equinox_ones_too_and_fit_an_optimiser_made_before(ordinary_promotion):
-    net = nr.Chain(nr.Dropout(0.5), eqx.nn.Dropout(0.5), nr.Residual(nr.Dropout(0.5)), nr.Dense(3, 3, key=KEY))
+def test_modes_reach_every_layer_equinox_ones_too_and_fit_an_optimiser_made_before(
+    ordinary_promotion,
+):
+    net = nr.Chain(
+        nr.Dropout(0.5), eqx.nn.Dropout(0.5), nr.Residual(nr.Dropout(0.5)), nr.Dense(3, 3, key=KEY)
+    )
     used = nr.inference(net)
-    assert (used[0].inference, used[1].function.inference, used[2].layer.inference) == (True, True, True)
+    assert (used[0].inference, used[1].function.inference, used[2].layer.inference) == (
+        True,
+        True,
+        True,
+    )
     used(jnp.ones((4, 3)))
     assert nr.training(used)[1].function.inference is False
     opt_state = nr.setup(optax.sgd(0.1), used)
@@ -209,7 +230,9 @@ def test_counts_and_the_table():
 
 def test_cast_changes_floats_alone():
     model = nr.cast(Model(), jnp.bfloat16)
-    assert {str(leaf.dtype) for leaf in jtu.tree_leaves(model) if eqx.is_array(leaf)} == {"bfloat16"}
+    assert {str(leaf.dtype) for leaf in jtu.tree_leaves(model) if eqx.is_array(leaf)} == {
+        "bfloat16"
+    }
     assert model(XS.astype(jnp.bfloat16)).dtype == jnp.bfloat16
     state = nr.cast((jnp.arange(3), jnp.ones(2, jnp.complex64)), jnp.float32)
     assert [leaf.dtype.name for leaf in state] == ["int64", "complex64"]
@@ -227,7 +250,11 @@ def test_an_activation_with_parameters_is_trained():
 
 
 def test_with_backend_reaches_every_recurrence():
-    net = nr.Chain(nr.GRU(2, 3, key=KEY), nr.Bidirectional(nr.GRU(3, 2, key=KEY), nr.GRU(3, 2, key=KEY)))
+    net = nr.Chain(
+        nr.GRU(2, 3, key=KEY), nr.Bidirectional(nr.GRU(3, 2, key=KEY), nr.GRU(3, 2, key=KEY))
+    )
     slow = nr.with_backend(net, "reference")
-    assert (slow[0].backend, slow[1].forward.backend, slow[1].backward.backend) == ("reference",) * 3
+    assert (slow[0].backend, slow[1].forward.backend, slow[1].backward.backend) == (
+        "reference",
+    ) * 3
     assert_close(slow(XS), net(XS), 1e-12)

@@ -45,17 +45,29 @@ class Mixing(nr.Cell):
 def mixing(features: int, hidden: int, dtype: Any) -> Mixing:
     scale = jnp.asarray(hidden**-0.5, dtype)
     return Mixing(
-        scale * random(1, hidden, hidden + features, dtype=dtype), scale * random(2, hidden, hidden, dtype=dtype)
+        scale * random(1, hidden, hidden + features, dtype=dtype),
+        scale * random(2, hidden, hidden, dtype=dtype),
     )
 
 
-def layer_of(name: str, features: int, hidden: int, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:
-    cell = mixing(features, hidden, dtype) if name == "mixing" else make_cell(name, features, hidden, dtype=dtype)
-    return nr.Recurrence(cell, random_like(cell.initial_state(), 3, dtype), learn_initial_state=True, **options)
+def layer_of(
+    name: str, features: int, hidden: int, dtype: Any = jnp.float64, **options: Any
+) -> nr.Recurrence:
+    cell = (
+        mixing(features, hidden, dtype)
+        if name == "mixing"
+        else make_cell(name, features, hidden, dtype=dtype)
+    )
+    return nr.Recurrence(
+        cell, random_like(cell.initial_state(), 3, dtype), learn_initial_state=True, **options
+    )
 
 
 def loss(layer: Any, xs: Any) -> jax.Array:
-    return sum((jnp.sum(leaf**2) for leaf in jtu.tree_leaves(layer.scan(None, xs))), jnp.zeros((), xs.dtype))
+    return sum(
+        (jnp.sum(leaf**2) for leaf in jtu.tree_leaves(layer.scan(None, xs))),
+        jnp.zeros((), xs.dtype),
+    )
 
 
 def kernels(function: Any, *args: Any) -> list[str]:
@@ -77,17 +89,30 @@ def odd_sizes() -> list[Any]:
     hidden = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 23, 31, 32, 33, 47, 50, 63, 64, 65, 70]
     found = []
     for n, size in enumerate(hidden):
-        name, dtype = ("mixing", "lstm", "gru", "rnn")[n % 4], (jnp.float32, jnp.float64)[n // 2 % 2]
-        batch, time, features = int(rng.integers(1, 71)), int(rng.integers(1, 4)), (1, 3, 1, 20)[n % 4]
+        name, dtype = (
+            ("mixing", "lstm", "gru", "rnn")[n % 4],
+            (jnp.float32, jnp.float64)[n // 2 % 2],
+        )
+        batch, time, features = (
+            int(rng.integers(1, 71)),
+            int(rng.integers(1, 4)),
+            (1, 3, 1, 20)[n % 4],
+        )
         size = max(size, 2) if name == "mixing" else size  # it takes half of its state
-        found.append(pytest.param(name, dtype, batch, time, features, size, id=f"{name}-{dtype.dtype}-{batch}-{size}"))
+        found.append(
+            pytest.param(
+                name, dtype, batch, time, features, size, id=f"{name}-{dtype.dtype}-{batch}-{size}"
+            )
+        )
     return found
 
 
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize(("name", "dtype", "batch", "time", "features", "hidden"), odd_sizes())
 def test_odd_sizes(name, dtype, batch, time, features, hidden):
-    check_against_scan(layer_of(name, features, hidden, dtype), random(0, batch, time, features, dtype=dtype))
+    check_against_scan(
+        layer_of(name, features, hidden, dtype), random(0, batch, time, features, dtype=dtype)
+    )
 
 
 @pytest.mark.sampled(2)
@@ -122,7 +147,9 @@ def test_each_instruction_set_has_a_code_of_its_own(monkeypatch):
     found = set()
     for isa in target.available():
         monkeypatch.setenv("NORIA_NATIVE_ISA", isa.name)
-        found.update(kernels(lambda layer, xs: layer(xs), layer_of("rnn", 3, 19), random(0, 7, 4, 3)))
+        found.update(
+            kernels(lambda layer, xs: layer(xs), layer_of("rnn", 3, 19), random(0, 7, 4, 3))
+        )
     assert len(found) == len(target.available())
 
 
@@ -132,7 +159,9 @@ def test_an_instruction_set_that_is_not_there(monkeypatch):
     found = nr.explain(layer, xs)
     assert found.backend == "scan"
     assert "NORIA_NATIVE_ISA='nonsense'; expected one of what this machine has: " in found.reason
-    with pytest.raises(ValueError, match=r'backend="native" cannot run this step: NORIA_NATIVE_ISA=.nonsense.'):
+    with pytest.raises(
+        ValueError, match=r'backend="native" cannot run this step: NORIA_NATIVE_ISA=.nonsense.'
+    ):
         nr.with_backend(layer, "native")(xs)
 
 
@@ -143,7 +172,10 @@ def test_the_environment_turns_it_off(monkeypatch):
     monkeypatch.setenv("NORIA_BACKEND", "scan")
     layer, xs = layer_of("rnn", 3, 4), random(0, 2, 4, 3)
     found = nr.explain(layer, xs)
-    assert (found.backend, found.reason) == ("scan", "as the environment variable NORIA_BACKEND asks for")
+    assert (found.backend, found.reason) == (
+        "scan",
+        "as the environment variable NORIA_BACKEND asks for",
+    )
     assert not kernels(jax.grad(loss), layer, xs)
 
 
@@ -163,7 +195,10 @@ def test_a_step_without_code_is_refused_with_the_reason():
 @pytest.mark.parametrize(("batch", "time"), [(1, 7), (3, 6)])
 def test_bfloat16_is_computed_in_float32(name, reverse, batch, time):
     """What comes out is that of the layer in float32, rounded; so are all cotangents."""
-    layer, xs = layer_of(name, 3, 8, jnp.bfloat16, reverse=reverse), random(0, batch, time, 3, dtype=jnp.bfloat16)
+    layer, xs = (
+        layer_of(name, 3, 8, jnp.bfloat16, reverse=reverse),
+        random(0, batch, time, 3, dtype=jnp.bfloat16),
+    )
     wide = nr.cast(layer, jnp.float32)
     assert nr.explain(layer, xs).backend == "native"
     options = {"lengths": jnp.arange(batch) + time - batch, "resets": random(1, batch, time) > 1}
@@ -175,7 +210,10 @@ def test_bfloat16_is_computed_in_float32(name, reverse, batch, time):
 
 def test_bfloat16_is_carried_in_float32():
     """A sum of small numbers goes on growing, for which eight bits are too few."""
-    layer, xs = nr.Recurrence(lambda h, x: h + x, jnp.zeros(2, jnp.bfloat16)), jnp.full((1000, 2), 0.01, jnp.bfloat16)
+    layer, xs = (
+        nr.Recurrence(lambda h, x: h + x, jnp.zeros(2, jnp.bfloat16)),
+        jnp.full((1000, 2), 0.01, jnp.bfloat16),
+    )
     np.testing.assert_allclose(jax.jit(layer)(xs)[-1].astype(jnp.float32), 10, rtol=2**-7)
     assert nr.with_backend(layer, "scan")(xs)[-1].max() < 5
 
@@ -210,7 +248,12 @@ def test_nothing_is_compiled_that_is_not_run(monkeypatch):
         value, gradient = nr.value_and_grad(loss)(layer, xs)
         return value, jtu.tree_map(lambda p, g: p - 0.1 * g, layer, gradient)
 
-    for function, count in ((train, 2), (train, 2), (jax.jit(loss), 3), (jax.jit(jax.grad(loss, argnums=1)), 5)):
+    for function, count in (
+        (train, 2),
+        (train, 2),
+        (jax.jit(loss), 3),
+        (jax.jit(jax.grad(loss, argnums=1)), 5),
+    ):
         function(layer, xs)
         assert len(compiled) <= count
         assert len(compiled) >= min(count, 3)
@@ -224,9 +267,13 @@ def test_second_derivatives():
 
     def second(backend: str) -> Any:
         def inner(layer: Any, xs: Any) -> Any:
-            return sum(jnp.sum(g**2) for g in jtu.tree_leaves(jax.grad(loss, argnums=(0, 1))(layer, xs)))
+            return sum(
+                jnp.sum(g**2) for g in jtu.tree_leaves(jax.grad(loss, argnums=(0, 1))(layer, xs))
+            )
 
-        return jtu.tree_leaves(jax.jit(jax.grad(inner, argnums=(0, 1)))(nr.with_backend(layer, backend), xs))
+        return jtu.tree_leaves(
+            jax.jit(jax.grad(inner, argnums=(0, 1)))(nr.with_backend(layer, backend), xs)
+        )
 
     assert_close(second("native"), second("plain"), 1e-10)
 
@@ -237,7 +284,9 @@ def test_second_derivatives():
 def ensemble_of(name: str, count: int) -> nr.Recurrence:
     layer = layer_of(name, 2, 5)
     arrays, rest = eqx.partition(layer, eqx.is_array)
-    return eqx.combine(jtu.tree_map(lambda a: jnp.stack([a * (1 + 0.1 * n) for n in range(count)]), arrays), rest)
+    return eqx.combine(
+        jtu.tree_map(lambda a: jnp.stack([a * (1 + 0.1 * n) for n in range(count)]), arrays), rest
+    )
 
 
 MAPS: dict[str, tuple[Any, Any]] = {
@@ -263,11 +312,15 @@ def test_vmap(name, cell):
         return layer.scan(None, xs), jtu.tree_leaves(jax.grad(loss, argnums=(0, 1))(layer, xs))
 
     def alone(n: int) -> Any:
-        pick = lambda tree, axis: tree if axis is None else jtu.tree_map(lambda a: jnp.take(a, n, axis), tree)  # noqa: E731
+        pick = lambda tree, axis: (
+            tree if axis is None else jtu.tree_map(lambda a: jnp.take(a, n, axis), tree)
+        )  # noqa: E731
         return jax.jit(each)(nr.with_backend(pick(layers, axes[0]), "scan"), pick(xs, axes[1]))
 
     found = jax.jit(jax.vmap(each, in_axes=axes))(layers, xs)
-    assert_close(found, jtu.tree_map(lambda *leaves: jnp.stack(leaves), *map(alone, range(3))), 1e-10)
+    assert_close(
+        found, jtu.tree_map(lambda *leaves: jnp.stack(leaves), *map(alone, range(3))), 1e-10
+    )
 
 
 def test_vmap_in_vmap_and_over_the_state_alone():
@@ -294,7 +347,9 @@ def test_numbers_that_are_not_finite(name, dtype):
     xs = xs.at[:, 1, 1].set(jnp.asarray(poison, dtype))
     one = lambda layer, x: (layer.scan(None, x), jax.grad(loss, argnums=1)(layer, x))  # noqa: E731
     found, expected = (
-        jtu.tree_leaves(jax.jit(jax.vmap(one, in_axes=(None, 0)))(nr.with_backend(layer, backend), xs))
+        jtu.tree_leaves(
+            jax.jit(jax.vmap(one, in_axes=(None, 0)))(nr.with_backend(layer, backend), xs)
+        )
         for backend in ("native", "scan")
     )
     for a, b in zip(found, expected, strict=True):
@@ -306,20 +361,26 @@ def test_numbers_that_are_not_finite(name, dtype):
 
 def test_the_same_numbers_every_time():
     layer, xs = layer_of("mixing", 20, 33, jnp.float32), random(0, 37, 9, 20, dtype=jnp.float32)
-    function = jax.jit(lambda layer, xs: (layer.scan(None, xs), jax.grad(loss, argnums=(0, 1))(layer, xs)))
+    function = jax.jit(
+        lambda layer, xs: (layer.scan(None, xs), jax.grad(loss, argnums=(0, 1))(layer, xs))
+    )
     first = jtu.tree_leaves(function(layer, xs))
     for _ in range(20):
         for a, b in zip(jtu.tree_leaves(function(layer, xs)), first, strict=True):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.skipif(not hasattr(target.os, "sched_getaffinity"), reason="the number of cores is asked for otherwise")
+@pytest.mark.skipif(
+    not hasattr(target.os, "sched_getaffinity"), reason="the number of cores is asked for otherwise"
+)
 def test_the_number_of_threads_does_not_matter(monkeypatch):
     layer, xs = layer_of("lstm", 20, 65, jnp.float32), random(0, 37, 50, 20, dtype=jnp.float32)
     results, programs = [], set()
     for cores in (1, 2, 3):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
-        function = jax.jit(lambda layer, xs: (layer.scan(None, xs), jax.grad(loss, argnums=(0, 1))(layer, xs)))
+        function = jax.jit(
+            lambda layer, xs: (layer.scan(None, xs), jax.grad(loss, argnums=(0, 1))(layer, xs))
+        )
         programs.add(function.lower(layer, xs).as_text())
         results.append(jtu.tree_leaves(function(layer, xs)))
     assert len(programs) == 3  # it does share the work out
@@ -337,7 +398,10 @@ WHOLE = jnp.arange(16).reshape(4, 4) % 3
 ONES, COUNTS = jnp.ones(4), jnp.arange(4)
 
 STEPS: dict[str, tuple[Any, Any]] = {
-    "a row that is one number": (lambda h, x: jnp.tanh(A @ jnp.broadcast_to(h.sum(), (4,)) + B @ x), ONES),
+    "a row that is one number": (
+        lambda h, x: jnp.tanh(A @ jnp.broadcast_to(h.sum(), (4,)) + B @ x),
+        ONES,
+    ),
     "a row that is one number of the state": (
         lambda h, x: jnp.tanh((A @ jnp.broadcast_to(h, 4) + B @ x)[:1]),
         ONES[:1],
@@ -346,7 +410,10 @@ STEPS: dict[str, tuple[Any, Any]] = {
     "a product that gives another precision": (
         lambda h, x: jnp.tanh(
             jax.lax.dot_general(
-                h.astype(jnp.float32), A32, (((0,), (1,)), ((), ())), preferred_element_type=jnp.float64
+                h.astype(jnp.float32),
+                A32,
+                (((0,), (1,)), ((), ())),
+                preferred_element_type=jnp.float64,
             )
             + B @ x
         ),
@@ -359,7 +426,10 @@ STEPS: dict[str, tuple[Any, Any]] = {
         ),
         (ONES.astype(jnp.float32), ONES),
     ),
-    "a product of whole numbers": (lambda s, x: (jnp.tanh(A @ s[0] + B @ x), (WHOLE @ s[1]) & 7), (ONES, COUNTS)),
+    "a product of whole numbers": (
+        lambda s, x: (jnp.tanh(A @ s[0] + B @ x), (WHOLE @ s[1]) & 7),
+        (ONES, COUNTS),
+    ),
     "the maximum of truth values": (
         lambda s, x: (0.5 * s[0] + s[1].astype(x.dtype) * (B @ x), jnp.max(s[0] > 0)),
         (ONES, jnp.array(False)),
@@ -375,7 +445,11 @@ STEPS: dict[str, tuple[Any, Any]] = {
     "a slice from the first on": (lambda h, x: jnp.tanh(A[:, :2] @ h[:2] + B @ x), ONES),
     "features rolled": (lambda h, x: jnp.roll(jnp.tanh(h + B @ x), 1), ONES),
     "numbers out of the range of whole ones": (
-        lambda s, x: (-2 * s[0] + B @ x, (1e10 * s[0]).astype(jnp.int32), (1e9 * s[0]).astype(jnp.uint8)),
+        lambda s, x: (
+            -2 * s[0] + B @ x,
+            (1e10 * s[0]).astype(jnp.int32),
+            (1e9 * s[0]).astype(jnp.uint8),
+        ),
         (ONES, jnp.zeros(4, jnp.int32), jnp.zeros(4, jnp.uint8)),
     ),
     "a parameter as the state": (lambda s, x: (A[0], s[0], 0 * s[1] + 1), (ONES, ONES, ONES)),
@@ -406,7 +480,9 @@ def check(cell: Any, state: Any) -> None:
 
 
 WIDENED: dict[str, Any] = {
-    "layer norm": lambda h, x: (A @ h - (A @ h).mean()) * jax.lax.rsqrt((A @ h).var() + 0.1) + B @ x,
+    "layer norm": lambda h, x: (
+        (A @ h - (A @ h).mean()) * jax.lax.rsqrt((A @ h).var() + 0.1) + B @ x
+    ),
     "softmax": lambda h, x: jax.nn.softmax(A @ h + B @ x),
     "log softmax": lambda h, x: jax.nn.log_softmax(A @ h + B @ x),
     "logsumexp": lambda h, x: jax.nn.logsumexp(A @ h) + B @ x,

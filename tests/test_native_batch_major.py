@@ -17,7 +17,9 @@ from noria.backends.native import layout, run
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
 
-def check(monkeypatch: Any, plans: Any, layer: Any, xs: Any, tolerance: float = 1e-10, **options: Any) -> None:
+def check(
+    monkeypatch: Any, plans: Any, layer: Any, xs: Any, tolerance: float = 1e-10, **options: Any
+) -> None:
     """As near to the scan as ever; and bit for bit what comes out if XLA transposes before and after."""
     found = scanned(layer, xs, **options)
     assert [bool(plan.aside) for plan in plans] == [True, layer.save == "gates"]
@@ -31,11 +33,18 @@ def check(monkeypatch: Any, plans: Any, layer: Any, xs: Any, tolerance: float = 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", CELLS)
 def test_nothing_changes(name, reverse, monkeypatch, plans):
-    check(monkeypatch, plans, nr.Recurrence(make_cell(name, 5, 19), reverse=reverse), random(1, 3, 11, 5))
+    check(
+        monkeypatch,
+        plans,
+        nr.Recurrence(make_cell(name, 5, 19), reverse=reverse),
+        random(1, 3, 11, 5),
+    )
 
 
 @pytest.mark.covered(1)
-@pytest.mark.parametrize("shape", [(2, 2, 1, 1), (2, 40, 1, 33), (9, 13, 70, 3), (17, 5, 33, 50), (3, 4, 600, 8)])
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 1, 1), (2, 40, 1, 33), (9, 13, 70, 3), (17, 5, 33, 50), (3, 4, 600, 8)]
+)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_odd_sizes(shape, dtype, monkeypatch, plans):
     batch, time, features, hidden = shape
@@ -89,7 +98,10 @@ def test_inputs_and_outputs_of_all_types(dtype, plans):
 @pytest.mark.covered(1)
 @pytest.mark.parametrize(
     "cell",
-    [*(make_cell(name, 24, 40) for name in CELLS), make_cell("rnn", 24, 40, activation=jax.nn.relu)],
+    [
+        *(make_cell(name, 24, 40) for name in CELLS),
+        make_cell("rnn", 24, 40, activation=jax.nn.relu),
+    ],
     ids=[*CELLS, "relu"],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])

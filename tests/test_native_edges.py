@@ -28,7 +28,9 @@ SPECIAL: dict[str, Any] = {
     "or": lax.bitwise_or,
     "xor": lax.bitwise_xor,
     "not": lambda x, y: lax.bitwise_not(x),
-    "bitcast_convert_type": lambda x, y: [lax.bitcast_convert_type(x, t) for t in same_size(x.dtype)],
+    "bitcast_convert_type": lambda x, y: [
+        lax.bitcast_convert_type(x, t) for t in same_size(x.dtype)
+    ],
     "round": lambda x, y: [lax.round(x, method) for method in lax.RoundingMethod],
     "integer_pow": lambda x, y: [lax.integer_pow(x, n) for n in (-3, -1, 0, 1, 2, 5)],
     "clamp": lambda x, y: (lax.clamp(x, y, jnp.ones_like(x)), lax.clamp(jnp.ones_like(x), x, y)),
@@ -71,13 +73,20 @@ def values(dtype: Any) -> np.ndarray:
         1 / limits.eps,
         1 / limits.eps - 1,
     ]
-    near = [np.nextafter(dtype.type(0.5), dtype.type(0)), np.nextafter(dtype.type(1), dtype.type(0))]
-    some = np.array([0, 0.5, 1, 1.5, 2, 2.5, 3, 1e5, 1e30, *ends, *near, *power, *(power - 1)], dtype)
+    near = [
+        np.nextafter(dtype.type(0.5), dtype.type(0)),
+        np.nextafter(dtype.type(1), dtype.type(0)),
+    ]
+    some = np.array(
+        [0, 0.5, 1, 1.5, 2, 2.5, 3, 1e5, 1e30, *ends, *near, *power, *(power - 1)], dtype
+    )
     return np.concatenate([some, -some, [dtype.type(np.nan)]])
 
 
 def names_for(dtype: Any) -> list[str]:
-    missing = {"f": (), "i": ("add_any",), "u": ("abs", "add_any"), "b": ()}[dtype.kind]  # JAX makes none
+    missing = {"f": (), "i": ("add_any",), "u": ("abs", "add_any"), "b": ()}[
+        dtype.kind
+    ]  # JAX makes none
     there = [name for name, entry in ELEMENTWISE.items() if dtype.kind in entry.kinds]
     return [name for name in there if name not in missing and name not in NEWER]
 
@@ -93,7 +102,9 @@ def is_right(found: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def test_all_are_in_the_table():
-    assert set(ELEMENTWISE) - NEWER == {name for dtype in ("f4", "i4", "b") for name in names_for(np.dtype(dtype))}
+    assert set(ELEMENTWISE) - NEWER == {
+        name for dtype in ("f4", "i4", "b") for name in names_for(np.dtype(dtype))
+    }
     assert all(name in SPECIAL or hasattr(lax, name) for name in set(ELEMENTWISE) - NEWER)
 
 
@@ -112,21 +123,31 @@ def test_edges(dtype):
         nr.Recurrence(cell, (x, y, zeros), backend=backend).scan(None, jnp.zeros((1, 1)))[0][2]
         for backend in ("native", "plain")
     )
-    if dtype == "float32":  # XLA's square root of a denormal number by pow is wrong by a factor of thousands
+    if (
+        dtype == "float32"
+    ):  # XLA's square root of a denormal number by pow is wrong by a factor of thousands
         with np.errstate(all="ignore"):
             base = np.asarray(x).astype(np.float64)
             exact = np.power(base, np.asarray(y).astype(np.float64)).astype(np.float32)
         denormal = (base != 0) & (np.abs(base) < np.finfo(np.float32).tiny)
         right["pow"] = np.where(denormal, exact, np.asarray(right["pow"]))
-    if "cbrt" in names:  # XLA's of a denormal number is any number: it calls a function that does not expect its mode
+    if (
+        "cbrt" in names
+    ):  # XLA's of a denormal number is any number: it calls a function that does not expect its mode
         base = np.asarray(x)
         denormal = (base != 0) & (np.abs(base) < np.finfo(dtype).tiny)
-        right["cbrt"] = np.where(denormal, np.copysign(np.zeros_like(base), base), np.asarray(right["cbrt"]))
+        right["cbrt"] = np.where(
+            denormal, np.copysign(np.zeros_like(base), base), np.asarray(right["cbrt"])
+        )
     for name in names:
         for a, b in zip(jax.tree.leaves(found[name]), jax.tree.leaves(right[name]), strict=True):
             a, b = np.asarray(a), np.asarray(b)
             wrong = ~is_right(a, b)
-            assert not wrong.any(), (name, a.dtype, [v[wrong][:5] for v in (np.asarray(x), np.asarray(y), a, b)])
+            assert not wrong.any(), (
+                name,
+                a.dtype,
+                [v[wrong][:5] for v in (np.asarray(x), np.asarray(y), a, b)],
+            )
 
 
 def test_denormal_numbers_are_those_of_numpy_after_a_call():

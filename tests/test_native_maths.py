@@ -22,7 +22,9 @@ WIDER = {np.dtype("f4"): np.float64, np.dtype("f8"): np.longdouble}
 ISAS = target.available()
 BOUNDS = {
     name: {"float32": float(single), "float64": float(double)}
-    for name, single, double in re.findall(r"^    (\w+) +([\d.]+)\*? +([\d.]+)\*?$", maths.__doc__ or "", re.MULTILINE)
+    for name, single, double in re.findall(
+        r"^    (\w+) +([\d.]+)\*? +([\d.]+)\*?$", maths.__doc__ or "", re.MULTILINE
+    )
 }
 
 
@@ -60,11 +62,44 @@ THRESHOLDS = (
         10.06,
         12.0,
     ),
-    *(16.6, 17.3, 19.06, 20.0, 26.5, 36.7, 37.4, 87.34, 88.38, 88.7229, 89.416, 103.97, 126.0, 127.0, 128.0, 149.5),
-    *(708.4, 709.09, 709.7828, 710.4759, 745.13, 1022.0, 1024.0, 1075.0, 1e5, 2.0**23, 2.0**24, 2.0**52, 2.0**53),
+    *(
+        16.6,
+        17.3,
+        19.06,
+        20.0,
+        26.5,
+        36.7,
+        37.4,
+        87.34,
+        88.38,
+        88.7229,
+        89.416,
+        103.97,
+        126.0,
+        127.0,
+        128.0,
+        149.5,
+    ),
+    *(
+        708.4,
+        709.09,
+        709.7828,
+        710.4759,
+        745.13,
+        1022.0,
+        1024.0,
+        1075.0,
+        1e5,
+        2.0**23,
+        2.0**24,
+        2.0**52,
+        2.0**53,
+    ),
     *(n * math.pi / 2 for n in (1, 2, 3, 4, 5, 1001, 63661)),
 )
-needs_x86 = pytest.mark.skipif(not ISAS or ISAS[-1].name != "sse", reason="the control register is x86's")
+needs_x86 = pytest.mark.skipif(
+    not ISAS or ISAS[-1].name != "sse", reason="the control register is x86's"
+)
 
 
 def set_mode(builder, mode):
@@ -81,7 +116,11 @@ def set_mode(builder, mode):
 def compiled(name, dtype, isa, flush=False):
     """``void f(const T* x, ..., T* y, i64 n)`` for arrays; with denormals flushed to zero if asked for."""
     emit = maths.FUNCTIONS.get(name) or maths.BINARY_FUNCTIONS[name]
-    element, lanes, i64 = ir.FloatType() if dtype == "f4" else ir.DoubleType(), isa.lanes(dtype), ir.IntType(64)
+    element, lanes, i64 = (
+        ir.FloatType() if dtype == "f4" else ir.DoubleType(),
+        isa.lanes(dtype),
+        ir.IntType(64),
+    )
     arity = 2 if name in maths.BINARY_FUNCTIONS else 1
     module = ir.Module()
     kind = ir.FunctionType(ir.VoidType(), [element.as_pointer()] * (arity + 1) + [i64])
@@ -97,7 +136,9 @@ def compiled(name, dtype, isa, flush=False):
     *pointers, n = function.args
     vector = ir.VectorType(element, lanes).as_pointer()
     *xs, y = (builder.bitcast(builder.gep(p, [i]), vector) for p in pointers)
-    builder.store(emit(builder, *(builder.load(x, align=dtype.itemsize) for x in xs)), y, align=dtype.itemsize)
+    builder.store(
+        emit(builder, *(builder.load(x, align=dtype.itemsize) for x in xs)), y, align=dtype.itemsize
+    )
     following = builder.add(i, i64(lanes))
     i.add_incoming(following, builder.block)
     builder.cbranch(builder.icmp_unsigned("<", following, n), loop, end)
@@ -106,7 +147,9 @@ def compiled(name, dtype, isa, flush=False):
         set_mode(builder, 0x1F80)
     builder.ret_void()
     library = target.compile_module(module, isa)
-    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (arity + 1), ctypes.c_int64)(library.address("f"))
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (arity + 1), ctypes.c_int64)(
+        library.address("f")
+    )
 
     def run(*arrays, library=library):  # whose code lives as long as it does
         padded = [np.pad(x.astype(dtype), (0, -len(x) % lanes)) for x in arrays]
@@ -122,12 +165,16 @@ def binades(dtype, each):
     """Numbers of every binade and sign, and those next to a threshold."""
     info, random = np.finfo(dtype), np.random.default_rng(0)
     exponents = np.arange(info.minexp, info.maxexp)[:, None]
-    mantissas = np.concatenate([1 + random.random((len(exponents), each)), np.ones((len(exponents), 1))], axis=1)
+    mantissas = np.concatenate(
+        [1 + random.random((len(exponents), each)), np.ones((len(exponents), 1))], axis=1
+    )
     x = np.ldexp(mantissas, exponents).astype(dtype).ravel()
     near = np.array([v for v in THRESHOLDS if v < info.max], dtype).view(f"i{dtype.itemsize}")
     x = np.concatenate([x, (near[:, None] + np.arange(-200, 201)).ravel().view(dtype)])
     moderate = random.uniform(0, 110 if dtype == "f4" else 750, 40_000)
-    x = np.concatenate([x[np.isfinite(x)], moderate.astype(dtype), random.uniform(0, 3, 40_000).astype(dtype)])
+    x = np.concatenate(
+        [x[np.isfinite(x)], moderate.astype(dtype), random.uniform(0, 3, 40_000).astype(dtype)]
+    )
     return np.concatenate([x, -x])
 
 
@@ -139,9 +186,11 @@ def arguments(name, dtype):
     y = np.random.default_rng(1).permutation(x)
     if name == "pow":  # answers of every size, and negative numbers to whole powers
         with np.errstate(all="ignore"):
-            y = (np.random.default_rng(2).uniform(-1, 1, len(x)) * np.log(np.finfo(dtype).max) / np.log(abs(x))).astype(
-                dtype
-            )
+            y = (
+                np.random.default_rng(2).uniform(-1, 1, len(x))
+                * np.log(np.finfo(dtype).max)
+                / np.log(abs(x))
+            ).astype(dtype)
         y = np.where(x < 0, np.rint(y), y)
     return x, y
 
@@ -163,9 +212,13 @@ def assert_within(name, dtype, got, want):
     ordinary = (size >= info.tiny) & np.isfinite(rounded)
     worst = np.argmax(np.where(ordinary, ulps, 0))
     where = [x[worst] for x in arguments(name, dtype)]
-    assert ulps[worst] <= BOUNDS[name][dtype.name] or not ordinary[worst], f"{name}{where}: {ulps[worst]:.2f} ulp"
+    assert ulps[worst] <= BOUNDS[name][dtype.name] or not ordinary[worst], (
+        f"{name}{where}: {ulps[worst]:.2f} ulp"
+    )
     near_top = (size > info.max * (1 - 4 * info.eps)) & np.isinf(got)  # may round up
-    np.testing.assert_array_equal(got[~ordinary & np.isinf(rounded)], rounded[~ordinary & np.isinf(rounded)])
+    np.testing.assert_array_equal(
+        got[~ordinary & np.isinf(rounded)], rounded[~ordinary & np.isinf(rounded)]
+    )
     assert np.isfinite(got[ordinary & ~near_top]).all()
     below = size < info.tiny
     assert (abs(got[below]) <= info.tiny * (1 + 4 * info.eps)).all()
@@ -196,7 +249,9 @@ def test_every_binade(name, dtype, isa):
 @pytest.mark.covered(1)
 @needs_x86
 @every_isa
-@pytest.mark.parametrize("name", ["tanh", "logistic", "exp", "expm1", "log", "log1p", "sinh", "erf", "exp2"])
+@pytest.mark.parametrize(
+    "name", ["tanh", "logistic", "exp", "expm1", "log", "log1p", "sinh", "erf", "exp2"]
+)
 def test_with_denormals_flushed(name, isa):
     dtype = np.dtype("f4")
     got = compiled(name, dtype, isa, flush=True)(*arguments(name, dtype))
@@ -208,7 +263,9 @@ def test_with_denormals_flushed(name, isa):
 @every_dtype
 @pytest.mark.parametrize("name", ALL)
 def test_special_values_are_those_of_xla(name, dtype, isa):
-    values = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1e5, -1e5], dtype)
+    values = np.array(
+        [np.nan, np.inf, -np.inf, 0.0, -0.0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1e5, -1e5], dtype
+    )
     xs = [values]
     if name in maths.BINARY_FUNCTIONS:
         xs = [np.array(x, dtype) for x in zip(*itertools.product(values, values), strict=True)]
@@ -233,7 +290,8 @@ def test_odd_inputs(name, dtype, isa):
     got = compiled(name, dtype, isa)(small)
     with np.errstate(all="ignore"):
         exact, flushed = (
-            (ORACLES.get(name) or getattr(np, name))(x.astype(WIDER[dtype])).astype(dtype) for x in (small, small * 0)
+            (ORACLES.get(name) or getattr(np, name))(x.astype(WIDER[dtype])).astype(dtype)
+            for x in (small, small * 0)
         )
     near = [np.isclose(got, want, 1e-6, 2 * tiny, equal_nan=True) for want in (exact, flushed)]
     assert (near[0] | near[1]).all(), (got, exact)
@@ -266,8 +324,12 @@ def test_one_large_angle_does_not_disturb_the_others(isa):
 def test_a_function_is_defined_once():
     module = ir.Module()
     vector = ir.VectorType(ir.FloatType(), 8)
-    builder = ir.IRBuilder(ir.Function(module, ir.FunctionType(vector, [vector]), "f").append_basic_block())
-    y = maths.FUNCTIONS["tanh"](builder, maths.FUNCTIONS["tanh"](builder, module.globals["f"].args[0]))
+    builder = ir.IRBuilder(
+        ir.Function(module, ir.FunctionType(vector, [vector]), "f").append_basic_block()
+    )
+    y = maths.FUNCTIONS["tanh"](
+        builder, maths.FUNCTIONS["tanh"](builder, module.globals["f"].args[0])
+    )
     builder.ret(y)
     text = str(module)
     assert text.count("define internal") == 1

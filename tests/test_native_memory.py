@@ -74,7 +74,9 @@ def test_a_program_compiled_in_advance(where, eventually):
             lambda a, _: (a + jnp.sum(LAYER(xs + a)), None), jnp.zeros(()), None, length=2
         )[0],
         "in a map": lambda xs: jax.lax.map(lambda a: LAYER(xs + a), jnp.arange(2.0)),
-        "in shard_map": jax.shard_map(lambda xs: LAYER(xs), mesh=mesh, in_specs=spec, out_specs=spec),
+        "in shard_map": jax.shard_map(
+            lambda xs: LAYER(xs), mesh=mesh, in_specs=spec, out_specs=spec
+        ),
     }
     program: Any = jax.jit(functions[where]).lower(XS)
     jax.clear_caches()
@@ -106,7 +108,9 @@ def test_equal_kernels_are_one(eventually):
 def test_a_call_that_has_not_begun(eventually):
     """Its function is given up while it waits for its input."""
     large = jnp.eye(1200)
-    wait = jax.jit(lambda a: XS + 0 * jnp.linalg.matrix_power(a, 2**16)[0, 0]).lower(large).compile()
+    wait = (
+        jax.jit(lambda a: XS + 0 * jnp.linalg.matrix_power(a, 2**16)[0, 0]).lower(large).compile()
+    )
     function = jax.jit(lambda xs: LAYER(xs)).lower(XS).compile()
     expected = function(XS)
     found = function(wait(large))
@@ -130,7 +134,8 @@ def test_a_serialized_program(eventually):
     del loaded
     eventually(0)
     with pytest.raises(
-        jax.errors.JaxRuntimeError, match=r"native kernel: this process does not have it, or has released"
+        jax.errors.JaxRuntimeError,
+        match=r"native kernel: this process does not have it, or has released",
     ):
         serialize_executable.deserialize_and_load(*parts)
 
@@ -149,7 +154,11 @@ def test_kernels_that_many_threads_take_and_give_up(plans, eventually):
 
     def use(n: int) -> None:
         for k in range(4):
-            value = jax.jit(lambda layer, xs, k=k: loss(layer, xs) + k).lower(LAYER, XS).compile()(LAYER, XS)
+            value = (
+                jax.jit(lambda layer, xs, k=k: loss(layer, xs) + k)
+                .lower(LAYER, XS)
+                .compile()(LAYER, XS)
+            )
             np.testing.assert_allclose(value, expected + k, atol=1e-12)
 
     expected = loss(LAYER, XS)
@@ -223,7 +232,9 @@ def test_too_many_memory_maps(monkeypatch):
     function = jax.jit(lambda xs: LAYER(xs))
     with monkeypatch.context() as changed:
         changed.setattr(kernels, "memory_maps", lambda: (62_000, 65_530))
-        with pytest.raises(RuntimeError, match=r"62000 memory maps; Linux allows 65530 .*Call jax.clear_caches\(\)"):
+        with pytest.raises(
+            RuntimeError, match=r"62000 memory maps; Linux allows 65530 .*Call jax.clear_caches\(\)"
+        ):
             function(XS)
     assert np.isfinite(function(XS)).all()
 

@@ -57,7 +57,9 @@ CASES: dict[str, tuple[Any, ...]] = {
 
 def graph_of(function: Any, *arrays: Any) -> Graph:
     inputs = jax.make_jaxpr(lambda *arrays: arrays)(*arrays).jaxpr.invars
-    made, outputs = build(lambda *arrays: jax.tree_util.tree_leaves(function(*arrays)), inputs, None)
+    made, outputs = build(
+        lambda *arrays: jax.tree_util.tree_leaves(function(*arrays)), inputs, None
+    )
     return Graph(tuple(inputs), tuple(outputs), tuple(made))
 
 
@@ -95,7 +97,9 @@ def test_what_is_left_to_xla(function, arrays):
 
 
 def test_branches():
-    graph = graph_of(lambda k, v: jax.lax.switch(k, [jnp.sin, jnp.cos, jnp.tanh], v), jnp.int32(0), v)
+    graph = graph_of(
+        lambda k, v: jax.lax.switch(k, [jnp.sin, jnp.cos, jnp.tanh], v), jnp.int32(0), v
+    )
     found = simplified(graph, ())
     assert all(map(is_expressible, found.equations))
     for k in map(jnp.int32, (-1, 0, 1, 2, 3)):

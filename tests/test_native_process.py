@@ -46,7 +46,11 @@ def answer(script: str, **environment: str) -> Any:
     """What a script prints last, as JSON, in a process of its own."""
     environment = {**os.environ, "PYTHONWARNINGS": "default", **environment}
     done = subprocess.run(
-        [sys.executable, "-c", BEGINNING + script], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", BEGINNING + script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -60,7 +64,9 @@ def test_calls_from_eight_threads():
 
     def work(n: int, layer: Any = None) -> list[Any]:
         layer = layer or nr.Recurrence(make_cell("gru", 3, 64 + n % 3))
-        function = jax.jit(lambda layer, xs: (layer.scan(None, xs), jax.grad(loss_of, argnums=(0, 1))(layer, xs)))
+        function = jax.jit(
+            lambda layer, xs: (layer.scan(None, xs), jax.grad(loss_of, argnums=(0, 1))(layer, xs))
+        )
         found = [function(layer, random(n, 24, 40, 3)) for _ in range(5)]
         return jtu.tree_leaves(jax.device_get(found))
 
@@ -140,7 +146,9 @@ print(json.dumps([[np.asarray(a).tobytes().hex() for a in jtu.tree_leaves(found)
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    (first, right, _), (second, right_again, hits) = (answer(script, **environment) for _ in range(2))
+    (first, right, _), (second, right_again, hits) = (
+        answer(script, **environment) for _ in range(2)
+    )
     assert right
     assert right_again
     assert first == second
@@ -220,7 +228,9 @@ def test_calls_leave_no_memory_behind():
     large, small = nr.Recurrence(make_cell("lstm", 3, 65)), nr.Recurrence(make_cell("rnn", 1, 2))
     step = jax.jit(jax.grad(lambda layer, xs: jnp.sum(layer(xs) ** 2)))
     many = jax.jit(
-        lambda layer, xs: jax.lax.fori_loop(0, 20_000, lambda _, a: 0.5 * jnp.sum(layer(xs + a)), jnp.zeros(()))
+        lambda layer, xs: jax.lax.fori_loop(
+            0, 20_000, lambda _, a: 0.5 * jnp.sum(layer(xs + a)), jnp.zeros(())
+        )
     )
     assert "noria_" in many.lower(small, jnp.ones((2, 1))).as_text()
     inputs = random(0, 8, 20, 3)

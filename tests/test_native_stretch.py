@@ -25,7 +25,9 @@ def plans(plans, monkeypatch):
     return plans
 
 
-def layer_of(name: str, features: int, hidden: int, *, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:
+def layer_of(
+    name: str, features: int, hidden: int, *, dtype: Any = jnp.float64, **options: Any
+) -> nr.Recurrence:
     return nr.Recurrence(make_cell(name, features, hidden, dtype=dtype), **options)
 
 
@@ -41,7 +43,9 @@ def test_products_apart_give_what_the_scan_gives(name, reverse, plans):
 
 
 @pytest.mark.covered(1)
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 70, 1, 33), (2, 13, 70, 3), (17, 5, 33, 50), (5, 1, 16, 64)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (1, 70, 1, 33), (2, 13, 70, 3), (17, 5, 33, 50), (5, 1, 16, 64)]
+)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_odd_sizes(shape, dtype, plans):
     batch, time, features, hidden = shape
@@ -125,7 +129,8 @@ def test_a_gradient_that_nobody_wants_is_not_computed(plans):
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize(
-    ("batch", "time", "features", "hidden"), [(1, 1, 3, 5), (1, 1, 17, 33), (2, 2, 20, 50), (1, 4, 1, 16)]
+    ("batch", "time", "features", "hidden"),
+    [(1, 1, 3, 5), (1, 1, 17, 33), (2, 2, 20, 50), (1, 4, 1, 16)],
 )
 def test_weights_of_few_rows_are_not_packed(name, batch, time, features, hidden, plans):
     check(layer_of(name, features, hidden), random(13, batch, time, features))

@@ -44,7 +44,9 @@ class Everything(nr.Cell):
         return jnp.zeros(len(self.b), self.b.dtype)
 
 
-def everything(features: int = 3, hidden: int = 5, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:
+def everything(
+    features: int = 3, hidden: int = 5, dtype: Any = jnp.float64, **options: Any
+) -> nr.Recurrence:
     shapes = (hidden, features + hidden), (hidden, features), (hidden,), (hidden,)
     scale = jnp.asarray((features + hidden) ** -0.5, dtype)
     cell = Everything(*(scale * random(n, *shape, dtype=dtype) for n, shape in enumerate(shapes)))
@@ -63,17 +65,23 @@ class Step(nr.Cell):
         return self.step(state, x, *self.parameters)
 
     def output(self, state: Any, x: Any) -> Any:
-        return super().output(state, x) if self.read is None else self.read(state, x, *self.parameters)
+        return (
+            super().output(state, x) if self.read is None else self.read(state, x, *self.parameters)
+        )
 
     def initial_state(self) -> Any:
         return self.zero
 
 
-def step_of(step: Any, *shapes: Any, states: Any = None, read: Any = None, **options: Any) -> nr.Recurrence:
+def step_of(
+    step: Any, *shapes: Any, states: Any = None, read: Any = None, **options: Any
+) -> nr.Recurrence:
     """A layer of states of four numbers, and parameters of these shapes."""
     parameters = [0.5 * random(n, *shape) for n, shape in enumerate(shapes)]
     start = random(9, 4) if states is None else tuple(random(9 + n, 4) for n in range(states))
-    return nr.Recurrence(Step(parameters, start, step, read), start, learn_initial_state=True, **options)
+    return nr.Recurrence(
+        Step(parameters, start, step, read), start, learn_initial_state=True, **options
+    )
 
 
 def loss(layer: Any, xs: Any, state: Any = None) -> jax.Array:
@@ -156,26 +164,36 @@ def peephole(s: Any, x: Any, U: Any, W: Any, p: Any) -> Any:
 KINDS: dict[str, nr.Recurrence] = {
     "IndRNN": step_of(lambda h, x, u, W, b: jnp.tanh(u * h + W @ x + b), (4,), (4, 3), (4,)),
     "peephole": step_of(peephole, (8, 4), (4, 3), (2, 4), states=2),
-    "a weight and its transpose": step_of(lambda h, x, A, B: jnp.tanh(A @ jnp.tanh(A.T @ h + B @ x)), (4, 4), (4, 3)),
+    "a weight and its transpose": step_of(
+        lambda h, x, A, B: jnp.tanh(A @ jnp.tanh(A.T @ h + B @ x)), (4, 4), (4, 3)
+    ),
     "a parameter in a concatenation": step_of(
         lambda h, x, W, b: jnp.tanh(W @ jnp.concatenate([x, b, h, jnp.ones(1)])), (4, 10), (2,)
     ),
     "one row": step_of(lambda h, x, A, B: jnp.tanh((A @ h)[0] * h + B @ x), (1, 4), (4, 3)),
     "one number": step_of(lambda h, x, a, B: jnp.tanh(a * h + B @ x), (), (4, 3)),
     "a gain after a norm": step_of(
-        lambda h, x, A, g, b: jnp.tanh((A @ h - (A @ h).mean()) * jax.lax.rsqrt((A @ h).var() + 0.1) * g + b + x[0]),
+        lambda h, x, A, g, b: jnp.tanh(
+            (A @ h - (A @ h).mean()) * jax.lax.rsqrt((A @ h).var() + 0.1) * g + b + x[0]
+        ),
         (4, 4),
         (4,),
         (4,),
     ),
     "selections": step_of(
-        lambda h, x, A, a, b: jnp.where(x[0] > 0, jnp.tanh(A @ h), a) + jnp.maximum(h, b), (4, 4), (4,), (4,)
+        lambda h, x, A, a, b: jnp.where(x[0] > 0, jnp.tanh(A @ h), a) + jnp.maximum(h, b),
+        (4, 4),
+        (4,),
+        (4,),
     ),
     "a weight before the loop and in it": step_of(
         lambda h, x, A, b: jnp.tanh(A[:, :3] @ jnp.sort(b[:3] * x) + A @ (b * h)), (4, 4), (4,)
     ),
     "a weight after the loop and in it": step_of(
-        lambda h, x, A, B: jnp.tanh(A @ h + B @ x), (4, 4), (4, 3), read=lambda h, x, A, B: A @ h + B @ x
+        lambda h, x, A, B: jnp.tanh(A @ h + B @ x),
+        (4, 4),
+        (4, 3),
+        read=lambda h, x, A, B: A @ h + B @ x,
     ),
 }
 
@@ -189,14 +207,18 @@ def test_parameters_of_all_kinds(name, tuned):
 def test_parameters_of_another_precision():
     """Totals in single precision of a loop in double."""
     layer = step_of(
-        lambda h, x, A, a, B: jnp.tanh((A @ h.astype(a.dtype) + a * x[0].astype(a.dtype)).astype(x.dtype) + B @ x),
+        lambda h, x, A, a, B: jnp.tanh(
+            (A @ h.astype(a.dtype) + a * x[0].astype(a.dtype)).astype(x.dtype) + B @ x
+        ),
         (4, 4),
         (4,),
         (4, 3),
     )
     narrow = [a.astype(jnp.float32) for a in layer.cell.parameters[:2]]
     layer = eqx.tree_at(lambda l: l.cell.parameters[:2], layer, narrow)
-    found, expected = (scanned(nr.with_backend(layer, b), random(0, 3, 7, 3)) for b in ("native", "scan"))
+    found, expected = (
+        scanned(nr.with_backend(layer, b), random(0, 3, 7, 3)) for b in ("native", "scan")
+    )
     assert [g.dtype for g in found[1][:-1]] == [a.dtype for a in jtu.tree_leaves(layer)]
     assert_close(found, expected, 1e-5)
 
@@ -206,7 +228,10 @@ RESETS = jnp.asarray(np.random.default_rng(0).random((3, 7)) < 0.3)
 
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lengths and resets, reverse": ({"reverse": True}, {"lengths": LENGTHS, "resets": RESETS}),
-    "states, reverse": ({"save": "states", "reverse": True}, {"lengths": LENGTHS, "resets": RESETS}),
+    "states, reverse": (
+        {"save": "states", "reverse": True},
+        {"lengths": LENGTHS, "resets": RESETS},
+    ),
     "checkpoints": ({"checkpoint": "sqrt"}, {"lengths": LENGTHS}),
 }
 
@@ -247,7 +272,10 @@ def test_some_parameters_are_differentiated(asked):
     def of_some(arrays: Any, xs: Any) -> Any:
         return loss(eqx.tree_at(some, layer, arrays) if arrays else layer, xs)
 
-    of_arrays, of_xs = jit(jax.grad(of_some, argnums=(0, 1) if "x" in asked else 0))(some(layer), xs), None
+    of_arrays, of_xs = (
+        jit(jax.grad(of_some, argnums=(0, 1) if "x" in asked else 0))(some(layer), xs),
+        None,
+    )
     if "x" in asked:
         of_arrays, of_xs = of_arrays
         assert_close(of_xs, expected_xs, 1e-10)
@@ -263,7 +291,10 @@ def test_the_gradient_of_the_input_alone_has_no_totals(plans):
 
 def test_no_product_is_left_for_after_the_loop():
     layer, xs = everything(), random(0, 8, 6, 3)
-    texts = {b: jit(jax.grad(loss)).lower(nr.with_backend(layer, b), xs).as_text() for b in ("native", "scan")}
+    texts = {
+        b: jit(jax.grad(loss)).lower(nr.with_backend(layer, b), xs).as_text()
+        for b in ("native", "scan")
+    }
     assert "dot_general" not in texts["native"]
     assert "dot_general" in texts["scan"]
 
@@ -273,7 +304,9 @@ def test_no_product_is_left_for_after_the_loop():
 
 def ensemble(layer: Any, count: int) -> Any:
     arrays, rest = eqx.partition(layer, eqx.is_array)
-    return eqx.combine(jtu.tree_map(lambda a: jnp.stack([a * (1 + 0.1 * n) for n in range(count)]), arrays), rest)
+    return eqx.combine(
+        jtu.tree_map(lambda a: jnp.stack([a * (1 + 0.1 * n) for n in range(count)]), arrays), rest
+    )
 
 
 MAPS: dict[str, tuple[tuple[Any, Any, Any], tuple[int, ...]]] = {
@@ -303,7 +336,9 @@ def test_gradients_of_each(name):
 def test_maps_of_maps():
     layer, xs = everything(), random(0, 2, 3, 4, 3)
     each = jax.vmap(jax.vmap(jax.grad(loss), in_axes=(None, 0)), in_axes=(None, 0))
-    found, expected = (jtu.tree_leaves(jit(each)(nr.with_backend(layer, b), xs)) for b in ("native", "scan"))
+    found, expected = (
+        jtu.tree_leaves(jit(each)(nr.with_backend(layer, b), xs)) for b in ("native", "scan")
+    )
     assert_close(found, expected, 1e-10)
 
 
@@ -317,7 +352,9 @@ def test_jacobians():
         return jtu.tree_leaves(state)[-1], ys[:, 1:]
 
     jacobian = jit(jax.jacrev(outputs, argnums=(0, 1, 2)))
-    found, expected = (jtu.tree_leaves(jacobian(nr.with_backend(layer, b), state, xs)) for b in ("native", "scan"))
+    found, expected = (
+        jtu.tree_leaves(jacobian(nr.with_backend(layer, b), state, xs)) for b in ("native", "scan")
+    )
     assert_close(found, expected, 1e-10)
 
 
@@ -331,7 +368,9 @@ def test_second_derivatives():
         return sum(jnp.sum(jnp.sin(g)) for g in jtu.tree_leaves(inner(layer, xs, state)))
 
     outer = jit(jax.grad(second, argnums=(0, 1, 2)))
-    found, expected = (jtu.tree_leaves(outer(nr.with_backend(layer, b), xs, state)) for b in ("native", "scan"))
+    found, expected = (
+        jtu.tree_leaves(outer(nr.with_backend(layer, b), xs, state)) for b in ("native", "scan")
+    )
     assert_close(found, expected, 1e-10)
 
 
@@ -342,7 +381,9 @@ def test_second_derivatives_of_each():
         return sum(jnp.sum(g**2) for g in jtu.tree_leaves(jax.grad(loss)(layer, x)))
 
     each = jit(jax.vmap(jax.grad(second), in_axes=(None, 0)))
-    found, expected = (jtu.tree_leaves(each(nr.with_backend(layer, b), xs)) for b in ("native", "scan"))
+    found, expected = (
+        jtu.tree_leaves(each(nr.with_backend(layer, b), xs)) for b in ("native", "scan")
+    )
     assert_close(found, expected, 1e-10)
 
 
@@ -355,8 +396,14 @@ def test_second_derivatives_of_each():
 def test_what_is_stored(name, count, reverse):
     """An LSTM's four gates and its cell; of a GRU two gates, the candidate and what is reset; of an RNN nothing. A scan stores h too."""
     layer = nr.Recurrence(make_cell(name, 3, 6), reverse=reverse)
-    for backend, more, dtype in (("native", 0, "float64"), ("native", 0, "float32"), ("scan", 1, "float64")):
-        model = nr.with_backend(jtu.tree_map(lambda a, dtype=dtype: a.astype(dtype), layer), backend)
+    for backend, more, dtype in (
+        ("native", 0, "float64"),
+        ("native", 0, "float32"),
+        ("scan", 1, "float64"),
+    ):
+        model = nr.with_backend(
+            jtu.tree_map(lambda a, dtype=dtype: a.astype(dtype), layer), backend
+        )
         found = nr.explain(model, random(0, 7, 4, 3, dtype=dtype))
         assert found.backend == backend
         assert found.saved == (f"f{dtype[-2:]}[6]",) * (count + more)
@@ -373,13 +420,17 @@ def test_a_state_that_is_not_emitted_is_stored():
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
-    ("name", "reverse"), [("rnn", False), ("lstm", False), ("lstm", True), ("gru", False), ("gru", True)]
+    ("name", "reverse"),
+    [("rnn", False), ("lstm", False), ("lstm", True), ("gru", False), ("gru", True)],
 )
 def test_an_initial_state_and_its_cotangent(name, reverse):
     """One state for each example; of several steps, and of one step, there for one example or for a batch."""
     layer = nr.Recurrence(make_cell(name, 3, 6), reverse=reverse)
     own = layer.initial_state()
-    state, alone = (random_like(jtu.tree_map(lambda a, b=b: jnp.zeros((*b, *a.shape)), own), 1) for b in ((2,), ()))
+    state, alone = (
+        random_like(jtu.tree_map(lambda a, b=b: jnp.zeros((*b, *a.shape)), own), 1)
+        for b in ((2,), ())
+    )
 
     def function(layer: Any, state: Any, alone: Any, xs: Any) -> Any:
         found = []
@@ -389,13 +440,18 @@ def test_an_initial_state_and_its_cotangent(name, reverse):
         return found
 
     arguments = state, alone, random(0, 2, 5, 3)
-    found, expected = (jit(function)(nr.with_backend(layer, b), *arguments) for b in ("native", "scan"))
+    found, expected = (
+        jit(function)(nr.with_backend(layer, b), *arguments) for b in ("native", "scan")
+    )
     assert_close(found, expected, 1e-10)
 
 
 SEVERAL: dict[str, tuple[Any, Any]] = {
     "one was the other": (lambda s, x, A: (jnp.tanh(A @ (s[1] * s[0]) + x[0]), s[0]), None),
-    "the older one is emitted": (lambda s, x, A: (jnp.tanh(A @ (s[1] * s[0]) + x[0]), s[0]), lambda s, x, A: s[1]),
+    "the older one is emitted": (
+        lambda s, x, A: (jnp.tanh(A @ (s[1] * s[0]) + x[0]), s[0]),
+        lambda s, x, A: s[1],
+    ),
     "they change places": (lambda s, x, A: (s[1], jnp.tanh(A @ (s[1] * s[0]) + x[0])), None),
     "all are emitted": (
         lambda s, x, A: (jnp.tanh(A @ s[1] + x[0]), jnp.sin(s[0] * x[1])),
@@ -407,7 +463,11 @@ SEVERAL: dict[str, tuple[Any, Any]] = {
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "reverse"),
-    [("the older one is emitted", False), ("they change places", False), *((n, True) for n in SEVERAL)],
+    [
+        ("the older one is emitted", False),
+        ("they change places", False),
+        *((n, True) for n in SEVERAL),
+    ],
 )
 def test_states_that_are_handed_on(name, reverse):
     step, read = SEVERAL[name]
@@ -422,7 +482,9 @@ SMALL = {"_WORTH_A_THREAD": 1, "_RECORDED": 5}
 
 def of_both(layer: Any, xs: Any, state: Any) -> Any:
     """What a new function gives, so that it is traced and compiled now."""
-    return jtu.tree_leaves(jit(lambda *args: (args[0].scan(args[2], args[1]), gradients_of(*args)))(layer, xs, state))
+    return jtu.tree_leaves(
+        jit(lambda *args: (args[0].scan(args[2], args[1]), gradients_of(*args)))(layer, xs, state)
+    )
 
 
 def gradients_of(layer: Any, xs: Any, state: Any) -> Any:
@@ -433,7 +495,9 @@ def gradients_of(layer: Any, xs: Any, state: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "batch", "hidden", "dtype", "reverse", "cores"),
     [
-        pytest.param(name, batch, hidden, dtype, reverse, cores, id=f"{name}-{batch}-{hidden}-{dtype.dtype}")
+        pytest.param(
+            name, batch, hidden, dtype, reverse, cores, id=f"{name}-{batch}-{hidden}-{dtype.dtype}"
+        )
         for name, batch, hidden, dtype, reverse, cores in [
             ("rnn", 1, 1, jnp.float64, False, (2, 5)),
             ("everything", 2, 15, jnp.float32, True, (3,)),
@@ -446,7 +510,11 @@ def gradients_of(layer: Any, xs: Any, state: Any) -> Any:
 )
 def test_features_are_shared_out(name, batch, hidden, dtype, reverse, cores, tuned, plans):
     """Among two, three or five threads, some of which have nothing to do; the numbers are the same."""
-    cell = everything(2, hidden, dtype).cell if name == "everything" else make_cell(name, 2, hidden, dtype=dtype)
+    cell = (
+        everything(2, hidden, dtype).cell
+        if name == "everything"
+        else make_cell(name, 2, hidden, dtype=dtype)
+    )
     layer = nr.Recurrence(cell, reverse=reverse)
     xs, state = random(0, batch, 7, 2, dtype=dtype), random_like(layer.initial_state(), 1, dtype)
     expected = of_both(nr.with_backend(layer, "scan"), xs, state)
@@ -503,7 +571,9 @@ def test_calls_from_eight_threads(stage, tuned):
     inputs = [random(n, 2, 20, 3) for n in range(8)]
 
     def work(n: int) -> list[Any]:
-        return [jtu.tree_leaves(jax.device_get(function(layer, inputs[n], state))) for _ in range(10)]
+        return [
+            jtu.tree_leaves(jax.device_get(function(layer, inputs[n], state))) for _ in range(10)
+        ]
 
     alone = [work(n)[0] for n in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -518,7 +588,8 @@ def test_calls_from_eight_threads(stage, tuned):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("everything", {}), ("lstm", {"save": "states"}), ("lstm", {"checkpoint": "sqrt"})]
+    ("name", "options"),
+    [("everything", {}), ("lstm", {"save": "states"}), ("lstm", {"checkpoint": "sqrt"})],
 )
 def test_no_steps_and_no_examples(name, options):
     """Gradients of weights are zeros, those of the states pass through."""
@@ -526,10 +597,16 @@ def test_no_steps_and_no_examples(name, options):
     layer = nr.Recurrence(cell, backend="native", **options)
 
     def starts(*batch: int) -> Any:
-        return random_like(jtu.tree_map(lambda a: jnp.zeros((*batch, *a.shape)), layer.initial_state()), 1)
+        return random_like(
+            jtu.tree_map(lambda a: jnp.zeros((*batch, *a.shape)), layer.initial_state()), 1
+        )
 
-    cases = [(random(0, *shape, 3), starts(*shape[:-1])) for shape in ((3, 0), (0, 4), (0, 0), (0,))]
-    found = jit(lambda layer, cases: [gradients_of(layer, xs, state) for xs, state in cases])(layer, cases)
+    cases = [
+        (random(0, *shape, 3), starts(*shape[:-1])) for shape in ((3, 0), (0, 4), (0, 0), (0,))
+    ]
+    found = jit(lambda layer, cases: [gradients_of(layer, xs, state) for xs, state in cases])(
+        layer, cases
+    )
     for (of_layer, of_xs, of_state), (xs, state) in zip(found, cases, strict=True):
         assert of_xs.shape == xs.shape
         assert not any(np.any(leaf) for leaf in jtu.tree_leaves(of_layer))

@@ -13,7 +13,11 @@ import noria as nr
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = {name: dict(np.load(GOLDEN / f"{name}.npz")) for name in ("torch", "keras", "flax")}
-CASES = [(f, case) for f, arrays in FILES.items() for case in sorted({key.split("/")[0] for key in arrays})]
+CASES = [
+    (f, case)
+    for f, arrays in FILES.items()
+    for case in sorted({key.split("/")[0] for key in arrays})
+]
 
 
 def identity_rnn(W: float, U: float, b: float) -> nr.RNNCell:
@@ -26,7 +30,9 @@ def test_flux_identity_rnn():
     h0, xs = jnp.array([7.0]), jnp.array([[2.0], [3.0]])
     layer = nr.Recurrence(identity_rnn(5, 4, 0))
     assert layer(h0, xs)[-1, 0] == 167
-    cell, state = jax.grad(lambda cell, h0: nr.Recurrence(cell)(h0, xs)[-1, 0], argnums=(0, 1))(layer.cell, h0)
+    cell, state = jax.grad(lambda cell, h0: nr.Recurrence(cell)(h0, xs)[-1, 0], argnums=(0, 1))(
+        layer.cell, h0
+    )
     assert (cell.W[0, 0], cell.U[0, 0], cell.b[0], state[0]) == (11, 66, 5, 16)
 
 
@@ -44,7 +50,8 @@ def test_lux_302_keeps_the_order_of_outputs():
 
 
 @pytest.mark.parametrize(
-    ("cell", "count"), [(nr.RNNCell, 45), (nr.LSTMCell, 180), (nr.GRUCell, 135), (nr.GRUv3Cell, 135)]
+    ("cell", "count"),
+    [(nr.RNNCell, 45), (nr.LSTMCell, 180), (nr.GRUCell, 135), (nr.GRUv3Cell, 135)],
 )
 def test_flux_parameter_counts(cell, count):
     """3 => 5 in Flux; its GRUv3 has 160, of which 25 are never used."""
@@ -70,7 +77,9 @@ def test_flux_default_initialisation():
 
 def of(framework: str, case: str) -> dict[str, np.ndarray]:
     prefix = f"{case}/"
-    return {key.removeprefix(prefix): a for key, a in FILES[framework].items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): a for key, a in FILES[framework].items() if key.startswith(prefix)
+    }
 
 
 def pack(h, c):
@@ -85,14 +94,21 @@ def test_frozen_arrays(framework, case, backend):
     arrays = {name: jnp.asarray(a) for name, a in of(framework, case).items()}
     both = case.endswith("packed")
     suffixes = ("", "_reverse") if both else ("",)
-    weights = {name.removeprefix("grad_"): arrays[name.removeprefix("grad_")] for name in arrays if "grad_" in name}
+    weights = {
+        name.removeprefix("grad_"): arrays[name.removeprefix("grad_")]
+        for name in arrays
+        if "grad_" in name
+    }
     states = {name: weights.pop(name) for name in ("h0", "c0") if name in weights}
     xs = weights.pop("xs")
     lengths = arrays.get("lengths")
 
     def run(weights, states, xs):
         state = pack(states["h0"], states.get("c0"))
-        layers = [nr.Recurrence(into(framework, case, weights, suffix), backend=backend) for suffix in suffixes]
+        layers = [
+            nr.Recurrence(into(framework, case, weights, suffix), backend=backend)
+            for suffix in suffixes
+        ]
         if both:
             state = tuple(jtu.tree_map(lambda leaf, n=n: leaf[n], state) for n in range(2))
             final, ys = nr.Bidirectional(layers[0], layers[1]).scan(state, xs, lengths=lengths)
@@ -107,4 +123,6 @@ def test_frozen_arrays(framework, case, backend):
         np.testing.assert_allclose(got, arrays[name], rtol=1e-9, atol=1e-11)
     dweights, dstates, dxs = pull((pack(arrays["dh"], arrays.get("dc")), arrays["dys"]))
     for name, gradient in {**dweights, **dstates, "xs": dxs}.items():
-        np.testing.assert_allclose(gradient, arrays[f"grad_{name}"], rtol=1e-9, atol=1e-11, err_msg=name)
+        np.testing.assert_allclose(
+            gradient, arrays[f"grad_{name}"], rtol=1e-9, atol=1e-11, err_msg=name
+        )

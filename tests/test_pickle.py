@@ -57,10 +57,16 @@ LAYERS = {
     "Dense": nr.Dense(3, 2, key=KEY, **F32),
     "Dense with silu": nr.Dense(3, 2, jax.nn.silu, key=KEY, **F32),
     "Dense with a partial": nr.Dense(3, 2, slope, key=KEY, **F32),
-    "Dense with arrays": nr.Dense(3, 3, jtu.Partial(leaky, jnp.ones(3, jnp.float32)), key=KEY, **F32),
-    "Bidirectional": nr.Bidirectional(nr.RNN(3, 2, key=KEY, **F32), nr.RNN(3, 2, jax.nn.relu, key=KEY, **F32)),
+    "Dense with arrays": nr.Dense(
+        3, 3, jtu.Partial(leaky, jnp.ones(3, jnp.float32)), key=KEY, **F32
+    ),
+    "Bidirectional": nr.Bidirectional(
+        nr.RNN(3, 2, key=KEY, **F32), nr.RNN(3, 2, jax.nn.relu, key=KEY, **F32)
+    ),
     "Residual": nr.Residual(nr.Dense(3, 3, jnp.tanh, key=KEY, **F32)),
-    "Chain": nr.Chain(jnp.tanh, jax.nn.softmax, jax.nn.gelu, nr.inference(nr.Dropout(0.5)), jnp.exp),
+    "Chain": nr.Chain(
+        jnp.tanh, jax.nn.softmax, jax.nn.gelu, nr.inference(nr.Dropout(0.5)), jnp.exp
+    ),
     "norms": nr.Chain(nr.LayerNorm(3, **F32), nr.RMSNorm(3, **F32)),
     "an Equinox module": nr.PerStep(eqx.nn.MLP(3, 2, 4, 1, key=KEY, **F32)),
 }
@@ -98,7 +104,9 @@ sys.stdout.buffer.write(pickle.dumps({name: layer(xs) for name, layer in layers.
 
 
 def test_pickled_layers_give_the_same_numbers_in_a_fresh_process():
-    layers = {name: layer for name, layer in LAYERS.items() if name not in ("cell of a user", "norms")}
+    layers = {
+        name: layer for name, layer in LAYERS.items() if name not in ("cell of a user", "norms")
+    }
     done = subprocess.run(
         [sys.executable, "-c", FRESH, str(__file__).rpartition("/")[0]],
         input=pickle.dumps((layers, XS)),
@@ -135,7 +143,9 @@ def test_a_model_with_its_optimiser_state(ordinary_promotion):
 
 def test_functions_in_models():
     assert Function(jnp.tanh) == Function(jnp.tanh) != Function(jnp.sin)
-    assert hash(Function(slope)) == hash(Function(functools.partial(jax.nn.leaky_relu, negative_slope=0.25)))
+    assert hash(Function(slope)) == hash(
+        Function(functools.partial(jax.nn.leaky_relu, negative_slope=0.25))
+    )
     assert Function(functools.partial(leaky, 1)) != Function(functools.partial(leaky, 1.0))
     arrays = functools.partial(leaky, jnp.ones(2))
     assert Function(arrays) == Function(arrays) != Function(functools.partial(leaky, jnp.ones(2)))

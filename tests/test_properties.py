@@ -37,14 +37,23 @@ def test_a_reset_equals_separate_sequences(name, time, seed, reverse, data):
     assert_close(layer(xs, resets=resets), jnp.concatenate(pieces), 1e-13)
 
 
-@given(names, times, seeds, st.booleans(), st.integers(0, 3), st.sampled_from([0.0, np.nan, np.inf, 1e300]))
+@given(
+    names,
+    times,
+    seeds,
+    st.booleans(),
+    st.integers(0, 3),
+    st.sampled_from([0.0, np.nan, np.inf, 1e300]),
+)
 def test_padding_equals_no_padding(name, time, seed, reverse, more, garbage):
     layer, xs = LAYERS[name, reverse], random(seed, 1, time, 3)
     padded = jnp.concatenate([xs, jnp.full((1, more, 3), garbage)], 1)
 
     def run(layer, xs, **options):
         state, ys = layer.scan(None, xs, **options)
-        return jnp.sum(nr.last(ys, **options) ** 2) + sum(jnp.sum(s) for s in jtu.tree_leaves(state)), (state, ys)
+        return jnp.sum(nr.last(ys, **options) ** 2) + sum(
+            jnp.sum(s) for s in jtu.tree_leaves(state)
+        ), (state, ys)
 
     gradient_of = jax.grad(run, argnums=(0, 1), has_aux=True)
     (dlayer, dxs), (state, ys) = gradient_of(layer, padded, lengths=jnp.array([time]))
@@ -65,11 +74,20 @@ def test_a_permuted_batch_gives_a_permuted_answer(name, time, seed, reverse, ord
     assert_close((state_, ys_), jtu.tree_map(lambda leaf: leaf[order], (state, ys)), 1e-13)
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 5), st.integers(1, 4), seeds)
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    seeds,
+)
 def test_batches_hold_every_example_once(lengths, batch_size, buckets, seed):
     sequences = [np.full((t, 2), n, np.float32) for n, t in enumerate(lengths)]
     data = nr.data.batches(
-        sequences, np.arange(len(lengths)), batch_size=batch_size, buckets=buckets, key=jax.random.key(seed)
+        sequences,
+        np.arange(len(lengths)),
+        batch_size=batch_size,
+        buckets=buckets,
+        key=jax.random.key(seed),
     )
     seen, shapes = [], set()
     for xs, numbers, counts in data:

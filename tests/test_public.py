@@ -82,8 +82,16 @@ def imports_of(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {[*alias.name.split("."), ""][1] for alias in node.names if alias.name.split(".")[0] == "noria"}
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "noria":
+            found |= {
+                [*alias.name.split("."), ""][1]
+                for alias in node.names
+                if alias.name.split(".")[0] == "noria"
+            }
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "noria"
+        ):
             parts = node.module.split(".")
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
     return found
@@ -91,7 +99,11 @@ def imports_of(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE.parent)))
 def test_imports_point_one_way(path):
-    part = path.relative_to(SOURCE if path.is_relative_to(SOURCE) else SOURCE.parent).parts[0].removesuffix(".py")
+    part = (
+        path.relative_to(SOURCE if path.is_relative_to(SOURCE) else SOURCE.parent)
+        .parts[0]
+        .removesuffix(".py")
+    )
     if part == "__init__":
         return
     others = imports_of(path) - {part, *LEGEND}

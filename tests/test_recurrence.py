@@ -81,19 +81,25 @@ def _plain(state: Any) -> Any:
 @compiled
 def test_equals_reference(name, backend, reverse, batched, lengths, resets):
     """Outputs, final state, and the cotangents of parameters, initial state, passed state and input."""
-    found, expected = (of_backend(b, name, reverse, batched, lengths, resets) for b in (backend, "reference"))
+    found, expected = (
+        of_backend(b, name, reverse, batched, lengths, resets) for b in (backend, "reference")
+    )
     assert_close(found, expected, 1e-12)
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves((found, expected)))
 
 
 @functools.cache
-def of_backend(backend: str, name: str, reverse: bool, batched: bool, lengths: bool, resets: bool) -> Any:
+def of_backend(
+    backend: str, name: str, reverse: bool, batched: bool, lengths: bool, resets: bool
+) -> Any:
     options = options_of(lengths, resets, batched)
     xs = random(0, *([BATCH] if batched else []), TIME, IN)
     if lengths:
         xs = garbage_past(xs, options["lengths"])
     layer = layer_of(name, reverse, backend)
-    values, (of_layer, of_state, of_xs) = cotangents(layer, random_like(layer.initial_state(), 5), xs, **options)
+    values, (of_layer, of_state, of_xs) = cotangents(
+        layer, random_like(layer.initial_state(), 5), xs, **options
+    )
     return values, jtu.tree_leaves(of_layer), of_state, of_xs
 
 
@@ -129,7 +135,9 @@ def test_float32_agrees_with_reference(name, backend):
     results = []
     for which in (backend, "reference"):
         layer = nr.Recurrence(make_cell(name, dtype=jnp.float32), backend=which)
-        results.append(jtu.tree_leaves(cotangents(layer, None, random(0, BATCH, TIME, IN, dtype=jnp.float32))))
+        results.append(
+            jtu.tree_leaves(cotangents(layer, None, random(0, BATCH, TIME, IN, dtype=jnp.float32)))
+        )
     assert_close(results[0], results[1], 1e-5)
 
 
@@ -151,14 +159,20 @@ def test_steps_equal_the_whole(name, backend):
 @pytest.mark.covered(1)
 @directions
 @backends
-@pytest.mark.parametrize(("batch", "time"), [((), 0), ((0,), 4), ((3,), 0), ((0,), 0), ((), 1), ((1,), 1)])
+@pytest.mark.parametrize(
+    ("batch", "time"), [((), 0), ((0,), 4), ((3,), 0), ((0,), 0), ((), 1), ((1,), 1)]
+)
 def test_empty_and_single(reverse, backend, batch, time):
     layer = layer_of("lstm", reverse, backend)
     state, ys = layer.scan(None, jnp.zeros((*batch, time, IN)), lengths=jnp.full(batch, time))
     assert ys.shape == (*batch, time, 4)
     assert state.h.shape == state.c.shape == (*batch, 4)
     if time == 0 and 0 not in batch:
-        assert_close(state, jtu.tree_map(lambda s: jnp.broadcast_to(s, (*batch, 4)), layer.initial_state()), 0)
+        assert_close(
+            state,
+            jtu.tree_map(lambda s: jnp.broadcast_to(s, (*batch, 4)), layer.initial_state()),
+            0,
+        )
 
 
 def test_a_plain_function_and_a_pytree_state():
@@ -196,7 +210,10 @@ class NoisyCell(nr.Cell):
 
 def test_random_cells_get_a_key_for_each_step_and_example():
     xs, key = jnp.zeros((2, TIME, 3)), jax.random.key(1)
-    results = [nr.Recurrence(NoisyCell(jnp.eye(3)), backend=b).scan(None, xs, key=key) for b in ("scan", "reference")]
+    results = [
+        nr.Recurrence(NoisyCell(jnp.eye(3)), backend=b).scan(None, xs, key=key)
+        for b in ("scan", "reference")
+    ]
     assert_close(results[0], results[1], 1e-12)
     ys = np.asarray(results[0][1])
     assert not np.allclose(ys[0], ys[1])
@@ -236,7 +253,9 @@ class ReadOutCell(nr.Cell):
 def test_emission_may_be_a_pytree_that_uses_the_input(reverse):
     xs, lengths = random(0, 2, TIME, 3), jnp.array([2, 5])
     results = [
-        nr.Recurrence(ReadOutCell(random(1, 1, 3)), reverse=reverse, backend=b).scan(None, xs, lengths=lengths)
+        nr.Recurrence(ReadOutCell(random(1, 1, 3)), reverse=reverse, backend=b).scan(
+            None, xs, lengths=lengths
+        )
         for b in ("scan", "reference")
     ]
     assert_close(results[0], results[1], 1e-12)

@@ -14,17 +14,39 @@ pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine co
 
 BATCH = 16
 BACKENDS = ("native", "scan", "plain", "associative", "reference")
-TYPED = [f"{way} {backend}" for way in ("by_typed_shard_map", "by_explicit_mesh") for backend in (*BACKENDS, "stored")]
+TYPED = [
+    f"{way} {backend}"
+    for way in ("by_typed_shard_map", "by_explicit_mesh")
+    for backend in (*BACKENDS, "stored")
+]
 TRAINING = ["by_jit native", "by_shard_map native", *TYPED]
 
 #: Programs in which each device has its own rows of the batch: how many.
 ROWS = {
     **{name: BATCH // 4 for name in TRAINING if name.endswith(("native", "stored"))},
-    **dict.fromkeys(("inference", "explicit_inference", "explicit_context", "in_shardings", "constraint"), BATCH // 4),
-    **{"two axes": BATCH // 4, "the second axis": BATCH // 2, "time too": BATCH // 2, "sharded_weights": BATCH // 2},
+    **dict.fromkeys(
+        ("inference", "explicit_inference", "explicit_context", "in_shardings", "constraint"),
+        BATCH // 4,
+    ),
+    **{
+        "two axes": BATCH // 4,
+        "the second axis": BATCH // 2,
+        "time too": BATCH // 2,
+        "sharded_weights": BATCH // 2,
+    },
     "two_meshes": BATCH // 2,
-    **{"mapped": BATCH // 4, "mapped explicit": BATCH // 4, "mapped_weights": BATCH // 4, "mapped outside": BATCH},
-    **{"steps": 1, "steps explicit": 1, "part of a mesh": BATCH // 2, "part of a mesh, typed": BATCH // 2},
+    **{
+        "mapped": BATCH // 4,
+        "mapped explicit": BATCH // 4,
+        "mapped_weights": BATCH // 4,
+        "mapped outside": BATCH,
+    },
+    **{
+        "steps": 1,
+        "steps explicit": 1,
+        "part of a mesh": BATCH // 2,
+        "part of a mesh, typed": BATCH // 2,
+    },
     "uneven": 63,  # which no four devices can share out evenly: each computes all
 }
 
@@ -43,7 +65,9 @@ def found() -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", [*TRAINING, *ROWS, "mapped inside", "second_derivatives", "without_jit"])
+@pytest.mark.parametrize(
+    "name", [*TRAINING, *ROWS, "mapped inside", "second_derivatives", "without_jit"]
+)
 def test_as_on_one_device(found: Any, name: str):
     """Values and gradients."""
     assert "raised" not in found[name], found[name]["traceback"]
@@ -55,7 +79,9 @@ def test_each_device_runs_its_own_rows(found: Any, name: str):
     assert found[name]["rows"] == [ROWS[name]]
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINING if name != "by_explicit_mesh reference"])
+@pytest.mark.parametrize(
+    "name", [name for name in TRAINING if name != "by_explicit_mesh reference"]
+)
 def test_a_training_step_sends_gradients_once(found: Any, name: str):
     """Each of them, and a few numbers."""
     assert found[name]["others"] == []
@@ -63,7 +89,9 @@ def test_a_training_step_sends_gradients_once(found: Any, name: str):
     assert 4 * found[name]["parameters"] <= sent <= 4 * found[name]["parameters"] + 1000
 
 
-@pytest.mark.parametrize("way", ["by_jit", "by_shard_map", "by_typed_shard_map", "by_explicit_mesh"])
+@pytest.mark.parametrize(
+    "way", ["by_jit", "by_shard_map", "by_typed_shard_map", "by_explicit_mesh"]
+)
 def test_a_training_step_of_machine_code_sends_all_at_once(found: Any, way: str):
     assert len(found[f"{way} native"]["all-reduce"]) == 1
 

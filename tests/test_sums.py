@@ -51,8 +51,12 @@ def models() -> dict[str, Any]:
     per_step = nr.PerStep(jtu.Partial(scaled, {"a": jnp.ones(2), "b": jnp.full(2, 0.5)}))
     found = {
         "dense": nr.Dense(2, 2, key=KEY, bias=jax.nn.initializers.ones),
-        "embedding": nr.Chain(nr.PerStep(lambda x: x[0].astype(jnp.int32)), nr.Embedding(4, 2, key=KEY)),
-        "layer norm": nr.Chain(nr.PerStep(lambda x: x * jnp.array([1, 3], x.dtype)), nr.LayerNorm(2)),
+        "embedding": nr.Chain(
+            nr.PerStep(lambda x: x[0].astype(jnp.int32)), nr.Embedding(4, 2, key=KEY)
+        ),
+        "layer norm": nr.Chain(
+            nr.PerStep(lambda x: x * jnp.array([1, 3], x.dtype)), nr.LayerNorm(2)
+        ),
         "rms norm": nr.RMSNorm(2),
         "per step": per_step,
         "bidirectional": nr.Bidirectional(recurrence(gru, backend="scan"), recurrence(rnn)),
@@ -62,25 +66,34 @@ def models() -> dict[str, Any]:
         "checkpoint": recurrence(gru, backend="scan", checkpoint=10),
     }
     found |= {f"rnn on {name}": recurrence(rnn, backend=name) for name in ("auto", "scan", "plain")}
-    found |= {f"decay on {name}": recurrence(decay, backend=name) for name in ("auto", "scan", "plain", "associative")}
+    found |= {
+        f"decay on {name}": recurrence(decay, backend=name)
+        for name in ("auto", "scan", "plain", "associative")
+    }
     return {name: few_bits(model) for name, model in found.items()}
 
 
 def few_bits(model: Any) -> Any:
-    return jtu.tree_map(lambda a: a.astype(jnp.float16).astype(jnp.float32) if eqx.is_inexact_array(a) else a, model)
+    return jtu.tree_map(
+        lambda a: a.astype(jnp.float16).astype(jnp.float32) if eqx.is_inexact_array(a) else a, model
+    )
 
 
 def gradient(model: Any, dtype: Any) -> list[Any]:
     """With a tenth of all steps a reset, and 4000 terms most of which have one sign."""
     model = nr.cast(few_bits(nr.cast(model, jnp.bfloat16)), dtype)
     steps = np.arange(BATCH * TIME).reshape(BATCH, TIME)
-    xs = jnp.asarray(np.random.default_rng(0).uniform(0, 4, (BATCH, TIME, 2)), jnp.bfloat16).astype(dtype)
+    xs = jnp.asarray(np.random.default_rng(0).uniform(0, 4, (BATCH, TIME, 2)), jnp.bfloat16).astype(
+        dtype
+    )
 
     def loss(model: Any) -> jax.Array:
         ys = model.scan(None, xs, resets=jnp.asarray(steps % 10 == 0))[1]
         return jnp.sum(ys.astype(jnp.float32) * jnp.arange(1, ys.shape[-1] + 1, dtype=jnp.float32))
 
-    return jtu.tree_leaves(jax.jit(nr.grad(loss), compiler_options={"xla_backend_optimization_level": 0})(model))
+    return jtu.tree_leaves(
+        jax.jit(nr.grad(loss), compiler_options={"xla_backend_optimization_level": 0})(model)
+    )
 
 
 @pytest.mark.parametrize("name", models())
@@ -92,13 +105,17 @@ def test_gradients_are_those_of_float32(name):
         for found, right in zip(gradient(model, dtype), expected, strict=True):
             assert found.dtype == dtype
             right = np.asarray(right)
-            np.testing.assert_allclose(np.asarray(found, np.float32), right, rtol=0, atol=0.02 * np.abs(right).max())
+            np.testing.assert_allclose(
+                np.asarray(found, np.float32), right, rtol=0, atol=0.02 * np.abs(right).max()
+            )
 
 
 def test_the_reference_adds_up_in_32_bits_too():
     """300 ones, which in bfloat16 are 256 at most."""
     zeros = [jnp.zeros(shape, jnp.bfloat16) for shape in ((1, 1), (1, 1), (1,))]
-    layer = nr.Recurrence(nr.RNNCell.from_arrays(*zeros, activation=jnp.asarray), backend="reference")
+    layer = nr.Recurrence(
+        nr.RNNCell.from_arrays(*zeros, activation=jnp.asarray), backend="reference"
+    )
     loss = lambda layer: layer(jnp.ones((300, 1), jnp.bfloat16)).astype(jnp.float32).sum()  # noqa: E731
     np.testing.assert_array_equal(nr.grad(loss)(layer).cell.b, jnp.full(1, 300, jnp.bfloat16))
 
@@ -116,10 +133,15 @@ def test_forward_mode_in_16_bits(dtype):
         ones = jtu.tree_map(jnp.ones_like, arrays)
         return jax.jit(lambda a: jax.jvp(lambda a: eqx.combine(a, rest)(xs), (a,), (ones,)))(arrays)
 
-    expected, found = along(model, xs), along(nr.cast(model, DTYPES[dtype]), xs.astype(DTYPES[dtype]))
+    expected, found = (
+        along(model, xs),
+        along(nr.cast(model, DTYPES[dtype]), xs.astype(DTYPES[dtype])),
+    )
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == DTYPES[dtype]
-        np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=0, atol=0.03 * np.abs(b).max())
+        np.testing.assert_allclose(
+            np.asarray(a, np.float32), b, rtol=0, atol=0.03 * np.abs(b).max()
+        )
 
 
 def test_values_of_16_bits_are_not_rounded_otherwise():
@@ -131,7 +153,9 @@ def test_values_of_16_bits_are_not_rounded_otherwise():
         return jnp.exp(bias) * x + matrix[0], (matrix @ x).sum(), bias, jnp.zeros(2, bool)
 
     graph, _, _ = graph_of(step, bias, matrix, values[0])
-    found = evaluate(graph, named(graph.inputs[:2], [bias, matrix]), named(graph.inputs[2:], [values]), (5,))
+    found = evaluate(
+        graph, named(graph.inputs[:2], [bias, matrix]), named(graph.inputs[2:], [values]), (5,)
+    )
     expected = jax.vmap(step, in_axes=(None, None, 0), axis_size=5)(bias, matrix, values)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == b.dtype

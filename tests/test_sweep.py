@@ -26,7 +26,9 @@ def functions() -> dict[str, tuple[Callable[..., Any], int]]:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
                         result = jax.eval_shape(lambda *args, f=function: f(*args), *[X] * count)
-                    if isinstance(result, jax.ShapeDtypeStruct) and jnp.issubdtype(result.dtype, jnp.floating):
+                    if isinstance(result, jax.ShapeDtypeStruct) and jnp.issubdtype(
+                        result.dtype, jnp.floating
+                    ):
                         found[f"{module.__name__}.{name}"] = function, count
                         break
                 except Exception:  # not such a function
@@ -60,7 +62,12 @@ def test_derivatives_have_native_code_where_values_have():
             if without_code(function, *args):
                 continue
             found[name] = without_code(pull, jax.eval_shape(function, *args), *args)
-        except (Unsupported, TypeError, ValueError, NotImplementedError):  # no derivative, or none of this kind
+        except (
+            Unsupported,
+            TypeError,
+            ValueError,
+            NotImplementedError,
+        ):  # no derivative, or none of this kind
             continue
     assert len(found) > 150
     assert not {name: primitives for name, primitives in found.items() if primitives}

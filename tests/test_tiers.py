@@ -43,7 +43,11 @@ def test_parameters_together_meet_in_all_ways_and_the_others_take_turns():
 def collected(request: pytest.FixtureRequest, name: str) -> list[pytest.Function]:
     """The tests of a file that are to cover something, marked."""
     module = pytest.Module.from_parent(request.session, path=HERE / name)
-    items = [item for item in module.collect() if isinstance(item, pytest.Function) and rule_of(item).strength]
+    items = [
+        item
+        for item in module.collect()
+        if isinstance(item, pytest.Function) and rule_of(item).strength
+    ]
     mark_full(items)
     return items
 
@@ -53,7 +57,9 @@ def is_default(item: pytest.Function) -> bool:
 
 
 COVERED = [
-    p.name for p in sorted(HERE.glob("test_*.py")) if re.search(r"^[^ ].*mark\.covered\(", p.read_text(), re.MULTILINE)
+    p.name
+    for p in sorted(HERE.glob("test_*.py"))
+    if re.search(r"^[^ ].*mark\.covered\(", p.read_text(), re.MULTILINE)
 ]
 
 
@@ -61,7 +67,11 @@ COVERED = [
 def test_each_value_of_each_parameter_is_met_by_default(name, request):
     covered = collected(request, name)
     met, rest = (
-        {(rule_of(item).group or item.originalname, *pair) for item in items for pair in case_of(item).items()}
+        {
+            (rule_of(item).group or item.originalname, *pair)
+            for item in items
+            for pair in case_of(item).items()
+        }
         for items in (filter(is_default, covered), itertools.filterfalse(is_default, covered))
     )
     assert rest <= met
@@ -74,7 +84,9 @@ def test_each_cell_of_the_zoo_is_met_on_each_backend_and_each_way_by_many_cells(
     items = [item for item in collected(request, "test_zoo.py") if rule_of(item).group == "ways"]
     found = [dict(case_of(item)) for item in filter(is_default, items)]
     pairs = [(case.pop("name"), case.pop("backend")) for case in found]
-    runs = {(name, "scan") for name in ZOO} | {(name, "native") for name in ZOO if name not in REFUSED}
+    runs = {(name, "scan") for name in ZOO} | {
+        (name, "native") for name in ZOO if name not in REFUSED
+    }
     assert sorted(pairs) == sorted(runs)
     ways = Counter(tuple(sorted(case.items(), key=str)) for case in found)
     assert len(ways) == 7
@@ -93,7 +105,9 @@ def test_the_versions_that_are_declared_are_those_that_are_tested():
     """In pyproject.toml, in the constraints, and in what the README promises."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
-    lowest, usual, newest = map(pins, ("constraints-lowest.txt", "constraints.txt", "constraints-newest.txt"))
+    lowest, usual, newest = map(
+        pins, ("constraints-lowest.txt", "constraints.txt", "constraints-newest.txt")
+    )
     for name, specifier in declared.items():
         (bound,) = (Version(s.version) for s in specifier if s.operator == ">=")
         assert lowest[name] == bound, name
@@ -106,4 +120,6 @@ def test_the_versions_that_are_declared_are_those_that_are_tested():
     promise = f"Tested with JAX {lowest['jax']} to {newest['jax']} on Python {pythons[0]} to {pythons[-1]}."  # one line
     assert promise in " ".join((ROOT / "README.md").read_text().split())
     makefile = (ROOT / "Makefile").read_text()
-    assert {f"python{pythons[0]}", f"python{pythons[-1]}"} <= set(re.findall(r"python3\.\d+", makefile))
+    assert {f"python{pythons[0]}", f"python{pythons[-1]}"} <= set(
+        re.findall(r"python3\.\d+", makefile)
+    )

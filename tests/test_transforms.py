@@ -22,19 +22,32 @@ def models(dtype):
     options = {"key": KEY, "dtype": dtype}
     masks = {"lengths": LENGTHS, "resets": RESETS}
     found: dict[str, Any] = {
-        name: (nr.Recurrence(make_cell(name, dtype=dtype), learn_initial_state=True), masks) for name in CELLS
+        name: (nr.Recurrence(make_cell(name, dtype=dtype), learn_initial_state=True), masks)
+        for name in CELLS
     }
     found |= {
-        "bidirectional": (nr.Bidirectional(nr.GRU(3, 2, **options), nr.LSTM(3, 2, **options)), masks),
+        "bidirectional": (
+            nr.Bidirectional(nr.GRU(3, 2, **options), nr.LSTM(3, 2, **options)),
+            masks,
+        ),
         "chain": (
-            nr.Chain(nr.Dense(3, 4, jnp.tanh, **options), nr.Residual(nr.RNN(4, 4, **options)), nr.Dropout(0.5)),
+            nr.Chain(
+                nr.Dense(3, 4, jnp.tanh, **options),
+                nr.Residual(nr.RNN(4, 4, **options)),
+                nr.Dropout(0.5),
+            ),
             {**masks, "key": KEY},
         ),
         "dropout": (
             nr.Chain(nr.Dropout(0.5, axis="time"), nr.Dense(3, 2, **options)),
             {"lengths": LENGTHS, "key": KEY},
         ),
-        "norms": (nr.Chain(nr.LayerNorm(3, dtype=dtype), nr.RMSNorm(3, dtype=dtype), nr.Dense(3, 2, **options)), {}),
+        "norms": (
+            nr.Chain(
+                nr.LayerNorm(3, dtype=dtype), nr.RMSNorm(3, dtype=dtype), nr.Dense(3, 2, **options)
+            ),
+            {},
+        ),
     }
     return found
 
@@ -69,7 +82,9 @@ def test_dtype_is_carried_through_every_transformation(name, dtype):
         assert np.isfinite(np.asarray(leaf, np.float64)).all()
     tolerance = {jnp.float64: 1e-12, jnp.float32: 1e-5, jnp.bfloat16: 0.03}[dtype]
     assert_close(results["call"], results["jit"], tolerance)
-    assert_close(jtu.tree_leaves(results["grad"]), jtu.tree_leaves(results["checkpoint"]), tolerance)
+    assert_close(
+        jtu.tree_leaves(results["grad"]), jtu.tree_leaves(results["checkpoint"]), tolerance
+    )
     assert any(np.asarray(leaf, np.float64).any() for leaf in jtu.tree_leaves(results["grad"]))
 
 
@@ -102,7 +117,9 @@ def test_a_model_and_its_methods_may_be_given_to_jit_themselves():
     state, _ = step(net.initial_state(), xs[0])
     assert_close(step(state, xs[1]), net.step(state, xs[1]), 1e-14)
     cell = net[0].cell
-    assert_close(jax.jit(cell)(cell.initial_state(), xs[0]), cell(cell.initial_state(), xs[0]), 1e-14)
+    assert_close(
+        jax.jit(cell)(cell.initial_state(), xs[0]), cell(cell.initial_state(), xs[0]), 1e-14
+    )
 
 
 def test_a_step_inside_a_compiled_loop():

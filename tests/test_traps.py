@@ -32,7 +32,9 @@ def test_reset_after_and_before_the_product_are_two_cells():
     before = nr.GRUv3Cell.from_arrays(after.W, after.U, after.b, after.b_h)
     assert not np.allclose(after(h, x), before(h, x))
     for cell, oracle in ((after, oracles.gru), (before, oracles.gruv3)):
-        assert_close(np.asarray(cell(h, x)), oracle(np.asarray(h), np.asarray(x), **arrays_of(cell)), 1e-14)
+        assert_close(
+            np.asarray(cell(h, x)), oracle(np.asarray(h), np.asarray(x), **arrays_of(cell)), 1e-14
+        )
     open_gate = after.b.at[:4].set(50.0)
     assert_close(
         nr.GRUCell.from_arrays(after.W, after.U, open_gate)(h, x),
@@ -88,7 +90,9 @@ def test_a_reset_removes_nan_from_state_and_gradient(backend):
     xs, poison = random(0, 3, 3), jnp.full(4, jnp.nan)
     resets = jnp.array([True, False, False])
     assert_close(layer.scan(poison, xs, resets=resets), layer.scan(None, xs), 0)
-    gradient = jax.grad(lambda layer, xs: layer(poison, xs, resets=resets).sum(), argnums=(0, 1))(layer, xs)
+    gradient = jax.grad(lambda layer, xs: layer(poison, xs, resets=resets).sum(), argnums=(0, 1))(
+        layer, xs
+    )
     clean = jax.grad(lambda layer, xs: layer(xs).sum(), argnums=(0, 1))(layer, xs)
     assert_close(jtu.tree_leaves(gradient), jtu.tree_leaves(clean), 1e-13)
 
@@ -121,7 +125,9 @@ def test_two_biases_are_one_sum_except_inside_a_gru(name):
 def test_dropout_says_which_mask_it_draws():
     """Trap 9: per element, or one for the sequence; the argument decides and both masks differ between examples."""
     key, ones = jax.random.key(0), jnp.ones((2, 5, 40))
-    fresh, fixed = (np.asarray(nr.Dropout(0.5, axis=axis)(ones, key=key)) for axis in (None, "time"))
+    fresh, fixed = (
+        np.asarray(nr.Dropout(0.5, axis=axis)(ones, key=key)) for axis in (None, "time")
+    )
     assert (fixed == fixed[:, :1]).all()
     assert not (fresh == fresh[:, :1]).all()
     assert not (fixed[0] == fixed[1]).all()

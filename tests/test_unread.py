@@ -60,15 +60,24 @@ def everything(kind: str, dtype: Any, backend: str) -> list[Any]:
 
     layer = nr.Recurrence(Two(kind, w, w), learn_initial_state=True, backend=backend)
     both = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True, allow_int=True)
-    return jax.tree.leaves(jax.jit(both, compiler_options={"xla_backend_optimization_level": 0})(layer, xs))
+    return jax.tree.leaves(
+        jax.jit(both, compiler_options={"xla_backend_optimization_level": 0})(layer, xs)
+    )
 
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_unread(kind):
     expected = [np.asarray(a) for a in everything(kind, jnp.float64, "plain")]
-    runs = [("auto", jnp.float32), ("auto", jnp.bfloat16), ("scan", jnp.bfloat16), ("auto", jnp.float16)]
+    runs = [
+        ("auto", jnp.float32),
+        ("auto", jnp.bfloat16),
+        ("scan", jnp.bfloat16),
+        ("auto", jnp.float16),
+    ]
     for backend, dtype in [*runs, *[("associative", jnp.bfloat16)] * (kind in AFFINE)]:
         for found, right in zip(everything(kind, dtype, backend), expected, strict=True):
             scale = max(1, np.abs(right).max(initial=0))
             tolerance = 3 * float(jnp.finfo(dtype).eps)
-            np.testing.assert_allclose(np.asarray(found, np.float64) / scale, right / scale, rtol=0, atol=tolerance)
+            np.testing.assert_allclose(
+                np.asarray(found, np.float64) / scale, right / scale, rtol=0, atol=tolerance
+            )

@@ -61,7 +61,9 @@ def transformed(layers: nr.Recurrence, xs: jax.Array, lengths: Any) -> dict[str,
     def loss(function: Callable[..., Any], layer: Any, xs: Any) -> jax.Array:
         found = function(layer, xs)
         weights = random_like(found, 3, jnp.float64)
-        return sum((a * w).sum() for a, w in zip(*map(jtu.tree_leaves, (found, weights)), strict=True))
+        return sum(
+            (a * w).sum() for a, w in zip(*map(jtu.tree_leaves, (found, weights)), strict=True)
+        )
 
     runs = {
         "plain": (run, (first, xs[0])),
@@ -75,7 +77,9 @@ def transformed(layers: nr.Recurrence, xs: jax.Array, lengths: Any) -> dict[str,
     for name, (function, args) in runs.items():
         found[name] = function(*args)
         # Inside of a jit of its own, where JAX batches a program that it has traced before.
-        found[f"grad of vmap, {name}"] = jax.grad(partial(loss, jax.jit(function)), argnums=(0, 1))(*args)
+        found[f"grad of vmap, {name}"] = jax.grad(partial(loss, jax.jit(function)), argnums=(0, 1))(
+            *args
+        )
     grad = jax.grad(partial(loss, run), argnums=(0, 1))
     found["vmap of grad, inputs"] = jax.vmap(grad, (None, 0))(first, xs)
     found["vmap of grad, both"] = jax.vmap(grad)(layers, xs)
@@ -98,7 +102,9 @@ def test_loops_agree_under_every_transformation(loops, make, options, lengths):
     xs = random(1, MODELS, BATCH, TIME, SIZE)
     lengths = None if lengths is None else np.array(lengths)
     results = [
-        jax.jit(lambda *args, b=backend: transformed(nr.with_backend(args[0], b), args[1], lengths))(layers, xs)
+        jax.jit(
+            lambda *args, b=backend: transformed(nr.with_backend(args[0], b), args[1], lengths)
+        )(layers, xs)
         for backend in ("native", "plain")
     ]
     for name, found in results[0].items():
@@ -109,11 +115,15 @@ def test_loops_agree_under_every_transformation(loops, make, options, lengths):
 LAYERS = {cell.__name__: cell for cell in (nr.RNN, nr.LSTM, nr.GRU, nr.GRUv3)}
 
 
-@pytest.mark.parametrize("name", [*LAYERS, "lnlstm", "peephole", "mgu", "indrnn", "leaky", "mingru"])
+@pytest.mark.parametrize(
+    "name", [*LAYERS, "lnlstm", "peephole", "mgu", "indrnn", "leaky", "mingru"]
+)
 def test_cells_of_the_benchmarks_run_natively_both_ways(name):
     """Whatever this version of JAX uses for their derivatives."""
     layer = (
-        LAYERS[name](3, 4, key=KEYS[0], dtype=jnp.float32) if name in LAYERS else nr.Recurrence(cells.make(name, 3, 4))
+        LAYERS[name](3, 4, key=KEYS[0], dtype=jnp.float32)
+        if name in LAYERS
+        else nr.Recurrence(cells.make(name, 3, 4))
     )
     page = nr.explain(layer, random(0, 2, 3, 3, dtype=jnp.float32))
     assert page.backend == "native"
@@ -127,11 +137,15 @@ def test_an_inner_loop_is_written_out(backend):
 
     def cell(h: Any, x: Any) -> Any:
         rounds = jnp.stack([x, 2 * x])
-        h, sums = jax.lax.scan(lambda h, a: (jnp.tanh(weights @ h + a), h.sum()), h, rounds, reverse=True)
+        h, sums = jax.lax.scan(
+            lambda h, a: (jnp.tanh(weights @ h + a), h.sum()), h, rounds, reverse=True
+        )
         return jax.lax.fori_loop(0, 2, lambda k, h: jnp.sin(h) + sums[0], h)
 
     layer, xs = nr.Recurrence(cell, jnp.ones(3), backend=backend), random(3, 2, 3, 3)
     layers = layer, nr.with_backend(layer, "plain")
-    found, expected = (jax.value_and_grad(lambda xs, ran=ran: (ran(xs) ** 2).sum())(xs) for ran in layers)
+    found, expected = (
+        jax.value_and_grad(lambda xs, ran=ran: (ran(xs) ** 2).sum())(xs) for ran in layers
+    )
     assert_close(found, expected, 1e-12)
     assert "scan" not in nr.explain(layer, xs).reason or backend == "scan"

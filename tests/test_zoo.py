@@ -40,7 +40,11 @@ class ZooCell(nr.Cell):
         return self.step(state, x, **self.parameters)
 
     def output(self, state: Any, x: jax.Array) -> Any:
-        return super().output(state, x) if self.read is None else self.read(state, x, **self.parameters)
+        return (
+            super().output(state, x)
+            if self.read is None
+            else self.read(state, x, **self.parameters)
+        )
 
     def initial_state(self) -> Any:
         return jtu.tree_map(jnp.zeros_like, self.zero)
@@ -149,14 +153,20 @@ def picked_by_whole_numbers(h, x, U, W, order):
 
 @zoo((2, 3), U=(2, 3, 3), mix=(2, 2), W=(2, 3, 3))
 def heads(h, x, U, mix, W):
-    return jnp.tanh(jnp.einsum("hij,hj->hi", U, h) + jnp.einsum("hij,j->hi", W, x) + jnp.einsum("hg,gi->hi", mix, h))
+    return jnp.tanh(
+        jnp.einsum("hij,hj->hi", U, h)
+        + jnp.einsum("hij,j->hi", W, x)
+        + jnp.einsum("hg,gi->hi", mix, h)
+    )
 
 
 @zoo(((4,), (4,)), U=(4, 4), W=(4, 3), scale=(2,))
 def one_number_for_all_features(state, x, U, W, scale):
     h, c = state
     a = U @ h
-    return jnp.tanh(h[1] * (W @ x) + a[2] * h + scale[1] * c + x[0]), c[3] * jnp.tanh(a) + jnp.tanh(h)[2] * a
+    return jnp.tanh(h[1] * (W @ x) + a[2] * h + scale[1] * c + x[0]), c[3] * jnp.tanh(a) + jnp.tanh(
+        h
+    )[2] * a
 
 
 @zoo(M=(4, 7), b=(4,))
@@ -487,7 +497,12 @@ REFUSED = {
 
 cells = pytest.mark.parametrize(
     ("name", "backend"),
-    [(name, backend) for backend in ("scan", "native") for name in ZOO if backend == "scan" or name not in REFUSED],
+    [
+        (name, backend)
+        for backend in ("scan", "native")
+        for name in ZOO
+        if backend == "scan" or name not in REFUSED
+    ],
 )
 #: Not run by default: all ways with all cells. Each cell is run in one way, on both backends.
 one_way_each = pytest.mark.covered(1, together="name", whole="backend", group="ways")
@@ -509,7 +524,9 @@ def key_of(layer: nr.Recurrence) -> dict[str, Any]:
 
 
 @functools.cache
-def definition(name: str, reverse: bool = False, masked: bool = False, dtype: Any = jnp.float64) -> tuple[Any, Any]:
+def definition(
+    name: str, reverse: bool = False, masked: bool = False, dtype: Any = jnp.float64
+) -> tuple[Any, Any]:
     """What `masked_sequences` or `whole_sequences` give by the definition."""
     run = masked_sequences if masked else whole_sequences
     return run(layer_of(name, dtype, reverse=reverse, backend="reference"), dtype)
@@ -519,7 +536,9 @@ def masked_sequences(layer: nr.Recurrence, dtype: Any = jnp.float64) -> tuple[An
     """With lengths, one of them zero, not a number past the end, and resets."""
     xs = random(0, BATCH, TIME, IN, dtype=dtype)
     xs = jnp.where(jnp.arange(TIME)[:, None] < LENGTHS[:, None, None], xs, jnp.nan)
-    return scanned(layer, xs, start_of(layer, BATCH), lengths=LENGTHS, resets=RESETS, **key_of(layer))
+    return scanned(
+        layer, xs, start_of(layer, BATCH), lengths=LENGTHS, resets=RESETS, **key_of(layer)
+    )
 
 
 def whole_sequences(layer: nr.Recurrence, dtype: Any = jnp.float64) -> tuple[Any, Any]:
@@ -545,7 +564,9 @@ def test_float32_agrees_with_reference(name, backend):
 
 @one_way_each
 @cells
-@pytest.mark.parametrize(("save", "checkpoint"), [("states", None), ("gates", "sqrt"), ("states", 2)])
+@pytest.mark.parametrize(
+    ("save", "checkpoint"), [("states", None), ("gates", "sqrt"), ("states", 2)]
+)
 def test_what_is_stored_does_not_matter(name, backend, save, checkpoint):
     layer = layer_of(name, backend=backend, save=save, checkpoint=checkpoint)
     assert_close(whole_sequences(layer), definition(name), 1e-10)
@@ -558,7 +579,9 @@ def each_on_its_own(name: str) -> tuple[Any, Any]:
 
     def alone(layer: Any, start: Any, xs: Any) -> Any:
         pick = lambda n: jtu.tree_map(lambda leaf: leaf[n], (start, xs, keys))  # noqa: E731
-        return jtu.tree_map(lambda *leaves: jnp.stack(leaves), *(one_example(layer, *pick(n)) for n in range(BATCH)))
+        return jtu.tree_map(
+            lambda *leaves: jnp.stack(leaves), *(one_example(layer, *pick(n)) for n in range(BATCH))
+        )
 
     layer = layer_of(name, backend="reference")
     return pulled(alone, layer, start_of(layer, BATCH), xs)
@@ -593,9 +616,16 @@ def test_which_cells_there_is_machine_code_for(name):
         assert found.reason == "the fastest one on CPUs"
         return
     assert found.backend == "scan"
-    assert re.match(f"there is no native code for {refused}.*; this one runs any cell on any device$", found.reason)
-    with pytest.raises(ValueError, match=rf'backend="native" cannot run this step: .*{refused}.*; expected'):
-        nr.with_backend(layer_of(name), "native").scan(None, random(0, 2, TIME, IN), **key_of(layer_of(name)))
+    assert re.match(
+        f"there is no native code for {refused}.*; this one runs any cell on any device$",
+        found.reason,
+    )
+    with pytest.raises(
+        ValueError, match=rf'backend="native" cannot run this step: .*{refused}.*; expected'
+    ):
+        nr.with_backend(layer_of(name), "native").scan(
+            None, random(0, 2, TIME, IN), **key_of(layer_of(name))
+        )
 
 
 @pytest.mark.sampled(5)
@@ -621,7 +651,9 @@ def test_the_loop_of_the_gradient_is_machine_code_too(name):
 
 def gradient(cell: Any, start: jax.Array, time: int = 1) -> Any:
     """Of the sum of the final state, for an input of ones."""
-    run = lambda cell: nr.Recurrence(cell, start, backend="scan").scan(None, jnp.ones((time, IN)))[0].sum()  # noqa: E731
+    run = lambda cell: (
+        nr.Recurrence(cell, start, backend="scan").scan(None, jnp.ones((time, IN)))[0].sum()
+    )  # noqa: E731
     return jax.grad(run)(cell)
 
 
@@ -662,7 +694,9 @@ def test_the_rule_decides_the_gradient_of_a_parameter():
 
 def test_an_untouched_parameter_has_gradient_zero():
     cell, start = ZOO["untouched_parameter"](jnp.float64)
-    found = nr.grad(lambda cell: nr.Recurrence(cell, start, backend="scan")(jnp.ones((TIME, IN))).sum())(cell)
+    found = nr.grad(
+        lambda cell: nr.Recurrence(cell, start, backend="scan")(jnp.ones((TIME, IN))).sum()
+    )(cell)
     assert not np.asarray(found.parameters["unused"]).any()
     assert np.asarray(found.parameters["U"]).any()
 

@@ -25,9 +25,13 @@ Combination = tuple[tuple[str, Hashable], ...]
 FUNCTION = "the function"
 
 
-def combinations_of(case: Case, strength: int, together: Sequence[str] = ()) -> Iterator[Combination]:
+def combinations_of(
+    case: Case, strength: int, together: Sequence[str] = ()
+) -> Iterator[Combination]:
     """What a case covers: its values, so many at a time, and those that are named, at once."""
-    yield from combinations(sorted(case.items(), key=lambda pair: pair[0]), min(strength, len(case)))
+    yield from combinations(
+        sorted(case.items(), key=lambda pair: pair[0]), min(strength, len(case))
+    )
     if together:
         yield tuple((name, case[name]) for name in together)
 
@@ -38,7 +42,10 @@ def covering(cases: Sequence[Case], strength: int, together: Sequence[str] = ())
     Of those that add most, one is taken whose other values have been taken least.
     """
     offers = [set(combinations_of(case, strength, together)) for case in cases]
-    others = [tuple((name, value) for name, value in case.items() if name not in together) for case in cases]
+    others = [
+        tuple((name, value) for name, value in case.items() if name not in together)
+        for case in cases
+    ]
     wanted = set[Combination]().union(*offers)
     taken, used = list[int](), Counter[Any]()
 
@@ -67,7 +74,11 @@ class Rule:
 def rule_of(item: pytest.Item) -> Rule:
     """The rule of a test; without a marker each set is the first of one."""
     covered, sampled = item.get_closest_marker("covered"), item.get_closest_marker("sampled")
-    return Rule(*covered.args, **covered.kwargs) if covered else Rule(step=sampled.args[0] if sampled else 1)
+    return (
+        Rule(*covered.args, **covered.kwargs)
+        if covered
+        else Rule(step=sampled.args[0] if sampled else 1)
+    )
 
 
 def mark_full(items: Iterable[pytest.Item]) -> None:
@@ -95,7 +106,11 @@ def chosen_of(items: Sequence[pytest.Function], rule: Rule) -> list[int]:
 
 def case_of(item: pytest.Function, without: Collection[str] = ()) -> Case:
     """The values of the parameters; arrays and the like stand for themselves."""
-    values = {name: _hashable(value) for name, value in item.callspec.params.items() if name not in without}
+    values = {
+        name: _hashable(value)
+        for name, value in item.callspec.params.items()
+        if name not in without
+    }
     return {FUNCTION: item.originalname, **values}
 
 

@@ -61,7 +61,9 @@ def _status(call: str, target: Path) -> os.stat_result | None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(f"{call}: {target} is a folder; expected the path of a file.")
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"{call}: {target} is a pipe, a device or a socket; expected the path of a file.")
+        raise OSError(
+            f"{call}: {target} is a pipe, a device or a socket; expected the path of a file."
+        )
     return status
 
 
@@ -93,7 +95,9 @@ def _create(call: str, folder: Path, mode: int) -> tuple[Path, BinaryIO]:
         try:
             handle = os.open(piece, flags, mode)  # the system applies the umask
         except PermissionError as error:
-            raise PermissionError(f"{call}: this user may not write in the folder {folder}.") from error
+            raise PermissionError(
+                f"{call}: this user may not write in the folder {folder}."
+            ) from error
         file = os.fdopen(handle, "wb")
         if not _lock(handle, wait=True) or os.fstat(handle).st_nlink:
             return piece, file
@@ -118,7 +122,9 @@ def _remove_dead_pieces(folder: Path) -> None:
         return
     for piece in pieces:
         with contextlib.suppress(OSError):  # gone meanwhile, or another user's
-            handle = os.open(piece, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+            handle = os.open(
+                piece, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            )
             try:
                 # Locks may not reach other machines, whose running saves are never a day old.
                 old = time.time() - os.fstat(handle).st_mtime > _DAY

@@ -65,7 +65,9 @@ def check_key(call: str, key: Any) -> None:
         came = f"{key.dtype}{list(key.shape)}"
     else:
         came = "None" if key is None else f"a {type(key).__name__}"
-    raise TypeError(f"{call}: key is {came}; expected one JAX random key, such as key=jax.random.key(0).")
+    raise TypeError(
+        f"{call}: key is {came}; expected one JAX random key, such as key=jax.random.key(0)."
+    )
 
 
 def check_sizes(call: str, **sizes: Any) -> None:
@@ -76,15 +78,21 @@ def check_sizes(call: str, **sizes: Any) -> None:
 
 def check_choice(call: str, name: str, value: Any, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{call}: {name} is {value!r}; expected one of {', '.join(map(repr, choices))}.")
+        raise ValueError(
+            f"{call}: {name} is {value!r}; expected one of {', '.join(map(repr, choices))}."
+        )
 
 
 def check_step(call: str, what: str, array: Any, size: int, dtype: Any, hint: str = "") -> None:
     """One step or one state: its last axis and its dtype."""
     if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-        raise TypeError(f"{call}: {what} is a {type(array).__name__}; expected an array of shape ({size},){hint}.")
+        raise TypeError(
+            f"{call}: {what} is a {type(array).__name__}; expected an array of shape ({size},){hint}."
+        )
     if array.ndim == 0 or array.shape[-1] != size:
-        raise ValueError(f"{call}: {what} has shape {tuple(array.shape)}; expected ({size},) or (batch, {size}){hint}.")
+        raise ValueError(
+            f"{call}: {what} has shape {tuple(array.shape)}; expected ({size},) or (batch, {size}){hint}."
+        )
     check_dtype(call, what, array, dtype)
 
 
@@ -99,11 +107,13 @@ def check_dtype(call: str, what: str, array: Any, dtype: Any) -> None:
 def describe(tree: Any) -> str:
     """Structure, shapes and dtypes in one line: ``LSTMState(h=float32[5], c=float32[5])``."""
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return (
-            f"{type(tree).__name__}({', '.join(f'{n}={describe(v)}' for n, v in zip(tree._fields, tree, strict=True))})"
-        )
+        return f"{type(tree).__name__}({', '.join(f'{n}={describe(v)}' for n, v in zip(tree._fields, tree, strict=True))})"
     if isinstance(tree, tuple | list):
         return f"{type(tree).__name__}({', '.join(map(describe, tree))})"
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
         return f"{tree.dtype}{list(tree.shape)}"
-    return type(tree).__name__ if not isinstance(tree, dict) else str({k: describe(v) for k, v in tree.items()})
+    return (
+        type(tree).__name__
+        if not isinstance(tree, dict)
+        else str({k: describe(v) for k, v in tree.items()})
+    )

@@ -69,7 +69,9 @@ def _identity(function: Any) -> Any:
     if type(function) is functools.partial:
         values = [*enumerate(function.args), *sorted(function.keywords.items())]
         if all(type(value) in (bool, int, float, str, type(None)) for _, value in values):
-            return _identity(function.func), *((name, repr(value)) for name, value in values)  # 1 is not 1.0
+            return _identity(function.func), *(
+                (name, repr(value)) for name, value in values
+            )  # 1 is not 1.0
     return function
 
 

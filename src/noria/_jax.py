@@ -65,7 +65,9 @@ def call(jaxpr: Any, *arrays: Any) -> list[Any]:
 def bind(primitive: Any, arrays: Sequence[Any], params: dict[str, Any], source: Any) -> list[Any]:
     """The outputs of an equation for these inputs; ``source`` is where its code comes from."""
     bound = primitive.get_bind_params(params)
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a pair in some releases
+    functions, params = (
+        bound if isinstance(bound, tuple) else ((), bound)
+    )  # a pair in some releases
     with source_info_util.user_context(source):
         outputs = primitive.bind(*functions, *arrays, **params)
     return list(outputs) if primitive.multiple_results else [outputs]
@@ -123,7 +125,9 @@ def primitive(
             return list(jax.jit(functools.partial(made.bind, **params))(*arrays))
 
     made.def_impl(compiled)
-    made.def_abstract_eval(lambda *avals, **params: [_on_mesh_of(avals, s) for s in shapes(*avals, **params)])
+    made.def_abstract_eval(
+        lambda *avals, **params: [_on_mesh_of(avals, s) for s in shapes(*avals, **params)]
+    )
     ad.primitive_jvps[made] = lambda primals, tangents, **params: jvp(
         primals, list(map(ad.instantiate_zeros, tangents)), **params
     )
@@ -138,10 +142,16 @@ def _on_mesh_of(avals: Sequence[Any], like: Any) -> ShapedArray:
     """A type of this shape and dtype, of an array that is sharded along no axis of type ``Explicit``."""
     meshes = (a.sharding.mesh for a in avals if not a.sharding.mesh.empty)
     mesh = next(meshes, jax.sharding.get_abstract_mesh())
-    return ShapedArray(like.shape, like.dtype, sharding=NamedSharding(mesh, PartitionSpec(*[None] * len(like.shape))))
+    return ShapedArray(
+        like.shape,
+        like.dtype,
+        sharding=NamedSharding(mesh, PartitionSpec(*[None] * len(like.shape))),
+    )
 
 
-def _without_dead_code(dce: Callable[..., Any], used: Sequence[bool], *rest: Any) -> tuple[list[bool], Any]:
+def _without_dead_code(
+    dce: Callable[..., Any], used: Sequence[bool], *rest: Any
+) -> tuple[list[bool], Any]:
     """A rule of `pe.dce_rules`. From JAX 0.12 on it is also told which inputs are live."""
     equation = rest[-1]
     if not any(used):
@@ -170,7 +180,9 @@ class Rows(NamedTuple):
     results: list[int | None]
 
 
-def partitioned(made: Primitive, portable: Any, function: Any, rows: Callable[..., Rows]) -> Callable[..., Any]:
+def partitioned(
+    made: Primitive, portable: Any, function: Any, rows: Callable[..., Rows]
+) -> Callable[..., Any]:
     """A lowering rule: each device runs ``function`` on its own rows of a batch that is sharded.
 
     XLA finds out during compilation which arrays are sharded, and then asks for the program of one
@@ -186,14 +198,18 @@ def partitioned(made: Primitive, portable: Any, function: Any, rows: Callable[..
         if mesh is None:
             return mlir.lower_fun(function)(ctx, *arrays, **params)
         devices = tuple(jax.devices("cpu")[: mesh.size])  # any: only their number counts
-        context = dataclasses.replace(ctx.module_context.axis_context, device_assignment=devices, abstract_mesh=mesh)
+        context = dataclasses.replace(
+            ctx.module_context.axis_context, device_assignment=devices, abstract_mesh=mesh
+        )
         module = ctx.module_context.replace(axis_context=context)
         whole, part = (functools.partial(f, **params) for f in (made.bind, function))
         shared_out = _shared_out(whole, part, rows(**params), ctx.avals_in, ctx.avals_out)
         results = mlir.lower_fun(shared_out)(ctx.replace(module_context=module), *arrays)
         # The text of such a call does not say what it computes, so it must match nothing in a cache on disk.
         name = mlir.ir.StringAttr.get(uuid.uuid4().hex)
-        results[0].owner.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get({"noria": name})
+        results[0].owner.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get(
+            {"noria": name}
+        )
         return results
 
     return lower
@@ -208,11 +224,17 @@ def _mesh(ctx: Any) -> AbstractMesh | None:
     count = getattr(ctx.module_context.axis_context, "num_devices", 1)
     if count == 1:
         return None
-    shapes = [a.sharding.mesh.axis_sizes for a in ctx.avals_in] + [jax.sharding.get_abstract_mesh().axis_sizes]
-    main = next(iter(ctx.module_context.module.body))  # arguments may be sharded, and their types not say so
+    shapes = [a.sharding.mesh.axis_sizes for a in ctx.avals_in] + [
+        jax.sharding.get_abstract_mesh().axis_sizes
+    ]
+    main = next(
+        iter(ctx.module_context.module.body)
+    )  # arguments may be sharded, and their types not say so
     for text in re.findall(r"mesh<\[([^\]]*)\]", str(main.operation.attributes)):
         shapes.append(tuple(map(int, re.findall(r'"=(\d+)', text))))
-    products = (itertools.accumulate(shape, operator.mul) for shape in shapes if math.prod(shape) == count)
+    products = (
+        itertools.accumulate(shape, operator.mul) for shape in shapes if math.prod(shape) == count
+    )
     ends = sorted({1, count}.union(*products))
     if any(b % a for a, b in itertools.pairwise(ends)):
         return None  # such as of 2 by 3 and of 3 by 2 devices
@@ -226,10 +248,16 @@ def _primes(number: int) -> list[int]:
 
 
 def _shared_out(
-    function: Callable[..., Any], part: Callable[..., Any], rows: Rows, given: Sequence[Any], wanted: Sequence[Any]
+    function: Callable[..., Any],
+    part: Callable[..., Any],
+    rows: Rows,
+    given: Sequence[Any],
+    wanted: Sequence[Any],
 ) -> Callable[..., Any]:
     """The function of a whole batch, with what XLA must know to have each device compute a part."""
-    batch = next(a.shape[axis] for a, axis in zip(given, rows.arrays, strict=True) if axis is not None)
+    batch = next(
+        a.shape[axis] for a, axis in zip(given, rows.arrays, strict=True) if axis is not None
+    )
 
     def shardings(mesh: Any, names: Any, axes: Sequence[int | None]) -> tuple[Any, ...]:
         specs = [() if axis is None else (*[None] * axis, names or None) for axis in axes]
@@ -244,29 +272,43 @@ def _shared_out(
             found = list(part(*arrays))
             sums = [a for a, axis in zip(found, rows.results, strict=True) if axis is None]
             new = iter(jax.lax.psum(sums, names) if names else sums)
-            return [next(new) if axis is None else a for a, axis in zip(found, rows.results, strict=True)]
+            return [
+                next(new) if axis is None else a
+                for a, axis in zip(found, rows.results, strict=True)
+            ]
 
         def local(*arrays: Any) -> tuple[Any, ...]:
             shapes = tuple(jax.eval_shape(function, *arrays))
             return tuple(_part.bind(*arrays, function=summed, results=shapes))
 
-        return mesh, local, shardings(mesh, names, rows.results), shardings(mesh, names, rows.arrays)
+        return (
+            mesh,
+            local,
+            shardings(mesh, names, rows.results),
+            shardings(mesh, names, rows.arrays),
+        )
 
     def infer(mesh: Any, arrays: Sequence[Any], _: Any) -> Any:
         return shardings(mesh, _names(arrays, rows.arrays), rows.results)
 
     whole = custom_partitioning(lambda *arrays: tuple(function(*arrays)))
-    whole.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=_rule(rows, given, wanted))
+    whole.def_partition(
+        partition, infer_sharding_from_operands=infer, sharding_rule=_rule(rows, given, wanted)
+    )
     return whole
 
 
 _part = Primitive("noria_part")
 _part.multiple_results = True
-_part.def_abstract_eval(lambda *arrays, function, results: [ShapedArray(s.shape, s.dtype) for s in results])
+_part.def_abstract_eval(
+    lambda *arrays, function, results: [ShapedArray(s.shape, s.dtype) for s in results]
+)
 
 
 def _of_one_device(ctx: Any, *arrays: Any, function: Callable[..., Any], results: Any) -> Any:
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):  # XLA asks inside of the caller's `jax.set_mesh`
+    with jax.sharding.use_abstract_mesh(
+        AbstractMesh((), ())
+    ):  # XLA asks inside of the caller's `jax.set_mesh`
         return mlir.lower_fun(function)(ctx, *arrays)
 
 
@@ -275,7 +317,9 @@ mlir.register_lowering(_part, _of_one_device)
 
 def _names(arrays: Sequence[Any], axes: Sequence[int | None]) -> tuple[str, ...]:
     """The mesh axes over which a batch is sharded."""
-    specs = [a.sharding.spec[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None]
+    specs = [
+        a.sharding.spec[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None
+    ]
     found = next(filter(None, specs), ())
     return (found,) if isinstance(found, str) else tuple(found)
 
@@ -326,7 +370,9 @@ def _align(arrays: Sequence[Any], mapped: Sequence[int | None], *, axes: tuple[i
     return aligned(moved, axes, arrays[len(axes) :]), axes  # an outer vmap is to find the same
 
 
-def _unused(used: list[bool], *, axes: tuple[int, ...]) -> tuple[list[bool], list[bool], dict[str, Any]]:
+def _unused(
+    used: list[bool], *, axes: tuple[int, ...]
+) -> tuple[list[bool], list[bool], dict[str, Any]]:
     return used, used, {"axes": tuple(itertools.compress(axes, used))}
 
 
@@ -382,6 +428,8 @@ def _(aval: Any, *, axes: frozenset[str]) -> Any:
     return aval.update(vma=axes)  # before JAX 0.10
 
 
-ad.deflinear2(_retyped, lambda cotangent, array, *, axes: [retyped(cotangent, _varying(array.aval))])
+ad.deflinear2(
+    _retyped, lambda cotangent, array, *, axes: [retyped(cotangent, _varying(array.aval))]
+)
 batching.defvectorized(_retyped)
 mlir.register_lowering(_retyped, lambda ctx, array, *, axes: [array])

@@ -23,7 +23,10 @@ _NATIVE = {
 }
 
 #: Complex numbers are stored as real and imaginary parts; what is not in these tables, as bytes.
-_PARTS: dict[str, np.dtype] = {"complex64": np.dtype(np.float32), "complex128": np.dtype(np.float64)}
+_PARTS: dict[str, np.dtype] = {
+    "complex64": np.dtype(np.float32),
+    "complex128": np.dtype(np.float64),
+}
 _BYTE: np.dtype = np.dtype(np.uint8)
 
 #: How long safetensors lets a header be, its eight bytes of length not counted.
@@ -100,7 +103,9 @@ def to_file(call: str, arrays: dict[str, np.ndarray], metadata: dict[str, str]) 
         data = safetensors.numpy.save(arrays, metadata=metadata)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{too_long}, or cannot be written: {error}.") from error
-    if int.from_bytes(data[:8], "little") > HEADER_LIMIT:  # which older versions of safetensors write
+    if (
+        int.from_bytes(data[:8], "little") > HEADER_LIMIT
+    ):  # which older versions of safetensors write
         raise ValueError(f"{too_long}; keep large data out of extra.")
     return data
 
@@ -132,7 +137,9 @@ def read_header(path: str) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safetensors.safe_open(path, framework="numpy") as file:
             names = file.keys()
             slices = {name: file.get_slice(name) for name in names}
-            return file.metadata() or {}, {name: Tensor(s.get_dtype(), s.get_shape()) for name, s in slices.items()}
+            return file.metadata() or {}, {
+                name: Tensor(s.get_dtype(), s.get_shape()) for name, s in slices.items()
+            }
     except (FileNotFoundError, PermissionError):
         raise
     except (safetensors.SafetensorError, OSError) as error:

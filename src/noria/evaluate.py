@@ -61,7 +61,12 @@ def widened(tree: Any) -> Any:
 
 def narrowed(tree: Any, like: Any) -> Any:
     """The arrays of ``tree`` in the types of those of ``like``; ``None`` stays."""
-    return jtu.tree_map(lambda a, b: None if a is None else a.astype(b.dtype), tree, like, is_leaf=lambda a: a is None)
+    return jtu.tree_map(
+        lambda a, b: None if a is None else a.astype(b.dtype),
+        tree,
+        like,
+        is_leaf=lambda a: a is None,
+    )
 
 
 def spread(a: jax.Array, axes: Sequence[int], dtype: Any = None) -> jax.Array:
@@ -88,14 +93,17 @@ def evaluate(graph: Graph, known: Known, varying: Known, axes: Sequence[int]) ->
     if axes and any(is_narrow(v.aval) for v in shared):
         graph, known, copies = _with_copies(graph, known, names, axes)
     else:
-        known = {v: known[v].astype(v.aval.dtype) if is_narrow(v.aval) else known[v] for v in shared}
+        known = {
+            v: known[v].astype(v.aval.dtype) if is_narrow(v.aval) else known[v] for v in shared
+        }
     names, arrays = [*names, *copies], [*(varying[v] for v in names), *copies.values()]
 
     def one(arrays: list[Any]) -> list[Any]:
         here = known | named(names, arrays)
         outputs = graph([here[v] for v in graph.inputs])
         return [
-            jnp.asarray(a, v.aval.dtype) if is_literal(v) else a for v, a in zip(graph.outputs, outputs, strict=True)
+            jnp.asarray(a, v.aval.dtype) if is_literal(v) else a
+            for v, a in zip(graph.outputs, outputs, strict=True)
         ]
 
     for size in reversed(axes):
@@ -103,12 +111,18 @@ def evaluate(graph: Graph, known: Known, varying: Known, axes: Sequence[int]) ->
     return one(arrays)
 
 
-def _with_copies(graph: Graph, known: Known, names: Sequence[Any], axes: Sequence[int]) -> tuple[Graph, Known, Known]:
+def _with_copies(
+    graph: Graph, known: Known, names: Sequence[Any], axes: Sequence[int]
+) -> tuple[Graph, Known, Known]:
     """The part that varies, the arrays that it shares, and copies for each place of those that it reads so."""
     depends = dependence(graph.equations, dict.fromkeys(names, 1))
     varies = lambda atom: is_literal(atom) or bool(depends.get(atom))  # noqa: E731
     rest = [e for e in graph.equations if any(map(varies, e.outputs))]
-    asked = [v for v in values_of([*(v for e in rest for v in e.inputs), *graph.outputs]) if not varies(v)]
+    asked = [
+        v
+        for v in values_of([*(v for e in rest for v in e.inputs), *graph.outputs])
+        if not varies(v)
+    ]
     same = cut_out(graph.equations, asked, [v for v in graph.inputs if v not in names])
     given = {v: known[v] for v in same.inputs}
     arrays = {v: a.astype(v.aval.dtype) if is_narrow(v.aval) else a for v, a in given.items()}
@@ -124,14 +138,18 @@ def _with_copies(graph: Graph, known: Known, names: Sequence[Any], axes: Sequenc
     for equation in rest:
         table, *others = equation.inputs
         if equation.name in _LOOKUPS and not varies(table) and is_narrow(table.aval):
-            made, found = build(functools.partial(_looked_up, equation), equation.inputs, equation.source)
+            made, found = build(
+                functools.partial(_looked_up, equation), equation.inputs, equation.source
+            )
             equations += made
             instead |= named(equation.outputs, found)
         elif equation.name in _PRODUCTS:
             equations.append(equation)
         else:
             rank = 1 if equation.name in _CALLS else math.inf
-            equations.append(replace(equation, inputs=tuple(copy(atom, rank) for atom in (table, *others))))
+            equations.append(
+                replace(equation, inputs=tuple(copy(atom, rank) for atom in (table, *others)))
+            )
     outputs = tuple(map(copy, graph.outputs))
     copies = {c: spread(given.get(v, arrays[v]), axes, v.aval.dtype) for v, c in copy_of.items()}
     part = substitute(Graph((), outputs, tuple(equations)), instead)
@@ -148,7 +166,9 @@ def of_one(tree: Any, axes: int) -> Any:
     return jtu.tree_map(lambda a: jax.ShapeDtypeStruct(a.shape[axes:], a.dtype), tree)
 
 
-def mapped(function: Callable[..., Any], *one: Any) -> Callable[[Sequence[Any], Sequence[int]], Any]:
+def mapped(
+    function: Callable[..., Any], *one: Any
+) -> Callable[[Sequence[Any], Sequence[int]], Any]:
     """``(arguments, axes) -> results``: ``function`` of one example and one step, for leading ``axes`` of its arguments.
 
     Arrays that the function holds or closes over are read from copies that are made here, so that a loop
@@ -165,11 +185,15 @@ def mapped(function: Callable[..., Any], *one: Any) -> Callable[[Sequence[Any], 
             of_all = jax.vmap(of_all, axis_size=size)
         return of_all(*arguments)
 
-    if not any(is_narrow(leaf) for leaf in jtu.tree_leaves((function, one)) if hasattr(leaf, "dtype")):
+    if not any(
+        is_narrow(leaf) for leaf in jtu.tree_leaves((function, one)) if hasattr(leaf, "dtype")
+    ):
         return as_it_is
     held, rest = eqx.partition(function, eqx.is_array)
     try:
-        graph, closed_over, tree = graph_of(lambda held, *args: eqx.combine(held, rest)(*args), held, *one)
+        graph, closed_over, tree = graph_of(
+            lambda held, *args: eqx.combine(held, rest)(*args), held, *one
+        )
     except Unsupported:  # an effect has an order, which a graph does not keep
         return as_it_is
     arrays = widened([*closed_over, *jtu.tree_leaves(held)])

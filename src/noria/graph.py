@@ -56,14 +56,22 @@ class Graph:
     equations: tuple[Equation, ...]
 
     def __call__(
-        self, arrays: Sequence[Any], adjust: Callable[[Equation, list[Any], list[Any]], list[Any]] | None = None
+        self,
+        arrays: Sequence[Any],
+        adjust: Callable[[Equation, list[Any], list[Any]], list[Any]] | None = None,
     ) -> list[Any]:
         """The outputs. ``adjust(equation, its inputs, its outputs)`` may replace what an equation gave."""
         known = dict(zip(self.inputs, arrays, strict=True))
         for equation in self.equations:
             inputs = [read(known, atom) for atom in equation.inputs]
             outputs = equation.bind(*inputs)
-            known.update(zip(equation.outputs, adjust(equation, inputs, outputs) if adjust else outputs, strict=True))
+            known.update(
+                zip(
+                    equation.outputs,
+                    adjust(equation, inputs, outputs) if adjust else outputs,
+                    strict=True,
+                )
+            )
         return [read(known, atom) for atom in self.outputs]
 
 
@@ -84,7 +92,11 @@ class Shifted(NamedTuple):
     def whole(self, reverse: bool) -> Any:
         """What a loop reads, in the order of time; ``reverse`` if it goes from the last step to the first."""
         first = self.first[None]
-        return jnp.concatenate([first, self.array])[:-1] if reverse else jnp.concatenate([self.array, first])[1:]
+        return (
+            jnp.concatenate([first, self.array])[:-1]
+            if reverse
+            else jnp.concatenate([self.array, first])[1:]
+        )
 
 
 def grouped(operands: Sequence[Any], totals: Sequence[int]) -> list[tuple[Any, ...]]:
@@ -95,7 +107,9 @@ def grouped(operands: Sequence[Any], totals: Sequence[int]) -> list[tuple[Any, .
 
 def aval_of_total(operands: Sequence[Any]) -> Any:
     """Shape and dtype of a total of values of one step and example."""
-    shape = operands[0].aval.shape if len(operands) == 1 else tuple(v.aval.shape[0] for v in operands)
+    shape = (
+        operands[0].aval.shape if len(operands) == 1 else tuple(v.aval.shape[0] for v in operands)
+    )
     return ShapedArray(shape, operands[0].aval.dtype)
 
 
@@ -125,7 +139,10 @@ def struct(atom: Atom) -> jax.ShapeDtypeStruct:
 _PACKAGE = Path(__file__).parent
 #: Files whose lines are not the cell's own: those of the compiler, and of the libraries below it.
 _HIDDEN = (
-    *(str(_PACKAGE / part) for part in ("compiler", "backends", "layers", "evaluate.py", "graph.py", "_jax.py")),
+    *(
+        str(_PACKAGE / part)
+        for part in ("compiler", "backends", "layers", "evaluate.py", "graph.py", "_jax.py")
+    ),
     *(f"{Path(inspect.getfile(library)).parent}/" for library in (jax, eqx)),
 )
 
@@ -209,12 +226,18 @@ def _inline(
         else:
             outputs = [Value(v.aval) for v in equation.outvars]
             origin = equation.source_info.traceback if source is None else source
-            equations.append(Equation(equation.primitive, tuple(arguments), tuple(outputs), equation.params, origin))
+            equations.append(
+                Equation(
+                    equation.primitive, tuple(arguments), tuple(outputs), equation.params, origin
+                )
+            )
         known.update(zip(equation.outvars, outputs, strict=True))
     return [get(atom) for atom in jaxpr.outvars], hidden
 
 
-def build(function: Callable[..., Any], inputs: Sequence[Atom], source: Any) -> tuple[list[Equation], list[Any]]:
+def build(
+    function: Callable[..., Any], inputs: Sequence[Atom], source: Any
+) -> tuple[list[Equation], list[Any]]:
     """The equations of a short piece of JAX code applied to values of a graph, and what it returns (a list)."""
     jaxpr, consts = parts_of(jax.make_jaxpr(function)(*map(struct, inputs)))
     equations: list[Equation] = []
@@ -238,7 +261,11 @@ def live(graph: Graph) -> Graph:
 
 
 def cut_out(
-    equations: Sequence[Equation], outputs: Sequence[Atom], inputs: Iterable[Any], *, keep_inputs: bool = False
+    equations: Sequence[Equation],
+    outputs: Sequence[Atom],
+    inputs: Iterable[Any],
+    *,
+    keep_inputs: bool = False,
 ) -> Graph:
     """The part of ``equations`` that leads from ``inputs`` to ``outputs``; of the inputs, those that it uses."""
     available = dict.fromkeys(inputs)
@@ -281,7 +308,8 @@ def substitute(graph: Graph, instead: dict[Any, Atom]) -> Graph:
         return atom
 
     equations = [
-        Equation(e.primitive, tuple(map(get, e.inputs)), e.outputs, e.params, e.source) for e in graph.equations
+        Equation(e.primitive, tuple(map(get, e.inputs)), e.outputs, e.params, e.source)
+        for e in graph.equations
     ]
     return Graph(graph.inputs, tuple(map(get, graph.outputs)), tuple(equations))
 
@@ -292,11 +320,19 @@ def share(graph: Graph, kinds: frozenset[str]) -> Graph:
     instead: dict[Any, Atom] = {}
     equations = []
     for equation in graph.equations:
-        inputs = tuple(atom if is_literal(atom) else instead.get(atom, atom) for atom in equation.inputs)
-        equation = Equation(equation.primitive, inputs, equation.outputs, equation.params, equation.source)
+        inputs = tuple(
+            atom if is_literal(atom) else instead.get(atom, atom) for atom in equation.inputs
+        )
+        equation = Equation(
+            equation.primitive, inputs, equation.outputs, equation.params, equation.source
+        )
         if equation.name in kinds:
-            names = tuple(str(atom.val) + str(atom.aval) if is_literal(atom) else atom for atom in inputs)
-            first = seen.setdefault((equation.name, names, str(sorted(equation.params.items()))), equation)
+            names = tuple(
+                str(atom.val) + str(atom.aval) if is_literal(atom) else atom for atom in inputs
+            )
+            first = seen.setdefault(
+                (equation.name, names, str(sorted(equation.params.items()))), equation
+            )
             if first is not equation:
                 instead.update(zip(equation.outputs, first.outputs, strict=True))
                 continue
@@ -311,12 +347,16 @@ def slices(equation: Equation) -> list[tuple[int, int]] | None:
     shape, params = equation.inputs[0].aval.shape, equation.params
     if equation.name == "split":
         ends = [sum(map(int, params["sizes"][: i + 1])) for i in range(len(params["sizes"]))]
-        return list(zip([0, *ends], ends, strict=False)) if params["axis"] == len(shape) - 1 else None
+        return (
+            list(zip([0, *ends], ends, strict=False)) if params["axis"] == len(shape) - 1 else None
+        )
     whole = params["strides"] is None and equation.outputs[0].aval.shape[:-1] == shape[:-1]
     return [(params["start_indices"][-1], params["limit_indices"][-1])] if whole else None
 
 
-def users(equations: Sequence[Equation], outputs: Sequence[Atom] = ()) -> dict[Any, list[Equation | None]]:
+def users(
+    equations: Sequence[Equation], outputs: Sequence[Atom] = ()
+) -> dict[Any, list[Equation | None]]:
     """For each value the equations that use it, and ``None`` if it is an output."""
     found: dict[Any, list[Equation | None]] = {}
     for equation in equations:

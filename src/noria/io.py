@@ -80,7 +80,9 @@ def save(path: FilePath, model: Any, *, extra: Any = None) -> None:
     text = _to_json(call, {**_description(model), "extra": extra})
     in_parts = any(is_stored_in_parts(array.dtype) for array in arrays.values())
     stored = {name: to_stored(array) for name, array in arrays.items()}
-    replace_file(call, path, to_file(call, stored, {"format": _FORMATS[in_parts], "description": text}))
+    replace_file(
+        call, path, to_file(call, stored, {"format": _FORMATS[in_parts], "description": text})
+    )
 
 
 def load(path: FilePath, like: M) -> M:
@@ -145,7 +147,9 @@ def _check_leaves(call: str, model: Any) -> None:
             try:
                 to_dtype(leaf.dtype.name)
             except ValueError as error:
-                raise TypeError(f"{call}: {name} is an array of {leaf.dtype}; expected numbers or booleans.") from error
+                raise TypeError(
+                    f"{call}: {name} is an array of {leaf.dtype}; expected numbers or booleans."
+                ) from error
 
 
 def _to_json(call: str, description: dict[str, Any]) -> str:
@@ -153,15 +157,21 @@ def _to_json(call: str, description: dict[str, Any]) -> str:
         text = json.dumps(description)
         json.loads(text)  # whole numbers and nesting have limits of their own there
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"{call}: extra or a leaf of the model cannot be written as JSON: {error}.") from error
+        raise TypeError(
+            f"{call}: extra or a leaf of the model cannot be written as JSON: {error}."
+        ) from error
     return text
 
 
 def _description(model: Any) -> dict[str, Any]:
     leaves = named_leaves(model)
     return {
-        "arrays": {name: [_dtype(leaf), list(leaf.shape)] for name, leaf in leaves if _is_array(leaf)},
-        "numbers": {name: leaf for name, leaf in leaves if not _is_array(leaf) and not callable(leaf)},
+        "arrays": {
+            name: [_dtype(leaf), list(leaf.shape)] for name, leaf in leaves if _is_array(leaf)
+        },
+        "numbers": {
+            name: leaf for name, leaf in leaves if not _is_array(leaf) and not callable(leaf)
+        },
         "modules": _modules(model),
     }
 
@@ -179,7 +189,8 @@ def _modules(model: Any) -> dict[str, Any]:
         functions = {
             f.name: cell_name(value)
             for f in fields(module)
-            if callable(value := getattr(module, f.name, None)) and not isinstance(value, eqx.Module)
+            if callable(value := getattr(module, f.name, None))
+            and not isinstance(value, eqx.Module)
         }
         modules[path.removeprefix(".")] = [type(module).__name__, {**static, **functions}]
         return {}
@@ -207,7 +218,9 @@ def _checked(path: str, metadata: dict[str, str], tensors: dict[str, Tensor]) ->
     try:
         description = json.loads(metadata["description"])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{foreign}: its description is no JSON that can be read: {error}.") from error
+        raise ValueError(
+            f"{foreign}: its description is no JSON that can be read: {error}."
+        ) from error
     if fault := _fault(description) or _fault_of_tensors(description["arrays"], tensors):
         raise ValueError(f"{foreign}, or it was changed since: {fault}.")
     return description
@@ -215,9 +228,16 @@ def _checked(path: str, metadata: dict[str, str], tensors: dict[str, Tensor]) ->
 
 def _fault(description: Any) -> str | None:
     """The first thing in a description that `save` does not write."""
-    if not isinstance(description, dict) or not {"arrays", "numbers", "modules", "extra"} <= description.keys():
+    if (
+        not isinstance(description, dict)
+        or not {"arrays", "numbers", "modules", "extra"} <= description.keys()
+    ):
         return "its description lacks arrays, numbers, modules or extra"
-    for part, is_entry in {"arrays": _is_array_entry, "numbers": _is_number, "modules": _is_module_entry}.items():
+    for part, is_entry in {
+        "arrays": _is_array_entry,
+        "numbers": _is_number,
+        "modules": _is_module_entry,
+    }.items():
         if not isinstance(description[part], dict):
             return f"{part} in its description is a {type(description[part]).__name__}; expected a dict"
         for name, entry in description[part].items():
@@ -259,7 +279,9 @@ def _fault_of_tensors(arrays: dict[str, Any], tensors: dict[str, Tensor]) -> str
         else:
             fits = is_stored_as(tensor, to_dtype(dtype), shape)
         if not fits:
-            return f"{name} is described as {dtype}{shape}, and there as {tensor.dtype}{tensor.shape}"
+            return (
+                f"{name} is described as {dtype}{shape}, and there as {tensor.dtype}{tensor.shape}"
+            )
     return None
 
 
@@ -273,24 +295,42 @@ def _compare(call: str, saved: dict[str, Any], built: dict[str, Any]) -> None:
         for setting, value in settings.items():
             if setting != "backend" and value != its_settings.get(setting):
                 its = its_settings.get(setting)
-                _fail(call, f"{name or 'the model'}: {setting} is {value!r} in the file, {its!r} in the model")
+                _fail(
+                    call,
+                    f"{name or 'the model'}: {setting} is {value!r} in the file, {its!r} in the model",
+                )
     for name, (dtype, shape) in saved["arrays"].items():
         if name not in built["arrays"]:
             _fail(call, f"the file has {name}, which the model lacks")
         its_dtype, its_shape = built["arrays"][name]
         if shape != its_shape:
-            _fail(call, f"{name} has shape {tuple(shape)} in the file, {tuple(its_shape)} in the model")
+            _fail(
+                call,
+                f"{name} has shape {tuple(shape)} in the file, {tuple(its_shape)} in the model",
+            )
         if dtype != its_dtype:
-            _fail(call, f"{name} is {dtype} in the file, {its_dtype} in the model (noria.cast changes a model's dtype)")
+            _fail(
+                call,
+                f"{name} is {dtype} in the file, {its_dtype} in the model (noria.cast changes a model's dtype)",
+            )
     for part in ("arrays", "numbers"):
         if missing := sorted(built[part].keys() ^ saved[part].keys()):
-            _fail(call, f"only the {'model' if missing[0] in built[part] else 'file'} has {missing[0]}")
+            _fail(
+                call,
+                f"only the {'model' if missing[0] in built[part] else 'file'} has {missing[0]}",
+            )
     for name, number in saved["numbers"].items():
         kind, its_kind = type(number).__name__, type(built["numbers"][name]).__name__
         if kind != its_kind:
-            _fail(call, f"{name} is {number!r:.60}, a {kind}, in the file, a {its_kind} in the model")
+            _fail(
+                call, f"{name} is {number!r:.60}, a {kind}, in the file, a {its_kind} in the model"
+            )
     if missing := sorted(built["modules"].keys() ^ saved["modules"].keys()):
-        side, modules = ("model", built["modules"]) if missing[0] in built["modules"] else ("file", saved["modules"])
+        side, modules = (
+            ("model", built["modules"])
+            if missing[0] in built["modules"]
+            else ("file", saved["modules"])
+        )
         _fail(call, f"only the {side} has {missing[0]}, a {modules[missing[0]][0]}")
 
 
@@ -321,7 +361,9 @@ def _plain(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def _restore(call: str, name: str, saved: dict[str, Any], tensors: dict[str, Tensor], like: Any) -> Any:
+def _restore(
+    call: str, name: str, saved: dict[str, Any], tensors: dict[str, Tensor], like: Any
+) -> Any:
     """The leaf of that name, of the kind that ``like`` has in its place."""
     if name in saved["numbers"]:
         return _restore_number(call, name, saved["numbers"][name], like)
@@ -330,7 +372,10 @@ def _restore(call: str, name: str, saved: dict[str, Any], tensors: dict[str, Ten
     if _is_key(like):
         data = jax.random.key_data(like)
         if tensors[name].shape != list(data.shape):
-            _fail(call, f"{name} has keys of shape {tuple(tensors[name].shape)} in the file, {data.shape} in the model")
+            _fail(
+                call,
+                f"{name} has keys of shape {tuple(tensors[name].shape)} in the file, {data.shape} in the model",
+            )
         value = to_array(tensors[name], np.dtype(data.dtype), list(data.shape))
         return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(like))
     dtype = np.dtype(like.dtype)
@@ -345,4 +390,7 @@ def _restore_number(call: str, name: str, value: Any, like: Any) -> Any:
     try:
         return value if type(like) in _PLAIN else type(like)(value)  # an enumeration, numpy.float64
     except ValueError as error:
-        _fail(call, f"{name} is {value!r:.60} in the file, which is no {type(like).__name__} ({error})")
+        _fail(
+            call,
+            f"{name} is {value!r:.60} in the file, which is no {type(like).__name__} ({error})",
+        )

@@ -66,10 +66,14 @@ def huber(
     """
     if not delta > 0:
         raise ValueError(f"huber(delta={delta}): expected a delta above 0.")
-    return _elementwise("huber", lambda p, t: optax.huber_loss(p, t, delta=delta), prediction, target, lengths, mask)
+    return _elementwise(
+        "huber", lambda p, t: optax.huber_loss(p, t, delta=delta), prediction, target, lengths, mask
+    )
 
 
-def binary_cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = None) -> Float[Array, ""]:
+def binary_cross_entropy(
+    logits: Any, target: Any, *, lengths: Any = None, mask: Any = None
+) -> Float[Array, ""]:
     """Mean of ``-t log sigmoid(l) - (1 - t) log sigmoid(-l)``, from logits. Targets are 0 to 1, of the logits' dtype.
 
     Arguments and errors as for `mse`. Flux's ``logitbinarycrossentropy``, PyTorch's ``BCEWithLogitsLoss``.
@@ -78,10 +82,14 @@ def binary_cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask:
     >>> round(float(nr.binary_cross_entropy(jnp.zeros(2), jnp.array([0.0, 1.0]))), 4)
     0.6931
     """
-    return _elementwise("binary_cross_entropy", optax.sigmoid_binary_cross_entropy, logits, target, lengths, mask)
+    return _elementwise(
+        "binary_cross_entropy", optax.sigmoid_binary_cross_entropy, logits, target, lengths, mask
+    )
 
 
-def cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = None) -> Float[Array, ""]:
+def cross_entropy(
+    logits: Any, target: Any, *, lengths: Any = None, mask: Any = None
+) -> Float[Array, ""]:
     """Mean of ``-log softmax(logits)[target]``, from logits over the last axis.
 
     Args:
@@ -111,14 +119,20 @@ def cross_entropy(logits: Any, target: Any, *, lengths: Any = None, mask: Any = 
         )
     classes = logits.shape[-1]
     if not jnp.issubdtype(target.dtype, jnp.integer):
-        _check_alike("cross_entropy", logits, target, "logits, or whole numbers without the last axis")
-        return _average("cross_entropy", optax.softmax_cross_entropy, 1, logits, target, lengths, mask)
+        _check_alike(
+            "cross_entropy", logits, target, "logits, or whole numbers without the last axis"
+        )
+        return _average(
+            "cross_entropy", optax.softmax_cross_entropy, 1, logits, target, lengths, mask
+        )
     if target.shape != logits.shape[:-1]:
         raise ValueError(
             f"cross_entropy: logits have shape {logits.shape}, the targets {target.shape}; expected {logits.shape[:-1]} "
             f"whole numbers or {logits.shape} probabilities."
         )
-    _check_classes(valid_values(given, _valid("cross_entropy", target.shape, lengths, mask)), classes)
+    _check_classes(
+        valid_values(given, _valid("cross_entropy", target.shape, lengths, mask)), classes
+    )
 
     def entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
         target = within(target, -1, classes)
@@ -175,14 +189,24 @@ def _valid(name: str, shape: tuple[int, ...], lengths: Any, mask: Any) -> Bool[A
         return None
     mask = jnp.asarray(mask)
     if mask.dtype != jnp.bool_:
-        raise TypeError(f"{name}: mask is {mask.dtype}; expected booleans, such as mask.astype(bool).")
+        raise TypeError(
+            f"{name}: mask is {mask.dtype}; expected booleans, such as mask.astype(bool)."
+        )
     if mask.shape != shape[: mask.ndim]:
-        raise ValueError(f"{name}: mask has shape {mask.shape}; expected the leading axes of {shape}.")
+        raise ValueError(
+            f"{name}: mask has shape {mask.shape}; expected the leading axes of {shape}."
+        )
     return mask
 
 
 def _average(
-    name: str, loss: Callable[..., jax.Array], own_axes: int, prediction: Any, target: Any, lengths: Any, mask: Any
+    name: str,
+    loss: Callable[..., jax.Array],
+    own_axes: int,
+    prediction: Any,
+    target: Any,
+    lengths: Any,
+    mask: Any,
 ) -> jax.Array:
     """Mean over the valid places of ``loss``, which uses up the last ``own_axes`` axes of the prediction."""
     shape = prediction.shape[: prediction.ndim - own_axes]
@@ -190,7 +214,9 @@ def _average(
     if valid is None:
         return jnp.mean(loss(prediction, target))
     # Garbage is replaced before the loss sees it: replaced afterwards, its NaN would still reach the gradient.
-    prediction, target = (where(valid, array, jnp.zeros_like(array)) for array in (prediction, target))
+    prediction, target = (
+        where(valid, array, jnp.zeros_like(array)) for array in (prediction, target)
+    )
     losses = loss(prediction, target)
     wide = (
         jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype

@@ -46,7 +46,9 @@ def where(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
 
     def select(a: jax.Array, b: jax.Array) -> jax.Array:
         a = spread(a, b.shape[: b.ndim - a.ndim])
-        return jnp.where(condition.reshape(condition.shape + (1,) * (b.ndim - condition.ndim)), a, b)
+        return jnp.where(
+            condition.reshape(condition.shape + (1,) * (b.ndim - condition.ndim)), a, b
+        )
 
     return jtu.tree_map(select, if_true, if_false)
 
@@ -83,17 +85,25 @@ def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
     call = "last(ys, lengths)"
     ys = jnp.asarray(ys)
     if ys.ndim not in (2, 3):
-        raise ValueError(f"{call}: ys has shape {ys.shape}; expected (time, features) or (batch, time, features).")
+        raise ValueError(
+            f"{call}: ys has shape {ys.shape}; expected (time, features) or (batch, time, features)."
+        )
     *batch, time, features = ys.shape
     lengths = (
-        jnp.full(batch, time, jnp.int32) if lengths is None else check_lengths(call, lengths, ys.shape, len(batch))
+        jnp.full(batch, time, jnp.int32)
+        if lengths is None
+        else check_lengths(call, lengths, ys.shape, len(batch))
     )
-    padded = jnp.concatenate([jnp.zeros((*batch, 1, features), ys.dtype), keep_valid(ys, lengths)], axis=-2)
+    padded = jnp.concatenate(
+        [jnp.zeros((*batch, 1, features), ys.dtype), keep_valid(ys, lengths)], axis=-2
+    )
     index = jnp.clip(lengths, 0, time)[..., None, None]
     return jnp.take_along_axis(padded, index, axis=-2)[..., 0, :]
 
 
-def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: int) -> Integer[Array, "*batch"]:
+def check_lengths(
+    call: str, lengths: Any, shape: tuple[int, ...], batch_axes: int
+) -> Integer[Array, "*batch"]:
     """``lengths`` as int32, checked against ``shape``: ``batch_axes`` axes of examples, then time, then others.
 
     Values can be checked only when they are known; under `jax.jit` they are taken as they come: a negative length
@@ -102,14 +112,20 @@ def check_lengths(call: str, lengths: Any, shape: tuple[int, ...], batch_axes: i
     lengths = as_given(lengths)
     values = known(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"{call}: lengths is {lengths.dtype}; expected whole numbers, such as lengths.astype(int).")
+        raise TypeError(
+            f"{call}: lengths is {lengths.dtype}; expected whole numbers, such as lengths.astype(int)."
+        )
     batch, time = shape[:batch_axes], shape[batch_axes]
     if lengths.shape != batch:
-        raise ValueError(f"{call}: lengths has shape {lengths.shape}; expected {batch}, one for each sequence.")
+        raise ValueError(
+            f"{call}: lengths has shape {lengths.shape}; expected {batch}, one for each sequence."
+        )
     if values is not None:
         low, high = values.min(), values.max()
         if low < 0 or high > time:
             bad = low if low < 0 else high
-            raise ValueError(f"{call}: lengths holds {bad}; expected 0 to {time}, the steps of the padded sequences.")
+            raise ValueError(
+                f"{call}: lengths holds {bad}; expected 0 to {time}, the steps of the padded sequences."
+            )
         return jnp.asarray(values, jnp.int32)
     return _as_int32(jnp.asarray(lengths))

@@ -45,7 +45,9 @@ class Module(eqx.Module):
     """
 
     # Per-instance overrides, written by `freeze` and `thaw`: (path of an array below this module, trainable or not).
-    _overrides: tuple[tuple[str, bool], ...] = eqx.field(static=True, init=False, repr=False, default=())
+    _overrides: tuple[tuple[str, bool], ...] = eqx.field(
+        static=True, init=False, repr=False, default=()
+    )
     _trainable: ClassVar[tuple[str, ...] | None] = None
 
     def __init_subclass__(cls, trainable: tuple[str, ...] | None = None, **kwargs: Any) -> None:
@@ -80,7 +82,9 @@ class Module(eqx.Module):
         return jtu.tree_map(lambda leaf: place_of(leaf) or leaf, vars(self))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        functions = jtu.tree_map(lambda leaf: leaf.function() if isinstance(leaf, Place) else leaf, state)
+        functions = jtu.tree_map(
+            lambda leaf: leaf.function() if isinstance(leaf, Place) else leaf, state
+        )
         for name, value in functions.items():
             object.__setattr__(self, name, value)
 
@@ -98,12 +102,16 @@ def _is_leaf(node: Any) -> bool:
     return jtu.all_leaves([node])
 
 
-def map_modules(change: Callable[[eqx.Module, str], dict[str, Any]], node: Any, path: str = "") -> Any:
+def map_modules(
+    change: Callable[[eqx.Module, str], dict[str, Any]], node: Any, path: str = ""
+) -> Any:
     """A copy of ``node`` in which every module, Equinox's too, has the fields that ``change(module, path)`` gives it."""
     if node is None or _is_leaf(node):
         return node
     pairs, treedef = _children(node)
-    copy = treedef.unflatten([map_modules(change, child, path + jtu.keystr((key,))) for key, child in pairs])
+    copy = treedef.unflatten(
+        [map_modules(change, child, path + jtu.keystr((key,))) for key, child in pairs]
+    )
     if isinstance(node, eqx.Module):
         for name, value in change(node, path).items():
             object.__setattr__(copy, name, value)
@@ -112,12 +120,16 @@ def map_modules(change: Callable[[eqx.Module, str], dict[str, Any]], node: Any, 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """Every leaf with its path, written as in Python: ``layers[0].cell.W``."""
-    return [(jtu.keystr(path).removeprefix("."), leaf) for path, leaf in jtu.tree_leaves_with_path(tree)]
+    return [
+        (jtu.keystr(path).removeprefix("."), leaf) for path, leaf in jtu.tree_leaves_with_path(tree)
+    ]
 
 
 def is_inexact(leaf: Any) -> bool:
     """Whether ``leaf`` is a JAX or NumPy array of floating or complex numbers."""
-    return isinstance(leaf, jax.Array | np.ndarray) and bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+    return isinstance(leaf, jax.Array | np.ndarray) and bool(
+        jnp.issubdtype(leaf.dtype, jnp.inexact)
+    )
 
 
 def trainable_mask(model: Any) -> Any:
@@ -133,7 +145,12 @@ def trainable_mask(model: Any) -> Any:
             declared, overrides, path = node._trainable, dict(node._overrides), ""
         pairs, treedef = _children(node)
         masks = [
-            walk(child, allowed and (declared is None or key.name in declared), overrides, path + jtu.keystr((key,)))
+            walk(
+                child,
+                allowed and (declared is None or key.name in declared),
+                overrides,
+                path + jtu.keystr((key,)),
+            )
             for key, child in pairs
         ]
         return treedef.unflatten(masks)
@@ -163,7 +180,9 @@ def _chosen(verb: str, model: Any, where: Callable[[Any], Any]) -> list[int]:
     try:
         marks = [leaf for leaf in jtu.tree_leaves(where(marked)) if isinstance(leaf, _Mark)]
     except (AttributeError, TypeError, KeyError, IndexError) as error:
-        raise ValueError(f"{verb}(model, where): where(model) failed with {error!r}; expected a part of it.") from error
+        raise ValueError(
+            f"{verb}(model, where): where(model) failed with {error!r}; expected a part of it."
+        ) from error
     chosen = [mark.index for mark in marks if is_inexact(leaves[mark.index])]
     if not chosen:
         raise ValueError(
@@ -193,7 +212,9 @@ def _set_trainable(verb: str, model: M, where: Callable[[M], Any], value: bool) 
     chosen, owners = _chosen(verb, model, where), _owners(model)
     for index in chosen:
         if owners[index][0] is None:
-            raise ValueError(f"{verb}(model, where): {owners[index][1] or 'the array'} is not part of a noria.Module.")
+            raise ValueError(
+                f"{verb}(model, where): {owners[index][1] or 'the array'} is not part of a noria.Module."
+            )
 
     def override(model: M, marks: dict[tuple[str | None, str], bool]) -> M:
         def overrides(module: eqx.Module, path: str) -> dict[str, Any]:
@@ -252,7 +273,9 @@ def thaw(model: M, where: Callable[[M], Any] = lambda model: model) -> M:
 
 def _set_mode(model: M, inference: bool) -> M:
     def mode(module: eqx.Module, _: str) -> dict[str, Any]:
-        return {"inference": inference} if any(f.name == "inference" for f in fields(module)) else {}
+        return (
+            {"inference": inference} if any(f.name == "inference" for f in fields(module)) else {}
+        )
 
     return typing.cast(M, map_modules(mode, model))
 
@@ -284,7 +307,9 @@ def count_parameters(model: Any, *, trainable: bool | None = None) -> int:
     66
     """
     pairs = zip(jtu.tree_leaves(model), jtu.tree_leaves(trainable_mask(model)), strict=True)
-    return sum(leaf.size for leaf, trained in pairs if is_inexact(leaf) and trainable in (None, trained))
+    return sum(
+        leaf.size for leaf, trained in pairs if is_inexact(leaf) and trainable in (None, trained)
+    )
 
 
 def cast(model: M, dtype: Any) -> M:
@@ -324,4 +349,8 @@ def as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:
     A module stays as it is, and so does a `jax.tree_util.Partial`, whose arguments are leaves. Of a
     plain function only what it closes over is fixed.
     """
-    return function if isinstance(function, eqx.Module | jtu.Partial | Function) else Function(function)
+    return (
+        function
+        if isinstance(function, eqx.Module | jtu.Partial | Function)
+        else Function(function)
+    )

@@ -41,7 +41,9 @@ def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callabl
 
     >>> import jax, jax.numpy as jnp, noria as nr
     >>> model = nr.Dense(2, 1, key=jax.random.key(0))
-    >>> value, g = nr.value_and_grad(lambda m, x: nr.mse(m(x), jnp.ones((3, 1))))(model, jnp.zeros((3, 2)))
+    >>> value, g = nr.value_and_grad(lambda m, x: nr.mse(m(x), jnp.ones((3, 1))))(
+    ...     model, jnp.zeros((3, 2))
+    ... )
     >>> float(value), float(g.b[0])
     (1.0, -2.0)
     """
@@ -58,7 +60,9 @@ def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callabl
                 f"grad of {getattr(fun, '__name__', 'fun')}: its first argument, a {type(model).__name__}, "
                 "holds nothing trainable; pass the model first, and thaw what should be trained."
             )
-        return jax.value_and_grad(lambda t: fun(eqx.combine(t, rest), *args, **kwargs), has_aux=has_aux)(trained)
+        return jax.value_and_grad(
+            lambda t: fun(eqx.combine(t, rest), *args, **kwargs), has_aux=has_aux
+        )(trained)
 
     return wrapped
 
@@ -102,7 +106,10 @@ class OptimiserState(eqx.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled structure loses the marks that Equinox knows by identity; modules keep them.
-        return {**vars(self), "_structure": self._structure.unflatten(range(self._structure.num_leaves))}
+        return {
+            **vars(self),
+            "_structure": self._structure.unflatten(range(self._structure.num_leaves)),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in {**state, "_structure": jtu.tree_structure(state["_structure"])}.items():
@@ -113,7 +120,12 @@ class OptimiserState(eqx.Module):
         return self._structure.unflatten(jtu.tree_leaves(tree))
 
     def _names(self) -> list[str]:
-        return [name for name, _ in named_leaves(self._structure.unflatten(range(self._structure.num_leaves)))]
+        return [
+            name
+            for name, _ in named_leaves(
+                self._structure.unflatten(range(self._structure.num_leaves))
+            )
+        ]
 
 
 def as_transformation(optimiser: Any) -> optax.GradientTransformation:
@@ -125,7 +137,10 @@ def as_transformation(optimiser: Any) -> optax.GradientTransformation:
 
 def holds_state(state: Any, kind: type) -> bool:
     """Whether a state of Optax's has one of ``kind`` in it, however deep transformations are nested."""
-    return any(isinstance(part, kind) for part in jtu.tree_leaves(state, is_leaf=lambda part: isinstance(part, kind)))
+    return any(
+        isinstance(part, kind)
+        for part in jtu.tree_leaves(state, is_leaf=lambda part: isinstance(part, kind))
+    )
 
 
 def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState:
@@ -153,7 +168,9 @@ def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState
         )
     trained, _ = partition(model)
     if not jtu.tree_leaves(trained):
-        raise ValueError(f"setup(optimiser, model): the {type(model).__name__} holds nothing trainable; thaw a part.")
+        raise ValueError(
+            f"setup(optimiser, model): the {type(model).__name__} holds nothing trainable; thaw a part."
+        )
     state = optimiser.init(trained)
     if holds_state(state, optax.LookaheadState):
         raise TypeError(
@@ -163,7 +180,9 @@ def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState
     return OptimiserState(optimiser, state, jtu.tree_structure(trained))
 
 
-def update(opt_state: OptimiserState, model: M, gradient: Any, **extra: Any) -> tuple[M, OptimiserState]:
+def update(
+    opt_state: OptimiserState, model: M, gradient: Any, **extra: Any
+) -> tuple[M, OptimiserState]:
     """One step of the optimiser: the new model and the new optimiser state. Nothing is changed in place.
 
     Args:
@@ -186,7 +205,11 @@ def update(opt_state: OptimiserState, model: M, gradient: Any, **extra: Any) -> 
     1.0
     """
     if not isinstance(opt_state, OptimiserState):
-        hint = "; call setup(optimiser, model) first" if isinstance(opt_state, optax.GradientTransformation) else ""
+        hint = (
+            "; call setup(optimiser, model) first"
+            if isinstance(opt_state, optax.GradientTransformation)
+            else ""
+        )
         raise TypeError(
             f"update(opt_state, model, gradient): opt_state is a {type(opt_state).__name__}; "
             f"expected what setup returned{hint}."
@@ -203,7 +226,10 @@ def update(opt_state: OptimiserState, model: M, gradient: Any, **extra: Any) -> 
                 "again, and take the gradient of the model that is updated."
             )
     old = opt_state._arrays(trained)
-    optimiser, gradient = optax.with_extra_args_support(opt_state.optimiser), opt_state._arrays(gradient)
+    optimiser, gradient = (
+        optax.with_extra_args_support(opt_state.optimiser),
+        opt_state._arrays(gradient),
+    )
 
     def as_model(arrays: Any) -> M:
         leaves = jtu.tree_leaves(arrays)
@@ -215,7 +241,9 @@ def update(opt_state: OptimiserState, model: M, gradient: Any, **extra: Any) -> 
         updates, state = optimiser.update(gradient, opt_state.state, old, **extra)
     except Exception as error:
         given = ", ".join(["gradient", "state", "parameters", *extra])
-        error.add_note(f"noria.update: this came from the optimiser's own update, which was given {given}.")
+        error.add_note(
+            f"noria.update: this came from the optimiser's own update, which was given {given}."
+        )
         raise
     new = as_model(optax.apply_updates(old, updates))
     return new, OptimiserState(opt_state.optimiser, state, opt_state._structure)

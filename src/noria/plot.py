@@ -28,7 +28,10 @@ def learning_curve(history: History, path: Path, *, title: str = "Learning curve
     figure = _figure(7, 3.2 * (1 + len(names)))
     rows: list[Any] = list(figure.subplots(1 + len(names), 1, sharex=True, squeeze=False)[:, 0])
     panels = [("loss", history.loss, history.valid)]
-    panels += [(name, history.metrics.get(name, []), history.metrics.get(f"valid_{name}", [])) for name in names]
+    panels += [
+        (name, history.metrics.get(name, []), history.metrics.get(f"valid_{name}", []))
+        for name in names
+    ]
     for axes, (name, train, valid) in zip(rows, panels, strict=True):
         axes.plot(np.arange(1, len(train) + 1), train, label="training")
         if valid:

@@ -42,7 +42,9 @@ class Summary:
 
     def __rich__(self) -> Table:
         totals = f"{self.trainable:,} trainable, {self.frozen:,} not, {self.bytes:,} bytes"
-        table = Table(title=self.title, caption=totals, title_justify="left", caption_justify="left")
+        table = Table(
+            title=self.title, caption=totals, title_justify="left", caption_justify="left"
+        )
         for column in ("layer", "array", "shape", "dtype"):
             table.add_column(column)
         table.add_column("parameters", justify="right")
@@ -51,7 +53,14 @@ class Summary:
         for row in self.rows:
             layer, before = ("" if row.layer == before else row.layer), row.layer
             shape = " × ".join(map(str, row.shape)) or "1"
-            table.add_row(layer, row.name, shape, row.dtype, f"{row.parameters:,}", "yes" if row.trainable else "no")
+            table.add_row(
+                layer,
+                row.name,
+                shape,
+                row.dtype,
+                f"{row.parameters:,}",
+                "yes" if row.trainable else "no",
+            )
         return table
 
     def __str__(self) -> str:
@@ -72,9 +81,13 @@ def summary(model: Any) -> Summary:
     >>> table.trainable, table.frozen
     (9, 264)
     """
-    owners = sorted(((path, module) for path, module in iterate_modules(model)), key=lambda pair: len(pair[0]))
+    owners = sorted(
+        ((path, module) for path, module in iterate_modules(model)), key=lambda pair: len(pair[0])
+    )
     rows = []
-    for (name, leaf), trained in zip(named_leaves(model), jtu.tree_leaves(trainable_mask(model)), strict=True):
+    for (name, leaf), trained in zip(
+        named_leaves(model), jtu.tree_leaves(trainable_mask(model)), strict=True
+    ):
         if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
             layer = _layer_of(name, owners)
             size = int(leaf.size) if is_inexact(leaf) else 0
@@ -87,7 +100,9 @@ def summary(model: Any) -> Summary:
 
 def _layer_of(name: str, owners: list[tuple[str, Module]]) -> str:
     """The innermost layer around an array, or else the innermost module."""
-    around = [module for path, module in owners if name.startswith(path) and name[len(path) :][:1] in ".["]
+    around = [
+        module for path, module in owners if name.startswith(path) and name[len(path) :][:1] in ".["
+    ]
     layers = [module for module in around if isinstance(module, Layer)]
     if layers:
         return layers[-1].label

@@ -96,10 +96,15 @@ class Case:
         def run(*leaves: Any) -> tuple[list[Any], list[Any]]:
             layer, state, xs = eqx.combine(jtu.tree_unflatten(tree, leaves), rest)
             found = jtu.tree_leaves(self.run(layer, state, xs, backend))
-            return [a for a in found if eqx.is_inexact_array(a)], [a for a in found if not eqx.is_inexact_array(a)]
+            return [a for a in found if eqx.is_inexact_array(a)], [
+                a for a in found if not eqx.is_inexact_array(a)
+            ]
 
         weights = len(jtu.tree_leaves(eqx.filter(trained[0], eqx.is_inexact_array)))
-        which = [self.mapped == "both" or (n < weights) == (self.mapped == "weights") for n in range(len(leaves))]
+        which = [
+            self.mapped == "both" or (n < weights) == (self.mapped == "weights")
+            for n in range(len(leaves))
+        ]
         function = self.transformed(run, which if any(which) else [True] * len(leaves))
         return (self.some_of(function) if self.partial else function), leaves
 
@@ -113,7 +118,9 @@ class Case:
         return some
 
     def run(self, layer: Any, state: Any, xs: Any, backend: str) -> Any:
-        if self.closed_over:  # a plain function, and not a cell: its arrays are found when it is traced
+        if (
+            self.closed_over
+        ):  # a plain function, and not a cell: its arrays are found when it is traced
             options = {k: getattr(layer, k) for k in ("reverse", "backend", "save", "checkpoint")}
             cell = layer.cell
             layer = nr.Recurrence(lambda state, x: cell(state, x), layer.initial_state(), **options)
@@ -143,7 +150,9 @@ class Case:
         """In two pieces, the state carried from one to the other."""
         axis, middle, ys = xs.ndim - 2, xs.shape[xs.ndim - 2] // 2, []
         for begin, end in ((0, middle), (middle, xs.shape[axis])):
-            cut = functools.partial(jax.lax.slice_in_dim, start_index=begin, limit_index=end, axis=axis)
+            cut = functools.partial(
+                jax.lax.slice_in_dim, start_index=begin, limit_index=end, axis=axis
+            )
             state, y = layer.scan(state, cut(xs), **{k: cut(v) for k, v in self.options.items()})
             ys.append(y)
         return state, jtu.tree_map(lambda *some: jnp.concatenate(some, axis), *ys)
@@ -185,7 +194,11 @@ def random_case(seed: int) -> Case:
     """A layer, its input, how it is run, and which backends are compared with the definition."""
     rng = np.random.default_rng(10_000 + seed)
     dtype = jnp.dtype(_drawn(rng, DTYPES))
-    dtype = dtype if jax.config.read("jax_enable_x64") or dtype != jnp.float64 else jnp.dtype(jnp.float32)
+    dtype = (
+        dtype
+        if jax.config.read("jax_enable_x64") or dtype != jnp.float64
+        else jnp.dtype(jnp.float32)
+    )
     cell, features = random_cell(seed, dtype)
     kind = _drawn(rng, TRANSFORMATIONS)
     noisy, whole = isinstance(cell, NoisyCell), kind in ("steps", "pieces")
@@ -202,7 +215,9 @@ def random_case(seed: int) -> Case:
     state = _state(rng, cell.zero, shape) if rng.random() < 0.4 else None
     backends = ["auto"] + ["scan"] * (rng.random() < 0.3) + ["plain"] * (rng.random() < 0.06)
     backends += ["associative"] * cell.linear
-    numbers = {name: some[rng.integers(len(some))] for name, some in NUMBERS.items() if rng.random() < 0.4}
+    numbers = {
+        name: some[rng.integers(len(some))] for name, some in NUMBERS.items() if rng.random() < 0.4
+    }
     return Case(
         seed=seed,
         cell=cell,
@@ -243,14 +258,22 @@ def _input(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> jax.
 
 
 def _layer_options(rng: np.random.Generator, whole: bool) -> dict[str, Any]:
-    ways: list[dict[str, Any]] = [{}, {}, {}, {"save": "states"}, {"checkpoint": int(rng.integers(1, 4))}]
+    ways: list[dict[str, Any]] = [
+        {},
+        {},
+        {},
+        {"save": "states"},
+        {"checkpoint": int(rng.integers(1, 4))},
+    ]
     ways += [{"checkpoint": "sqrt"}, {"checkpoint": 2, "save": "states"}]
     chosen = ways[rng.integers(len(ways))]
     reverse = bool(rng.random() < 0.4) and not whole
     return {"reverse": reverse, "learn_initial_state": bool(rng.random() < 0.5), **chosen}
 
 
-def _options(rng: np.random.Generator, batch: tuple[int, ...], time: int, whole: bool, noisy: bool) -> dict[str, Any]:
+def _options(
+    rng: np.random.Generator, batch: tuple[int, ...], time: int, whole: bool, noisy: bool
+) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if rng.random() < 0.3 and not whole:
         options["lengths"] = jnp.asarray(rng.integers(0, time + 1, batch), jnp.int32)
@@ -270,7 +293,9 @@ def tuned(numbers: dict[str, Any]) -> Iterator[None]:
         paths = [path, "compiler.run", "backends.native"] if attribute == "FEW" else [path]
         for module in map(import_module, (f"noria.{one}" for one in paths)):
             before.append((module, attribute, getattr(module, attribute)))
-            setattr(module, attribute, number if attribute != "_cores" else lambda number=number: number)
+            setattr(
+                module, attribute, number if attribute != "_cores" else lambda number=number: number
+            )
     try:
         yield
     finally:

@@ -15,7 +15,15 @@ from fuzzing.operations import table
 OPERATIONS = table()
 NATIVE = [name for name, operation in OPERATIONS.items() if operation.native]
 #: What an instruction is, and how often.
-KINDS = {"operation": 12, "wrapped": 1, "product": 5, "parameter": 2, "slice": 2, "concatenate": 2, "narrow": 1}
+KINDS = {
+    "operation": 12,
+    "wrapped": 1,
+    "product": 5,
+    "parameter": 2,
+    "slice": 2,
+    "concatenate": 2,
+    "narrow": 1,
+}
 #: Arrays of the state that are not floating-point numbers of the cell's type, by what they do.
 EXTRAS = ("count", "flags", "bytes", "other")
 
@@ -46,7 +54,9 @@ class FuzzedCell(nr.Cell):
         """Whether some of it is computed in 32 bits, whatever the cell's own numbers are."""
         kinds = {kind for kind, *_ in self.instructions}
         return (
-            "narrow" in kinds or "other" in self.extras or any(what in IN_32_BITS for _, what, *_ in self.instructions)
+            "narrow" in kinds
+            or "other" in self.extras
+            or any(what in IN_32_BITS for _, what, *_ in self.instructions)
         )
 
     def values(self, state: Any, x: jax.Array, key: Any = None) -> list[Any]:
@@ -78,7 +88,9 @@ class FuzzedCell(nr.Cell):
                 return jnp.concatenate(values)
             case "noise":
                 return (
-                    values[0] if key is None else values[0] + jax.random.normal(key, values[0].shape, values[0].dtype)
+                    values[0]
+                    if key is None
+                    else values[0] + jax.random.normal(key, values[0].shape, values[0].dtype)
                 )
             case _:  # through the other precision and back
                 return jnp.sin(values[0].astype(_other(values[0].dtype))).astype(values[0].dtype)
@@ -93,7 +105,9 @@ class FuzzedCell(nr.Cell):
             new = [jnp.tanh(a) * h + 0.5 * a for a, h in zip(new, state, strict=False)]
         else:
             new = [jnp.tanh(a) for a in new]
-        more = [self.extra(*pair, found[-1]) for pair in zip(self.extras, state[width:], strict=True)]
+        more = [
+            self.extra(*pair, found[-1]) for pair in zip(self.extras, state[width:], strict=True)
+        ]
         if "count" in self.extras and not self.linear:  # the first array pauses in every other step
             new[0] = jnp.where(state[width + self.extras.index("count")] & 1 == 0, new[0], state[0])
         return *new, *more
@@ -106,7 +120,9 @@ class FuzzedCell(nr.Cell):
             case "flags":
                 return old ^ (last[0] > 0.1234)
             case "bytes":
-                return old * jnp.asarray(3, old.dtype) + (jnp.abs(last[0]) * 1.7123).astype(old.dtype)
+                return old * jnp.asarray(3, old.dtype) + (jnp.abs(last[0]) * 1.7123).astype(
+                    old.dtype
+                )
             case _:
                 return jnp.tanh(old * jnp.asarray(0.5, old.dtype) + last[-1].astype(old.dtype))
 
@@ -116,7 +132,12 @@ class FuzzedCell(nr.Cell):
         last = self.values(state, x)[-1]
         if self.emits == "last":
             return last
-        return {"last": last, "first": state[0], "truth": last > 0.1234, "rest": state[len(self.following) :]}
+        return {
+            "last": last,
+            "first": state[0],
+            "truth": last > 0.1234,
+            "rest": state[len(self.following) :],
+        }
 
     def initial_state(self) -> Any:
         return tuple(jnp.zeros_like(a) for a in self.zero)
@@ -132,7 +153,9 @@ class NoisyCell(FuzzedCell):
 class Draw:
     """The instructions of one cell while they are drawn."""
 
-    def __init__(self, rng: np.random.Generator, sizes: Sequence[int], features: int, names: Sequence[str]):
+    def __init__(
+        self, rng: np.random.Generator, sizes: Sequence[int], features: int, names: Sequence[str]
+    ):
         self.rng, self.names, self.sizes, self.features = rng, names, sizes, features
         self.linear, self.noisy = bool(rng.random() < 0.06), bool(rng.random() < 0.08)
         self.first = len(sizes) if self.linear else 0  # operands are of the input alone
@@ -153,7 +176,9 @@ class Draw:
         return len(self.lengths) - 1
 
     def weight(self, *shape: int) -> int:
-        self.parameters.append(self.rng.normal(size=shape) / np.sqrt(shape[-1] if len(shape) > 1 else 1))
+        self.parameters.append(
+            self.rng.normal(size=shape) / np.sqrt(shape[-1] if len(shape) > 1 else 1)
+        )
         return len(self.parameters) - 1
 
     def product(self, n: int, length: int) -> int:
@@ -171,14 +196,18 @@ class Draw:
         same = [m for m, size in enumerate(self.lengths) if size == length and m >= self.first]
         operands = [n, *(self.pick(same) for _ in range(operation.arity - 1))]
         length = length if operation.keeps else _length(name, length)
-        return self.add(length, *(("wrapped", (wrapper, name)) if wrapper else ("operation", name)), *operands)
+        return self.add(
+            length, *(("wrapped", (wrapper, name)) if wrapper else ("operation", name)), *operands
+        )
 
     def one(self, kind: str) -> int:
         n = self.number(self.first, len(self.lengths) - 1)
         length = self.lengths[n]
         match kind:
             case "operation" | "wrapped":
-                return self.operation(self.pick(self.names), n, "" if kind == "operation" else self.pick([*WRAPPERS]))
+                return self.operation(
+                    self.pick(self.names), n, "" if kind == "operation" else self.pick([*WRAPPERS])
+                )
             case "product":
                 return self.product(n, self.number(1, 9))
             case "parameter":
@@ -188,7 +217,9 @@ class Draw:
                 stop = self.number(start + 1, length)
                 return self.add(stop - start, kind, (start, stop), n)
             case "concatenate":
-                others = [self.number(self.first, len(self.lengths) - 1) for _ in range(self.number(1, 2))]
+                others = [
+                    self.number(self.first, len(self.lengths) - 1) for _ in range(self.number(1, 2))
+                ]
                 pieces = [n, *others]
                 return self.add(sum(self.lengths[m] for m in pieces), kind, None, *pieces)
             case _:
@@ -209,7 +240,10 @@ def drawn(seed: int) -> Draw:
     rng = np.random.default_rng(seed)
     names = NATIVE if rng.random() < 0.66 else [*OPERATIONS]
     most = 40 if rng.random() < 0.12 else 10  # more than one block of vectors
-    sizes, features = [int(rng.integers(1, most)) for _ in range(rng.integers(1, 3))], int(rng.integers(1, 6))
+    sizes, features = (
+        [int(rng.integers(1, most)) for _ in range(rng.integers(1, 3))],
+        int(rng.integers(1, 6)),
+    )
     draw = Draw(rng, sizes, features, names)
     if draw.noisy:
         draw.add(features, "noise", None, len(sizes))
@@ -227,11 +261,16 @@ def random_cell(seed: int, dtype: Any) -> tuple[FuzzedCell, int]:
     """A cell, and how many features it takes."""
     draw = drawn(seed)
     extras = tuple(kind for kind in EXTRAS if draw.rng.random() < 0.12 and not draw.linear)
-    zero = (*(jnp.zeros(size, dtype) for size in draw.sizes), *(_extra(kind, dtype) for kind in extras))
+    zero = (
+        *(jnp.zeros(size, dtype) for size in draw.sizes),
+        *(_extra(kind, dtype) for kind in extras),
+    )
     weights = [jnp.asarray(p, dtype) for p in draw.parameters]
     emits = draw.pick(["state", "last", "all", "all"])
     make = NoisyCell if draw.noisy else FuzzedCell
-    cell = make(weights, zero, tuple(draw.instructions), tuple(draw.following), extras, emits, draw.linear)
+    cell = make(
+        weights, zero, tuple(draw.instructions), tuple(draw.following), extras, emits, draw.linear
+    )
     return cell, draw.features
 
 
@@ -249,4 +288,6 @@ def _extra(kind: str, dtype: Any) -> jax.Array:
 
 def _other(dtype: Any) -> Any:
     """Another precision: 32 bits, and for these 64, if there are any."""
-    return jnp.float64 if dtype == jnp.float32 and jax.config.read("jax_enable_x64") else jnp.float32
+    return (
+        jnp.float64 if dtype == jnp.float32 and jax.config.read("jax_enable_x64") else jnp.float32
+    )

@@ -51,7 +51,11 @@ def verdict_of(seed: int) -> Verdict:
     try:
         return Verdict(seed, True, differences=edges.differences(seed), transformation="edges")
     except Exception as error:
-        return Verdict(seed, differences=[f"{type(error).__name__}: {str(error)[:400]}"], transformation="edges")
+        return Verdict(
+            seed,
+            differences=[f"{type(error).__name__}: {str(error)[:400]}"],
+            transformation="edges",
+        )
 
 
 def verdict(case: Case) -> Verdict:
@@ -73,7 +77,9 @@ def verdict(case: Case) -> Verdict:
                 found.differences.append(f"{backend}: {type(error).__name__}: {str(error)[:400]}")
                 continue
             found.native |= native and backend == "auto"
-            found.differences += [f"{backend}: {line}" for line in differences(case, actual, expected)]
+            found.differences += [
+                f"{backend}: {line}" for line in differences(case, actual, expected)
+            ]
     return found
 
 
@@ -83,14 +89,23 @@ def expectations(case: Case) -> list[tuple[list[Any], list[Any]]]:
     In 16 bits it is often close to a jump, so that more of those are looked at.
     """
     function, leaves = case.function("reference")
-    run, rng, rough = Evaluated(function, *leaves), np.random.default_rng(case.seed), MOVED[case.dtype.name]
+    run, rng, rough = (
+        Evaluated(function, *leaves),
+        np.random.default_rng(case.seed),
+        MOVED[case.dtype.name],
+    )
 
     def moved(a: Any) -> Any:
-        return np.asarray(a.astype(np.float64) * (1 + rough * rng.uniform(-1, 1, a.shape))).astype(a.dtype)
+        return np.asarray(a.astype(np.float64) * (1 + rough * rng.uniform(-1, 1, a.shape))).astype(
+            a.dtype
+        )
 
     return [
         run(*leaves),
-        *(run(*map(moved, map(np.asarray, leaves)), noise=moved) for _ in range(4 if case.dtype.itemsize == 2 else 2)),
+        *(
+            run(*map(moved, map(np.asarray, leaves)), noise=moved)
+            for _ in range(4 if case.dtype.itemsize == 2 else 2)
+        ),
     ]
 
 
@@ -101,12 +116,19 @@ def results(case: Case, backend: str) -> tuple[Any, bool]:
         program = Evaluated(function, *leaves)
         return program(*leaves), has_native_loop(program.jaxpr)
     traced = jax.jit(function).trace(*leaves)
-    return traced.lower().compile(compiler_options=QUICK)(*leaves), has_native_loop(parts_of(traced.jaxpr)[0])
+    return traced.lower().compile(compiler_options=QUICK)(*leaves), has_native_loop(
+        parts_of(traced.jaxpr)[0]
+    )
 
 
 def has_native_loop(jaxpr: Any) -> bool:
     """Whether a loop in it is machine code."""
-    inner = [p for e in jaxpr.eqns for v in e.params.values() for p in (v if isinstance(v, tuple | list) else [v])]
+    inner = [
+        p
+        for e in jaxpr.eqns
+        for v in e.params.values()
+        for p in (v if isinstance(v, tuple | list) else [v])
+    ]
     return any(e.primitive.name == "noria_native_loop" for e in jaxpr.eqns) or any(
         has_native_loop(parts_of(p)[0]) for p in inner if hasattr(p, "eqns")
     )
@@ -123,7 +145,9 @@ def differences(case: Case, actual: Any, expected: list[Any]) -> list[str]:
         for n, (a, *some) in enumerate(zip(actual[part], *others, strict=True)):
             line = kind(case, np.asarray(a), [np.asarray(b) for b in some])
             if line:
-                found.append(f"array {n} of {len(others[0])} {'smooth' if part == 0 else 'whole'} ones: {line}")
+                found.append(
+                    f"array {n} of {len(others[0])} {'smooth' if part == 0 else 'whole'} ones: {line}"
+                )
     return found
 
 

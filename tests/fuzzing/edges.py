@@ -51,7 +51,26 @@ class EdgeCell(nr.Cell):
 def edges(dtype: Any) -> np.ndarray:
     """Numbers at which functions change their way."""
     info = np.finfo(dtype)
-    some = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 7.5, 20.0, 90.0, 710.0, 1e5, 2.0**31, 2.0**52, 1e15, 1e-8, 1e-20]
+    some = [
+        0.0,
+        0.25,
+        0.5,
+        1.0,
+        1.5,
+        2.0,
+        2.5,
+        3.0,
+        7.5,
+        20.0,
+        90.0,
+        710.0,
+        1e5,
+        2.0**31,
+        2.0**52,
+        1e15,
+        1e-8,
+        1e-20,
+    ]
     some += [
         info.tiny,
         info.tiny / 4,
@@ -73,10 +92,18 @@ def differences(seed: int) -> list[str]:
     values = edges(dtype)
     if _BOUNDED & {*names}:
         values = values[~(np.abs(values) > 1e4) | ~np.isfinite(values)]
-    xs = rng.permutation(np.stack([rng.choice(values, (3, 11)) for _ in range(4)], -1)).reshape(3, 2, -1)
+    xs = rng.permutation(np.stack([rng.choice(values, (3, 11)) for _ in range(4)], -1)).reshape(
+        3, 2, -1
+    )
     cell = EdgeCell(jnp.zeros(xs.shape[-1] // 2, dtype), names)
-    native, scan = (nr.Recurrence(cell, backend=backend)(jnp.asarray(xs)) for backend in ("native", "scan"))
-    return [line for name in native for line in _compared(name, xs, np.asarray(native[name]), np.asarray(scan[name]))]
+    native, scan = (
+        nr.Recurrence(cell, backend=backend)(jnp.asarray(xs)) for backend in ("native", "scan")
+    )
+    return [
+        line
+        for name in native
+        for line in _compared(name, xs, np.asarray(native[name]), np.asarray(scan[name]))
+    ]
 
 
 def _compared(name: str, xs: Any, found: Any, expected: Any) -> list[str]:

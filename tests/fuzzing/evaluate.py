@@ -25,7 +25,9 @@ _EXACT = frozenset(
     "reduce_min argmax argmin cummax cummin".split()
 )
 #: Calls of functions.
-_OPENED = frozenset("jit pjit closed_call core_call checkpoint remat remat2 custom_jvp_call custom_vjp_call".split())
+_OPENED = frozenset(
+    "jit pjit closed_call core_call checkpoint remat remat2 custom_jvp_call custom_vjp_call".split()
+)
 
 
 def evaluated(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -76,7 +78,9 @@ def _is_key(array: Any) -> bool:
 def _results(noise: Noise, equation: Any, inputs: list[Any]) -> list[Any]:
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
-        return _CALLS[name](lambda inner, arrays: run(noise, *parts_of(inner), arrays), equation, inputs)
+        return _CALLS[name](
+            lambda inner, arrays: run(noise, *parts_of(inner), arrays), equation, inputs
+        )
     if name in _OPENED:
         inner = next(params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
         return run(noise, *parts_of(inner), inputs)
@@ -92,7 +96,11 @@ def _results(noise: Noise, equation: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _wide(array: Any) -> Any:
-    return array.astype(np.float32) if array.dtype.itemsize == 2 and jnp.issubdtype(array.dtype, np.floating) else array
+    return (
+        array.astype(np.float32)
+        if array.dtype.itemsize == 2 and jnp.issubdtype(array.dtype, np.floating)
+        else array
+    )
 
 
 # --- what calls ---------------------------------------------------------------------------------
@@ -115,9 +123,17 @@ def _while(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
 def _scan(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
     """What has no axis of the rounds is the same in all of them, or carried."""
     params, (inner, _) = equation.params, parts_of(equation.params["jaxpr"])
-    carried = sum(v.aval.ndim == w.aval.ndim for v, w in zip(equation.outvars, inner.outvars, strict=True))
-    first = sum(v.aval.ndim == w.aval.ndim for v, w in zip(equation.invars, inner.invars, strict=True))
-    known, carry, stacks = inputs[: first - carried], inputs[first - carried : first], inputs[first:]
+    carried = sum(
+        v.aval.ndim == w.aval.ndim for v, w in zip(equation.outvars, inner.outvars, strict=True)
+    )
+    first = sum(
+        v.aval.ndim == w.aval.ndim for v, w in zip(equation.invars, inner.invars, strict=True)
+    )
+    known, carry, stacks = (
+        inputs[: first - carried],
+        inputs[first - carried : first],
+        inputs[first:],
+    )
     rounds: list[Any] = [None] * params["length"]
     for k in reversed(range(len(rounds))) if params["reverse"] else range(len(rounds)):
         found = run(params["jaxpr"], [*known, *carry, *(a[k] for a in stacks)])
@@ -178,18 +194,28 @@ def _slice(a: Any, start_indices: Any, limit_indices: Any, strides: Any) -> Any:
 
 def _select(which: Any, *cases: Any) -> Any:
     which = np.broadcast_to(which, cases[0].shape)
-    return np.choose(which.astype(np.int64), cases) if len(cases) > 2 else np.where(which, cases[1], cases[0])
+    return (
+        np.choose(which.astype(np.int64), cases)
+        if len(cases) > 2
+        else np.where(which, cases[1], cases[0])
+    )
 
 
 def _divided(a: Any, b: Any) -> Any:
     if a.dtype.kind == "f":
         return a / b
-    quotient = np.where(b == 0, -1, np.abs(a) // np.abs(np.where(b == 0, 1, b)) * np.sign(a) * np.sign(b))
+    quotient = np.where(
+        b == 0, -1, np.abs(a) // np.abs(np.where(b == 0, 1, b)) * np.sign(a) * np.sign(b)
+    )
     return quotient.astype(a.dtype)
 
 
 def _remainder(a: Any, b: Any) -> Any:
-    return np.fmod(a, b) if a.dtype.kind == "f" else np.where(b == 0, a, np.fmod(a, np.where(b == 0, 1, b)))
+    return (
+        np.fmod(a, b)
+        if a.dtype.kind == "f"
+        else np.where(b == 0, a, np.fmod(a, np.where(b == 0, 1, b)))
+    )
 
 
 def _converted(a: Any, new_dtype: Any, **_: Any) -> Any:
@@ -202,7 +228,11 @@ def _converted(a: Any, new_dtype: Any, **_: Any) -> Any:
 
 
 def _rounded(a: Any, rounding_method: Any) -> Any:
-    return np.rint(a) if int(rounding_method) else np.trunc(a + np.copysign(np.asarray(0.5, a.dtype), a))
+    return (
+        np.rint(a)
+        if int(rounding_method)
+        else np.trunc(a + np.copysign(np.asarray(0.5, a.dtype), a))
+    )
 
 
 def _sign(a: Any) -> Any:
@@ -210,7 +240,10 @@ def _sign(a: Any) -> Any:
 
 
 def _pad(a: Any, value: Any, padding_config: Any) -> Any:
-    sizes = [n + low + high + max(n - 1, 0) * gap for n, (low, high, gap) in zip(a.shape, padding_config, strict=True)]
+    sizes = [
+        n + low + high + max(n - 1, 0) * gap
+        for n, (low, high, gap) in zip(a.shape, padding_config, strict=True)
+    ]
     found = np.full(sizes, value, a.dtype)
     to, of = [], []
     for n, size, (low, _, gap) in zip(a.shape, sizes, padding_config, strict=True):
@@ -238,7 +271,9 @@ def _reduction(function: Any) -> Rule:
 
 
 def _iota(dtype: Any, shape: Any, dimension: int, **_: Any) -> Any:
-    return np.broadcast_to(np.arange(shape[dimension]).reshape([-1] + [1] * (len(shape) - 1 - dimension)), shape)
+    return np.broadcast_to(
+        np.arange(shape[dimension]).reshape([-1] + [1] * (len(shape) - 1 - dimension)), shape
+    )
 
 
 def _special(function: Any) -> Rule:
@@ -251,15 +286,67 @@ def _plain(function: Any) -> Rule:
 
 
 _NUMPY = {
-    **{"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "neg": np.negative, "abs": np.abs},
-    **{"max": np.maximum, "min": np.minimum, "square": np.square, "sqrt": np.sqrt, "cbrt": np.cbrt, "pow": np.power},
-    **{"exp": np.exp, "exp2": np.exp2, "log": np.log, "log1p": np.log1p, "expm1": np.expm1, "floor": np.floor},
-    **{"sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan},
+    **{
+        "add": np.add,
+        "add_any": np.add,
+        "sub": np.subtract,
+        "mul": np.multiply,
+        "neg": np.negative,
+        "abs": np.abs,
+    },
+    **{
+        "max": np.maximum,
+        "min": np.minimum,
+        "square": np.square,
+        "sqrt": np.sqrt,
+        "cbrt": np.cbrt,
+        "pow": np.power,
+    },
+    **{
+        "exp": np.exp,
+        "exp2": np.exp2,
+        "log": np.log,
+        "log1p": np.log1p,
+        "expm1": np.expm1,
+        "floor": np.floor,
+    },
+    **{
+        "sin": np.sin,
+        "cos": np.cos,
+        "tan": np.tan,
+        "asin": np.arcsin,
+        "acos": np.arccos,
+        "atan": np.arctan,
+    },
     **{"sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh, "acosh": np.arccosh},
-    **{"atanh": np.arctanh, "atan2": np.arctan2, "ceil": np.ceil, "is_finite": np.isfinite, "eq": np.equal},
-    **{"ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal},
-    **{"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert, "copy": np.asarray},
-    **{"copy_p": np.asarray, "stop_gradient": np.asarray, "real": np.real, "imag": np.imag, "conj": np.conj},
+    **{
+        "atanh": np.arctanh,
+        "atan2": np.arctan2,
+        "ceil": np.ceil,
+        "is_finite": np.isfinite,
+        "eq": np.equal,
+    },
+    **{
+        "ne": np.not_equal,
+        "lt": np.less,
+        "le": np.less_equal,
+        "gt": np.greater,
+        "ge": np.greater_equal,
+    },
+    **{
+        "and": np.bitwise_and,
+        "or": np.bitwise_or,
+        "xor": np.bitwise_xor,
+        "not": np.invert,
+        "copy": np.asarray,
+    },
+    **{
+        "copy_p": np.asarray,
+        "stop_gradient": np.asarray,
+        "real": np.real,
+        "imag": np.imag,
+        "conj": np.conj,
+    },
 }
 _RULES: dict[str, Rule] = {
     **{name: _plain(function) for name, function in _NUMPY.items()},

@@ -95,8 +95,14 @@ UNARY: dict[str, tuple[str, str]] = {
     ),
     "above one": ("jnp.arccosh jnp.acosh lax.acosh", ""),
     "away": ("jnp.reciprocal lax.reciprocal", ""),
-    "stepped": ("jnp.ceil jnp.floor jnp.rint jnp.round jnp.trunc lax.ceil lax.floor lax.round jnp.signbit", ""),
-    "whole": ("jnp.bitwise_not jnp.invert lax.bitwise_not", "lax.clz lax.population_count jnp.bitwise_count"),
+    "stepped": (
+        "jnp.ceil jnp.floor jnp.rint jnp.round jnp.trunc lax.ceil lax.floor lax.round jnp.signbit",
+        "",
+    ),
+    "whole": (
+        "jnp.bitwise_not jnp.invert lax.bitwise_not",
+        "lax.clz lax.population_count jnp.bitwise_count",
+    ),
     "unsigned": ("", ""),
     "truth": ("jnp.logical_not", ""),
 }

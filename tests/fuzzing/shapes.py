@@ -15,7 +15,9 @@ Entries = dict[str, tuple[bool, Callable[..., Any]]]
 def matrix(a: Any, rows: int = 2) -> Any:
     """A vector as rows; its first numbers again fill the last one."""
     missing = -a.size % rows
-    return (jnp.concatenate([a] * (1 + missing))[: a.size + missing] if missing else a).reshape(rows, -1)
+    return (jnp.concatenate([a] * (1 + missing))[: a.size + missing] if missing else a).reshape(
+        rows, -1
+    )
 
 
 def _square(a: Any) -> Any:
@@ -27,9 +29,9 @@ def _square(a: Any) -> Any:
 def _interpolated(a: Any) -> Any:
     """Not in 16 bits, for which there is no `jnp.interp`."""
     wide = a.astype(jnp.float32) if a.dtype.itemsize == 2 else a
-    return jnp.interp(wide, np.asarray([-1.1, 0.2, 0.9], wide.dtype), np.asarray([0.3, 1, 0.2], wide.dtype)).astype(
-        a.dtype
-    )
+    return jnp.interp(
+        wide, np.asarray([-1.1, 0.2, 0.9], wide.dtype), np.asarray([0.3, 1, 0.2], wide.dtype)
+    ).astype(a.dtype)
 
 
 def _rounds(a: Any, b: Any) -> Any:
@@ -47,16 +49,31 @@ SPECIAL: Entries = {
     "jnp.where": (True, lambda a, b: jnp.where(a > b, jnp.sin(a), b)),
     "jnp.clip": (True, lambda a: jnp.clip(a, -0.4, 0.6)),
     "jnp.select": (True, lambda a, b: jnp.select([a > 0.7123, b > 0.1234], [a, a * b], b)),
-    "jnp.piecewise": (False, lambda a: jnp.piecewise(a, [a < -0.3123, a > 0.4123], [jnp.sin, jnp.cos, jnp.tanh])),
+    "jnp.piecewise": (
+        False,
+        lambda a: jnp.piecewise(a, [a < -0.3123, a > 0.4123], [jnp.sin, jnp.cos, jnp.tanh]),
+    ),
     "jnp.interp": (False, lambda a: _interpolated(a)),
-    "jnp.polyval": (True, lambda a: jnp.polyval(jnp.asarray([0.3, -0.2, 0.1], a.dtype), jnp.tanh(a))),
-    "jnp.nan_to_num": (True, lambda a: jnp.nan_to_num(jnp.where(a > 0.7123, jnp.inf, a), posinf=0.3)),
+    "jnp.polyval": (
+        True,
+        lambda a: jnp.polyval(jnp.asarray([0.3, -0.2, 0.1], a.dtype), jnp.tanh(a)),
+    ),
+    "jnp.nan_to_num": (
+        True,
+        lambda a: jnp.nan_to_num(jnp.where(a > 0.7123, jnp.inf, a), posinf=0.3),
+    ),
     "jnp.frexp": (False, lambda a: jnp.frexp(0.3 + jnp.abs(a))[0]),
     "jnp.modf": (True, lambda a: jnp.modf(3 * a + 0.1234)[0]),
     "jnp.divmod": (True, lambda a, b: jnp.divmod(a, 2 + jnp.cos(b))[1]),
     "jnp.vectorize": (True, lambda a, b: jnp.vectorize(lambda x, y: jnp.sin(x) * y)(a, b)),
-    "jnp.apply_along_axis": (True, lambda a: jnp.apply_along_axis(lambda r: r * jnp.tanh(r.sum()), 0, a)),
-    "jnp.fill_diagonal": (False, lambda a: jnp.fill_diagonal(jnp.outer(a, a), 0.5, inplace=False)[0]),
+    "jnp.apply_along_axis": (
+        True,
+        lambda a: jnp.apply_along_axis(lambda r: r * jnp.tanh(r.sum()), 0, a),
+    ),
+    "jnp.fill_diagonal": (
+        False,
+        lambda a: jnp.fill_diagonal(jnp.outer(a, a), 0.5, inplace=False)[0],
+    ),
     "jnp.std": (True, lambda a: a / jnp.std(jnp.append(a, 4.5))),
     "jnp.nanstd": (True, lambda a: a / jnp.nanstd(jnp.append(a, 4.5))),
     "jnp.linalg.norm": (True, lambda a: a / jnp.linalg.norm(jnp.append(a, 0.7))),
@@ -74,19 +91,33 @@ SPECIAL: Entries = {
     "jnp.sort": (False, lambda a: jnp.sort(a)),
     "jnp.argsort": (False, lambda a: jnp.argsort(a).astype(a.dtype) * 0.1),
     "jnp.take": (False, lambda a, b: jnp.take(a, jnp.argmax(b)) * b),
-    "jnp.searchsorted": (False, lambda a: jnp.searchsorted(jnp.asarray([-0.5123, 0.1234], a.dtype), a) * 0.1 * a),
-    "jnp.digitize": (False, lambda a: jnp.digitize(a, jnp.asarray([-0.5123, 0.1234], a.dtype)) * 0.1 * a),
+    "jnp.searchsorted": (
+        False,
+        lambda a: jnp.searchsorted(jnp.asarray([-0.5123, 0.1234], a.dtype), a) * 0.1 * a,
+    ),
+    "jnp.digitize": (
+        False,
+        lambda a: jnp.digitize(a, jnp.asarray([-0.5123, 0.1234], a.dtype)) * 0.1 * a,
+    ),
     "jnp.quantile": (False, lambda a: a - jnp.quantile(a.astype(jnp.float32), 0.3).astype(a.dtype)),
     "jnp.einsum": (True, lambda a, b: jnp.einsum("i,j->i", jnp.tanh(a), b)),
     "jnp.nextafter": (
         False,
-        lambda a, b: a + lax.stop_gradient(0 * jnp.nextafter(lax.stop_gradient(a), lax.stop_gradient(b))),
+        lambda a, b: (
+            a + lax.stop_gradient(0 * jnp.nextafter(lax.stop_gradient(a), lax.stop_gradient(b)))
+        ),
     ),
     "lax.select": (True, lambda a, b: lax.select(a > 0.1234, a, b)),
     "lax.select_n": (True, lambda a, b: lax.select_n(a > 0.1234, a, b)),
-    "lax.clamp": (True, lambda a: lax.clamp(jnp.asarray(-0.4, a.dtype), a, jnp.asarray(0.6, a.dtype))),
+    "lax.clamp": (
+        True,
+        lambda a: lax.clamp(jnp.asarray(-0.4, a.dtype), a, jnp.asarray(0.6, a.dtype)),
+    ),
     "lax.integer_pow": (True, lambda a: lax.integer_pow(jnp.tanh(a), 3)),
-    "lax.convert_element_type": (True, lambda a: jnp.sin(lax.convert_element_type(a, jnp.float32)).astype(a.dtype)),
+    "lax.convert_element_type": (
+        True,
+        lambda a: jnp.sin(lax.convert_element_type(a, jnp.float32)).astype(a.dtype),
+    ),
     "lax.reduce_precision": (False, lambda a: lax.reduce_precision(a, 11, 52)),
     "lax.full_like": (True, lambda a, b: lax.full_like(a, 0.2) * b),
     "lax.cumlogsumexp": (False, lambda a: lax.cumlogsumexp(a)),
@@ -100,17 +131,31 @@ SPECIAL: Entries = {
     "lax.argmin": (False, lambda a: lax.argmin(a, 0, jnp.int32).astype(a.dtype) * a * 0.1),
     "lax.betainc": (
         False,
-        lambda a, b: lax.betainc(jnp.full_like(a, 0.7), jnp.full_like(a, 1.3), 0.5 + 0.4 * jnp.sin(a * b)),
+        lambda a, b: lax.betainc(
+            jnp.full_like(a, 0.7), jnp.full_like(a, 1.3), 0.5 + 0.4 * jnp.sin(a * b)
+        ),
     ),
-    "lax.dynamic_update_slice": (False, lambda a, b: lax.dynamic_update_slice(a, b[:1], (jnp.argmax(b),))),
-    "lax.dynamic_update_index_in_dim": (False, lambda a, b: lax.dynamic_update_index_in_dim(a, b[0], jnp.argmin(b), 0)),
+    "lax.dynamic_update_slice": (
+        False,
+        lambda a, b: lax.dynamic_update_slice(a, b[:1], (jnp.argmax(b),)),
+    ),
+    "lax.dynamic_update_index_in_dim": (
+        False,
+        lambda a, b: lax.dynamic_update_index_in_dim(a, b[0], jnp.argmin(b), 0),
+    ),
     "lax.cond": (True, lambda a, b: lax.cond(a[0] > b[-1], lambda: jnp.sin(a), lambda: a * b)),
-    "lax.switch": (True, lambda a, b: lax.switch((a[0] * 1.7123).astype(jnp.int32), [jnp.sin, jnp.cos, jnp.tanh], b)),
+    "lax.switch": (
+        True,
+        lambda a, b: lax.switch((a[0] * 1.7123).astype(jnp.int32), [jnp.sin, jnp.cos, jnp.tanh], b),
+    ),
     "lax.scan": (True, _rounds),
     "lax.fori_loop": (True, lambda a, b: lax.fori_loop(0, 2, lambda k, c: jnp.tanh(c + b), a)),
     "lax.map": (True, lambda a: lax.map(jnp.sin, a)),
     "lax.associative_scan": (True, lambda a: lax.associative_scan(jnp.add, a) / len(a)),
-    "lax.reduce": (True, lambda a: a - lax.reduce(a, jnp.asarray(0, a.dtype), lax.add, (0,)) / len(a)),
+    "lax.reduce": (
+        True,
+        lambda a: a - lax.reduce(a, jnp.asarray(0, a.dtype), lax.add, (0,)) / len(a),
+    ),
     "lax.reduce_max": (True, lambda a: a - lax.reduce_max(a, (0,))),
     "lax.reduce_min": (True, lambda a: a * lax.reduce_min(jnp.sin(a), (0,))),
     "lax.reduce_sum": (True, lambda a: a - lax.reduce_sum(jnp.tanh(a), (0,))),
@@ -121,7 +166,10 @@ SPECIAL: Entries = {
     ),
     "lax.iota": (True, lambda a: a * lax.iota(jnp.int32, len(a)).astype(a.dtype) * 0.1),
     "lax.bitcast_convert_type": (False, lambda a: _as_bits(a)),
-    "lax.platform_dependent": (True, lambda a: lax.platform_dependent(a, cpu=jnp.sin, default=jnp.sin)),
+    "lax.platform_dependent": (
+        True,
+        lambda a: lax.platform_dependent(a, cpu=jnp.sin, default=jnp.sin),
+    ),
     "nn.softmax": (True, lambda a: jax.nn.softmax(a)),
     "nn.log_softmax": (True, lambda a: jax.nn.log_softmax(a)),
     "nn.standardize": (True, lambda a: jax.nn.standardize(a, epsilon=0.3)),
@@ -159,7 +207,10 @@ SHAPES: Entries = {
     "lax.slice": (True, lambda a: lax.slice(a, (len(a) // 2,), (len(a),))),
     "lax.slice_in_dim": (False, lambda a: lax.slice_in_dim(a, 0, len(a), 2)),
     "lax.split": (True, lambda a: lax.split(a, (1, len(a) - 1))[0] if len(a) > 1 else a),
-    "lax.dynamic_slice": (False, lambda a, b: lax.dynamic_slice(a, (jnp.argmax(b),), (1 + len(a) // 2,))),
+    "lax.dynamic_slice": (
+        False,
+        lambda a, b: lax.dynamic_slice(a, (jnp.argmax(b),), (1 + len(a) // 2,)),
+    ),
     "lax.index_in_dim": (True, lambda a: lax.index_in_dim(a, 0)),
     "lax.dynamic_index_in_dim": (False, lambda a, b: lax.dynamic_index_in_dim(a, jnp.argmax(b), 0)),
     "lax.index_take": (False, lambda a, b: _taken(a, (jnp.argmax(b)[None],))),
@@ -201,16 +252,30 @@ MATRICES: Entries = {
     "jnp.eye": (True, lambda a: (jnp.eye(2, dtype=a.dtype) * a[0]).ravel()),
     "jnp.meshgrid": (True, lambda a, b: jnp.meshgrid(a[:2], b[:2])[0].ravel()),
     "jnp.cov": (True, lambda a: jnp.cov(matrix(a, 3).T).ravel()[:4]),
-    "jnp.linalg.det": (False, lambda a: jnp.linalg.det(_square(a).astype(jnp.float32)).astype(a.dtype)[None]),
-    "jnp.linalg.inv": (False, lambda a: jnp.linalg.inv(_square(a).astype(jnp.float32)).astype(a.dtype).ravel()),
+    "jnp.linalg.det": (
+        False,
+        lambda a: jnp.linalg.det(_square(a).astype(jnp.float32)).astype(a.dtype)[None],
+    ),
+    "jnp.linalg.inv": (
+        False,
+        lambda a: jnp.linalg.inv(_square(a).astype(jnp.float32)).astype(a.dtype).ravel(),
+    ),
     "jnp.linalg.matrix_power": (True, lambda a: jnp.linalg.matrix_power(_square(a), 3).ravel()),
     "jnp.linalg.solve": (
         False,
-        lambda a: jnp.linalg.solve(_square(a).astype(jnp.float32), jnp.ones(2, "f4")).astype(a.dtype),
+        lambda a: jnp.linalg.solve(_square(a).astype(jnp.float32), jnp.ones(2, "f4")).astype(
+            a.dtype
+        ),
     ),
     "lax.dot": (True, lambda a, b: lax.dot(matrix(a), matrix(b).T).ravel()),
-    "lax.dot_general": (True, lambda a, b: lax.dot_general(matrix(a), matrix(b), (((1,), (1,)), ((0,), (0,))))),
-    "lax.batch_matmul": (True, lambda a, b: lax.batch_matmul(matrix(a)[:, None], matrix(b)[..., None]).ravel()),
+    "lax.dot_general": (
+        True,
+        lambda a, b: lax.dot_general(matrix(a), matrix(b), (((1,), (1,)), ((0,), (0,)))),
+    ),
+    "lax.batch_matmul": (
+        True,
+        lambda a, b: lax.batch_matmul(matrix(a)[:, None], matrix(b)[..., None]).ravel(),
+    ),
     "lax.transpose": (True, lambda a: lax.transpose(matrix(a), (1, 0)).ravel()),
     "lax.expand_dims": (True, lambda a: lax.expand_dims(matrix(a), (1,))[0, 0]),
     "lax.broadcast": (True, lambda a: lax.broadcast(a[:3], (2,)).ravel()),

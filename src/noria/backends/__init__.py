@@ -54,7 +54,9 @@ WHOLE: dict[str, Callable[..., Any]] = {"reference": reference.run, "plain": pla
 
 LOOPS = {
     "scan": LoopBackend(scan.loop, scan.lifts, slices=False, sums=None, shifts=False, packs=False),
-    "native": LoopBackend(native.loop, native.lifts, slices=True, sums=native.is_expressible, shifts=True, packs=True),
+    "native": LoopBackend(
+        native.loop, native.lifts, slices=True, sums=native.is_expressible, shifts=True, packs=True
+    ),
 }
 
 #: What a layer may be told.

@@ -21,7 +21,11 @@ CHUNK = 256
 
 
 def linear_recurrence(
-    a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool = False, parallel: bool | None = None
+    a: jax.Array,
+    b: jax.Array,
+    start: jax.Array,
+    reverse: bool = False,
+    parallel: bool | None = None,
 ) -> jax.Array:
     """The state after each step, ``h_t = a_t * h_(t-1) + b_t``.
 
@@ -47,11 +51,15 @@ def linear_recurrence(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _recurrence(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None) -> jax.Array:
+def _recurrence(
+    a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
+) -> jax.Array:
     return _solve(a, b, start, reverse, parallel)
 
 
-def _forward(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None) -> Any:
+def _forward(
+    a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
+) -> Any:
     states = _recurrence(a, b, start, reverse, parallel)
     return states, (a, start, states)
 
@@ -82,7 +90,9 @@ def shifted(states: jax.Array, start: jax.Array, reverse: bool) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _solve(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None) -> jax.Array:
+def _solve(
+    a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
+) -> jax.Array:
     step_by_step = functools.partial(_sequential, reverse=reverse)
     composed = functools.partial(_parallel, reverse=reverse)
     if parallel is None:
@@ -124,7 +134,9 @@ def _composed(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> ja
     size = -(-time // count)
     # Steps that change nothing fill up the last chunk.
     scales, shifts = _compose(
-        _chunks(a, jnp.ones_like(start), count, size), _chunks(b, jnp.zeros_like(start), count, size), reverse
+        _chunks(a, jnp.ones_like(start), count, size),
+        _chunks(b, jnp.zeros_like(start), count, size),
+        reverse,
     )
     last = 0 if reverse else -1
 

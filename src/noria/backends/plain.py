@@ -27,7 +27,9 @@ def run(
 ) -> tuple[State, Any]:
     """See `noria.backends`."""
     batch = jtu.tree_leaves(xs)[0].shape[: int(batched)]
-    one = mapped(eqx.Partial(advance, cell), of_one(start, len(batch)), *of_one((xs, keys), len(batch) + 1))
+    one = mapped(
+        eqx.Partial(advance, cell), of_one(start, len(batch)), *of_one((xs, keys), len(batch) + 1)
+    )
     put_back = widened(own)  # as in `mapped`
 
     def step(state: State, inputs: tuple[Any, ...]) -> tuple[State, Any]:

@@ -67,7 +67,9 @@ def _run_example(
     ys: list[Any] = [None] * steps
     for t in reversed(range(steps)) if reverse else range(steps):
         valid = True if length is None else t < length
-        x = jtu.tree_map(lambda leaf, t=t, valid=valid: jnp.where(valid, leaf[t], jnp.zeros_like(leaf[t])), xs)
+        x = jtu.tree_map(
+            lambda leaf, t=t, valid=valid: jnp.where(valid, leaf[t], jnp.zeros_like(leaf[t])), xs
+        )
         cell, own = given()
         before = state if resets is None else _where(resets[t], own, state)
         after = cell(before, x) if keys is None else cell(before, x, key=keys[t])

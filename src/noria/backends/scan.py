@@ -24,7 +24,9 @@ def loop(
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """See `noria.backends`."""
     names = [v for v in graph.inputs if v in steps]
-    known = {v: a.astype(v.aval.dtype) if is_narrow(v.aval) else a for v, a in known.items()}  # once
+    known = {
+        v: a.astype(v.aval.dtype) if is_narrow(v.aval) else a for v, a in known.items()
+    }  # once
 
     def body(carry: list[Any], step: list[Any]) -> tuple[list[Any], list[Any]]:
         varying = named(state, carry) | named(names, step)

@@ -53,7 +53,9 @@ class PeepholeLSTM(nr.Cell):
     def __call__(self, state: Any, x: jax.Array) -> Any:
         h, c = state
         i, f, g, o = jnp.split(self.W @ x + self.U @ h + self.b, 4)
-        c_new = jax.nn.sigmoid(f + self.p_f * c) * c + jax.nn.sigmoid(i + self.p_i * c) * jnp.tanh(g)
+        c_new = jax.nn.sigmoid(f + self.p_f * c) * c + jax.nn.sigmoid(i + self.p_i * c) * jnp.tanh(
+            g
+        )
         return jax.nn.sigmoid(o + self.p_o * c_new) * jnp.tanh(c_new), c_new
 
     def initial_state(self) -> Any:
@@ -132,10 +134,16 @@ def make(name: str, n: int, m: int) -> nr.Cell:
         case "rnn":
             return nr.RNNCell(n, m, key=a, dtype=jnp.float32)
         case "lnlstm":
-            gains = full(0.3, 4 * m), full(0.3, 4 * m), full(1, m)  # of 1 for the products it would be chaotic
+            gains = (
+                full(0.3, 4 * m),
+                full(0.3, 4 * m),
+                full(1, m),
+            )  # of 1 for the products it would be chaotic
             return LayerNormLSTM(normal(a, 4 * m, n), normal(b, 4 * m, m), full(0, 4 * m), *gains)
         case "peephole":
-            return PeepholeLSTM(normal(a, 4 * m, n), normal(b, 4 * m, m), full(0, 4 * m), *normal(c, 3, m))
+            return PeepholeLSTM(
+                normal(a, 4 * m, n), normal(b, 4 * m, m), full(0, 4 * m), *normal(c, 3, m)
+            )
         case "mgu":
             return MGU(normal(a, 2 * m, n), normal(b, m, m), normal(c, m, m), full(0, 2 * m))
         case "indrnn":

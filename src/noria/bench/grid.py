@@ -120,7 +120,9 @@ def read_shapes(text: str) -> list[Shape]:
     except (TypeError, ValueError):
         shapes = []
     if not shapes or min(min(shape) for shape in shapes) < 1:
-        raise ValueError(f'shapes is {text!r}; expected "time,batch,in,hidden", several with semicolons between.')
+        raise ValueError(
+            f'shapes is {text!r}; expected "time,batch,in,hidden", several with semicolons between.'
+        )
     return shapes
 
 

@@ -49,10 +49,14 @@ class Plan:
         """Which peers are left out, and how to get them; empty if none is."""
         if not self.missing:
             return ""
-        titles = ", ".join(f"{PEERS[name].title} ({', '.join(PEERS[name].missing)})" for name in self.missing)
+        titles = ", ".join(
+            f"{PEERS[name].title} ({', '.join(PEERS[name].missing)})" for name in self.missing
+        )
         return f"Not installed and left out: {titles}. To have them: pip install 'noria[bench]'"
 
-    def carry_out(self, command: str, tell: Callable[[Point, str], None]) -> tuple[list[Point], str]:
+    def carry_out(
+        self, command: str, tell: Callable[[Point, str], None]
+    ) -> tuple[list[Point], str]:
         """Measure all points; return them and the report. ``tell`` is given each point and the report up to it."""
         quantity, unit = SECTIONS[self.what]
         points: list[Point] = []
@@ -85,10 +89,19 @@ def plan(
     """
     names = read_names("cells", cells, list(CELLS)) if cells else list(COMMON)
     works = [Work(cell, *one) for cell in names for one in _works(what, modes, shapes, quick)]
-    chosen = read_names("peers", peers, list(PEERS)) if peers else list(USUAL) + ["call"] * (what == "streaming")
+    chosen = (
+        read_names("peers", peers, list(PEERS))
+        if peers
+        else list(USUAL) + ["call"] * (what == "streaming")
+    )
     chosen = list(dict.fromkeys(["noria", *chosen]))
     missing = [name for name in chosen if PEERS[name].missing]
-    lanes = [Lane(name, setting) for setting in settings(allocator, threads) for name in chosen if name not in missing]
+    lanes = [
+        Lane(name, setting)
+        for setting in settings(allocator, threads)
+        for name in chosen
+        if name not in missing
+    ]
     return Plan(
         what,
         works,
@@ -100,7 +113,9 @@ def plan(
     )
 
 
-def _works(what: str, modes: str | None, shapes: str | None, quick: bool) -> list[tuple[str, Shape]]:
+def _works(
+    what: str, modes: str | None, shapes: str | None, quick: bool
+) -> list[tuple[str, Shape]]:
     """Modes and shapes of a section."""
     if what == "streaming":
         return [("step", STEP), ("inference", STEPS)]

@@ -34,7 +34,9 @@ UNITS = {
 def header(command: str, peers: Sequence[str], peaks: Mapping[Setting, float]) -> str:
     """Where the numbers come from: command, date, machine, versions, and its speed in products."""
     software = ", ".join(f"{name} {version}" for name, version in versions(list(peers)).items())
-    speeds = "; ".join(f"{speed / 1e9:.0f} GFLOP/s ({describe(setting)})" for setting, speed in peaks.items())
+    speeds = "; ".join(
+        f"{speed / 1e9:.0f} GFLOP/s ({describe(setting)})" for setting, speed in peaks.items()
+    )
     lines = [
         f"Made by `{command}` on {datetime.date.today():%-d %B %Y}.",
         f"* Machine: {cores()} cores of {processor()}, {platform.system()} {platform.release()}, load {load()} at the start.",
@@ -63,13 +65,19 @@ def describe(setting: Setting) -> str:
 
 def tables(points: Sequence[Point], unit: Unit, peaks: Mapping[Setting, float]) -> str:
     """One table for each setting, cell and mode, in this order."""
-    found = list(dict.fromkeys(lane.setting for point in points for lane in (*point.values, *point.reasons)))
+    found = list(
+        dict.fromkeys(lane.setting for point in points for lane in (*point.values, *point.reasons))
+    )
     parts = []
     for setting in found:
         if len(found) > 1:
             parts.append(f"## With the {describe(setting)}\n")
-        for (cell, mode), group in groupby(points, lambda point: (point.work.cell, point.work.mode)):
-            parts.append(f"### {CELLS[cell].title}: {mode}\n\n{table(list(group), setting, unit, peaks.get(setting))}")
+        for (cell, mode), group in groupby(
+            points, lambda point: (point.work.cell, point.work.mode)
+        ):
+            parts.append(
+                f"### {CELLS[cell].title}: {mode}\n\n{table(list(group), setting, unit, peaks.get(setting))}"
+            )
     return "\n".join(parts)
 
 
@@ -79,7 +87,9 @@ def table(points: Sequence[Point], setting: Setting, unit: Unit, peak: float | N
     ``peak`` is what a share is of, in operations a second; without it there is no such column.
     """
     order = list(PEERS)
-    peers = sorted({lane.peer for p in points for lane in p.values if lane.setting == setting}, key=order.index)
+    peers = sorted(
+        {lane.peer for p in points for lane in p.values if lane.setting == setting}, key=order.index
+    )
     others = [name for name in peers if name != "noria"]
     shares = peak is not None and unit.name == "ms" and "noria" in peers
 
@@ -101,7 +111,10 @@ def table(points: Sequence[Point], setting: Setting, unit: Unit, peak: float | N
         if peak is not None and shares:
             rows[-1].append(percent(point.work.flops / of("noria", point) / peak))
     for title, mean in (("geometric mean", geometric_mean), ("minimum", least)):
-        means = {name: number(mean([ratio(name, point) for point in points])) for name in (*others, "best")}
+        means = {
+            name: number(mean([ratio(name, point) for point in points]))
+            for name in (*others, "best")
+        }
         shown = ["" if name == "noria" else f"×{means[name]}" for name in peers]
         rows.append([f"{title}, peer / Noria", *shown, f"**{means['best']}**", *[""] * shares])
     return markdown(rows) + reasons(points, setting)

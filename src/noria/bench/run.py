@@ -70,7 +70,11 @@ class Worker:
 
     def __init__(self, lane: Lane, environment: Mapping[str, str]):
         self.lane = lane
-        self.environment = {"JAX_PLATFORMS": "cpu", **ALLOCATORS[lane.setting.allocator], **environment}
+        self.environment = {
+            "JAX_PLATFORMS": "cpu",
+            **ALLOCATORS[lane.setting.allocator],
+            **environment,
+        }
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, **request: Any) -> float:
@@ -104,7 +108,13 @@ class Worker:
     def _start(self) -> "subprocess.Popen[str]":
         peer = PEERS[self.lane.peer]
         self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115, it lives as long as the process
-        command = [sys.executable, "-m", "noria.bench.worker", peer.module, json.dumps(peer.options)]
+        command = [
+            sys.executable,
+            "-m",
+            "noria.bench.worker",
+            peer.module,
+            json.dumps(peer.options),
+        ]
         with _on(self.lane.setting.cores):
             self.process = subprocess.Popen(
                 command,
@@ -199,7 +209,9 @@ class Run:
                 for lane in list(found)[:: -1 if turn % 2 else 1]:
                     time.sleep(PAUSE)
                     try:
-                        found[lane].append(self.workers[lane].ask(do=self.quantity, seconds=self.seconds))
+                        found[lane].append(
+                            self.workers[lane].ask(do=self.quantity, seconds=self.seconds)
+                        )
                     except Failed as error:
                         point.reasons[lane] = str(error)
                         del found[lane]

@@ -35,7 +35,9 @@ class Bench:
         gc.collect()
         self.task = importlib.import_module(self.module).make(self.work, **self.options)
         if self.task.weights != self.work.weights:
-            raise ValueError(f"its matrices hold {self.task.weights} numbers; expected {self.work.weights}")
+            raise ValueError(
+                f"its matrices hold {self.task.weights} numbers; expected {self.work.weights}"
+            )
         first = _seconds(self.task.call)
         self.task.call()
         return first

@@ -84,11 +84,18 @@ def advance(cell: Callable[..., Any], state: State, x: Any, key: Key | None) -> 
 
 def cell_name(cell: Callable[..., Any]) -> str:
     """The name of a cell for messages and tables."""
-    if isinstance(cell, Function) or (isinstance(cell, jtu.Partial) and not cell.args and not cell.keywords):
+    if isinstance(cell, Function) or (
+        isinstance(cell, jtu.Partial) and not cell.args and not cell.keywords
+    ):
         cell = cell.func
-    cell = getattr(cell, "fun", cell) if not hasattr(cell, "__name__") else cell  # JAX's shim around a partial
+    cell = (
+        getattr(cell, "fun", cell) if not hasattr(cell, "__name__") else cell
+    )  # JAX's shim around a partial
     if isinstance(cell, functools.partial):
-        settings = [*map(repr, cell.args), *(f"{name}={value!r}" for name, value in cell.keywords.items())]
+        settings = [
+            *map(repr, cell.args),
+            *(f"{name}={value!r}" for name, value in cell.keywords.items()),
+        ]
         return f"{cell_name(cell.func)}({', '.join(settings)})"
     return getattr(cell, "__name__", type(cell).__name__)
 
@@ -100,7 +107,10 @@ def takes_key(cell: Callable[..., Any]) -> bool:
 
 def needs_key(cell: Callable[..., Any]) -> bool:
     """Whether the cell cannot do without a key: its ``key`` argument has no default."""
-    return takes_key(cell) and inspect.signature(cell).parameters["key"].default is inspect.Parameter.empty
+    return (
+        takes_key(cell)
+        and inspect.signature(cell).parameters["key"].default is inspect.Parameter.empty
+    )
 
 
 class GatedCell(Cell):
@@ -145,7 +155,9 @@ class GatedCell(Cell):
         self.b = self._bias(bias, keys[2], hidden_size, dtype)
         self.b_h = self._bias(recurrent_bias, keys[3], hidden_size, dtype)
 
-    def _weights(self, init: Initializer | None, key: Key, hidden: int, columns: int, dtype: Any) -> jax.Array:
+    def _weights(
+        self, init: Initializer | None, key: Key, hidden: int, columns: int, dtype: Any
+    ) -> jax.Array:
         blocks = len(self.GATES)
         if init is None:  # Flux: Glorot's bound for the stacked matrix
             bound = (6 / (columns + blocks * hidden)) ** 0.5
@@ -153,7 +165,9 @@ class GatedCell(Cell):
         keys = jax.random.split(key, blocks)
         return jnp.concatenate([draw(init, k, (hidden, columns), dtype) for k in keys])
 
-    def _bias(self, bias: bool | Initializer, key: Key, hidden: int, dtype: Any) -> jax.Array | None:
+    def _bias(
+        self, bias: bool | Initializer, key: Key, hidden: int, dtype: Any
+    ) -> jax.Array | None:
         if bias is False:
             return None
         return draw(zeros if bias is True else bias, key, (len(self.GATES) * hidden,), dtype)
@@ -174,17 +188,28 @@ class GatedCell(Cell):
             TypeError: if their dtypes differ.
         """
         arrays = {"W": jnp.asarray(W), "U": jnp.asarray(U)}
-        arrays |= {name: jnp.asarray(bias) for name, bias in (("b", b), ("b_h", b_h)) if bias is not None}
+        arrays |= {
+            name: jnp.asarray(bias) for name, bias in (("b", b), ("b_h", b_h)) if bias is not None
+        }
         call, blocks = f"{cls.__name__}.from_arrays", len(cls.GATES)
         shape, dtype = arrays["U"].shape, arrays["U"].dtype
         if len(shape) != 2 or shape[0] != blocks * shape[1]:
             raise ValueError(f"{call}: U has shape {shape}; expected ({blocks} * hidden, hidden).")
         if arrays["W"].ndim != 2:
-            raise ValueError(f"{call}: W has shape {arrays['W'].shape}; expected ({blocks} * hidden, in).")
-        expected = {"W": (shape[0], *arrays["W"].shape[1:2]), "U": shape, "b": shape[:1], "b_h": shape[:1]}
+            raise ValueError(
+                f"{call}: W has shape {arrays['W'].shape}; expected ({blocks} * hidden, in)."
+            )
+        expected = {
+            "W": (shape[0], *arrays["W"].shape[1:2]),
+            "U": shape,
+            "b": shape[:1],
+            "b_h": shape[:1],
+        }
         for name, array in arrays.items():
             if array.shape != expected[name]:
-                raise ValueError(f"{call}: {name} has shape {array.shape}; expected {expected[name]} to go with U.")
+                raise ValueError(
+                    f"{call}: {name} has shape {array.shape}; expected {expected[name]} to go with U."
+                )
             if array.dtype != dtype:
                 raise TypeError(f"{call}: {name} is {array.dtype}; expected {dtype} as U is.")
         cell = cls(1, 1, key=jax.random.key(0), dtype=dtype, **static)

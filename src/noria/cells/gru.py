@@ -91,7 +91,11 @@ class GRUv3Cell(GatedCell):
         self._check(h, x)
         gates = 2 * self.hidden_size  # the blocks r and z; n follows
         wr, wz, wn = jnp.split(add_bias(x @ self.W.T, self.b), 3, axis=-1)
-        ur, uz = jnp.split(add_bias(h @ self.U[:gates].T, None if self.b_h is None else self.b_h[:gates]), 2, axis=-1)
+        ur, uz = jnp.split(
+            add_bias(h @ self.U[:gates].T, None if self.b_h is None else self.b_h[:gates]),
+            2,
+            axis=-1,
+        )
         r = jax.nn.sigmoid(wr + ur)
         z = jax.nn.sigmoid(wz + uz)
         un = add_bias((r * h) @ self.U[gates:].T, None if self.b_h is None else self.b_h[gates:])

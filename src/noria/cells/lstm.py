@@ -82,7 +82,9 @@ class LSTMCell(GatedCell):
         )
         if forget_bias:
             if self.b is None:
-                raise ValueError(f"LSTMCell: forget_bias={forget_bias} needs a bias to be added to; drop bias=False.")
+                raise ValueError(
+                    f"LSTMCell: forget_bias={forget_bias} needs a bias to be added to; drop bias=False."
+                )
             self.b = self.b.at[hidden_size : 2 * hidden_size].add(forget_bias)
 
     def __call__(self, state: LSTMState, x: jax.Array) -> LSTMState:

@@ -57,12 +57,16 @@ class Chunks:
         return found[::-1] if self.reverse else found
 
     def take(self, steps: Any, start: Any, size: int) -> Any:
-        return jtu.tree_map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, self.axis), steps)
+        return jtu.tree_map(
+            lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, self.axis), steps
+        )
 
     def join(self, pieces: list[Any]) -> Any:
         """Stretches of time, in the order of `groups`, as one."""
         pieces = pieces[::-1] if self.reverse else pieces
-        return pieces[0] if len(pieces) == 1 else jtu.tree_map(lambda *a: jnp.concatenate(a), *pieces)
+        return (
+            pieces[0] if len(pieces) == 1 else jtu.tree_map(lambda *a: jnp.concatenate(a), *pieces)
+        )
 
 
 def in_chunks(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any, Any]:
@@ -96,7 +100,8 @@ def results(final: list[Any], stacked: list[Any], given: Any) -> tuple[list[Any]
 
 
 def checkpointed(
-    segment: Callable[[list[Any], list[Any], list[Any], int], tuple[list[Any], list[Any]]], chunks: Chunks
+    segment: Callable[[list[Any], list[Any], list[Any], int], tuple[list[Any], list[Any]]],
+    chunks: Chunks,
 ) -> Callable[[list[Any], list[Any], list[Any]], tuple[list[Any], list[Any]]]:
     """``(parameters, steps, state) -> (state, stacked)`` that stores only the state before each chunk.
 
@@ -106,14 +111,22 @@ def checkpointed(
 
     def forward(*primals: Any) -> Any:
         parameters, steps, state = arrays_of(primals)
-        final, starts, stacked = _run(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
+        final, starts, stacked = _run(
+            lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks
+        )
 
-        def pull(parameters: list[Any], steps: list[Any], starts: list[Any], cotangents: Any) -> Any:
+        def pull(
+            parameters: list[Any], steps: list[Any], starts: list[Any], cotangents: Any
+        ) -> Any:
             return _pull(segment, chunks, parameters, steps, starts, cotangents)
 
-        return results(final, stacked, (parameters, steps, state)), jtu.Partial(pull, parameters, steps, starts)
+        return results(final, stacked, (parameters, steps, state)), jtu.Partial(
+            pull, parameters, steps, starts
+        )
 
-    def infer(parameters: list[Any], steps: list[Any], state: list[Any]) -> tuple[list[Any], list[Any]]:
+    def infer(
+        parameters: list[Any], steps: list[Any], state: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
         found = in_chunks(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
         return results(*found, (parameters, steps, state))
 
@@ -136,7 +149,10 @@ def _pull(
     )
     of_final, of_stacked = cotangents
     given = [not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0 for g in of_stacked]
-    own, parameters = choose(parameters, of_parameters), widened(parameters)  # so is their sum over chunks
+    own, parameters = (
+        choose(parameters, of_parameters),
+        widened(parameters),
+    )  # so is their sum over chunks
     carry = (
         [instantiate(g) for g in choose(of_final, of_state)],
         [jnp.zeros_like(a) for a in choose(parameters, of_parameters)],
@@ -163,13 +179,20 @@ def _pull(
             return (of_final, [a + b for a, b in zip(total, more, strict=True)]), of_x
 
         stretch = [
-            g[first : first + count * size].reshape(count, size, *g.shape[1:]) for g in choose(of_stacked, given)
+            g[first : first + count * size].reshape(count, size, *g.shape[1:])
+            for g in choose(of_stacked, given)
         ]
-        carry, of_x = jax.lax.scan(one, carry, (jnp.arange(count), before, stretch), reverse=not chunks.reverse)
+        carry, of_x = jax.lax.scan(
+            one, carry, (jnp.arange(count), before, stretch), reverse=not chunks.reverse
+        )
         pieces.append([_flat(jnp.moveaxis(g, 1 + chunks.axis, 1)) for g in of_x])
     of_state_0, total = carry
     of_x = [jnp.moveaxis(g, 0, chunks.axis) for g in chunks.join(pieces[::-1])]
-    return spread(narrowed(total, own), of_parameters), spread(of_x, of_steps), spread(of_state_0, of_state)
+    return (
+        spread(narrowed(total, own), of_parameters),
+        spread(of_x, of_steps),
+        spread(of_state_0, of_state),
+    )
 
 
 def _flat(a: jax.Array) -> jax.Array:

@@ -48,16 +48,27 @@ class Contact:
 
     @classmethod
     def made(
-        cls, equation: Equation, parameters: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]
+        cls,
+        equation: Equation,
+        parameters: Sequence[Any],
+        operands: Sequence[Any],
+        cotangents: Sequence[Any],
     ) -> "Contact":
         """With what the pull-back does not need left out."""
         inputs = list(values_of(equation.inputs))
-        step = pull_back_of_a_step(cut_out([equation], list(filter(is_inexact, equation.outputs)), inputs), parameters)
+        step = pull_back_of_a_step(
+            cut_out([equation], list(filter(is_inexact, equation.outputs)), inputs), parameters
+        )
         needed = {*inputs} if step is None else {*users(step.equations, step.outputs)}
-        kept = [None if is_literal(v) or v not in needed else o for v, o in zip(equation.inputs, operands, strict=True)]
+        kept = [
+            None if is_literal(v) or v not in needed else o
+            for v, o in zip(equation.inputs, operands, strict=True)
+        ]
         if step is not None:
             given = {v: o for v, o in zip(equation.inputs, kept, strict=True) if o is not None}
-            given |= dict(zip(step.inputs[len(step.inputs) - len(cotangents) :], cotangents, strict=True))
+            given |= dict(
+                zip(step.inputs[len(step.inputs) - len(cotangents) :], cotangents, strict=True)
+            )
             step = substitute(step, {v: a for v, a in given.items() if v is not a})
         return cls(equation, tuple(parameters), tuple(kept), tuple(cotangents), step)
 
@@ -94,7 +105,9 @@ def pull_back_of_a_step(graph: Graph, parameters: Sequence[Any]) -> Graph | None
 
         return jax.vjp(contact, [here[v] for v in parameters])[1](cotangents)[0]
 
-    found, arrays, _ = graph_of(pull, list(map(struct, graph.inputs)), list(map(struct, graph.outputs)))
+    found, arrays, _ = graph_of(
+        pull, list(map(struct, graph.inputs)), list(map(struct, graph.outputs))
+    )
     if arrays:
         return None
     found = substitute(found, dict(zip(found.inputs, graph.inputs, strict=False)))

@@ -40,7 +40,11 @@ def spread(chosen: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
 
 def instantiate(cotangent: Any) -> Any:
     """A cotangent as an array, be it a symbolic zero."""
-    return jnp.zeros(cotangent.shape, cotangent.dtype) if isinstance(cotangent, SymbolicZero) else cotangent
+    return (
+        jnp.zeros(cotangent.shape, cotangent.dtype)
+        if isinstance(cotangent, SymbolicZero)
+        else cotangent
+    )
 
 
 def or_zeros(cotangent: Any, like: Any) -> Any:

@@ -105,11 +105,18 @@ class Derivative:
         state is emitted or stored.
         """
         width = len(self.split.state)
-        following, emitted = self.forward.outputs[:width], self.forward.outputs[width : width + len(self.split.emitted)]
+        following, emitted = (
+            self.forward.outputs[:width],
+            self.forward.outputs[width : width + len(self.split.emitted)],
+        )
         at = {v: n for n, v in reversed([*enumerate(emitted)]) if not is_literal(v)}
         before = dict(zip(self.split.state, following, strict=True)) if shifts else {}
         there = [*at, *self.saved]
-        moved = [v for v in self.saved if before.get(v) in there and v not in at and before[v] not in before]
+        moved = [
+            v
+            for v in self.saved
+            if before.get(v) in there and v not in at and before[v] not in before
+        ]
         own = tuple(v for v in self.saved if v not in at and v not in moved)
         at |= {v: len(emitted) + n for n, v in enumerate(own)}
         found = {v: Source(at[v], None) for v in self.saved if v not in moved}
@@ -120,7 +127,11 @@ class Derivative:
         """What the reverse loop reads of the caller's arrays and of outputs of the layer, and those of its results that go to the caller."""
         split = self.split
         streams = self.cotangents[sum(map(is_inexact, split.next_state)) :]
-        smooth = [passed_on for v, passed_on in zip(split.emitted, split.passed_on, strict=True) if is_inexact(v)]
+        smooth = [
+            passed_on
+            for v, passed_on in zip(split.emitted, split.passed_on, strict=True)
+            if is_inexact(v)
+        ]
         found = {*split.steps, *compress(streams, smooth)}
         emitted = [n for n, is_passed_on in enumerate(split.passed_on) if is_passed_on]
         found |= {v for v, source in sources.items() if source.stack in emitted}
@@ -130,7 +141,9 @@ class Derivative:
     @property
     def lifted(self) -> tuple[Any, ...]:
         """What is needed of the lifted values besides what is saved."""
-        return tuple(v for v in self.split.lifted if v in self.reverse.inputs or v in self.recover.inputs)
+        return tuple(
+            v for v in self.split.lifted if v in self.reverse.inputs or v in self.recover.inputs
+        )
 
 
 def derive(split: Split) -> Derivative:
@@ -139,7 +152,8 @@ def derive(split: Split) -> Derivative:
     touched = [
         e
         for e in loop.equations
-        if moving.intersection(split.shared, values_of(e.inputs)) and any(map(is_inexact, e.outputs))
+        if moving.intersection(split.shared, values_of(e.inputs))
+        and any(map(is_inexact, e.outputs))
     ]
     moves = dependence(split.before.equations, dict.fromkeys(moving, 1))
     wanted = [v for v in split.lifted if moves.get(v) and is_inexact(v)]
@@ -157,18 +171,29 @@ def derive(split: Split) -> Derivative:
                 if equation not in tap_of:
                     return outputs
                 operands[equation] = [
-                    None if is_literal(v) or v in same else a for v, a in zip(equation.inputs, inputs, strict=True)
+                    None if is_literal(v) or v in same else a
+                    for v, a in zip(equation.inputs, inputs, strict=True)
                 ]
                 taps = iter(tap_of[equation])
-                return [a + next(taps) if is_inexact(v) else a for v, a in zip(equation.outputs, outputs, strict=True)]
+                return [
+                    a + next(taps) if is_inexact(v) else a
+                    for v, a in zip(equation.outputs, outputs, strict=True)
+                ]
 
             inputs = known | named((*smooth, *wanted), some)
             outputs = loop([inputs[v] for v in loop.inputs], adjust)
-            smooth_outputs = [a for v, a in zip(loop.outputs, outputs, strict=True) if is_inexact(v)]
+            smooth_outputs = [
+                a for v, a in zip(loop.outputs, outputs, strict=True) if is_inexact(v)
+            ]
             return smooth_outputs, (outputs, [operands[e] for e in touched])
 
-        taps = [[jnp.zeros(v.aval.shape, v.aval.dtype) for v in e.outputs if is_inexact(v)] for e in touched]
-        _, pull, (outputs, operands) = jax.vjp(tapped, [known[v] for v in (*smooth, *wanted)], taps, has_aux=True)
+        taps = [
+            [jnp.zeros(v.aval.shape, v.aval.dtype) for v in e.outputs if is_inexact(v)]
+            for e in touched
+        ]
+        _, pull, (outputs, operands) = jax.vjp(
+            tapped, [known[v] for v in (*smooth, *wanted)], taps, has_aux=True
+        )
         return outputs, operands, pull(cotangents)
 
     args = [list(map(struct, values)) for values in (split.shared, split.lifted, split.state)]
@@ -206,7 +231,9 @@ def _divide(
     constants: Known,
 ) -> Derivative:
     """Divide the equations of a step and its pull-back between the two loops."""
-    sources = dict.fromkeys((*split.lifted, *split.state), FORWARD) | dict.fromkeys(cotangents, REVERSE)
+    sources = dict.fromkeys((*split.lifted, *split.state), FORWARD) | dict.fromkeys(
+        cotangents, REVERSE
+    )
     levels = dependence(equations, sources)
 
     def level(value: Any) -> int:
@@ -221,7 +248,9 @@ def _divide(
         return 3 * sum(map(size_in_bytes, equation.outputs)) // 4 if costly else 0
 
     asked = [g for g in (*of_lifted, *(g for c in contacts for g in c.cotangents)) if g is not None]
-    streamed = cotangents[sum(map(is_inexact, split.next_state)) :]  # those of what is emitted come stacked already
+    streamed = cotangents[
+        sum(map(is_inexact, split.next_state)) :
+    ]  # those of what is emitted come stacked already
     # A rule may give a cotangent that does not depend on the one it was given: then it need not come from the loop.
     maker = {v: equation for equation in equations for v in equation.outputs}
     apart = [g for g in values_of(asked) if level(g) != REVERSE and not _is_zero(g, maker)]
@@ -269,11 +298,18 @@ def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivati
         *derivative.constants,
         *derivative.lifted,
     }
-    there |= {*derivative.reverse.inputs, *derivative.recover.inputs, *split.parameters, *split.steps}
+    there |= {
+        *derivative.reverse.inputs,
+        *derivative.recover.inputs,
+        *split.parameters,
+        *split.steps,
+    }
 
     def add(parameters: Sequence[Any], step: Graph | None) -> bool:
         found = None if step is None else _summands(step, sums)
-        if found is not None and not there.issuperset(inputs_of(found[1], [v for some in found[0] for v in some])):
+        if found is not None and not there.issuperset(
+            inputs_of(found[1], [v for some in found[0] for v in some])
+        ):
             found = None  # a cotangent that is zero as it is written is not kept
         if found is not None:
             equations.extend(found[1])
@@ -281,7 +317,11 @@ def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivati
             operands.extend(atom for some in found[0] for atom in some)
         return found is not None
 
-    contacts = [c for c in derivative.contacts if any(map(is_literal, c.cotangents)) or not add(c.parameters, c.step)]
+    contacts = [
+        c
+        for c in derivative.contacts
+        if any(map(is_literal, c.cotangents)) or not add(c.parameters, c.step)
+    ]
     of_lifted, lifting = derivative.of_lifted, _pull_back_of_lifting(derivative)
     sums_before = lifting is not None and add(*lifting)
     if sums_before and not split.moving.intersection(split.steps):
@@ -290,7 +330,9 @@ def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivati
     asked = {*values_of(v for c in contacts for v in (*c.operands, *c.cotangents) if v is not None)}
     asked |= {*values_of(g for g in of_lifted if g is not None)}
     stacked = tuple(v for v in derivative.stacked if v in asked)
-    of_state = derivative.reverse.outputs[: len(derivative.reverse.outputs) - len(derivative.stacked)]
+    of_state = derivative.reverse.outputs[
+        : len(derivative.reverse.outputs) - len(derivative.stacked)
+    ]
     outputs = (*of_state, *stacked, *operands)
     recovered = tuple(v for v in derivative.recover.outputs if v in asked)
     return replace(
@@ -308,16 +350,26 @@ def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivati
 def _pull_back_of_lifting(derivative: Derivative) -> tuple[list[Any], Graph | None] | None:
     """The parameters that what is lifted is made of, and from its cotangents theirs, in one step; ``None`` if there are none."""
     before = derivative.split.before
-    of = {v: g for v, g in zip(derivative.split.lifted, derivative.of_lifted, strict=True) if v in before.outputs}
+    of = {
+        v: g
+        for v, g in zip(derivative.split.lifted, derivative.of_lifted, strict=True)
+        if v in before.outputs
+    }
     of = {v: g for v, g in of.items() if g is not None}
-    parameters = [v for v in before.inputs if v in derivative.split.moving and v in derivative.split.parameters]
+    parameters = [
+        v
+        for v in before.inputs
+        if v in derivative.split.moving and v in derivative.split.parameters
+    ]
     if not parameters or not of:
         return None
     graph = cut_out(before.equations, list(of), before.inputs)
     parameters = [v for v in parameters if v in graph.inputs]
     step = None if any(map(is_literal, of.values())) else pull_back_of_a_step(graph, parameters)
     if step is not None:
-        step = substitute(step, dict(zip(step.inputs[len(graph.inputs) :], of.values(), strict=True)))
+        step = substitute(
+            step, dict(zip(step.inputs[len(graph.inputs) :], of.values(), strict=True))
+        )
     return parameters, step
 
 
@@ -336,10 +388,18 @@ def _summands(
 def _factors(atom: Any, maker: dict[Any, Equation]) -> tuple[Any, ...]:
     """The two vectors whose outer product a value is, or the value."""
     equation, turned = maker.get(atom) if not is_literal(atom) else None, False
-    while equation is not None and equation.name == "transpose" and equation.params["permutation"] == (1, 0):
+    while (
+        equation is not None
+        and equation.name == "transpose"
+        and equation.params["permutation"] == (1, 0)
+    ):
         turned = not turned
         equation = maker.get(equation.inputs[0])
-    if equation is None or equation.name != "dot_general" or any(v.aval.ndim != 1 for v in equation.inputs):
+    if (
+        equation is None
+        or equation.name != "dot_general"
+        or any(v.aval.ndim != 1 for v in equation.inputs)
+    ):
         return (atom,)
     if any(equation.params["dimension_numbers"][0]) or any(equation.params["dimension_numbers"][1]):
         return (atom,)

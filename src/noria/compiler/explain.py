@@ -85,11 +85,15 @@ class Explanation:
         lines = [f"{self.label}: {batch}{self.time} steps, backend {self.backend}: {self.reason}."]
         if not self.loop:
             return lines[0]
-        lines.append(f"The next state is {'' if self.linear else 'not '}affine and element-wise in the state.")
+        lines.append(
+            f"The next state is {'' if self.linear else 'not '}affine and element-wise in the state."
+        )
         titles = {
             "constant": "constant: once",
             "before": "before: all steps at once",
-            "loop": "loop: step by step" if self.backend != "associative" else "loop: as a linear recurrence",
+            "loop": "loop: step by step"
+            if self.backend != "associative"
+            else "loop: as a linear recurrence",
             "after": "after: all steps at once",
             "reverse": "reverse loop: step by step, for the gradient",
             "gradients": "where parameters enter the loop; their gradients: all steps at once, after the reverse loop",
@@ -103,10 +107,20 @@ class Explanation:
             if part in ("reverse", "gradients") and self.backend == "associative":
                 continue
             flops = f", {_amount(self.flops[part])}flop" if self.flops and found else ""
-            passed = f", gives {_amount(self.bytes[part])}B" if self.bytes and self.bytes.get(part) else ""
+            passed = (
+                f", gives {_amount(self.bytes[part])}B"
+                if self.bytes and self.bytes.get(part)
+                else ""
+            )
             lines += ["", f"{title}{flops}{passed}" + ("" if found else ": nothing"), *_rows(found)]
-        stored = ", ".join(f"{count} {shape}" for shape, count in Counter(self.saved).items()) or "nothing"
-        lines += ["", f"stored for the gradient, {_amount(self.saved_bytes)}B: at each step {stored}"]
+        stored = (
+            ", ".join(f"{count} {shape}" for shape, count in Counter(self.saved).items())
+            or "nothing"
+        )
+        lines += [
+            "",
+            f"stored for the gradient, {_amount(self.saved_bytes)}B: at each step {stored}",
+        ]
         return "\n".join(lines)
 
 
@@ -124,8 +138,12 @@ def _rows(lines: tuple[Line, ...]) -> list[str]:
         groups.setdefault((line.where, line.code), []).append(line)
     rows = []
     for (where, code), found in groups.items():
-        counts = Counter(line.name if line.name in LIGHT else f"{line.name}({line.shapes})" for line in found)
-        names = ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.items())
+        counts = Counter(
+            line.name if line.name in LIGHT else f"{line.name}({line.shapes})" for line in found
+        )
+        names = ", ".join(
+            name if count == 1 else f"{count} {name}" for name, count in counts.items()
+        )
         rows += [f"  {where or '(the layer)':<16}  {code}".rstrip(), f"{'':20}{names}"]
     return rows
 
@@ -143,7 +161,9 @@ def explaining() -> Iterator[list[Explanation]]:
     """Collect the explanation of each recurrent layer that is traced meanwhile."""
     found: list[Explanation] = []
 
-    def listener(program: Program | None, choice: Choice, label: str, axes: tuple[int, ...]) -> None:
+    def listener(
+        program: Program | None, choice: Choice, label: str, axes: tuple[int, ...]
+    ) -> None:
         found.append(_explanation(program, choice, label, axes))
 
     with listening(listener):
@@ -153,7 +173,9 @@ def explaining() -> Iterator[list[Explanation]]:
 # --- from programs to explanations ----------------------------------------------------------------------------------
 
 
-def _explanation(program: Program | None, choice: Choice, label: str, axes: tuple[int, ...]) -> Explanation:
+def _explanation(
+    program: Program | None, choice: Choice, label: str, axes: tuple[int, ...]
+) -> Explanation:
     batch = axes[0] if len(axes) == 2 else None
     if program is None:
         return Explanation(label, batch, axes[-1], *choice)
@@ -171,19 +193,30 @@ def _explanation(program: Program | None, choice: Choice, label: str, axes: tupl
         "gradients": (gradients if own else nothing, times),
     }
     lines: dict[str, Any] = {
-        name: tuple(_line(e, count) for e in graph.equations) for name, (graph, count) in graphs.items()
+        name: tuple(_line(e, count) for e in graph.equations)
+        for name, (graph, count) in graphs.items()
     }
     saved, count = program.saved(derivative, axes)
     if choice.backend == "native":
-        known, width = (*parts.parameters, *derivative.constants), sum(map(is_inexact, parts.next_state))
+        known, width = (
+            (*parts.parameters, *derivative.constants),
+            sum(map(is_inexact, parts.next_state)),
+        )
         back = summed(derivative, is_expressible)
         for loop, graph, state, totals in (
             ("forward loop, when a gradient is taken,", derivative.forward, parts.state, ()),
-            ("reverse loop", back.reverse, derivative.cotangents[:width], [count for _, count in back.totals]),
+            (
+                "reverse loop",
+                back.reverse,
+                derivative.cotangents[:width],
+                [count for _, count in back.totals],
+            ),
         ):
             against = reason_against(graph, known, state, totals)
             if against is not None:
-                choice = choice._replace(reason=f"{choice.reason}; the {loop} runs as a scan, since {against}")
+                choice = choice._replace(
+                    reason=f"{choice.reason}; the {loop} runs as a scan, since {against}"
+                )
     return Explanation(
         label,
         batch,
@@ -207,7 +240,9 @@ def _line(equation: Equation, count: int) -> Line:
     code = linecache.getline(path, number).strip()
     operands = " ".join(_shape(v) for v in equation.inputs if not is_literal(v))
     results = " ".join(map(_shape, equation.outputs))
-    return Line(equation.name, f"{operands} -> {results}".strip(), where, code, count * flops_of(equation))
+    return Line(
+        equation.name, f"{operands} -> {results}".strip(), where, code, count * flops_of(equation)
+    )
 
 
 def _shape(atom: Any) -> str:
@@ -216,7 +251,12 @@ def _shape(atom: Any) -> str:
 
 def flops_of(equation: Equation) -> int:
     """Floating-point operations of an equation: two for each multiplication of a product, one for each number otherwise."""
-    return _flops(equation.name, equation.params, [v.aval for v in equation.inputs], [v.aval for v in equation.outputs])
+    return _flops(
+        equation.name,
+        equation.params,
+        [v.aval for v in equation.inputs],
+        [v.aval for v in equation.outputs],
+    )
 
 
 def _flops(name: str, params: dict[str, Any], inputs: list[Any], outputs: list[Any]) -> int:
@@ -230,14 +270,20 @@ def _flops(name: str, params: dict[str, Any], inputs: list[Any], outputs: list[A
     inner = [getattr(p, "jaxpr", p) for p in _jaxprs(params)]
     if inner:
         once = sum(
-            _flops(e.primitive.name, e.params, [v.aval for v in e.invars], [v.aval for v in e.outvars])
+            _flops(
+                e.primitive.name, e.params, [v.aval for v in e.invars], [v.aval for v in e.outvars]
+            )
             for jaxpr in inner
             for e in jaxpr.eqns
         )
         return once * params.get("length", 1)
     if name in STRUCTURAL:
         return 0
-    return max(results, *(math.prod(aval.shape) for aval in inputs)) if name.startswith("reduce") else results
+    return (
+        max(results, *(math.prod(aval.shape) for aval in inputs))
+        if name.startswith("reduce")
+        else results
+    )
 
 
 def _jaxprs(params: dict[str, Any]) -> Iterable[Any]:

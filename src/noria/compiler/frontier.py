@@ -50,7 +50,9 @@ def is_heavy(equation: Equation) -> bool:
 
 def _names(jaxpr: Any) -> Iterable[str]:
     for equation in jaxpr.eqns:
-        inner = next((p for p in equation.params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")), None)
+        inner = next(
+            (p for p in equation.params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")), None
+        )
         if inner is None:
             yield equation.primitive.name
         else:

@@ -80,12 +80,16 @@ class Recurrent:
     loop: Loop
     save: str
 
-    def __call__(self, parameters: list[Any], steps: list[Any], state: list[Any]) -> tuple[list[Any], list[Any]]:
+    def __call__(
+        self, parameters: list[Any], steps: list[Any], state: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
         run = jax.custom_vjp(self.infer)
         run.defvjp(self.forward, lambda pull, cotangents: pull(cotangents), symbolic_zeros=True)
         return run(parameters, steps, state)
 
-    def infer(self, parameters: list[Any], steps: list[Any], state: list[Any]) -> tuple[list[Any], list[Any]]:
+    def infer(
+        self, parameters: list[Any], steps: list[Any], state: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
         """Both, when no derivative is taken: in chunks of steps, if all that is lifted would not stay in cache."""
         split, (time, *batch) = self.split, self.loop.axes
         segment = functools.partial(self._advance, split.loop, named(split.parameters, parameters))
@@ -119,16 +123,24 @@ class Recurrent:
                 for v, (place, before) in sources.items()
             }
             lifted, pull_lift = jax.vjp(self._lift, parameters, steps)
-            saved |= {v: a for v, a in zip(split.lifted, lifted, strict=True) if v in derivative.lifted}
+            saved |= {
+                v: a for v, a in zip(split.lifted, lifted, strict=True) if v in derivative.lifted
+            }
         names = tuple(saved)
         batch_major = derivative.batch_major(sources or {})
 
-        def pull(known: list[Any], steps: list[Any], saved: list[Any], pull_lift: Any, cotangents: Any) -> Any:
+        def pull(
+            known: list[Any], steps: list[Any], saved: list[Any], pull_lift: Any, cotangents: Any
+        ) -> Any:
             known_now = named((*split.parameters, *derivative.constants), known)
             if self.save == "gates":
                 varying = named(split.steps, steps) | named(names, saved)
-                return self._pull(derivative, known_now, varying, pull_lift, cotangents, batch_major)
-            return self._pull_from_states(derivative, known_now, steps, named(names, saved), cotangents)
+                return self._pull(
+                    derivative, known_now, varying, pull_lift, cotangents, batch_major
+                )
+            return self._pull_from_states(
+                derivative, known_now, steps, named(names, saved), cotangents
+            )
 
         kept = jtu.Partial(pull, [*known.values()], steps, [*saved.values()], pull_lift)
         return results(final, emitted, (parameters, steps, state)), kept
@@ -173,7 +185,9 @@ class Recurrent:
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """Cotangents of parameters, steps and state, ``None`` for zero."""
         split = self.split
-        of_shared, of_lifted, of_state = pull_back(derivative, self.loop, known, varying, cotangents, batch_major)
+        of_shared, of_lifted, of_state = pull_back(
+            derivative, self.loop, known, varying, cotangents, batch_major
+        )
         of_parameters, of_steps = pull_lift(
             [
                 or_zeros(g, jax.ShapeDtypeStruct((*self.loop.axes, *v.aval.shape), v.aval.dtype))
@@ -182,7 +196,9 @@ class Recurrent:
         )
         if derivative.sums_before:
             of_parameters = [None] * len(of_parameters)
-        of_parameters = [add(g, of_shared.get(v)) for v, g in zip(split.parameters, of_parameters, strict=True)]
+        of_parameters = [
+            add(g, of_shared.get(v)) for v, g in zip(split.parameters, of_parameters, strict=True)
+        ]
         return of_parameters, [add(g, None) for g in of_steps], of_state
 
     def _pull_from_states(
@@ -191,27 +207,41 @@ class Recurrent:
         """The same, where all but the states is computed again: the steps of a chunk at once, the last chunk first."""
         split, (of_final, of_emitted) = self.split, cotangents
         parameters = widened([known[v] for v in split.parameters])  # so are the sums over chunks
-        own, known = [known[v] for v in split.parameters], known | named(split.parameters, parameters)
+        own, known = (
+            [known[v] for v in split.parameters],
+            known | named(split.parameters, parameters),
+        )
         smooth = [is_inexact(v) for v in split.state]
         given = [
-            is_inexact(v) and not isinstance(g, SymbolicZero) for v, g in zip(split.emitted, of_emitted, strict=True)
+            is_inexact(v) and not isinstance(g, SymbolicZero)
+            for v, g in zip(split.emitted, of_emitted, strict=True)
         ]
 
         def segment(carry: Any, pieces: Any, time: int) -> tuple[Any, list[Any]]:
             (of_state, total), (steps, arrays, some) = carry, pieces
             part = replace(self, loop=replace(self.loop, axes=(time, *self.loop.axes[1:])))
             lifted, pull_lift = jax.vjp(part._lift, parameters, steps)
-            varying = named(split.steps, steps) | named(split.lifted, lifted) | named(states, arrays)
-            varying |= named(derivative.saved, evaluate(derivative.again, known, varying, part.loop.axes))
+            varying = (
+                named(split.steps, steps) | named(split.lifted, lifted) | named(states, arrays)
+            )
+            varying |= named(
+                derivative.saved, evaluate(derivative.again, known, varying, part.loop.axes)
+            )
             ends = spread(of_state, smooth), put(of_emitted, given, some)
-            of_parameters, of_steps, of_state = part._pull(derivative, known, varying, pull_lift, ends)
+            of_parameters, of_steps, of_state = part._pull(
+                derivative, known, varying, pull_lift, ends
+            )
             total = [add(g, t) for g, t in zip(of_parameters, total, strict=True)]
             return (choose(of_state, smooth), total), of_steps
 
         start = [instantiate(g) for g in choose(of_final, smooth)]
-        zeros = [jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in parameters]
+        zeros = [
+            jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in parameters
+        ]
         pieces = steps, [*states.values()], choose(of_emitted, given)
-        (of_state, total), of_steps = in_chunks(segment, (start, zeros), pieces, self._chunks(not self.loop.reverse))
+        (of_state, total), of_steps = in_chunks(
+            segment, (start, zeros), pieces, self._chunks(not self.loop.reverse)
+        )
         return narrowed(total, own), of_steps, spread(of_state, smooth)
 
 
@@ -229,7 +259,11 @@ def pull_back(
     in `noria.backends.LoopBackend`.
     """
     split = derivative.split
-    ends = [(v, g) for v, g in zip(split.loop.outputs, [*cotangents[0], *cotangents[1]], strict=True) if is_inexact(v)]
+    ends = [
+        (v, g)
+        for v, g in zip(split.loop.outputs, [*cotangents[0], *cotangents[1]], strict=True)
+        if is_inexact(v)
+    ]
     width = sum(map(is_inexact, split.next_state))
     given = dict(zip(derivative.cotangents, (g for _, g in ends), strict=True))
     start, streams = list(given)[:width], list(given)[width:]
@@ -239,20 +273,32 @@ def pull_back(
         else:
             varying = varying | {name: given[name]}
     last = [instantiate(given[name]) for name in start]
-    parameters, counts = [v for v, _ in derivative.totals], [count for _, count in derivative.totals]
-    first, stacked, totals = loop.back(derivative.reverse, known, start, varying, last, counts, batch_major)
+    parameters, counts = (
+        [v for v, _ in derivative.totals],
+        [count for _, count in derivative.totals],
+    )
+    first, stacked, totals = loop.back(
+        derivative.reverse, known, start, varying, last, counts, batch_major
+    )
     varying = varying | named(derivative.stacked, stacked)
-    needed = {*derivative.recover.inputs, *(v for c in derivative.contacts for v in c.operands if v is not None)}
+    needed = {
+        *derivative.recover.inputs,
+        *(v for c in derivative.contacts for v in c.operands if v is not None),
+    }
     for value in needed:
         if isinstance(varying.get(value), Shifted):
             varying[value] = varying[value].whole(not loop.reverse)
-    varying |= named(derivative.recover.outputs, evaluate(derivative.recover, known, varying, loop.axes))
+    varying |= named(
+        derivative.recover.outputs, evaluate(derivative.recover, known, varying, loop.axes)
+    )
     of_shared: Known = {}
     for value, gradient in zip(parameters, totals, strict=True):
         of_shared[value] = add(gradient.astype(known[value].dtype), of_shared.get(value))
     for contact in derivative.contacts:
         for value, gradient in contact.pull_back(known, varying, loop.axes).items():
             of_shared[value] = add(gradient, of_shared.get(value))
-    of_lifted = [None if g is None else cotangent_array(g, varying, loop.axes) for g in derivative.of_lifted]
+    of_lifted = [
+        None if g is None else cotangent_array(g, varying, loop.axes) for g in derivative.of_lifted
+    ]
     of_state = iter(first)
     return of_shared, of_lifted, [next(of_state) if is_inexact(v) else None for v in split.state]

@@ -104,7 +104,9 @@ def affine(split: Split) -> Affine:
     hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
     graph = substitute(graph, named(inputs, same))
     graph = cut_out(graph.equations, graph.outputs, (*hidden, *same))
-    emission = cut_out(split.loop.equations, split.emitted, (*same, *split.state, *split.next_state))
+    emission = cut_out(
+        split.loop.equations, split.emitted, (*same, *split.state, *split.next_state)
+    )
     return Affine(split, graph, emission, named(hidden, arrays))
 
 
@@ -149,9 +151,15 @@ def _follow(loop: Graph, state: Sequence[Any], known: Known) -> list[Form]:
 
 
 def _complete(form: Form, aval: Any) -> Form:
-    one = jnp.zeros(aval.shape, aval.dtype) if form.leaf is None else jnp.ones(aval.shape, aval.dtype)
+    one = (
+        jnp.zeros(aval.shape, aval.dtype) if form.leaf is None else jnp.ones(aval.shape, aval.dtype)
+    )
     zero = jnp.zeros(aval.shape, aval.dtype)
-    return Form(form.leaf, one if form.scale is None else form.scale, zero if form.shift is None else form.shift)
+    return Form(
+        form.leaf,
+        one if form.scale is None else form.scale,
+        zero if form.shift is None else form.shift,
+    )
 
 
 def _apply(equation: Equation, forms: dict[Any, Form], known: Known) -> Form:
@@ -181,7 +189,9 @@ def _sum(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, An
     left, right = (_filled(form, output) for form in operands)
     shift = equation.bind(left.shift, right.shift)[0]
     if right.leaf is None:
-        return operands[0].scale, right.shift if operands[0].shift is None and equation.name != "sub" else shift
+        return operands[0].scale, right.shift if operands[
+            0
+        ].shift is None and equation.name != "sub" else shift
     if left.leaf is None and equation.name != "sub":
         return operands[1].scale, left.shift if operands[1].shift is None else shift
     return equation.bind(left.scale, right.scale)[0], shift
@@ -190,7 +200,9 @@ def _sum(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, An
 def _filled(form: Form, output: Any) -> Form:
     """A form with arrays in all places, of one shape."""
     if form.leaf is None:
-        form = Form(None, None, jnp.broadcast_to(jnp.asarray(form.shift, output.dtype), output.shape))
+        form = Form(
+            None, None, jnp.broadcast_to(jnp.asarray(form.shift, output.dtype), output.shape)
+        )
     return _complete(form, output)
 
 
@@ -201,7 +213,10 @@ def _product(equation: Equation, operands: list[Form], output: Any) -> tuple[Any
     if right.leaf is not None:
         return None
     by = jnp.broadcast_to(jnp.asarray(right.shift, output.dtype), output.shape)
-    return by if left.scale is None else left.scale * by, None if left.shift is None else left.shift * by
+    return (
+        by if left.scale is None else left.scale * by,
+        None if left.shift is None else left.shift * by,
+    )
 
 
 def _quotient(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any] | None:
@@ -237,7 +252,9 @@ def _unchanged(equation: Equation, operands: list[Form], output: Any) -> tuple[A
 def _conversion(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any] | None:
     form = operands[0]
     before, kinds = form.leaf.aval.dtype, (jnp.floating, jnp.complexfloating)
-    if not any(jnp.issubdtype(before, kind) and jnp.issubdtype(output.dtype, kind) for kind in kinds):
+    if not any(
+        jnp.issubdtype(before, kind) and jnp.issubdtype(output.dtype, kind) for kind in kinds
+    ):
         return None  # to whole numbers it rounds, and to real ones it drops a part
     return tuple(None if a is None else a.astype(output.dtype) for a in (form.scale, form.shift))  # type: ignore[return-value]
 
@@ -262,4 +279,6 @@ RULES: dict[str, Rule] = {
 def _place(equation: Equation) -> str:
     """The operation and the line of the cell that asked for it: ``tanh at cells/gru.py:57``."""
     path, number = origin(equation)
-    return f"{equation.name} at {'/'.join(Path(path).parts[-2:])}:{number}" if path else equation.name
+    return (
+        f"{equation.name} at {'/'.join(Path(path).parts[-2:])}:{number}" if path else equation.name
+    )

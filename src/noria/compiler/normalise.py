@@ -57,7 +57,9 @@ def _level(levels: dict[Any, int], atom: Any) -> int:
     return NUMBER if is_literal(atom) else levels.get(atom, NUMBER)
 
 
-def _rewrite(graph: Graph, replace: Callable[[Equation], tuple[list[Equation], list[Any]] | None]) -> Graph:
+def _rewrite(
+    graph: Graph, replace: Callable[[Equation], tuple[list[Equation], list[Any]] | None]
+) -> Graph:
     """Replace equations by others that give the same outputs; ``None`` leaves one as it is."""
     equations: list[Equation] = []
     instead: dict[Any, Any] = {}
@@ -88,7 +90,9 @@ def without_transposes(graph: Graph) -> Graph:
             return None
         params = {**equation.params, "dimension_numbers": (tuple(axes), ((), ()))}
         output = Value(equation.outputs[0].aval)
-        return [Equation(equation.primitive, tuple(inputs), (output,), params, equation.source)], [output]
+        return [Equation(equation.primitive, tuple(inputs), (output,), params, equation.source)], [
+            output
+        ]
 
     return live(_rewrite(graph, unturn))
 
@@ -101,9 +105,14 @@ def unroll(graph: Graph) -> Graph:
 
     def write_out(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
         params = equation.params
-        if equation.name != "scan" or not 0 < params["length"] * len(params["jaxpr"].eqns) <= MOST_EQUATIONS:
+        if (
+            equation.name != "scan"
+            or not 0 < params["length"] * len(params["jaxpr"].eqns) <= MOST_EQUATIONS
+        ):
             return None
-        equations, outputs = build(partial(_rounds, params, *_counts(equation)), equation.inputs, equation.source)
+        equations, outputs = build(
+            partial(_rounds, params, *_counts(equation)), equation.inputs, equation.source
+        )
         inner = unroll(Graph((), tuple(outputs), tuple(equations)))
         return [*inner.equations], [*inner.outputs]
 
@@ -150,7 +159,9 @@ def operand_first(graph: Graph, levels: dict[Any, int]) -> Graph:
             return None
         params = {**equation.params, "dimension_numbers": ((rc, lc), (rb, lb))}
         output = Value(equation.outputs[0].aval)
-        return [Equation(equation.primitive, (right, left), (output,), params, equation.source)], [output]
+        return [Equation(equation.primitive, (right, left), (output,), params, equation.source)], [
+            output
+        ]
 
     return _rewrite(graph, swap)
 
@@ -165,7 +176,11 @@ def split_products(graph: Graph, levels: dict[Any, int]) -> Graph:
         while todo:
             atom = todo.pop()
             equation = maker.get(atom) if not is_literal(atom) else None
-            if equation is None or equation.name != "concatenate" or equation.params["dimension"] != axis:
+            if (
+                equation is None
+                or equation.name != "concatenate"
+                or equation.params["dimension"] != axis
+            ):
                 found.append((atom, atom.aval.shape[axis]))
             else:
                 todo += reversed(equation.inputs)
@@ -174,10 +189,14 @@ def split_products(graph: Graph, levels: dict[Any, int]) -> Graph:
     def split(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
         for side, axis, other_axis in _contracted(equation):
             pieces = pieces_of(equation.inputs[side], axis)
-            groups = [list(group) for _, group in groupby(pieces, lambda p: _level(levels, p[0]) == STATE)]
+            groups = [
+                list(group) for _, group in groupby(pieces, lambda p: _level(levels, p[0]) == STATE)
+            ]
             if len(groups) > 1:
                 function = _sum_of_products(equation, side, axis, other_axis, groups)
-                inputs = [piece for group in groups for piece, _ in group] + [equation.inputs[1 - side]]
+                inputs = [piece for group in groups for piece, _ in group] + [
+                    equation.inputs[1 - side]
+                ]
                 return build(function, inputs, equation.source)
         return None
 
@@ -224,20 +243,30 @@ def _sum_of_products(
 def regroup_sums(graph: Graph, levels: dict[Any, int]) -> Graph:
     """Within a sum of many terms, add up first what depends on parameters, then on the input, then on the state."""
     uses = users(graph.equations, graph.outputs)
-    maker = {v: equation for equation in graph.equations for v in equation.outputs if equation.name == "add"}
+    maker = {
+        v: equation
+        for equation in graph.equations
+        for v in equation.outputs
+        if equation.name == "add"
+    }
     inner = set()  # sums that are one term of another sum, and of nothing else
 
     def is_one_term(atom: Any) -> bool:
         """Whether a sum is read in one place; ``a + a`` reads it in two."""
         users = uses[atom]
-        return len(users) == 1 and (users[0] is None or sum(v is atom for v in users[0].inputs) == 1)
+        return len(users) == 1 and (
+            users[0] is None or sum(v is atom for v in users[0].inputs) == 1
+        )
 
     def terms(whole: Any) -> list[Any]:
         found, todo = [], [whole]
         while todo:
             atom = todo.pop()
             equation = None if is_literal(atom) else maker.get(atom)
-            same = equation is not None and (atom.aval.shape, atom.aval.dtype) == (whole.aval.shape, whole.aval.dtype)
+            same = equation is not None and (atom.aval.shape, atom.aval.dtype) == (
+                whole.aval.shape,
+                whole.aval.dtype,
+            )
             if equation is None or not same or not (atom is whole or is_one_term(atom)):
                 found.append(atom)
                 continue
@@ -258,14 +287,20 @@ def regroup_sums(graph: Graph, levels: dict[Any, int]) -> Graph:
             replaced[equation] = by_level
     return _rewrite(
         graph,
-        lambda e: None if e not in replaced else build(lambda *terms: _sum(terms), replaced[e], e.source),
+        lambda e: (
+            None if e not in replaced else build(lambda *terms: _sum(terms), replaced[e], e.source)
+        ),
     )
 
 
 def _sum(terms: tuple[jax.Array, ...]) -> jax.Array:
     total = terms[0]
     for term in terms[1:]:
-        total = jax.lax.add(*jnp.broadcast_arrays(total, term)) if total.shape != term.shape else total + term
+        total = (
+            jax.lax.add(*jnp.broadcast_arrays(total, term))
+            if total.shape != term.shape
+            else total + term
+        )
     return total
 
 
@@ -301,7 +336,9 @@ def _merge_key(equation: Equation, levels: dict[Any, int]) -> Any:
     if equation.name != "dot_general":
         return None
     (operand, weight), ((oc, wc), (ob, _)) = equation.inputs, equation.params["dimension_numbers"]
-    fits = _level(levels, weight) <= CONSTANT and _level(levels, operand) == STATE  # lifted ones are better apart
+    fits = (
+        _level(levels, weight) <= CONSTANT and _level(levels, operand) == STATE
+    )  # lifted ones are better apart
     if not fits or ob or weight.aval.ndim != len(wc) + 1:
         return None
     options = {k: str(v) for k, v in equation.params.items() if k != "dimension_numbers"}
@@ -316,11 +353,15 @@ def _merged(group: list[Equation]) -> Callable[..., list[jax.Array]]:
     def products(operand: jax.Array, *weights: jax.Array) -> list[jax.Array]:
         aligned = []
         for weight, ((_, contracted), _) in zip(weights, numbers, strict=True):
-            order = [0] * weight.ndim  # axis `wc[i]` of the result is axis `contracted[i]` of this weight
+            order = [
+                0
+            ] * weight.ndim  # axis `wc[i]` of the result is axis `contracted[i]` of this weight
             for to, origin in zip(wc, contracted, strict=True):
                 order[to] = origin
             order[free] = next(axis for axis in range(weight.ndim) if axis not in contracted)
-            aligned.append(weight if order == list(range(weight.ndim)) else jax.lax.transpose(weight, order))
+            aligned.append(
+                weight if order == list(range(weight.ndim)) else jax.lax.transpose(weight, order)
+            )
         params = {**group[0].params, "dimension_numbers": ((oc, wc), batch)}
         whole = jax.lax.dot_general_p.bind(operand, jax.lax.concatenate(aligned, free), **params)
         sizes = [weight.shape[free] for weight in aligned]
@@ -345,9 +386,13 @@ def slices_first(graph: Graph, levels: dict[Any, int]) -> Graph:
         if not all(user and slices(user) for user in uses[atom]):
             return None
         terms = total.inputs
-        if any(t.aval.shape != atom.aval.shape for t in terms) or all(_level(levels, t) == STATE for t in terms):
+        if any(t.aval.shape != atom.aval.shape for t in terms) or all(
+            _level(levels, t) == STATE for t in terms
+        ):
             return None
-        split = lambda a, b: [x + y for x, y in zip(equation.bind(a), equation.bind(b), strict=True)]  # noqa: E731
+        split = lambda a, b: [
+            x + y for x, y in zip(equation.bind(a), equation.bind(b), strict=True)
+        ]  # noqa: E731
         return build(split, terms, equation.source)
 
     return live(_rewrite(graph, move))

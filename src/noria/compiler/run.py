@@ -59,7 +59,9 @@ class Program:
     linear: Affine | None = None
     once: bool = False
 
-    def __call__(self, state: list[Any], steps: list[Any], axes: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
+    def __call__(
+        self, state: list[Any], steps: list[Any], axes: tuple[int, ...]
+    ) -> tuple[list[Any], list[Any]]:
         """Final state and outputs of a sequence.
 
         ``axes`` are the sizes of the batch, if there is one, and of time. Arrays of ``steps`` have them in front; outputs
@@ -75,9 +77,15 @@ class Program:
 
         chunks = Chunks(axes[-1], self._checkpoint(axes[-1]), len(axes) - 1, self.options.reverse)
         arguments = [known[v] for v in used], steps, state
-        return segment(*arguments, chunks.time) if chunks.is_one else checkpointed(segment, chunks)(*arguments)
+        return (
+            segment(*arguments, chunks.time)
+            if chunks.is_one
+            else checkpointed(segment, chunks)(*arguments)
+        )
 
-    def _segment(self, known: Known, steps: list[Any], state: list[Any], axes: tuple[int, ...]) -> Any:
+    def _segment(
+        self, known: Known, steps: list[Any], state: list[Any], axes: tuple[int, ...]
+    ) -> Any:
         parts, axes = self.parts, axes[::-1]
         varying = named(self.traced.steps, [time_first(a) if len(axes) == 2 else a for a in steps])
         arguments = [known[v] for v in parts.parameters], [varying[v] for v in parts.steps], state
@@ -97,7 +105,9 @@ class Program:
         if size < time:
             return self.parts.state, math.prod(batch) * -(-time // size)
         if self.linear is not None:
-            return (*self.parts.state, *self.parts.state), math.prod(axes)  # the scales, and the states
+            return (*self.parts.state, *self.parts.state), math.prod(
+                axes
+            )  # the scales, and the states
         lifted = tuple(v for v in derivative.lifted if v not in self.traced.steps)
         stored = derivative.sources(self.loop.shifts)[0]
         names = (*stored, *lifted) if self.options.save == "gates" else derivative.states
@@ -122,7 +132,9 @@ def take_apart(traced: Traced, batch: int, loop: LoopBackend, options: Options) 
         traced = replace(traced, graph=without_transposes(traced.graph))
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
-    return Program(traced, split(traced, lambda e: loop.lifts(e, traced.steps, batch, light)), loop, options)
+    return Program(
+        traced, split(traced, lambda e: loop.lifts(e, traced.steps, batch, light)), loop, options
+    )
 
 
 def run(
@@ -145,14 +157,20 @@ def run(
     program, choice = _choose(options, cell, own, steps, axes, label)
     report(program, choice, label, axes)
     if program is None:
-        return WHOLE[choice.backend](cell, start, own, xs, lengths, resets, keys, batched, options.reverse)
+        return WHOLE[choice.backend](
+            cell, start, own, xs, lengths, resets, keys, batched, options.reverse
+        )
     return _over(program, start, own, steps, axes)
 
 
-def _over(program: Program, start: State, own: State, steps: Steps, axes: tuple[int, ...]) -> tuple[State, Any]:
+def _over(
+    program: Program, start: State, own: State, steps: Steps, axes: tuple[int, ...]
+) -> tuple[State, Any]:
     """Final state and outputs of a program, as the trees that they are, with the batch in front."""
     final, ys = program(jtu.tree_leaves(start), jtu.tree_leaves(steps), axes)
-    ys = jtu.tree_unflatten(program.traced.emission_tree, [time_first(y) if len(axes) == 2 else y for y in ys])
+    ys = jtu.tree_unflatten(
+        program.traced.emission_tree, [time_first(y) if len(axes) == 2 else y for y in ys]
+    )
     return jtu.tree_unflatten(jtu.tree_structure(own), final), ys
 
 
@@ -170,13 +188,17 @@ def run_once(
     """Next state and output of a single step: of a few examples as machine code, if there is any, else of the cell as it is."""
     axes = (jtu.tree_leaves(x)[0].shape[0], 1) if batched else (1,)
     if backend in ("auto", "native") and not is_symbolic(*axes) and math.prod(axes) <= FEW:
-        steps = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, int(batched)), Steps(x, None, None, keys))
+        steps = jtu.tree_map(
+            lambda leaf: jnp.expand_dims(leaf, int(batched)), Steps(x, None, None, keys)
+        )
         program, choice = _choose(Options(), cell, own, steps, axes, label)
         if program is not None and choice.backend == "native":
             final, ys = _over(replace(program, once=True), state, own, steps, axes)
             return final, jtu.tree_map(lambda y: jnp.squeeze(y, int(batched)), ys)
     step = functools.partial(advance, cell)
-    return (jax.vmap(step, in_axes=(0, 0, None if keys is None else 0)) if batched else step)(state, x, keys)
+    return (jax.vmap(step, in_axes=(0, 0, None if keys is None else 0)) if batched else step)(
+        state, x, keys
+    )
 
 
 class Choice(NamedTuple):
@@ -187,7 +209,12 @@ class Choice(NamedTuple):
 
 
 def _choose(
-    options: Options, cell: Callable[..., Any], own: State, steps: Steps, axes: tuple[int, ...], label: str
+    options: Options,
+    cell: Callable[..., Any],
+    own: State,
+    steps: Steps,
+    axes: tuple[int, ...],
+    label: str,
 ) -> tuple[Program | None, Choice]:
     """The program to run, ``None`` for a backend that takes the cell as it is; and the choice."""
     if options.backend in WHOLE:
@@ -218,7 +245,9 @@ def _choose(
         native = program("native")
         against = reason_against(native.parts.loop, native.parts.shared, native.parts.state)
     if against is None:
-        return native, Choice("native", "as asked for" if options.backend == "native" else "the fastest one on CPUs")
+        return native, Choice(
+            "native", "as asked for" if options.backend == "native" else "the fastest one on CPUs"
+        )
     if options.backend == "native":
         raise ValueError(
             f'{label}: backend="native" cannot run this step: {against}; expected backend="auto" or backend="scan".'
@@ -241,7 +270,9 @@ def linear_program(program: Program, label: str) -> Program:
 
 #: Called with the program (or ``None``), the choice, the layer's label and the sizes of batch and time.
 Listener = Callable[["Program | None", Choice, str, tuple[int, ...]], None]
-_listeners: contextvars.ContextVar[tuple[Listener, ...]] = contextvars.ContextVar("_listeners", default=())
+_listeners: contextvars.ContextVar[tuple[Listener, ...]] = contextvars.ContextVar(
+    "_listeners", default=()
+)
 
 
 def report(*facts: Any) -> None:

@@ -74,7 +74,9 @@ class Split:
 def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: True) -> Split:
     """Assign each equation of a normalised step to a part; ``lift`` says which products of the input leave the loop."""
     everything, next_state, emission = traced.graph.equations, traced.next_state, traced.emitted
-    counted = dict.fromkeys((v for e in everything if e.name == "iota" for v in e.outputs), CONSTANT)  # so, made once
+    counted = dict.fromkeys(
+        (v for e in everything if e.name == "iota" for v in e.outputs), CONSTANT
+    )  # so, made once
     levels = dependence(everything, traced.levels | counted)
 
     def level(value: Any) -> int:
@@ -94,7 +96,9 @@ def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: Tr
         latest=False,
     )
     # What enters it: products of the input, and element-wise work on the input where that makes nothing larger.
-    needed = cut_out(everything, (*next_state, *emitted), (*constants, *traced.steps, *traced.state)).equations
+    needed = cut_out(
+        everything, (*next_state, *emitted), (*constants, *traced.steps, *traced.state)
+    ).equations
     inputs = _at(needed, levels, INPUT)
     lifted = frontier(
         needed,
@@ -104,12 +108,18 @@ def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: Tr
         free=lambda v: level(v) != INPUT,
         latest=True,
     )
-    loop = cut_out(everything, (*next_state, *emitted), (*constants, *lifted, *traced.steps, *traced.state))
+    loop = cut_out(
+        everything, (*next_state, *emitted), (*constants, *lifted, *traced.steps, *traced.state)
+    )
     after = cut_out(everything, emission, (*constants, *traced.steps, *emitted))
     made = [v for v in lifted if v not in traced.steps]
     before = cut_out(everything, made, (*constants, *traced.steps))
-    used = dict.fromkeys(v for part in (before, loop, after) for v in part.inputs if level(v) == CONSTANT)
-    constant = cut_out(everything, [v for v in used if v not in traced.parameter_values], traced.parameter_values)
+    used = dict.fromkeys(
+        v for part in (before, loop, after) for v in part.inputs if level(v) == CONSTANT
+    )
+    constant = cut_out(
+        everything, [v for v in used if v not in traced.parameter_values], traced.parameter_values
+    )
     return Split(
         constant,
         before,
@@ -118,7 +128,9 @@ def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: Tr
         traced.state,
         tuple(v for v in loop.inputs if level(v) == CONSTANT),
         tuple(v for v in loop.inputs if level(v) == INPUT),
-        parameters=tuple(values_of(v for v in (*before.inputs, *loop.inputs) if level(v) == CONSTANT)),
+        parameters=tuple(
+            values_of(v for v in (*before.inputs, *loop.inputs) if level(v) == CONSTANT)
+        ),
         steps=tuple(v for v in traced.steps if v in before.inputs or v in loop.inputs),
     )
 
@@ -153,9 +165,14 @@ def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph,
         whole = atom in constants or len(inner.get(atom, ())) > (atom not in before.outputs)
         equation = None if whole or depth == _DEEPEST else maker.get(atom)
         if equation is not None and equation.name in ("add", "sub", "mul"):
-            return _again(equation, [part(operand, start, stop, depth + 1) for operand in equation.inputs])
+            return _again(
+                equation, [part(operand, start, stop, depth + 1) for operand in equation.inputs]
+            )
         if equation is not None and equation.name == "dot_general":
-            (operand, weight), ((_, wc), (batch, _)) = equation.inputs, equation.params["dimension_numbers"]
+            (operand, weight), ((_, wc), (batch, _)) = (
+                equation.inputs,
+                equation.params["dimension_numbers"],
+            )
             if weight in constants and not batch and weight.aval.ndim == len(wc) + 1:
                 free = next(axis for axis in range(weight.aval.ndim) if axis not in wc)
                 return _again(equation, [operand, _slice(weight, start, stop, free)])
@@ -167,7 +184,9 @@ def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph,
         return value
 
     def _slice(atom: Any, start: int, stop: int, axis: int) -> Any:
-        made, (value,) = build(lambda a: jax.lax.slice_in_dim(a, start, stop, axis=axis), [atom], None)
+        made, (value,) = build(
+            lambda a: jax.lax.slice_in_dim(a, start, stop, axis=axis), [atom], None
+        )
         more.extend(made)
         return value
 
@@ -175,7 +194,9 @@ def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph,
         equations = [e for e in uses.get(value, [None]) if e and slices(e)]
         if len(equations) == len(uses.get(value, [None])):
             for equation in equations:
-                for output, (start, stop) in zip(equation.outputs, slices(equation) or [], strict=True):
+                for output, (start, stop) in zip(
+                    equation.outputs, slices(equation) or [], strict=True
+                ):
                     taken[output] = part(value, start, stop)
     if not taken:
         return before, loop
@@ -187,4 +208,8 @@ def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph,
 
 
 def _at(equations: Sequence[Equation], levels: dict[Any, int], level: int) -> list[Equation]:
-    return [e for e in equations if max((levels.get(v, NUMBER) for v in values_of(e.outputs)), default=NUMBER) == level]
+    return [
+        e
+        for e in equations
+        if max((levels.get(v, NUMBER) for v in values_of(e.outputs)), default=NUMBER) == level
+    ]

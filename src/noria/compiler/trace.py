@@ -70,12 +70,18 @@ def trace(cell: Callable[..., Any], own: State, step: Steps) -> Traced:
     arrays, rest = eqx.partition(cell, eqx.is_array)
 
     def one(arrays: Any, own: State, state: State, step: Steps) -> tuple[State, Any]:
-        x = step.x if step.valid is None else _where(step.valid, step.x, jtu.tree_map(jnp.zeros_like, step.x))
+        x = (
+            step.x
+            if step.valid is None
+            else _where(step.valid, step.x, jtu.tree_map(jnp.zeros_like, step.x))
+        )
         before = state if step.reset is None else _where(step.reset, own, state)
         after, y = advance(eqx.combine(arrays, rest), before, x, step.key)
         if step.valid is None:
             return after, y
-        return _where(step.valid, after, state), _where(step.valid, y, jtu.tree_map(jnp.zeros_like, y))
+        return _where(step.valid, after, state), _where(
+            step.valid, y, jtu.tree_map(jnp.zeros_like, y)
+        )
 
     state = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), own)
     graph, closed_over, tree = graph_of(one, arrays, own, state, step)
@@ -83,7 +89,9 @@ def trace(cell: Callable[..., Any], own: State, step: Steps) -> Traced:
     _, emission_tree = tree.children()
     width = len(jtu.tree_leaves(own))
     inputs, first = graph.inputs, len(parameters)
-    levels = dict.fromkeys(inputs[:first], CONSTANT) | dict.fromkeys(inputs[first : first + width], STATE)
+    levels = dict.fromkeys(inputs[:first], CONSTANT) | dict.fromkeys(
+        inputs[first : first + width], STATE
+    )
     levels |= dict.fromkeys(inputs[first + width :], INPUT)
     graph = normalise(_own_outputs(graph, dependence(graph.equations, levels)), levels, width)
     state, steps = inputs[first : first + width], inputs[first + width :]
@@ -99,7 +107,12 @@ def _own_outputs(graph: Graph, found: dict[Any, int]) -> Graph:
     equations, outputs = list(graph.equations), list(graph.outputs)
     made = {v for equation in equations for v in equation.outputs}
     for i, atom in enumerate(outputs):
-        if is_literal(atom) or atom not in made or atom in outputs[:i] or found.get(atom) == CONSTANT:
+        if (
+            is_literal(atom)
+            or atom not in made
+            or atom in outputs[:i]
+            or found.get(atom) == CONSTANT
+        ):
             outputs[i] = Value(atom.aval)
             equations.append(Equation(jax.lax.copy_p, (atom,), (outputs[i],), {}, None))
     return Graph(graph.inputs, tuple(outputs), tuple(equations))

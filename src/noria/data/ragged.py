@@ -11,7 +11,9 @@ from noria._errors import check_key, check_numbers, check_sizes
 from noria._types import Key
 
 
-def pad(sequences: Sequence[Any], *, time: int | None = None, value: Any = 0) -> tuple[np.ndarray, np.ndarray]:
+def pad(
+    sequences: Sequence[Any], *, time: int | None = None, value: Any = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """One array of sequences of different lengths, and those lengths.
 
     Args:
@@ -80,15 +82,29 @@ def _sequences(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
                 "only the time different."
             )
         if array.dtype != arrays[0].dtype:
-            raise TypeError(f"{call}: sequence {n} is {array.dtype}, sequence 0 {arrays[0].dtype}; expected one dtype.")
+            raise TypeError(
+                f"{call}: sequence {n} is {array.dtype}, sequence 0 {arrays[0].dtype}; expected one dtype."
+            )
     return arrays
 
 
 class Batches:
     """What `batches` returns: iterating gives one epoch, in a new order each time if a key was given."""
 
-    def __init__(self, columns: list[Any], lengths: np.ndarray | None, batch_size: int, buckets: int, key: Key | None):
-        self._columns, self._lengths, self._batch_size, self._buckets = columns, lengths, batch_size, buckets
+    def __init__(
+        self,
+        columns: list[Any],
+        lengths: np.ndarray | None,
+        batch_size: int,
+        buckets: int,
+        key: Key | None,
+    ):
+        self._columns, self._lengths, self._batch_size, self._buckets = (
+            columns,
+            lengths,
+            batch_size,
+            buckets,
+        )
         self._key, self._epoch = key, 0
 
     @property
@@ -126,16 +142,23 @@ class Batches:
         for low, high in zip([-1, *edges[:-1]], edges, strict=True):
             inside = order[(self._lengths[order] > low) & (self._lengths[order] <= high)]
             waiting = np.concatenate([waiting, inside])
-            full = len(waiting) if high == edges[-1] else len(waiting) - len(waiting) % self._batch_size
+            full = (
+                len(waiting)
+                if high == edges[-1]
+                else len(waiting) - len(waiting) % self._batch_size
+            )
             groups += [
-                (waiting[i : min(i + self._batch_size, full)], int(high)) for i in range(0, full, self._batch_size)
+                (waiting[i : min(i + self._batch_size, full)], int(high))
+                for i in range(0, full, self._batch_size)
             ]
             waiting = waiting[full:]
         return groups
 
     def _batch(self, rows: np.ndarray, time: int) -> tuple[np.ndarray, ...]:
         batch = [
-            pad([column[row] for row in rows], time=time)[0] if isinstance(column, list) else column[rows]
+            pad([column[row] for row in rows], time=time)[0]
+            if isinstance(column, list)
+            else column[rows]
             for column in self._columns
         ]
         return (*batch, *(() if self._lengths is None else (self._lengths[rows],)))
@@ -150,7 +173,9 @@ def _column(call: str, column: Any) -> np.ndarray | list[np.ndarray]:
         return _sequences(call, list(array))
     check_numbers(call, "column", array)
     if array.ndim == 0:
-        raise ValueError(f"{call}: it is a {type(column).__name__}; expected an array or a list of sequences.")
+        raise ValueError(
+            f"{call}: it is a {type(column).__name__}; expected an array or a list of sequences."
+        )
     return array
 
 
@@ -189,8 +214,12 @@ def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int
     ready = [_column(f"batches, column {n}", column) for n, column in enumerate(columns)]
     sizes = [len(column) for column in ready]
     if len(set(sizes)) > 1 or sizes[0] == 0:
-        raise ValueError(f"batches: the columns have {sizes} examples; expected the same number, at least one.")
-    ragged = [np.array([len(s) for s in column], np.int32) for column in ready if isinstance(column, list)]
+        raise ValueError(
+            f"batches: the columns have {sizes} examples; expected the same number, at least one."
+        )
+    ragged = [
+        np.array([len(s) for s in column], np.int32) for column in ready if isinstance(column, list)
+    ]
     for lengths in ragged:
         if not np.array_equal(lengths, ragged[0]):
             row = int(np.flatnonzero(lengths != ragged[0])[0])

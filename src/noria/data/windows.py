@@ -7,7 +7,9 @@ import numpy as np
 from noria._errors import check_numbers, check_sizes
 
 
-def windows(series: Any, size: int, horizon: int = 1, stride: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def windows(
+    series: Any, size: int, horizon: int = 1, stride: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Pieces of a series, and what follows each.
 
     Args:
@@ -46,7 +48,9 @@ def _whole(call: str, name: str, amount: Any) -> int:
     return int(amount)
 
 
-def split(series: Any, *, valid: float | int = 0, test: float | int = 0, gap: int = 0) -> tuple[Any, Any, Any]:
+def split(
+    series: Any, *, valid: float | int = 0, test: float | int = 0, gap: int = 0
+) -> tuple[Any, Any, Any]:
     """A series or any examples in order of time, cut into training, validation and test: the latest are the test.
 
     Args:
@@ -73,19 +77,29 @@ def split(series: Any, *, valid: float | int = 0, test: float | int = 0, gap: in
     count, gap = len(series), _whole("split", "gap", gap)
     for name, amount in (("valid", valid), ("test", test)):
         if not amount >= 0 or (amount >= 1 and amount != int(amount)):
-            raise ValueError(f"split: {name} is {amount}; expected a share below 1 or a whole number of steps.")
-    n_valid, n_test = (round(amount * count) if amount < 1 else int(amount) for amount in (valid, test))
+            raise ValueError(
+                f"split: {name} is {amount}; expected a share below 1 or a whole number of steps."
+            )
+    n_valid, n_test = (
+        round(amount * count) if amount < 1 else int(amount) for amount in (valid, test)
+    )
     test_start = count - n_test
     valid_end = test_start - (gap if n_test else 0)
     valid_start = valid_end - n_valid
     train_end = valid_start - (gap if n_valid else 0)
     if train_end < 1:
-        raise ValueError(f"split: {count} steps less {n_valid} and {n_test} and the gaps leave none for training.")
-    by_position = getattr(series, "iloc", series)  # pandas' own slices may go by label, ends included
+        raise ValueError(
+            f"split: {count} steps less {n_valid} and {n_test} and the gaps leave none for training."
+        )
+    by_position = getattr(
+        series, "iloc", series
+    )  # pandas' own slices may go by label, ends included
     return by_position[:train_end], by_position[valid_start:valid_end], by_position[test_start:]
 
 
-def folds(count: int, *, k: int, gap: int = 0, train_size: int | None = None) -> list[tuple[range, range]]:
+def folds(
+    count: int, *, k: int, gap: int = 0, train_size: int | None = None
+) -> list[tuple[range, range]]:
     """Time-ordered cross-validation: ``k`` pairs (training steps, the steps right after them).
 
     Args:
@@ -101,11 +115,15 @@ def folds(count: int, *, k: int, gap: int = 0, train_size: int | None = None) ->
     >>> [(list(train), list(valid)) for train, valid in nr.data.folds(6, k=2)]
     [([0, 1], [2, 3]), ([0, 1, 2, 3], [4, 5])]
     """
-    check_sizes("folds", count=count, k=k, **({} if train_size is None else {"train_size": train_size}))
+    check_sizes(
+        "folds", count=count, k=k, **({} if train_size is None else {"train_size": train_size})
+    )
     gap = _whole("folds", "gap", gap)
     part = count // (k + 1)
     if part - gap < 1:
-        raise ValueError(f"folds: {count} steps in {k + 1} parts with a gap of {gap} leave nothing to train on.")
+        raise ValueError(
+            f"folds: {count} steps in {k + 1} parts with a gap of {gap} leave nothing to train on."
+        )
     starts = [count - (k - n) * part for n in range(k)]
     pasts = [range(0, start - gap) for start in starts]
     return [

@@ -63,8 +63,12 @@ def train(*, seed: int = 0, epochs: int = EPOCHS, progress: bool | None = None) 
     before_valid, before_test = len(past), len(past) + len(valid)
     train_data = nr.data.windows(past, WINDOW + 1, HORIZON)
     # A held-out window may look back into earlier years, as in use; what it must tell lies in its own.
-    valid_data = nr.data.windows(series.values[before_valid - WINDOW - 1 : before_test], WINDOW + 1, HORIZON)
-    test_past, test_future = nr.data.windows(series.values[before_test - WINDOW - 1 :], WINDOW + 1, HORIZON)
+    valid_data = nr.data.windows(
+        series.values[before_valid - WINDOW - 1 : before_test], WINDOW + 1, HORIZON
+    )
+    test_past, test_future = nr.data.windows(
+        series.values[before_test - WINDOW - 1 :], WINDOW + 1, HORIZON
+    )
 
     init_key, data_key, fit_key = jax.random.split(jax.random.key(seed), 3)
     changes = np.diff(past)
@@ -88,10 +92,19 @@ def train(*, seed: int = 0, epochs: int = EPOCHS, progress: bool | None = None) 
         "GRU": forecasts,
         "naive: the last value": np.repeat(test_past[:, -1:], HORIZON, axis=1),
         "seasonal naive: a year before": seasonal,
-        "seasonal naive and last year's growth": seasonal + test_past[:, -1:] - test_past[:, -1 - YEAR, None],
+        "seasonal naive and last year's growth": seasonal
+        + test_past[:, -1:]
+        - test_past[:, -1 - YEAR, None],
     }
     measured = {name: float(np.abs(guess - test_future).mean()) for name, guess in errors.items()}
-    return Result(model, history, measured, series.months[before_test:], series.values[before_test:], forecasts)
+    return Result(
+        model,
+        history,
+        measured,
+        series.months[before_test:],
+        series.values[before_test:],
+        forecasts,
+    )
 
 
 def predict(model: ForecastModel, past: np.ndarray) -> np.ndarray:
@@ -118,7 +131,9 @@ def draw(result: Result, path: Path) -> None:
     """The held-out years, forecast anew each January, into the PNG file ``path``."""
     from noria import plot
 
-    seasonal = result.measured[:-YEAR]  # what a year before was, for every month but those of the first year
+    seasonal = result.measured[
+        :-YEAR
+    ]  # what a year before was, for every month but those of the first year
     plot.forecast(
         result.months,
         result.measured,

@@ -28,18 +28,26 @@ def predict(model: Path, data: Path) -> Table:
     extra = describe(path)["extra"]
     task = extra.get("task") if isinstance(extra, dict) else None
     if task not in ANSWERS:
-        raise ValueError(f"{path}: not a model of a demonstration; expected one saved by `noria demo`.")
+        raise ValueError(
+            f"{path}: not a model of a demonstration; expected one saved by `noria demo`."
+        )
     if not data.exists():
         raise FileNotFoundError(f"{data}: there is no such file.")
     answer, channels = ANSWERS[task]
-    return answer(path, read(data, extra.get("channels", channels)))  # a file of an earlier version names none
+    return answer(
+        path, read(data, extra.get("channels", channels))
+    )  # a file of an earlier version names none
 
 
 def _speakers(path: Path, sequences: dict[str, np.ndarray]) -> Table:
     for name, steps in sequences.items():
         if steps.shape[1] != vowels.CHANNELS:
-            raise ValueError(f"sequence {name} has shape {steps.shape}; expected (time, {vowels.CHANNELS}).")
-    shares = vowels.probabilities(vowels.load(path), [steps.astype(np.float32) for steps in sequences.values()])
+            raise ValueError(
+                f"sequence {name} has shape {steps.shape}; expected (time, {vowels.CHANNELS})."
+            )
+    shares = vowels.probabilities(
+        vowels.load(path), [steps.astype(np.float32) for steps in sequences.values()]
+    )
     rows = [
         [name, str(len(steps)), str(share.argmax() + 1), f"{share.max():.3f}"]
         for (name, steps), share in zip(sequences.items(), shares, strict=True)

@@ -55,14 +55,24 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         if array.dtype.kind not in "iuf":  # NumPy would drop the imaginary part, and read text
             raise ValueError(f"{path}: {name} is an array of {array.dtype}; expected real numbers.")
     if set(arrays) != {"xs", "lengths"}:
-        return {name: np.atleast_1d(np.asarray(array, np.float64)) for name, array in arrays.items()}
+        return {
+            name: np.atleast_1d(np.asarray(array, np.float64)) for name, array in arrays.items()
+        }
     xs, lengths = arrays["xs"], arrays["lengths"]
     whole = np.issubdtype(lengths.dtype, np.integer) and lengths.shape == xs.shape[:1]
-    if xs.ndim != 3 or not whole or lengths.min(initial=0) < 0 or lengths.max(initial=0) > xs.shape[1]:
+    if (
+        xs.ndim != 3
+        or not whole
+        or lengths.min(initial=0) < 0
+        or lengths.max(initial=0) > xs.shape[1]
+    ):
         raise ValueError(
             f"{path}: xs {xs.shape} and lengths {lengths.shape}; expected (batch, time, channels) and (batch,)."
         )
-    return {str(n): np.asarray(x[:length], np.float64) for n, (x, length) in enumerate(zip(xs, lengths, strict=True))}
+    return {
+        str(n): np.asarray(x[:length], np.float64)
+        for n, (x, length) in enumerate(zip(xs, lengths, strict=True))
+    }
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------------
@@ -75,7 +85,9 @@ def _read_csv(path: Path, channels: Sequence[str]) -> dict[str, np.ndarray]:
     times = [n for n, name in enumerate(header) if name in TIMES]
     numbers = [n for n in range(len(header)) if n != whose and n not in times]
     if not numbers:
-        raise ValueError(f"{path}, line 1: the columns are {', '.join(header)}; expected a channel besides them.")
+        raise ValueError(
+            f"{path}, line 1: the columns are {', '.join(header)}; expected a channel besides them."
+        )
     wanted = _in_order(path, [header[n] for n in numbers], [name.lower() for name in channels])
     sequences: dict[str, list[list[float]]] = {}
     before: dict[tuple[str, int], str] = {}
@@ -97,7 +109,9 @@ def _read_csv(path: Path, channels: Sequence[str]) -> dict[str, np.ndarray]:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Lines by number, those without content at the end left out."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a byte-order mark
+        with path.open(
+            newline="", encoding="utf-8-sig"
+        ) as file:  # spreadsheets begin with a byte-order mark
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -107,18 +121,26 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         blank.pop()
     rows = rows[: len(blank)]
     if len(rows) < 2:
-        raise ValueError(f"{path}: it has {len(rows)} lines; expected a header and at least one row.")
+        raise ValueError(
+            f"{path}: it has {len(rows)} lines; expected a header and at least one row."
+        )
     if True in blank:
-        raise ValueError(f"{path}, line {rows[blank.index(True)][0]}: it is empty; expected a step in each line.")
+        raise ValueError(
+            f"{path}, line {rows[blank.index(True)][0]}: it is empty; expected a step in each line."
+        )
     return rows
 
 
 def _header(path: Path, row: list[str]) -> list[str]:
     header, place = [name.strip().lower() for name in row], f"{path}, line 1"
     if any(mark in name for name in header for mark in ";\t"):
-        raise ValueError(f"{place}: {row} has semicolons or tabs; expected commas between columns, points in numbers.")
+        raise ValueError(
+            f"{place}: {row} has semicolons or tabs; expected commas between columns, points in numbers."
+        )
     if "" in header or any(map(_is_number, header)):
-        raise ValueError(f"{place}: the header is {row}; expected a name for each column, such as month,ppm.")
+        raise ValueError(
+            f"{place}: the header is {row}; expected a name for each column, such as month,ppm."
+        )
     if twice := sorted({name for name in header if header.count(name) > 1}):
         raise ValueError(f"{place}: two columns are called {twice[0]}; expected different names.")
     return header
@@ -146,7 +168,9 @@ def _is_number(cell: str) -> bool:
 
 def _number(place: str, cell: str) -> float:
     if not _is_number(cell):
-        raise ValueError(f"{place}: {cell!r} is no number; expected numbers in all channels, with a point.")
+        raise ValueError(
+            f"{place}: {cell!r} is no number; expected numbers in all channels, with a point."
+        )
     return float(cell)
 
 
@@ -157,9 +181,17 @@ def _check_time(place: str, name: str, before: str | None, now: str) -> None:
         return
     last: Any = _time(place, name, before)
     if type(time) is not type(last) or not time > last:
-        raise ValueError(f"{place}: {name} {now} comes after {before}; expected a later one, in order of time.")
-    if name == "month" and isinstance(time, np.datetime64) and time.astype("M8[M]") - last.astype("M8[M]") != 1:
-        raise ValueError(f"{place}: month {now} comes after {before}; expected the next month, without a gap.")
+        raise ValueError(
+            f"{place}: {name} {now} comes after {before}; expected a later one, in order of time."
+        )
+    if (
+        name == "month"
+        and isinstance(time, np.datetime64)
+        and time.astype("M8[M]") - last.astype("M8[M]") != 1
+    ):
+        raise ValueError(
+            f"{place}: month {now} comes after {before}; expected the next month, without a gap."
+        )
 
 
 def _time(place: str, name: str, cell: str) -> float | np.datetime64:
@@ -168,4 +200,6 @@ def _time(place: str, name: str, cell: str) -> float | np.datetime64:
             return np.datetime64(cell, "us")
     elif _is_number(cell) and np.isfinite(float(cell)):
         return float(cell)
-    raise ValueError(f"{place}: {name} is {cell!r}; expected a number or a date such as 2001-03 or 2001-03-31.")
+    raise ValueError(
+        f"{place}: {name} is {cell!r}; expected a number or a date such as 2001-03 or 2001-03-31."
+    )

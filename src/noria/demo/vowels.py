@@ -30,13 +30,17 @@ class SpeakerModel(nr.Module, trainable=("rnn", "head")):
     def __init__(self, mean: Any, deviation: Any, *, key: jax.Array):
         k1, k2, k3 = jax.random.split(key, 3)
         self.mean, self.deviation = jnp.asarray(mean), jnp.asarray(deviation)
-        self.rnn = nr.Bidirectional(nr.GRU(CHANNELS, HIDDEN, key=k1), nr.GRU(CHANNELS, HIDDEN, key=k2))
+        self.rnn = nr.Bidirectional(
+            nr.GRU(CHANNELS, HIDDEN, key=k1), nr.GRU(CHANNELS, HIDDEN, key=k2)
+        )
         self.dropout = nr.Dropout(DROPOUT)
         self.head = nr.Dense(2 * HIDDEN, SPEAKERS, key=k3)
 
     def __call__(self, xs: Any, lengths: Any, *, key: jax.Array | None = None) -> jax.Array:
         """Logits ``(batch, speakers)`` of padded utterances ``(batch, time, channels)``."""
-        (forward, backward), _ = self.rnn.scan(None, (xs - self.mean) / self.deviation, lengths=lengths)
+        (forward, backward), _ = self.rnn.scan(
+            None, (xs - self.mean) / self.deviation, lengths=lengths
+        )
         features = jnp.concatenate([forward, backward], axis=-1)
         return self.head(self.dropout(features, key=key))
 
@@ -59,21 +63,39 @@ class Result:
     predicted: np.ndarray
 
 
-def train(*, seed: int = 0, epochs: int = EPOCHS, progress: bool | None = None, data: Any = None) -> Result:
+def train(
+    *, seed: int = 0, epochs: int = EPOCHS, progress: bool | None = None, data: Any = None
+) -> Result:
     """Train on the training utterances and count on the test ones. ``data`` replaces them by another pair."""
     training, test = nr.data.japanese_vowels() if data is None else data
     init_key, data_key, fit_key = jax.random.split(jax.random.key(seed), 3)
     steps = np.concatenate(training.sequences)
     model = SpeakerModel(steps.mean(0), steps.std(0), key=init_key)
-    batches = nr.data.batches(training.sequences, training.speakers, batch_size=BATCH_SIZE, key=data_key)
+    batches = nr.data.batches(
+        training.sequences, training.speakers, batch_size=BATCH_SIZE, key=data_key
+    )
     schedule = optax.cosine_decay_schedule(LEARNING_RATE, epochs * len(batches))
     optimiser = optax.adamw(schedule, weight_decay=1e-3)
     model, history = nr.fit(
-        model, loss, batches, optimiser=optimiser, epochs=epochs, key=fit_key, clip_norm=1.0, progress=progress
+        model,
+        loss,
+        batches,
+        optimiser=optimiser,
+        epochs=epochs,
+        key=fit_key,
+        clip_norm=1.0,
+        progress=progress,
     )
     predicted = probabilities(model, test.sequences).argmax(-1)
     majority = np.bincount(test.speakers).max() / len(test.speakers)
-    return Result(model, history, np.mean(predicted == test.speakers).item(), majority, test.speakers, predicted)
+    return Result(
+        model,
+        history,
+        np.mean(predicted == test.speakers).item(),
+        majority,
+        test.speakers,
+        predicted,
+    )
 
 
 def probabilities(model: SpeakerModel, sequences: list[np.ndarray]) -> np.ndarray:
@@ -87,7 +109,10 @@ def save(result: Result, folder: Path) -> list[Path]:
     from noria import plot
 
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / name for name in ("model.safetensors", "learning_curve.png", "confusion_matrix.png")]
+    files = [
+        folder / name
+        for name in ("model.safetensors", "learning_curve.png", "confusion_matrix.png")
+    ]
     nr.save(files[0], result.model, extra={"task": TASK, "channels": NAMES})
     plot.learning_curve(result.history, files[1], title="Japanese Vowels, bidirectional GRU")
     draw(result, files[2])
@@ -107,7 +132,11 @@ def _write_examples(path: Path, count: int = 5) -> Path:
     _, test = nr.data.japanese_vowels()
     chosen = np.linspace(0, len(test.sequences) - 1, count).astype(int)
     header = ",".join(["sequence", *NAMES])
-    lines = [f"{n},{','.join(f'{value:.6f}' for value in step)}" for n in chosen for step in test.sequences[n]]
+    lines = [
+        f"{n},{','.join(f'{value:.6f}' for value in step)}"
+        for n in chosen
+        for step in test.sequences[n]
+    ]
     path.write_text("\n".join([header, *lines]) + "\n")
     return path
 

@@ -39,7 +39,9 @@ class Layer(Module):
         a random key, for layers and cells that draw random numbers.
     """
 
-    def __call__(self, *state_and_xs: Any, lengths: Any = None, resets: Any = None, key: Key | None = None) -> Any:
+    def __call__(
+        self, *state_and_xs: Any, lengths: Any = None, resets: Any = None, key: Key | None = None
+    ) -> Any:
         if len(state_and_xs) not in (1, 2):
             raise TypeError(
                 f"{self.label}: called with {len(state_and_xs)} positional arguments; expected layer(xs) or "
@@ -50,12 +52,20 @@ class Layer(Module):
 
     @abc.abstractmethod
     def scan(
-        self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+        self,
+        state: State,
+        xs: Any,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        key: Key | None = None,
     ) -> tuple[State, Any]:
         """Final state and outputs of a whole sequence."""
 
     @abc.abstractmethod
-    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+    def step(
+        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
         """Next state and output of one step."""
 
     @abc.abstractmethod
@@ -79,19 +89,29 @@ class StatelessLayer(Layer):
         """The layer's function, for any leading axes."""
 
     def scan(
-        self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+        self,
+        state: State,
+        xs: Any,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        key: Key | None = None,
     ) -> tuple[State, Any]:
         given = self._given(state, xs)
         if lengths is None:
             return None, self.apply(self._checked(given), key)
         batch_axes = given.ndim - 1 - self.FEATURE_AXES
         if batch_axes < 0:
-            raise ValueError(f"{self.label}: xs has shape {given.shape}, a single step; lengths= goes with sequences.")
+            raise ValueError(
+                f"{self.label}: xs has shape {given.shape}, a single step; lengths= goes with sequences."
+            )
         lengths = check_lengths(self.label, lengths, given.shape, batch_axes)
         xs = self._checked(given, valid_steps(lengths, given.shape[batch_axes]))
         return None, keep_valid(self.apply(keep_valid(xs, lengths), key), lengths)
 
-    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+    def step(
+        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
         return None, self.apply(self._checked(self._given(state, x)), key)
 
     def initial_state(self) -> State:
@@ -103,7 +123,9 @@ class StatelessLayer(Layer):
 
     def _given(self, state: State, xs: Any) -> Any:
         if jtu.tree_leaves(state):
-            raise ValueError(f"{self.label}: it has no state, but was called with one; expected layer(xs).")
+            raise ValueError(
+                f"{self.label}: it has no state, but was called with one; expected layer(xs)."
+            )
         if xs is None or isinstance(xs, list | tuple | dict):
             raise TypeError(f"{self.label}: xs is a {type(xs).__name__}; expected one array.")
         given = as_given(xs)

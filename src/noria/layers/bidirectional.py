@@ -55,7 +55,9 @@ class Bidirectional(Layer):
         check_choice("Bidirectional", "merge", merge, tuple(MERGES))
         self.forward = _recurrence(forward)
         if self.forward.reverse:
-            raise ValueError("Bidirectional(forward, backward): forward is reversed; give both unreversed.")
+            raise ValueError(
+                "Bidirectional(forward, backward): forward is reversed; give both unreversed."
+            )
         self.backward = None if backward is None else _reversed(_recurrence(backward))
         self.merge = merge
 
@@ -64,7 +66,13 @@ class Bidirectional(Layer):
         return self.forward, _reversed(self.forward) if self.backward is None else self.backward
 
     def scan(
-        self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+        self,
+        state: State,
+        xs: Any,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        key: Key | None = None,
     ) -> tuple[State, Any]:
         states = (None, None) if state is None else state
         if not isinstance(states, tuple) or len(states) != 2:
@@ -84,7 +92,9 @@ class Bidirectional(Layer):
             )
         return (forward, backward), MERGES[self.merge](f, b)
 
-    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+    def step(
+        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
         raise ValueError(
             f"{self.label}.step: its backward direction needs the end first; call scan with whole sequences."
         )

@@ -41,20 +41,36 @@ class Chain(Layer):
     def __init__(self, *layers: Any):
         if not layers:
             raise ValueError("Chain(): it holds no layers; expected at least one.")
-        self.layers = tuple(_as_layer(f"Chain, position {i}", layer) for i, layer in enumerate(layers))
+        self.layers = tuple(
+            _as_layer(f"Chain, position {i}", layer) for i, layer in enumerate(layers)
+        )
 
     def scan(
-        self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+        self,
+        state: State,
+        xs: Any,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        key: Key | None = None,
     ) -> tuple[State, Any]:
         return self._run("scan", state, xs, key, lengths=lengths, resets=resets)
 
-    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+    def step(
+        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
         return self._run("step", state, x, key, resets=resets)
 
-    def _run(self, verb: str, state: State, xs: Any, key: Key | None, **options: Any) -> tuple[State, Any]:
+    def _run(
+        self, verb: str, state: State, xs: Any, key: Key | None, **options: Any
+    ) -> tuple[State, Any]:
         states = (None,) * len(self) if state is None else state
         if not isinstance(states, tuple) or len(states) != len(self):
-            came = f"a tuple of {len(states)}" if isinstance(states, tuple) else f"a {type(states).__name__}"
+            came = (
+                f"a tuple of {len(states)}"
+                if isinstance(states, tuple)
+                else f"a {type(states).__name__}"
+            )
             raise ValueError(
                 f"Chain of {len(self)} layers: the state is {came}; expected one state a layer, as initial_state() gives "
                 "them. The state comes first: layer(state, xs)."
@@ -98,7 +114,13 @@ class Residual(Layer):
         self.layer = _as_layer("Residual", layer)
 
     def scan(
-        self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+        self,
+        state: State,
+        xs: Any,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        key: Key | None = None,
     ) -> tuple[State, Any]:
         state, ys = self.layer.scan(state, xs, lengths=lengths, resets=resets, key=key)
         xs = jnp.asarray(xs)
@@ -107,7 +129,9 @@ class Residual(Layer):
             xs = keep_valid(xs, check_lengths(self.label, lengths, xs.shape, lengths.ndim))
         return state, self._add(xs, ys)
 
-    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+    def step(
+        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
         state, y = self.layer.step(state, x, resets=resets, key=key)
         return state, self._add(jnp.asarray(x), y)
 
@@ -132,5 +156,7 @@ def _as_layer(call: str, layer: Any) -> Layer:
             f"{call}: {type(layer).__name__} is a cell; expected a layer: Recurrence({type(layer).__name__}(...))."
         )
     if isinstance(layer, type) or not callable(layer):
-        raise TypeError(f"{call}: {layer!r} is no layer and not callable; expected a layer or a function of one step.")
+        raise TypeError(
+            f"{call}: {layer!r} is no layer and not callable; expected a layer or a function of one step."
+        )
     return PerStep(layer)

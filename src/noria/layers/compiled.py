@@ -24,7 +24,9 @@ from noria.cells.base import advance
 VARIABLES = ("NORIA_BACKEND", "NORIA_NATIVE_ISA")
 
 
-def dependence_of(cell: Callable[..., Any], state: State, x: Any, key: Key | None) -> Hashable | None:
+def dependence_of(
+    cell: Callable[..., Any], state: State, x: Any, key: Key | None
+) -> Hashable | None:
     """Equal for two calls that may share a program; ``None`` if the call cannot share one.
 
     Args:
@@ -44,7 +46,9 @@ def dependence_of(cell: Callable[..., Any], state: State, x: Any, key: Key | Non
 
     def derivative(cotangents: Any, key: Key | None, *given: Any) -> Any:
         # Whole numbers and truth values have none.
-        return eqx.filter_vjp(partial(step, key), *given)[1](eqx.filter(cotangents, eqx.is_inexact_array))
+        return eqx.filter_vjp(partial(step, key), *given)[1](
+            eqx.filter(cotangents, eqx.is_inexact_array)
+        )
 
     given = key, arrays, state, x
     content = _Content()
@@ -71,7 +75,9 @@ def _computes_from_its_fields(node: Any) -> bool:
         function = getattr(node, "func", node)
         return str(getattr(function, "__module__", "")).startswith("jax.")
     children = jtu.tree_leaves(node, is_leaf=lambda n: n is not node)
-    return (len(children) == 1 and children[0] is node) or all(map(_computes_from_its_fields, children))
+    return (len(children) == 1 and children[0] is node) or all(
+        map(_computes_from_its_fields, children)
+    )
 
 
 class _Content:

@@ -70,14 +70,22 @@ class Dense(StatelessLayer):
         check_key(call, key)
         dtype = default_dtype(dtype)
         keys = jax.random.split(key)
-        self.W = draw(glorot_uniform() if init is None else init, keys[0], (out_size, in_size), dtype)
-        self.b = None if bias is False else draw(zeros if bias is True else bias, keys[1], (out_size,), dtype)
+        self.W = draw(
+            glorot_uniform() if init is None else init, keys[0], (out_size, in_size), dtype
+        )
+        self.b = (
+            None
+            if bias is False
+            else draw(zeros if bias is True else bias, keys[1], (out_size,), dtype)
+        )
         self.activation = as_pytree(activation)
 
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
         check_step(self.label, "x", xs, self.W.shape[1], self.W.dtype)
         ys = xs @ self.W.T
-        return self.activation(ys if self.b is None else automatic(_with_bias, (ys, self.b), *axes_of(ys)))
+        return self.activation(
+            ys if self.b is None else automatic(_with_bias, (ys, self.b), *axes_of(ys))
+        )
 
     @property
     def label(self) -> str:
@@ -116,16 +124,22 @@ class Embedding(StatelessLayer):
 
     FEATURE_AXES: ClassVar = 0
 
-    def __init__(self, count: int, size: int, *, key: Key, init: Initializer | None = None, dtype: Any = None):
+    def __init__(
+        self, count: int, size: int, *, key: Key, init: Initializer | None = None, dtype: Any = None
+    ):
         call = f"Embedding(count={count}, size={size})"
         check_sizes(call, count=count, size=size)
         check_key(call, key)
-        self.table = draw(normal(1.0) if init is None else init, key, (count, size), default_dtype(dtype))
+        self.table = draw(
+            normal(1.0) if init is None else init, key, (count, size), default_dtype(dtype)
+        )
 
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
         count = self.table.shape[0]
         if not jnp.issubdtype(xs.dtype, jnp.integer):
-            raise TypeError(f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}.")
+            raise TypeError(
+                f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}."
+            )
         return automatic(_rows, (self.table, within(xs, -1, count)), *axes_of(xs))
 
     def check_values(self, values: np.ndarray) -> None:

@@ -42,7 +42,9 @@ class Dropout(StatelessLayer):
 
     def __init__(self, p: float = 0.5, axis: str | None = None, *, inference: bool = False):
         if isinstance(p, str) or not 0 <= p < 1:
-            raise ValueError(f"Dropout(p={p!r}): p is a probability; expected at least 0 and below 1.")
+            raise ValueError(
+                f"Dropout(p={p!r}): p is a probability; expected at least 0 and below 1."
+            )
         check_choice(f"Dropout(p={p})", "axis", axis, (None, "time"))
         self.p, self.axis, self.inference = float(p), axis, bool(inference)
 
@@ -50,7 +52,9 @@ class Dropout(StatelessLayer):
         one_mask = self.axis == "time" and xs.ndim >= 2
         return self._drop(xs, key, (*xs.shape[:-2], 1, xs.shape[-1]) if one_mask else xs.shape)
 
-    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+    def step(
+        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
         x = self._checked(self._given(state, x))
         return None, self._drop(x, key, x.shape)
 

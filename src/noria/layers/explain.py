@@ -9,7 +9,9 @@ from noria.compiler.explain import Explanations, explaining
 from noria.layers.base import Layer
 
 
-def explain(layer: Layer, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None) -> Any:
+def explain(
+    layer: Layer, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+) -> Any:
     """How ``layer`` runs on ``xs``: what is lifted out of the loop, what stays, what is stored, and why.
 
     Nothing is computed; ``xs`` may be a `jax.ShapeDtypeStruct`. ``print`` the result for a page to read.
@@ -37,5 +39,7 @@ def explain(layer: Layer, xs: Any, *, lengths: Any = None, resets: Any = None, k
     with explaining() as found:
         jax.eval_shape(lambda xs: layer.scan(None, xs, lengths=lengths, resets=resets, key=key), xs)
     if not found:
-        raise ValueError(f"explain({layer.label}, xs): it holds no recurrent layer; there is no loop to explain.")
+        raise ValueError(
+            f"explain({layer.label}, xs): it holds no recurrent layer; there is no loop to explain."
+        )
     return found[0] if len(found) == 1 else Explanations(found)

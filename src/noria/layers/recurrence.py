@@ -88,7 +88,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         check_choice(call, "backend", backend, ("auto", *NAMES))
         check_choice(call, "save", save, ("gates", "states"))
         _check_checkpoint(call, checkpoint)
-        if (save != "gates" and not _saves(backend)) or (checkpoint is not None and backend in WHOLE):
+        if (save != "gates" and not _saves(backend)) or (
+            checkpoint is not None and backend in WHOLE
+        ):
             option = "save" if save != "gates" else "checkpoint"
             raise ValueError(
                 f"{call}: with backend={backend!r} what is stored for the gradient is up to JAX; {option}= needs another backend."
@@ -119,7 +121,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         return jtu.tree_map(_strong, self.cell.initial_state())
 
     def scan(
-        self, state: State, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+        self,
+        state: State,
+        xs: Any,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        key: Key | None = None,
     ) -> tuple[State, Any]:
         xs, batch, time = self._sequence(xs)
         if lengths is not None:
@@ -127,7 +135,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         if resets is not None:
             resets = self._resets(resets, (*batch, time))
             if self.reverse:  # the boundary before step t is crossed on the way from t to t - 1
-                resets = jnp.concatenate([resets[..., 1:], jnp.zeros_like(resets[..., :1])], axis=-1)
+                resets = jnp.concatenate(
+                    [resets[..., 1:], jnp.zeros_like(resets[..., :1])], axis=-1
+                )
         own = self.initial_state()
         start = None if state is None else self._state(state, own, batch)
         keys = self._keys(key, (*batch, time))
@@ -147,16 +157,27 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
     @local("xs")
     def _run(
-        self, start: State, own: State, xs: Any, lengths: Any, resets: Any, keys: Key | None, batched: bool
+        self,
+        start: State,
+        own: State,
+        xs: Any,
+        lengths: Any,
+        resets: Any,
+        keys: Key | None,
+        batched: bool,
     ) -> tuple[State, Any]:
         axes = 2 if batched else 1
         if start is None:  # made here, where it lies on the devices as the batch does
             start = self._state(None, own, jtu.tree_leaves(xs)[0].shape[: axes - 1])
         self._check_transition(own, of_one(xs, axes), of_one(keys, axes))
         options = Options(self.backend, self.reverse, self.save, self.checkpoint)
-        return run(options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label)
+        return run(
+            options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label
+        )
 
-    def step(self, state: State, x: Any, *, resets: Any = None, key: Key | None = None) -> tuple[State, Any]:
+    def step(
+        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+    ) -> tuple[State, Any]:
         if self.reverse:
             raise ValueError(
                 f"{self.label}.step: a reversed layer starts at the end; call scan with the whole sequence."
@@ -170,19 +191,29 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         keys = self._keys(key, batch)
         args = self.cell, state, own, x, keys, bool(batch), self.label
         shared = self._dependence(own, x, keys, len(batch))
-        return run_once("plain", *args) if shared is None else _compiled_step(shared, self.backend, *args)
+        return (
+            run_once("plain", *args)
+            if shared is None
+            else _compiled_step(shared, self.backend, *args)
+        )
 
     def _dependence(self, own: State, xs: Any, keys: Key | None, axes: int) -> Hashable | None:
         """Equal for calls that may share a program; ``None`` for one that is to run as it is."""
         return (
-            None if self.backend == "reference" else dependence_of(self.cell, own, of_one(xs, axes), of_one(keys, axes))
+            None
+            if self.backend == "reference"
+            else dependence_of(self.cell, own, of_one(xs, axes), of_one(keys, axes))
         )
 
     @property
     def label(self) -> str:
         """As written by who made the layer: ``GRU(in_size=3)``, ``Recurrence(LeakyCell)``."""
         name, size = cell_name(self.cell), getattr(self.cell, "in_size", None)
-        return f"Recurrence({name})" if size is None else f"{name.removesuffix('Cell')}(in_size={size})"
+        return (
+            f"Recurrence({name})"
+            if size is None
+            else f"{name.removesuffix('Cell')}(in_size={size})"
+        )
 
     # --- what was passed in -----------------------------------------------------------------------------------------
 
@@ -242,9 +273,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
     def _resets(self, resets: Any, shape: tuple[int, ...]) -> jax.Array:
         resets = jnp.asarray(resets)
         if resets.dtype != jnp.bool_:
-            raise TypeError(f"{self.label}: resets is {resets.dtype}; expected booleans, such as resets.astype(bool).")
+            raise TypeError(
+                f"{self.label}: resets is {resets.dtype}; expected booleans, such as resets.astype(bool)."
+            )
         if resets.shape != shape:
-            raise ValueError(f"{self.label}: resets has shape {resets.shape}; expected {shape}, one for each step.")
+            raise ValueError(
+                f"{self.label}: resets has shape {resets.shape}; expected {shape}, one for each step."
+            )
         return resets
 
     def _keys(self, key: Key | None, shape: tuple[int, ...]) -> Key | None:
@@ -256,7 +291,11 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
     def _check_transition(self, own: State, x: Any, key: Key | None) -> None:
         """A state that changes its structure, shape or dtype in a step cannot be carried: say so before XLA does."""
-        call = (lambda h, x, k: self.cell(h, x)) if key is None else (lambda h, x, k: self.cell(h, x, key=k))
+        call = (
+            (lambda h, x, k: self.cell(h, x))
+            if key is None
+            else (lambda h, x, k: self.cell(h, x, key=k))
+        )
         try:
             after = jax.eval_shape(call, own, x, key)
         except Exception as error:
@@ -311,7 +350,9 @@ def check_cell(cell: Any) -> None:
             f"Recurrence(cell): cell is the class {cell.__name__}; expected an instance: {cell.__name__}(...)."
         )
     if isinstance(cell, Layer):
-        raise TypeError(f"Recurrence(cell): cell is already a layer, {cell.label}; expected a cell.")
+        raise TypeError(
+            f"Recurrence(cell): cell is already a layer, {cell.label}; expected a cell."
+        )
     if isinstance(cell, eqx.nn.GRUCell | eqx.nn.LSTMCell):
         name = type(cell).__name__
         raise TypeError(
@@ -319,7 +360,9 @@ def check_cell(cell: Any) -> None:
             "your own that calls it."
         )
     if not callable(cell):
-        raise TypeError(f"Recurrence(cell): cell is a {type(cell).__name__}; expected a Cell or a function (state, x).")
+        raise TypeError(
+            f"Recurrence(cell): cell is a {type(cell).__name__}; expected a Cell or a function (state, x)."
+        )
 
 
 def with_backend(model: M, backend: str) -> M:
@@ -341,7 +384,14 @@ def with_backend(model: M, backend: str) -> M:
 
 # --- the named layers -----------------------------------------------------------------------------------------------
 
-_LAYER_OPTIONS = ("initial_state", "reverse", "learn_initial_state", "backend", "save", "checkpoint")
+_LAYER_OPTIONS = (
+    "initial_state",
+    "reverse",
+    "learn_initial_state",
+    "backend",
+    "save",
+    "checkpoint",
+)
 
 
 def _layer(cell: Callable[..., Any], *args: Any, key: Key, **options: Any) -> Recurrence:
@@ -349,7 +399,9 @@ def _layer(cell: Callable[..., Any], *args: Any, key: Key, **options: Any) -> Re
     return Recurrence(cell(*args, key=key, **options), **layer_options)
 
 
-def RNN(in_size: int, hidden_size: int, activation: Any = jnp.tanh, *, key: Key, **options: Any) -> Recurrence:
+def RNN(
+    in_size: int, hidden_size: int, activation: Any = jnp.tanh, *, key: Key, **options: Any
+) -> Recurrence:
     """``Recurrence(RNNCell(in_size, hidden_size, activation, key=key))``.
 
     Args:

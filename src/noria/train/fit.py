@@ -119,7 +119,11 @@ def fit(
         with Progress(epochs, length(data), progress) as bar:
             for epoch in range(epochs):
                 course.take(epoch, data, valid, jax.random.fold_in(key, epoch), bar)
-                if course.history.stopped is None and on_epoch is not None and on_epoch(*course.latest()):
+                if (
+                    course.history.stopped is None
+                    and on_epoch is not None
+                    and on_epoch(*course.latest())
+                ):
                     course.history.stopped = f"on_epoch asked to stop after epoch {epoch}"
                 if course.history.stopped is None and epoch + 1 < epochs:
                     course.history.stopped = course.out_of_patience()
@@ -134,13 +138,17 @@ def fit(
     return course.result()
 
 
-def _check(epochs: int, key: Key, has_valid: bool, patience: int | None, clip_norm: float | None) -> None:
+def _check(
+    epochs: int, key: Key, has_valid: bool, patience: int | None, clip_norm: float | None
+) -> None:
     check_key("fit", key)
     check_sizes("fit", epochs=epochs)
     if patience is not None:
         check_sizes("fit", patience=patience)
         if not has_valid:
-            raise ValueError("fit(patience=...): there is no validation loss to wait for; pass valid=.")
+            raise ValueError(
+                "fit(patience=...): there is no validation loss to wait for; pass valid=."
+            )
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"fit(clip_norm={clip_norm}): expected a norm above 0.")
 

@@ -22,7 +22,9 @@ def check_data(what: str, data: Any, epochs: int) -> None:
             "of arrays as one batch of everything: (xs, ys), or (xs,)."
         )
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
-        raise TypeError(f"fit: {what} is a {type(data).__name__}; expected something to iterate over.")
+        raise TypeError(
+            f"fit: {what} is a {type(data).__name__}; expected something to iterate over."
+        )
     if epochs > 1 and _passes_once(data):
         raise ValueError(
             f"fit: {what} is a {type(data).__name__}, which can be gone through once, and epochs is {epochs}; expected "
@@ -57,12 +59,16 @@ def batches(data: Any, key: Key | None) -> Iterator[tuple[Any, ...]]:
         data = [data]
     for batch in data.epoch(key) if isinstance(data, Batches) and data.shuffled else data:
         if isinstance(batch, Iterator):
-            raise TypeError(f"fit: a batch is a {type(batch).__name__}; expected a tuple of arrays, such as (xs, ys).")
+            raise TypeError(
+                f"fit: a batch is a {type(batch).__name__}; expected a tuple of arrays, such as (xs, ys)."
+            )
         columns = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         ready = tuple(jtu.tree_map(_as_array, column) for column in columns)
         if examples(ready) == 0:
             shapes = [np.shape(leaf) for leaf in jtu.tree_leaves(ready)]
-            raise ValueError(f"fit: a batch has no examples, its arrays have shapes {shapes}; leave it out.")
+            raise ValueError(
+                f"fit: a batch has no examples, its arrays have shapes {shapes}; leave it out."
+            )
         yield ready
 
 
@@ -82,7 +88,9 @@ def _as_array(leaf: Any) -> Any:
     """An array of another library as one that JAX can take; what is no array, such as a number, stays."""
     if isinstance(leaf, Mapping):  # a mapping that JAX does not know
         return {name: jtu.tree_map(_as_array, value) for name, value in leaf.items()}
-    if isinstance(leaf, jax.Array) or not (hasattr(leaf, "__array__") or hasattr(leaf, "__dlpack__")):
+    if isinstance(leaf, jax.Array) or not (
+        hasattr(leaf, "__array__") or hasattr(leaf, "__dlpack__")
+    ):
         return leaf
     array = leaf if isinstance(leaf, np.ndarray | np.generic) else _converted(leaf)
     check_numbers("fit", "a batch", array)

@@ -39,8 +39,12 @@ class Progress:
         if self._steps is None:  # the first epoch tells how many steps there are
             self._steps = self._seen
             self._bar.update(self._task, total=self._epochs * self._seen)
-        losses = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
-        self._bar.update(self._task, epoch=f"{min(self._done + 1, self._epochs)}/{self._epochs}", losses=losses)
+        losses = "  ".join(
+            f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items()
+        )
+        self._bar.update(
+            self._task, epoch=f"{min(self._done + 1, self._epochs)}/{self._epochs}", losses=losses
+        )
 
     def __enter__(self) -> "Progress":
         if not self._bar.disable:  # older versions of rich print a line even so
@@ -48,7 +52,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if not self._bar.disable:
             self._bar.stop()

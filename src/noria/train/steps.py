@@ -27,10 +27,16 @@ class Step:
         self.train = eqx.filter_jit(self._train)
         self.evaluate = eqx.filter_jit(self._objective)
 
-    def _objective(self, model: Any, batch: tuple[Any, ...], key: Key) -> tuple[jax.Array, dict[str, jax.Array]]:
-        result = self._loss(model, *batch, key=key) if self._takes_key else self._loss(model, *batch)
+    def _objective(
+        self, model: Any, batch: tuple[Any, ...], key: Key
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        result = (
+            self._loss(model, *batch, key=key) if self._takes_key else self._loss(model, *batch)
+        )
         value, metrics = result if isinstance(result, tuple) else (result, {})
-        numbers = isinstance(metrics, dict) and all(jnp.shape(metric) == () for metric in metrics.values())
+        numbers = isinstance(metrics, dict) and all(
+            jnp.shape(metric) == () for metric in metrics.values()
+        )
         if jnp.shape(value) != () or not numbers:
             raise TypeError(
                 f"fit: loss returned {jnp.shape(value)} and {type(metrics).__name__}; expected a number, or a pair of a "
@@ -42,13 +48,19 @@ class Step:
             )
         return value, metrics
 
-    def _train(self, model: Any, opt_state: OptimiserState, batch: tuple[Any, ...], key: Key) -> Any:
-        (value, metrics), gradient = value_and_grad(self._objective, has_aux=True)(model, batch, key)
+    def _train(
+        self, model: Any, opt_state: OptimiserState, batch: tuple[Any, ...], key: Key
+    ) -> Any:
+        (value, metrics), gradient = value_and_grad(self._objective, has_aux=True)(
+            model, batch, key
+        )
         # A line search looks at the loss elsewhere, on the same batch with the same random numbers.
         extra = {"value": value, "value_fn": lambda other: self._objective(other, batch, key)[0]}
         new_model, new_state = update(opt_state, model, gradient, **extra)
         # A parameter is to blame if its gradient is not finite, or what the optimiser made of it.
-        pairs = zip(jtu.tree_leaves(gradient), jtu.tree_leaves(partition(new_model)[0]), strict=True)
+        pairs = zip(
+            jtu.tree_leaves(gradient), jtu.tree_leaves(partition(new_model)[0]), strict=True
+        )
         finite = [jnp.isfinite(g).all() & jnp.isfinite(new).all() for g, new in pairs]
         return new_model, new_state, value, metrics, jnp.stack(finite)
 
@@ -66,7 +78,9 @@ class Run:
         means = _Means()
         for batch in forms.batches(data, key):
             step_key = jax.random.fold_in(key, self.steps)
-            model, state, loss, metrics, finite = self._step.train(self.model, self.opt_state, batch, step_key)
+            model, state, loss, metrics, finite = self._step.train(
+                self.model, self.opt_state, batch, step_key
+            )
             if not (math.isfinite(loss) and np.asarray(finite).all()):
                 self.bad = self._explain(epoch, float(loss), np.asarray(finite))
                 self.model = self.model if math.isfinite(loss) else self._good
@@ -77,7 +91,11 @@ class Run:
             bar.step_done(float(loss))
         else:
             if not means.examples:
-                again = " It was used up by the epoch before; its __iter__ has to begin anew." if epoch else ""
+                again = (
+                    " It was used up by the epoch before; its __iter__ has to begin anew."
+                    if epoch
+                    else ""
+                )
                 raise ValueError(
                     f"fit: epoch {epoch} found no batch in data; expected something to iterate over.{again}"
                 )
@@ -89,7 +107,9 @@ class Run:
             loss, metrics = self._step.evaluate(model, batch, jax.random.fold_in(key, n))
             means.add({"loss": loss, **metrics}, batch)
         if not means.examples:
-            raise ValueError("fit: there is no batch in valid; expected a list of batches, not an iterator.")
+            raise ValueError(
+                "fit: there is no batch in valid; expected a list of batches, not an iterator."
+            )
         return means.result()
 
     def _explain(self, epoch: int, loss: float, finite: np.ndarray) -> str:
@@ -99,9 +119,7 @@ class Run:
             if not bool(jnp.isfinite(array).all()):
                 return f"{where}; first offending parameter: {name}, which is not finite itself"
         if not finite.all():
-            return (
-                f"{where}; first offending parameter: {parameters[int(finite.argmin())][0]}, by its gradient or update"
-            )
+            return f"{where}; first offending parameter: {parameters[int(finite.argmin())][0]}, by its gradient or update"
         return f"{where}; no parameter is to blame: all of them and their gradients are finite"
 
 

@@ -39,7 +39,9 @@ def in_memory(dtype: Any) -> ir.Type:
 
 def kind_of(dtype: Any) -> str:
     """As `numpy.dtype.kind`; empty if there are no such numbers here. Those of bfloat16 are computed in float32."""
-    return "f" if dtype == jnp.bfloat16 else "" if dtype == np.float16 else getattr(dtype, "kind", "")
+    return (
+        "f" if dtype == jnp.bfloat16 else "" if dtype == np.float16 else getattr(dtype, "kind", "")
+    )
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Entry:
         """Whether there is code for the operands of an equation."""
         shape = equation.outputs[0].aval.shape
         return all(
-            kind_of(v.aval.dtype) in [*self.kinds] and (math.prod(v.aval.shape) == 1 or v.aval.shape == shape)
+            kind_of(v.aval.dtype) in [*self.kinds]
+            and (math.prod(v.aval.shape) == 1 or v.aval.shape == shape)
             for v in equation.inputs
         ) and _FITS.get(equation.name, _fits_always)(equation)
 
@@ -107,7 +110,9 @@ def _extreme(sign: str) -> Rule:
             compare = b.icmp_signed if _kind(equation) == "i" else b.icmp_unsigned
             return b.select(compare(sign, x, y), x, y)
         # NaN is handed on, whichever operand it is; of two zeros the larger is that without a sign.
-        whole = ir.VectorType(ir.IntType(32 if x.type.element == ir.FloatType() else 64), x.type.count)
+        whole = ir.VectorType(
+            ir.IntType(32 if x.type.element == ir.FloatType() else 64), x.type.count
+        )
         bits = (b.and_ if sign == ">" else b.or_)(b.bitcast(x, whole), b.bitcast(y, whole))
         other = b.select(b.fcmp_ordered("==", x, y), b.bitcast(bits, x.type), y)
         return b.select(b.or_(b.fcmp_ordered(sign, x, y), b.fcmp_unordered("uno", x, x)), x, other)
@@ -178,7 +183,9 @@ def _convert(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Va
         return x
     if wanted.kind == "b":
         zero = constant(x.type, 0)
-        return b.fcmp_unordered("!=", x, zero) if given.kind == "f" else b.icmp_unsigned("!=", x, zero)
+        return (
+            b.fcmp_unordered("!=", x, zero) if given.kind == "f" else b.icmp_unsigned("!=", x, zero)
+        )
     if given.kind == "f" and wanted.kind == "f":
         return b.fpext(x, target) if wanted.itemsize > given.itemsize else b.fptrunc(x, target)
     if given.kind == "f":
@@ -217,7 +224,9 @@ def _intrinsic(name: str) -> Rule:
 
 
 def _round(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
-    return intrinsic(b, "round" if int(equation.params["rounding_method"]) == 0 else "roundeven", *args)
+    return intrinsic(
+        b, "round" if int(equation.params["rounding_method"]) == 0 else "roundeven", *args
+    )
 
 
 def _remainder(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
@@ -257,7 +266,10 @@ ELEMENTWISE: dict[str, Entry] = {
     "le": Entry(_comparison("<="), "fiu"),
     "gt": Entry(_comparison(">"), "fiu"),
     "ge": Entry(_comparison(">="), "fiu"),
-    **{name: Entry(_of_library(function), "f") for name, function in (FUNCTIONS | BINARY_FUNCTIONS).items()},
+    **{
+        name: Entry(_of_library(function), "f")
+        for name, function in (FUNCTIONS | BINARY_FUNCTIONS).items()
+    },
 }
 
 #: Those that cost enough to be done only once.

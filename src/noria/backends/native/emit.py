@@ -68,18 +68,31 @@ def _emit_pack(plan: Plan, module: ir.Module) -> None:
 
 
 def _pack(
-    b: ir.IRBuilder, buffers: Buffers, plan: Plan, layout: Layout, group: Group, j: ir.Value, counts: list[int]
+    b: ir.IRBuilder,
+    buffers: Buffers,
+    plan: Plan,
+    layout: Layout,
+    group: Group,
+    j: ir.Value,
+    counts: list[int],
 ) -> None:
     """The panel of block ``j``, whose vectors have so many features."""
-    vectors = [[_columns(b, buffers, plan, layout, j, span) for span in spans] for spans in plan.panel(group, counts)]
+    vectors = [
+        [_columns(b, buffers, plan, layout, j, span) for span in spans]
+        for spans in plan.panel(group, counts)
+    ]
     gemm.pack(b, plan.group_vector(group), panel_at(b, buffers, plan, group, j), vectors)
 
 
-def _columns(b: ir.IRBuilder, buffers: Buffers, plan: Plan, layout: Layout, j: ir.Value, span: Span) -> gemm.Columns:
+def _columns(
+    b: ir.IRBuilder, buffers: Buffers, plan: Plan, layout: Layout, j: ir.Value, span: Span
+) -> gemm.Columns:
     """Where the columns of block ``j`` stand in the weight."""
     dot = plan.program.dots[span.product.equation]
     first = b.add(b.mul(j, i64(layout.vectors * plan.lanes)), i64(span.product.offset + span.first))
-    weight = at(b, buffers["shared", dot.weight], dot.start * item_of(span.product.equation.outputs[0]))
+    weight = at(
+        b, buffers["shared", dot.weight], dot.start * item_of(span.product.equation.outputs[0])
+    )
     return gemm.Columns(weight, dot.shape, dot.along, first, span.width)
 
 
@@ -92,7 +105,9 @@ class Run:
         function = ir.Function(module, kind, "run")
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
         table, self.time, self.batch, self.reverse, self.stretch, *self.part = function.args
-        self.first, self.last = (i64(0), self.batch) if plan.by_features else (self.part[2], self.part[3])
+        self.first, self.last = (
+            (i64(0), self.batch) if plan.by_features else (self.part[2], self.part[3])
+        )
         self.buffers = Buffers(self.b, table, self.program)
         # Where the row of an example begins in each buffer: the array of this step, and the bytes of a row.
         self.bases: Arrays = {}
@@ -107,7 +122,9 @@ class Run:
             begin, end, _, _ = self.part
             if plan.aside:
                 few = i64(plan.steps_aside)
-                with loop(b, i64(0), b.udiv(b.add(b.sub(end, begin), b.sub(few, i64(1))), few)) as n:
+                with loop(
+                    b, i64(0), b.udiv(b.add(b.sub(end, begin), b.sub(few, i64(1))), few)
+                ) as n:
                     start = b.add(begin, b.mul(n, few))
                     self._steps(start, least(b, b.add(start, few), end))
             else:
@@ -148,7 +165,13 @@ class Run:
                 full, left = divmod(size(value), lanes)
                 for block, count in in_share(b, full, lanes, left, i64(0), i64(1)):
                     shift = b.mul(block, i64(lanes * item))
-                    write(b, read(b, at(b, source, shift), vector, count, item), at(b, target, shift), count, item)
+                    write(
+                        b,
+                        read(b, at(b, source, shift), vector, count, item),
+                        at(b, target, shift),
+                        count,
+                        item,
+                    )
 
     def _aside(self, n: int, value: Any, k: ir.Value, row: ir.Value) -> ir.Value:
         b = self.b
@@ -164,15 +187,23 @@ class Run:
 
     def _in_buffer(self, place: Place, i: ir.Value, row: ir.Value) -> ir.Value:
         """Where an example stands at step ``i`` in the buffer that the call was given."""
-        b, key, value = self.b, (place.kind, place.number), self.program.values(place.kind)[place.number]
+        b, key, value = (
+            self.b,
+            (place.kind, place.number),
+            self.program.values(place.kind)[place.number],
+        )
         t, ends, backwards = self._when(i)
         width = i64(size(value) * item_of(value))
         step, example = (
-            (width, b.mul(self.time, width)) if place in self.plan.aside else (b.mul(self.batch, width), width)
+            (width, b.mul(self.time, width))
+            if place in self.plan.aside
+            else (b.mul(self.batch, width), width)
         )
         found = at(b, self.buffers[key], b.add(b.mul(t, step), b.mul(row, example)))
         if place.kind == "step" and value in self.program.shifted:
-            first = at(b, self.buffers["first", self.program.shifted.index(value)], b.mul(row, width))
+            first = at(
+                b, self.buffers["first", self.program.shifted.index(value)], b.mul(row, width)
+            )
             found = b.select(ends, first, at(b, found, b.select(backwards, b.neg(step), step)))
         return found
 
@@ -183,7 +214,9 @@ class Run:
         begins, odd = b.icmp_signed("==", i, i64(0)), b.trunc(i, I1)
         for n in range(len(self.program.state)):  # odd steps go from the first array to the second
             one, two = self.arrays["one", n], self.arrays["two", n]
-            self.bases["state", n] = b.select(begins, self.buffers["state", n], b.select(odd, one, two))
+            self.bases["state", n] = b.select(
+                begins, self.buffers["state", n], b.select(odd, one, two)
+            )
             self.bases["next", n] = b.select(ends, self.buffers["next", n], b.select(odd, two, one))
         for place in self.program.buffers(("step", "emitted")):
             self.bases[place.kind, place.number] = self._in_buffer(place, i, i64(0))
@@ -243,7 +276,13 @@ class Run:
             Row(self, layout, row, j, self.tile).emit(counts)
 
     def _product(
-        self, layout: Layout, group: Group, function: ir.Function, j: Any, start: ir.Value, count: ir.Value
+        self,
+        layout: Layout,
+        group: Group,
+        function: ir.Function,
+        j: Any,
+        start: ir.Value,
+        count: ir.Value,
     ) -> None:
         b, plan, row = self.b, self.plan, group.dot.row
         item = item_of(row.value)
@@ -251,7 +290,10 @@ class Run:
         stride = 0 if row.value in self.program.shared else size(row.value) * item
         panel = panel_at(b, self.buffers, plan, group, j)
         tile = at(b, self.tile, group.place)
-        b.call(function, [count, line, i64(stride), panel, tile, i64(layout.pitch), i64(group.dot.depth)])
+        b.call(
+            function,
+            [count, line, i64(stride), panel, tile, i64(layout.pitch), i64(group.dot.depth)],
+        )
 
     def address(self, place: Place, offset: int | ir.Value, row: ir.Value) -> ir.Value:
         """Where what stands at a place stands for an example, from an offset on; in a record a whole number of vectors."""
@@ -282,7 +324,9 @@ class Run:
         with loop(self.b, self.first, self.last) as row:
             for equation, _ in stage.sums:
                 vector = self.plan.vector(equation.inputs[0].aval.dtype)
-                self.b.store(constant(vector, neutral(equation)), self.sum_at(equation, row), align=4)
+                self.b.store(
+                    constant(vector, neutral(equation)), self.sum_at(equation, row), align=4
+                )
 
     def _finish_sums(self, stage: Stage) -> None:
         if not stage.sums:
@@ -297,7 +341,9 @@ class Run:
                     width //= 2
                     halves = [
                         b.shuffle_vector(
-                            total, total, ir.Constant(ir.VectorType(I32, width), list(range(s, s + width)))
+                            total,
+                            total,
+                            ir.Constant(ir.VectorType(I32, width), list(range(s, s + width))),
                         )
                         for s in (0, width)
                     ]

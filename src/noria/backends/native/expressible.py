@@ -33,7 +33,9 @@ class NotExpressible(Exception):
             where = f", {Path(path).name}:{line}" if path else ""
             super().__init__(f"there is no native code for {what.name} of {shapes}{where}")
         else:
-            super().__init__(f"there is no native code for values of {what.aval.str_short(short_dtypes=True)}")
+            super().__init__(
+                f"there is no native code for values of {what.aval.str_short(short_dtypes=True)}"
+            )
 
 
 class TooLong(NotExpressible):
@@ -41,7 +43,8 @@ class TooLong(NotExpressible):
 
     def __init__(self, count: int):
         Exception.__init__(
-            self, f"the step has {count} operations, and native code is made of at most {MOST_EQUATIONS}"
+            self,
+            f"the step has {count} operations, and native code is made of at most {MOST_EQUATIONS}",
         )
 
 
@@ -71,7 +74,11 @@ def simplified(graph: Graph, weights: Iterable[Any]) -> Graph:
         function = _rewritten(equation)
         if function is None and is_expressible(equation) and not _is_of_state(equation, constant):
             equations.append(equation)
-            if equation.name in MOVES and all(constant) and size(equation.inputs[0]) >= size(equation.outputs[0]):
+            if (
+                equation.name in MOVES
+                and all(constant)
+                and size(equation.inputs[0]) >= size(equation.outputs[0])
+            ):
                 found.update(equation.outputs)
             continue
         inner = _inner(equation, function, constant)
@@ -159,7 +166,13 @@ def is_expressible(equation: Equation) -> bool:
         contracted, batch = params["dimension_numbers"]
         dtypes = {v.aval.dtype for v in (*equation.inputs, *equation.outputs)}
         ranks = sorted(v.aval.ndim for v in equation.inputs)
-        return ranks == [1, 2] and len(contracted[0]) == 1 and not any(batch) and len(dtypes) == 1 and _is_float(dtypes)
+        return (
+            ranks == [1, 2]
+            and len(contracted[0]) == 1
+            and not any(batch)
+            and len(dtypes) == 1
+            and _is_float(dtypes)
+        )
     if name in REDUCTIONS:
         return len(params["axes"]) == len(given) and equation.inputs[0].aval.dtype != bool
     if name == "concatenate":
@@ -184,7 +197,12 @@ def _is_float(dtypes: set[Any]) -> bool:
 
 def check_dtype(value: Any) -> None:
     dtype = value.aval.dtype
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "fiub" or dtype == np.float16 or not size(value):
+    if (
+        not isinstance(dtype, np.dtype)
+        or dtype.kind not in "fiub"
+        or dtype == np.float16
+        or not size(value)
+    ):
         raise NotExpressible(value)
 
 
@@ -192,14 +210,19 @@ def _is_contiguous(equation: Equation) -> bool:
     params, shape = equation.params, equation.inputs[0].aval.shape
     if params["strides"] is not None and any(stride != 1 for stride in params["strides"]):
         return False
-    cut = [b - a != n for a, b, n in zip(params["start_indices"], params["limit_indices"], shape, strict=True)]
+    cut = [
+        b - a != n
+        for a, b, n in zip(params["start_indices"], params["limit_indices"], shape, strict=True)
+    ]
     return not any(cut) or math.prod(shape[: max(i for i, c in enumerate(cut) if c)]) == 1
 
 
 def first_of(equation: Equation, value: Any) -> int:
     """The place of an output's first element in the input of an equation that moves."""
     if equation.name == "slice":
-        return int(np.ravel_multi_index(equation.params["start_indices"], equation.inputs[0].aval.shape))
+        return int(
+            np.ravel_multi_index(equation.params["start_indices"], equation.inputs[0].aval.shape)
+        )
     if equation.name == "split":
         return sum(size(v) for v in equation.outputs[: equation.outputs.index(value)])
     return 0

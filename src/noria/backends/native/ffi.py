@@ -26,7 +26,17 @@ from noria.backends.native.threads import Phases
 _MADV_HUGEPAGE = 14
 
 _DTYPES = {
-    **{"bool": 1, "int8": 2, "int16": 3, "int32": 4, "int64": 5, "uint8": 6, "uint16": 7, "uint32": 8, "uint64": 9},
+    **{
+        "bool": 1,
+        "int8": 2,
+        "int16": 3,
+        "int32": 4,
+        "int64": 5,
+        "uint8": 6,
+        "uint16": 7,
+        "uint32": 8,
+        "uint64": 9,
+    },
     **{"float32": 11, "float64": 12},
 }
 
@@ -47,7 +57,8 @@ class Handler(Frame):
         self.function("handler", POINTER, POINTER)
         b = self.b
         inputs, outputs = (
-            [(kind, v) for kind in kinds for v in self.plan.program.values(kind)] for kinds in (INPUTS, RESULTS)
+            [(kind, v) for kind in kinds for v in self.plan.program.values(kind)]
+            for kinds in (INPUTS, RESULTS)
         )
         arguments = self._items("args", len(inputs) + 1)
         results = self._items("rets", len(outputs) + 1)
@@ -57,7 +68,9 @@ class Handler(Frame):
             b.sext(b.load(at(b, sizes, 4 * i), typ=I32, align=4), I64) for i in range(SIZES)
         )
         for name in ("time", "batch", "stretch", "shares"):
-            self.fail_if(b.icmp_signed("<", getattr(self, name), i64(1)), f"{name} must be at least one")
+            self.fail_if(
+                b.icmp_signed("<", getattr(self, name), i64(1)), f"{name} must be at least one"
+            )
         for i, (item, (kind, value)) in enumerate(zip(arguments[1:], inputs, strict=True)):
             self._expect(item, f"input {i}", value.aval.dtype.name, self._elements(kind, value))
         large = []
@@ -83,7 +96,10 @@ class Handler(Frame):
     def _expect(self, item: ir.Value, name: str, dtype: str, elements: ir.Value) -> None:
         b = self.b
         code = self.field(item, Buffer, "dtype", kind=I32)
-        self.fail_if(b.icmp_signed("!=", code, ir.Constant(I32, _DTYPES[dtype])), f"{name} is not of dtype {dtype}")
+        self.fail_if(
+            b.icmp_signed("!=", code, ir.Constant(I32, _DTYPES[dtype])),
+            f"{name} is not of dtype {dtype}",
+        )
         total = self.local(8)
         b.store(i64(1), total)
         dims = self.field(item, Buffer, "dims")
@@ -109,7 +125,9 @@ class Handler(Frame):
 
     # --- work -------------------------------------------------------------------------------------------------------
 
-    def _start(self, buffers: Sequence[ir.Value], results: Sequence[tuple[ir.Value, ir.Value]]) -> None:
+    def _start(
+        self, buffers: Sequence[ir.Value], results: Sequence[tuple[ir.Value, ir.Value]]
+    ) -> None:
         """Do the work; ``results`` are what may be large, with their sizes in bytes."""
         b = self.b
         table = self.local(8 * len(buffers))
@@ -121,7 +139,11 @@ class Handler(Frame):
         sizes = self.time, self.batch, self.reverse, self.stretch, self.shares
         work = declared(self.module, WORK, WORK_TYPE.return_type, *WORK_TYPE.args)
         perform = address_of(self.module.globals["perform"])
-        b.ret(b.call(work, [self.frame, table, *sizes, self.phases.of_stretch(b, self.stretch), perform]))
+        b.ret(
+            b.call(
+                work, [self.frame, table, *sizes, self.phases.of_stretch(b, self.stretch), perform]
+            )
+        )
 
     def _prefer_huge_pages(self, address: ir.Value, size: ir.Value) -> None:
         """Ask for pages of two megabytes: memory that XLA got anew from the system is then touched 512 times less often."""
@@ -130,7 +152,10 @@ class Handler(Frame):
         end = b.and_(b.add(b.ptrtoint(address, I64), size), i64(-page))
         with b.if_then(b.icmp_signed(">", b.sub(end, start), i64(page))):
             advise = declared(self.module, "madvise", I32, POINTER, I64, I32)
-            b.call(advise, [b.inttoptr(start, POINTER), b.sub(end, start), ir.Constant(I32, _MADV_HUGEPAGE)])
+            b.call(
+                advise,
+                [b.inttoptr(start, POINTER), b.sub(end, start), ir.Constant(I32, _MADV_HUGEPAGE)],
+            )
 
 
 def sizes(time: int, batch: int, reverse: bool, stretch: int, shares: int) -> np.ndarray:

@@ -43,7 +43,9 @@ class Frame:
         self.frame = function.args[0]
         return function.args
 
-    def field(self, pointer: ir.Value, structure: Any, *path: str, kind: ir.Type = POINTER) -> ir.Value:
+    def field(
+        self, pointer: ir.Value, structure: Any, *path: str, kind: ir.Type = POINTER
+    ) -> ir.Value:
         return self.b.load(at(self.b, pointer, offset_of(structure, *path)), typ=kind, align=4)
 
     def store(self, value: ir.Value, pointer: ir.Value, structure: Any, *path: str) -> None:

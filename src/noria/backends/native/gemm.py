@@ -54,7 +54,9 @@ def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> 
     return _function(module, name, kinds, partial(_emit_product, vector, width, rows))
 
 
-def _emit_product(vector: ir.VectorType, width: int, rows: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+def _emit_product(
+    vector: ir.VectorType, width: int, rows: int, b: ir.IRBuilder, *args: ir.Value
+) -> None:
     (number, row, stride, panel, tile, pitch, depth), size = args, bytes_of(vector)
 
     def body(count: int) -> None:
@@ -81,17 +83,24 @@ def _emit_product(vector: ir.VectorType, width: int, rows: int, b: ir.IRBuilder,
         b.ret_void()
 
 
-def direct(b: ir.IRBuilder, vector: ir.VectorType, columns: "Columns", row: ir.Value, target: ir.Value) -> None:
+def direct(
+    b: ir.IRBuilder, vector: ir.VectorType, columns: "Columns", row: ir.Value, target: ir.Value
+) -> None:
     """Some columns of the product of one row, into a vector of the tile, with the weight where it is."""
     item, depth = bytes_of(vector) // vector.count, columns.shape[columns.along]
     pitch = columns.shape[1] * item  # from row to row of the matrix
     start = at(b, columns.weight, b.mul(columns.first, i64(pitch if columns.along else item)))
     emit = partial(_emit_along if columns.along else _emit_across, vector, depth, columns.width)
     name = f"direct.{depth}.{columns.along}.{columns.width}.{vector.element}"
-    b.call(_function(b.module, name, [POINTER, I64, POINTER, POINTER], emit), [start, i64(pitch), row, target])
+    b.call(
+        _function(b.module, name, [POINTER, I64, POINTER, POINTER], emit),
+        [start, i64(pitch), row, target],
+    )
 
 
-def _emit_along(vector: ir.VectorType, depth: int, count: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+def _emit_along(
+    vector: ir.VectorType, depth: int, count: int, b: ir.IRBuilder, *args: ir.Value
+) -> None:
     """Along the rows of the matrix: a sum of vectors for each of them, whose numbers are summed up at the end."""
     weight, pitch, row, target = args
     size, lanes, zero = bytes_of(vector), vector.count, constant(vector, 0)
@@ -99,7 +108,9 @@ def _emit_along(vector: ir.VectorType, depth: int, count: int, b: ir.IRBuilder, 
 
     def step(k: ir.Value, sums: Sequence[ir.Value], numbers: int = lanes) -> list[ir.Value]:
         shift = b.mul(k, i64(size))
-        x, *found = (read(b, at(b, line, shift), vector, numbers, size // lanes) for line in (row, *lines))
+        x, *found = (
+            read(b, at(b, line, shift), vector, numbers, size // lanes) for line in (row, *lines)
+        )
         return [intrinsic(b, "fmuladd", x, *pair) for pair in zip(found, sums, strict=True)]
 
     whole, left = divmod(depth, lanes)
@@ -109,7 +120,9 @@ def _emit_along(vector: ir.VectorType, depth: int, count: int, b: ir.IRBuilder, 
     b.ret_void()
 
 
-def _emit_across(vector: ir.VectorType, depth: int, count: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+def _emit_across(
+    vector: ir.VectorType, depth: int, count: int, b: ir.IRBuilder, *args: ir.Value
+) -> None:
     """Across them: each row of the matrix times a number; in four sums, since each has to wait for the one before."""
     weight, pitch, row, target = args
     size, lanes, zero = bytes_of(vector), vector.count, constant(vector, 0)
@@ -118,7 +131,11 @@ def _emit_across(vector: ir.VectorType, depth: int, count: int, b: ir.IRBuilder,
         found = list(sums)
         for n in range(steps):
             index = b.add(b.mul(k, i64(4)), i64(n))
-            x = splat(b, b.load(b.gep(row, [index], source_etype=vector.element), typ=vector.element), lanes)
+            x = splat(
+                b,
+                b.load(b.gep(row, [index], source_etype=vector.element), typ=vector.element),
+                lanes,
+            )
             line = read(b, at(b, weight, b.mul(index, pitch)), vector, count, size // lanes)
             found[n] = intrinsic(b, "fmuladd", x, line, sums[n])
         return found
@@ -148,12 +165,16 @@ def _sums_of_each(b: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
             for half in (0, block // 2)
         )
         pairs = zip(vectors[: len(vectors) // 2], vectors[len(vectors) // 2 :], strict=True)
-        vectors = [b.fadd(b.shuffle_vector(u, v, low), b.shuffle_vector(u, v, high)) for u, v in pairs]
+        vectors = [
+            b.fadd(b.shuffle_vector(u, v, low), b.shuffle_vector(u, v, high)) for u, v in pairs
+        ]
         block //= 2
     return vectors[0]
 
 
-def accumulate(module: ir.Module, vector: ir.VectorType, rows: int, width: int, last: int) -> ir.Function:
+def accumulate(
+    module: ir.Module, vector: ir.VectorType, rows: int, width: int, last: int
+) -> ir.Function:
     """``void f(left, right, distance, out, pitch, depth, fresh)``: ``out`` plus a sum of outer products.
 
     Of ``left``, ``rows`` numbers of a vector at each step along the depth; of ``right``, ``width`` vectors that are
@@ -165,14 +186,22 @@ def accumulate(module: ir.Module, vector: ir.VectorType, rows: int, width: int, 
     return _function(module, name, kinds, partial(_emit_accumulate, vector, rows, width, last))
 
 
-def _emit_accumulate(vector: ir.VectorType, rows: int, width: int, last: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+def _emit_accumulate(
+    vector: ir.VectorType, rows: int, width: int, last: int, b: ir.IRBuilder, *args: ir.Value
+) -> None:
     left, right, distance, out, pitch, depth, fresh = args
     size, zero = bytes_of(vector), constant(vector, 0)
     item, counts = size // vector.count, [*[vector.count] * (width - 1), last]
     columns = [at(b, right, b.mul(distance, i64(c))) for c in range(width)]
-    cells = [[at(b, out, b.add(b.mul(pitch, i64(r)), i64(c * size))) for c in range(width)] for r in range(rows)]
+    cells = [
+        [at(b, out, b.add(b.mul(pitch, i64(r)), i64(c * size))) for c in range(width)]
+        for r in range(rows)
+    ]
     before = [
-        [b.select(fresh, zero, read(b, cell, vector, n, item)) for cell, n in zip(line, counts, strict=True)]
+        [
+            b.select(fresh, zero, read(b, cell, vector, n, item))
+            for cell, n in zip(line, counts, strict=True)
+        ]
         for line in cells
     ]
 
@@ -188,7 +217,9 @@ def _emit_accumulate(vector: ir.VectorType, rows: int, width: int, last: int, b:
     b.ret_void()
 
 
-def _function(module: ir.Module, name: str, kinds: Sequence[ir.Type], emit: Callable[..., None]) -> ir.Function:
+def _function(
+    module: ir.Module, name: str, kinds: Sequence[ir.Type], emit: Callable[..., None]
+) -> ir.Function:
     """The module's own function of the name, whose pointers lead to different memory; made by ``emit(b, *args)`` if it is not there."""
     if name in module.globals:
         return module.globals[name]
@@ -217,7 +248,9 @@ def _outer_products(
         for number in numbers:
             spread = splat(b, b.load(number, typ=columns[0].type.element), columns[0].type.count)
             old = sums[len(found) : len(found) + width]
-            found += [intrinsic(b, "fmuladd", spread, *pair) for pair in zip(columns, old, strict=True)]
+            found += [
+                intrinsic(b, "fmuladd", spread, *pair) for pair in zip(columns, old, strict=True)
+            ]
         return found
 
     sums = fold(b, depth, [value for line in start for value in line], add)
@@ -239,7 +272,9 @@ class Columns(NamedTuple):
     width: int
 
 
-def pack(b: ir.IRBuilder, vector: ir.VectorType, panel: ir.Value, columns: Sequence[Sequence[Columns]]) -> None:
+def pack(
+    b: ir.IRBuilder, vector: ir.VectorType, panel: ir.Value, columns: Sequence[Sequence[Columns]]
+) -> None:
     """Fill the panel of a block. Each vector holds columns of one matrix or of several, side by side; what is left of it is zero."""
     size, width, lanes = bytes_of(vector), len(columns), vector.count
     depth = columns[0][0].shape[columns[0][0].along]
@@ -256,7 +291,9 @@ def pack(b: ir.IRBuilder, vector: ir.VectorType, panel: ir.Value, columns: Seque
     if not all(turned):
         fill(0, False)
     whole = depth // lanes * lanes
-    for c, (weight, shape, _, first, count) in [(c, some[0]) for c, some in enumerate(columns) if turned[c]]:
+    for c, (weight, shape, _, first, count) in [
+        (c, some[0]) for c, some in enumerate(columns) if turned[c]
+    ]:
         start = b.gep(weight, [b.mul(first, i64(shape[1]))], source_etype=vector.element)
         pitch, step = i64(shape[1] * size // lanes), i64(width * size)
         with loop(b, i64(0), i64(whole // lanes)) as block:
@@ -273,13 +310,20 @@ def _turn(module: ir.Module, vector: ir.VectorType, count: int) -> ir.Function:
     ``pitch`` is the distance in bytes from row to row, ``step`` that from one vector of the result to the next.
     """
     kinds = [POINTER, I64, POINTER, I64]
-    return _function(module, f"turn.{count}.{vector.count}.{vector.element}", kinds, partial(_emit_turn, vector, count))
+    return _function(
+        module,
+        f"turn.{count}.{vector.count}.{vector.element}",
+        kinds,
+        partial(_emit_turn, vector, count),
+    )
 
 
 def _emit_turn(vector: ir.VectorType, count: int, b: ir.IRBuilder, *args: ir.Value) -> None:
     source, pitch, target, step = args
     align = bytes_of(vector) // vector.count
-    found = [b.load(at(b, source, b.mul(pitch, i64(n))), typ=vector, align=align) for n in range(count)]
+    found = [
+        b.load(at(b, source, b.mul(pitch, i64(n))), typ=vector, align=align) for n in range(count)
+    ]
     found += [constant(vector, 0)] * (vector.count - count)
     for n, line in enumerate(_transposed(b, found)):
         b.store(line, at(b, target, b.mul(step, i64(n))), align=bytes_of(vector))
@@ -290,7 +334,10 @@ def _transposed(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
     """As many vectors as they have numbers, rows as columns: each round puts what is half the vectors apart side by side."""
     count = len(vectors)
     low, high = (
-        ir.Constant(ir.VectorType(I32, count), [half + lane // 2 + lane % 2 * count for lane in range(count)])
+        ir.Constant(
+            ir.VectorType(I32, count),
+            [half + lane // 2 + lane % 2 * count for lane in range(count)],
+        )
         for half in (0, count // 2)
     )
     for _ in range(count.bit_length() - 1):
@@ -299,7 +346,9 @@ def _transposed(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
     return vectors
 
 
-def _line(b: ir.IRBuilder, vector: ir.VectorType, columns: Sequence[Columns], k: ir.Value) -> ir.Value:
+def _line(
+    b: ir.IRBuilder, vector: ir.VectorType, columns: Sequence[Columns], k: ir.Value
+) -> ir.Value:
     """A vector of columns at depth ``k``."""
     one = vector.element
     if len(columns) == 1 and columns[0].along == 0:
@@ -312,6 +361,8 @@ def _line(b: ir.IRBuilder, vector: ir.VectorType, columns: Sequence[Columns], k:
         for n in range(count):
             column = b.add(first, i64(n))
             row, last = (k, column) if along == 0 else (column, k)
-            number = b.load(b.gep(weight, [b.add(b.mul(row, i64(shape[1])), last)], source_etype=one), typ=one)
+            number = b.load(
+                b.gep(weight, [b.add(b.mul(row, i64(shape[1])), last)], source_etype=one), typ=one
+            )
             line = b.insert_element(line, number, ir.Constant(I32, next(lanes)))
     return line

@@ -20,5 +20,7 @@ def api_version() -> tuple[int, int]:
     text = header.read_text() if header.exists() else ""
     found = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", text))
     if int(found.get("MAJOR", -1)) != 0:
-        raise NoSuchMachine(f"XLA's foreign function interface has version {found.get('MAJOR', 'unknown')}, not 0")
+        raise NoSuchMachine(
+            f"XLA's foreign function interface has version {found.get('MAJOR', 'unknown')}, not 0"
+        )
     return 0, int(found["MINOR"])

@@ -34,7 +34,9 @@ def splat(b: ir.IRBuilder, number: ir.Value, count: int) -> ir.Value:
     """A vector with one number everywhere."""
     kind = ir.VectorType(number.type, count)
     one = b.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(I32, 0))
-    return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), constant(ir.VectorType(I32, count), 0))
+    return b.shuffle_vector(
+        one, ir.Constant(kind, ir.Undefined), constant(ir.VectorType(I32, count), 0)
+    )
 
 
 @contextmanager
@@ -75,7 +77,9 @@ def fold(
     return list(after)
 
 
-def share_of(b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value) -> tuple[ir.Value, ir.Value]:
+def share_of(
+    b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value
+) -> tuple[ir.Value, ir.Value]:
     """The first of a share of ``count`` things, and the end of it.
 
     None is larger than the first, which is that of a call's own thread: it begins before others have come.
@@ -133,11 +137,21 @@ def suffix(kind: ir.Type) -> str:
         return "p0"
     if isinstance(kind, ir.VectorType):
         return f"v{kind.count}{suffix(kind.element)}"
-    return f"i{kind.width}" if isinstance(kind, ir.IntType) else "f32" if kind == ir.FloatType() else "f64"
+    return (
+        f"i{kind.width}"
+        if isinstance(kind, ir.IntType)
+        else "f32"
+        if kind == ir.FloatType()
+        else "f64"
+    )
 
 
 def intrinsic(
-    b: ir.IRBuilder, name: str, *values: ir.Value, result: ir.Type | None = None, of: tuple[ir.Type, ...] = ()
+    b: ir.IRBuilder,
+    name: str,
+    *values: ir.Value,
+    result: ir.Type | None = None,
+    of: tuple[ir.Type, ...] = (),
 ) -> ir.Value:
     """Call an intrinsic function of LLVM, whose full name ends in the types ``of``, by default that of its first operand.
 
@@ -172,7 +186,9 @@ def mask(lanes: int, count: int) -> ir.Constant:
     return ir.Constant(ir.VectorType(I1, lanes), [lane < count for lane in range(lanes)])
 
 
-def read(b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType, count: int, align: int) -> ir.Value:
+def read(
+    b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType, count: int, align: int
+) -> ir.Value:
     """The first ``count`` numbers of a vector; the others are zero, and not touched in memory."""
     if count == kind.count:
         return b.load(address, typ=kind, align=align)

@@ -139,8 +139,12 @@ def _started() -> _Functions:
     library = _immortal(compile_module(module, chosen()))
     define(WORK, library.address(WORK))
     _register_type(type_id, library.address("drop"))
-    handlers = {stage: ctypes.c_void_p(library.address(stage)) for stage in ("instantiate", "execute")}
-    jax.ffi.register_ffi_target(TARGET, {s: jax.ffi.pycapsule(h) for s, h in handlers.items()}, platform="cpu")
+    handlers = {
+        stage: ctypes.c_void_p(library.address(stage)) for stage in ("instantiate", "execute")
+    }
+    jax.ffi.register_ffi_target(
+        TARGET, {s: jax.ffi.pycapsule(h) for s, h in handlers.items()}, platform="cpu"
+    )
 
     def function(name: str, result: Any, *kinds: Any) -> Any:
         return ctypes.CFUNCTYPE(result, *kinds)(library.address(name))
@@ -165,7 +169,9 @@ def _register_type(type_id: ctypes.c_int64, deleter: int) -> None:
     """Tell XLA how to let go of a record."""
     info = _immortal(TypeInfo(struct_size=ctypes.sizeof(TypeInfo), deleter=deleter))
     identity, described = (jax.ffi.pycapsule(ctypes.pointer(thing)) for thing in (type_id, info))
-    jax.ffi.register_ffi_type("noria_record", {"type_id": identity, "type_info": described}, platform="cpu")
+    jax.ffi.register_ffi_type(
+        "noria_record", {"type_id": identity, "type_info": described}, platform="cpu"
+    )
 
 
 def _immortal(thing: Any) -> Any:

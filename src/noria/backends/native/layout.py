@@ -132,7 +132,10 @@ class Plan:
 
     def _projections(self, some: Sequence[Projection]) -> list[tuple[Projection, Layout]]:
         """Each as a stage of its own."""
-        stages = [Stage(self.program.dots[p.equation].width, columns=[Product(p.equation, 0)]) for p in some]
+        stages = [
+            Stage(self.program.dots[p.equation].width, columns=[Product(p.equation, 0)])
+            for p in some
+        ]
         return [(p, self._layout(stage)) for p, stage in zip(some, stages, strict=True)]
 
     def _layout(self, stage: Stage) -> Layout:
@@ -155,7 +158,11 @@ class Plan:
                 groups.append(Group(dot, some, place, self.panels))
                 place += aligned(len(some) * self.lanes * item)
                 blocks = -(-stage.extent // (vectors * self.lanes))
-                self.panels += 0 if self.direct else aligned(blocks * dot.depth * len(some) * self.lanes * item)
+                self.panels += (
+                    0
+                    if self.direct
+                    else aligned(blocks * dot.depth * len(some) * self.lanes * item)
+                )
         return Layout(stage, vectors, tuple(groups), place)
 
     def panel(self, group: Group, counts: Sequence[int]) -> list[list[Span]]:
@@ -166,7 +173,9 @@ class Plan:
         found = []
         for start in range(0, len(columns), self.lanes):
             some = columns[start : start + self.lanes]
-            features = {product: [r for other, r in some if other is product] for product, _ in some}
+            features = {
+                product: [r for other, r in some if other is product] for product, _ in some
+            }
             found.append([Span(product, rows[0], len(rows)) for product, rows in features.items()])
         return found
 

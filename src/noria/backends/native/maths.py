@@ -54,7 +54,9 @@ TANH = (
     numbers("1.0 0.4671108986 0.02586229433 0.000327931713 7.740442743e-07"),
 )
 ERF = (
-    numbers("1.128379144 0.1915457313 0.05287483721 0.003807962632 0.0002846828508 2.025939074e-06"),
+    numbers(
+        "1.128379144 0.1915457313 0.05287483721 0.003807962632 0.0002846828508 2.025939074e-06"
+    ),
     numbers("1.0 0.5030856619 0.1145577264 0.01505469407 0.001170676622 3.783186493e-05"),
 )
 ERFC = numbers(
@@ -104,7 +106,11 @@ def _powers(x: Vector, bias: int, floor: bool = False, sign: int = 1) -> tuple[V
     f = x.format
     magic = f.round + bias
     # a half, less what keeps n = 0 at x = 0
-    t = x.fma(LOG2E, 2.0 ** -(f.mantissa - 1) - 0.5) + magic if floor else x.fma(sign * LOG2E, magic)
+    t = (
+        x.fma(LOG2E, 2.0 ** -(f.mantissa - 1) - 0.5) + magic
+        if floor
+        else x.fma(sign * LOG2E, magic)
+    )
     n = t - magic
     r = n.fma(-sign * f.ln2[1], n.fma(-sign * f.ln2[0], x))
     return (t.bits << f.mantissa).number, r
@@ -113,7 +119,9 @@ def _powers(x: Vector, bias: int, floor: bool = False, sign: int = 1) -> tuple[V
 def _exp(x: Vector, halve: int = 0) -> Vector:
     """2ⁿ P(r), halved if asked for, which leaves room at the top."""
     f = x.format
-    power, r = _powers(x.clamp((0.5 - f.bias) * LN2, (f.bias + 1.5 + halve) * LN2), f.bias - halve, floor=True)
+    power, r = _powers(
+        x.clamp((0.5 - f.bias) * LN2, (f.bias + 1.5 + halve) * LN2), f.bias - halve, floor=True
+    )
     return r.polynomial((1.0, *f.exp)) * power
 
 
@@ -153,7 +161,9 @@ def _logistic(x: Vector) -> Vector:
     return 1.0 / minus_r.polynomial(exp).fma(power, 1.0)
 
 
-def _rational(x: Vector, limit: float, above: tuple[float, ...], below: tuple[float, ...]) -> Vector:
+def _rational(
+    x: Vector, limit: float, above: tuple[float, ...], below: tuple[float, ...]
+) -> Vector:
     """P(x²) / Q(x²) times x on ±limit, never above 1, and constant beyond: 1, where a sum rounds so with and without FMA."""
     x = x.clamp(-limit, limit)
     z = x * x
@@ -244,7 +254,9 @@ def _turned(x: Vector, name: str, wave: Callable[[Vector], Vector]) -> Vector:
         return _by_lane(name, x)
     builder, lanes = x.builder, x.value.type.count
     beyond = x.intrinsic("fabs").compare(">", LARGE_ANGLE)
-    any_beyond = builder.icmp_unsigned("!=", builder.bitcast(beyond.value, ir.IntType(lanes)), ir.IntType(lanes)(0))
+    any_beyond = builder.icmp_unsigned(
+        "!=", builder.bitcast(beyond.value, ir.IntType(lanes)), ir.IntType(lanes)(0)
+    )
     with builder.if_else(any_beyond, likely=False) as (rare, usual):
         with rare:
             slow, here = _by_lane(name, x), builder.block
@@ -285,7 +297,9 @@ def _cosh(x: Vector) -> Vector:
 def _in_double(x: Vector) -> Vector:
     """In double precision, denormal numbers too, which instructions take for zero while a kernel runs."""
     wide, bits = x.cast("fpext", ir.DoubleType()), x.bits
-    denormal = ((bits & 0x7FFFFF).cast("sitofp", ir.DoubleType()) * 2.0**-149).intrinsic("copysign", wide)
+    denormal = ((bits & 0x7FFFFF).cast("sitofp", ir.DoubleType()) * 2.0**-149).intrinsic(
+        "copysign", wide
+    )
     return denormal.where((bits & 0x7F800000).compare("==", 0), wide)
 
 
@@ -324,7 +338,10 @@ _WAVES: dict[str, Callable[[Vector], Vector]] = {
     "tan": _tangent,
 }
 _UNARY: dict[str, Callable[[Vector], Vector]] = {
-    **{rule.__name__[1:]: rule for rule in (_tanh, _logistic, _exp, _exp2, _expm1, _log, _log1p, _sinh, _cosh)},
+    **{
+        rule.__name__[1:]: rule
+        for rule in (_tanh, _logistic, _exp, _exp2, _expm1, _log, _log1p, _sinh, _cosh)
+    },
     **{name: partial(_turned, name=name, wave=wave) for name, wave in _WAVES.items()},
     "erf": _erf,
     "erfc": _erfc,

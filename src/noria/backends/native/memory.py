@@ -17,7 +17,9 @@ from noria.backends.native.program import INPUTS, RESULTS, Program
 Arrays = dict[tuple[str, int], ir.Value]
 
 
-def panel_at(b: ir.IRBuilder, buffers: "Buffers", plan: Plan, group: Group, j: ir.Value) -> ir.Value:
+def panel_at(
+    b: ir.IRBuilder, buffers: "Buffers", plan: Plan, group: Group, j: ir.Value
+) -> ir.Value:
     """Where the panel of block ``j`` stands."""
     width = group.dot.depth * len(group.products) * gemm.bytes_of(plan.group_vector(group))
     return at(b, at(b, buffers.scratch, group.panel), b.mul(j, i64(width)))
@@ -29,7 +31,9 @@ class Buffers:
     def __init__(self, b: ir.IRBuilder, table: ir.Value, program: Program):
         found = [(place.kind, place.number) for place in program.buffers((*INPUTS, *RESULTS))]
         found.append(("scratch", 0))
-        self._table = {key: b.load(at(b, table, 8 * i), typ=POINTER, align=8) for i, key in enumerate(found)}
+        self._table = {
+            key: b.load(at(b, table, 8 * i), typ=POINTER, align=8) for i, key in enumerate(found)
+        }
 
     def __getitem__(self, key: tuple[str, int]) -> ir.Value:
         return self._table[key]
@@ -39,16 +43,23 @@ class Buffers:
         return self._table["scratch", 0]
 
 
-def arrays(b: ir.IRBuilder, plan: Plan, buffers: Buffers, batch: ir.Value, stretch: ir.Value) -> Arrays:
+def arrays(
+    b: ir.IRBuilder, plan: Plan, buffers: Buffers, batch: ir.Value, stretch: ir.Value
+) -> Arrays:
     """What stands in scratch memory behind the panels; of a state there are ``one`` and ``two``."""
     program = plan.program
     of_step = [(kind, n) for n in range(len(program.state)) for kind in ("one", "two")]
     of_step += [("scratch", n) for n in range(len(program.scratch))]
     of_step += [("sum", n) for n in range(len(plan.sums))]
     of_step += [("aside", n) for n in range(len(plan.aside))]
-    of_stretch = [(kind, n) for kind in ("stretch", "record") for n in range(len(program.values(kind)))]
+    of_stretch = [
+        (kind, n) for kind in ("stretch", "record") for n in range(len(program.values(kind)))
+    ]
     place, found, rows = at(b, buffers.scratch, plan.panels), {}, b.mul(batch, stretch)
-    for names, widths, count in ((of_step, plan.scratch_widths(), batch), (of_stretch, plan.stretch_widths(), rows)):
+    for names, widths, count in (
+        (of_step, plan.scratch_widths(), batch),
+        (of_stretch, plan.stretch_widths(), rows),
+    ):
         for name, width in zip(names, widths, strict=True):
             found[name] = place
             place = at(b, place, bytes_of_rows(b, count, width))

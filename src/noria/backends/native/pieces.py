@@ -26,7 +26,9 @@ from noria.graph import Equation
 MOST = 16
 
 #: What only moves numbers.
-_MOVES = frozenset("broadcast_in_dim concatenate pad rev slice split stack tile transpose unstack".split())
+_MOVES = frozenset(
+    "broadcast_in_dim concatenate pad rev slice split stack tile transpose unstack".split()
+)
 
 #: Reductions, and how two numbers become one.
 COMBINING: dict[str, Callable[[Any, Any], Any]] = {
@@ -57,7 +59,9 @@ def in_pieces(equation: Equation, weights: Sequence[bool]) -> Callable[..., list
         return lambda a: [pieces.reduced(equation, a)]
     shape = equation.outputs[0].aval.shape
     if name in ELEMENTWISE and any(v.aval.shape not in ((), shape) for v in equation.inputs):
-        return lambda *arrays: equation.bind(*(jnp.broadcast_to(a, shape) if a.ndim else a for a in arrays))
+        return lambda *arrays: equation.bind(
+            *(jnp.broadcast_to(a, shape) if a.ndim else a for a in arrays)
+        )
     raise Refused
 
 
@@ -82,8 +86,16 @@ class _Pieces:
         dtypes = {v.aval.dtype for v in (*equation.inputs, *equation.outputs)}
         if not left and not first:
             shape = equation.outputs[0].aval.shape
-            return jnp.broadcast_to(a.reshape(*a.shape, *[1] * b.ndim), shape) * jnp.broadcast_to(b, shape)
-        if len(left) != 1 or first != second or first not in ((), (0,)) or len(dtypes) > 1 or kind_of(a.dtype) != "f":
+            return jnp.broadcast_to(a.reshape(*a.shape, *[1] * b.ndim), shape) * jnp.broadcast_to(
+                b, shape
+            )
+        if (
+            len(left) != 1
+            or first != second
+            or first not in ((), (0,))
+            or len(dtypes) > 1
+            or kind_of(a.dtype) != "f"
+        ):
             raise Refused
         along = left[0] - len(first), right[0] - len(first)
         if not first:
@@ -91,7 +103,9 @@ class _Pieces:
         pairs = zip(self._rows(a), self._rows(b), strict=True)
         return stacked([self._product(pair, along, weights) for pair in pairs])
 
-    def _product(self, pair: Sequence[Any], along: Sequence[int], weights: Sequence[bool]) -> jax.Array:
+    def _product(
+        self, pair: Sequence[Any], along: Sequence[int], weights: Sequence[bool]
+    ) -> jax.Array:
         (a, b), ranks = pair, tuple(one.ndim for one in pair)
         if ranks == (1, 1):
             return (a * b).sum()
@@ -105,16 +119,29 @@ class _Pieces:
             return self._weighed([self._cut(a, k, 1) for k in range(len(a))], b)
         if ranks == (2, 2):
             if along[0] == 1 and not (weights[0] and along[1] == 0):
-                return stacked([self._product((row, b), (0, along[1]), weights) for row in self._rows(a)])
+                return stacked(
+                    [self._product((row, b), (0, along[1]), weights) for row in self._rows(a)]
+                )
             if along == (0, 1):
                 return self._product((b, a), (1, 0), weights[::-1]).T
-            flat, places = a.reshape(-1), np.moveaxis(np.arange(a.size).reshape(a.shape), along[0], 1)
-            return stacked([self._weighed([self._cut(flat, p, 1) for p in some], b) for some in places.tolist()])
+            flat, places = (
+                a.reshape(-1),
+                np.moveaxis(np.arange(a.size).reshape(a.shape), along[0], 1),
+            )
+            return stacked(
+                [
+                    self._weighed([self._cut(flat, p, 1) for p in some], b)
+                    for some in places.tolist()
+                ]
+            )
         raise Refused
 
     def _weighed(self, numbers: list[jax.Array], b: jax.Array) -> jax.Array:
         """The sum of the rows, each times a number."""
-        parts = [jnp.broadcast_to(number, row.shape) * row for number, row in zip(numbers, self._rows(b), strict=True)]
+        parts = [
+            jnp.broadcast_to(number, row.shape) * row
+            for number, row in zip(numbers, self._rows(b), strict=True)
+        ]
         return reduce(jax.lax.add, parts)
 
     def reduced(self, equation: Equation, a: jax.Array) -> jax.Array:
@@ -126,7 +153,10 @@ class _Pieces:
             shape, (count, depth, width) = (*a.shape[:axis], *a.shape[axis + 1 :]), whole.shape
             if width == 1:
                 rows = [self._cut(flat, k * depth, depth) for k in range(count)]
-                found = [equation.primitive.bind(row, **{**equation.params, "axes": (0,)}).reshape(1) for row in rows]
+                found = [
+                    equation.primitive.bind(row, **{**equation.params, "axes": (0,)}).reshape(1)
+                    for row in rows
+                ]
             else:
                 parts = [self._cut(flat, k * width, width) for k in range(count * depth)]
                 found = [reduce(combine, parts[k * depth : (k + 1) * depth]) for k in range(count)]
@@ -162,7 +192,11 @@ def _runs(numbers: list[int], starts: Container[int]) -> Iterator[tuple[int, int
     while at < len(numbers):
         first, end = numbers[at], at + 1
         step = 0 if numbers[end : end + 1] == [first] else 1
-        while end < len(numbers) and numbers[end] == numbers[end - 1] + step and not (step and numbers[end] in starts):
+        while (
+            end < len(numbers)
+            and numbers[end] == numbers[end - 1] + step
+            and not (step and numbers[end] in starts)
+        ):
             end += 1
         yield first, step, end - at
         at = end

@@ -25,7 +25,9 @@ def is_narrow(graph: Graph) -> bool:
     return any(v.aval.dtype == _NARROW for v in (*graph.inputs, *graph.outputs, *made))
 
 
-def widened(graph: Graph, known: Iterable[Any], state: Iterable[Any]) -> tuple[Graph, dict[Any, Any]]:
+def widened(
+    graph: Graph, known: Iterable[Any], state: Iterable[Any]
+) -> tuple[Graph, dict[Any, Any]]:
     """The graph in float32, and the new values by the old ones; those of the state too, which no equation need read.
 
     Raises:
@@ -38,13 +40,25 @@ def widened(graph: Graph, known: Iterable[Any], state: Iterable[Any]) -> tuple[G
         if atom.aval.dtype != _NARROW:
             return atom
         aval = ShapedArray(atom.aval.shape, _WIDE)
-        return Literal(np.asarray(atom.val, _WIDE), aval) if is_literal(atom) else found.setdefault(atom, Value(aval))
+        return (
+            Literal(np.asarray(atom.val, _WIDE), aval)
+            if is_literal(atom)
+            else found.setdefault(atom, Value(aval))
+        )
 
     def of(params: dict[str, Any]) -> dict[str, Any]:
-        return {k: _WIDE if isinstance(v, np.dtype) and v == _NARROW else v for k, v in params.items()}
+        return {
+            k: _WIDE if isinstance(v, np.dtype) and v == _NARROW else v for k, v in params.items()
+        }
 
     equations = [
-        Equation(e.primitive, tuple(map(wide, e.inputs)), tuple(map(wide, e.outputs)), of(e.params), e.source)
+        Equation(
+            e.primitive,
+            tuple(map(wide, e.inputs)),
+            tuple(map(wide, e.outputs)),
+            of(e.params),
+            e.source,
+        )
         for e in graph.equations
     ]
     inputs, outputs = tuple(map(wide, graph.inputs)), tuple(map(wide, graph.outputs))

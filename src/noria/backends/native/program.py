@@ -25,8 +25,29 @@ from noria.backends.native.expressible import (
     simplified,
     size,
 )
-from noria.backends.native.stages import Apply, Dot, Load, Node, Number, Place, Product, Projection, Stage, Term
-from noria.graph import Equation, Graph, Value, aval_of_total, grouped, is_literal, size_in_bytes, users, values_of
+from noria.backends.native.stages import (
+    Apply,
+    Dot,
+    Load,
+    Node,
+    Number,
+    Place,
+    Product,
+    Projection,
+    Stage,
+    Term,
+)
+from noria.graph import (
+    Equation,
+    Graph,
+    Value,
+    aval_of_total,
+    grouped,
+    is_literal,
+    size_in_bytes,
+    users,
+    values_of,
+)
 
 #: The kinds of buffers that a kernel reads, and of those that it fills, in the order in which it is given them.
 INPUTS, RESULTS = ("shared", "step", "first", "state"), ("next", "emitted", "total")
@@ -124,11 +145,15 @@ class Program:
                 self.places[value] = place
                 self.leaves |= {value}
                 self.stretch.append(value)
-                self.before.append(Projection(equation, self.places[given.value].shifted(given.offset), place))
+                self.before.append(
+                    Projection(equation, self.places[given.value].shifted(given.offset), place)
+                )
             elif uses.get(value) == [None] and value in emitted and not is_literal(row):
                 self._also(row, place)
                 self.stretch.append(row)
-                self.after.append(Projection(equation, place, Place("emitted", emitted.index(value))))
+                self.after.append(
+                    Projection(equation, place, Place("emitted", emitted.index(value)))
+                )
                 given = Load(row, 0, size(row))
             else:
                 continue
@@ -150,7 +175,10 @@ class Program:
 
     def _destinations(self) -> None:
         width = len(self.state)
-        wanted = [Place("next", i) if i < width else Place("emitted", i - width) for i in range(len(self.outputs))]
+        wanted = [
+            Place("next", i) if i < width else Place("emitted", i - width)
+            for i in range(len(self.outputs))
+        ]
         apart = {projection.target for projection in self.after}
         for atom, place in zip(self.outputs, wanted, strict=True):
             if place in apart:
@@ -181,7 +209,9 @@ class Program:
                 yield Term(total, self._record(value), None, row, 0)
             pitch = size(operands[-1])
             for other, column in more[0] if more else ():
-                one, two = (other, value) if pitch == 1 else (value, other)  # one column is the same as one row
+                one, two = (
+                    (other, value) if pitch == 1 else (value, other)
+                )  # one column is the same as one row
                 yield Term(total, self._record(one), self._record(two), row * pitch + column, pitch)
 
     def _pieces(self, atom: Any) -> list[tuple[Any, int]]:
@@ -192,7 +222,11 @@ class Program:
             equation = None if is_literal(atom) else self.maker.get(atom)
             if equation is not None and equation.name == "concatenate":
                 todo += reversed([(piece, start + first) for piece, first in pieces_of(equation)])
-            elif equation is not None and equation.name in MOVES and size(equation.inputs[0]) == size(atom):
+            elif (
+                equation is not None
+                and equation.name in MOVES
+                and size(equation.inputs[0]) == size(atom)
+            ):
                 todo.append((equation.inputs[0], start))
             else:
                 found.append((atom, start))
@@ -209,11 +243,19 @@ class Program:
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
-    def look(self, atom: Any, offset: int, extent: int, opened: Callable[[Any], bool] = lambda value: False) -> Node:
+    def look(
+        self,
+        atom: Any,
+        offset: int,
+        extent: int,
+        opened: Callable[[Any], bool] = lambda value: False,
+    ) -> Node:
         """What ``atom`` is at ``extent`` features from ``offset`` on; ``opened`` values as computed, though they are stored."""
         while not is_literal(atom):
             extent = min(extent, size(atom))  # one number is the same for all features
-            if atom in self.places and not (self._in_one_pass(atom, offset, extent) and opened(atom)):
+            if atom in self.places and not (
+                self._in_one_pass(atom, offset, extent) and opened(atom)
+            ):
                 return Load(atom, offset, extent)
             equation = self.maker[atom]
             if equation.name in MOVES:
@@ -225,7 +267,10 @@ class Program:
             elif equation.name == "dot_general":
                 return Product(equation, offset)
             else:
-                return Apply(equation, tuple((a, offset if size(a) == size(atom) else 0) for a in equation.inputs))
+                return Apply(
+                    equation,
+                    tuple((a, offset if size(a) == size(atom) else 0) for a in equation.inputs),
+                )
         return Number(atom.val, atom.aval.dtype)
 
     def _in_one_pass(self, atom: Any, offset: int, extent: int) -> bool:
@@ -233,7 +278,9 @@ class Program:
         alike = atom not in self.leaves and offset == 0 and size(atom) == extent
         return alike and self.maker[atom].name not in ("concatenate", *REDUCTIONS)
 
-    def nodes(self, atom: Any, extent: int, opened: Callable[[Any], bool]) -> Iterator[tuple[Any, int, Node]]:
+    def nodes(
+        self, atom: Any, extent: int, opened: Callable[[Any], bool]
+    ) -> Iterator[tuple[Any, int, Node]]:
         """All that is needed for ``atom``, each once, down to what is read."""
         seen, todo = set(), [(atom, 0)]
         while todo:
@@ -308,7 +355,9 @@ class Program:
         depth, width = matrix.aval.shape[along], matrix.aval.shape[1 - along]
         return Dot(row, self.shared.index(weight.value), weight.offset, depth, width, along)
 
-    def _schedule(self, value: Any, stages: dict[tuple[int, int], Stage], levels: dict[Any, int]) -> int:
+    def _schedule(
+        self, value: Any, stages: dict[tuple[int, int], Stage], levels: dict[Any, int]
+    ) -> int:
         """Put the stores of a value into stages; the level from which on it can be read."""
         own = (self.places[value],) if value in self.places else ()
         equation, places = self.maker[value], (*own, *self.also.get(value, ()))
@@ -352,10 +401,16 @@ class Program:
                     if isinstance(node, Product):
                         columns[node] = None
                         users.setdefault((node.equation.outputs[0], node.offset), set()).add(key)
-                    elif isinstance(node, Apply) and node.equation.name in HEAVY and size(value) > 1:
+                    elif (
+                        isinstance(node, Apply) and node.equation.name in HEAVY and size(value) > 1
+                    ):
                         users.setdefault((value, offset), set()).add(key)
             stage.columns = list(columns)
-        return [value for (value, _), keys in users.items() if len(keys) > 1 and value not in self.places]
+        return [
+            value
+            for (value, _), keys in users.items()
+            if len(keys) > 1 and value not in self.places
+        ]
 
 
 def _at(stages: dict[tuple[int, int], Stage], level: int, extent: int) -> Stage:

@@ -9,7 +9,17 @@ go. So a kernel can be released when nobody holds it, and not before. None of th
 from llvmlite import ir
 
 from noria.backends.native.frame import HANDLER, NULL, Frame, address_of
-from noria.backends.native.instructions import I32, I64, POINTER, VOID, Callee, at, declared, i64, loop
+from noria.backends.native.instructions import (
+    I32,
+    I64,
+    POINTER,
+    VOID,
+    Callee,
+    at,
+    declared,
+    i64,
+    loop,
+)
 from noria.backends.native.structures import (
     CallFrame,
     DestroyArgs,
@@ -112,14 +122,19 @@ class Resident(Frame):
         start, length = self.function("find", POINTER, POINTER, I64)
         b = self.b
         first, size = self._read("records"), i64(Record.name.size)
-        before, (look, compare, further, found, none) = b.block, (b.append_basic_block() for _ in range(5))
+        before, (look, compare, further, found, none) = (
+            b.block,
+            (b.append_basic_block() for _ in range(5)),
+        )
         b.cbranch(b.icmp_signed("==", length, size), look, none)
         b.position_at_end(look)
         record = b.phi(POINTER)
         record.add_incoming(first, before)
         b.cbranch(b.icmp_unsigned("==", record, NULL), none, compare)
         b.position_at_end(compare)
-        differ = b.call(declared(self.module, "memcmp", I32, POINTER, POINTER, I64), [record, start, size])
+        differ = b.call(
+            declared(self.module, "memcmp", I32, POINTER, POINTER, I64), [record, start, size]
+        )
         b.cbranch(b.icmp_signed("==", differ, ir.Constant(I32, 0)), found, further)
         b.position_at_end(further)
         record.add_incoming(self.field(record, Record, "next"), further)
@@ -178,11 +193,15 @@ class Resident(Frame):
         self.answer_version()
         count = self.field(frame, CallFrame, "attributes", "count", kind=I64)
         self.fail_if(b.icmp_signed("!=", count, i64(1)), "expected one attribute, its name")
-        kinds, items = (self.field(frame, CallFrame, "attributes", name) for name in ("kinds", "items"))
+        kinds, items = (
+            self.field(frame, CallFrame, "attributes", name) for name in ("kinds", "items")
+        )
         is_text = b.icmp_signed("==", b.load(kinds, typ=I32, align=4), ir.Constant(I32, _STRING))
         self.fail_if(b.not_(is_text), "its name is not a string")
         text = b.load(items, typ=POINTER, align=8)
-        record = self._called("find", self.field(text, Text, "start"), self.field(text, Text, "length", kind=I64))
+        record = self._called(
+            "find", self.field(text, Text, "start"), self.field(text, Text, "length", kind=I64)
+        )
         self.fail_if(b.icmp_unsigned("==", record, NULL), _RELEASED)
         is_held = b.icmp_signed("!=", self._called("hold", record), ir.Constant(I32, 0))
         self.fail_if(b.not_(is_held), _RELEASED)
@@ -222,11 +241,15 @@ class Resident(Frame):
         self.fail_if(b.icmp_unsigned("==", job, NULL), "out of memory")
         with loop(b, i64(1), shares):
             argument = self.arguments(ScheduleArgs)
-            self.store(self.field(self.frame, CallFrame, "context"), argument, ScheduleArgs, "context")
+            self.store(
+                self.field(self.frame, CallFrame, "context"), argument, ScheduleArgs, "context"
+            )
             self.store(address_of(self.module.globals["help"]), argument, ScheduleArgs, "task")
             self.store(job, argument, ScheduleArgs, "data")
             error = self.call("schedule", argument)
-            with b.if_then(b.icmp_unsigned("!=", error, NULL)):  # no such thread: the caller does all
+            with b.if_then(
+                b.icmp_unsigned("!=", error, NULL)
+            ):  # no such thread: the caller does all
                 destroy = self.arguments(DestroyArgs)
                 self.store(error, destroy, DestroyArgs, "error")
                 self.call("error_destroy", destroy)

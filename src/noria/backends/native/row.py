@@ -42,7 +42,9 @@ def _key(atom: Any, offset: int) -> tuple[int, int]:
 class Row:
     """The element-wise part of a stage for one block of features of one example."""
 
-    def __init__(self, run: "Run", layout: Layout, row: ir.Value, block: ir.Value, tile: ir.Value | None):
+    def __init__(
+        self, run: "Run", layout: Layout, row: ir.Value, block: ir.Value, tile: ir.Value | None
+    ):
         self.run, self.b, self.lanes = run, run.b, run.plan.lanes
         self.program, self.layout, self.stage = run.program, layout, layout.stage
         self.row, self.tile = row, tile
@@ -97,7 +99,10 @@ class Row:
             if (product, self.vector) in group.products:
                 kind = self.run.plan.vector(product.equation.outputs[0].aval.dtype)
                 item = item_of(product.equation.outputs[0])
-                place = group.place + self.run.plan.place(group, self.counts, product, self.vector) * item
+                place = (
+                    group.place
+                    + self.run.plan.place(group, self.counts, product, self.vector) * item
+                )
                 assert self.tile is not None
                 return self.b.load(at(self.b, self.tile, place), typ=kind, align=item)
         raise AssertionError(product)
@@ -106,11 +111,15 @@ class Row:
         b, dtype, place = self.b, node.value.aval.dtype, self.program.places[node.value]
         kind = in_memory(dtype)
         if node.extent == 1:
-            number = b.load(self.run.address(place, node.offset, self.row), typ=kind, align=item_of(node.value))
+            number = b.load(
+                self.run.address(place, node.offset, self.row), typ=kind, align=item_of(node.value)
+            )
             found = splat(b, number, self.lanes)
         else:
             address = self.run.address(place, b.add(self.at, i64(node.offset)), self.row)
-            found = read(b, address, ir.VectorType(kind, self.lanes), self.count, item_of(node.value))
+            found = read(
+                b, address, ir.VectorType(kind, self.lanes), self.count, item_of(node.value)
+            )
         if dtype.kind == "b":
             found = b.icmp_unsigned("!=", found, constant(found.type, 0))
         return found
@@ -126,6 +135,10 @@ class Row:
         b = self.b
         value = self.value(equation.inputs[0], 0)
         if self.count < self.lanes:
-            value = b.select(mask(self.lanes, self.count), value, constant(value.type, neutral(equation)))
+            value = b.select(
+                mask(self.lanes, self.count), value, constant(value.type, neutral(equation))
+            )
         address = self.run.sum_at(equation, self.row)
-        b.store(combine(b, equation, b.load(address, typ=value.type, align=4), value), address, align=4)
+        b.store(
+            combine(b, equation, b.load(address, typ=value.type, align=4), value), address, align=4
+        )

@@ -55,7 +55,9 @@ _SMALL = 2**15
 _CACHED = 3 * 2**19
 
 
-def reason_against(graph: Graph, known: Sequence[Any], state: Sequence[Any], totals: Sequence[int] = ()) -> str | None:
+def reason_against(
+    graph: Graph, known: Sequence[Any], state: Sequence[Any], totals: Sequence[int] = ()
+) -> str | None:
     """Why there is no native code for a loop here, or ``None`` if there is."""
     if jax.default_backend() != "cpu":
         return f"the device is not a CPU but {jax.default_backend()}"
@@ -107,7 +109,10 @@ def loop(
     try:
         if narrow:
             graph, now = widened(graph, known, state)
-            known, steps = ({now[v]: in_32_bits(a) for v, a in some.items() if v in now} for some in (known, steps))
+            known, steps = (
+                {now[v]: in_32_bits(a) for v, a in some.items() if v in now}
+                for some in (known, steps)
+            )
             state, start = [now[v] for v in state], in_32_bits(start)
             batch_major = {now[v] for v in batch_major if v in now}
         shifted = [v for v in graph.inputs if isinstance(steps.get(v), Shifted)]
@@ -122,12 +127,16 @@ def loop(
     return of_types(outputs, totals, found) if narrow else found
 
 
-def _called(call: "Call", arguments: "Arguments", axes: tuple[int, ...]) -> tuple[list[Any], list[Any], list[Any]]:
+def _called(
+    call: "Call", arguments: "Arguments", axes: tuple[int, ...]
+) -> tuple[list[Any], list[Any], list[Any]]:
     """One example is a batch of one."""
     if len(axes) == 2:
         return call(arguments, axes[0])
     shared, steps, first, start = arguments
-    arguments = Arguments(shared, [a[:, None] for a in steps], [a[None] for a in first], [a[None] for a in start])
+    arguments = Arguments(
+        shared, [a[:, None] for a in steps], [a[None] for a in first], [a[None] for a in start]
+    )
     final, stacked, summed = call(arguments, axes[0])
     return [a[0] for a in final], [a[:, 0] for a in stacked], summed
 
@@ -161,7 +170,12 @@ class Call:
     """
 
     def __init__(
-        self, program: Program, graph: Graph, reverse: bool, totals: tuple[int, ...], batch_major: frozenset[Any]
+        self,
+        program: Program,
+        graph: Graph,
+        reverse: bool,
+        totals: tuple[int, ...],
+        batch_major: frozenset[Any],
     ):
         self.program, self.graph, self.reverse, self.totals = program, graph, reverse, totals
         self.batch_major = batch_major
@@ -194,19 +208,32 @@ class Call:
         counts = tuple(itertools.compress(self.totals, totals))
         width, end = len(self.program.state), len(self.program.outputs)
         operands = itertools.compress(grouped(self.graph.outputs[end:], self.totals), totals)
-        outputs = *self.graph.outputs[:width], *itertools.compress(self.graph.outputs[width:end], stacked)
-        graph = cut_out(self.graph.equations, (*outputs, *itertools.chain(*operands)), self.graph.inputs)
+        outputs = (
+            *self.graph.outputs[:width],
+            *itertools.compress(self.graph.outputs[width:end], stacked),
+        )
+        graph = cut_out(
+            self.graph.equations, (*outputs, *itertools.chain(*operands)), self.graph.inputs
+        )
         shared, steps, shifted = (
             [v for v in some if v in graph.inputs]
             for some in (self.program.shared, self.program.steps, self.program.shifted)
         )
         program = Program(graph, shared, steps, self.program.state, counts, shifted)
-        needs = [kind == "state" or value in graph.inputs for kind in INPUTS for value in self.program.values(kind)]
+        needs = [
+            kind == "state" or value in graph.inputs
+            for kind in INPUTS
+            for value in self.program.values(kind)
+        ]
         return Call(program, graph, self.reverse, counts, self.batch_major), needs
 
-    def _program(self, totals: tuple[int, ...], apart: Callable[[int], bool] = lambda weight: False) -> Program:
+    def _program(
+        self, totals: tuple[int, ...], apart: Callable[[int], bool] = lambda weight: False
+    ) -> Program:
         program = self.program
-        return Program(self.graph, program.shared, program.steps, program.state, totals, program.shifted, apart)
+        return Program(
+            self.graph, program.shared, program.steps, program.state, totals, program.shifted, apart
+        )
 
     def slow(self, *arrays: Any, time: int) -> list[Any]:
         """The same as a scan."""
@@ -231,7 +258,10 @@ class Call:
     def rows(self) -> Rows:
         """Where the batch is."""
         front = {"shared": None, "step": 1, "first": 0, "state": 0}
-        width, stacked = len(self.program.state), len(self.program.outputs) - len(self.program.state)
+        width, stacked = (
+            len(self.program.state),
+            len(self.program.outputs) - len(self.program.state),
+        )
         return Rows(
             [front[kind] for kind in INPUTS for _ in self.program.values(kind)],
             [0] * width + [1] * stacked + [None] * len(self.program.totals),
@@ -243,19 +273,31 @@ class Call:
         if not time * batch:
             return self.slow(*arrays, time=time)
         direct = time * batch <= FEW
-        weights = [dot.depth * dot.width * item_of(e.outputs[0]) for e, dot in self.program.dots.items()]
+        weights = [
+            dot.depth * dot.width * item_of(e.outputs[0]) for e, dot in self.program.dots.items()
+        ]
         apart = not direct and any(is_slow(weight, batch) for weight in weights)
-        program = self._program(self.totals, lambda weight: is_slow(weight, batch)) if apart else self.program
+        program = (
+            self._program(self.totals, lambda weight: is_slow(weight, batch))
+            if apart
+            else self.program
+        )
         shares, by_features = _shares(program, time, batch)
         strided = min(time, batch) > 1 and not by_features
-        plan = Plan(program, isa, by_features, direct, self._batch_major(program) if strided else ())
+        plan = Plan(
+            program, isa, by_features, direct, self._batch_major(program) if strided else ()
+        )
         kept = sum(plan.stretch_widths())
         rows = _RECORDED if self.totals else -(-_KEPT // kept) if kept else time * batch
         stretch = -(-time // min(time, -(-time * batch // rows)))
         scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, stretch),), jnp.uint8)
         sizes = ffi.sizes(time, batch, self.reverse, stretch, shares)
-        given, wanted = ([place in plan.aside for place in program.buffers(kinds)] for kinds in (INPUTS, RESULTS))
-        results = jax.eval_shape(functools.partial(_swapped, which=wanted), self.structs(time, batch))
+        given, wanted = (
+            [place in plan.aside for place in program.buffers(kinds)] for kinds in (INPUTS, RESULTS)
+        )
+        results = jax.eval_shape(
+            functools.partial(_swapped, which=wanted), self.structs(time, batch)
+        )
         kernel = kernels.kernel_of(plan, isa)
         self.kernels[kernel.name] = kernel
         run = jax.ffi.ffi_call(kernels.TARGET, [*results, scratch])
@@ -271,7 +313,9 @@ class Call:
         return [
             place
             for place, value in places
-            if not is_literal(value) and value in self.batch_major and (place.kind, place.number) not in apart
+            if not is_literal(value)
+            and value in self.batch_major
+            and (place.kind, place.number) not in apart
         ]
 
     def _batch(self, arrays: Sequence[Any]) -> int:
@@ -287,10 +331,14 @@ def _shares(program: Program, time: int, batch: int) -> tuple[int, bool]:
     apart = sum(products[projection.equation] for projection in (*program.before, *program.after))
     others = sum(size(v) for e in program.equations if e.name not in MOVES for v in e.outputs) * 4
     step = sum(products.values()) - apart + others
-    rest = apart + sum(2 * size(total) for total in program.totals)  # of a whole stretch, and shared out by features
+    rest = apart + sum(
+        2 * size(total) for total in program.totals
+    )  # of a whole stretch, and shared out by features
     shares = max(1, min(_cores(), time * batch * (step + rest) // _WORTH_A_THREAD))
     work = step * batch // len(program.stages)
-    by_features = batch <= 2 * shares and work > _WORTH_A_STAGE and not any(s.sums for s in program.stages)
+    by_features = (
+        batch <= 2 * shares and work > _WORTH_A_STAGE and not any(s.sums for s in program.stages)
+    )
     if shares > 1 and by_features:
         return shares, True
     return (shares if rest else min(shares, batch)), False
@@ -304,7 +352,9 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call, time: i
     return jax.jvp(functools.partial(call.slow, time=time), tuple(primals), tuple(tangents))
 
 
-def _without_unused(used: list[bool], *, call: Call, time: int) -> tuple[list[bool], list[bool], dict[str, Any]]:
+def _without_unused(
+    used: list[bool], *, call: Call, time: int
+) -> tuple[list[bool], list[bool], dict[str, Any]]:
     """A gradient that nobody wants is not computed; the final state always is."""
     width = len(call.program.state)
     call, needs = call.keeping(used)
@@ -315,8 +365,14 @@ def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, call: Call, time: in
     """One larger batch, or if weights are mapped one call after the other."""
     count = next(a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None)
     mapped = [axis is not None for axis in axes]
-    arrays = [a if axis is None else jnp.moveaxis(a, axis, 0) for a, axis in zip(arrays, axes, strict=True)]
-    (of_shared, of_steps, of_first, of_start), given = call.arguments(mapped), call.arguments(arrays)
+    arrays = [
+        a if axis is None else jnp.moveaxis(a, axis, 0)
+        for a, axis in zip(arrays, axes, strict=True)
+    ]
+    (of_shared, of_steps, of_first, of_start), given = (
+        call.arguments(mapped),
+        call.arguments(arrays),
+    )
     if any(of_shared):
 
         def one(pieces: list[Any]) -> Any:
@@ -333,7 +389,10 @@ def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, call: Call, time: in
     final, stacked, _ = call.open()(Arguments(given.shared, steps, first, start), time)
     final = [a.reshape(count, batch, *a.shape[1:]) for a in final]
     stacked = [a.reshape(time, count, batch, *a.shape[2:]) for a in stacked]
-    stacked, operands = stacked[: len(stacked) - sum(call.totals)], stacked[len(stacked) - sum(call.totals) :]
+    stacked, operands = (
+        stacked[: len(stacked) - sum(call.totals)],
+        stacked[len(stacked) - sum(call.totals) :],
+    )
     totals = [jax.vmap(total, 1)(some) for some in grouped(operands, call.totals)]
     return [*final, *stacked, *totals], [0] * len(final) + [1] * len(stacked) + [0] * len(totals)
 

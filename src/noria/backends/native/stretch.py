@@ -52,10 +52,14 @@ class Stretch:
         self.plan, self.program = plan, plan.program
         function = ir.Function(module, ir.FunctionType(VOID, [POINTER, *[I64] * (SIZES + 4)]), name)
         self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
-        table, time, self.batch, reverse, stretch, begin, end, self.share, self.shares = function.args
+        table, time, self.batch, reverse, stretch, begin, end, self.share, self.shares = (
+            function.args
+        )
         self.buffers = Buffers(b, table, self.program)
         self.fresh = b.icmp_signed("==", begin, i64(0))
-        self.first = b.select(b.icmp_signed("!=", reverse, i64(0)), b.sub(time, end), begin)  # in time
+        self.first = b.select(
+            b.icmp_signed("!=", reverse, i64(0)), b.sub(time, end), begin
+        )  # in time
         self.rows, self.depth = b.mul(stretch, self.batch), b.mul(b.sub(end, begin), self.batch)
         self.arrays = arrays(b, plan, self.buffers, self.batch, stretch)
 
@@ -74,7 +78,10 @@ class Stretch:
     def _project(self, projection: Projection, layout: Layout) -> None:
         """A share of the columns, for all rows."""
         b, (group,) = self.b, layout.groups
-        most, vector = gemm.most_rows(self.plan.registers, len(group.products)), self.plan.group_vector(group)
+        most, vector = (
+            gemm.most_rows(self.plan.registers, len(group.products)),
+            self.plan.group_vector(group),
+        )
         tile, pitch = stack(b, most * layout.pitch, ALIGN), i64(layout.pitch)
         (source, stride), (target, width) = map(self._rows, (projection.source, projection.target))
         whole, item = gemm.bytes_of(vector), gemm.bytes_of(vector) // vector.count
@@ -84,7 +91,9 @@ class Stretch:
             function = gemm.product(b.module, vector, len(self.plan.panel(group, counts)), most)
             with in_tiles(b, self.depth, most) as (start, stop):
                 line, count = at(b, source, b.mul(start, i64(stride))), b.sub(stop, start)
-                b.call(function, [count, line, i64(stride), panel, tile, pitch, i64(group.dot.depth)])
+                b.call(
+                    function, [count, line, i64(stride), panel, tile, pitch, i64(group.dot.depth)]
+                )
                 with loop(b, i64(0), count) as row:
                     found = at(b, tile, b.mul(row, pitch))
                     place = at(b, block, b.mul(b.add(start, row), i64(width)))
@@ -109,7 +118,9 @@ class Stretch:
         b, value = self.b, self.program.records[record]
         number = i64(number) if isinstance(number, int) else number
         return at(
-            b, self.arrays["record", record], b.mul(b.mul(number, self.rows), i64(self.plan.lanes * item_of(value)))
+            b,
+            self.arrays["record", record],
+            b.mul(b.mul(number, self.rows), i64(self.plan.lanes * item_of(value))),
         )
 
     def _shared(self, value: Any) -> Iterator[tuple[ir.Value, int]]:
@@ -127,7 +138,11 @@ class Stretch:
             start, target = self._vectors(term.left, number), at(b, out, b.mul(number, i64(width)))
 
             def step(k: ir.Value, sums: Any) -> list[ir.Value]:
-                return [b.fadd(sums[0], b.load(at(b, start, b.mul(k, i64(width))), typ=vector, align=item))]
+                return [
+                    b.fadd(
+                        sums[0], b.load(at(b, start, b.mul(k, i64(width))), typ=vector, align=item)
+                    )
+                ]
 
             (found,) = fold(b, self.depth, [constant(vector, 0)], step)
             before = b.select(self.fresh, constant(vector, 0), read(b, target, vector, count, item))
@@ -141,9 +156,15 @@ class Stretch:
         assert term.right is not None
         b, plan, lanes = self.b, self.plan, self.plan.lanes
         left, right = self.program.records[term.left], self.program.records[term.right]
-        vector, item, rows = plan.vector(left.aval.dtype), item_of(left), min(lanes, 8 if plan.registers >= 32 else 4)
+        vector, item, rows = (
+            plan.vector(left.aval.dtype),
+            item_of(left),
+            min(lanes, 8 if plan.registers >= 32 else 4),
+        )
         distance, pitch = b.mul(self.rows, i64(lanes * item)), i64(term.pitch * item)
-        for start, groups, width, last in _groups(plan.blocks(right), lanes, size(right) % lanes or lanes):
+        for start, groups, width, last in _groups(
+            plan.blocks(right), lanes, size(right) % lanes or lanes
+        ):
             with loop(b, i64(0), i64(groups)) as group:
                 column = b.add(b.mul(group, i64(width)), i64(start))
                 vectors = self._vectors(term.right, column)
@@ -151,10 +172,17 @@ class Stretch:
                 out = at(b, self.buffers["total", term.total], b.mul(shift, i64(item)))
                 for number, count in self._shared(left):
                     for lane in range(0, count, rows):
-                        function = gemm.accumulate(b.module, vector, min(rows, count - lane), width, last)
+                        function = gemm.accumulate(
+                            b.module, vector, min(rows, count - lane), width, last
+                        )
                         numbers = at(b, self._vectors(term.left, number), lane * item)
-                        target = at(b, out, b.mul(b.add(b.mul(number, i64(lanes)), i64(lane)), pitch))
-                        b.call(function, [numbers, vectors, distance, target, pitch, self.depth, self.fresh])
+                        target = at(
+                            b, out, b.mul(b.add(b.mul(number, i64(lanes)), i64(lane)), pitch)
+                        )
+                        b.call(
+                            function,
+                            [numbers, vectors, distance, target, pitch, self.depth, self.fresh],
+                        )
 
 
 def _groups(count: int, lanes: int, last: int) -> list[tuple[int, int, int, int]]:

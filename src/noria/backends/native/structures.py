@@ -9,7 +9,11 @@ class Head(ctypes.Structure):
 
 
 class Extension(ctypes.Structure):
-    _fields_: ClassVar[Any] = (("struct_size", ctypes.c_size_t), ("kind", ctypes.c_int), ("next", ctypes.c_void_p))
+    _fields_: ClassVar[Any] = (
+        ("struct_size", ctypes.c_size_t),
+        ("kind", ctypes.c_int),
+        ("next", ctypes.c_void_p),
+    )
 
 
 class Version(Head):
@@ -17,7 +21,11 @@ class Version(Head):
 
 
 class Metadata(ctypes.Structure):
-    _fields_: ClassVar[Any] = (("struct_size", ctypes.c_size_t), ("version", Version), ("traits", ctypes.c_uint32))
+    _fields_: ClassVar[Any] = (
+        ("struct_size", ctypes.c_size_t),
+        ("version", Version),
+        ("traits", ctypes.c_uint32),
+    )
 
 
 class MetadataExtension(Extension):
@@ -105,7 +113,9 @@ class Job(ctypes.Structure):
 
     _fields_: ClassVar[Any] = tuple(
         (name, ctypes.c_int64)
-        for name in ("arrived holders shares phases phases_of_stretch perform table time batch reverse stretch").split()
+        for name in (
+            "arrived holders shares phases phases_of_stretch perform table time batch reverse stretch"
+        ).split()
     )
 
 
@@ -140,6 +150,8 @@ def offset_of(kind: Any, *path: str) -> int:
     for name in path:
         total += getattr(kind, name).offset
         kind = next(
-            dict(base._fields_)[name] for base in kind.__mro__ if name in dict(base.__dict__.get("_fields_", ()))
+            dict(base._fields_)[name]
+            for base in kind.__mro__
+            if name in dict(base.__dict__.get("_fields_", ()))
         )
     return total

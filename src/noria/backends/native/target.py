@@ -58,9 +58,15 @@ class NoSuchMachine(Exception):
 
 def available() -> tuple[Isa, ...]:
     """The instruction sets that this machine has, best first."""
-    family = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}.get(platform.machine().lower())
+    family = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}.get(
+        platform.machine().lower()
+    )
     features = llvm.get_host_cpu_features() if family == "x86" else {}
-    return tuple(isa for isa in ISAS.get(family or "", ()) if all(features.get(need) for need in _NEEDS[isa.name]))
+    return tuple(
+        isa
+        for isa in ISAS.get(family or "", ())
+        if all(features.get(need) for need in _NEEDS[isa.name])
+    )
 
 
 def chosen() -> Isa:
@@ -74,7 +80,9 @@ def chosen() -> Isa:
         raise NoSuchMachine(f"there is no native code for a {platform.machine()} processor")
     names = [isa.name for isa in found]
     if asked and asked not in names:
-        raise NoSuchMachine(f"NORIA_NATIVE_ISA={asked!r}; expected one of what this machine has: {', '.join(names)}")
+        raise NoSuchMachine(
+            f"NORIA_NATIVE_ISA={asked!r}; expected one of what this machine has: {', '.join(names)}"
+        )
     return found[names.index(asked)] if asked else found[0]
 
 

@@ -81,7 +81,9 @@ class Crew(_Functions):
 
     def _seat(self, job: ir.Value, share: ir.Value, name: str) -> ir.Value:
         b = self.b
-        shift = b.add(b.mul(share, i64(ctypes.sizeof(Seat))), i64(ctypes.sizeof(Job) + offset_of(Seat, name)))
+        shift = b.add(
+            b.mul(share, i64(ctypes.sizeof(Seat))), i64(ctypes.sizeof(Job) + offset_of(Seat, name))
+        )
         return at(b, job, shift)
 
     def _take(self, job: ir.Value, share: ir.Value, phase: ir.Value) -> ir.Value:
@@ -95,12 +97,16 @@ class Crew(_Functions):
         b = self.b
         with loop(b, i64(0), self._field(job, "shares")) as share:
             done, before = self._seat(job, share, "done"), b.block
-            check, rest, pause, sleep, ready = map(b.append_basic_block, ("check", "rest", "pause", "sleep", "ready"))
+            check, rest, pause, sleep, ready = map(
+                b.append_basic_block, ("check", "rest", "pause", "sleep", "ready")
+            )
             b.branch(check)
             b.position_at_end(check)
             looks = b.phi(I64)
             looks.add_incoming(i64(0), before)
-            b.cbranch(b.icmp_signed("<", b.load_atomic(done, "acquire", 8, typ=I64), phase), rest, ready)
+            b.cbranch(
+                b.icmp_signed("<", b.load_atomic(done, "acquire", 8, typ=I64), phase), rest, ready
+            )
             b.position_at_end(rest)
             more = b.add(looks, i64(1))
             b.cbranch(b.icmp_signed("<", looks, i64(_LOOKS)), pause, sleep)
@@ -120,10 +126,15 @@ class Crew(_Functions):
         b = self.b
         if not _is_x86():
             return lambda: None
-        get, put = (declared(self.module, f"llvm.x86.sse.{name}", VOID, POINTER) for name in ("stmxcsr", "ldmxcsr"))
+        get, put = (
+            declared(self.module, f"llvm.x86.sse.{name}", VOID, POINTER)
+            for name in ("stmxcsr", "ldmxcsr")
+        )
         before, now = stack(b, 4, 16), stack(b, 4, 16)
         b.call(get, [before])
-        b.store(b.or_(b.load(before, typ=I32), ir.Constant(I32, 0x8040)), now)  # flush to zero, denormals are zero
+        b.store(
+            b.or_(b.load(before, typ=I32), ir.Constant(I32, 0x8040)), now
+        )  # flush to zero, denormals are zero
         b.call(put, [now])
 
         def restore() -> None:
@@ -199,7 +210,9 @@ class Crew(_Functions):
         b, perform = self.b, self.module.globals["work"]
         restore = self._with_denormals_as_zero()
         phases = self._field(job, "phases")
-        share = b.add(b.atomic_rmw("add", at(b, job, offset_of(Job, "arrived")), i64(1), "acq_rel"), i64(1))
+        share = b.add(
+            b.atomic_rmw("add", at(b, job, offset_of(Job, "arrived")), i64(1), "acq_rel"), i64(1)
+        )
         look, take, done = (b.append_basic_block(name) for name in ("look", "take", "done"))
         b.branch(look)
         b.position_at_end(look)
@@ -243,7 +256,9 @@ class Phases(_Functions):
                 self._steps(job, table, b.sub(phase, i64(1)), share, shares)
         b.ret_void()
 
-    def _steps(self, job: ir.Value, table: ir.Value, phase: ir.Value, share: ir.Value, shares: ir.Value) -> None:
+    def _steps(
+        self, job: ir.Value, table: ir.Value, phase: ir.Value, share: ir.Value, shares: ir.Value
+    ) -> None:
         """A share of a phase of the loop, or of the totals."""
         b, functions = self.b, self.module.globals
         sizes = [self._field(job, name) for name in ("time", "batch", "reverse", "stretch")]
@@ -254,16 +269,23 @@ class Phases(_Functions):
 
         def advance(number: ir.Value) -> None:
             if not self.plan.by_features:
-                b.call(functions["run"], [table, *sizes, begin, end, *share_of(b, batch, share, shares)])
+                b.call(
+                    functions["run"],
+                    [table, *sizes, begin, end, *share_of(b, batch, share, shares)],
+                )
                 return
             stages = i64(len(self.plan.layouts))
             step = b.add(begin, b.udiv(number, stages))
             with b.if_then(b.icmp_signed("<", step, end)):
-                b.call(functions["run"], [table, *sizes, step, b.urem(number, stages), share, shares])
+                b.call(
+                    functions["run"], [table, *sizes, step, b.urem(number, stages), share, shares]
+                )
 
         before, after = ("prepare" in functions, "finish" in functions)
         done = b.append_basic_block("done")
-        for name, number_of_it in [("prepare", i64(0))] * before + [("finish", b.sub(phases, i64(1)))] * after:
+        for name, number_of_it in [("prepare", i64(0))] * before + [
+            ("finish", b.sub(phases, i64(1)))
+        ] * after:
             with b.if_then(b.icmp_signed("==", number, number_of_it)):
                 b.call(functions[name], [table, *sizes, begin, end, share, shares])
                 b.branch(done)

@@ -56,7 +56,9 @@ FLOAT = Format(
     ln2=numbers("0.693359375 -2.1219444005469e-4"),
     exp=numbers("1.00000596 0.4998708315 0.1675549311 0.03906259082 0.0116694055"),
     exp_nearest=numbers("0.9999997054 0.4999914615 0.1666764005 0.04189838992 0.008290229859"),
-    expm1=numbers("1.000000011 0.4999999811 0.1666650558 0.04166713807 0.008369140006 0.001388887428"),
+    expm1=numbers(
+        "1.000000011 0.4999999811 0.1666650558 0.04166713807 0.008369140006 0.001388887428"
+    ),
     log=numbers("0.666667786 0.3997603383 0.2992685358"),
     sinh=12,
 )
@@ -83,7 +85,9 @@ DOUBLE = Format(
 )
 
 
-def _operator(floating: str, whole: str = "") -> Callable[["Vector", "Vector | float | int"], "Vector"]:
+def _operator(
+    floating: str, whole: str = ""
+) -> Callable[["Vector", "Vector | float | int"], "Vector"]:
     """The builder's method of the name, or that of the second name for integers."""
 
     def operate(self: "Vector", other: "Vector | float | int") -> "Vector":
@@ -137,7 +141,9 @@ class Vector:
 
     def where(self, condition: "Vector", other: "Vector | float | int") -> "Vector":
         """These lanes where the condition holds, else the others."""
-        return Vector(self.builder, self.builder.select(condition.value, self.value, self.like(other)))
+        return Vector(
+            self.builder, self.builder.select(condition.value, self.value, self.like(other))
+        )
 
     def clamp(self, low: float, high: float) -> "Vector":
         """Between the two; NaN stays."""
@@ -145,7 +151,9 @@ class Vector:
         return self.constant(high).where(x.compare(">", high), x)
 
     def intrinsic(self, name: str, *others: "Vector | float | int") -> "Vector":
-        return Vector(self.builder, intrinsic(self.builder, name, self.value, *map(self.like, others)))
+        return Vector(
+            self.builder, intrinsic(self.builder, name, self.value, *map(self.like, others))
+        )
 
     def fma(self, factor: "Vector | float | int", term: "Vector | float | int") -> "Vector":
         """The product with the factor plus the term, in one rounding where the machine has that."""

@@ -56,7 +56,13 @@ USUAL = ("noria", "plain", "torch", "flax", "keras", "onnx")
 
 def versions(peers: list[str]) -> dict[str, str]:
     """Of the packages that these peers need, and of those that Noria needs to compute."""
-    packages = ["noria", "jax", "jaxlib", "numpy", *(p for name in peers for p in PEERS[name].packages)]
+    packages = [
+        "noria",
+        "jax",
+        "jaxlib",
+        "numpy",
+        *(p for name in peers for p in PEERS[name].packages),
+    ]
     return {package: version(package) for package in packages}
 
 

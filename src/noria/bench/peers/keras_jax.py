@@ -18,9 +18,13 @@ LAYERS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layer
 def make(work: Work) -> Task:
     if work.cell not in LAYERS or work.mode == "step":
         raise Unsupported("no such layer")
-    layer = LAYERS[work.cell](work.shape.hidden, return_sequences=True, return_state=True, unroll=False)
+    layer = LAYERS[work.cell](
+        work.shape.hidden, return_sequences=True, return_state=True, unroll=False
+    )
     layer.build((work.shape.batch, work.shape.time, work.shape.inputs))
-    trained, fixed = ([v.value for v in vs] for vs in (layer.trainable_variables, layer.non_trainable_variables))
+    trained, fixed = (
+        [v.value for v in vs] for vs in (layer.trainable_variables, layer.non_trainable_variables)
+    )
 
     def run(trained: Any, xs: Any) -> Any:
         (ys, *state), _ = layer.stateless_call(trained, fixed, xs)

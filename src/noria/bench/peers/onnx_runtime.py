@@ -33,16 +33,24 @@ def build(work: Work) -> tuple[bytes, int]:
     def draw(*shape: int) -> Any:
         return (rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
 
-    arrays = {"W": draw(1, rows, inputs), "R": draw(1, rows, hidden), "B": np.zeros((1, 2 * rows), np.float32)}
+    arrays = {
+        "W": draw(1, rows, inputs),
+        "R": draw(1, rows, hidden),
+        "B": np.zeros((1, 2 * rows), np.float32),
+    }
     results = ["Y", "Y_h", "Y_c"][: 3 if work.cell == "lstm" else 2]
     reset = {"linear_before_reset": 1} if work.cell == "gru" else {}
     node = helper.make_node(work.cell.upper(), ["X", *arrays], results, hidden_size=hidden, **reset)
 
     def info(name: str) -> Any:
-        shape = {"X": (time, batch, inputs), "Y": (time, 1, batch, hidden)}.get(name, (1, batch, hidden))
+        shape = {"X": (time, batch, inputs), "Y": (time, 1, batch, hidden)}.get(
+            name, (1, batch, hidden)
+        )
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    graph = helper.make_graph([node], work.cell, [info("X")], [info(name) for name in results], constants)
+    graph = helper.make_graph(
+        [node], work.cell, [info("X")], [info(name) for name in results], constants
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     return model.SerializeToString(), arrays["W"].size + arrays["R"].size

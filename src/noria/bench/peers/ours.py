@@ -14,16 +14,22 @@ from noria.bench.peers import Task
 
 
 def make(work: Work, backend: str) -> Task:
-    layer = nr.Recurrence(cells.make(work.cell, work.shape.inputs, work.shape.hidden), backend=backend)
+    layer = nr.Recurrence(
+        cells.make(work.cell, work.shape.inputs, work.shape.hidden), backend=backend
+    )
     weights = sum(leaf.size for leaf in jtu.tree_leaves(layer) if leaf.ndim == 2)
     if work.mode == "step":
         state, x = layer.initial_state(), jnp.asarray(work.inputs()[0, 0])
         step = jax.jit(lambda state, x: layer.step(state, x))
         return Task(lambda: jax.block_until_ready(step(state, x)), weights)
-    return Task(call(work, lambda layer, xs: layer.scan(None, xs)[::-1], layer, time_major=False), weights)
+    return Task(
+        call(work, lambda layer, xs: layer.scan(None, xs)[::-1], layer, time_major=False), weights
+    )
 
 
-def call(work: Work, run: Callable[..., Any], model: Any, time_major: bool = True) -> Callable[[], Any]:
+def call(
+    work: Work, run: Callable[..., Any], model: Any, time_major: bool = True
+) -> Callable[[], Any]:
     """For any library on JAX: ``run(model, xs) -> (outputs, state)`` compiled, with a gradient in training."""
     xs = jnp.asarray(work.inputs(time_major))
 

@@ -46,7 +46,9 @@ def matmul(size: int) -> Callable[[], Any]:
 class Loop(torch.nn.Module):
     """``step(parameters, state, x) -> state`` for each of the steps; the first array of a state is the output."""
 
-    def __init__(self, step: Callable[..., Any], states: int, shapes: str, inputs: int, hidden: int):
+    def __init__(
+        self, step: Callable[..., Any], states: int, shapes: str, inputs: int, hidden: int
+    ):
         super().__init__()
         self.step, self.states, self.hidden = step, states, hidden
         sizes = {"n": inputs, "m": hidden, "2m": 2 * hidden, "4m": 4 * hidden}
@@ -68,7 +70,11 @@ class Loop(torch.nn.Module):
 
 def layer_norm_lstm(p: Any, state: Any, x: Any) -> Any:
     h, c = state
-    gates = normalised(F.linear(x, p["W"]), p["gain_x"]) + normalised(F.linear(h, p["U"]), p["gain_h"]) + p["b"]
+    gates = (
+        normalised(F.linear(x, p["W"]), p["gain_x"])
+        + normalised(F.linear(h, p["U"]), p["gain_h"])
+        + p["b"]
+    )
     i, f, g, o = gates.chunk(4, -1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(normalised(c, p["gain_c"])), c

@@ -43,7 +43,7 @@ MODES: dict[str, Any] = {
 
 
 def main() -> None:
-    log, seconds = logging.getLogger("noria.backends.native.kernels"), Seconds()
+    log, seconds = logging.getLogger("noria.backends.native.runtime.kernels"), Seconds()
     log.setLevel(logging.DEBUG)
     log.addHandler(seconds)
     print(

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 import noria as nr
-from noria.backends.native import kernels
+from noria.backends.native.runtime import kernels
 
 HIDDEN = 8, 12, 16, 24, 32
 

@@ -69,16 +69,17 @@ def _programs_are_given_up():
 @pytest.fixture
 def plans(monkeypatch):
     """The native kernels that are made from now on."""
-    from noria.backends.native import layout, run
+    from noria.backends.native import primitive
+    from noria.backends.native.plan import tiling
 
     found = []
 
-    class Spied(layout.Plan):
+    class Spied(tiling.KernelPlan):
         def __init__(self, *args: Any):
             super().__init__(*args)
             found.append(self)
 
-    monkeypatch.setattr(run, "Plan", Spied)
+    monkeypatch.setattr(primitive, "KernelPlan", Spied)
     return found
 
 

@@ -14,7 +14,7 @@ import pytest
 from models import AUTO, CELLS, assert_close, make_cell, random
 
 import noria as nr
-from noria.backends import LOOPS
+from noria.backends import LOOP_BACKENDS
 from noria.compiler.run import Options, take_apart
 from noria.compiler.trace import Steps, trace
 
@@ -218,7 +218,7 @@ def test_tracing_and_splitting_a_gru_is_quick():
     durations = []
     for _ in range(5):
         began = time.perf_counter()
-        take_apart(trace(cell, cell.initial_state(), step), 8, LOOPS["scan"], Options())
+        take_apart(trace(cell, cell.initial_state(), step), 8, LOOP_BACKENDS["scan"], Options())
         durations.append(time.perf_counter() - began)
     assert sorted(durations)[2] < 0.15
 
@@ -227,9 +227,9 @@ def test_tracing_and_splitting_a_gru_is_quick():
 
 
 def temporary_bytes(layer: Any, xs: Any) -> int:
-    last = lambda layer, xs: sum(
-        jnp.sum(leaf**2) for leaf in jtu.tree_leaves(layer.scan(None, xs)[0])
-    )  # noqa: E731
+    def last(layer: Any, xs: Any) -> Any:
+        return sum(jnp.sum(leaf**2) for leaf in jtu.tree_leaves(layer.scan(None, xs)[0]))
+
     analysis: Any = jax.jit(jax.grad(last)).lower(layer, xs).compile().memory_analysis()
     return analysis.temp_size_in_bytes
 

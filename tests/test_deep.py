@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import noria as nr
-from noria.backends.native import program
-from noria.backends.native.expressible import MOST_EQUATIONS
+from noria.backends.native.lower.legalize import MOST_EQUATIONS
+from noria.backends.native.plan import schedule
 from noria.compiler.split import narrow
-from noria.graph import cut_out, graph_of
+from noria.ir.build import graph_of
+from noria.ir.passes import extract
 
 
 def chain(h: Any, x: Any, count: int = 500) -> Any:
@@ -129,9 +130,9 @@ def test_linear_steps_are_found(cell):
 def test_what_is_longer_runs_as_a_scan(monkeypatch):
     """LLVM's time grows faster than the code, so that there is a limit."""
     assert (
-        program.MOST_EQUATIONS == MOST_EQUATIONS > 3500
+        schedule.MOST_EQUATIONS == MOST_EQUATIONS > 3500
     )  # those of the reverse loop of a thousand
-    monkeypatch.setattr(program, "MOST_EQUATIONS", 30)
+    monkeypatch.setattr(schedule, "MOST_EQUATIONS", 30)
     layer = nr.Recurrence(lambda h, x: chain(h, x, 16), jnp.zeros(2))
     found = nr.explain(layer, jnp.ones((2, 2)))
     assert found.backend == "scan"
@@ -154,7 +155,7 @@ def test_slices_are_moved_through_a_long_chain():
 
     early, _, _ = graph_of(before, jnp.ones(4))
     late, _, _ = graph_of(lambda a: (a[:2], a[2:]), jnp.ones(4))
-    late = cut_out(late.equations, late.outputs, late.inputs)
+    late = extract(late.equations, late.outputs, late.inputs)
     early = type(early)(
         early.inputs,
         late.inputs,

@@ -11,11 +11,11 @@ import pytest
 from models import assert_close, cotangents, make_cell, random, random_like
 
 import noria as nr
-from noria.backends.associative import CHUNK, linear_recurrence
 from noria.compiler import linear
 from noria.compiler.linear import NotLinear, affine
 from noria.compiler.split import split
 from noria.compiler.trace import Steps, trace
+from noria.ops.linear_recurrence import CHUNK, linear_recurrence
 
 SIZE, TIME = 3, 5
 LENGTHS = jnp.array([5, 0, 3])
@@ -232,7 +232,7 @@ def force(monkeypatch: Any, parallel: bool, chunk: int = CHUNK) -> None:
     def forced(a: Any, b: Any, start: Any, reverse: bool, _: Any) -> Any:
         return linear_recurrence(a, b, start, reverse, parallel)
 
-    monkeypatch.setattr("noria.backends.associative.CHUNK", chunk)
+    monkeypatch.setattr("noria.ops.linear_recurrence.CHUNK", chunk)
     monkeypatch.setattr(linear, "linear_recurrence", forced)
     jax.clear_caches()
 
@@ -309,7 +309,7 @@ def test_chunk_borders(parallel, reverse, time, dtype):
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.complex128])
 def test_derivatives_of_first_and_second_order(monkeypatch, parallel, reverse, dtype):
     """Against a loop written out, which JAX differentiates by itself."""
-    monkeypatch.setattr("noria.backends.associative.CHUNK", 2)
+    monkeypatch.setattr("noria.ops.linear_recurrence.CHUNK", 2)
     jax.clear_caches()
     arrays = [random(i, 5, 2) for i in range(4)]
     if dtype is jnp.complex128:

@@ -17,7 +17,8 @@ from agreement import TOLERANCE, check_native, scanned
 from models import AUTO, assert_close, make_cell, random, random_like
 
 import noria as nr
-from noria.backends.native import target
+from noria.backends.native import machine
+from noria.backends.native.runtime import target
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
@@ -133,7 +134,7 @@ def test_no_step_and_one(batch, time, reverse):
 
 
 @pytest.mark.covered(1)
-@pytest.mark.parametrize("name", [isa.name for family in target.ISAS.values() for isa in family])
+@pytest.mark.parametrize("name", [isa.name for family in machine.ISAS.values() for isa in family])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("cell", ["mixing", "lstm"])
 def test_each_instruction_set(name, dtype, cell, monkeypatch):
@@ -312,9 +313,9 @@ def test_vmap(name, cell):
         return layer.scan(None, xs), jtu.tree_leaves(jax.grad(loss, argnums=(0, 1))(layer, xs))
 
     def alone(n: int) -> Any:
-        pick = lambda tree, axis: (
-            tree if axis is None else jtu.tree_map(lambda a: jnp.take(a, n, axis), tree)
-        )  # noqa: E731
+        def pick(tree: Any, axis: Any) -> Any:
+            return tree if axis is None else jtu.tree_map(lambda a: jnp.take(a, n, axis), tree)
+
         return jax.jit(each)(nr.with_backend(pick(layers, axes[0]), "scan"), pick(xs, axes[1]))
 
     found = jax.jit(jax.vmap(each, in_axes=axes))(layers, xs)

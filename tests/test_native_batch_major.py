@@ -12,7 +12,8 @@ from agreement import by_scan, scanned
 from models import AUTO, CELLS, assert_close, make_cell, random
 
 import noria as nr
-from noria.backends.native import layout, run
+from noria.backends.native import primitive
+from noria.backends.native.plan import tiling
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
@@ -25,7 +26,7 @@ def check(
     assert [bool(plan.aside) for plan in plans] == [True, layer.save == "gates"]
     assert_close(found, by_scan(layer, xs, **options), tolerance)
     with monkeypatch.context() as patch:
-        patch.setattr(run.Call, "_batch_major", lambda call, program: [])
+        patch.setattr(primitive.Call, "_batch_major", lambda call, program: [])
         jtu.tree_map(np.testing.assert_array_equal, found, scanned(layer, xs, **options))
 
 
@@ -58,10 +59,10 @@ def test_odd_sizes(shape, dtype, monkeypatch, plans):
 @pytest.mark.parametrize("cores", [1, 2])
 def test_any_number_of_steps_at_a_time(bytes_of_an_example, cores, monkeypatch, plans):
     """One, a few, more than there are; and each thread takes its own examples."""
-    monkeypatch.setattr(layout, "_RUN", bytes_of_an_example)
-    monkeypatch.setattr(run, "_cores", lambda: cores)
-    monkeypatch.setattr(run, "_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(run, "_RECORDED", 40)
+    monkeypatch.setattr(tiling, "_RUN", bytes_of_an_example)
+    monkeypatch.setattr(primitive, "_cores", lambda: cores)
+    monkeypatch.setattr(primitive, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(primitive, "_RECORDED", 40)
     check(monkeypatch, plans, nr.Recurrence(make_cell("gru", 4, 9)), random(3, 8, 23, 4))
 
 

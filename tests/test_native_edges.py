@@ -17,7 +17,7 @@ import noria as nr
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
-from noria.backends.native.elementwise import ELEMENTWISE  # noqa: E402
+from noria.backends.native.codegen.elementwise import ELEMENTWISE  # noqa: E402
 
 TYPES = ("int8", "int32", "int64", "uint8", "uint32", "bool", "float32", "float64")
 

@@ -16,7 +16,8 @@ pytest.importorskip("llvmlite")
 
 from llvmlite import ir
 
-from noria.backends.native import maths, target
+from noria.backends.native.codegen import maths
+from noria.backends.native.runtime import target
 
 WIDER = {np.dtype("f4"): np.float64, np.dtype("f8"): np.longdouble}
 ISAS = target.available()

@@ -16,7 +16,8 @@ from models import AUTO, random
 from test_native_process import answer
 
 import noria as nr
-from noria.backends.native import kernels, run
+from noria.backends.native import primitive
+from noria.backends.native.runtime import kernels
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
@@ -143,7 +144,7 @@ def test_a_serialized_program(eventually):
 def test_kernels_that_many_threads_take_and_give_up(plans, eventually):
     """One thread compiles a kernel, another gives it up at that moment, and a third runs it."""
     jax.jit(loss).lower(LAYER, XS)
-    isa = run.chosen()
+    isa = primitive.chosen()
 
     def take(n: int) -> None:
         for _ in range(20):

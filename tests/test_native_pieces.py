@@ -10,9 +10,10 @@ from models import random
 
 pytest.importorskip("llvmlite")
 
-from noria.backends.native import pieces
-from noria.backends.native.expressible import NotExpressible, is_expressible, simplified
-from noria.graph import Graph, build
+from noria.backends.native.lower import small_matrices
+from noria.backends.native.lower.legalize import UnsupportedEquation, has_native_code, legalized
+from noria.ir.build import build
+from noria.ir.graph import Graph
 
 a, b, c = random(0, 3, 4), random(1, 4, 3), random(2, 2, 3, 4)
 v, w, n = random(3, 3), random(4, 4), jnp.arange(12).reshape(3, 4)
@@ -67,12 +68,12 @@ def graph_of(function: Any, *arrays: Any) -> Graph:
 @pytest.mark.parametrize("weights", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_from_rows(name, weights, monkeypatch):
-    monkeypatch.setattr(pieces, "MOST", 64)
+    monkeypatch.setattr(small_matrices, "MOST", 64)
     function, *arrays = CASES[name]
     graph = graph_of(function, *arrays)
     constants = [v for v, is_constant in zip(graph.inputs, weights, strict=False) if is_constant]
-    found = simplified(graph, constants)
-    assert all(map(is_expressible, found.equations))
+    found = legalized(graph, constants)
+    assert all(map(has_native_code, found.equations))
     for one, two in zip(found(arrays), graph(arrays), strict=True):
         assert one.dtype == two.dtype
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-14, strict=True)
@@ -92,15 +93,15 @@ def test_the_same_from_rows(name, weights, monkeypatch):
 def test_what_is_left_to_xla(function, arrays):
     """Large matrices, products of whole numbers or over several axes, and what is empty."""
     graph = graph_of(function, *arrays)
-    with pytest.raises(NotExpressible, match="there is no native code for"):
-        simplified(graph, ())
+    with pytest.raises(UnsupportedEquation, match="there is no native code for"):
+        legalized(graph, ())
 
 
 def test_branches():
     graph = graph_of(
         lambda k, v: jax.lax.switch(k, [jnp.sin, jnp.cos, jnp.tanh], v), jnp.int32(0), v
     )
-    found = simplified(graph, ())
-    assert all(map(is_expressible, found.equations))
+    found = legalized(graph, ())
+    assert all(map(has_native_code, found.equations))
     for k in map(jnp.int32, (-1, 0, 1, 2, 3)):
         np.testing.assert_allclose(found([k, v])[0], graph([k, v])[0], rtol=0, atol=1e-14)

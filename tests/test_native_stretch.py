@@ -15,7 +15,7 @@ import noria as nr
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
-RUN = "noria.backends.native.run."
+RUN = "noria.backends.native.primitive."
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_threads(cores, batch, plans, monkeypatch):
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "sse"])
 def test_instruction_sets(isa, plans, monkeypatch):
-    from noria.backends.native.target import available
+    from noria.backends.native.runtime.target import available
 
     if isa not in [one.name for one in available()]:
         pytest.skip(f"this machine has no {isa}")
@@ -100,7 +100,7 @@ def test_lengths_and_resets_and_slices_of_the_input(plans):
 
 def test_small_weights_and_large_batches_stay_in_the_step(monkeypatch):
     """What is apart follows from the size of the weights and of the batch."""
-    from noria.backends.native.run import is_slow
+    from noria.backends.native.primitive import is_slow
 
     assert is_slow(2**18, 1)
     assert is_slow(2**18, 4)

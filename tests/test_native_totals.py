@@ -21,7 +21,7 @@ import noria as nr
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
-RUN = "noria.backends.native.run."
+RUN = "noria.backends.native.primitive."
 
 
 class Everything(nr.Cell):
@@ -105,16 +105,16 @@ def tuned(monkeypatch):
 @pytest.fixture
 def plans(monkeypatch):
     """Of each kernel that is made from now on: whether features are shared out, and how many totals there are."""
-    from noria.backends.native.layout import Plan
+    from noria.backends.native.plan.tiling import KernelPlan
 
     found = []
 
     def spy(*args: Any) -> Any:
-        plan = Plan(*args)
+        plan = KernelPlan(*args)
         found.append((plan.by_features, len(plan.program.totals)))
         return plan
 
-    monkeypatch.setattr(RUN + "Plan", spy)
+    monkeypatch.setattr(RUN + "KernelPlan", spy)
     return found
 
 

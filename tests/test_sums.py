@@ -11,8 +11,9 @@ import pytest
 from models import make_cell
 
 import noria as nr
-from noria.evaluate import evaluate, spread
-from noria.graph import graph_of, named
+from noria.ir.build import graph_of
+from noria.ir.evaluate import evaluate, spread
+from noria.ir.graph import env_of
 
 KEY = jax.random.key(0)
 DTYPES = {"bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -154,7 +155,7 @@ def test_values_of_16_bits_are_not_rounded_otherwise():
 
     graph, _, _ = graph_of(step, bias, matrix, values[0])
     found = evaluate(
-        graph, named(graph.inputs[:2], [bias, matrix]), named(graph.inputs[2:], [values]), (5,)
+        graph, env_of(graph.inputs[:2], [bias, matrix]), env_of(graph.inputs[2:], [values]), (5,)
     )
     expected = jax.vmap(step, in_axes=(None, None, 0), axis_size=5)(bias, matrix, values)
     for a, b in zip(found, expected, strict=True):

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria.backends.native.expressible import NotExpressible, simplified
-from noria.graph import Graph, Unsupported, graph_of
+from noria.backends.native.lower.legalize import UnsupportedEquation, legalized
+from noria.ir.build import Unsupported, graph_of
+from noria.ir.graph import Graph
 
 X = jnp.linspace(0.1, 0.9, 4)
 
@@ -44,8 +45,8 @@ def without_code(function: Callable[..., Any], *args: Any) -> set[str]:
         if not equation.inputs:  # such as iota: made once, before the loop
             continue
         try:
-            simplified(Graph(equation.inputs, equation.outputs, (equation,)), [])
-        except NotExpressible:
+            legalized(Graph(equation.inputs, equation.outputs, (equation,)), [])
+        except UnsupportedEquation:
             found.add(equation.name)
     return found
 

@@ -651,9 +651,11 @@ def test_the_loop_of_the_gradient_is_machine_code_too(name):
 
 def gradient(cell: Any, start: jax.Array, time: int = 1) -> Any:
     """Of the sum of the final state, for an input of ones."""
-    run = lambda cell: (
-        nr.Recurrence(cell, start, backend="scan").scan(None, jnp.ones((time, IN)))[0].sum()
-    )  # noqa: E731
+
+    def run(cell: Any) -> Any:
+        layer = nr.Recurrence(cell, start, backend="scan")
+        return layer.scan(None, jnp.ones((time, IN)))[0].sum()
+
     return jax.grad(run)(cell)
 
 

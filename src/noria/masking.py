@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int32, Integer
 
 from noria._errors import as_given, known
 from noria._jax import Tracer
-from noria.evaluate import spread
+from noria.ir.evaluate import spread
 
 
 def within(numbers: Integer[Array, "*shape"], low: int, high: int) -> Int32[Array, "*shape"]:

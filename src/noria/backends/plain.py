@@ -10,7 +10,7 @@ import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.cells.base import advance
-from noria.evaluate import mapped, narrowed, of_one, widened
+from noria.ir.evaluate import mapped, narrowed, of_one, widened
 from noria.masking import keep_valid, valid_steps, where
 
 

@@ -13,7 +13,7 @@ import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.cells.base import emit
-from noria.evaluate import narrowed, of_one, widened
+from noria.ir.evaluate import narrowed, of_one, widened
 
 
 def run(

@@ -7,15 +7,16 @@ from typing import Any
 import jax
 
 from noria._jax import is_symbolic
-from noria.evaluate import evaluate, is_narrow
-from noria.graph import Equation, Graph, Known, Shifted, grouped, named, total
+from noria.backends.base import PreviousStep, grouped, total
+from noria.ir.evaluate import evaluate, is_narrow
+from noria.ir.graph import Env, Equation, Graph, env_of
 
 
 def loop(
     graph: Graph,
-    known: Known,
+    known: Env,
     state: Sequence[Any],
-    steps: Known,
+    steps: Env,
     start: list[Any],
     axes: tuple[Any, ...],
     reverse: bool,
@@ -29,11 +30,13 @@ def loop(
     }  # once
 
     def body(carry: list[Any], step: list[Any]) -> tuple[list[Any], list[Any]]:
-        varying = named(state, carry) | named(names, step)
+        varying = env_of(state, carry) | env_of(names, step)
         outputs = evaluate(graph, known, varying, axes[1:])
         return outputs[: len(state)], outputs[len(state) :]
 
-    read = [steps[v].whole(reverse) if isinstance(steps[v], Shifted) else steps[v] for v in names]
+    read = [
+        steps[v].whole(reverse) if isinstance(steps[v], PreviousStep) else steps[v] for v in names
+    ]
     length = None if read else axes[0]  # where there is an array, its size may be symbolic
     final, stacked = jax.lax.scan(body, start, read, length=length, reverse=reverse)
     emitted = len(stacked) - sum(totals)
@@ -41,7 +44,7 @@ def loop(
     return final, stacked[:emitted], summed
 
 
-def lifts(equation: Equation, given: Sequence[Any], batch: Any, light: bool) -> bool:
+def should_hoist(equation: Equation, given: Sequence[Any], batch: Any, light: bool) -> bool:
     """Whether to lift a product of the input. Either way its gradient is one product after the loop.
 
     Measured on CPUs: from about a hundred examples on, a deep product runs as fast inside of the loop as outside,

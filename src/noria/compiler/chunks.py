@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 
 from noria._jax import SymbolicZero, aligned, is_symbolic
 from noria.compiler.cotangents import arrays_of, choose, instantiate, put, spread
-from noria.evaluate import narrowed, widened
+from noria.ir.evaluate import narrowed, widened
 
 #: Bytes of lifted values up to which a whole sequence is lifted at once when no derivative is taken. Beyond it memory is
 #: no longer recycled between calls, and touching fresh pages costs as much as the arithmetic.

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noria.backends.native import is_expressible, reason_against
-from noria.compiler.derivative import derive, summed
-from noria.compiler.frontier import LIGHT, STRUCTURAL
+from noria.backends.native import has_native_code, unsupported_reason
 from noria.compiler.linear import is_linear
+from noria.compiler.min_cut import LIGHT, STRUCTURAL
 from noria.compiler.run import Choice, Program, listening
-from noria.graph import Equation, Graph, is_inexact, is_literal, origin, size_in_bytes
+from noria.compiler.vjp import derive, summed
+from noria.ir.graph import Equation, Graph, is_inexact, is_literal, size_in_bytes
+from noria.ir.source import origin
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _explanation(
             (*parts.parameters, *derivative.constants),
             sum(map(is_inexact, parts.next_state)),
         )
-        back = summed(derivative, is_expressible)
+        back = summed(derivative, has_native_code)
         for loop, graph, state, totals in (
             ("forward loop, when a gradient is taken,", derivative.forward, parts.state, ()),
             (
@@ -212,7 +213,7 @@ def _explanation(
                 [count for _, count in back.totals],
             ),
         ):
-            against = reason_against(graph, known, state, totals)
+            against = unsupported_reason(graph, known, state, totals)
             if against is not None:
                 choice = choice._replace(
                     reason=f"{choice.reason}; the {loop} runs as a scan, since {against}"

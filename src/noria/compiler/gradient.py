@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._jax import SymbolicZero, is_symbolic
-from noria.backends import LoopBackend
+from noria.backends.base import LoopBackend, PreviousStep
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
-from noria.compiler.contact import cotangent_array
 from noria.compiler.cotangents import add, arrays_of, choose, instantiate, or_zeros, put, spread
-from noria.compiler.derivative import Derivative, derive, summed
+from noria.compiler.param_use import cotangent_array
 from noria.compiler.split import Split, narrow
-from noria.evaluate import evaluate, narrowed, widened
-from noria.graph import Graph, Known, Shifted, cut_out, is_inexact, named, size_in_bytes, values_of
+from noria.compiler.vjp import Derivative, derive, summed
+from noria.ir.evaluate import evaluate, narrowed, widened
+from noria.ir.graph import Env, Graph, env_of, is_inexact, size_in_bytes, values_of
+from noria.ir.passes import extract
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +34,9 @@ class Loop:
     def forward(
         self,
         graph: Graph,
-        known: Known,
+        known: Env,
         state: Sequence[Any],
-        steps: Known,
+        steps: Env,
         start: list[Any],
         batch_major: Set[Any],
     ) -> tuple[list[Any], list[Any]]:
@@ -48,9 +49,9 @@ class Loop:
     def back(
         self,
         graph: Graph,
-        known: Known,
+        known: Env,
         state: Sequence[Any],
-        steps: Known,
+        steps: Env,
         start: list[Any],
         totals: Sequence[int],
         batch_major: Set[Any],
@@ -92,7 +93,7 @@ class Recurrent:
     ) -> tuple[list[Any], list[Any]]:
         """Both, when no derivative is taken: in chunks of steps, if all that is lifted would not stay in cache."""
         split, (time, *batch) = self.split, self.loop.axes
-        segment = functools.partial(self._advance, split.loop, named(split.parameters, parameters))
+        segment = functools.partial(self._advance, split.loop, env_of(split.parameters, parameters))
         lifted = sum(map(size_in_bytes, split.before.outputs)) * math.prod(batch)
         chunks = Chunks(time, chunk_size(time, lifted), 0, self.loop.reverse)
         return results(*in_chunks(segment, state, steps, chunks), (parameters, steps, state))
@@ -104,22 +105,22 @@ class Recurrent:
         derivative = derive(split)
         if self.loop.backend.sums is not None:
             derivative = summed(derivative, self.loop.backend.sums)
-        known = named(split.parameters, parameters) | derivative.constants
+        known = env_of(split.parameters, parameters) | derivative.constants
         if self.save == "states":
             own, sources = derivative.states, None
             graph = Graph(split.loop.inputs, (*split.loop.outputs, *own), split.loop.equations)
         else:
             own, sources = derivative.sources(self.loop.backend.shifts)
             outputs = (*derivative.forward.outputs[: len(split.loop.outputs)], *own)
-            graph = cut_out(derivative.forward.equations, outputs, derivative.forward.inputs)
+            graph = extract(derivative.forward.equations, outputs, derivative.forward.inputs)
         segment = functools.partial(self._advance, graph, known)
         final, stacked = in_chunks(segment, state, steps, self._chunks(self.loop.reverse))
         emitted, pull_lift = stacked[: len(split.emitted)], None
         if sources is None:
-            saved = named(own, stacked[len(split.emitted) :])
+            saved = env_of(own, stacked[len(split.emitted) :])
         else:
             saved = {
-                v: stacked[place] if before is None else Shifted(stacked[place], state[before])
+                v: stacked[place] if before is None else PreviousStep(stacked[place], state[before])
                 for v, (place, before) in sources.items()
             }
             lifted, pull_lift = jax.vjp(self._lift, parameters, steps)
@@ -132,14 +133,14 @@ class Recurrent:
         def pull(
             known: list[Any], steps: list[Any], saved: list[Any], pull_lift: Any, cotangents: Any
         ) -> Any:
-            known_now = named((*split.parameters, *derivative.constants), known)
+            known_now = env_of((*split.parameters, *derivative.constants), known)
             if self.save == "gates":
-                varying = named(split.steps, steps) | named(names, saved)
+                varying = env_of(split.steps, steps) | env_of(names, saved)
                 return self._pull(
                     derivative, known_now, varying, pull_lift, cotangents, batch_major
                 )
             return self._pull_from_states(
-                derivative, known_now, steps, named(names, saved), cotangents
+                derivative, known_now, steps, env_of(names, saved), cotangents
             )
 
         kept = jtu.Partial(pull, [*known.values()], steps, [*saved.values()], pull_lift)
@@ -152,15 +153,15 @@ class Recurrent:
         return Chunks(time, time if whole else max(16, math.isqrt(time)), 0, reverse)
 
     def _advance(
-        self, graph: Graph, known: Known, state: list[Any], steps: list[Any], time: int
+        self, graph: Graph, known: Env, state: list[Any], steps: list[Any], time: int
     ) -> tuple[list[Any], list[Any]]:
         """Run ``graph``, the loop or one that gives more, on what is lifted for it."""
         before = self.split.before
         if not self.loop.backend.slices:
             before, graph = narrow(before, graph, [*known])
         loop = replace(self.loop, axes=(time, *self.loop.axes[1:]))
-        varying = named(self.split.steps, steps)
-        varying |= named(before.outputs, evaluate(before, known, varying, loop.axes))
+        varying = env_of(self.split.steps, steps)
+        varying |= env_of(before.outputs, evaluate(before, known, varying, loop.axes))
         batch_major: set[Any] = set()
         if time == self.loop.axes[0]:  # pieces of time are copied anyway
             emitted = itertools.compress(graph.outputs[len(state) :], self.split.passed_on)
@@ -169,16 +170,16 @@ class Recurrent:
 
     def _lift(self, parameters: list[Any], steps: list[Any]) -> list[Any]:
         """Arrays for `Split.lifted`."""
-        varying, before = named(self.split.steps, steps), self.split.before
-        made = evaluate(before, named(self.split.parameters, parameters), varying, self.loop.axes)
-        varying |= named(before.outputs, made)
+        varying, before = env_of(self.split.steps, steps), self.split.before
+        made = evaluate(before, env_of(self.split.parameters, parameters), varying, self.loop.axes)
+        varying |= env_of(before.outputs, made)
         return [varying[v] for v in self.split.lifted]
 
     def _pull(
         self,
         derivative: Derivative,
-        known: Known,
-        varying: Known,
+        known: Env,
+        varying: Env,
         pull_lift: Any,
         cotangents: Any,
         batch_major: Set[Any] = frozenset(),
@@ -202,14 +203,14 @@ class Recurrent:
         return of_parameters, [add(g, None) for g in of_steps], of_state
 
     def _pull_from_states(
-        self, derivative: Derivative, known: Known, steps: list[Any], states: Known, cotangents: Any
+        self, derivative: Derivative, known: Env, steps: list[Any], states: Env, cotangents: Any
     ) -> tuple[list[Any], list[Any], list[Any]]:
         """The same, where all but the states is computed again: the steps of a chunk at once, the last chunk first."""
         split, (of_final, of_emitted) = self.split, cotangents
         parameters = widened([known[v] for v in split.parameters])  # so are the sums over chunks
         own, known = (
             [known[v] for v in split.parameters],
-            known | named(split.parameters, parameters),
+            known | env_of(split.parameters, parameters),
         )
         smooth = [is_inexact(v) for v in split.state]
         given = [
@@ -222,9 +223,9 @@ class Recurrent:
             part = replace(self, loop=replace(self.loop, axes=(time, *self.loop.axes[1:])))
             lifted, pull_lift = jax.vjp(part._lift, parameters, steps)
             varying = (
-                named(split.steps, steps) | named(split.lifted, lifted) | named(states, arrays)
+                env_of(split.steps, steps) | env_of(split.lifted, lifted) | env_of(states, arrays)
             )
-            varying |= named(
+            varying |= env_of(
                 derivative.saved, evaluate(derivative.again, known, varying, part.loop.axes)
             )
             ends = spread(of_state, smooth), put(of_emitted, given, some)
@@ -248,11 +249,11 @@ class Recurrent:
 def pull_back(
     derivative: Derivative,
     loop: Loop,
-    known: Known,
-    varying: Known,
+    known: Env,
+    varying: Env,
     cotangents: tuple[list[Any], list[Any]],
     batch_major: Set[Any],
-) -> tuple[Known, list[Any], list[Any]]:
+) -> tuple[Env, list[Any], list[Any]]:
     """The reverse loop, then the contacts: cotangents of what is shared, lifted, and of the state; ``None`` for zero.
 
     ``known`` holds arrays for the shared values, ``varying`` those for what was saved and lifted, of all steps; ``batch_major`` as
@@ -280,18 +281,18 @@ def pull_back(
     first, stacked, totals = loop.back(
         derivative.reverse, known, start, varying, last, counts, batch_major
     )
-    varying = varying | named(derivative.stacked, stacked)
+    varying = varying | env_of(derivative.stacked, stacked)
     needed = {
         *derivative.recover.inputs,
         *(v for c in derivative.contacts for v in c.operands if v is not None),
     }
     for value in needed:
-        if isinstance(varying.get(value), Shifted):
+        if isinstance(varying.get(value), PreviousStep):
             varying[value] = varying[value].whole(not loop.reverse)
-    varying |= named(
+    varying |= env_of(
         derivative.recover.outputs, evaluate(derivative.recover, known, varying, loop.axes)
     )
-    of_shared: Known = {}
+    of_shared: Env = {}
     for value, gradient in zip(parameters, totals, strict=True):
         of_shared[value] = add(gradient.astype(known[value].dtype), of_shared.get(value))
     for contact in derivative.contacts:

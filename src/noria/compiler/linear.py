@@ -21,23 +21,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from noria.backends.associative import linear_recurrence, shifted
 from noria.compiler.split import Split
-from noria.evaluate import evaluate
-from noria.graph import (
-    Equation,
-    Graph,
-    Known,
-    cut_out,
-    graph_of,
-    is_literal,
-    named,
-    origin,
-    read,
-    struct,
-    substitute,
-    values_of,
-)
+from noria.ir.build import graph_of
+from noria.ir.evaluate import evaluate
+from noria.ir.graph import Env, Equation, Graph, env_of, is_literal, read, struct, values_of
+from noria.ir.passes import extract, substitute
+from noria.ir.source import origin
+from noria.ops.linear_recurrence import linear_recurrence, shifted
 
 
 class NotLinear(Exception):
@@ -55,7 +45,7 @@ class Affine:
     split: Split
     coefficients: Graph
     emission: Graph
-    constants: Known
+    constants: Env
 
     def __call__(
         self,
@@ -72,9 +62,9 @@ class Affine:
         ``steps`` and what is emitted have in front.
         """
         split = self.split
-        known = named(split.parameters, parameters) | self.constants
-        varying = named(split.steps, steps)
-        varying |= named(split.before.outputs, evaluate(split.before, known, varying, axes))
+        known = env_of(split.parameters, parameters) | self.constants
+        varying = env_of(split.steps, steps)
+        varying |= env_of(split.before.outputs, evaluate(split.before, known, varying, axes))
         factors = evaluate(self.coefficients, known, varying, axes)
         final = []
         for i, (before, after) in enumerate(zip(split.state, split.next_state, strict=True)):
@@ -94,20 +84,20 @@ def affine(split: Split) -> Affine:
         NotLinear: if it is none.
     """
     same = (*split.shared, *split.lifted)
-    loop = cut_out(split.loop.equations, split.next_state, (*same, *split.state))
+    loop = extract(split.loop.equations, split.next_state, (*same, *split.state))
 
     def coefficients(arrays: list[Any]) -> tuple[list[Any], list[Any]]:
-        forms = _follow(loop, split.state, named(same, arrays))
+        forms = _follow(loop, split.state, env_of(same, arrays))
         return [form.scale for form in forms], [form.shift for form in forms]
 
     graph, arrays, _ = graph_of(coefficients, list(map(struct, same)))
     hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
-    graph = substitute(graph, named(inputs, same))
-    graph = cut_out(graph.equations, graph.outputs, (*hidden, *same))
-    emission = cut_out(
+    graph = substitute(graph, env_of(inputs, same))
+    graph = extract(graph.equations, graph.outputs, (*hidden, *same))
+    emission = extract(
         split.loop.equations, split.emitted, (*same, *split.state, *split.next_state)
     )
-    return Affine(split, graph, emission, named(hidden, arrays))
+    return Affine(split, graph, emission, env_of(hidden, arrays))
 
 
 def is_linear(split: Split) -> bool:
@@ -132,7 +122,7 @@ class Form(NamedTuple):
     shift: Any
 
 
-def _follow(loop: Graph, state: Sequence[Any], known: Known) -> list[Form]:
+def _follow(loop: Graph, state: Sequence[Any], known: Env) -> list[Form]:
     """The form of each next state, complete."""
     forms = {leaf: Form(leaf, None, None) for leaf in state}
     for equation in loop.equations:
@@ -162,7 +152,7 @@ def _complete(form: Form, aval: Any) -> Form:
     )
 
 
-def _apply(equation: Equation, forms: dict[Any, Form], known: Known) -> Form:
+def _apply(equation: Equation, forms: dict[Any, Form], known: Env) -> Form:
     """The form of what an equation gives."""
     output = equation.outputs[0].aval
     rule = RULES.get(equation.name)

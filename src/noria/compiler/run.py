@@ -16,20 +16,23 @@ import jax.tree_util as jtu
 
 from noria._jax import is_symbolic
 from noria._types import Key, State
-from noria.backends import LOOPS, WHOLE, LoopBackend
-from noria.backends.native import FEW, reason_against
+from noria.backends import CELL_BACKENDS, LOOP_BACKENDS
+from noria.backends.base import LoopBackend
+from noria.backends.native import FEW, unsupported_reason
 from noria.cells.base import advance
+from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
-from noria.compiler.derivative import Derivative
-from noria.compiler.frontier import is_heavy
 from noria.compiler.gradient import Loop, Recurrent
 from noria.compiler.linear import Affine, NotLinear, affine
-from noria.compiler.normalise import STATE, without_transposes
+from noria.compiler.min_cut import is_heavy
 from noria.compiler.sharding import local
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced, trace
-from noria.evaluate import evaluate, of_one
-from noria.graph import Known, Unsupported, dependence, named
+from noria.compiler.vjp import Derivative
+from noria.ir.build import Unsupported
+from noria.ir.evaluate import evaluate, of_one
+from noria.ir.graph import Env, env_of
+from noria.ir.passes import dependence
 from noria.masking import valid_steps
 
 log = logging.getLogger("noria")
@@ -68,12 +71,12 @@ class Program:
         have time in front, then the batch.
         """
         traced, parts = self.traced, self.parts
-        known = named(traced.parameter_values, traced.parameters)
-        known |= named(parts.constant.outputs, evaluate(parts.constant, known, {}, ()))
+        known = env_of(traced.parameter_values, traced.parameters)
+        known |= env_of(parts.constant.outputs, evaluate(parts.constant, known, {}, ()))
         used = tuple(v for v in known if v in parts.parameters or v in parts.after.inputs)
 
         def segment(parameters: list[Any], steps: list[Any], state: list[Any], time: int) -> Any:
-            return self._segment(named(used, parameters), steps, state, (*axes[:-1], time))
+            return self._segment(env_of(used, parameters), steps, state, (*axes[:-1], time))
 
         chunks = Chunks(axes[-1], self._checkpoint(axes[-1]), len(axes) - 1, self.options.reverse)
         arguments = [known[v] for v in used], steps, state
@@ -84,10 +87,10 @@ class Program:
         )
 
     def _segment(
-        self, known: Known, steps: list[Any], state: list[Any], axes: tuple[int, ...]
+        self, known: Env, steps: list[Any], state: list[Any], axes: tuple[int, ...]
     ) -> Any:
         parts, axes = self.parts, axes[::-1]
-        varying = named(self.traced.steps, [time_first(a) if len(axes) == 2 else a for a in steps])
+        varying = env_of(self.traced.steps, [time_first(a) if len(axes) == 2 else a for a in steps])
         arguments = [known[v] for v in parts.parameters], [varying[v] for v in parts.steps], state
         if self.linear is not None:
             final, emitted = self.linear(*arguments, axes, self.options.reverse)
@@ -95,7 +98,7 @@ class Program:
             loop = Loop(self.loop, axes, self.options.reverse)
             recurrent = Recurrent(parts, loop, self.options.save)
             final, emitted = (recurrent.infer if self.once else recurrent)(*arguments)
-        varying |= named(parts.emitted, emitted)
+        varying |= env_of(parts.emitted, emitted)
         return final, evaluate(parts.after, known, varying, axes)
 
     def saved(self, derivative: Derivative, axes: tuple[int, ...]) -> tuple[tuple[Any, ...], int]:
@@ -133,7 +136,10 @@ def take_apart(traced: Traced, batch: int, loop: LoopBackend, options: Options) 
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
     return Program(
-        traced, split(traced, lambda e: loop.lifts(e, traced.steps, batch, light)), loop, options
+        traced,
+        split(traced, lambda e: loop.should_hoist(e, traced.steps, batch, light)),
+        loop,
+        options,
     )
 
 
@@ -157,7 +163,7 @@ def run(
     program, choice = _choose(options, cell, own, steps, axes, label)
     report(program, choice, label, axes)
     if program is None:
-        return WHOLE[choice.backend](
+        return CELL_BACKENDS[choice.backend](
             cell, start, own, xs, lengths, resets, keys, batched, options.reverse
         )
     return _over(program, start, own, steps, axes)
@@ -217,7 +223,7 @@ def _choose(
     label: str,
 ) -> tuple[Program | None, Choice]:
     """The program to run, ``None`` for a backend that takes the cell as it is; and the choice."""
-    if options.backend in WHOLE:
+    if options.backend in CELL_BACKENDS:
         return None, Choice(options.backend, "as asked for")
     one = of_one(steps, len(axes))
     try:
@@ -232,7 +238,7 @@ def _choose(
         return None, Choice("plain", f"{reason}, so that it cannot be taken apart")
 
     def program(backend: str) -> Program:
-        return take_apart(traced, axes[0] if len(axes) == 2 else 1, LOOPS[backend], options)
+        return take_apart(traced, axes[0] if len(axes) == 2 else 1, LOOP_BACKENDS[backend], options)
 
     if options.backend == "associative":
         return linear_program(program("scan"), label), Choice("associative", "as asked for")
@@ -243,7 +249,7 @@ def _choose(
     against: str | None = f"machine code needs sizes that are numbers, and there is {axes}"
     if not is_symbolic(*axes):
         native = program("native")
-        against = reason_against(native.parts.loop, native.parts.shared, native.parts.state)
+        against = unsupported_reason(native.parts.loop, native.parts.shared, native.parts.state)
     if against is None:
         return native, Choice(
             "native", "as asked for" if options.backend == "native" else "the fastest one on CPUs"

@@ -6,23 +6,12 @@ from typing import Any
 
 import jax
 
-from noria.compiler.frontier import frontier, is_heavy
-from noria.compiler.normalise import CONSTANT, INPUT, NUMBER, STATE
+from noria.compiler.canonicalize import CONSTANT, INPUT, NUMBER, STATE
+from noria.compiler.min_cut import is_heavy, min_cut
 from noria.compiler.trace import Traced
-from noria.graph import (
-    Equation,
-    Graph,
-    build,
-    cut_out,
-    dependence,
-    is_inexact,
-    is_literal,
-    leading_to,
-    slices,
-    substitute,
-    users,
-    values_of,
-)
+from noria.ir.build import build
+from noria.ir.graph import Equation, Graph, is_inexact, is_literal, values_of
+from noria.ir.passes import backward_slice, dependence, extract, slices, substitute, users
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +73,10 @@ def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: Tr
 
     constants = [v for v in levels if level(v) == CONSTANT and v not in next_state]
     stateful = _at(everything, levels, STATE)
-    fed_back = leading_to(everything, next_state)
+    fed_back = backward_slice(everything, next_state)
 
     # What leaves the loop: what the outputs need of it, at the cheapest place. Products that feed nothing back are outside.
-    emitted = frontier(
+    emitted = min_cut(
         stateful,
         early=[e for e in stateful if e in fed_back],
         late=[e for e in stateful if e not in fed_back and is_heavy(e)],
@@ -96,11 +85,11 @@ def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: Tr
         latest=False,
     )
     # What enters it: products of the input, and element-wise work on the input where that makes nothing larger.
-    needed = cut_out(
+    needed = extract(
         everything, (*next_state, *emitted), (*constants, *traced.steps, *traced.state)
     ).equations
     inputs = _at(needed, levels, INPUT)
-    lifted = frontier(
+    lifted = min_cut(
         needed,
         early=[e for e in inputs if is_heavy(e) and lift(e)],
         late=_at(needed, levels, STATE) + [e for e in inputs if is_heavy(e) and not lift(e)],
@@ -108,16 +97,16 @@ def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: Tr
         free=lambda v: level(v) != INPUT,
         latest=True,
     )
-    loop = cut_out(
+    loop = extract(
         everything, (*next_state, *emitted), (*constants, *lifted, *traced.steps, *traced.state)
     )
-    after = cut_out(everything, emission, (*constants, *traced.steps, *emitted))
+    after = extract(everything, emission, (*constants, *traced.steps, *emitted))
     made = [v for v in lifted if v not in traced.steps]
-    before = cut_out(everything, made, (*constants, *traced.steps))
+    before = extract(everything, made, (*constants, *traced.steps))
     used = dict.fromkeys(
         v for part in (before, loop, after) for v in part.inputs if level(v) == CONSTANT
     )
-    constant = cut_out(
+    constant = extract(
         everything, [v for v in used if v not in traced.parameter_values], traced.parameter_values
     )
     return Split(
@@ -202,9 +191,9 @@ def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph,
         return before, loop
     loop = substitute(Graph(loop.inputs, loop.outputs, loop.equations), taken)
     known = (*loop.inputs, *taken.values())
-    loop = cut_out(loop.equations, loop.outputs, known)
+    loop = extract(loop.equations, loop.outputs, known)
     outputs = tuple(v for v in (*before.outputs, *taken.values()) if v in loop.inputs)
-    return cut_out((*before.equations, *more), outputs, before.inputs), loop
+    return extract((*before.equations, *more), outputs, before.inputs), loop
 
 
 def _at(equations: Sequence[Equation], levels: dict[Any, int], level: int) -> list[Equation]:

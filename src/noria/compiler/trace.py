@@ -11,8 +11,10 @@ import jax.tree_util as jtu
 
 from noria._types import Key, State
 from noria.cells.base import advance
-from noria.compiler.normalise import CONSTANT, INPUT, STATE, normalise
-from noria.graph import Equation, Graph, Value, dependence, graph_of, is_literal
+from noria.compiler.canonicalize import CONSTANT, INPUT, STATE, canonicalize
+from noria.ir.build import graph_of
+from noria.ir.graph import Equation, Graph, Value, is_literal
+from noria.ir.passes import dependence
 
 
 class Steps(NamedTuple):
@@ -93,7 +95,7 @@ def trace(cell: Callable[..., Any], own: State, step: Steps) -> Traced:
         inputs[first : first + width], STATE
     )
     levels |= dict.fromkeys(inputs[first + width :], INPUT)
-    graph = normalise(_own_outputs(graph, dependence(graph.equations, levels)), levels, width)
+    graph = canonicalize(_own_outputs(graph, dependence(graph.equations, levels)), levels, width)
     state, steps = inputs[first : first + width], inputs[first + width :]
     return Traced(graph, parameters, state, steps, levels, emission_tree)
 

@@ -11,8 +11,8 @@ from noria._errors import check_key, check_sizes, check_step
 from noria._parameters import default_dtype, draw
 from noria._types import Initializer, Key
 from noria.compiler.sharding import automatic, axes_of
-from noria.evaluate import spread, widened
 from noria.initializers import glorot_uniform, normal, zeros
+from noria.ir.evaluate import spread, widened
 from noria.layers.base import StatelessLayer
 from noria.masking import within
 from noria.module import as_pytree

@@ -8,7 +8,7 @@ import jax
 
 from noria._types import Key
 from noria.cells.base import cell_name, takes_key
-from noria.evaluate import mapped, of_one
+from noria.ir.evaluate import mapped, of_one
 from noria.layers.base import StatelessLayer
 from noria.module import as_pytree
 

@@ -11,14 +11,14 @@ import jax.tree_util as jtu
 from noria._errors import check_choice, check_dtype, check_key, describe
 from noria._jax import looks_at_residuals
 from noria._types import Key, State
-from noria.backends import LOOPS, NAMES, WHOLE
+from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, NAMES
 from noria.cells.base import cell_name, needs_key, takes_key
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
 from noria.compiler.run import Options, is_listening, run, run_once
 from noria.compiler.sharding import local
-from noria.evaluate import of_one, spread
+from noria.ir.evaluate import of_one, spread
 from noria.layers.base import Layer
 from noria.layers.compiled import dependence_of
 from noria.masking import check_lengths, keep_valid, where
@@ -89,7 +89,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         check_choice(call, "save", save, ("gates", "states"))
         _check_checkpoint(call, checkpoint)
         if (save != "gates" and not _saves(backend)) or (
-            checkpoint is not None and backend in WHOLE
+            checkpoint is not None and backend in CELL_BACKENDS
         ):
             option = "save" if save != "gates" else "checkpoint"
             raise ValueError(
@@ -313,7 +313,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
 def _saves(backend: str) -> bool:
     """Whether a backend knows ``save=``."""
-    return backend in ("auto", *LOOPS)
+    return backend in ("auto", *LOOP_BACKENDS)
 
 
 def _check_checkpoint(call: str, checkpoint: Any) -> None:
@@ -378,7 +378,7 @@ def with_backend(model: M, backend: str) -> M:
     """
     check_choice("with_backend", "backend", backend, ("auto", *NAMES))
     fields: dict[str, Any] = {"backend": backend} | ({} if _saves(backend) else {"save": "gates"})
-    fields |= {"checkpoint": None} if backend in WHOLE else {}
+    fields |= {"checkpoint": None} if backend in CELL_BACKENDS else {}
     return map_modules(lambda module, _: fields if isinstance(module, Recurrence) else {}, model)
 
 

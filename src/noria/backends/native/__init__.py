@@ -24,7 +24,7 @@
 ``NORIA_NATIVE_ISA`` chooses the vector instructions (`target.ISAS`). ``NORIA_BACKEND=scan`` keeps layers from choosing this backend.
 """
 
-from noria.backends.native.expressible import is_expressible
-from noria.backends.native.run import FEW, lifts, loop, reason_against
+from noria.backends.native.lower.legalize import has_native_code
+from noria.backends.native.primitive import FEW, loop, should_hoist, unsupported_reason
 
-__all__ = ["FEW", "is_expressible", "lifts", "loop", "reason_against"]
+__all__ = ["FEW", "has_native_code", "loop", "should_hoist", "unsupported_reason"]

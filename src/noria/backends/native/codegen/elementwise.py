@@ -1,0 +1,276 @@
+"""Element-wise primitives as vector code: one rule for each, by JAX's name of it.
+
+Numbers live in vectors of their own type, truth values in vectors of single bits. What differs between JAX and LLVM is in the
+rules: a maximum hands on NaN, a conversion to whole numbers stays in range, a remainder has the sign of the first operand.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from llvmlite import ir
+
+from noria.backends.native.codegen.llvm import I1, I8, constant, intrinsic, is_float
+from noria.backends.native.codegen.maths import BINARY_FUNCTIONS, FUNCTIONS
+from noria.ir.graph import Equation
+
+Rule = Callable[[ir.IRBuilder, Equation, list[ir.Value]], ir.Value]
+
+_ELEMENTS = {
+    "float32": ir.FloatType(),
+    "float64": ir.DoubleType(),
+    "bool": I1,
+    **{f"{sign}int{bits}": ir.IntType(bits) for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+def element(dtype: Any) -> ir.Type:
+    """The type of one number in a register."""
+    return _ELEMENTS[np.dtype(dtype).name]
+
+
+def in_memory(dtype: Any) -> ir.Type:
+    """The type of one number in memory, where a truth value is a byte."""
+    return I8 if np.dtype(dtype) == bool else element(dtype)
+
+
+def kind_of(dtype: Any) -> str:
+    """As `numpy.dtype.kind`; empty if there are no such numbers here. Those of bfloat16 are computed in float32."""
+    return (
+        "f" if dtype == jnp.bfloat16 else "" if dtype == np.float16 else getattr(dtype, "kind", "")
+    )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A rule, and the kinds of numbers (`numpy.dtype.kind`) that it takes."""
+
+    rule: Rule
+    kinds: str
+
+    def accepts(self, equation: Equation) -> bool:
+        """Whether there is code for the operands of an equation."""
+        shape = equation.outputs[0].aval.shape
+        return all(
+            kind_of(v.aval.dtype) in [*self.kinds]
+            and (math.prod(v.aval.shape) == 1 or v.aval.shape == shape)
+            for v in equation.inputs
+        ) and _FITS.get(equation.name, _fits_always)(equation)
+
+
+def _fits_always(equation: Equation) -> bool:
+    return True
+
+
+def _is_two_way(equation: Equation) -> bool:
+    return len(equation.inputs) == 3 and equation.inputs[0].aval.dtype == bool
+
+
+def _keeps_its_size(equation: Equation) -> bool:
+    """Numbers of bfloat16 are float32 in registers, so their bits are not there."""
+    dtypes = [v.aval.dtype for v in (*equation.inputs, *equation.outputs)]
+    return len({dtype.itemsize for dtype in dtypes}) == 1 and jnp.bfloat16 not in dtypes
+
+
+#: What an equation must satisfy besides the kinds and shapes of its operands.
+_FITS: dict[str, Callable[[Equation], bool]] = {
+    "select_n": _is_two_way,
+    "bitcast_convert_type": _keeps_its_size,
+}
+
+
+def _kind(equation: Equation) -> str:
+    return kind_of(equation.inputs[-1].aval.dtype)
+
+
+def _arithmetic(of_floats: str, of_integers: str) -> Rule:
+    def rule(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+        return getattr(b, of_floats if _kind(equation) == "f" else of_integers)(*args)
+
+    return rule
+
+
+def _comparison(sign: str) -> Rule:
+    def rule(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+        kind = _kind(equation)
+        if kind == "f":
+            return (b.fcmp_unordered if sign == "!=" else b.fcmp_ordered)(sign, *args)
+        return (b.icmp_signed if kind == "i" else b.icmp_unsigned)(sign, *args)
+
+    return rule
+
+
+def _extreme(sign: str) -> Rule:
+    def rule(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+        x, y = args
+        if _kind(equation) != "f":
+            compare = b.icmp_signed if _kind(equation) == "i" else b.icmp_unsigned
+            return b.select(compare(sign, x, y), x, y)
+        # NaN is handed on, whichever operand it is; of two zeros the larger is that without a sign.
+        whole = ir.VectorType(
+            ir.IntType(32 if x.type.element == ir.FloatType() else 64), x.type.count
+        )
+        bits = (b.and_ if sign == ">" else b.or_)(b.bitcast(x, whole), b.bitcast(y, whole))
+        other = b.select(b.fcmp_ordered("==", x, y), b.bitcast(bits, x.type), y)
+        return b.select(b.or_(b.fcmp_ordered(sign, x, y), b.fcmp_unordered("uno", x, x)), x, other)
+
+    return rule
+
+
+def _divide(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    return b.fdiv(*args)
+
+
+def _negate(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    return b.fneg(args[0]) if _kind(equation) == "f" else b.neg(args[0])
+
+
+def _absolute(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    if _kind(equation) == "f":
+        return intrinsic(b, "fabs", args[0])
+    if _kind(equation) == "u":
+        return args[0]
+    return b.select(b.icmp_signed("<", args[0], constant(args[0].type, 0)), b.neg(args[0]), args[0])
+
+
+def _sign(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    (x,) = args
+    zero, one = constant(x.type, 0), constant(x.type, 1)
+    if _kind(equation) != "f":
+        positive = b.select(b.icmp_unsigned("!=", x, zero), one, zero)
+        if _kind(equation) == "u":
+            return positive
+        return b.select(b.icmp_signed("<", x, zero), constant(x.type, -1), positive)
+    signed = b.select(b.fcmp_ordered(">", x, zero), one, x)  # zeros and NaN as they are
+    return b.select(b.fcmp_ordered("<", x, zero), constant(x.type, -1), signed)
+
+
+def _power(b: ir.IRBuilder, x: ir.Value, exponent: int) -> ir.Value:
+    """By squaring, as XLA does: the powers of two that add up to the exponent."""
+    multiply = b.fmul if is_float(x.type) else b.mul
+    result, base, left = None, x, abs(exponent)
+    while left:
+        if left & 1:
+            result = base if result is None else multiply(result, base)
+        left >>= 1
+        base = multiply(base, base) if left else base
+    one = constant(x.type, 1)
+    result = one if result is None else result
+    return b.fdiv(one, result) if exponent < 0 else result
+
+
+def _select(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    which, if_false, if_true = args
+    return b.select(which, if_true, if_false)
+
+
+def _clamp(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    low, x, high = args
+    return _extreme("<")(b, equation, [_extreme(">")(b, equation, [x, low]), high])
+
+
+def _is_finite(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    return b.fcmp_ordered("<", intrinsic(b, "fabs", args[0]), constant(args[0].type, float("inf")))
+
+
+def _convert(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    (x,), given, wanted = args, equation.inputs[0].aval.dtype, equation.outputs[0].aval.dtype
+    target = ir.VectorType(element(wanted), x.type.count)
+    if given == wanted:
+        return x
+    if wanted.kind == "b":
+        zero = constant(x.type, 0)
+        return (
+            b.fcmp_unordered("!=", x, zero) if given.kind == "f" else b.icmp_unsigned("!=", x, zero)
+        )
+    if given.kind == "f" and wanted.kind == "f":
+        return b.fpext(x, target) if wanted.itemsize > given.itemsize else b.fptrunc(x, target)
+    if given.kind == "f":
+        # It stays in the range of what it converts to, and makes zero of NaN, as XLA's does.
+        name = "fptosi.sat" if wanted.kind == "i" else "fptoui.sat"
+        return intrinsic(b, name, x, result=target, of=(target, x.type))
+    if wanted.kind == "f":
+        return b.sitofp(x, target) if given.kind == "i" else b.uitofp(x, target)
+    bits = 1 if given.kind == "b" else 8 * given.itemsize
+    if 8 * wanted.itemsize > bits:
+        return b.sext(x, target) if given.kind == "i" else b.zext(x, target)
+    return b.trunc(x, target) if 8 * wanted.itemsize < bits else x
+
+
+def _bitcast(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    (x,), dtype = args, equation.outputs[0].aval.dtype
+    target = ir.VectorType(element(dtype), x.type.count)
+    return x if x.type == target else b.bitcast(x, target)
+
+
+def _one_minus_square(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    """As JAX: ``(1 + x) (1 - x)``, which keeps the digits where ``x`` is close to 1."""
+    (x,) = args
+    one = constant(x.type, 1)
+    if _kind(equation) == "f":
+        return b.fmul(b.fadd(one, x), b.fsub(one, x))
+    return b.mul(b.add(one, x), b.sub(one, x))
+
+
+def _of_library(function: Callable[..., ir.Value]) -> Rule:
+    return lambda b, equation, args: function(b, *args)
+
+
+def _intrinsic(name: str) -> Rule:
+    return lambda b, equation, args: intrinsic(b, name, *args)
+
+
+def _round(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    return intrinsic(
+        b, "round" if int(equation.params["rounding_method"]) == 0 else "roundeven", *args
+    )
+
+
+def _remainder(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    return b.frem(*args)
+
+
+ELEMENTWISE: dict[str, Entry] = {
+    "add": Entry(_arithmetic("fadd", "add"), "fiu"),
+    "add_any": Entry(_arithmetic("fadd", "add"), "fiu"),
+    "sub": Entry(_arithmetic("fsub", "sub"), "fiu"),
+    "mul": Entry(_arithmetic("fmul", "mul"), "fiu"),
+    "div": Entry(_divide, "f"),
+    "rem": Entry(_remainder, "f"),
+    "neg": Entry(_negate, "fi"),
+    "abs": Entry(_absolute, "fiu"),
+    "sign": Entry(_sign, "fiu"),
+    "square": Entry(lambda b, equation, args: _power(b, args[0], 2), "fiu"),
+    "one_minus_square": Entry(_one_minus_square, "fiu"),
+    "integer_pow": Entry(lambda b, equation, args: _power(b, args[0], equation.params["y"]), "f"),
+    "max": Entry(_extreme(">"), "fiu"),
+    "min": Entry(_extreme("<"), "fiu"),
+    "clamp": Entry(_clamp, "fiu"),
+    "select_n": Entry(_select, "fiub"),
+    "convert_element_type": Entry(_convert, "fiub"),
+    "bitcast_convert_type": Entry(_bitcast, "fiu"),
+    "is_finite": Entry(_is_finite, "f"),
+    "floor": Entry(_intrinsic("floor"), "f"),
+    "ceil": Entry(_intrinsic("ceil"), "f"),
+    "round": Entry(_round, "f"),
+    "and": Entry(lambda b, equation, args: b.and_(*args), "iub"),
+    "or": Entry(lambda b, equation, args: b.or_(*args), "iub"),
+    "xor": Entry(lambda b, equation, args: b.xor(*args), "iub"),
+    "not": Entry(lambda b, equation, args: b.not_(args[0]), "iub"),
+    "eq": Entry(_comparison("=="), "fiub"),
+    "ne": Entry(_comparison("!="), "fiub"),
+    "lt": Entry(_comparison("<"), "fiu"),
+    "le": Entry(_comparison("<="), "fiu"),
+    "gt": Entry(_comparison(">"), "fiu"),
+    "ge": Entry(_comparison(">="), "fiu"),
+    **{
+        name: Entry(_of_library(function), "f")
+        for name, function in (FUNCTIONS | BINARY_FUNCTIONS).items()
+    },
+}
+
+#: Those that cost enough to be done only once.
+HEAVY = frozenset(("div", "rem", *FUNCTIONS, *BINARY_FUNCTIONS))

@@ -1,0 +1,26 @@
+"""XLA's foreign function interface, as the installed JAX has it: ``xla/ffi/api/c_api.h``."""
+
+import functools
+import re
+from pathlib import Path
+
+import jax
+
+from noria.backends.native.machine import NoSuchMachine
+
+
+@functools.cache
+def api_version() -> tuple[int, int]:
+    """The version of the interface.
+
+    Raises:
+        NoSuchMachine: if it is not known here.
+    """
+    header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
+    text = header.read_text() if header.exists() else ""
+    found = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", text))
+    if int(found.get("MAJOR", -1)) != 0:
+        raise NoSuchMachine(
+            f"XLA's foreign function interface has version {found.get('MAJOR', 'unknown')}, not 0"
+        )
+    return 0, int(found["MINOR"])

@@ -1,0 +1,388 @@
+"""Re-writing of one step so that more of it can leave the loop. Each rule keeps the values, up to rounding.
+
+==================== ================================ ==================================================
+`unroll`             an inner loop of a few rounds    one round after the other
+`operand_first`      ``W @ h``                        ``h @ W^T``, one form for all products
+`split_products`     ``W @ concat([x, h])``           ``W[:, :n] @ x + W[:, n:] @ h``
+`regroup_sums`       ``(U h + W x) + b``              ``U h + (W x + b)``
+`merge_products`     ``U1 h``, ``U2 h``               two slices of ``[U1; U2] h``
+`slices_first`       ``split(W x + U h)``             ``split(W x) + split(U h)``
+==================== ================================ ==================================================
+
+Levels say what a value depends on: `CONSTANT` parameters only, `INPUT` the input of the step too, `STATE` the state.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from noria._jax import call, parts_of
+from noria.ir.build import build
+from noria.ir.graph import Equation, Graph, Value, is_literal
+from noria.ir.passes import backward_slice, dce, dependence, slices, substitute, toposort, users
+
+NUMBER, CONSTANT, INPUT, STATE = range(4)
+
+#: An inner loop is written out if that makes no more equations.
+MOST_EQUATIONS = 256
+
+
+def canonicalize(graph: Graph, sources: dict[Any, int], width: int) -> Graph:
+    """Apply every rule. ``sources`` gives the level of each input; the first ``width`` outputs are the next state."""
+    graph = unroll(graph)
+    for rule in (operand_first, split_products, regroup_sums):
+        graph = rule(graph, dependence(graph.equations, sources))
+    fed_back = backward_slice(graph.equations, graph.outputs[:width])
+    graph = merge_products(graph, dependence(graph.equations, sources), fed_back)
+    return dce(slices_first(graph, dependence(graph.equations, sources)))
+
+
+def _level(levels: dict[Any, int], atom: Any) -> int:
+    return NUMBER if is_literal(atom) else levels.get(atom, NUMBER)
+
+
+def _rewrite(
+    graph: Graph, replace: Callable[[Equation], tuple[list[Equation], list[Any]] | None]
+) -> Graph:
+    """Replace equations by others that give the same outputs; ``None`` leaves one as it is."""
+    equations: list[Equation] = []
+    instead: dict[Any, Any] = {}
+    for equation in graph.equations:
+        found = replace(equation)
+        if found is None:
+            equations.append(equation)
+        else:
+            equations += found[0]
+            instead.update(zip(equation.outputs, found[1], strict=True))
+    return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
+
+
+def without_transposes(graph: Graph) -> Graph:
+    """``h @ W.T`` becomes a product over the other axis of ``W``, for backends that pack weights themselves."""
+    maker = {v: equation for equation in graph.equations for v in equation.outputs}
+
+    def unturn(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+        if equation.name != "dot_general" or any(equation.params["dimension_numbers"][1]):
+            return None
+        inputs, axes = list(equation.inputs), list(equation.params["dimension_numbers"][0])
+        for n, atom in enumerate(inputs):
+            turn = None if is_literal(atom) else maker.get(atom)
+            if turn is not None and turn.name == "transpose" and atom.aval.ndim == 2:
+                inputs[n] = turn.inputs[0]
+                axes[n] = tuple(turn.params["permutation"][axis] for axis in axes[n])
+        if inputs == [*equation.inputs]:
+            return None
+        params = {**equation.params, "dimension_numbers": (tuple(axes), ((), ()))}
+        output = Value(equation.outputs[0].aval)
+        return [Equation(equation.primitive, tuple(inputs), (output,), params, equation.source)], [
+            output
+        ]
+
+    return dce(_rewrite(graph, unturn))
+
+
+# --- inner loops ----------------------------------------------------------------------------------------------------
+
+
+def unroll(graph: Graph) -> Graph:
+    """An inner `jax.lax.scan` of a few rounds becomes its equations, so that its products are products of the step."""
+
+    def write_out(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+        params = equation.params
+        if (
+            equation.name != "scan"
+            or not 0 < params["length"] * len(params["jaxpr"].eqns) <= MOST_EQUATIONS
+        ):
+            return None
+        equations, outputs = build(
+            partial(_rounds, params, *_counts(equation)), equation.inputs, equation.source
+        )
+        inner = unroll(Graph((), tuple(outputs), tuple(equations)))
+        return [*inner.equations], [*inner.outputs]
+
+    return _rewrite(graph, write_out)
+
+
+def _counts(loop: Equation) -> tuple[int, int]:
+    """How many operands are the same in all rounds, and how many are carried from one to the next.
+
+    JAX keeps them under names that change; but they are those that have no axis of the rounds.
+    """
+    inner, _ = parts_of(loop.params["jaxpr"])
+    whole, carried = (
+        sum(v.aval.ndim == w.aval.ndim for v, w in zip(outside, inside, strict=True))
+        for outside, inside in ((loop.inputs, inner.invars), (loop.outputs, inner.outvars))
+    )
+    return whole - carried, carried
+
+
+def _rounds(params: dict[str, Any], same: int, carried: int, *arrays: jax.Array) -> list[jax.Array]:
+    first, length = same + carried, params["length"]
+    known, carry, stacks = arrays[:same], arrays[same:first], arrays[first:]
+    rounds: list[Any] = [[] for _ in range(length)]
+    for k in reversed(range(length)) if params["reverse"] else range(length):
+        given = (jax.lax.index_in_dim(a, k, keepdims=False) for a in stacks)
+        found = call(params["jaxpr"], *known, *carry, *given)
+        carry, rounds[k] = tuple(found[:carried]), found[carried:]
+    together = ([a.reshape(1, *a.shape) for a in some] for some in zip(*rounds, strict=True))
+    return [*carry, *(jax.lax.concatenate(some, 0) for some in together)]
+
+
+# --- products over concatenations -----------------------------------------------------------------------------------
+
+
+def operand_first(graph: Graph, levels: dict[Any, int]) -> Graph:
+    """``W @ h`` becomes ``h @ W^T`` where that moves no axis: the batch then comes first in every product."""
+
+    def swap(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+        if equation.name != "dot_general":
+            return None
+        (left, right), ((lc, rc), (lb, rb)) = equation.inputs, equation.params["dimension_numbers"]
+        weight_first = _level(levels, left) <= CONSTANT < _level(levels, right)
+        if not weight_first or lb or right.aval.ndim != len(rc):
+            return None
+        params = {**equation.params, "dimension_numbers": ((rc, lc), (rb, lb))}
+        output = Value(equation.outputs[0].aval)
+        return [Equation(equation.primitive, (right, left), (output,), params, equation.source)], [
+            output
+        ]
+
+    return _rewrite(graph, swap)
+
+
+def split_products(graph: Graph, levels: dict[Any, int]) -> Graph:
+    """A product or convolution over a concatenation of input and state becomes a sum over its pieces."""
+    maker = {v: equation for equation in graph.equations for v in equation.outputs}
+
+    def pieces_of(atom: Any, axis: int) -> list[tuple[Any, int]]:
+        """What is concatenated along ``axis``, with the size of each piece; nested concatenations are flattened."""
+        found, todo = [], [atom]
+        while todo:
+            atom = todo.pop()
+            equation = maker.get(atom) if not is_literal(atom) else None
+            if (
+                equation is None
+                or equation.name != "concatenate"
+                or equation.params["dimension"] != axis
+            ):
+                found.append((atom, atom.aval.shape[axis]))
+            else:
+                todo += reversed(equation.inputs)
+        return found
+
+    def split(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+        for side, axis, other_axis in _contracted(equation):
+            pieces = pieces_of(equation.inputs[side], axis)
+            groups = [
+                list(group) for _, group in groupby(pieces, lambda p: _level(levels, p[0]) == STATE)
+            ]
+            if len(groups) > 1:
+                function = _sum_of_products(equation, side, axis, other_axis, groups)
+                inputs = [piece for group in groups for piece, _ in group] + [
+                    equation.inputs[1 - side]
+                ]
+                return build(function, inputs, equation.source)
+        return None
+
+    return _rewrite(graph, split)
+
+
+def _contracted(equation: Equation) -> list[tuple[int, int, int]]:
+    """(side, axis, axis of the other operand) of each axis that is summed over and could be a concatenation."""
+    if equation.name == "dot_general":
+        (lc, rc), _ = equation.params["dimension_numbers"]
+        pairs = list(zip(lc, rc, strict=True))
+        return [(0, a, b) for a, b in pairs] + [(1, b, a) for a, b in pairs]
+    if equation.name == "conv_general_dilated":
+        groups = equation.params["feature_group_count"], equation.params["batch_group_count"]
+        numbers = equation.params["dimension_numbers"]
+        return [(0, numbers.lhs_spec[1], numbers.rhs_spec[1])] if groups == (1, 1) else []
+    return []
+
+
+def _sum_of_products(
+    equation: Equation, side: int, axis: int, other_axis: int, groups: list[list[tuple[Any, int]]]
+) -> Callable[..., jax.Array]:
+    counts = [len(group) for group in groups]
+    sizes = [sum(size for _, size in group) for group in groups]
+
+    def products(*arrays: jax.Array) -> jax.Array:
+        *pieces, other = arrays
+        total: Any = None
+        start = 0
+        for count, size in zip(counts, sizes, strict=True):
+            group, pieces = pieces[:count], pieces[count:]
+            whole = group[0] if count == 1 else jax.lax.concatenate(group, axis)
+            part = jax.lax.slice_in_dim(other, start, start + size, axis=other_axis)
+            (product,) = equation.bind(*((whole, part) if side == 0 else (part, whole)))
+            total, start = (product if total is None else total + product), start + size
+        return total
+
+    return products
+
+
+# --- sums -----------------------------------------------------------------------------------------------------------
+
+
+def regroup_sums(graph: Graph, levels: dict[Any, int]) -> Graph:
+    """Within a sum of many terms, add up first what depends on parameters, then on the input, then on the state."""
+    uses = users(graph.equations, graph.outputs)
+    maker = {
+        v: equation
+        for equation in graph.equations
+        for v in equation.outputs
+        if equation.name == "add"
+    }
+    inner = set()  # sums that are one term of another sum, and of nothing else
+
+    def is_one_term(atom: Any) -> bool:
+        """Whether a sum is read in one place; ``a + a`` reads it in two."""
+        users = uses[atom]
+        return len(users) == 1 and (
+            users[0] is None or sum(v is atom for v in users[0].inputs) == 1
+        )
+
+    def terms(whole: Any) -> list[Any]:
+        found, todo = [], [whole]
+        while todo:
+            atom = todo.pop()
+            equation = None if is_literal(atom) else maker.get(atom)
+            same = equation is not None and (atom.aval.shape, atom.aval.dtype) == (
+                whole.aval.shape,
+                whole.aval.dtype,
+            )
+            if equation is None or not same or not (atom is whole or is_one_term(atom)):
+                found.append(atom)
+                continue
+            if atom is not whole:
+                inner.add(equation)
+            todo += reversed(equation.inputs)
+        return found
+
+    replaced = {}
+    for equation in reversed(graph.equations):
+        if equation.name != "add" or equation in inner:
+            continue
+        (output,) = equation.outputs
+        found = terms(output)
+        by_level = sorted(found, key=lambda term: max(_level(levels, term), CONSTANT))
+        below = sum(_level(levels, term) < STATE for term in found)
+        if below >= 2 and below < len(found):
+            replaced[equation] = by_level
+    return _rewrite(
+        graph,
+        lambda e: (
+            None if e not in replaced else build(lambda *terms: _sum(terms), replaced[e], e.source)
+        ),
+    )
+
+
+def _sum(terms: tuple[jax.Array, ...]) -> jax.Array:
+    total = terms[0]
+    for term in terms[1:]:
+        total = (
+            jax.lax.add(*jnp.broadcast_arrays(total, term))
+            if total.shape != term.shape
+            else total + term
+        )
+    return total
+
+
+# --- products that share an operand -----------------------------------------------------------------------------------
+
+
+def merge_products(graph: Graph, levels: dict[Any, int], fed_back: set[Equation]) -> Graph:
+    """Products of one operand with several weights become one product with all of them, and slices of it."""
+    groups = defaultdict(list)
+    for equation in graph.equations:
+        key = _merge_key(equation, levels)
+        if key is not None:
+            groups[*key, equation in fed_back].append(equation)
+    equations: list[Equation] = []
+    instead: dict[Any, Any] = {}
+    merged: set[Equation] = set()
+    for group in groups.values():
+        if len(group) > 1:
+            weights = [equation.inputs[1] for equation in group]
+            more, outputs = build(_merged(group), [group[0].inputs[0], *weights], group[0].source)
+            equations += more
+            instead.update(zip((e.outputs[0] for e in group), outputs, strict=True))
+            merged.update(group)
+    if not merged:
+        return graph
+    equations += [equation for equation in graph.equations if equation not in merged]
+    graph = substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
+    return Graph(graph.inputs, graph.outputs, tuple(toposort(graph.equations)))
+
+
+def _merge_key(equation: Equation, levels: dict[Any, int]) -> Any:
+    """Equal for products that can be one: the same operand with weights of one free axis each."""
+    if equation.name != "dot_general":
+        return None
+    (operand, weight), ((oc, wc), (ob, _)) = equation.inputs, equation.params["dimension_numbers"]
+    fits = (
+        _level(levels, weight) <= CONSTANT and _level(levels, operand) == STATE
+    )  # lifted ones are better apart
+    if not fits or ob or weight.aval.ndim != len(wc) + 1:
+        return None
+    options = {k: str(v) for k, v in equation.params.items() if k != "dimension_numbers"}
+    return operand, tuple(oc), weight.aval.dtype, tuple(sorted(options.items()))
+
+
+def _merged(group: list[Equation]) -> Callable[..., list[jax.Array]]:
+    numbers = [equation.params["dimension_numbers"] for equation in group]
+    (oc, wc), batch = numbers[0]
+    free = next(axis for axis in range(len(wc) + 1) if axis not in wc)
+
+    def products(operand: jax.Array, *weights: jax.Array) -> list[jax.Array]:
+        aligned = []
+        for weight, ((_, contracted), _) in zip(weights, numbers, strict=True):
+            order = [
+                0
+            ] * weight.ndim  # axis `wc[i]` of the result is axis `contracted[i]` of this weight
+            for to, origin in zip(wc, contracted, strict=True):
+                order[to] = origin
+            order[free] = next(axis for axis in range(weight.ndim) if axis not in contracted)
+            aligned.append(
+                weight if order == list(range(weight.ndim)) else jax.lax.transpose(weight, order)
+            )
+        params = {**group[0].params, "dimension_numbers": ((oc, wc), batch)}
+        whole = jax.lax.dot_general_p.bind(operand, jax.lax.concatenate(aligned, free), **params)
+        sizes = [weight.shape[free] for weight in aligned]
+        return list(jax.lax.split(whole, sizes, axis=whole.ndim - 1))
+
+    return products
+
+
+# --- slices ---------------------------------------------------------------------------------------------------------
+
+
+def slices_first(graph: Graph, levels: dict[Any, int]) -> Graph:
+    """Slices of a sum become sums of slices where one term is of the input: that term is then lifted in slices."""
+    maker = {v: equation for equation in graph.equations for v in equation.outputs}
+    uses = users(graph.equations, graph.outputs)
+
+    def move(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+        atom: Any = equation.inputs[0] if slices(equation) else None
+        total = maker.get(atom)
+        if total is None or total.name != "add" or _level(levels, atom) != STATE:
+            return None
+        if not all(user and slices(user) for user in uses[atom]):
+            return None
+        terms = total.inputs
+        if any(t.aval.shape != atom.aval.shape for t in terms) or all(
+            _level(levels, t) == STATE for t in terms
+        ):
+            return None
+
+        def sums(a: Any, b: Any) -> list[Any]:
+            return [x + y for x, y in zip(equation.bind(a), equation.bind(b), strict=True)]
+
+        return build(sums, terms, equation.source)
+
+    return dce(_rewrite(graph, move))

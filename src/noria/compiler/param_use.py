@@ -1,0 +1,110 @@
+"""Where parameters enter the loop: an equation, and its pull-back for one step or for all steps at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from noria.compiler.cotangents import or_zeros
+from noria.ir.build import graph_of
+from noria.ir.evaluate import evaluate
+from noria.ir.graph import Env, Equation, Graph, env_of, is_inexact, is_literal, struct, values_of
+from noria.ir.passes import extract, substitute, users
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterUse:
+    """An equation of the loop into which parameters enter.
+
+    Attributes:
+        equation: the equation.
+        parameters: those of its inputs whose cotangents are asked for.
+        operands: the derivative's values for its inputs, ``None`` for those that are the same at each step, and those that
+            the pull-back does not need.
+        cotangents: those of its inexact outputs.
+        step: the pull-back in one step, from operands and cotangents to the cotangents of the parameters; ``None`` if it closes
+            over arrays.
+    """
+
+    equation: Equation
+    parameters: tuple[Any, ...]
+    operands: tuple[Any, ...]
+    cotangents: tuple[Any, ...]
+    step: Graph | None
+
+    @classmethod
+    def made(
+        cls,
+        equation: Equation,
+        parameters: Sequence[Any],
+        operands: Sequence[Any],
+        cotangents: Sequence[Any],
+    ) -> "ParameterUse":
+        """With what the pull-back does not need left out."""
+        inputs = list(values_of(equation.inputs))
+        step = pull_back_of_a_step(
+            extract([equation], list(filter(is_inexact, equation.outputs)), inputs), parameters
+        )
+        needed = {*inputs} if step is None else {*users(step.equations, step.outputs)}
+        kept = [
+            None if is_literal(v) or v not in needed else o
+            for v, o in zip(equation.inputs, operands, strict=True)
+        ]
+        if step is not None:
+            given = {v: o for v, o in zip(equation.inputs, kept, strict=True) if o is not None}
+            given |= dict(
+                zip(step.inputs[len(step.inputs) - len(cotangents) :], cotangents, strict=True)
+            )
+            step = substitute(step, {v: a for v, a in given.items() if v is not a})
+        return cls(equation, tuple(parameters), tuple(kept), tuple(cotangents), step)
+
+    def pull_back(self, known: Env, varying: Env, axes: tuple[int, ...]) -> Env:
+        """The cotangents of the parameters: the equation's pull-back over all steps at once."""
+        outputs = [v for v in self.equation.outputs if is_inexact(v)]
+        arrays = [cotangent_array(g, varying, axes) for g in self.cotangents]
+        if all(a is None for a in arrays):
+            return {}
+        local: Env = {}
+        for value, operand in zip(self.equation.inputs, self.operands, strict=True):
+            if operand is not None:
+                local[value] = jnp.asarray(operand.val) if is_literal(operand) else varying[operand]
+        unused = [v for v in values_of(self.equation.inputs) if v not in known and v not in local]
+        known = known | {v: jnp.zeros(v.aval.shape, v.aval.dtype) for v in unused}
+        graph = extract([self.equation], outputs, values_of(self.equation.inputs))
+
+        def contact(parameters: list[Any]) -> list[Any]:
+            return evaluate(graph, known | env_of(self.parameters, parameters), local, axes)
+
+        values, pull = jax.vjp(contact, [known[v] for v in self.parameters])
+        (found,) = pull([or_zeros(a, value) for a, value in zip(arrays, values, strict=True)])
+        return env_of(self.parameters, found)
+
+
+def pull_back_of_a_step(graph: Graph, parameters: Sequence[Any]) -> Graph | None:
+    """From the inputs of a graph, then cotangents of its outputs, to the cotangents of parameters; ``None`` if it closes over arrays."""
+
+    def pull(arrays: list[Any], cotangents: list[Any]) -> Any:
+        here = env_of(graph.inputs, arrays)
+
+        def contact(some: list[Any]) -> list[Any]:
+            return evaluate(graph, here | env_of(parameters, some), {}, ())
+
+        return jax.vjp(contact, [here[v] for v in parameters])[1](cotangents)[0]
+
+    found, arrays, _ = graph_of(
+        pull, list(map(struct, graph.inputs)), list(map(struct, graph.outputs))
+    )
+    if arrays:
+        return None
+    found = substitute(found, dict(zip(found.inputs, graph.inputs, strict=False)))
+    return replace(found, inputs=(*graph.inputs, *found.inputs[len(graph.inputs) :]))
+
+
+def cotangent_array(cotangent: Any, varying: Env, axes: tuple[int, ...]) -> Any:
+    """The array of a cotangent that may be a number; ``None`` for zero."""
+    if not is_literal(cotangent):
+        return varying.get(cotangent)
+    return jnp.full(axes, cotangent.val, cotangent.aval.dtype) if np.any(cotangent.val) else None

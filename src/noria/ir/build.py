@@ -1,0 +1,87 @@
+"""Python functions become graphs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.tree_util as jtu
+
+from noria._jax import parts_of
+from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, struct
+from noria.ir.passes import dce
+
+#: Calls that are opened up. Those with a derivative rule of their own are not: the rule must be found when
+#: derivatives are taken. Loops and conditionals stay whole.
+INLINED = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "core_closed_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+}
+
+
+class Unsupported(Exception):
+    """A step that the compiler leaves to the plain loop; the message is the reason."""
+
+
+def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any], Any]:
+    """The graph of ``function(*args)``, the arrays that it closes over, and the tree of its outputs.
+
+    The graph's inputs are those arrays, then the leaves of ``args``.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    if closed.effects:
+        raise Unsupported(f"a step has the side effect {next(iter(closed.effects))}")
+    jaxpr, consts = parts_of(closed)
+    inputs = (*jaxpr.constvars, *jaxpr.invars)
+    equations: list[Equation] = []
+    outputs, hidden = _inline(jaxpr, inputs, equations, None)
+    graph = Graph((*hidden, *inputs), tuple(outputs), tuple(equations))
+    return dce(graph), [*hidden.values(), *consts], jtu.tree_structure(shapes)
+
+
+def _inline(
+    jaxpr: Any, inputs: Sequence[Atom], equations: list[Equation], source: Any
+) -> tuple[list[Atom], dict[Any, Any]]:
+    """Append the equations of ``jaxpr`` applied to ``inputs``; its outputs, and arrays found inside of calls."""
+    known: dict[Any, Atom] = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True))
+    hidden: dict[Any, Any] = {}
+
+    def get(atom: Atom) -> Atom:
+        return atom if is_literal(atom) else known[atom]
+
+    for equation in jaxpr.eqns:
+        arguments = [get(atom) for atom in equation.invars]
+        if equation.primitive.name in INLINED:
+            inner, consts = parts_of(equation.params[INLINED[equation.primitive.name]])
+            values = {Value(jax.typeof(const)): const for const in consts}
+            hidden |= values
+            arguments = [*values, *arguments]
+            outputs, more = _inline(inner, arguments, equations, source)
+            hidden |= more
+        else:
+            outputs = [Value(v.aval) for v in equation.outvars]
+            origin = equation.source_info.traceback if source is None else source
+            equations.append(
+                Equation(
+                    equation.primitive, tuple(arguments), tuple(outputs), equation.params, origin
+                )
+            )
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return [get(atom) for atom in jaxpr.outvars], hidden
+
+
+def build(
+    function: Callable[..., Any], inputs: Sequence[Atom], source: Any
+) -> tuple[list[Equation], list[Any]]:
+    """The equations of a short piece of JAX code applied to values of a graph, and what it returns (a list)."""
+    jaxpr, consts = parts_of(jax.make_jaxpr(function)(*map(struct, inputs)))
+    equations: list[Equation] = []
+    outputs, hidden = _inline(jaxpr, [*consts, *inputs], equations, source)
+    assert not hidden
+    assert not consts
+    return equations, outputs

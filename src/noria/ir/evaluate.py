@@ -1,0 +1,194 @@
+"""A graph of one step of one example, evaluated for many of both; sums in 16 bits taken in 32.
+
+A parameter is the same for all steps and examples, so its cotangent is the sum of theirs. JAX takes such a
+sum in the parameter's own type. In 16 bits it stops growing when a term is too small beside it: a sum of
+ones in bfloat16 never passes 256. So a parameter of 16 bits is read from a copy in float32, which is
+converted back for each step and example::
+
+    parameter --float32--> broadcast over steps and examples --16 bits--> what is computed
+
+The values do not change, since the conversion is exact. The pull-back of the broadcast is now a sum in
+float32, which is rounded once, at the end. Matrix products and convolutions add up in 32 bits by themselves.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from noria.ir.build import Unsupported, build, graph_of
+from noria.ir.graph import Env, Equation, Graph, Value, env_of, is_literal, values_of
+from noria.ir.passes import dependence, extract, inputs_of, substitute
+
+#: What adds up in 32 bits by itself.
+_PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
+
+#: What takes elements of a table; its pull-back adds up in the type of the table.
+_LOOKUPS = frozenset(("gather", "dynamic_slice"))
+
+#: What has equations inside. A copy of a matrix for each example would make vectors of the products there.
+_CALLS = frozenset("scan while cond custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
+
+
+def is_narrow(value: Any) -> bool:
+    """Whether an array, or its shape and dtype, is of floating-point numbers of fewer than 32 bits."""
+    return bool(jnp.issubdtype(value.dtype, jnp.floating)) and jnp.finfo(value.dtype).bits < 32
+
+
+def widened(tree: Any) -> Any:
+    """Arrays, those of 16 bits as float32."""
+    return jtu.tree_map(lambda a: a.astype(jnp.float32) if is_narrow(a) else a, tree)
+
+
+def narrowed(tree: Any, like: Any) -> Any:
+    """The arrays of ``tree`` in the types of those of ``like``; ``None`` stays."""
+    return jtu.tree_map(
+        lambda a, b: None if a is None else a.astype(b.dtype),
+        tree,
+        like,
+        is_leaf=lambda a: a is None,
+    )
+
+
+def spread(a: jax.Array, axes: Sequence[int], dtype: Any = None) -> jax.Array:
+    """``a`` at each place of leading ``axes``; its cotangent is the sum over them, taken in 32 bits or more.
+
+    ``dtype`` is that of the result, by default that of ``a``.
+    """
+    dtype = a.dtype if dtype is None else dtype
+    return jnp.broadcast_to(widened(a), (*axes, *a.shape)).astype(dtype)
+
+
+def evaluate(graph: Graph, known: Env, varying: Env, axes: Sequence[int]) -> list[Any]:
+    """The outputs of ``graph``, mapped over leading axes of the arrays of ``varying``; those of ``known`` have none.
+
+    Args:
+        graph: equations of one example and one step.
+        known: arrays that are the same for all. For a value of 16 bits a copy in float32 will do.
+        varying: arrays that have ``axes`` in front.
+        axes: the sizes of those axes: ``(time, batch)``, ``(batch,)`` or fewer.
+    """
+    names = [v for v in graph.inputs if v in varying]
+    shared = [v for v in graph.inputs if v not in varying]
+    copies: Env = {}
+    if axes and any(is_narrow(v.aval) for v in shared):
+        graph, known, copies = _with_copies(graph, known, names, axes)
+    else:
+        known = {
+            v: known[v].astype(v.aval.dtype) if is_narrow(v.aval) else known[v] for v in shared
+        }
+    names, arrays = [*names, *copies], [*(varying[v] for v in names), *copies.values()]
+
+    def one(arrays: list[Any]) -> list[Any]:
+        here = known | env_of(names, arrays)
+        outputs = graph([here[v] for v in graph.inputs])
+        return [
+            jnp.asarray(a, v.aval.dtype) if is_literal(v) else a
+            for v, a in zip(graph.outputs, outputs, strict=True)
+        ]
+
+    for size in reversed(axes):
+        one = jax.vmap(one, axis_size=size)
+    return one(arrays)
+
+
+def _with_copies(
+    graph: Graph, known: Env, names: Sequence[Any], axes: Sequence[int]
+) -> tuple[Graph, Env, Env]:
+    """The part that varies, the arrays that it shares, and copies for each place of those that it reads so."""
+    depends = dependence(graph.equations, dict.fromkeys(names, 1))
+    varies = lambda atom: is_literal(atom) or bool(depends.get(atom))  # noqa: E731
+    rest = [e for e in graph.equations if any(map(varies, e.outputs))]
+    asked = [
+        v
+        for v in values_of([*(v for e in rest for v in e.inputs), *graph.outputs])
+        if not varies(v)
+    ]
+    same = extract(graph.equations, asked, [v for v in graph.inputs if v not in names])
+    given = {v: known[v] for v in same.inputs}
+    arrays = {v: a.astype(v.aval.dtype) if is_narrow(v.aval) else a for v, a in given.items()}
+    arrays |= env_of(asked, same([arrays[v] for v in same.inputs]))
+    copy_of: dict[Any, Any] = {}
+
+    def copy(atom: Any, rank: float = math.inf) -> Any:
+        fits = not varies(atom) and is_narrow(atom.aval) and atom.aval.ndim <= rank
+        return copy_of.setdefault(atom, Value(atom.aval)) if fits else atom
+
+    equations: list[Equation] = []
+    instead: Env = {}
+    for equation in rest:
+        table, *others = equation.inputs
+        if equation.name in _LOOKUPS and not varies(table) and is_narrow(table.aval):
+            made, found = build(
+                functools.partial(_looked_up, equation), equation.inputs, equation.source
+            )
+            equations += made
+            instead |= env_of(equation.outputs, found)
+        elif equation.name in _PRODUCTS:
+            equations.append(equation)
+        else:
+            rank = 1 if equation.name in _CALLS else math.inf
+            equations.append(
+                replace(equation, inputs=tuple(copy(atom, rank) for atom in (table, *others)))
+            )
+    outputs = tuple(map(copy, graph.outputs))
+    copies = {c: spread(given.get(v, arrays[v]), axes, v.aval.dtype) for v, c in copy_of.items()}
+    part = substitute(Graph((), outputs, tuple(equations)), instead)
+    return replace(part, inputs=tuple(inputs_of(part.equations, part.outputs))), arrays, copies
+
+
+def _looked_up(equation: Equation, table: jax.Array, *others: jax.Array) -> list[jax.Array]:
+    """What a lookup gives, whose pull-back adds up in float32."""
+    return narrowed(equation.bind(widened(table), *others), [v.aval for v in equation.outputs])
+
+
+def of_one(tree: Any, axes: int) -> Any:
+    """Arrays without their first axes, as shapes and dtypes."""
+    return jtu.tree_map(lambda a: jax.ShapeDtypeStruct(a.shape[axes:], a.dtype), tree)
+
+
+def mapped(
+    function: Callable[..., Any], *one: Any
+) -> Callable[[Sequence[Any], Sequence[int]], Any]:
+    """``(arguments, axes) -> results``: ``function`` of one example and one step, for leading ``axes`` of its arguments.
+
+    Arrays that the function holds or closes over are read from copies that are made here, so that a loop
+    around the results adds up their cotangents in 32 bits, too.
+
+    Args:
+        function: takes and returns pytrees of arrays.
+        one: shapes and dtypes of its arguments, without the axes.
+    """
+
+    def as_it_is(arguments: Sequence[Any], axes: Sequence[int]) -> Any:
+        of_all = function
+        for size in reversed(axes):
+            of_all = jax.vmap(of_all, axis_size=size)
+        return of_all(*arguments)
+
+    if not any(
+        is_narrow(leaf) for leaf in jtu.tree_leaves((function, one)) if hasattr(leaf, "dtype")
+    ):
+        return as_it_is
+    held, rest = eqx.partition(function, eqx.is_array)
+    try:
+        graph, closed_over, tree = graph_of(
+            lambda held, *args: eqx.combine(held, rest)(*args), held, *one
+        )
+    except Unsupported:  # an effect has an order, which a graph does not keep
+        return as_it_is
+    arrays = widened([*closed_over, *jtu.tree_leaves(held)])
+    known = env_of(graph.inputs[: len(arrays)], arrays)
+
+    def of_all(arguments: Sequence[Any], axes: Sequence[int]) -> Any:
+        leaves = jtu.tree_leaves(tuple(arguments))
+        varying = env_of(graph.inputs[len(known) :], leaves)
+        return jtu.tree_unflatten(tree, evaluate(graph, known, varying, axes))
+
+    return of_all

@@ -1,0 +1,113 @@
+"""Values, equations and graphs: the intermediate representation of one traced step.
+
+They mirror JAX's variables, equations and jaxprs. A graph is evaluated by binding its equations in order.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeGuard
+
+import jax
+import numpy as np
+
+from noria._jax import Literal, bind
+
+
+class Value:
+    """What an equation gives; known by identity. JAX's own variables serve too: all that is asked for is ``aval``."""
+
+    __slots__ = ("aval",)
+
+    def __init__(self, aval: Any):
+        self.aval = aval
+
+
+#: A value, or a number that stands in the equation itself (`jax.extend.core.Literal`).
+Atom: TypeAlias = Any
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """One primitive applied to values; ``source`` is the traceback of the user's line that asked for it."""
+
+    primitive: Any
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Any, ...]
+    params: dict[str, Any]
+    source: Any
+
+    @property
+    def name(self) -> str:
+        return self.primitive.name
+
+    def bind(self, *arrays: Any) -> list[Any]:
+        """The outputs for these inputs; traced like any JAX code, with the user's line as its origin."""
+        return bind(self.primitive, arrays, self.params, self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Equations in an order in which they can be evaluated, from ``inputs`` to ``outputs``."""
+
+    inputs: tuple[Any, ...]
+    outputs: tuple[Atom, ...]
+    equations: tuple[Equation, ...]
+
+    def __call__(
+        self,
+        arrays: Sequence[Any],
+        adjust: Callable[[Equation, list[Any], list[Any]], list[Any]] | None = None,
+    ) -> list[Any]:
+        """The outputs. ``adjust(equation, its inputs, its outputs)`` may replace what an equation gave."""
+        known = dict(zip(self.inputs, arrays, strict=True))
+        for equation in self.equations:
+            inputs = [read(known, atom) for atom in equation.inputs]
+            outputs = equation.bind(*inputs)
+            known.update(
+                zip(
+                    equation.outputs,
+                    adjust(equation, inputs, outputs) if adjust else outputs,
+                    strict=True,
+                )
+            )
+        return [read(known, atom) for atom in self.outputs]
+
+
+#: Values and the arrays that stand for them.
+Env: TypeAlias = dict[Any, Any]
+
+
+def env_of(names: Iterable[Any], arrays: Iterable[Any]) -> Env:
+    return dict(zip(names, arrays, strict=True))
+
+
+def is_literal(atom: Atom) -> TypeGuard[Any]:
+    return isinstance(atom, Literal)
+
+
+def read(known: dict[Any, Any], atom: Atom) -> Any:
+    return atom.val if is_literal(atom) else known[atom]
+
+
+def struct(atom: Atom) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a value, for tracing."""
+    aval = atom.aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
+
+
+def size_in_bytes(atom: Atom) -> int:
+    """Bytes of one value; a random key counts as its words."""
+    aval = atom.aval
+    if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key):
+        return 8 * int(np.prod(aval.shape))
+    return int(np.prod(aval.shape)) * aval.dtype.itemsize
+
+
+def is_inexact(atom: Atom) -> bool:
+    """Whether a value can have a derivative."""
+    return bool(jax.dtypes.issubdtype(atom.aval.dtype, np.inexact))
+
+
+def values_of(atoms: Iterable[Atom]) -> Iterator[Any]:
+    """The atoms that are values, each once, in order."""
+    return iter(dict.fromkeys(atom for atom in atoms if not is_literal(atom)))

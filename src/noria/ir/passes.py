@@ -1,0 +1,139 @@
+"""Passes over graphs: dead-code elimination, common subexpressions, extraction, dependence."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from noria.ir.graph import Atom, Equation, Graph, is_literal, values_of
+
+
+def dce(graph: Graph) -> Graph:
+    """Without the equations that no output needs."""
+    return extract(graph.equations, graph.outputs, graph.inputs, keep_inputs=True)
+
+
+def extract(
+    equations: Sequence[Equation],
+    outputs: Sequence[Atom],
+    inputs: Iterable[Any],
+    *,
+    keep_inputs: bool = False,
+) -> Graph:
+    """The part of ``equations`` that leads from ``inputs`` to ``outputs``; of the inputs, those that it uses."""
+    available = dict.fromkeys(inputs)
+    needed = set(values_of(outputs))
+    kept = []
+    for equation in reversed(equations):
+        wanted = [v for v in equation.outputs if v in needed]
+        if wanted and not all(v in available for v in wanted):
+            kept.append(equation)
+            needed.update(values_of(equation.inputs))
+    used = tuple(v for v in available if keep_inputs or v in needed)
+    graph = Graph(used, tuple(outputs), tuple(reversed(kept)))
+    made = {v for equation in graph.equations for v in equation.outputs} | set(graph.inputs)
+    missing = [v for v in needed if v not in made]
+    assert not missing, missing
+    return graph
+
+
+def toposort(equations: Sequence[Equation]) -> list[Equation]:
+    """The same equations in an order in which each stands after what it uses; otherwise as they were."""
+    maker = {v: equation for equation in equations for v in equation.outputs}
+    done: dict[Equation, None] = {}
+    todo = [*reversed(equations)]
+    while todo:
+        makers = [maker[v] for v in values_of(todo[-1].inputs) if v in maker]
+        waits_for = [equation for equation in makers if equation not in done]
+        if todo[-1] in done or not waits_for:
+            done.setdefault(todo.pop())
+        else:
+            todo += reversed(waits_for)
+    return list(done)
+
+
+def substitute(graph: Graph, instead: dict[Any, Atom]) -> Graph:
+    """The graph with some values read from elsewhere."""
+
+    def get(atom: Atom) -> Atom:
+        while not is_literal(atom) and atom in instead:
+            atom = instead[atom]
+        return atom
+
+    equations = [
+        Equation(e.primitive, tuple(map(get, e.inputs)), e.outputs, e.params, e.source)
+        for e in graph.equations
+    ]
+    return Graph(graph.inputs, tuple(map(get, graph.outputs)), tuple(equations))
+
+
+def cse(graph: Graph, kinds: frozenset[str]) -> Graph:
+    """The graph in which equal equations of these kinds are one."""
+    seen: dict[Any, Equation] = {}
+    instead: dict[Any, Atom] = {}
+    equations = []
+    for equation in graph.equations:
+        inputs = tuple(
+            atom if is_literal(atom) else instead.get(atom, atom) for atom in equation.inputs
+        )
+        equation = Equation(
+            equation.primitive, inputs, equation.outputs, equation.params, equation.source
+        )
+        if equation.name in kinds:
+            names = tuple(
+                str(atom.val) + str(atom.aval) if is_literal(atom) else atom for atom in inputs
+            )
+            first = seen.setdefault(
+                (equation.name, names, str(sorted(equation.params.items()))), equation
+            )
+            if first is not equation:
+                instead.update(zip(equation.outputs, first.outputs, strict=True))
+                continue
+        equations.append(equation)
+    return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
+
+
+def slices(equation: Equation) -> list[tuple[int, int]] | None:
+    """For an equation that takes slices along the last axis, and does nothing else: where each output begins and ends."""
+    if equation.name not in ("split", "slice") or not equation.inputs[0].aval.ndim:
+        return None
+    shape, params = equation.inputs[0].aval.shape, equation.params
+    if equation.name == "split":
+        ends = [sum(map(int, params["sizes"][: i + 1])) for i in range(len(params["sizes"]))]
+        return (
+            list(zip([0, *ends], ends, strict=False)) if params["axis"] == len(shape) - 1 else None
+        )
+    whole = params["strides"] is None and equation.outputs[0].aval.shape[:-1] == shape[:-1]
+    return [(params["start_indices"][-1], params["limit_indices"][-1])] if whole else None
+
+
+def users(
+    equations: Sequence[Equation], outputs: Sequence[Atom] = ()
+) -> dict[Any, list[Equation | None]]:
+    """For each value the equations that use it, and ``None`` if it is an output."""
+    found: dict[Any, list[Equation | None]] = {}
+    for equation in equations:
+        for value in values_of(equation.inputs):
+            found.setdefault(value, []).append(equation)
+    for value in values_of(outputs):
+        found.setdefault(value, []).append(None)
+    return found
+
+
+def dependence(equations: Sequence[Equation], sources: dict[Any, int]) -> dict[Any, int]:
+    """For each value the largest number among those of the sources it depends on; 0 for none. A source may be computed, too."""
+    found = dict(sources)
+    for equation in equations:
+        level = max((found.get(v, 0) for v in values_of(equation.inputs)), default=0)
+        found.update((v, level) for v in equation.outputs if v not in sources)
+    return found
+
+
+def backward_slice(equations: Sequence[Equation], outputs: Iterable[Atom]) -> set[Equation]:
+    """The equations that some of ``outputs`` need."""
+    return set(extract(equations, tuple(values_of(outputs)), inputs_of(equations)).equations)
+
+
+def inputs_of(equations: Sequence[Equation], outputs: Iterable[Atom] = ()) -> list[Any]:
+    """The values that equations, and what reads ``outputs``, need from elsewhere, each once."""
+    made = {v for equation in equations for v in equation.outputs}
+    used = values_of([*(v for equation in equations for v in equation.inputs), *outputs])
+    return [v for v in used if v not in made]

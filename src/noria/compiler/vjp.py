@@ -24,24 +24,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 
+from noria.compiler.equation_vjp import EquationVJP, EquationVJPs, is_zero
 from noria.compiler.min_cut import LIGHT, TRANSCENDENTAL, is_heavy, min_cut
 from noria.compiler.param_use import ParameterUse, pull_back_of_a_step
 from noria.compiler.split import Split
-from noria.ir.build import graph_of
+from noria.ir.build import build
 from noria.ir.graph import (
     Env,
     Equation,
     Graph,
-    env_of,
+    Value,
     is_inexact,
     is_literal,
     size_in_bytes,
-    struct,
     values_of,
 )
-from noria.ir.passes import cse, dependence, extract, inputs_of, substitute, toposort
+from noria.ir.passes import cse, dependence, extract, inlined, inputs_of, substitute, toposort
 
 SHARED, FORWARD, REVERSE = range(3)
 
@@ -142,78 +141,122 @@ class Derivative:
 
 
 def derive(split: Split) -> Derivative:
-    """Differentiate one step with respect to the state, what is lifted, and at the contacts."""
-    loop, moving = split.loop, split.moving
-    touched = [
-        e
-        for e in loop.equations
-        if moving.intersection(split.shared, values_of(e.inputs))
-        and any(map(is_inexact, e.outputs))
+    """Differentiate one step with respect to the state, what is hoisted, and the parameters."""
+    tape = _Tape(split)
+    tape.run_forward()
+    tape.run_reverse()
+    outputs = [tape.now(v) for v in split.loop.outputs]
+    uses = [
+        (e, vjp, [None if is_literal(v) or v in tape.shared else tape.now(v) for v in e.inputs], g)
+        for e, vjp, g in tape.uses
     ]
-    moves = dependence(split.before.equations, dict.fromkeys(moving, 1))
-    wanted = [v for v in split.lifted if moves.get(v) and is_inexact(v)]
-    smooth = [v for v in split.state if is_inexact(v)]
-    same = {*split.shared}
-
-    def step(shared: list[Any], lifted: list[Any], state: list[Any], cotangents: list[Any]) -> Any:
-        known = env_of((*split.shared, *split.lifted, *split.state), (*shared, *lifted, *state))
-
-        def tapped(some: list[Any], taps: list[list[Any]]) -> Any:
-            """The loop's inexact outputs, where to each output of a contact a tap is added; and all else of interest."""
-            tap_of, operands = dict(zip(touched, taps, strict=True)), {}
-
-            def adjust(equation: Equation, inputs: list[Any], outputs: list[Any]) -> list[Any]:
-                if equation not in tap_of:
-                    return outputs
-                operands[equation] = [
-                    None if is_literal(v) or v in same else a
-                    for v, a in zip(equation.inputs, inputs, strict=True)
-                ]
-                taps = iter(tap_of[equation])
-                return [
-                    a + next(taps) if is_inexact(v) else a
-                    for v, a in zip(equation.outputs, outputs, strict=True)
-                ]
-
-            inputs = known | env_of((*smooth, *wanted), some)
-            outputs = loop([inputs[v] for v in loop.inputs], adjust)
-            smooth_outputs = [
-                a for v, a in zip(loop.outputs, outputs, strict=True) if is_inexact(v)
-            ]
-            return smooth_outputs, (outputs, [operands[e] for e in touched])
-
-        taps = [
-            [jnp.zeros(v.aval.shape, v.aval.dtype) for v in e.outputs if is_inexact(v)]
-            for e in touched
-        ]
-        _, pull, (outputs, operands) = jax.vjp(
-            tapped, [known[v] for v in (*smooth, *wanted)], taps, has_aux=True
-        )
-        return outputs, operands, pull(cotangents)
-
-    args = [list(map(struct, values)) for values in (split.shared, split.lifted, split.state)]
-    ends = [struct(v) for v in loop.outputs if is_inexact(v)]
-    graph, arrays, tree = graph_of(step, *args, ends)
-    hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
-    names = (*split.shared, *split.lifted, *split.state)
-    graph = cse(substitute(graph, dict(zip(inputs, names, strict=False))), LIGHT)
-    outputs, operands, (of_inputs, of_taps) = jtu.tree_unflatten(tree, graph.outputs)
-    of_lifted = dict(zip(wanted, of_inputs[len(smooth) :], strict=True))
+    of_state = [tape.gradient(v) for v in split.state if is_inexact(v)]
+    of_lifted = [tape.cotangent.get(v) if v in tape.hoisted else None for v in split.lifted]
+    found = outputs, [(operands, g) for _, _, operands, g in uses], of_state, of_lifted
+    atoms, tree = jtu.tree_flatten(found)
+    graph = cse(Graph((), tuple(atoms), (*tape.forward, *tape.reverse)), LIGHT)
+    outputs, parts, of_state, of_lifted = jtu.tree_unflatten(tree, graph.outputs)
     return _divide(
         split,
         graph.equations,
         outputs,
         [
-            ParameterUse.made(
-                e, [v for v in values_of(e.inputs) if v in moving and v in same], z, g
-            )
-            for e, z, g in zip(touched, operands, of_taps, strict=True)
+            ParameterUse.made(e, vjp, [v for v in values_of(e.inputs) if v in tape.parameters], z, g)
+            for (e, vjp, _, _), (z, g) in zip(uses, parts, strict=True)
         ],
-        cotangents=inputs[len(names) :],
-        of_state=of_inputs[: len(smooth)],
-        of_lifted=[of_lifted.get(v) for v in split.lifted],
-        constants=env_of(hidden, arrays),
+        cotangents=tape.seeds,
+        of_state=of_state,
+        of_lifted=of_lifted,
+        constants=tape.constants,
     )
+
+
+class _Tape:
+    """Reverse-mode differentiation of a loop body, equation by equation (Wengert 1964).
+
+    ``forward`` computes the body again, under new names, and the residuals of each equation;
+    ``reverse`` leads from the ``seeds``, the cotangents of the inexact outputs, back to the inputs.
+    A cotangent of a parameter is not summed here: each equation that reads one is in ``uses``.
+    """
+
+    def __init__(self, split: Split):
+        loop, moving = split.loop, split.moving
+        moves = dependence(split.before.equations, dict.fromkeys(moving, 1))
+        self.loop, self.shared = loop, frozenset(split.shared)
+        self.parameters = moving & self.shared
+        self.hoisted = {v for v in split.lifted if moves.get(v) and is_inexact(v)}
+        inputs = (*self.parameters, *self.hoisted, *filter(is_inexact, split.state))
+        self._depends = dependence(loop.equations, dict.fromkeys(inputs, 1))
+        self._names: dict[Any, Any] = {}
+        self._vjps = EquationVJPs()
+        self._recorded: list[tuple[Equation, EquationVJP, dict[Any, Any]]] = []
+        self.seeds = [Value(v.aval) for v in loop.outputs if is_inexact(v)]
+        self.forward: list[Equation] = []
+        self.reverse: list[Equation] = []
+        self.cotangent: dict[Any, Any] = {}
+        self.uses: list[tuple[Equation, EquationVJP, list[Any]]] = []
+        self.constants: Env = {}
+
+    def now(self, atom: Any) -> Any:
+        """The value of ``forward`` that stands for a value of the loop."""
+        return atom if is_literal(atom) else self._names.get(atom, atom)
+
+    def run_forward(self) -> None:
+        for equation in self.loop.equations:
+            inputs = [self.now(atom) for atom in equation.inputs]
+            wrt = [n for n, atom in enumerate(equation.inputs) if self._is_differentiable(atom)]
+            if not wrt or not any(map(is_inexact, equation.outputs)):
+                self.forward.append(replace(equation, inputs=tuple(inputs)))
+                continue
+            vjp = self._vjps.of(equation, wrt)
+            names = vjp.named(equation, inputs)
+            made, outputs = inlined(vjp.forward, names, equation.source)
+            self.forward += made
+            self._names.update(zip(equation.outputs, outputs, strict=False))
+            names |= dict(zip(vjp.forward.outputs, outputs, strict=True))
+            self._recorded.append((equation, vjp, names))
+            self.constants |= vjp.constants
+
+    def _is_differentiable(self, atom: Any) -> bool:
+        return not is_literal(atom) and bool(self._depends.get(atom)) and is_inexact(atom)
+
+    def run_reverse(self) -> None:
+        for atom, seed in zip(filter(is_inexact, self.loop.outputs), self.seeds, strict=True):
+            self._add(atom, seed, None)
+        for equation, vjp, names in reversed(self._recorded):
+            smooth = [v for v in equation.outputs if is_inexact(v)]
+            if not any(v in self.cotangent for v in smooth):
+                continue
+            given = [self.gradient(v) for v in smooth]
+            names = names | dict(zip(vjp.cotangents, given, strict=True))
+            made, gradients = inlined(vjp.reverse, names, equation.source)
+            self.reverse += made
+            found = iter(gradients)
+            for n, gradient in zip(vjp.wrt, vjp.gradients, strict=True):
+                g = None if gradient is None else next(found)
+                if g is not None and equation.inputs[n] not in self.parameters:
+                    self._add(equation.inputs[n], g, equation.source)
+            if self.parameters.intersection(values_of(equation.inputs)):
+                self.uses.append((equation, vjp, given))
+        self.uses.reverse()
+
+    def gradient(self, value: Any) -> Any:
+        """The cotangent of a value, zeros if there is none."""
+        if value not in self.cotangent:
+            made, (zeros,) = build(lambda: [jnp.zeros(value.aval.shape, value.aval.dtype)], [], None)
+            self.reverse += made
+            return zeros
+        return self.cotangent[value]
+
+    def _add(self, atom: Any, gradient: Any, source: Any) -> None:
+        if is_literal(atom):
+            return
+        if atom in self.cotangent:
+            total = Value(atom.aval)
+            terms = (self.cotangent[atom], gradient)
+            self.reverse.append(Equation(jax.lax.add_p, terms, (total,), {}, source))
+            gradient = total
+        self.cotangent[atom] = gradient
 
 
 def _divide(
@@ -250,7 +293,7 @@ def _divide(
     ]  # those of what is emitted come stacked already
     # A rule may give a cotangent that does not depend on the one it was given: then it need not come from the loop.
     maker = {v: equation for equation in equations for v in equation.outputs}
-    apart = [g for g in values_of(asked) if level(g) != REVERSE and not _is_zero(g, maker)]
+    apart = [g for g in values_of(asked) if level(g) != REVERSE and not is_zero(g, maker)]
     same = (*constants, *split.shared)
     operands = [
         v
@@ -279,7 +322,7 @@ def _divide(
         stacked=tuple(stacked),
         contacts=tuple(contacts),
         cotangents=tuple(cotangents),
-        of_lifted=tuple(None if g is None or _is_zero(g, maker) else g for g in of_lifted),
+        of_lifted=tuple(None if g is None or is_zero(g, maker) else g for g in of_lifted),
         constants=constants,
     )
 
@@ -401,13 +444,3 @@ def _factors(atom: Any, maker: dict[Any, Equation]) -> tuple[Any, ...]:
     if any(equation.params["dimension_numbers"][0]) or any(equation.params["dimension_numbers"][1]):
         return (atom,)
     return equation.inputs[::-1] if turned else equation.inputs
-
-
-def _is_zero(atom: Any, maker: dict[Any, Equation]) -> bool:
-    """Whether a value is zero as it is written."""
-    while not is_literal(atom):
-        equation = maker.get(atom)
-        if equation is None or equation.name != "broadcast_in_dim":
-            return False
-        atom = equation.inputs[0]
-    return not np.any(atom.val)

@@ -23,7 +23,7 @@ def check(
 ) -> None:
     """As near to the scan as ever; and bit for bit what comes out if XLA transposes before and after."""
     found = scanned(layer, xs, **options)
-    assert [bool(plan.aside) for plan in plans] == [True, layer.save == "gates"]
+    assert [bool(plan.staged) for plan in plans] == [True, layer.save == "gates"]
     assert_close(found, by_scan(layer, xs, **options), tolerance)
     with monkeypatch.context() as patch:
         patch.setattr(primitive.Call, "_batch_major", lambda call, program: [])
@@ -92,7 +92,7 @@ class Emitting(nr.Cell):
 def test_inputs_and_outputs_of_all_types(dtype, plans):
     layer, xs = nr.Recurrence(Emitting(random(8, 6, 6))), (3 * random(9, 4, 5, 7)).astype(dtype)
     found = jax.jit(lambda xs: layer.scan(None, xs))(xs)
-    assert len(plans[0].aside) >= 3, "what h decides; the rest may be computed before the loop"
+    assert len(plans[0].staged) >= 3, "what h decides; the rest may be computed before the loop"
     assert_close(found, nr.with_backend(layer, "reference").scan(None, xs), 1e-10)
 
 

@@ -37,9 +37,11 @@ def layer_of(
 def test_products_apart_give_what_the_scan_gives(name, reverse, plans):
     check(layer_of(name, 5, 19, reverse=reverse), random(1, 3, 11, 5))
     forward, backward = plans[0], plans[1]
-    assert len(forward.before) >= 1
-    assert not forward.after
-    assert len(backward.after) >= 1, "the cotangent of the input is a product that is only emitted"
+    assert len(forward.prologue) >= 1
+    assert not forward.epilogue
+    assert len(backward.epilogue) >= 1, (
+        "the cotangent of the input is a product that is only emitted"
+    )
 
 
 @pytest.mark.covered(1)
@@ -118,7 +120,10 @@ def test_a_gradient_that_nobody_wants_is_not_computed(plans):
         plans.clear()
         function = jax.grad(lambda layer, xs: jnp.sum(layer(xs) ** 2), argnums=argument)
         jax.block_until_ready(jax.jit(function)(layer, xs))
-        return [(len(plan.program.values("emitted")), len(plan.program.totals)) for plan in plans]
+        return [
+            (len(plan.schedule.values("emitted")), len(plan.schedule.accumulators))
+            for plan in plans
+        ]
 
     (_, no_totals), (of_input, of_weights) = made(0)
     assert (no_totals, of_input, of_weights) == (0, 0, 3)
@@ -134,7 +139,7 @@ def test_a_gradient_that_nobody_wants_is_not_computed(plans):
 )
 def test_weights_of_few_rows_are_not_packed(name, batch, time, features, hidden, plans):
     check(layer_of(name, features, hidden), random(13, batch, time, features))
-    assert all(plan.direct and not plan.panels for plan in plans)
+    assert all(plan.unpacked and not plan.panel_bytes for plan in plans)
 
 
 @pytest.mark.sampled(2)

@@ -208,7 +208,7 @@ class Call:
         )
         shared, steps, shifted = (
             [v for v in some if v in graph.inputs]
-            for some in (self.program.shared, self.program.steps, self.program.shifted)
+            for some in (self.program.shared, self.program.steps, self.program.previous)
         )
         program = Schedule(graph, shared, steps, self.program.state, counts, shifted)
         needs = [
@@ -223,7 +223,13 @@ class Call:
     ) -> Schedule:
         program = self.program
         return Schedule(
-            self.graph, program.shared, program.steps, program.state, totals, program.shifted, apart
+            self.graph,
+            program.shared,
+            program.steps,
+            program.state,
+            totals,
+            program.previous,
+            apart,
         )
 
     def slow(self, *arrays: Any, time: int) -> list[Any]:
@@ -231,7 +237,7 @@ class Call:
         program, (shared, steps, first, start) = self.program, self.arguments(arrays)
         known, varying = env_of(program.shared, shared), env_of(program.steps, steps)
         varying |= {
-            v: PreviousStep(varying[v], a) for v, a in zip(program.shifted, first, strict=True)
+            v: PreviousStep(varying[v], a) for v, a in zip(program.previous, first, strict=True)
         }
         axes = time, self._batch(arrays)
         final, stacked, totals = scan.loop(
@@ -241,7 +247,11 @@ class Call:
 
     def structs(self, time: int, batch: int) -> list[jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the final state, of what is stacked, and of totals."""
-        outputs, totals, width = self.program.outputs, self.program.totals, len(self.program.state)
+        outputs, totals, width = (
+            self.program.outputs,
+            self.program.accumulators,
+            len(self.program.state),
+        )
         axes = [(batch,)] * width + [(time, batch)] * (len(outputs) - width) + [()] * len(totals)
         return [
             jax.ShapeDtypeStruct((*front, *v.aval.shape), v.aval.dtype)
@@ -250,14 +260,14 @@ class Call:
 
     def rows(self) -> Rows:
         """Where the batch is."""
-        front = {"shared": None, "step": 1, "first": 0, "state": 0}
+        front = {"shared": None, "step": 1, "boundary": 0, "state": 0}
         width, stacked = (
             len(self.program.state),
             len(self.program.outputs) - len(self.program.state),
         )
         return Rows(
             [front[kind] for kind in INPUTS for _ in self.program.values(kind)],
-            [0] * width + [1] * stacked + [None] * len(self.program.totals),
+            [0] * width + [1] * stacked + [None] * len(self.program.accumulators),
         )
 
     def fast(self, *arrays: Any, time: int) -> list[Any]:
@@ -280,13 +290,14 @@ class Call:
         plan = KernelPlan(
             program, isa, by_features, direct, self._batch_major(program) if strided else ()
         )
-        kept = sum(plan.stretch_widths())
+        kept = sum(plan.block_widths())
         rows = _RECORDED if self.totals else -(-_KEPT // kept) if kept else time * batch
         stretch = -(-time // min(time, -(-time * batch // rows)))
         scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, stretch),), jnp.uint8)
         sizes = handler.sizes(time, batch, self.reverse, stretch, shares)
         given, wanted = (
-            [place in plan.aside for place in program.buffers(kinds)] for kinds in (INPUTS, RESULTS)
+            [place in plan.staged for place in program.buffers(kinds)]
+            for kinds in (INPUTS, RESULTS)
         )
         results = jax.eval_shape(
             functools.partial(_swapped, which=wanted), self.structs(time, batch)
@@ -298,8 +309,8 @@ class Call:
 
     def _batch_major(self, program: Schedule) -> list[Slot]:
         """The buffers that lie in memory with the batch in front, but for those of which many steps are multiplied at once."""
-        apart = {(p.source.kind, p.source.number) for p in program.before}
-        apart |= {(p.target.kind, p.target.number) for p in program.after}
+        apart = {(p.source.kind, p.source.number) for p in program.prologue}
+        apart |= {(p.target.kind, p.target.number) for p in program.epilogue}
         # By position: what is emitted can be another value in the program than in the graph.
         emitted = self.graph.outputs[len(program.state) : len(program.outputs)]
         places = zip(program.buffers(("step", "emitted")), (*program.steps, *emitted), strict=True)
@@ -321,16 +332,20 @@ def _shares(program: Schedule, time: int, batch: int) -> tuple[int, bool]:
     Features are if there are few rows, and a stage is so much work that waiting for the other threads does not count.
     """
     products = {equation: 2 * dot.depth * dot.width for equation, dot in program.dots.items()}
-    apart = sum(products[projection.equation] for projection in (*program.before, *program.after))
+    apart = sum(
+        products[projection.equation] for projection in (*program.prologue, *program.epilogue)
+    )
     others = sum(size(v) for e in program.equations if e.name not in MOVES for v in e.outputs) * 4
     step = sum(products.values()) - apart + others
     rest = apart + sum(
-        2 * size(total) for total in program.totals
+        2 * size(total) for total in program.accumulators
     )  # of a whole stretch, and shared out by features
     shares = max(1, min(_cores(), time * batch * (step + rest) // _WORTH_A_THREAD))
     work = step * batch // len(program.stages)
     by_features = (
-        batch <= 2 * shares and work > _WORTH_A_STAGE and not any(s.sums for s in program.stages)
+        batch <= 2 * shares
+        and work > _WORTH_A_STAGE
+        and not any(s.reductions for s in program.stages)
     )
     if shares > 1 and by_features:
         return shares, True

@@ -1,0 +1,60 @@
+"""The thresholds that decide how a loop runs, replaced for a test.
+
+Only this file knows where a threshold is kept. Tests call each by a name of their own.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+PRIMITIVE = "noria.backends.native.primitive"
+
+#: By name: the places of each threshold, a module and one of its attributes.
+PLACES: dict[str, tuple[tuple[str, str], ...]] = {
+    "flops_of_a_thread": ((PRIMITIVE, "_WORTH_A_THREAD"),),
+    "flops_of_a_stage": ((PRIMITIVE, "_WORTH_A_STAGE"),),
+    "rows_of_a_block": ((PRIMITIVE, "_RECORDED"),),
+    "bytes_of_a_block": ((PRIMITIVE, "_KEPT"),),
+    "small_weight": ((PRIMITIVE, "_SMALL"),),
+    "cached_weight": ((PRIMITIVE, "_CACHED"),),
+    "unpacked_rows": (
+        (PRIMITIVE, "FEW"),
+        ("noria.compiler.run", "FEW"),
+        ("noria.backends.native", "FEW"),
+    ),
+    "staged_bytes": (("noria.backends.native.plan.tiling", "_RUN"),),
+    "pieces": (("noria.backends.native.lower.small_matrices", "MOST"),),
+    "chunk_bytes": (("noria.compiler.chunks", "BUDGET"),),
+    "widest_sum": (("noria.compiler.vjp", "WIDEST"),),
+}
+
+
+@contextmanager
+def tuned(*, cores: int | None = None, **numbers: int) -> Iterator[None]:
+    """Replace thresholds; what is traced and lowered inside uses them.
+
+    Args:
+        cores: how many processor cores there seem to be.
+        **numbers: the other thresholds, by the names in `PLACES`.
+    """
+    changes: list[tuple[Any, str, Any]] = [
+        (import_module(module), attribute, number)
+        for name, number in numbers.items()
+        for module, attribute in PLACES[name]
+    ]
+    if cores is not None:
+        changes.append((os, "sched_getaffinity", _of(set(range(cores)))))
+    before = [(module, name, getattr(module, name)) for module, name, _ in changes]
+    try:
+        for module, name, number in changes:
+            setattr(module, name, number)
+        yield
+    finally:
+        for module, name, number in before:
+            setattr(module, name, number)
+
+
+def _of(answer: Any) -> Callable[..., Any]:
+    return lambda _: answer

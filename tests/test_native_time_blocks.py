@@ -1,5 +1,6 @@
-"""Products that are made for a stretch of steps at once, before them of the input and after them of what is only emitted; against the scan, in values and
-all cotangents. And what nobody asks for is not computed.
+"""Products of a block of time steps at once: of the input before it, of emitted values after it.
+
+Each is compared with the scan in values and all cotangents. What nobody asks for is not computed.
 """
 
 from typing import Any
@@ -7,39 +8,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from agreement import assert_backends_agree, pulled
 from agreement import check_native as check
-from jax import jit
 from models import AUTO, CELLS, assert_close, make_cell, random
 
 import noria as nr
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
-RUN = "noria.backends.native.primitive."
-
 
 @pytest.fixture
 def plans(plans, monkeypatch):
-    """The kernels that are made from now on; products are apart wherever that can be."""
-    monkeypatch.setattr(RUN + "is_slow", lambda weight, batch: True)
+    """The plans of kernels; products are taken out of the steps wherever that can be."""
+    monkeypatch.setattr("noria.backends.native.primitive.is_slow", lambda weight, batch: True)
     return plans
 
 
-def layer_of(
-    name: str, features: int, hidden: int, *, dtype: Any = jnp.float64, **options: Any
-) -> nr.Recurrence:
-    return nr.Recurrence(make_cell(name, features, hidden, dtype=dtype), **options)
+def layer_of(name: str, features: int, hidden: int, dtype: Any = jnp.float64) -> nr.Recurrence:
+    return nr.Recurrence(make_cell(name, features, hidden, dtype=dtype))
 
 
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", CELLS)
-def test_products_apart_give_what_the_scan_gives(name, reverse, plans):
-    check(layer_of(name, 5, 19, reverse=reverse), random(1, 3, 11, 5))
+def test_products_of_a_time_block_agree_with_the_scan(name, reverse, plans):
+    check(nr.Recurrence(make_cell(name, 5, 19), reverse=reverse), random(1, 3, 11, 5))
     forward, backward = plans[0], plans[1]
-    assert len(forward.before) >= 1
+    assert forward.before >= 1
     assert not forward.after
-    assert len(backward.after) >= 1, "the cotangent of the input is a product that is only emitted"
+    assert backward.after >= 1, "the cotangent of the input is a product that is only emitted"
 
 
 @pytest.mark.covered(1)
@@ -47,35 +44,32 @@ def test_products_apart_give_what_the_scan_gives(name, reverse, plans):
     "shape", [(1, 1, 1, 1), (1, 70, 1, 33), (2, 13, 70, 3), (17, 5, 33, 50), (5, 1, 16, 64)]
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_odd_sizes(shape, dtype, plans):
+def test_time_blocks_of_odd_sizes_agree_with_the_scan(shape, dtype, plans):
     batch, time, features, hidden = shape
     xs = random(2, batch, time, features, dtype=dtype)
-    check(layer_of("lstm", features, hidden, dtype=dtype), xs)
+    check(layer_of("lstm", features, hidden, dtype), xs)
     assert plans
 
 
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("kept", [1, 1_000, 5_000])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_stretches_of_all_lengths(kept, reverse, plans, monkeypatch):
-    """From one step at a time to all; the last one is shorter."""
-    monkeypatch.setattr(RUN + "_KEPT", kept)
-    monkeypatch.setattr(RUN + "_RECORDED", 1 + kept // 500)
-    check(layer_of("gru", 4, 9, reverse=reverse), random(3, 2, 23, 4))
+def test_time_blocks_of_any_length_agree_with_the_scan(kept, reverse, plans, tune):
+    """From one step at a time to all; the last block is shorter."""
+    tune(bytes_of_a_block=kept, rows_of_a_block=1 + kept // 500)
+    check(nr.Recurrence(make_cell("gru", 4, 9), reverse=reverse), random(3, 2, 23, 4))
 
 
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_threads(cores, batch, plans, monkeypatch):
-    monkeypatch.setattr(RUN + "_cores", lambda: cores)
-    for name in ("_WORTH_A_THREAD", "_WORTH_A_STAGE"):
-        monkeypatch.setattr(RUN + name, 1)
+def test_time_blocks_on_any_number_of_threads_agree_with_the_scan(cores, batch, plans, tune):
+    tune(cores=cores, flops_of_a_thread=1, flops_of_a_stage=1)
     check(layer_of("lstm", 20, 40), random(4, batch, 9, 20))
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "sse"])
-def test_instruction_sets(isa, plans, monkeypatch):
+def test_time_blocks_on_each_instruction_set_agree_with_the_scan(isa, plans, monkeypatch):
     from noria.backends.native.runtime.target import available
 
     if isa not in [one.name for one in available()]:
@@ -84,22 +78,21 @@ def test_instruction_sets(isa, plans, monkeypatch):
     check(layer_of("lstm", 7, 21), random(5, 3, 6, 7))
 
 
-def test_lengths_and_resets_and_slices_of_the_input(plans):
+def test_time_blocks_with_lengths_and_resets_agree_with_the_scan(plans):
     lengths, resets = jnp.asarray([3, 0, 7]), random(6, 3, 7) > 0.5
     check(layer_of("lstm", 5, 8), random(7, 3, 7, 5), lengths=lengths, resets=resets)
 
+
+def test_products_of_slices_of_the_input_agree_with_the_scan(plans):
     def cell(h: Any, x: Any) -> Any:
         return jnp.tanh(weights[0] @ h + weights[1] @ x[:3] + weights[2] @ x[3:])
 
     weights = random(8, 6, 6), random(9, 6, 3), random(10, 6, 2)
-    layer = nr.Recurrence(cell, jnp.zeros(6))
-    xs = random(11, 2, 4, 5)
-    expected = jit(nr.with_backend(layer, "scan"))(xs)
-    assert_close(jit(nr.with_backend(layer, "native"))(xs), expected, 1e-12)
+    check(nr.Recurrence(cell, jnp.zeros(6)), random(11, 2, 4, 5))
 
 
-def test_small_weights_and_large_batches_stay_in_the_step(monkeypatch):
-    """What is apart follows from the size of the weights and of the batch."""
+def test_small_weights_and_large_batches_stay_in_the_step():
+    """The size of the weights and of the batch decide."""
     from noria.backends.native.primitive import is_slow
 
     assert is_slow(2**18, 1)
@@ -111,19 +104,20 @@ def test_small_weights_and_large_batches_stay_in_the_step(monkeypatch):
 
 
 def test_a_gradient_that_nobody_wants_is_not_computed(plans):
-    """Neither the input's, nor that of a frozen weight, nor what must be stored for them."""
-    layer, xs = layer_of("lstm", 5, 8, backend="native"), random(12, 2, 6, 5)
+    """That of the input, or that of a frozen weight, or what must be stored for them."""
+    layer = nr.Recurrence(make_cell("lstm", 5, 8), backend="native")
+    xs = random(12, 2, 6, 5)
 
     def made(argument: int) -> list[tuple[int, int]]:
         plans.clear()
         function = jax.grad(lambda layer, xs: jnp.sum(layer(xs) ** 2), argnums=argument)
         jax.block_until_ready(jax.jit(function)(layer, xs))
-        return [(len(plan.program.values("emitted")), len(plan.program.totals)) for plan in plans]
+        return [(plan.emitted, plan.accumulators) for plan in plans]
 
-    (_, no_totals), (of_input, of_weights) = made(0)
-    assert (no_totals, of_input, of_weights) == (0, 0, 3)
-    (_, no_totals), (of_input, of_weights) = made(1)
-    assert (no_totals, of_input, of_weights) == (0, 1, 0)
+    (_, of_forward), (of_input, of_weights) = made(0)
+    assert (of_forward, of_input, of_weights) == (0, 0, 3)
+    (_, of_forward), (of_input, of_weights) = made(1)
+    assert (of_forward, of_input, of_weights) == (0, 1, 0)
 
 
 @pytest.mark.covered(1)
@@ -134,26 +128,24 @@ def test_a_gradient_that_nobody_wants_is_not_computed(plans):
 )
 def test_weights_of_few_rows_are_not_packed(name, batch, time, features, hidden, plans):
     check(layer_of(name, features, hidden), random(13, batch, time, features))
-    assert all(plan.direct and not plan.panels for plan in plans)
+    assert all(plan.unpacked and not plan.panel_bytes for plan in plans)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (9,)], ids=str)
-def test_a_single_step_is_that_of_the_cell(batch):
+def test_a_single_step_agrees_with_the_plain_loop(batch):
     """As machine code for a few examples; with derivatives of both modes."""
     layer, x = layer_of("lstm", 6, 20), random(14, *batch, 6)
     state = layer.step(None, x)[0]
 
-    def run(layer: Any, state: Any, x: Any) -> Any:
-        return layer.step(state, x)
+    def both(layer: Any, state: Any, x: Any) -> Any:
+        return layer.step(state, x), jax.jvp(layer.step, (state, x), (state, x))
 
-    def both(layer: Any) -> Any:
-        values, pull = jax.vjp(lambda state, x: run(layer, state, x), state, x)
-        return jax.jvp(lambda state, x: run(layer, state, x), (state, x), (state, x)), pull(values)
+    def pull(layer: Any, state: Any, x: Any) -> Any:
+        return pulled(lambda state, x: layer.step(state, x), state, x)
 
-    plain = nr.with_backend(layer, "plain")
-    assert_close(layer.step(state, x), plain.step(state, x), 1e-12)
-    assert_close(jit(both)(layer), jit(both)(plain), 1e-10)
+    assert_backends_agree(both, layer, state, x, backends=("auto", "plain"))
+    assert_backends_agree(pull, layer, state, x, backends=("auto", "plain"))
 
 
 @pytest.mark.parametrize("backend", ["auto", "scan", "plain", "reference"])

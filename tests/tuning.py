@@ -4,7 +4,7 @@ Only this file knows where a threshold is kept. Tests call each by a name of the
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -45,7 +45,12 @@ def tuned(*, cores: int | None = None, **numbers: int) -> Iterator[None]:
         for module, attribute in PLACES[name]
     ]
     if cores is not None:
-        changes.append((os, "sched_getaffinity", _of(set(range(cores)))))
+        known = hasattr(os, "sched_getaffinity")
+        changes.append(
+            (os, "sched_getaffinity", lambda _: set(range(cores)))
+            if known
+            else (os, "cpu_count", lambda: cores)
+        )
     before = [(module, name, getattr(module, name)) for module, name, _ in changes]
     try:
         for module, name, number in changes:
@@ -54,7 +59,3 @@ def tuned(*, cores: int | None = None, **numbers: int) -> Iterator[None]:
     finally:
         for module, name, number in before:
             setattr(module, name, number)
-
-
-def _of(answer: Any) -> Callable[..., Any]:
-    return lambda _: answer

@@ -15,7 +15,7 @@ from noria.backends import scan
 from noria.backends.base import PreviousStep, grouped, total
 from noria.backends.native.lower.legalize import MOVES, UnsupportedEquation, has_native_code, size
 from noria.backends.native.lower.precision import in_32_bits, is_narrow, of_types, widened
-from noria.backends.native.machine import NoSuchMachine
+from noria.backends.native.machine import NoSuchMachine, Tuning, tuning
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan, item_of
@@ -23,27 +23,6 @@ from noria.backends.native.runtime import handler, header, kernels
 from noria.backends.native.runtime.target import chosen
 from noria.ir.graph import Env, Equation, Graph, env_of, is_literal, size_in_bytes, values_of
 from noria.ir.passes import extract
-
-#: Floating-point operations, about, from which on a second thread pays for being woken.
-_WORTH_A_THREAD = 1_000_000
-
-#: Floating-point operations of a stage, about, from which on it pays to share it out.
-_WORTH_A_STAGE = 100_000
-
-#: Rows of a stretch, about, if they are recorded and then summed up.
-_RECORDED = 512
-
-#: Rows of all steps together for which weights are not packed.
-FEW = 4
-
-#: Bytes of what is kept of all steps of a stretch, about, if nothing is summed up.
-_KEPT = 2**19
-
-#: Bytes of a weight that is read fast for one example; for four examples, four times as many.
-_SMALL = 2**15
-
-#: Bytes of a weight that stay in the cache of a core from step to step.
-_CACHED = 3 * 2**19
 
 
 def unsupported_reason(
@@ -71,16 +50,9 @@ def should_hoist(equation: Equation, given: Sequence[Any], batch: int, light: bo
     if not has_native_code(equation):
         return True
     weight = max(map(size_in_bytes, equation.inputs))
-    return is_slow(weight, batch) and not any(v in given for v in values_of(equation.inputs))
-
-
-def is_slow(weight: int, batch: int) -> bool:
-    """Whether a product with a weight of so many bytes is slower in each step than for some steps at once.
-
-    The fewer the examples, the more that gains, but a small weight is read fast for any number of them. With eight
-    examples or more it runs at full speed in the step too, unless the weight is larger than a core's cache, so that it is read from farther away.
-    """
-    return (batch < 8 and weight > min(batch, 4) * _SMALL) or (batch < 32 and weight > _CACHED)
+    return tuning().prefer_block(weight, batch) and not any(
+        v in given for v in values_of(equation.inputs)
+    )
 
 
 def loop(
@@ -169,7 +141,7 @@ class Call:
         batch_major: frozenset[Any],
     ):
         self.program, self.graph, self.reverse, self.totals = program, graph, reverse, totals
-        self.batch_major = batch_major
+        self.batch_major, self.tuning = batch_major, tuning()
         #: Those that were asked for; an executable holds them too, but only once it is compiled.
         self.kernels: dict[str, kernels.Kernel] = {}
 
@@ -275,23 +247,31 @@ class Call:
         isa, batch = chosen(), self._batch(arrays)
         if not time * batch:
             return self.slow(*arrays, time=time)
-        direct = time * batch <= FEW
+        direct = time * batch <= self.tuning.unpacked_rows
         weights = [
             dot.depth * dot.width * item_of(e.outputs[0]) for e, dot in self.program.dots.items()
         ]
-        apart = not direct and any(is_slow(weight, batch) for weight in weights)
+        apart = not direct and any(self.tuning.prefer_block(weight, batch) for weight in weights)
         program = (
-            self._program(self.totals, lambda weight: is_slow(weight, batch))
+            self._program(self.totals, lambda weight: self.tuning.prefer_block(weight, batch))
             if apart
             else self.program
         )
-        shares, by_features = _shares(program, time, batch)
+        shares, by_features = _shares(program, time, batch, self.tuning)
         strided = min(time, batch) > 1 and not by_features
         plan = KernelPlan(
-            program, isa, by_features, direct, self._batch_major(program) if strided else ()
+            program,
+            isa,
+            by_features,
+            direct,
+            self._batch_major(program) if strided else (),
+            self.tuning,
         )
         kept = sum(plan.block_widths())
-        rows = _RECORDED if self.totals else -(-_KEPT // kept) if kept else time * batch
+        limits = self.tuning
+        rows = limits.block_rows if self.totals else time * batch
+        if kept and not self.totals:
+            rows = -(-limits.block_bytes // kept)
         stretch = -(-time // min(time, -(-time * batch // rows)))
         scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, stretch),), jnp.uint8)
         sizes = handler.sizes(time, batch, self.reverse, stretch, shares)
@@ -326,7 +306,7 @@ class Call:
         return int(self.arguments(arrays).start[0].shape[0])
 
 
-def _shares(program: Schedule, time: int, batch: int) -> tuple[int, bool]:
+def _shares(program: Schedule, time: int, batch: int, limits: Tuning) -> tuple[int, bool]:
     """Into how many shares the work is cut, and whether features are shared out, not rows of the batch.
 
     Features are if there are few rows, and a stage is so much work that waiting for the other threads does not count.
@@ -340,11 +320,13 @@ def _shares(program: Schedule, time: int, batch: int) -> tuple[int, bool]:
     rest = apart + sum(
         2 * size(total) for total in program.accumulators
     )  # of a whole stretch, and shared out by features
-    shares = max(1, min(_cores(), time * batch * (step + rest) // _WORTH_A_THREAD))
+    shares = max(
+        1, min(limits.threads or _cores(), time * batch * (step + rest) // limits.thread_flops)
+    )
     work = step * batch // len(program.stages)
     by_features = (
         batch <= 2 * shares
-        and work > _WORTH_A_STAGE
+        and work > limits.stage_flops
         and not any(s.reductions for s in program.stages)
     )
     if shares > 1 and by_features:

@@ -124,7 +124,7 @@ class Run:
         # Where the row of an example begins in each buffer: the array of this step, and the bytes of a row.
         self.bases: Arrays = {}
         pitch = max((tiling.row_stride for tiling in plan.tilings), default=0)
-        self.tile = stack(self.b, max(1, microkernels.MOST_ROWS * pitch), ALIGN)
+        self.tile = stack(self.b, max(1, plan.tile_rows * pitch), ALIGN)
 
     def emit(self) -> None:
         b, plan = self.b, self.plan
@@ -263,7 +263,7 @@ class Run:
         """One block of features: the rows of the batch in tiles that are as equal as can be."""
         b = self.b
         widths = [len(self.plan.segments(panel, counts)) for panel in tiling.panels]
-        most = microkernels.most_rows(self.plan.registers, max(widths))
+        most = self.plan.register_rows(max(widths))
         with in_tiles(b, b.sub(self.last, self.first), most) as rows:
             start, stop = (b.add(self.first, row) for row in rows)
             for panel, width in zip(tiling.panels, widths, strict=True):

@@ -81,7 +81,7 @@ class TimeBlock:
         """A share of the columns, for all rows."""
         b, (panel,) = self.b, tiling.panels
         most, vector = (
-            microkernels.most_rows(self.plan.registers, len(panel.columns)),
+            self.plan.register_rows(len(panel.columns)),
             self.plan.panel_vector(panel),
         )
         tile, pitch = stack(b, most * tiling.row_stride, ALIGN), i64(tiling.row_stride)
@@ -172,11 +172,11 @@ class TimeBlock:
         vector, item, rows = (
             plan.vector(left.aval.dtype),
             item_of(left),
-            min(lanes, 8 if plan.registers >= 32 else 4),
+            min(lanes, plan.update_rows),
         )
         distance, pitch = b.mul(self.rows, i64(lanes * item)), i64(update.row_stride * item)
         for start, groups, width, last in _groups(
-            plan.blocks(right), lanes, size(right) % lanes or lanes
+            plan.blocks(right), lanes, size(right) % lanes or lanes, plan.update_vectors
         ):
             with loop(b, i64(0), i64(groups)) as group:
                 column = b.add(b.mul(group, i64(width)), i64(start))
@@ -200,12 +200,12 @@ class TimeBlock:
                         )
 
 
-def _groups(count: int, lanes: int, last: int) -> list[tuple[int, int, int, int]]:
+def _groups(count: int, lanes: int, last: int, most: int) -> list[tuple[int, int, int, int]]:
     """Vectors in groups that are as equal as can be: (first vector, groups, vectors of each, numbers of its last vector).
 
     All vectors have as many numbers as there are ``lanes``, but for the ``last`` of all.
     """
-    groups = -(-count // microkernels.WIDTH)
+    groups = -(-count // most)
     narrow, wider = divmod(count, groups)
     found = [(0, wider, narrow + 1), (wider * (narrow + 1), groups - wider, narrow)]
     start, some, width = found.pop()

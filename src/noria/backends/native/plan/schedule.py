@@ -16,7 +16,6 @@ from typing import Any
 from noria.backends.base import aval_of_total, grouped
 from noria.backends.native.codegen.elementwise import HEAVY
 from noria.backends.native.lower.legalize import (
-    MOST_EQUATIONS,
     MOVES,
     REDUCTIONS,
     TooLong,
@@ -26,6 +25,7 @@ from noria.backends.native.lower.legalize import (
     pieces_of,
     size,
 )
+from noria.backends.native.machine import tuning
 from noria.backends.native.plan.stages import (
     BlockDot,
     Constant,
@@ -72,8 +72,8 @@ class Schedule:
         prefer_block: Callable[[int], bool] = lambda weight: False,
     ):
         graph = legalized(graph, shared)
-        if len(graph.equations) > MOST_EQUATIONS:
-            raise TooLong(len(graph.equations))
+        if len(graph.equations) > (most := tuning().equations):
+            raise TooLong(len(graph.equations), most)
         self.shared, self.steps, self.state = tuple(shared), tuple(steps), tuple(state)
         self.previous = tuple(previous)
         self.outputs = graph.outputs[: len(graph.outputs) - sum(accumulators)]

@@ -10,15 +10,13 @@ from llvmlite import ir
 from noria.backends.native.codegen.elementwise import element
 from noria.backends.native.codegen.llvm import i64
 from noria.backends.native.lower.legalize import size
-from noria.backends.native.machine import Isa
+from noria.backends.native.machine import Isa, Tuning
+from noria.backends.native.machine import tuning as current_tuning
 from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, Slot, Stage
 
 #: Bytes to which panels and arrays are aligned.
 ALIGN = 64
-
-#: Bytes of an example, about, that are read or written at a time where it has all its steps side by side.
-_RUN = 2**11
 
 
 def aligned(number: int) -> int:
@@ -78,17 +76,25 @@ class KernelPlan:
         by_features: bool = False,
         unpacked: bool = False,
         batch_major: Sequence[Slot] = (),
+        tuning: Tuning | None = None,
     ):
+        tuning = tuning or current_tuning()
         self.schedule, self.by_features, self.unpacked = schedule, by_features, unpacked
         self.staged = {place: schedule.values(place.kind)[place.number] for place in batch_major}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
-        self.staged_steps = max(1, _RUN // widest)
+        self.staged_steps = max(1, tuning.staged_bytes // widest)
         values = [*schedule.slots, *schedule.producer, *schedule.outputs]
         dtypes = [v.aval.dtype for v in values if v.aval.dtype != bool and v.aval.shape]
         self.lanes = min(
             map(isa.lanes, [np.dtype(np.float32), *dtypes])
         )  # that of the widest, of no less than four bytes
-        self.registers = isa.registers
+        many = isa.registers >= 32
+        self.registers, self.tile_rows = isa.registers, tuning.tile_rows
+        self.panel_vectors, self.update_rows = tuning.panel_vectors[many], tuning.update_rows[many]
+        self.elementwise_vectors, self.update_vectors = (
+            tuning.elementwise_vectors,
+            tuning.update_vectors,
+        )
         self.panel_bytes = 0
         self.tilings = [self._tiling(stage) for stage in schedule.stages]
         self.prologue, self.epilogue = map(self._block_dots, (schedule.prologue, schedule.epilogue))
@@ -122,6 +128,10 @@ class KernelPlan:
         """Vectors that a value fills."""
         return -(-size(value) // self.lanes)
 
+    def register_rows(self, width: int) -> int:
+        """Rows whose sums, one step of a panel and one broadcast fit the registers."""
+        return max(1, min(self.tile_rows, (self.registers - width - 1) // width))
+
     def vector(self, dtype: Any) -> ir.VectorType:
         return ir.VectorType(element(dtype), self.lanes)
 
@@ -139,8 +149,8 @@ class KernelPlan:
         return [(p, self._tiling(stage)) for p, stage in zip(some, stages, strict=True)]
 
     def _tiling(self, stage: Stage) -> StageTiling:
-        most = 4 if self.registers >= 32 else 2
-        vectors = max(1, most // len(stage.columns)) if stage.columns else 2
+        most = self.panel_vectors
+        vectors = max(1, most // len(stage.columns)) if stage.columns else self.elementwise_vectors
         vectors = min(vectors, -(-stage.extent // self.lanes))
         by_row: dict[tuple[Any, int, Any], list[DotColumns]] = {}
         for column in stage.columns:

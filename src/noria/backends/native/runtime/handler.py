@@ -57,7 +57,7 @@ class Handler(Frame):
         self.function("handler", POINTER, POINTER)
         b = self.b
         inputs, outputs = (
-            [(kind, v) for kind in kinds for v in self.plan.program.values(kind)]
+            [(kind, v) for kind in kinds for v in self.plan.schedule.values(kind)]
             for kinds in (INPUTS, RESULTS)
         )
         arguments = self._items("args", len(inputs) + 1)
@@ -111,15 +111,15 @@ class Handler(Frame):
 
     def _elements(self, kind: str, value: Any) -> ir.Value:
         count: ir.Value = i64(size(value))
-        if kind not in ("shared", "total"):
+        if kind not in ("shared", "accumulator"):
             count = self.b.mul(count, self.batch)
         return self.b.mul(count, self.time) if kind in ("step", "emitted") else count
 
     def _scratch(self) -> ir.Value:
-        b, total = self.b, i64(self.plan.panels)
+        b, total = self.b, i64(self.plan.panel_bytes)
         for width in self.plan.scratch_widths():
             total = b.add(total, bytes_of_rows(b, self.batch, width))
-        for width in self.plan.stretch_widths():
+        for width in self.plan.block_widths():
             total = b.add(total, bytes_of_rows(b, b.mul(self.batch, self.stretch), width))
         return total
 

@@ -243,8 +243,11 @@ class Phases(_Functions):
 
     def of_stretch(self, b: ir.IRBuilder, stretch: ir.Value) -> ir.Value:
         """How many there are in a stretch of steps."""
-        loops = b.mul(stretch, i64(len(self.plan.layouts))) if self.plan.by_features else i64(1)
-        return b.add(loops, i64(sum(name in self.module.globals for name in ("prepare", "finish"))))
+        loops = b.mul(stretch, i64(len(self.plan.tilings))) if self.plan.by_features else i64(1)
+        return b.add(
+            loops,
+            i64(sum(name in self.module.globals for name in ("block_prologue", "block_epilogue"))),
+        )
 
     def _perform(self) -> None:
         """``perform(job, phase, share)``: do a share of a phase."""
@@ -276,17 +279,17 @@ class Phases(_Functions):
                     [table, *sizes, begin, end, *share_of(b, batch, share, shares)],
                 )
                 return
-            stages = i64(len(self.plan.layouts))
+            stages = i64(len(self.plan.tilings))
             step = b.add(begin, b.udiv(number, stages))
             with b.if_then(b.icmp_signed("<", step, end)):
                 b.call(
                     functions["run"], [table, *sizes, step, b.urem(number, stages), share, shares]
                 )
 
-        before, after = ("prepare" in functions, "finish" in functions)
+        before, after = ("block_prologue" in functions, "block_epilogue" in functions)
         done = b.append_basic_block("done")
-        for name, number_of_it in [("prepare", i64(0))] * before + [
-            ("finish", b.sub(phases, i64(1)))
+        for name, number_of_it in [("block_prologue", i64(0))] * before + [
+            ("block_epilogue", b.sub(phases, i64(1)))
         ] * after:
             with b.if_then(b.icmp_signed("==", number, number_of_it)):
                 b.call(functions[name], [table, *sizes, begin, end, share, shares])

@@ -47,7 +47,9 @@ class ParameterUse:
     ) -> "ParameterUse":
         """With what the pull-back does not need left out."""
         inputs = [v if o is None else o for v, o in zip(equation.inputs, operands, strict=True)]
-        step = None if vjp.constants else vjp.of_parameters(equation, parameters, inputs, cotangents)
+        step = (
+            None if vjp.constants else vjp.of_parameters(equation, parameters, inputs, cotangents)
+        )
         needed = {*values_of(inputs)} if step is None else {*users(step.equations, step.outputs)}
         kept = [o if o is None or is_literal(o) or o in needed else None for o in operands]
         return cls(equation, tuple(parameters), tuple(kept), tuple(cotangents), step)

@@ -65,9 +65,7 @@ def substitute(graph: Graph, instead: dict[Any, Atom]) -> Graph:
     return Graph(graph.inputs, tuple(map(get, graph.outputs)), tuple(equations))
 
 
-def inlined(
-    graph: Graph, names: dict[Any, Atom], source: Any
-) -> tuple[list[Equation], list[Atom]]:
+def inlined(graph: Graph, names: dict[Any, Atom], source: Any) -> tuple[list[Equation], list[Atom]]:
     """The equations of ``graph`` on other inputs, with new outputs; inputs not in ``names`` stay."""
     names = dict(names)
     equations = []

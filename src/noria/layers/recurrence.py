@@ -1,5 +1,6 @@
 """A cell along time: ``Recurrence``, and ``RNN``, ``LSTM``, ``GRU``, ``GRUv3`` for the cells of those names."""
 
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -11,13 +12,13 @@ import jax.tree_util as jtu
 from noria._errors import check_choice, check_dtype, check_key, describe
 from noria._jax import looks_at_residuals
 from noria._types import Key, State
-from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, NAMES
+from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, names
+from noria.backends.base import Problem
 from noria.cells.base import cell_name, needs_key, takes_key
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
-from noria.compiler.run import Options, is_listening, run, run_once
-from noria.compiler.sharding import local
+from noria.compiler.select import Options, is_listening, run_locally, run_single_step
 from noria.ir.evaluate import of_one, spread
 from noria.layers.base import Layer
 from noria.layers.compiled import dependence_of
@@ -85,7 +86,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         check_cell(cell)
         self.cell = as_pytree(cell)
         call = f"Recurrence({cell_name(cell)})"
-        check_choice(call, "backend", backend, ("auto", *NAMES))
+        check_choice(call, "backend", backend, ("auto", *names()))
         check_choice(call, "save", save, ("gates", "states"))
         _check_checkpoint(call, checkpoint)
         if (save != "gates" and not _saves(backend)) or (
@@ -143,10 +144,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         keys = self._keys(key, (*batch, time))
         if lengths is not None and looks_at_residuals():
             xs = keep_valid(xs, lengths)  # JAX then looks at what is kept for the gradient too
-        args = self, start, own, xs, lengths, resets, keys, bool(batch)
+        problem = Problem(
+            self.cell, own, start, xs, lengths, resets, keys, bool(batch), self.reverse, self.label
+        )
         shared = None if is_listening() else self._dependence(own, xs, keys, len(batch) + 1)
         try:
-            return Recurrence._run(*args) if shared is None else _compiled_run(shared, *args)
+            run = run_locally if shared is None else functools.partial(_compiled_run, shared)
+            return run(self._options, problem)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -155,25 +159,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 "noria.with_backend sets for a whole model; the others have a reverse mode of their own."
             ) from error
 
-    @local("xs")
-    def _run(
-        self,
-        start: State,
-        own: State,
-        xs: Any,
-        lengths: Any,
-        resets: Any,
-        keys: Key | None,
-        batched: bool,
-    ) -> tuple[State, Any]:
-        axes = 2 if batched else 1
-        if start is None:  # made here, where it lies on the devices as the batch does
-            start = self._state(None, own, jtu.tree_leaves(xs)[0].shape[: axes - 1])
-        self._check_transition(own, of_one(xs, axes), of_one(keys, axes))
-        options = Options(self.backend, self.reverse, self.save, self.checkpoint)
-        return run(
-            options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label
-        )
+    @property
+    def _options(self) -> Options:
+        return Options(self.backend, self.save, self.checkpoint)
 
     def step(
         self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
@@ -189,13 +177,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             state = where(self._resets(resets, batch), own, state)
 
         keys = self._keys(key, batch)
-        args = self.cell, state, own, x, keys, bool(batch), self.label
-        shared = self._dependence(own, x, keys, len(batch))
-        return (
-            run_once("plain", *args)
-            if shared is None
-            else _compiled_step(shared, self.backend, *args)
+        problem = Problem(
+            self.cell, own, state, x, None, None, keys, bool(batch), False, self.label
         )
+        shared = self._dependence(own, x, keys, len(batch))
+        if shared is None:
+            return run_single_step(Options("plain"), problem)
+        return _compiled_step(shared, self._options, problem)
 
     def _dependence(self, own: State, xs: Any, keys: Key | None, axes: int) -> Hashable | None:
         """Equal for calls that may share a program; ``None`` for one that is to run as it is."""
@@ -289,27 +277,6 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         check_key(f"{self.label}, whose cell draws random numbers", key)
         return key if key is None or not shape else jax.random.split(key, shape)
 
-    def _check_transition(self, own: State, x: Any, key: Key | None) -> None:
-        """A state that changes its structure, shape or dtype in a step cannot be carried: say so before XLA does."""
-        call = (
-            (lambda h, x, k: self.cell(h, x))
-            if key is None
-            else (lambda h, x, k: self.cell(h, x, key=k))
-        )
-        try:
-            after = jax.eval_shape(call, own, x, key)
-        except Exception as error:
-            error.add_note(
-                f"{self.label}: this came from one step of the cell, called with a state of {describe(own)} "
-                f"and an x of {describe(x)}."
-            )
-            raise
-        if _kind(after) != _kind(own):
-            raise TypeError(
-                f"{self.label}: one step turns a state of {describe(own)} into {describe(after)}; expected the same "
-                "structure, shapes and dtypes. Check the initial state and the dtype of xs."
-            )
-
 
 def _saves(backend: str) -> bool:
     """Whether a backend knows ``save=``."""
@@ -325,13 +292,13 @@ def _check_checkpoint(call: str, checkpoint: Any) -> None:
 
 
 @eqx.filter_jit
-def _compiled_run(shared: Hashable, *args: Any) -> Any:
-    return Recurrence._run(*args)
+def _compiled_run(shared: Hashable, options: Options, problem: Problem) -> tuple[State, Any]:
+    return run_locally(options, problem)
 
 
 @eqx.filter_jit
-def _compiled_step(shared: Hashable, *args: Any) -> Any:
-    return run_once(*args)
+def _compiled_step(shared: Hashable, options: Options, problem: Problem) -> tuple[State, Any]:
+    return run_single_step(options, problem)
 
 
 def _strong(leaf: Any) -> jax.Array:
@@ -376,7 +343,7 @@ def with_backend(model: M, backend: str) -> M:
     >>> bool(jnp.allclose(slow(jnp.ones((4, 2))), layer(jnp.ones((4, 2))), atol=1e-6))
     True
     """
-    check_choice("with_backend", "backend", backend, ("auto", *NAMES))
+    check_choice("with_backend", "backend", backend, ("auto", *names()))
     fields: dict[str, Any] = {"backend": backend} | ({} if _saves(backend) else {"save": "gates"})
     fields |= {"checkpoint": None} if backend in CELL_BACKENDS else {}
     return map_modules(lambda module, _: fields if isinstance(module, Recurrence) else {}, model)

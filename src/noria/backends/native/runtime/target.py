@@ -1,7 +1,6 @@
 """The machine: which vector instructions there are, and how a module of LLVM's language becomes code for them."""
 
 import functools
-import os
 import platform
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from noria.backends.environment import environment
 from noria.backends.native.machine import ISAS, Isa, NoSuchMachine
 
 #: What the processor must have, in LLVM's names.
@@ -39,7 +39,7 @@ def chosen() -> Isa:
     Raises:
         NoSuchMachine: if it is not there.
     """
-    found, asked = available(), os.environ.get("NORIA_NATIVE_ISA", "")
+    found, asked = available(), environment().native_isa
     if not found:
         raise NoSuchMachine(f"there is no native code for a {platform.machine()} processor")
     names = [isa.name for isa in found]

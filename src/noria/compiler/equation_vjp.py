@@ -1,7 +1,8 @@
 """The vector-Jacobian product of one equation, as equations.
 
-`jax.vjp` of the equation is traced once for each kind of equation: a step with three sigmoids of one
-shape traces the rule of the sigmoid once. That is most of what differentiating a step costs.
+`jax.vjp` is called once for a step, and has in it each kind of equation once: a step with three
+sigmoids of one shape traces the rule of the sigmoid once. Tracing these rules is most of what
+differentiating a step costs; ``benchmarks/tracing.py`` measures it.
 """
 
 from collections.abc import Hashable, Sequence
@@ -15,7 +16,18 @@ import jax.tree_util as jtu
 import numpy as np
 
 from noria.ir.build import build, graph_of
-from noria.ir.graph import Atom, Env, Equation, Graph, Value, env_of, is_inexact, is_literal, struct
+from noria.ir.graph import (
+    Atom,
+    Env,
+    Equation,
+    Graph,
+    Value,
+    env_of,
+    is_inexact,
+    is_literal,
+    struct,
+    values_of,
+)
 from noria.ir.passes import dependence, extract, inlined, inputs_of
 
 
@@ -81,20 +93,15 @@ def _zeros(value: Value) -> list[jax.Array]:
     return [jnp.zeros(value.aval.shape, value.aval.dtype)]
 
 
-class EquationVJPs:
-    """Pull-backs of equations, traced once for all that differ in their values only."""
+def equation_vjps(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[EquationVJP]:
+    """The pull-backs of equations with respect to some inputs, given by their positions.
 
-    def __init__(self) -> None:
-        self._traced: dict[Hashable, EquationVJP] = {}
-
-    def of(self, equation: Equation, wrt: Sequence[int]) -> EquationVJP:
-        """The pull-back with respect to some inputs, given by their positions."""
-        key = _key(equation, wrt)
-        if key is None:
-            return _trace(equation, wrt)
-        if key not in self._traced:
-            self._traced[key] = _trace(equation, wrt)
-        return self._traced[key]
+    The rules are traced together, and once for all equations that differ in their values only.
+    """
+    keys = [_key(*kind) or (n,) for n, kind in enumerate(kinds)]
+    first = {key: kind for key, kind in reversed([*zip(keys, kinds, strict=True)])}
+    traced = dict(zip(first, _trace([*first.values()]), strict=True))
+    return [traced[key] for key in keys]
 
 
 def _key(equation: Equation, wrt: Sequence[int]) -> Hashable:
@@ -113,44 +120,79 @@ def _key(equation: Equation, wrt: Sequence[int]) -> Hashable:
     return key
 
 
-def _trace(equation: Equation, wrt: Sequence[int]) -> EquationVJP:
-    values = [n for n, atom in enumerate(equation.inputs) if not is_literal(atom)]
+def _trace(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[EquationVJP]:
+    args = [[struct(a) for a in e.inputs if not is_literal(a)] for e, _ in kinds]
+    ends = [[struct(v) for v in e.outputs if is_inexact(v)] for e, _ in kinds]
 
-    def pulled(arrays: list[Any], cotangents: list[Any]) -> Any:
-        given = [a.val if is_literal(a) else None for a in equation.inputs]
-        for n, array in zip(values, arrays, strict=True):
-            given[n] = array
+    def pulled(arrays: list[list[Any]], cotangents: list[list[Any]]) -> Any:
+        given = []
+        for (equation, _), some in zip(kinds, arrays, strict=True):
+            rest = iter(some)
+            given.append([a.val if is_literal(a) else next(rest) for a in equation.inputs])
 
-        def function(some: list[Any]) -> Any:
-            inputs = list(given)
-            for n, array in zip(wrt, some, strict=True):
-                inputs[n] = array
-            outputs = equation.bind(*inputs)
-            smooth = [a for v, a in zip(equation.outputs, outputs, strict=True) if is_inexact(v)]
-            return smooth, outputs
+        def function(chosen: list[list[Any]]) -> Any:
+            return _bound(kinds, given, chosen)
 
-        _, pull, outputs = jax.vjp(function, [given[n] for n in wrt], has_aux=True)
+        chosen = [[g[n] for n in wrt] for (_, wrt), g in zip(kinds, given, strict=True)]
+        _, pull, outputs = jax.vjp(function, chosen, has_aux=True)
         return outputs, pull(cotangents)[0]
 
-    args = [struct(equation.inputs[n]) for n in values]
-    ends = [struct(v) for v in equation.outputs if is_inexact(v)]
     graph, arrays, tree = graph_of(pulled, args, ends)
-    hidden = graph.inputs[: len(arrays)]
-    inputs = graph.inputs[len(arrays) : len(arrays) + len(args)]
-    cotangents = graph.inputs[len(arrays) + len(args) :]
-    outputs, gradients = jtu.tree_unflatten(tree, graph.outputs)
+    constants = env_of(graph.inputs[: len(arrays)], arrays)
+    rest = iter(graph.inputs[len(arrays) :])
+    inputs = [tuple(next(rest) for _ in some) for some in args]
+    cotangents = [tuple(next(rest) for _ in some) for some in ends]
+    found = zip(*jtu.tree_unflatten(tree, graph.outputs), strict=True)
+    return [
+        _part(graph, wrt, *names, outputs, gradients, constants)
+        for (_, wrt), *names, (outputs, gradients) in zip(
+            kinds, inputs, cotangents, found, strict=True
+        )
+    ]
+
+
+def _bound(
+    kinds: Sequence[tuple[Equation, tuple[int, ...]]],
+    given: list[list[Any]],
+    chosen: list[list[Any]],
+) -> tuple[list[list[Any]], list[list[Any]]]:
+    """The inexact outputs of each equation, and all its outputs."""
+    smooth, everything = [], []
+    for (equation, wrt), inputs, some in zip(kinds, given, chosen, strict=True):
+        inputs = [*inputs]
+        for n, array in zip(wrt, some, strict=True):
+            inputs[n] = array
+        outputs = equation.bind(*inputs)
+        pairs = zip(equation.outputs, outputs, strict=True)
+        smooth.append([a for v, a in pairs if is_inexact(v)])
+        everything.append(outputs)
+    return smooth, everything
+
+
+def _part(
+    graph: Graph,
+    wrt: tuple[int, ...],
+    inputs: tuple[Value, ...],
+    cotangents: tuple[Value, ...],
+    outputs: Sequence[Atom],
+    gradients: Sequence[Atom],
+    constants: Env,
+) -> EquationVJP:
+    """The pull-back of one equation, out of the graph of all."""
     maker = {v: e for e in graph.equations for v in e.outputs}
-    gradients = tuple(None if is_zero(g, maker) else g for g in gradients)
-    wanted = [g for g in gradients if g is not None]
-    depends = dependence(graph.equations, dict.fromkeys(cotangents, 1))
-    late = [e for e in graph.equations if any(depends[v] for v in e.outputs)]
-    early = [e for e in graph.equations if e not in late]
-    reverse = extract(late, wanted, [*graph.inputs, *(v for e in early for v in e.outputs)])
-    made = {v for e in early for v in e.outputs}
-    residuals = [v for v in (*reverse.inputs, *wanted) if not is_literal(v) and v in made]
-    forward = extract(early, (*outputs, *dict.fromkeys(residuals)), (*hidden, *inputs))
-    constants = env_of(hidden, arrays)
-    return EquationVJP(tuple(wrt), inputs, cotangents, forward, reverse, gradients, constants)
+    kept = tuple(None if is_zero(g, maker) else g for g in gradients)
+    wanted = [g for g in kept if g is not None]
+    given = (*constants, *inputs, *cotangents)
+    equations = extract(graph.equations, (*outputs, *wanted), given).equations
+    depends = dependence(equations, dict.fromkeys(cotangents, 1))
+    late = [e for e in equations if any(depends[v] for v in e.outputs)]
+    early = [e for e in equations if e not in late]
+    made = [v for e in early for v in e.outputs]
+    reverse = extract(late, wanted, (*given, *made))
+    residuals = [v for v in values_of((*reverse.inputs, *wanted)) if v in made]
+    forward = extract(early, (*outputs, *residuals), given)
+    used = {v: constants[v] for v in (*forward.inputs, *reverse.inputs) if v in constants}
+    return EquationVJP(wrt, inputs, cotangents, forward, reverse, kept, used)
 
 
 def is_zero(atom: Atom, maker: dict[Value, Equation]) -> bool:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria.compiler.equation_vjp import EquationVJP, EquationVJPs, is_zero
+from noria.compiler.equation_vjp import EquationVJP, equation_vjps, is_zero
 from noria.compiler.min_cut import LIGHT, TRANSCENDENTAL, is_heavy, min_cut
 from noria.compiler.param_use import ParameterUse
 from noria.compiler.split import Split
@@ -176,7 +176,6 @@ class _Tape:
         inputs = (*self.parameters, *self.hoisted, *filter(is_inexact, split.state))
         self._depends = dependence(loop.equations, dict.fromkeys(inputs, 1))
         self._names: dict[Value, Atom] = {}
-        self._vjps = EquationVJPs()
         self._recorded: list[tuple[Equation, EquationVJP, dict[Value, Atom]]] = []
         self.seeds = [Value(v.aval) for v in loop.outputs if is_inexact(v)]
         self.forward: list[Equation] = []
@@ -190,13 +189,15 @@ class _Tape:
         return atom if is_literal(atom) else self._names.get(atom, atom)
 
     def run_forward(self) -> None:
+        wrt = {e: self._differentiable_inputs(e) for e in self.loop.equations}
+        kinds = [(e, some) for e, some in wrt.items() if some]
+        vjps = {e: vjp for (e, _), vjp in zip(kinds, equation_vjps(kinds), strict=True)}
         for equation in self.loop.equations:
+            vjp = vjps.get(equation)
             inputs = [self.now(atom) for atom in equation.inputs]
-            wrt = [n for n, atom in enumerate(equation.inputs) if self._is_differentiable(atom)]
-            if not wrt or not any(map(is_inexact, equation.outputs)):
+            if vjp is None:
                 self.forward.append(replace(equation, inputs=tuple(inputs)))
                 continue
-            vjp = self._vjps.of(equation, wrt)
             names = vjp.named(equation, inputs)
             made, outputs = inlined(vjp.forward, names, equation.source)
             self.forward += made
@@ -204,6 +205,13 @@ class _Tape:
             names |= dict(zip(vjp.forward.outputs, outputs, strict=True))
             self._recorded.append((equation, vjp, names))
             self.constants |= vjp.constants
+
+    def _differentiable_inputs(self, equation: Equation) -> tuple[int, ...]:
+        """The positions of the inputs of which inexact outputs depend."""
+        if not any(map(is_inexact, equation.outputs)):
+            return ()
+        inputs = enumerate(equation.inputs)
+        return tuple(n for n, atom in inputs if self._is_differentiable(atom))
 
     def _is_differentiable(self, atom: Atom) -> bool:
         return not is_literal(atom) and bool(self._depends.get(atom)) and is_inexact(atom)

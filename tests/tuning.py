@@ -11,7 +11,7 @@ from noria.backends.native.machine import Tuning, tuning, using
 #: Thresholds of the compiler, by name: a module and one of its attributes.
 PLACES: dict[str, tuple[str, str]] = {
     "chunk_bytes": ("noria.compiler.chunks", "BUDGET"),
-    "widest_sum": ("noria.compiler.vjp", "WIDEST"),
+    "widest_sum": ("noria.compiler.accumulate", "WIDEST"),
 }
 
 NATIVE = {field.name for field in fields(Tuning)}

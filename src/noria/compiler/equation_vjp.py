@@ -99,7 +99,7 @@ def equation_vjps(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[Equ
     The rules are traced together, and once for all equations that differ in their values only.
     """
     keys = [_key(*kind) or (n,) for n, kind in enumerate(kinds)]
-    first = {key: kind for key, kind in reversed([*zip(keys, kinds, strict=True)])}
+    first = dict(reversed([*zip(keys, kinds, strict=True)]))
     traced = dict(zip(first, _trace([*first.values()]), strict=True))
     return [traced[key] for key in keys]
 

@@ -170,7 +170,7 @@ WRONG_CALLS = {
     "a way of saving that the backend lacks": (
         lambda: nr.GRU(3, 4, key=KEY, backend="plain", save="states"),
         ValueError,
-        r"with backend='plain' what is stored for the gradient is up to JAX; save= needs another backend",
+        r"with backend='plain' JAX decides what is stored for the gradient; save= needs another backend",
     ),
     "checkpoints that the backend lacks": (
         lambda: nr.GRU(3, 4, key=KEY, backend="reference", checkpoint=2),
@@ -427,6 +427,13 @@ WRONG_CALLS = {
     ),
     "a cell that changes its state": (
         lambda: nr.Recurrence(lambda h, x: jnp.concatenate([h, x]), initial_state=jnp.zeros(3))(XS),
+        TypeError,
+        r"one step turns a state of float64\[3\] into float64\[6\]; expected the same structure, shapes and dtypes",
+    ),
+    "a cell that changes its state in a step": (
+        lambda: nr.Recurrence(
+            lambda h, x: jnp.concatenate([h, x]), initial_state=jnp.zeros(3)
+        ).step(None, jnp.ones(3)),
         TypeError,
         r"one step turns a state of float64\[3\] into float64\[6\]; expected the same structure, shapes and dtypes",
     ),

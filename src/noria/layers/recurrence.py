@@ -1,4 +1,4 @@
-"""A cell along time: ``Recurrence``, and ``RNN``, ``LSTM``, ``GRU``, ``GRUv3`` for the cells of those names."""
+"""``Recurrence``: a cell run over whole sequences."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -8,21 +8,24 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._errors import check_choice, check_dtype, check_key, describe
+from noria._errors import check_dtype, check_key, describe
 from noria._jax import looks_at_residuals
 from noria._types import Key, State
-from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, NAMES
 from noria.cells.base import cell_name, needs_key, takes_key
-from noria.cells.elman import RNNCell
-from noria.cells.gru import GRUCell, GRUv3Cell
-from noria.cells.lstm import LSTMCell
 from noria.compiler.run import Options, is_listening, run, run_once
 from noria.compiler.sharding import local
 from noria.ir.evaluate import of_one, spread
 from noria.layers.base import Layer
+from noria.layers.checks import (
+    check_cell,
+    check_options,
+    check_transition,
+    spec_of,
+    strip_weak_type,
+)
 from noria.layers.compiled import dependence_of
 from noria.masking import check_lengths, keep_valid, where
-from noria.module import M, as_pytree, map_modules
+from noria.module import as_pytree
 
 
 class Recurrence(Layer, trainable=("cell", "learned_state")):
@@ -85,24 +88,15 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         check_cell(cell)
         self.cell = as_pytree(cell)
         call = f"Recurrence({cell_name(cell)})"
-        check_choice(call, "backend", backend, ("auto", *NAMES))
-        check_choice(call, "save", save, ("gates", "states"))
-        _check_checkpoint(call, checkpoint)
-        if (save != "gates" and not _saves(backend)) or (
-            checkpoint is not None and backend in CELL_BACKENDS
-        ):
-            option = "save" if save != "gates" else "checkpoint"
-            raise ValueError(
-                f"{call}: with backend={backend!r} what is stored for the gradient is up to JAX; {option}= needs another backend."
-            )
+        check_options(call, backend, save, checkpoint)
         if initial_state is None and not hasattr(self.cell, "initial_state"):
             raise ValueError(f"{call}: a plain function has no initial state; pass initial_state=.")
         if initial_state is None and learn_initial_state:
             initial_state = self.cell.initial_state()
-        state = jtu.tree_map(_strong, initial_state)
+        state = jtu.tree_map(strip_weak_type, initial_state)
         if hasattr(self.cell, "initial_state") and state is not None:
-            own = jtu.tree_map(_strong, self.cell.initial_state())
-            if _kind(state) != _kind(own):
+            own = jtu.tree_map(strip_weak_type, self.cell.initial_state())
+            if spec_of(state) != spec_of(own):
                 raise ValueError(
                     f"{call}: initial_state is {describe(state)}; expected {describe(own)}, that of one example. A state "
                     "for each example of a batch is passed to the call: layer(state, xs)."
@@ -118,7 +112,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             return self.learned_state
         if self.fixed_state is not None:
             return self.fixed_state
-        return jtu.tree_map(_strong, self.cell.initial_state())
+        return jtu.tree_map(strip_weak_type, self.cell.initial_state())
 
     def scan(
         self,
@@ -169,7 +163,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         axes = 2 if batched else 1
         if start is None:  # made here, where it lies on the devices as the batch does
             start = self._state(None, own, jtu.tree_leaves(xs)[0].shape[: axes - 1])
-        self._check_transition(own, of_one(xs, axes), of_one(keys, axes))
+        check_transition(self.label, self.cell, own, of_one(xs, axes), of_one(keys, axes))
         options = Options(self.backend, self.reverse, self.save, self.checkpoint)
         return run(
             options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label
@@ -189,13 +183,17 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             state = where(self._resets(resets, batch), own, state)
 
         keys = self._keys(key, batch)
-        args = self.cell, state, own, x, keys, bool(batch), self.label
         shared = self._dependence(own, x, keys, len(batch))
-        return (
-            run_once("plain", *args)
-            if shared is None
-            else _compiled_step(shared, self.backend, *args)
-        )
+        backend = "plain" if shared is None else self.backend
+        args = self, backend, state, own, x, keys, bool(batch)
+        return Recurrence._step(*args) if shared is None else _compiled_step(shared, *args)
+
+    def _step(
+        self, backend: str, state: State, own: State, x: Any, keys: Key | None, batched: bool
+    ) -> tuple[State, Any]:
+        axes = int(batched)
+        check_transition(self.label, self.cell, own, of_one(x, axes), of_one(keys, axes))
+        return run_once(backend, self.cell, state, own, x, keys, batched, self.label)
 
     def _dependence(self, own: State, xs: Any, keys: Key | None, axes: int) -> Hashable | None:
         """Equal for calls that may share a program; ``None`` for one that is to run as it is."""
@@ -289,40 +287,6 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         check_key(f"{self.label}, whose cell draws random numbers", key)
         return key if key is None or not shape else jax.random.split(key, shape)
 
-    def _check_transition(self, own: State, x: Any, key: Key | None) -> None:
-        """A state that changes its structure, shape or dtype in a step cannot be carried: say so before XLA does."""
-        call = (
-            (lambda h, x, k: self.cell(h, x))
-            if key is None
-            else (lambda h, x, k: self.cell(h, x, key=k))
-        )
-        try:
-            after = jax.eval_shape(call, own, x, key)
-        except Exception as error:
-            error.add_note(
-                f"{self.label}: this came from one step of the cell, called with a state of {describe(own)} "
-                f"and an x of {describe(x)}."
-            )
-            raise
-        if _kind(after) != _kind(own):
-            raise TypeError(
-                f"{self.label}: one step turns a state of {describe(own)} into {describe(after)}; expected the same "
-                "structure, shapes and dtypes. Check the initial state and the dtype of xs."
-            )
-
-
-def _saves(backend: str) -> bool:
-    """Whether a backend knows ``save=``."""
-    return backend in ("auto", *LOOP_BACKENDS)
-
-
-def _check_checkpoint(call: str, checkpoint: Any) -> None:
-    whole = isinstance(checkpoint, int) and not isinstance(checkpoint, bool) and checkpoint >= 1
-    if not (checkpoint is None or checkpoint == "sqrt" or whole):
-        raise ValueError(
-            f'{call}: checkpoint is {checkpoint!r}; expected None, "sqrt", or a whole number of steps of at least 1.'
-        )
-
 
 @eqx.filter_jit
 def _compiled_run(shared: Hashable, *args: Any) -> Any:
@@ -331,120 +295,4 @@ def _compiled_run(shared: Hashable, *args: Any) -> Any:
 
 @eqx.filter_jit
 def _compiled_step(shared: Hashable, *args: Any) -> Any:
-    return run_once(*args)
-
-
-def _strong(leaf: Any) -> jax.Array:
-    """An array whose dtype is its own, also of a Python number."""
-    return jnp.asarray(leaf, jnp.result_type(leaf))
-
-
-def _kind(tree: Any) -> Any:
-    return jtu.tree_structure(tree), [(leaf.shape, leaf.dtype) for leaf in jtu.tree_leaves(tree)]
-
-
-def check_cell(cell: Any) -> None:
-    """Catch what looks like a cell and is none."""
-    if isinstance(cell, type):
-        raise TypeError(
-            f"Recurrence(cell): cell is the class {cell.__name__}; expected an instance: {cell.__name__}(...)."
-        )
-    if isinstance(cell, Layer):
-        raise TypeError(
-            f"Recurrence(cell): cell is already a layer, {cell.label}; expected a cell."
-        )
-    if isinstance(cell, eqx.nn.GRUCell | eqx.nn.LSTMCell):
-        name = type(cell).__name__
-        raise TypeError(
-            f"Recurrence(cell): equinox.nn.{name} takes (x, state); expected (state, x). Use noria.{name}, or a Cell of "
-            "your own that calls it."
-        )
-    if not callable(cell):
-        raise TypeError(
-            f"Recurrence(cell): cell is a {type(cell).__name__}; expected a Cell or a function (state, x)."
-        )
-
-
-def with_backend(model: M, backend: str) -> M:
-    """A copy of ``model`` in which every recurrent layer runs on ``backend``.
-
-    Where it knows nothing of ``save`` or ``checkpoint``, the copy has the default of these.
-
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> layer = nr.GRU(2, 3, key=jax.random.key(0))
-    >>> slow = nr.with_backend(layer, "reference")
-    >>> bool(jnp.allclose(slow(jnp.ones((4, 2))), layer(jnp.ones((4, 2))), atol=1e-6))
-    True
-    """
-    check_choice("with_backend", "backend", backend, ("auto", *NAMES))
-    fields: dict[str, Any] = {"backend": backend} | ({} if _saves(backend) else {"save": "gates"})
-    fields |= {"checkpoint": None} if backend in CELL_BACKENDS else {}
-    return map_modules(lambda module, _: fields if isinstance(module, Recurrence) else {}, model)
-
-
-# --- the named layers -----------------------------------------------------------------------------------------------
-
-_LAYER_OPTIONS = (
-    "initial_state",
-    "reverse",
-    "learn_initial_state",
-    "backend",
-    "save",
-    "checkpoint",
-)
-
-
-def _layer(cell: Callable[..., Any], *args: Any, key: Key, **options: Any) -> Recurrence:
-    layer_options = {name: options.pop(name) for name in _LAYER_OPTIONS if name in options}
-    return Recurrence(cell(*args, key=key, **options), **layer_options)
-
-
-def RNN(
-    in_size: int, hidden_size: int, activation: Any = jnp.tanh, *, key: Key, **options: Any
-) -> Recurrence:
-    """``Recurrence(RNNCell(in_size, hidden_size, activation, key=key))``.
-
-    Args:
-        in_size: features of a step.
-        hidden_size: features of the state and of the outputs.
-        activation: any element-wise function.
-        key: random key for the weights.
-        **options: those of `RNNCell` (``init``, ``recurrent_init``, ``bias``, ``recurrent_bias``, ``dtype``) and of
-            `Recurrence` (``initial_state``, ``learn_initial_state``, ``reverse``, ``backend``).
-
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> nr.RNN(2, 4, key=jax.random.key(0))(jnp.ones((3, 2))).shape
-    (3, 4)
-    """
-    return _layer(RNNCell, in_size, hidden_size, activation, key=key, **options)
-
-
-def LSTM(in_size: int, hidden_size: int, *, key: Key, **options: Any) -> Recurrence:
-    """``Recurrence(LSTMCell(in_size, hidden_size, key=key))``; options as for `RNN`, and ``forget_bias``.
-
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> state, ys = nr.LSTM(2, 4, key=jax.random.key(0)).scan(None, jnp.ones((3, 2)))
-    >>> ys.shape, state.c.shape
-    ((3, 4), (4,))
-    """
-    return _layer(LSTMCell, in_size, hidden_size, key=key, **options)
-
-
-def GRU(in_size: int, hidden_size: int, *, key: Key, **options: Any) -> Recurrence:
-    """``Recurrence(GRUCell(in_size, hidden_size, key=key))``; options as for `RNN`.
-
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> nr.GRU(2, 4, key=jax.random.key(0), learn_initial_state=True)(jnp.ones((3, 2))).shape
-    (3, 4)
-    """
-    return _layer(GRUCell, in_size, hidden_size, key=key, **options)
-
-
-def GRUv3(in_size: int, hidden_size: int, *, key: Key, **options: Any) -> Recurrence:
-    """``Recurrence(GRUv3Cell(in_size, hidden_size, key=key))``; options as for `RNN`.
-
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> nr.GRUv3(2, 4, key=jax.random.key(0), reverse=True)(jnp.ones((3, 2))).shape
-    (3, 4)
-    """
-    return _layer(GRUv3Cell, in_size, hidden_size, key=key, **options)
+    return Recurrence._step(*args)

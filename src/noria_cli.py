@@ -98,7 +98,8 @@ def _vowels(folder: Path, seed: int, epochs: int | None) -> list[Path]:
     from noria.demo import vowels
 
     console.print(
-        "[bold]Japanese Vowels[/]: nine men say /ae/; a bidirectional GRU tells who, from 7 to 29 steps.\n"
+        "[bold]Japanese Vowels[/]: nine men say /ae/; a bidirectional GRU tells who, "
+        "from 7 to 29 steps.\n"
     )
     result = vowels.train(seed=seed, epochs=epochs or vowels.EPOCHS)
     _tell_of_interrupt(result.history)

@@ -31,8 +31,8 @@ def check_numbers(call: str, what: str, array: Any) -> None:
     """An array of numbers or booleans. NumPy makes objects of all else, such as a table with a column of dates."""
     if getattr(array.dtype, "kind", "") in "OSUMm":
         raise TypeError(
-            f"{call}: {what} is an array of {array.dtype}; expected numbers. Leave out text and dates, or convert "
-            "with .astype(float)."
+            f"{call}: {what} is an array of {array.dtype}; expected numbers. "
+            "Leave out text and dates, or convert with .astype(float)."
         )
 
 
@@ -45,8 +45,9 @@ def check_fits(call: str, what: str, values: np.ndarray) -> None:
     if low < info.min or high > info.max:
         bad = low if low < info.min else high
         raise ValueError(
-            f"{call}: {what} holds {bad}, which does not fit into {narrow}; expected {info.min} to {info.max}, or "
-            "64 bits enabled: jax.config.update('jax_enable_x64', True)."
+            f"{call}: {what} holds {bad}, which does not fit into {narrow}; "
+            f"expected {info.min} to {info.max}, or 64 bits enabled: "
+            "jax.config.update('jax_enable_x64', True)."
         )
 
 
@@ -87,11 +88,13 @@ def check_step(call: str, what: str, array: Any, size: int, dtype: Any, hint: st
     """One step or one state: its last axis and its dtype."""
     if not hasattr(array, "shape") or not hasattr(array, "dtype"):
         raise TypeError(
-            f"{call}: {what} is a {type(array).__name__}; expected an array of shape ({size},){hint}."
+            f"{call}: {what} is a {type(array).__name__}; expected an array of shape "
+            f"({size},){hint}."
         )
     if array.ndim == 0 or array.shape[-1] != size:
         raise ValueError(
-            f"{call}: {what} has shape {tuple(array.shape)}; expected ({size},) or (batch, {size}){hint}."
+            f"{call}: {what} has shape {tuple(array.shape)}; "
+            f"expected ({size},) or (batch, {size}){hint}."
         )
     check_dtype(call, what, array, dtype)
 
@@ -99,8 +102,9 @@ def check_step(call: str, what: str, array: Any, size: int, dtype: Any, hint: st
 def check_dtype(call: str, what: str, array: Any, dtype: Any) -> None:
     if jax.dtypes.canonicalize_dtype(array.dtype) != dtype:
         raise TypeError(
-            f"{call}: {what} is {array.dtype}, but the parameters are {jnp.dtype(dtype)}; nothing is promoted "
-            f"silently. Convert {what} with .astype({jnp.dtype(dtype).name!r}), or the model with noria.cast."
+            f"{call}: {what} is {array.dtype}, but the parameters are {jnp.dtype(dtype)}; "
+            f"nothing is promoted silently. Convert {what} with "
+            f".astype({jnp.dtype(dtype).name!r}), or the model with noria.cast."
         )
 
 

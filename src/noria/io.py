@@ -140,7 +140,8 @@ def _check_leaves(call: str, model: Any) -> None:
     for name, leaf in named_leaves(model):
         if name in names or name == "__metadata__":
             raise ValueError(
-                f"{call}: {name!r} is the path of two leaves, or a reserved one; rename a part of the model."
+                f"{call}: {name!r} is the path of two leaves, or a reserved one; "
+                "rename a part of the model."
             )
         names.add(name)
         if _is_array(leaf) and not _is_key(leaf):
@@ -297,7 +298,8 @@ def _compare(call: str, saved: dict[str, Any], built: dict[str, Any]) -> None:
                 its = its_settings.get(setting)
                 _fail(
                     call,
-                    f"{name or 'the model'}: {setting} is {value!r} in the file, {its!r} in the model",
+                    f"{name or 'the model'}: {setting} is {value!r} in the file, "
+                    f"{its!r} in the model",
                 )
     for name, (dtype, shape) in saved["arrays"].items():
         if name not in built["arrays"]:
@@ -311,7 +313,8 @@ def _compare(call: str, saved: dict[str, Any], built: dict[str, Any]) -> None:
         if dtype != its_dtype:
             _fail(
                 call,
-                f"{name} is {dtype} in the file, {its_dtype} in the model (noria.cast changes a model's dtype)",
+                f"{name} is {dtype} in the file, {its_dtype} in the model (noria.cast changes a "
+                "model's dtype)",
             )
     for part in ("arrays", "numbers"):
         if missing := sorted(built[part].keys() ^ saved[part].keys()):
@@ -374,7 +377,8 @@ def _restore(
         if tensors[name].shape != list(data.shape):
             _fail(
                 call,
-                f"{name} has keys of shape {tuple(tensors[name].shape)} in the file, {data.shape} in the model",
+                f"{name} has keys of shape {tuple(tensors[name].shape)} in the file, "
+                f"{data.shape} in the model",
             )
         value = to_array(tensors[name], np.dtype(data.dtype), list(data.shape))
         return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(like))

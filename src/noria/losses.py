@@ -115,7 +115,8 @@ def cross_entropy(
     target = jnp.asarray(given)
     if logits.ndim == 0 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
-            f"cross_entropy: logits are {logits.dtype}{list(logits.shape)}; expected floats (..., classes)."
+            f"cross_entropy: logits are {logits.dtype}{list(logits.shape)}; "
+            "expected floats (..., classes)."
         )
     classes = logits.shape[-1]
     if not jnp.issubdtype(target.dtype, jnp.integer):
@@ -127,8 +128,8 @@ def cross_entropy(
         )
     if target.shape != logits.shape[:-1]:
         raise ValueError(
-            f"cross_entropy: logits have shape {logits.shape}, the targets {target.shape}; expected {logits.shape[:-1]} "
-            f"whole numbers or {logits.shape} probabilities."
+            f"cross_entropy: logits have shape {logits.shape}, the targets {target.shape}; "
+            f"expected {logits.shape[:-1]} whole numbers or {logits.shape} probabilities."
         )
     _check_classes(
         valid_values(given, _valid("cross_entropy", target.shape, lengths, mask)), classes
@@ -146,8 +147,8 @@ def cross_entropy(
 def _check_classes(target: np.ndarray | None, classes: int) -> None:
     if target is not None and target.size and not 0 <= target.min() <= target.max() < classes:
         raise ValueError(
-            f"cross_entropy: the targets go from {target.min()} to {target.max()}; expected 0 to {classes - 1}, since "
-            f"the logits have {classes} classes."
+            f"cross_entropy: the targets go from {target.min()} to {target.max()}; "
+            f"expected 0 to {classes - 1}, since the logits have {classes} classes."
         )
 
 
@@ -162,13 +163,13 @@ def _elementwise(
 def _check_alike(name: str, prediction: jax.Array, target: jax.Array, like: str) -> None:
     if prediction.shape != target.shape:
         raise ValueError(
-            f"{name}: the prediction has shape {prediction.shape}, the target {target.shape}; expected the shape of the "
-            f"{like}. Nothing is broadcast."
+            f"{name}: the prediction has shape {prediction.shape}, the target {target.shape}; "
+            f"expected the shape of the {like}. Nothing is broadcast."
         )
     if prediction.dtype != target.dtype:
         raise TypeError(
-            f"{name}: the prediction is {prediction.dtype}, the target {target.dtype}; expected one dtype: "
-            f"target.astype({prediction.dtype.name!r})."
+            f"{name}: the prediction is {prediction.dtype}, the target {target.dtype}; "
+            f"expected one dtype: target.astype({prediction.dtype.name!r})."
         )
 
 
@@ -181,8 +182,8 @@ def _valid(name: str, shape: tuple[int, ...], lengths: Any, mask: Any) -> Bool[A
         batch_axes = lengths.ndim
         if batch_axes > 1 or len(shape) <= batch_axes:
             raise ValueError(
-                f"{name}: lengths has shape {lengths.shape}, the loss is over {shape}; expected () for (time, ...) "
-                "or (batch,) for (batch, time, ...)."
+                f"{name}: lengths has shape {lengths.shape}, the loss is over {shape}; "
+                "expected () for (time, ...) or (batch,) for (batch, time, ...)."
             )
         return valid_steps(check_lengths(name, lengths, shape, batch_axes), shape[batch_axes])
     if mask is None:

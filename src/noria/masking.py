@@ -86,7 +86,8 @@ def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
     ys = jnp.asarray(ys)
     if ys.ndim not in (2, 3):
         raise ValueError(
-            f"{call}: ys has shape {ys.shape}; expected (time, features) or (batch, time, features)."
+            f"{call}: ys has shape {ys.shape}; expected (time, features) or (batch, time, "
+            "features)."
         )
     *batch, time, features = ys.shape
     lengths = (
@@ -113,7 +114,8 @@ def check_lengths(
     values = known(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(
-            f"{call}: lengths is {lengths.dtype}; expected whole numbers, such as lengths.astype(int)."
+            f"{call}: lengths is {lengths.dtype}; expected whole numbers, "
+            "such as lengths.astype(int)."
         )
     batch, time = shape[:batch_axes], shape[batch_axes]
     if lengths.shape != batch:
@@ -125,7 +127,8 @@ def check_lengths(
         if low < 0 or high > time:
             bad = low if low < 0 else high
             raise ValueError(
-                f"{call}: lengths holds {bad}; expected 0 to {time}, the steps of the padded sequences."
+                f"{call}: lengths holds {bad}; expected 0 to {time}, "
+                "the steps of the padded sequences."
             )
         return jnp.asarray(values, jnp.int32)
     return _as_int32(jnp.asarray(lengths))

@@ -63,8 +63,8 @@ class Module(eqx.Module):
         if unknown := [name for name in trainable if name not in known]:
             public = sorted(name for name in known if not name.startswith("_"))
             raise TypeError(
-                f"class {cls.__name__}(trainable={trainable!r}): {unknown[0]!r} is not a field of this class; "
-                f"its fields are {', '.join(public)}."
+                f"class {cls.__name__}(trainable={trainable!r}): {unknown[0]!r} is not a field of "
+                f"this class; its fields are {', '.join(public)}."
             )
         cls._trainable = tuple(trainable)
 
@@ -186,8 +186,8 @@ def _chosen(verb: str, model: Any, where: Callable[[Any], Any]) -> list[int]:
     chosen = [mark.index for mark in marks if is_inexact(leaves[mark.index])]
     if not chosen:
         raise ValueError(
-            f"{verb}(model, where): where chose nothing that could be trained; expected a part of the model, "
-            f"such as {verb}(model, lambda m: m.cell)."
+            f"{verb}(model, where): where chose nothing that could be trained; "
+            f"expected a part of the model, such as {verb}(model, lambda m: m.cell)."
         )
     return chosen
 
@@ -213,7 +213,8 @@ def _set_trainable(verb: str, model: M, where: Callable[[M], Any], value: bool) 
     for index in chosen:
         if owners[index][0] is None:
             raise ValueError(
-                f"{verb}(model, where): {owners[index][1] or 'the array'} is not part of a noria.Module."
+                f"{verb}(model, where): {owners[index][1] or 'the array'} is not part of a "
+                "noria.Module."
             )
 
     def override(model: M, marks: dict[tuple[str | None, str], bool]) -> M:

@@ -49,7 +49,8 @@ def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callabl
     """
     if not callable(fun):
         raise TypeError(
-            f"value_and_grad(fun): fun is a {type(fun).__name__}; expected a function (model, ...) -> loss."
+            f"value_and_grad(fun): fun is a {type(fun).__name__}; "
+            "expected a function (model, ...) -> loss."
         )
 
     @functools.wraps(fun)
@@ -57,8 +58,9 @@ def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callabl
         trained, rest = partition(model)
         if not jtu.tree_leaves(trained):
             raise ValueError(
-                f"grad of {getattr(fun, '__name__', 'fun')}: its first argument, a {type(model).__name__}, "
-                "holds nothing trainable; pass the model first, and thaw what should be trained."
+                f"grad of {getattr(fun, '__name__', 'fun')}: its first argument, "
+                f"a {type(model).__name__}, holds nothing trainable; "
+                "pass the model first, and thaw what should be trained."
             )
         return jax.value_and_grad(
             lambda t: fun(eqx.combine(t, rest), *args, **kwargs), has_aux=has_aux
@@ -163,19 +165,20 @@ def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState
     optimiser = as_transformation(optimiser)
     if not isinstance(optimiser, optax.GradientTransformation):
         raise TypeError(
-            f"setup(optimiser, model): optimiser is a {type(optimiser).__name__}; expected an Optax transformation "
-            "such as optax.adam(1e-3), followed by the model."
+            f"setup(optimiser, model): optimiser is a {type(optimiser).__name__}; "
+            "expected an Optax transformation such as optax.adam(1e-3), followed by the model."
         )
     trained, _ = partition(model)
     if not jtu.tree_leaves(trained):
         raise ValueError(
-            f"setup(optimiser, model): the {type(model).__name__} holds nothing trainable; thaw a part."
+            f"setup(optimiser, model): the {type(model).__name__} holds nothing trainable; "
+            "thaw a part."
         )
     state = optimiser.init(trained)
     if holds_state(state, optax.LookaheadState):
         raise TypeError(
-            "setup(optimiser, model): optax.lookahead keeps two sets of parameters, but a model is one; expected another "
-            "transformation."
+            "setup(optimiser, model): optax.lookahead keeps two sets of parameters, "
+            "but a model is one; expected another transformation."
         )
     return OptimiserState(optimiser, state, jtu.tree_structure(trained))
 
@@ -221,9 +224,10 @@ def update(
         if names != expected:
             odd = sorted(set(names) ^ set(expected))
             raise ValueError(
-                f"update(opt_state, model, gradient): {what} and opt_state differ in their trained arrays"
-                f"{', first in ' + odd[0] if odd else ''}; after freezing, thawing or rebuilding a part, call setup "
-                "again, and take the gradient of the model that is updated."
+                f"update(opt_state, model, gradient): {what} and opt_state differ in their trained "
+                f"arrays{', first in ' + odd[0] if odd else ''}; "
+                "after freezing, thawing or rebuilding a part, call setup again, "
+                "and take the gradient of the model that is updated."
             )
     old = opt_state._arrays(trained)
     optimiser, gradient = (

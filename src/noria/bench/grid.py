@@ -132,6 +132,7 @@ def read_names(what: str, text: str, known: Sequence[str]) -> list[str]:
     for name in names:
         if name not in known:
             raise ValueError(
-                f"{what}: {name!r} is not known; expected some of {', '.join(known)}, with commas between."
+                f"{what}: {name!r} is not known; expected some of {', '.join(known)}, "
+                "with commas between."
             )
     return names

@@ -39,7 +39,8 @@ def header(command: str, peers: Sequence[str], peaks: Mapping[Setting, float]) -
     )
     lines = [
         f"Made by `{command}` on {datetime.date.today():%-d %B %Y}.",
-        f"* Machine: {cores()} cores of {processor()}, {platform.system()} {platform.release()}, load {load()} at the start.",
+        f"* Machine: {cores()} cores of {processor()}, {platform.system()} {platform.release()}, "
+        f"load {load()} at the start.",
         f"* Versions: Python {platform.python_version()}, {software}.",
         f"* Fastest float32 product of two square matrices: {speeds or 'not measured'}.",
     ]
@@ -76,7 +77,8 @@ def tables(points: Sequence[Point], unit: Unit, peaks: Mapping[Setting, float]) 
             points, lambda point: (point.work.cell, point.work.mode)
         ):
             parts.append(
-                f"### {CELLS[cell].title}: {mode}\n\n{table(list(group), setting, unit, peaks.get(setting))}"
+                f"### {CELLS[cell].title}: "
+                f"{mode}\n\n{table(list(group), setting, unit, peaks.get(setting))}"
             )
     return "\n".join(parts)
 

@@ -65,8 +65,8 @@ def first_array(name: str, state: State) -> Any:
     if hasattr(state, "shape"):
         return state
     raise TypeError(
-        f"{name}: its state is a {type(state).__name__}, and what it emits is not defined; use an array or a "
-        "NamedTuple whose first field is emitted, or define output(state, x)."
+        f"{name}: its state is a {type(state).__name__}, and what it emits is not defined; "
+        "use an array or a NamedTuple whose first field is emitted, or define output(state, x)."
     )
 
 
@@ -208,7 +208,8 @@ class GatedCell(Cell):
         for name, array in arrays.items():
             if array.shape != expected[name]:
                 raise ValueError(
-                    f"{call}: {name} has shape {array.shape}; expected {expected[name]} to go with U."
+                    f"{call}: {name} has shape {array.shape}; expected {expected[name]} to go with "
+                    "U."
                 )
             if array.dtype != dtype:
                 raise TypeError(f"{call}: {name} is {array.dtype}; expected {dtype} as U is.")

@@ -83,21 +83,24 @@ class LSTMCell(GatedCell):
         if forget_bias:
             if self.b is None:
                 raise ValueError(
-                    f"LSTMCell: forget_bias={forget_bias} needs a bias to be added to; drop bias=False."
+                    f"LSTMCell: forget_bias={forget_bias} needs a bias to be added to; "
+                    "drop bias=False."
                 )
             self.b = self.b.at[hidden_size : 2 * hidden_size].add(forget_bias)
 
     def __call__(self, state: LSTMState, x: jax.Array) -> LSTMState:
         if not isinstance(state, tuple) or len(state) != 2:
             raise TypeError(
-                f"LSTMCell: the state is a {type(state).__name__}; expected LSTMState(h, c), state first: "
-                "cell(state, x). cell.initial_state() is the zero state."
+                f"LSTMCell: the state is a {type(state).__name__}; "
+                "expected LSTMState(h, c), state first: cell(state, x). "
+                "cell.initial_state() is the zero state."
             )
         h, c = state
         if jnp.shape(c) != jnp.shape(h) or jnp.result_type(c) != jnp.result_type(h):
             raise ValueError(
-                f"LSTMCell: c is {jnp.result_type(c)}{list(jnp.shape(c))}, h {jnp.result_type(h)}{list(jnp.shape(h))}; "
-                "expected two arrays alike, LSTMState(h, c)."
+                f"LSTMCell: c is {jnp.result_type(c)}{list(jnp.shape(c))}, "
+                f"h {jnp.result_type(h)}{list(jnp.shape(h))}; expected two arrays alike, "
+                "LSTMState(h, c)."
             )
         wx, uh = self._projections(h, x)
         i, f, g, o = jnp.split(wx + uh, 4, axis=-1)

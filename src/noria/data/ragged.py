@@ -39,7 +39,8 @@ def pad(
     time = longest if time is None else time
     if longest > time:
         raise ValueError(
-            f"pad(time={time}): sequence {int(lengths.argmax())} has {longest} steps; expected at most {time}."
+            f"pad(time={time}): sequence {int(lengths.argmax())} has {longest} steps; "
+            f"expected at most {time}."
         )
     fill = _filling(value, arrays[0].dtype)
     xs = np.full((len(arrays), time, *arrays[0].shape[1:]), fill, arrays[0].dtype)
@@ -60,8 +61,8 @@ def _filling(value: Any, dtype: np.dtype) -> np.ndarray:
         if fill == given or both_nan or rounded:
             return fill
     raise TypeError(
-        f"pad(value={value!r}): the sequences are {dtype}, which cannot hold it; expected another value, or sequences "
-        "of another dtype: sequence.astype(...)."
+        f"pad(value={value!r}): the sequences are {dtype}, which cannot hold it; "
+        "expected another value, or sequences of another dtype: sequence.astype(...)."
     )
 
 
@@ -73,17 +74,18 @@ def _sequences(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
         check_numbers(call, f"sequence {n}", array)
         if array.ndim == 0:
             raise ValueError(
-                f"{call}: sequence {n} is the number {array}; expected (time, ...). A column of one number for each "
-                "example is an array: np.array(column)."
+                f"{call}: sequence {n} is the number {array}; expected (time, ...). "
+                "A column of one number for each example is an array: np.array(column)."
             )
         if array.shape[1:] != arrays[0].shape[1:]:
             raise ValueError(
-                f"{call}: sequence {n} has shape {array.shape}, sequence 0 {arrays[0].shape}; expected (time, ...) with "
-                "only the time different."
+                f"{call}: sequence {n} has shape {array.shape}, sequence 0 {arrays[0].shape}; "
+                "expected (time, ...) with only the time different."
             )
         if array.dtype != arrays[0].dtype:
             raise TypeError(
-                f"{call}: sequence {n} is {array.dtype}, sequence 0 {arrays[0].dtype}; expected one dtype."
+                f"{call}: sequence {n} is {array.dtype}, sequence 0 {arrays[0].dtype}; "
+                "expected one dtype."
             )
     return arrays
 
@@ -224,7 +226,8 @@ def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int
         if not np.array_equal(lengths, ragged[0]):
             row = int(np.flatnonzero(lengths != ragged[0])[0])
             raise ValueError(
-                f"batches: example {row} has {ragged[0][row]} steps in one list and {lengths[row]} in another; expected "
-                "equal lengths. Pad one of them with noria.data.pad and pass its lengths as a column."
+                f"batches: example {row} has {ragged[0][row]} steps in one list and {lengths[row]} "
+                "in another; expected equal lengths. Pad one of them with noria.data.pad and pass "
+                "its lengths as a column."
             )
     return Batches(ready, ragged[0] if ragged else None, batch_size, buckets, key)

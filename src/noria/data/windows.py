@@ -35,7 +35,8 @@ def windows(
     check_numbers("windows", "series", series)
     if series.ndim == 0 or len(series) < size + horizon:
         raise ValueError(
-            f"windows: the series has shape {series.shape}; expected at least {size + horizon} steps, size + horizon."
+            f"windows: the series has shape {series.shape}; expected at least {size + horizon} "
+            "steps, size + horizon."
         )
     starts = np.arange(0, len(series) - size - horizon + 1, stride)
     pieces = series[starts[:, None] + np.arange(size + horizon)]
@@ -72,7 +73,8 @@ def split(
     """
     if isinstance(series, tuple) and any(hasattr(part, "shape") for part in series):
         raise TypeError(
-            "split: series is a tuple of arrays; expected one series: split each of them, by equal amounts."
+            "split: series is a tuple of arrays; expected one series: split each of them, "
+            "by equal amounts."
         )
     count, gap = len(series), _whole("split", "gap", gap)
     for name, amount in (("valid", valid), ("test", test)):
@@ -89,7 +91,8 @@ def split(
     train_end = valid_start - (gap if n_valid else 0)
     if train_end < 1:
         raise ValueError(
-            f"split: {count} steps less {n_valid} and {n_test} and the gaps leave none for training."
+            f"split: {count} steps less {n_valid} and {n_test} and the gaps leave none for "
+            "training."
         )
     by_position = getattr(
         series, "iloc", series

@@ -34,7 +34,8 @@ def read(path: Path, channels: Sequence[str] = ()) -> dict[str, np.ndarray]:
             finite = np.isfinite(steps.astype(np.float32)).all()  # as the models take them
         if steps.ndim not in (1, 2) or len(steps) == 0 or not finite:
             raise ValueError(
-                f"{path}: sequence {name} has shape {steps.shape}; expected (time, channels), finite, not empty."
+                f"{path}: sequence {name} has shape {steps.shape}; "
+                "expected (time, channels), finite, not empty."
             )
     return {name: steps.reshape(len(steps), -1) for name, steps in sequences.items()}
 
@@ -67,7 +68,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         or lengths.max(initial=0) > xs.shape[1]
     ):
         raise ValueError(
-            f"{path}: xs {xs.shape} and lengths {lengths.shape}; expected (batch, time, channels) and (batch,)."
+            f"{path}: xs {xs.shape} and lengths {lengths.shape}; "
+            "expected (batch, time, channels) and (batch,)."
         )
     return {
         str(n): np.asarray(x[:length], np.float64)
@@ -95,8 +97,9 @@ def _read_csv(path: Path, channels: Sequence[str]) -> dict[str, np.ndarray]:
         place = f"{path}, line {line}"
         if len(row) != len(header):
             raise ValueError(
-                f"{place}: it has {len(row)} columns; expected {len(header)} columns, as the header has. Numbers are "
-                "written with a point, without separators of thousands."
+                f"{place}: it has {len(row)} columns; expected {len(header)} columns, "
+                "as the header has. Numbers are written with a point, "
+                "without separators of thousands."
             )
         name = "series" if whose is None else row[whose].strip()
         for n in times:
@@ -135,7 +138,8 @@ def _header(path: Path, row: list[str]) -> list[str]:
     header, place = [name.strip().lower() for name in row], f"{path}, line 1"
     if any(mark in name for name in header for mark in ";\t"):
         raise ValueError(
-            f"{place}: {row} has semicolons or tabs; expected commas between columns, points in numbers."
+            f"{place}: {row} has semicolons or tabs; expected commas between columns, "
+            "points in numbers."
         )
     if "" in header or any(map(_is_number, header)):
         raise ValueError(
@@ -152,8 +156,9 @@ def _in_order(path: Path, names: list[str], channels: list[str]) -> list[int]:
         return [names.index(name) for name in channels]
     if set(names) & set(channels):
         raise ValueError(
-            f"{path}, line 1: the channels are {', '.join(names)}; expected {', '.join(channels)} in any order, or "
-            f"{len(channels)} columns with other names in this order."
+            f"{path}, line 1: the channels are {', '.join(names)}; "
+            f"expected {', '.join(channels)} in any order, or {len(channels)} columns with other "
+            "names in this order."
         )
     return list(range(len(names)))
 

@@ -77,8 +77,8 @@ class Bidirectional(Layer):
         states = (None, None) if state is None else state
         if not isinstance(states, tuple) or len(states) != 2:
             raise ValueError(
-                f"{self.label}: the state is a {type(state).__name__}; expected the pair (forward, backward). "
-                "The state comes first: layer(state, xs)."
+                f"{self.label}: the state is a {type(state).__name__}; "
+                "expected the pair (forward, backward). The state comes first: layer(state, xs)."
             )
         keys = (None, None) if key is None else jax.random.split(key)
         (forward, f), (backward, b) = (
@@ -87,7 +87,8 @@ class Bidirectional(Layer):
         )
         if self.merge not in ("concat", "pair") and f.shape != b.shape:
             raise ValueError(
-                f"{self.label}: the directions give {f.shape} and {b.shape}; merge={self.merge!r} needs equal sizes, "
+                f"{self.label}: the directions give {f.shape} and {b.shape}; "
+                f"merge={self.merge!r} needs equal sizes, "
                 'merge="concat" does not.'
             )
         return (forward, backward), MERGES[self.merge](f, b)
@@ -96,7 +97,8 @@ class Bidirectional(Layer):
         self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
     ) -> tuple[State, Any]:
         raise ValueError(
-            f"{self.label}.step: its backward direction needs the end first; call scan with whole sequences."
+            f"{self.label}.step: its backward direction needs the end first; "
+            "call scan with whole sequences."
         )
 
     def initial_state(self) -> State:

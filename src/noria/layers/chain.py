@@ -72,7 +72,8 @@ class Chain(Layer):
                 else f"a {type(states).__name__}"
             )
             raise ValueError(
-                f"Chain of {len(self)} layers: the state is {came}; expected one state a layer, as initial_state() gives "
+                f"Chain of {len(self)} layers: the state is {came}; "
+                "expected one state a layer, as initial_state() gives "
                 "them. The state comes first: layer(state, xs)."
             )
         if key is not None:
@@ -139,8 +140,8 @@ class Residual(Layer):
         if jnp.shape(xs) != getattr(ys, "shape", None):
             came = ys.shape if hasattr(ys, "shape") else f"a {type(ys).__name__}"
             raise ValueError(
-                f"Residual({self.layer.label}): it turns {xs.shape} into {came}, which cannot be added; expected a "
-                "layer with as many features out as in."
+                f"Residual({self.layer.label}): it turns {xs.shape} into {came}, "
+                "which cannot be added; expected a layer with as many features out as in."
             )
         return xs + ys
 
@@ -153,10 +154,12 @@ def _as_layer(call: str, layer: Any) -> Layer:
         return layer
     if isinstance(layer, Cell):
         raise TypeError(
-            f"{call}: {type(layer).__name__} is a cell; expected a layer: Recurrence({type(layer).__name__}(...))."
+            f"{call}: {type(layer).__name__} is a cell; expected a layer: "
+            f"Recurrence({type(layer).__name__}(...))."
         )
     if isinstance(layer, type) or not callable(layer):
         raise TypeError(
-            f"{call}: {layer!r} is no layer and not callable; expected a layer or a function of one step."
+            f"{call}: {layer!r} is no layer and not callable; "
+            "expected a layer or a function of one step."
         )
     return PerStep(layer)

@@ -138,7 +138,8 @@ class Embedding(StatelessLayer):
         count = self.table.shape[0]
         if not jnp.issubdtype(xs.dtype, jnp.integer):
             raise TypeError(
-                f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}."
+                f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to "
+                f"{count - 1}."
             )
         return automatic(_rows, (self.table, within(xs, -1, count)), *axes_of(xs))
 
@@ -146,7 +147,8 @@ class Embedding(StatelessLayer):
         count = self.table.shape[0]
         if values.size and not 0 <= values.min() <= values.max() < count:
             raise ValueError(
-                f"{self.label}: the numbers go from {values.min()} to {values.max()}; expected 0 to {count - 1}."
+                f"{self.label}: the numbers go from {values.min()} to {values.max()}; "
+                f"expected 0 to {count - 1}."
             )
 
     @property

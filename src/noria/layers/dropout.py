@@ -63,8 +63,8 @@ class Dropout(StatelessLayer):
             return xs
         if key is None:
             raise TypeError(
-                f"{self.label}: in training mode it needs a key: layer(xs, key=key); for use without dropout, "
-                "noria.inference(model)."
+                f"{self.label}: in training mode it needs a key: layer(xs, key=key); "
+                "for use without dropout, noria.inference(model)."
             )
         check_key(self.label, key)
         kept = jax.random.bernoulli(key, 1 - self.p, mask_shape)

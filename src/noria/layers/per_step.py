@@ -32,7 +32,8 @@ class PerStep(StatelessLayer):
     def __init__(self, function: Callable[..., Any]):
         if not callable(function):
             raise TypeError(
-                f"PerStep(function): function is a {type(function).__name__}; expected something callable."
+                f"PerStep(function): function is a {type(function).__name__}; "
+                "expected something callable."
             )
         self.function = as_pytree(function)
 

@@ -98,8 +98,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             own = jtu.tree_map(strip_weak_type, self.cell.initial_state())
             if spec_of(state) != spec_of(own):
                 raise ValueError(
-                    f"{call}: initial_state is {describe(state)}; expected {describe(own)}, that of one example. A state "
-                    "for each example of a batch is passed to the call: layer(state, xs)."
+                    f"{call}: initial_state is {describe(state)}; "
+                    f"expected {describe(own)}, that of one example. "
+                    "A state for each example of a batch is passed to the call: layer(state, xs)."
                 )
         self.fixed_state = None if learn_initial_state else state
         self.learned_state = state if learn_initial_state else None
@@ -145,8 +146,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             if "forward-mode" not in str(error):
                 raise
             raise TypeError(
-                f'{self.label}: forward-mode derivatives (jax.jvp, jax.jacfwd, jax.hessian) need backend="plain", which '
-                "noria.with_backend sets for a whole model; the others have a reverse mode of their own."
+                f"{self.label}: forward-mode derivatives (jax.jvp, jax.jacfwd, "
+                'jax.hessian) need backend="plain", which '
+                "noria.with_backend sets for a whole model; the others have a reverse mode of "
+                "their own."
             ) from error
 
     @local("xs")
@@ -174,7 +177,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
     ) -> tuple[State, Any]:
         if self.reverse:
             raise ValueError(
-                f"{self.label}.step: a reversed layer starts at the end; call scan with the whole sequence."
+                f"{self.label}.step: a reversed layer starts at the end; "
+                "call scan with the whole sequence."
             )
         x, batch = self._one_step(x)
         own = self.initial_state()
@@ -228,15 +232,16 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         size = getattr(self.cell, "in_size", None)
         if isinstance(xs, list | tuple):
             raise TypeError(
-                f"{self.label}: {what} is a {type(xs).__name__}; expected one array, "
-                f"{form.format(size or 'in', size or 'in')}: stack equal steps with jnp.stack, pad unequal sequences with "
-                "noria.data.pad."
+                f"{self.label}: {what} is a {type(xs).__name__}; "
+                f"expected one array, {form.format(size or 'in', size or 'in')}: stack equal steps "
+                "with jnp.stack, pad unequal sequences with noria.data.pad."
             )
         xs = jnp.asarray(xs)
         if xs.ndim not in ranks or size not in (None, xs.shape[-1]):
             hint = "; the state comes first: layer(state, xs)" if xs.ndim == ranks[0] - 1 else ""
             raise ValueError(
-                f"{self.label}: {what} has shape {xs.shape}; expected {form.format(size or 'in', size or 'in')}{hint}."
+                f"{self.label}: {what} has shape {xs.shape}; expected "
+                f"{form.format(size or 'in', size or 'in')}{hint}."
             )
         if size is not None:
             check_dtype(self.label, what, xs, self.cell.dtype)
@@ -248,7 +253,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         structure: Any = jtu.tree_structure(own)
         if structure != jtu.tree_structure(state):
             raise ValueError(
-                f"{self.label}: the state is {describe(state)}; expected {describe(own)}, as initial_state() gives it. "
+                f"{self.label}: the state is {describe(state)}; "
+                f"expected {describe(own)}, as initial_state() gives it. "
                 "The state comes first: layer(state, xs)."
             )
 
@@ -257,12 +263,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             if leaf.shape not in (like.shape, batch + like.shape):
                 batched = f" or {batch + like.shape}" if batch else ""
                 raise ValueError(
-                    f"{self.label}: the state has shape {leaf.shape}; expected {like.shape}{batched}. "
-                    "The state comes first: layer(state, xs)."
+                    f"{self.label}: the state has shape {leaf.shape}; "
+                    f"expected {like.shape}{batched}. The state comes first: layer(state, xs)."
                 )
             if leaf.dtype != like.dtype:
                 raise TypeError(
-                    f"{self.label}: the state is {leaf.dtype}; expected {like.dtype}, as initial_state() gives it."
+                    f"{self.label}: the state is {leaf.dtype}; expected {like.dtype}, "
+                    "as initial_state() gives it."
                 )
             return leaf if leaf.shape == batch + like.shape else spread(leaf, batch)
 
@@ -272,11 +279,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         resets = jnp.asarray(resets)
         if resets.dtype != jnp.bool_:
             raise TypeError(
-                f"{self.label}: resets is {resets.dtype}; expected booleans, such as resets.astype(bool)."
+                f"{self.label}: resets is {resets.dtype}; expected booleans, "
+                "such as resets.astype(bool)."
             )
         if resets.shape != shape:
             raise ValueError(
-                f"{self.label}: resets has shape {resets.shape}; expected {shape}, one for each step."
+                f"{self.label}: resets has shape {resets.shape}; "
+                f"expected {shape}, one for each step."
             )
         return resets
 

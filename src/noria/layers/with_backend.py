@@ -12,17 +12,29 @@ from noria.module import M, map_modules
 def with_backend(model: M, backend: str) -> M:
     """A copy of ``model`` in which every recurrent layer runs on ``backend``.
 
-    Where it knows nothing of ``save`` or ``checkpoint``, the copy has the default of these.
+    A layer loses its options ``save`` and ``checkpoint`` where the new backend has none.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> layer = nr.GRU(2, 3, key=jax.random.key(0))
-    >>> slow = nr.with_backend(layer, "reference")
-    >>> bool(jnp.allclose(slow(jnp.ones((4, 2))), layer(jnp.ones((4, 2))), atol=1e-6))
-    True
+    Args:
+        model: a layer, or any pytree that holds layers.
+        backend: ``"auto"`` or a name that `Recurrence` takes.
+
+    Returns:
+        The copy; its arrays are those of ``model``.
+
+    Raises:
+        ValueError: for an unknown backend.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> layer = nr.GRU(2, 3, key=jax.random.key(0))
+        >>> slow = nr.with_backend(layer, "reference")
+        >>> bool(jnp.allclose(slow(jnp.ones((4, 2))), layer(jnp.ones((4, 2))), atol=1e-6))
+        True
     """
     check_choice("with_backend", "backend", backend, ("auto", *NAMES))
-    fields: dict[str, Any] = {"backend": backend} | (
-        {} if chooses_residuals(backend) else {"save": "gates"}
-    )
-    fields |= {"checkpoint": None} if backend in CELL_BACKENDS else {}
+    fields: dict[str, Any] = {"backend": backend}
+    if not chooses_residuals(backend):
+        fields["save"] = "gates"
+    if backend in CELL_BACKENDS:
+        fields["checkpoint"] = None
     return map_modules(lambda module, _: fields if isinstance(module, Recurrence) else {}, model)

@@ -157,8 +157,9 @@ def _set_up(optimiser: optax.GradientTransformation, model: Any) -> OptimiserSta
     opt_state = setup(optimiser, model)
     if holds_state(opt_state.state, optax.contrib.ScheduleFreeState):
         raise TypeError(
-            "fit: the optimiser is schedule-free, whose trained parameters are not those to evaluate; train with "
-            "noria.setup and noria.update, and evaluate with optax.contrib.schedule_free_eval_params."
+            "fit: the optimiser is schedule-free, whose trained parameters are not those to "
+            "evaluate; train with noria.setup and noria.update, "
+            "and evaluate with optax.contrib.schedule_free_eval_params."
         )
     return opt_state
 

@@ -18,8 +18,9 @@ def check_data(what: str, data: Any, epochs: int) -> None:
     """What can be told from ``data`` before the first step."""
     if hasattr(data, "shape") or isinstance(data, Mapping):
         raise TypeError(
-            f"fit: {what} is a {type(data).__name__}; expected noria.data.batches(...), a list of batches, or a tuple "
-            "of arrays as one batch of everything: (xs, ys), or (xs,)."
+            f"fit: {what} is a {type(data).__name__}; expected noria.data.batches(...), "
+            "a list of batches, or a tuple of arrays as one batch of everything: (xs, ys), "
+            "or (xs,)."
         )
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         raise TypeError(
@@ -27,8 +28,9 @@ def check_data(what: str, data: Any, epochs: int) -> None:
         )
     if epochs > 1 and _passes_once(data):
         raise ValueError(
-            f"fit: {what} is a {type(data).__name__}, which can be gone through once, and epochs is {epochs}; expected "
-            "a list of batches, or an object whose __iter__ begins anew."
+            f"fit: {what} is a {type(data).__name__}, which can be gone through once, "
+            f"and epochs is {epochs}; expected a list of batches, "
+            "or an object whose __iter__ begins anew."
         )
 
 
@@ -60,7 +62,8 @@ def batches(data: Any, key: Key | None) -> Iterator[tuple[Any, ...]]:
     for batch in data.epoch(key) if isinstance(data, Batches) and data.shuffled else data:
         if isinstance(batch, Iterator):
             raise TypeError(
-                f"fit: a batch is a {type(batch).__name__}; expected a tuple of arrays, such as (xs, ys)."
+                f"fit: a batch is a {type(batch).__name__}; expected a tuple of arrays, "
+                "such as (xs, ys)."
             )
         columns = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         ready = tuple(jtu.tree_map(_as_array, column) for column in columns)
@@ -105,6 +108,7 @@ def _converted(leaf: Any) -> Any:
             return jnp.from_dlpack(leaf)
         except Exception:
             raise TypeError(
-                f"fit: a batch holds a {type(leaf).__name__} that cannot be read as an array: {error} Expected NumPy or "
-                "JAX arrays, or tensors on the CPU that need no gradient."
+                f"fit: a batch holds a {type(leaf).__name__} that cannot be read as an array: "
+                f"{error} Expected NumPy or JAX arrays, or tensors on the CPU that need no "
+                "gradient."
             ) from error

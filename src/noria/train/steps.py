@@ -39,12 +39,13 @@ class Step:
         )
         if jnp.shape(value) != () or not numbers:
             raise TypeError(
-                f"fit: loss returned {jnp.shape(value)} and {type(metrics).__name__}; expected a number, or a pair of a "
-                "number and a dict of numbers."
+                f"fit: loss returned {jnp.shape(value)} and {type(metrics).__name__}; "
+                "expected a number, or a pair of a number and a dict of numbers."
             )
         if taken := [name for name in metrics if name == "loss" or name.startswith("valid_")]:
             raise ValueError(
-                f"fit: the loss reports {taken[0]!r}, a name that the history keeps for itself; rename it."
+                f"fit: the loss reports {taken[0]!r}, a name that the history keeps for itself; "
+                "rename it."
             )
         return value, metrics
 
@@ -97,7 +98,8 @@ class Run:
                     else ""
                 )
                 raise ValueError(
-                    f"fit: epoch {epoch} found no batch in data; expected something to iterate over.{again}"
+                    f"fit: epoch {epoch} found no batch in data; "
+                    f"expected something to iterate over.{again}"
                 )
         return means.result()
 

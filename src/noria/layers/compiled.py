@@ -1,9 +1,9 @@
-"""Layers called outside of `jax.jit`: compiled once, unless their cell reads something that changed.
+"""Calls of a layer outside of `jax.jit`: compiled once, unless what the cell reads has changed.
 
-A cell is Python code. It may read a global variable, or an attribute of an object, and a program
-compiled at the first call would keep the value of that time. So the cell is traced for one step in
-each call, and a program is used again only if the trace is the same. Noria's own cells need not be
-traced: they compute from their fields alone.
+A cell is Python code. It may read a global variable or an attribute of an object, and a program
+compiled at the first call would keep the value of that time. Therefore the cell is traced for one
+step in each call, and a program is used again only if the trace is the same. Noria's cells are not
+traced again: they compute from their fields only.
 """
 
 import os

@@ -31,39 +31,68 @@ from noria.module import as_pytree
 class Recurrence(Layer, trainable=("cell", "learned_state")):
     """Runs a cell over whole sequences.
 
+    ::
+
+        h_t = cell(h_{t-1}, x_t)            h_0 = initial_state()
+        y_t = cell.output(h_t, x_t)         by default the first array of h_t
+
+        reverse:     h_t = cell(h_{t+1}, x_t)
+        resets_t:    h_{t-1} is replaced by initial_state() before step t
+        t > length:  h_t = h_{t-1},  y_t = 0
+
     Args:
-        cell: a `Cell`, or any function ``(state, x) -> state`` of one example and one step. Arrays that a plain
-            function closes over are constants; make it a `Cell` to train them.
-        initial_state: state of one example before the first step, not trained; default the cell's own. A plain
-            function needs one.
-        reverse: take the steps from the last to the first. Outputs stand where their inputs do.
-        learn_initial_state: train the initial state, from ``initial_state`` or the cell's own.
-        backend: ``"native"`` takes the cell apart and runs what needs the state as machine code, on CPUs; ``"scan"`` as one
-            `jax.lax.scan`; ``"plain"`` puts the cell into one as it is, and has forward-mode derivatives too; ``"associative"``
-            is for next states that are affine and element-wise in the state; ``"reference"`` is a Python loop, the definition.
-            ``"auto"`` chooses; `noria.explain` says what and why.
-        save: what the gradient finds stored: ``"gates"``, what its loop needs; or ``"states"``, the states only, from which the
-            rest is computed again, many steps at once: a fraction of the memory, one product more.
-        checkpoint: store the state every so many steps, and run the stretch between once more for the gradient; ``"sqrt"`` is the
-            square root of the number of steps, so that memory grows like it.
+        cell: a `Cell`, or any function ``(state, x) -> state`` of one example and one step. Arrays
+            that a plain function closes over are constants; write a `Cell` to train them.
+        initial_state: state of one example before the first step, not trained; the cell's by
+            default. A plain function needs one.
+        reverse: run from the last step to the first. Outputs keep the positions of their inputs.
+        learn_initial_state: train the initial state, starting from ``initial_state`` or the cell's.
+        backend: which code runs the loop. ``"auto"`` chooses, and `noria.explain` gives the reason.
+
+            * ``"native"``: compiles the cell's loop to machine code, on CPUs.
+            * ``"scan"``: compiles it to one `jax.lax.scan`.
+            * ``"associative"``: a parallel scan, for a next state that is affine and element-wise
+              in the state.
+            * ``"plain"``: `jax.lax.scan` over the unchanged cell; has forward-mode derivatives.
+            * ``"reference"``: a Python loop, the definition of the other four.
+        save: what the forward pass stores for the gradient. ``"gates"`` stores all residuals;
+            ``"states"`` stores the states and recomputes the rest, many steps at once. It needs a
+            fraction of the memory and one product more.
+        checkpoint: store the state every so many steps, and repeat the steps between for the
+            gradient. ``"sqrt"`` is the square root of the number of steps, and memory grows with
+            it.
+
+    Attributes:
+        cell: the cell, as a pytree.
+        fixed_state: the initial state that is not trained, or ``None``.
+        learned_state: the initial state that is trained, or ``None``.
+        reverse: as passed.
+        backend: as passed.
+        save: as passed.
+        checkpoint: as passed.
 
     Shapes:
-        ``xs`` is ``(time, in)`` or ``(batch, time, in)``; outputs are ``(time, out)`` or ``(batch, time, out)``. A state
-        passed in has the shape of one example's, and then stands for all of the batch, or a leading batch axis; the
-        final state has it. Verbs and keyword arguments are those of `Layer`.
+        ``xs`` is ``(time, in)`` or ``(batch, time, in)``; the outputs are ``(time, out)`` or
+        ``(batch, time, out)``. A state has the shapes of one example, which broadcast over the
+        batch, or a leading ``batch`` axis. All arrays have the dtype of the parameters. See `Layer`
+        for ``lengths``, ``resets`` and ``key``.
 
     Raises:
-        TypeError: if the cell is not callable, wants a key that is not given, or changes the dtype of its state.
-        ValueError: for shapes that do not fit, lengths out of range, a state of another structure.
+        TypeError: if the cell is not callable, needs a key and gets none, or changes the dtype of
+            its state.
+        ValueError: if a shape does not fit, an option is not one of its choices, or the initial
+            state differs in structure from the cell's.
 
-    PyTorch's layers return ``(ys, state)`` from the call itself, Keras' only with ``return_state``; here ``layer(xs)``
-    always returns outputs and ``layer.scan(state, xs)`` always both. Flux's order is ``layer(xs, state)``.
+    PyTorch's layers return ``(ys, state)`` from the call, Keras' the state with ``return_state``.
+    Here ``layer(xs)`` returns the outputs and ``layer.scan(state, xs)`` both. Flux calls
+    ``layer(xs, state)``.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> layer = nr.Recurrence(lambda h, x: 0.9 * h + x, initial_state=jnp.zeros(2))
-    >>> state, ys = layer.scan(None, jnp.ones((4, 3, 2)), lengths=jnp.array([3, 1, 0, 2]))
-    >>> ys.shape, state[2].tolist()
-    ((4, 3, 2), [0.0, 0.0])
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> layer = nr.Recurrence(lambda h, x: 0.9 * h + x, initial_state=jnp.zeros(2))
+        >>> state, ys = layer.scan(None, jnp.ones((4, 3, 2)), lengths=jnp.array([3, 1, 0, 2]))
+        >>> ys.shape, state[2].tolist()
+        ((4, 3, 2), [0.0, 0.0])
     """
 
     cell: Any
@@ -200,7 +229,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         return run_once(backend, self.cell, state, own, x, keys, batched, self.label)
 
     def _dependence(self, own: State, xs: Any, keys: Key | None, axes: int) -> Hashable | None:
-        """Equal for calls that may share a program; ``None`` for one that is to run as it is."""
+        """Equal for calls that may share a program; ``None`` for a call that must not."""
         return (
             None
             if self.backend == "reference"
@@ -209,7 +238,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
     @property
     def label(self) -> str:
-        """As written by who made the layer: ``GRU(in_size=3)``, ``Recurrence(LeakyCell)``."""
+        """The layer as its user wrote it: ``GRU(in_size=3)``, ``Recurrence(LeakyCell)``."""
         name, size = cell_name(self.cell), getattr(self.cell, "in_size", None)
         return (
             f"Recurrence({name})"
@@ -217,10 +246,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             else f"{name.removesuffix('Cell')}(in_size={size})"
         )
 
-    # --- what was passed in -----------------------------------------------------------------------------------------
+    # --- Arguments --------------------------------------------------------------------------------
 
     def _sequence(self, xs: Any) -> tuple[Any, tuple[int, ...], int]:
-        """``xs`` as arrays, its batch axes and its number of steps."""
+        """``xs`` as an array, its batch axes and its number of steps."""
         xs = self._arrays("xs", xs, (2, 3), "(time, {}) or (batch, time, {})")
         return xs, xs.shape[:-2], xs.shape[-2]
 

@@ -89,7 +89,7 @@ def to_array(tensor: Tensor, dtype: np.dtype, shape: list[int]) -> np.ndarray:
     return np.frombuffer(tensor.data, dtype).reshape(shape)
 
 
-# --- Files ----------------------------------------------------------------------------------------
+# --- Files --------------------------------------------------------------------------------------
 
 
 def to_file(call: str, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
@@ -98,14 +98,15 @@ def to_file(call: str, arrays: dict[str, np.ndarray], metadata: dict[str, str]) 
     Raises:
         ValueError: if its header is longer than the format allows.
     """
-    too_long = f"{call}: the description is longer than a safetensors file can have ({HEADER_LIMIT:,} bytes)"
+    too_long = (
+        f"{call}: the description is longer than a safetensors file can have "
+        f"({HEADER_LIMIT:,} bytes)"
+    )
     try:
         data = safetensors.numpy.save(arrays, metadata=metadata)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{too_long}, or cannot be written: {error}.") from error
-    if (
-        int.from_bytes(data[:8], "little") > HEADER_LIMIT
-    ):  # which older versions of safetensors write
+    if int.from_bytes(data[:8], "little") > HEADER_LIMIT:  # older versions of safetensors write it
         raise ValueError(f"{too_long}; keep large data out of extra.")
     return data
 

@@ -132,7 +132,7 @@ def describe(path: FilePath) -> dict[str, Any]:
     return _checked(path, *read_header(path))
 
 
-# --- The description ------------------------------------------------------------------------------
+# --- The description ----------------------------------------------------------------------------
 
 
 def _check_leaves(call: str, model: Any) -> None:
@@ -341,7 +341,7 @@ def _fail(call: str, what: str) -> NoReturn:
     raise ValueError(f"{call}: {what}; build the model as the saved one was. Nothing was loaded.")
 
 
-# --- Leaves ---------------------------------------------------------------------------------------
+# --- Leaves -------------------------------------------------------------------------------------
 
 
 def _is_array(leaf: Any) -> bool:

@@ -40,7 +40,7 @@ def read(path: Path, channels: Sequence[str] = ()) -> dict[str, np.ndarray]:
     return {name: steps.reshape(len(steps), -1) for name, steps in sequences.items()}
 
 
-# --- npz ------------------------------------------------------------------------------------------------------------
+# --- npz ----------------------------------------------------------------------------------------
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -77,7 +77,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-# --- CSV ------------------------------------------------------------------------------------------------------------
+# --- CSV ----------------------------------------------------------------------------------------
 
 
 def _read_csv(path: Path, channels: Sequence[str]) -> dict[str, np.ndarray]:

@@ -246,7 +246,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             else f"{name.removesuffix('Cell')}(in_size={size})"
         )
 
-    # --- Arguments --------------------------------------------------------------------------------
+    # --- Arguments -------------------------------------------------------------------------------
 
     def _sequence(self, xs: Any) -> tuple[Any, tuple[int, ...], int]:
         """``xs`` as an array, its batch axes and its number of steps."""

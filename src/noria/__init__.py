@@ -10,6 +10,8 @@ from noria.cells.lstm import LSTMCell as LSTMCell
 from noria.cells.lstm import LSTMState as LSTMState
 from noria.compiler.explain import Explanation as Explanation
 from noria.compiler.explain import Explanations as Explanations
+from noria.freezing import freeze as freeze
+from noria.freezing import thaw as thaw
 from noria.io import describe as describe
 from noria.io import load as load
 from noria.io import save as save
@@ -39,9 +41,7 @@ from noria.masking import last as last
 from noria.module import Module as Module
 from noria.module import cast as cast
 from noria.module import count_parameters as count_parameters
-from noria.module import freeze as freeze
 from noria.module import inference as inference
-from noria.module import thaw as thaw
 from noria.module import training as training
 from noria.optimise import OptimiserState as OptimiserState
 from noria.optimise import grad as grad

@@ -98,13 +98,13 @@ class Module(eqx.Module):
 # --- Walking a model ----------------------------------------------------------------------------
 
 
-def _children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+def children_of(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
     """The children of one node as (key, child) pairs, and the tree structure that joins them."""
     paths, treedef = jtu.tree_flatten_with_path(node, is_leaf=lambda n: n is not node)
     return [(path[0] if path else None, child) for path, child in paths], treedef
 
 
-def _is_leaf(node: Any) -> bool:
+def is_leaf(node: Any) -> bool:
     return jtu.all_leaves([node])
 
 
@@ -115,9 +115,9 @@ def map_modules(
 
     Modules of Equinox are included.
     """
-    if node is None or _is_leaf(node):
+    if node is None or is_leaf(node):
         return node
-    pairs, treedef = _children(node)
+    pairs, treedef = children_of(node)
     copy = treedef.unflatten(
         [map_modules(change, child, path + jtu.keystr((key,))) for key, child in pairs]
     )
@@ -147,12 +147,12 @@ def trainable_mask(model: Any) -> Any:
     def walk(node: Any, allowed: bool, overrides: dict[str, bool], path: str) -> Any:
         if node is None:
             return None
-        if _is_leaf(node):
+        if is_leaf(node):
             return is_inexact(node) and overrides.get(path, allowed)
         declared = None
         if isinstance(node, Module):
             declared, overrides, path = node._trainable, dict(node._overrides), ""
-        pairs, treedef = _children(node)
+        pairs, treedef = children_of(node)
         masks = [
             walk(
                 child,
@@ -173,136 +173,6 @@ def partition(model: M) -> tuple[M, M]:
     `equinox.combine` joins them.
     """
     return typing.cast(tuple[M, M], eqx.partition(model, trainable_mask(model)))
-
-
-# --- Freezing -----------------------------------------------------------------------------------
-
-
-class _Mark:
-    """Replaces a leaf while `freeze` and `thaw` find out which leaves ``where`` chooses."""
-
-    def __init__(self, index: int):
-        self.index = index
-
-
-def _chosen(verb: str, model: Any, where: Callable[[Any], Any]) -> list[int]:
-    """The indices of the leaves that ``where`` chooses and that could be trained."""
-    leaves, treedef = jtu.tree_flatten(model)
-    marked = jtu.tree_unflatten(treedef, [_Mark(i) for i in range(len(leaves))])
-    try:
-        marks = [leaf for leaf in jtu.tree_leaves(where(marked)) if isinstance(leaf, _Mark)]
-    except (AttributeError, TypeError, KeyError, IndexError) as error:
-        raise ValueError(
-            f"{verb}(model, where): where(model) failed with {error!r}; expected a part of it."
-        ) from error
-    chosen = [mark.index for mark in marks if is_inexact(leaves[mark.index])]
-    if not chosen:
-        raise ValueError(
-            f"{verb}(model, where): where chose nothing that could be trained; "
-            f"expected a part of the model, such as {verb}(model, lambda m: m.cell)."
-        )
-    return chosen
-
-
-def _owners(model: Any) -> list[tuple[str | None, str]]:
-    """For each leaf, the path of the innermost `Module` around it, and its path below it."""
-    owners: list[tuple[str | None, str]] = []
-
-    def walk(node: Any, owner: str | None, path: str) -> None:
-        if _is_leaf(node):
-            owners.append((owner, path.removeprefix(owner or "")))
-        elif node is not None:
-            for key, child in _children(node)[0]:
-                walk(child, path if isinstance(node, Module) else owner, path + jtu.keystr((key,)))
-
-    walk(model, None, "")
-    return owners
-
-
-def _set_trainable(verb: str, model: M, where: Callable[[M], Any], value: bool) -> M:
-    """Override the chosen arrays, each at the module that owns it, where the value is new."""
-    chosen, owners = _chosen(verb, model, where), _owners(model)
-    for index in chosen:
-        if owners[index][0] is None:
-            raise ValueError(
-                f"{verb}(model, where): {owners[index][1] or 'the array'} is not part of a "
-                "noria.Module."
-            )
-
-    def override(model: M, marks: dict[tuple[str | None, str], bool]) -> M:
-        def overrides(module: eqx.Module, path: str) -> dict[str, Any]:
-            if not isinstance(module, Module):
-                return {}
-            kept = [(name, was) for name, was in module._overrides if (path, name) not in touched]
-            new = [(name, value) for (owner, name), value in marks.items() if owner == path]
-            return {"_overrides": tuple(sorted(kept + new))}
-
-        return typing.cast(M, map_modules(overrides, model))
-
-    touched = {owners[index] for index in chosen}
-    plain = override(model, {})  # as its class lines have it
-    trained = jtu.tree_leaves(trainable_mask(plain))
-    return override(plain, {owners[index]: value for index in chosen if trained[index] != value})
-
-
-def freeze(model: M, where: Callable[[M], Any] = lambda model: model) -> M:
-    """A copy of ``model`` in which the part that ``where`` chooses is not trained.
-
-    Its gradient is ``None``, and `update` does not change it, not even by weight decay. The mark
-    belongs to the part and moves with it into other models. An optimiser state made before does not
-    fit any
-    more: call `setup` again.
-
-    Args:
-        model: a `Module`, or a tuple, list or dict of them.
-        where: returns the part, or a tuple of parts: ``lambda m: m.encoder``,
-            ``lambda m: (m.cell.W, m.dense)``. By default the whole model.
-
-    Returns:
-        The copy; its arrays are those of ``model``.
-
-    Raises:
-        ValueError: if ``where`` chooses nothing that could be trained, or a part outside of a
-            `Module`.
-
-    Flux' ``freeze!`` changes the optimiser state, PyTorch's ``requires_grad_(False)`` the parameter
-    in place, Keras' ``trainable = False`` the layer in place.
-
-    Examples:
-        >>> import jax, noria as nr
-        >>> k1, k2 = jax.random.split(jax.random.key(0))
-        >>> model = nr.Chain(nr.GRU(2, 3, key=k1), nr.Dense(3, 1, key=k2))
-        >>> model = nr.freeze(model, lambda m: m[0])
-        >>> nr.count_parameters(model, trainable=True)
-        4
-    """
-    return _set_trainable("freeze", model, where, value=False)
-
-
-def thaw(model: M, where: Callable[[M], Any] = lambda model: model) -> M:
-    """A copy of ``model`` in which the part that ``where`` chooses is trained; undoes `freeze`.
-
-    It overrides a class line too: ``thaw(model, lambda m: m.h0)`` trains ``h0`` even if
-    ``trainable=`` omits it.
-
-    Args:
-        model: a `Module`, or a tuple, list or dict of them.
-        where: returns the part, or a tuple of parts. By default the whole model.
-
-    Returns:
-        The copy; its arrays are those of ``model``.
-
-    Raises:
-        ValueError: if ``where`` chooses nothing that could be trained, or a part outside of a
-            `Module`.
-
-    Examples:
-        >>> import jax, noria as nr
-        >>> model = nr.freeze(nr.Dense(3, 1, key=jax.random.key(1)))
-        >>> nr.count_parameters(nr.thaw(model, lambda m: m.b), trainable=True)
-        1
-    """
-    return _set_trainable("thaw", model, where, value=True)
 
 
 # --- Modes, counts, casts -----------------------------------------------------------------------
@@ -405,11 +275,11 @@ def iterate_modules(model: Any) -> Iterator[tuple[str, Module]]:
     found: list[tuple[str, Module]] = []
 
     def visit(node: Any, path: str) -> None:
-        if node is None or _is_leaf(node):
+        if node is None or is_leaf(node):
             return
         if isinstance(node, Module):
             found.append((path.removeprefix("."), node))
-        for key, child in _children(node)[0]:
+        for key, child in children_of(node)[0]:
             visit(child, path + jtu.keystr((key,)))
 
     visit(model, "")

@@ -1,4 +1,4 @@
-"""Pictures of training and of results, as PNG files. Needs matplotlib: ``pip install 'noria[plot]'``."""
+"""Plots of training and of results, as PNG files. They need matplotlib: ``pip install 'noria[plot]'``."""
 
 import os
 from collections.abc import Sequence
@@ -23,7 +23,25 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def learning_curve(history: History, path: Path, *, title: str = "Learning curve") -> None:
-    """Losses over epochs, and below them whatever else the loss reported, into the PNG file ``path``."""
+    """Write a plot of the losses and metrics over the epochs to a PNG file.
+
+    Args:
+        history: of `noria.fit`.
+        path: path of the PNG file.
+        title: above the plot.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+
+    Examples:
+        >>> import os, tempfile, noria as nr
+        >>> from noria import plot
+        >>> history = nr.History(loss=[1.0, 0.5], valid=[1.1, 0.7], best_epoch=1)
+        >>> path = os.path.join(tempfile.mkdtemp(), "curve.png")
+        >>> plot.learning_curve(history, path)
+        >>> os.path.getsize(path) > 1000
+        True
+    """
     names = sorted({name.removeprefix("valid_") for name in history.metrics})
     figure = _figure(7, 3.2 * (1 + len(names)))
     rows: list[Any] = list(figure.subplots(1 + len(names), 1, sharex=True, squeeze=False)[:, 0])
@@ -51,7 +69,27 @@ def learning_curve(history: History, path: Path, *, title: str = "Learning curve
 def confusion_matrix(
     truth: Any, predicted: Any, path: Path, *, names: Sequence[str], title: str = "Confusion matrix"
 ) -> None:
-    """How often each class was taken for each, rows the truth, into the PNG file ``path``."""
+    """Write a plot of the counts of each pair of true and predicted class to a PNG file.
+
+    Args:
+        truth: integers ``(examples,)``, the true classes, one for each row of the matrix.
+        predicted: integers ``(examples,)``, the predicted classes, the columns.
+        path: path of the PNG file.
+        names: a name for each class, in order.
+        title: above the plot.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        IndexError: if a class has no name.
+
+    Examples:
+        >>> import os, tempfile
+        >>> from noria import plot
+        >>> path = os.path.join(tempfile.mkdtemp(), "matrix.png")
+        >>> plot.confusion_matrix([0, 1, 1], [0, 1, 0], path, names=["no", "yes"])
+        >>> os.path.getsize(path) > 1000
+        True
+    """
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -79,7 +117,28 @@ def forecast(
     unit: str = "",
     title: str = "Forecast",
 ) -> None:
-    """A series and forecasts of it, each ``(times, values)``, into the PNG file ``path``."""
+    """Write a plot of a series and of forecasts of it to a PNG file.
+
+    Args:
+        times: ``(time,)``, numbers or dates.
+        values: ``(time,)``, the measured values.
+        forecasts: by name, each ``(times, values)``.
+        path: path of the PNG file.
+        unit: of the values, for the axis.
+        title: above the plot.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if times and values differ in length.
+
+    Examples:
+        >>> import os, tempfile
+        >>> from noria import plot
+        >>> path = os.path.join(tempfile.mkdtemp(), "forecast.png")
+        >>> plot.forecast([1, 2, 3], [4.0, 5.0, 6.0], {"naive": ([2, 3], [4.0, 5.0])}, path)
+        >>> os.path.getsize(path) > 1000
+        True
+    """
     figure = _figure(9, 4)
     axes = figure.subplots()
     axes.plot(times, values, color="black", linewidth=1.5, label="measured")

@@ -1,4 +1,4 @@
-"""The forms of data that `fit` takes, and batches of arrays made of them."""
+"""The forms of data that `fit` accepts, and the batches of arrays made from them."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from noria.data.ragged import Batches
 
 
 def check_data(what: str, data: Any, epochs: int) -> None:
-    """What can be told from ``data`` before the first step."""
+    """Reject unsuitable data before the first step."""
     if hasattr(data, "shape") or isinstance(data, Mapping):
         raise TypeError(
             f"fit: {what} is a {type(data).__name__}; expected noria.data.batches(...), "
@@ -35,9 +35,9 @@ def check_data(what: str, data: Any, epochs: int) -> None:
 
 
 def _passes_once(data: Any) -> bool:
-    """Whether it is a generator, or an iterator of Python's own: such an object never begins anew.
+    """Whether it is a generator or another iterator of Python, which can be consumed once.
 
-    That of another class may do so in its ``__iter__``, as those of some loaders do.
+    An iterator of another class may start again in its ``__iter__``, as some loaders do.
     """
     if not isinstance(data, Iterator):
         return False
@@ -46,7 +46,7 @@ def _passes_once(data: Any) -> bool:
 
 
 def length(data: Any) -> int | None:
-    """The number of batches, where it is known."""
+    """The number of batches, or ``None`` if it is not known."""
     if _is_one_batch(data):
         return 1
     try:
@@ -56,7 +56,7 @@ def length(data: Any) -> int | None:
 
 
 def batches(data: Any, key: Key | None) -> Iterator[tuple[Any, ...]]:
-    """One epoch: tuples of arrays. ``key`` shuffles what `noria.data.batches` was told to shuffle."""
+    """One epoch: tuples of arrays. ``key`` shuffles a `Batches` that was made with a key."""
     if _is_one_batch(data):
         data = [data]
     for batch in data.epoch(key) if isinstance(data, Batches) and data.shuffled else data:
@@ -76,7 +76,7 @@ def batches(data: Any, key: Key | None) -> Iterator[tuple[Any, ...]]:
 
 
 def examples(batch: tuple[Any, ...]) -> int:
-    """How many there are in a batch: the first axis of its first array; 1 if that has no axes."""
+    """The number of examples in a batch: the first axis of its first array, or 1 if that has no axes."""
     leaves = jtu.tree_leaves(batch)
     shape = np.shape(leaves[0]) if leaves and hasattr(leaves[0], "shape") else ()
     return shape[0] if shape else 1
@@ -88,7 +88,7 @@ def _is_one_batch(data: Any) -> bool:
 
 
 def _as_array(leaf: Any) -> Any:
-    """An array of another library as one that JAX can take; what is no array, such as a number, stays."""
+    """An array of another library as one that JAX accepts; other objects, such as numbers, unchanged."""
     if isinstance(leaf, Mapping):  # a mapping that JAX does not know
         return {name: jtu.tree_map(_as_array, value) for name, value in leaf.items()}
     if isinstance(leaf, jax.Array) or not (

@@ -1,4 +1,4 @@
-"""Steps of `fit`: the compiled step, an epoch of them, an evaluation, and the reason if something is not finite."""
+"""Steps of `fit`: the compiled step, an epoch, an evaluation, and the reason for a stop."""
 
 import inspect
 import math
@@ -19,7 +19,7 @@ from noria.train.progress import Progress
 
 
 class Step:
-    """The loss, and the compiled training and evaluation steps made of it."""
+    """The loss, and the compiled training and evaluation steps made from it."""
 
     def __init__(self, loss: Callable[..., Any]):
         self._loss = loss
@@ -67,7 +67,7 @@ class Step:
 
 
 class Run:
-    """The model on its way: one epoch, one evaluation, and the reason if something is not finite."""
+    """The state of a run: the model, the optimiser state, and the reason if a number is not finite."""
 
     def __init__(self, model: Any, opt_state: OptimiserState, step: Step):
         self.model, self.opt_state = model, opt_state

@@ -1,6 +1,7 @@
 """The command line: ``noria demo``, ``noria predict`` and ``noria bench``.
 
-It stands beside the package, and each command imports what it needs: ``import noria`` takes JAX, and a second.
+It is a module beside the package, and each command imports the parts it needs, because
+``import noria`` loads JAX and takes a second.
 """
 
 import csv

@@ -45,7 +45,7 @@ def check_leaves(call: str, model: Any) -> None:
 def to_json(call: str, description: dict[str, Any]) -> str:
     try:
         text = json.dumps(description)
-        json.loads(text)  # whole numbers and nesting have limits of their own there
+        json.loads(text)  # reading has limits for integers and nesting
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"{call}: extra or a leaf of the model cannot be written as JSON: {error}."
@@ -101,7 +101,7 @@ def _text(value: Any) -> Any:
 
 
 def checked(path: str, metadata: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The description in the metadata of a file, after a check of every field of it that is used."""
+    """The description in the metadata of a file, after a check of every field that is used."""
     foreign = f"{path}: a safetensors file, but not one that noria.save wrote"
     if metadata.get("format", FORMATS[0]) not in FORMATS:
         expected = " or ".join(map(repr, FORMATS))
@@ -182,7 +182,7 @@ def _fault_of_tensors(arrays: dict[str, Any], tensors: dict[str, Tensor]) -> str
 def compare(call: str, saved: dict[str, Any], built: dict[str, Any]) -> None:
     for name, (kind, settings) in saved["modules"].items():
         if name not in built["modules"]:
-            continue  # its arrays tell more
+            continue  # the comparison of its arrays says more
         its_kind, its_settings = built["modules"][name]
         if kind != its_kind:
             fail(call, f"{name or 'the model'} is a {kind} in the file, a {its_kind} in the model")

@@ -22,7 +22,7 @@ def as_given(array: Any) -> Any:
 
 
 def known(array: Any) -> np.ndarray | None:
-    """The values of ``array``, or ``None`` under a transformation such as `jax.jit`, or if empty."""
+    """The values of ``array``, or ``None`` if it is traced, as under `jax.jit`, or empty."""
     given = as_given(array)
     if isinstance(given, Tracer):
         return None

@@ -1,4 +1,7 @@
-"""Plots of training and of results, as PNG files. They need matplotlib: ``pip install 'noria[plot]'``."""
+"""Plots of training and of results, as PNG files.
+
+They need matplotlib: ``pip install 'noria[plot]'``.
+"""
 
 import os
 from collections.abc import Sequence

@@ -61,7 +61,8 @@ def load() -> str:
 def describe(setting: Setting) -> str:
     """In words: ``default allocator, all cores``."""
     number = {0: "all cores", 1: "one core"}.get(setting.cores, f"{setting.cores} cores")
-    return f"{'default allocator' if setting.allocator == 'default' else 'allocator that keeps memory'}, {number}"
+    keeps = setting.allocator != "default"
+    return f"{'allocator that keeps memory' if keeps else 'default allocator'}, {number}"
 
 
 def tables(points: Sequence[Point], unit: Unit, peaks: Mapping[Setting, float]) -> str:
@@ -84,9 +85,10 @@ def tables(points: Sequence[Point], unit: Unit, peaks: Mapping[Setting, float]) 
 
 
 def table(points: Sequence[Point], setting: Setting, unit: Unit, peak: float | None = None) -> str:
-    """A row for each shape; then geometric mean and minimum of each column over Noria's; then why there are dashes.
+    """A row for each shape, the geometric mean and minimum of ratios, and the reasons for dashes.
 
-    ``peak`` is what a share is of, in operations a second; without it there is no such column.
+    A ratio is the time of a peer over the time of Noria. ``peak`` is the peak of the machine in
+    operations per second; without it there is no column with the share of the peak.
     """
     order = list(PEERS)
     peers = sorted(
@@ -128,7 +130,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def reasons(points: Sequence[Point], setting: Setting) -> str:
-    """Why there are dashes, and columns missing: each reason of each library once, with its shapes unless that is all."""
+    """The reasons for dashes and missing columns, once for each library, with the shapes."""
     found: dict[tuple[str, str], list[str]] = {}
     for point in points:
         for lane, reason in point.reasons.items():

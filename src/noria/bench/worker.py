@@ -1,7 +1,8 @@
 """The process in which one library works: ``python -m noria.bench.worker MODULE OPTIONS``.
 
-It reads one JSON object a line and answers with one: ``{"do": "make", "work": [cell, mode, shape]}``, then for that work ``time``,
-``memory`` or ``compile``, and at any time ``peak``. An answer is ``{"value": ...}`` or ``{"error": "..."}``.
+It reads one JSON object per line and answers with one: ``{"do": "make", "work": [cell, mode,
+shape]}``, then for that work ``time``, ``memory`` or ``compile``, and at any time ``peak``. An answer
+is ``{"value": ...}`` or ``{"error": "..."}``.
 """
 
 import ctypes
@@ -30,7 +31,7 @@ class Bench:
         self.task: Task | None = None
 
     def make(self, work: list[Any]) -> float:
-        """Prepare this work and do it once; the seconds that the first call took, compiling included."""
+        """Prepare this work; return the seconds of the first call, with compilation."""
         self.work, self.task = Work.read(*work), None
         gc.collect()
         self.task = importlib.import_module(self.module).make(self.work, **self.options)
@@ -43,7 +44,7 @@ class Bench:
         return first
 
     def time(self, seconds: float) -> float:
-        """The median of calls, at least one, that take so many seconds together; one call before does not count."""
+        """The median time of the calls in so many seconds, at least one, after a warm-up call."""
         call = self._call()
         call()
         times: list[float] = []
@@ -72,7 +73,7 @@ class Bench:
         return self.make(list(self.work))
 
     def peak(self, sizes: list[int]) -> float:
-        """The most floating-point operations a second in a square float32 product, by NumPy or by this library."""
+        """The highest speed of a square float32 product in NumPy or this library, in flop/s."""
         import numpy as np
 
         library = getattr(importlib.import_module(self.module), "matmul", None)

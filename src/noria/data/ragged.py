@@ -167,8 +167,9 @@ class Batches:
         order = np.arange(count) if rng is None else rng.permutation(count)
         if self._lengths is None:
             return [(order[i : i + self._batch_size], 0) for i in range(0, count, self._batch_size)]
-        # Bucket edges at the quantiles of the lengths. A bucket's last rows that do not fill a batch move on to the next
-        # longer bucket, so that one batch an epoch is short and as many shapes are compiled as there are buckets, plus one.
+        # Bucket edges are quantiles of the lengths. The last rows of a bucket that do not fill a
+        # batch move to the next longer bucket. So one batch of an epoch is short, and there is one
+        # compiled shape more than there are buckets.
         shares = np.arange(1, self._buckets + 1) / self._buckets
         edges = np.unique(np.quantile(self._lengths, shares, method="inverted_cdf"))
         groups, waiting = [], order[:0]
@@ -198,7 +199,7 @@ class Batches:
 
 
 def _column(call: str, column: Any) -> np.ndarray | list[np.ndarray]:
-    """A column of `batches`: an array with examples along its first axis, or a list of sequences."""
+    """A column of `batches`: an array of examples along the first axis, or a list of sequences."""
     if isinstance(column, list | tuple):
         return _sequences(call, column)
     array = np.asarray(column)

@@ -60,7 +60,7 @@ def _whole(call: str, name: str, amount: Any) -> int:
 def split(
     series: Any, *, valid: float | int = 0, test: float | int = 0, gap: int = 0
 ) -> tuple[Any, Any, Any]:
-    """A series cut into training, validation and test parts in order of time; the test part is last.
+    """Cuts a series into training, validation and test parts in order of time.
 
     Args:
         series: an array, a list, or a pandas or Polars object, which is cut by position, not by

@@ -1,4 +1,7 @@
-"""Sequences from CSV and npz files. What is not plainly a table of numbers is refused, since an answer would be wrong."""
+"""Sequences from CSV and npz files.
+
+A file that is not clearly a table of numbers is rejected: a prediction on it would be wrong.
+"""
 
 import contextlib
 import csv
@@ -16,14 +19,16 @@ DATE = re.compile(r"\d{4}-\d{2}(-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?)?")
 def read(path: Path, channels: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Named sequences ``(time, channels)`` of a file.
 
-    A CSV file is text in UTF-8 with a header, commas between columns and points in numbers. A column ``sequence`` (or
-    ``id``) tells whose step a row is; without such a column the file is one sequence. A column ``month``, ``date`` or
-    ``time`` has to increase. All others are channels. If their names are those of ``channels`` they are put in that order,
-    else they are taken as they come. An npz file holds one array for each sequence, ``(time, channels)`` or ``(time,)``,
-    or ``xs`` (batch, time, channels) and ``lengths``.
+    A CSV file is text in UTF-8 with a header, commas between columns and points in numbers. A
+    column ``sequence`` (or ``id``) names the sequence of each row; without it the file is one
+    sequence. A column ``month``, ``date`` or ``time`` has to increase. All other columns are
+    channels. If their names are ``channels`` in any order, they are sorted like it; otherwise their
+    order is kept. An npz file holds one array for each sequence, ``(time, channels)`` or
+    ``(time,)``, or ``xs`` (batch, time, channels) and ``lengths``.
 
     Raises:
-        ValueError: for a file of another kind, or one that could be misread; the message says where.
+        ValueError: for a file of another kind, or one that could be misread; the message says
+            where.
     """
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".npz"):

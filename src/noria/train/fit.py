@@ -189,7 +189,7 @@ def _set_up(optimiser: optax.GradientTransformation, model: Any) -> OptimiserSta
 
 
 class _Course(Generic[M]):
-    """The course of a run of `fit`: its history, its best model, and the result, however it ends."""
+    """The course of a run of `fit`: history, best model, and the result, however it ends."""
 
     def __init__(self, model: M, run: Run, patience: int | None):
         self.history, self.epoch = History(), 0
@@ -236,7 +236,10 @@ class _Course(Generic[M]):
         """Attach the result to ``error``; a class that takes no attributes is raised without it."""
         with contextlib.suppress(Exception):
             error.model, error.history = self.result()  # type: ignore[attr-defined]
-            note = "noria.fit: this error carries the model and the history so far, as error.model and error.history."
+            note = (
+                "noria.fit: this error carries the model and the history so far, "
+                "as error.model and error.history."
+            )
             if self._run.steps and note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
 

@@ -76,7 +76,7 @@ def batches(data: Any, key: Key | None) -> Iterator[tuple[Any, ...]]:
 
 
 def examples(batch: tuple[Any, ...]) -> int:
-    """The number of examples in a batch: the first axis of its first array, or 1 if that has no axes."""
+    """The number of examples in a batch: the first axis of its first array, or 1 without axes."""
     leaves = jtu.tree_leaves(batch)
     shape = np.shape(leaves[0]) if leaves and hasattr(leaves[0], "shape") else ()
     return shape[0] if shape else 1
@@ -88,7 +88,7 @@ def _is_one_batch(data: Any) -> bool:
 
 
 def _as_array(leaf: Any) -> Any:
-    """An array of another library as one that JAX accepts; other objects, such as numbers, unchanged."""
+    """An array of another library as one that JAX accepts; other objects are unchanged."""
     if isinstance(leaf, Mapping):  # a mapping that JAX does not know
         return {name: jtu.tree_map(_as_array, value) for name, value in leaf.items()}
     if isinstance(leaf, jax.Array) or not (

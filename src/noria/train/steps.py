@@ -67,7 +67,7 @@ class Step:
 
 
 class Run:
-    """The state of a run: the model, the optimiser state, and the reason if a number is not finite."""
+    """The state of a run: model, optimiser state, and the reason if a number is not finite."""
 
     def __init__(self, model: Any, opt_state: OptimiserState, step: Step):
         self.model, self.opt_state = model, opt_state
@@ -121,7 +121,8 @@ class Run:
             if not bool(jnp.isfinite(array).all()):
                 return f"{where}; first offending parameter: {name}, which is not finite itself"
         if not finite.all():
-            return f"{where}; first offending parameter: {parameters[int(finite.argmin())][0]}, by its gradient or update"
+            name = parameters[int(finite.argmin())][0]
+            return f"{where}; first offending parameter: {name}, by its gradient or update"
         return f"{where}; no parameter is to blame: all of them and their gradients are finite"
 
 

@@ -1,4 +1,4 @@
-"""PyTorch on all cores: its layers, and an eager loop over the step for cells that it has no layer for."""
+"""PyTorch on all cores: its layers, and an eager loop for cells without a layer."""
 
 import math
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def matmul(size: int) -> Callable[[], Any]:
 
 
 class Loop(torch.nn.Module):
-    """``step(parameters, state, x) -> state`` for each of the steps; the first array of a state is the output."""
+    """A loop of ``step(parameters, state, x) -> state``; the output is the first array of a state."""
 
     def __init__(
         self, step: Callable[..., Any], states: int, shapes: str, inputs: int, hidden: int

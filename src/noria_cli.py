@@ -1,7 +1,7 @@
 """The command line: ``noria demo``, ``noria predict`` and ``noria bench``.
 
-It is a module beside the package, and each command imports the parts it needs, because
-``import noria`` loads JAX and takes a second.
+It is a module beside the package, and each command imports the parts it needs, because ``import
+noria`` loads JAX and takes a second.
 """
 
 import csv

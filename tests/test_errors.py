@@ -1,4 +1,4 @@
-"""Wrong calls, each with the text that it must give: the call, what came, what was wanted, what to do."""
+"""Wrong calls, each with its message: the call, what came, what was expected, what to do."""
 
 import equinox as eqx
 import jax
@@ -728,7 +728,10 @@ def test_an_error_inside_a_cell_says_which_layer_and_what_it_was_given():
 
     with pytest.raises(TypeError) as caught:
         nr.Recurrence(cell, initial_state=jnp.zeros(3))(jnp.ones((5, 3)))
-    text = "Recurrence(cell): this came from one step of the cell, called with a state of float64[3] and an x of float64[3]."
+    text = (
+        "Recurrence(cell): this came from one step of the cell, "
+        "called with a state of float64[3] and an x of float64[3]."
+    )
     assert text in caught.value.__notes__
 
 

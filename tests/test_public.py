@@ -34,7 +34,10 @@ def surface() -> list[str]:
 
 
 def test_names_and_signatures_change_only_on_purpose():
-    """After a deliberate change: NORIA_WRITE_SURFACE=1 python -m pytest tests/test_public.py, and a line in CHANGELOG.md."""
+    """After a deliberate change: a line in CHANGELOG.md, and
+
+    NORIA_WRITE_SURFACE=1 python -m pytest tests/test_public.py
+    """
     path = ROOT / "tests" / "surface.txt"
     text = "\n".join(surface()) + "\n"
     if os.environ.get("NORIA_WRITE_SURFACE"):
@@ -80,7 +83,7 @@ ALLOWED: dict[str, set[str]] = {
 
 
 def imports_of(path: Path) -> set[str]:
-    """The parts of the package that a file imports: ``layers`` for ``noria.layers.base``, ``""`` for ``noria`` itself."""
+    """The imported parts: ``layers`` for ``noria.layers.base``, ``""`` for ``noria`` itself."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -21,8 +21,7 @@ class Function:
 
     Two of them are equal if their functions are, so programs that JAX compiled for one serve the
     other; a ``functools.partial`` with plain arguments equals another one. Copies share the
-    function. Pickle stores a function by its module and name; a
-    ``functools.partial`` by its parts.
+    function. Pickle stores a function by its module and name; a ``functools.partial`` by its parts.
 
     Args:
         func: the function. `inspect.signature` gives its parameters for the wrapper too.

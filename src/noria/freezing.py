@@ -90,8 +90,7 @@ def freeze(model: M, where: Callable[[M], Any] = lambda model: model) -> M:
 
     Its gradient is ``None``, and `update` does not change it, not even by weight decay. The mark
     belongs to the part and moves with it into other models. An optimiser state made before does not
-    fit any
-    more: call `setup` again.
+    fit any more: call `setup` again.
 
     Args:
         model: a `Module`, or a tuple, list or dict of them.

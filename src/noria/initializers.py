@@ -4,9 +4,8 @@ Most are initialisers of `jax.nn.initializers` with the axes of this layout: ``l
 depend on which axis is the fan-in, and JAX's default is ``(in, out)``. Any function of this form
 works.
 
-A cell calls its initialiser once for each gate block, with shape ``(hidden, in)`` or
-``(hidden, hidden)``. So `orthogonal` gives orthogonal blocks, not one tall matrix with orthonormal
-columns.
+A cell calls its initialiser once for each gate block, with shape ``(hidden, in)`` or ``(hidden,
+hidden)``. So `orthogonal` gives orthogonal blocks, not one tall matrix with orthonormal columns.
 """
 
 import jax

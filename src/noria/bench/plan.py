@@ -57,7 +57,7 @@ class Plan:
     def carry_out(
         self, command: str, tell: Callable[[Point, str], None]
     ) -> tuple[list[Point], str]:
-        """Measure all points; return them and the report. ``tell`` gets each point and the report."""
+        """Measure all points; return them and the report. ``tell`` gets each of them."""
         quantity, unit = SECTIONS[self.what]
         points: list[Point] = []
         with Run(self.lanes, quantity, self.seconds, self.rounds) as run:

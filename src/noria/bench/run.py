@@ -34,7 +34,7 @@ PEAK_SIZES = (512, 1024, 2048)
 #: Seconds after which a worker that does not answer is ended.
 LIMIT = 600
 
-#: Seconds between two turns, in which the threads of a library stop spinning before the next starts.
+#: Seconds between two turns, in which the threads of a library stop spinning.
 PAUSE = 0.05
 
 
@@ -186,7 +186,7 @@ class Run:
             worker.close()
 
     def peaks(self, sizes: Sequence[int] = PEAK_SIZES) -> dict[Setting, float]:
-        """By setting, the highest speed of a matrix product in any library, in operations per second."""
+        """By setting, the highest speed of a matrix product in any library, in flop/s."""
         best: dict[Setting, float] = {}
         for lane, worker in self.workers.items():
             try:
@@ -222,7 +222,7 @@ class Run:
 
 
 def settings(allocator: str, threads: str) -> list[Setting]:
-    """``allocator``: ``default``, ``keep`` or ``both``; ``threads``: ``all``, ``one`` or ``both``."""
+    """``allocator``: ``default``, ``keep``, ``both``; ``threads``: ``all``, ``one``, ``both``."""
     allocators = list(ALLOCATORS) if allocator == "both" else [allocator]
     counts = {"all": [0], "one": [1], "both": [0, 1]}[threads]
     return [Setting(a, n) for n in (counts if cores() > 1 else [0]) for a in allocators]

@@ -1,8 +1,8 @@
 """The process in which one library works: ``python -m noria.bench.worker MODULE OPTIONS``.
 
-It reads one JSON object per line and answers with one: ``{"do": "make", "work": [cell, mode,
-shape]}``, then for that work ``time``, ``memory`` or ``compile``, and at any time ``peak``. An answer
-is ``{"value": ...}`` or ``{"error": "..."}``.
+It reads one JSON object per line and answers with one:
+``{"do": "make", "work": [cell, mode, shape]}``, then for that work ``time``, ``memory`` or
+``compile``, and at any time ``peak``. An answer is ``{"value": ...}`` or ``{"error": "..."}``.
 """
 
 import ctypes

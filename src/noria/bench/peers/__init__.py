@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Task(NamedTuple):
-    """A call that does the work once and waits for it, and the number of weights in its matrices."""
+    """A call that does the work once and waits for it, and the number of its weights."""
 
     call: Callable[[], Any]
     weights: int

@@ -1,4 +1,4 @@
-"""onnxruntime: a model of the operator alone, whose constant weights are packed when it is loaded."""
+"""onnxruntime: a model of one operator, whose constant weights are packed when it is loaded."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ def make(work: Work, backend: str) -> Task:
 def call(
     work: Work, run: Callable[..., Any], model: Any, time_major: bool = True
 ) -> Callable[[], Any]:
-    """``run(model, xs) -> (outputs, state)`` of a JAX library, compiled; in training the gradient."""
+    """``run(model, xs) -> (outputs, state)`` of a JAX library, compiled, or its gradient."""
     xs = jnp.asarray(work.inputs(time_major))
 
     def loss(model: Any, xs: Any) -> Any:

@@ -44,7 +44,7 @@ def matmul(size: int) -> Callable[[], Any]:
 
 
 class Loop(torch.nn.Module):
-    """A loop of ``step(parameters, state, x) -> state``; the output is the first array of a state."""
+    """A loop of ``step(parameters, state, x) -> state``; it outputs the first array of a state."""
 
     def __init__(
         self, step: Callable[..., Any], states: int, shapes: str, inputs: int, hidden: int

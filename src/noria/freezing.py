@@ -104,7 +104,7 @@ def freeze(model: M, where: Callable[[M], Any] = lambda model: model) -> M:
         ValueError: if ``where`` chooses nothing that could be trained, or a part outside of a
             `Module`.
 
-    Flux' ``freeze!`` changes the optimiser state, PyTorch's ``requires_grad_(False)`` the parameter
+    Flux's ``freeze!`` changes the optimiser state, PyTorch's ``requires_grad_(False)`` the parameter
     in place, Keras' ``trainable = False`` the layer in place.
 
     Examples:

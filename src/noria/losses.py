@@ -21,8 +21,6 @@ from noria.masking import check_lengths, valid_steps, valid_values, where, withi
 def mse(prediction: Any, target: Any, *, lengths: Any = None, mask: Any = None) -> Float[Array, ""]:
     """Mean squared error.
 
-    ::
-
         mean((prediction - target) ^ 2)
 
     Args:
@@ -54,8 +52,6 @@ def mse(prediction: Any, target: Any, *, lengths: Any = None, mask: Any = None) 
 
 def mae(prediction: Any, target: Any, *, lengths: Any = None, mask: Any = None) -> Float[Array, ""]:
     """Mean absolute error.
-
-    ::
 
         mean(|prediction - target|)
 
@@ -89,8 +85,6 @@ def huber(
     prediction: Any, target: Any, *, delta: float = 1.0, lengths: Any = None, mask: Any = None
 ) -> Float[Array, ""]:
     """Mean of the Huber loss: quadratic for small errors, linear for large ones.
-
-    ::
 
         e = |prediction - target|
         mean(e^2 / 2  if  e <= delta  else  delta * (e - delta / 2))
@@ -131,8 +125,6 @@ def binary_cross_entropy(
 ) -> Float[Array, ""]:
     """Mean binary cross-entropy of logits.
 
-    ::
-
         mean(-t * log(sigmoid(l)) - (1 - t) * log(sigmoid(-l)))
 
     Args:
@@ -168,8 +160,6 @@ def cross_entropy(
     logits: Any, target: Any, *, lengths: Any = None, mask: Any = None
 ) -> Float[Array, ""]:
     """Mean cross-entropy of logits over the last axis.
-
-    ::
 
         mean(-log(softmax(logits))[target])
 

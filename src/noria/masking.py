@@ -68,8 +68,6 @@ def keep_valid(tree: Any, lengths: Integer[Array, "*batch"]) -> Any:
 def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
     """The last valid output of each example.
 
-    ::
-
         ys[length - 1]
 
     Args:
@@ -85,7 +83,7 @@ def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
         TypeError: if the lengths are not integers.
 
     For a bidirectional layer this holds the backward output after one step only. Use the final
-    state that ``scan`` returns to summarise a sequence in both directions. Flux' ``x[:, end, :]``
+    state that ``scan`` returns to summarise a sequence in both directions. Flux's ``x[:, end, :]``
     and PyTorch's ``ys[:, -1]`` take the last padded step.
 
     Examples:

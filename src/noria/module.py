@@ -194,7 +194,7 @@ def inference(model: M) -> M:
         model: any pytree of modules.
 
     Returns:
-        The copy. Every module with a field ``inference``, Equinox' too, has it set to ``True``.
+        The copy. Every module with a field ``inference``, those of Equinox too, has it set to ``True``.
 
     PyTorch calls this ``eval()``, Flux ``testmode!``, Keras ``training=False``; the first two
     change the model in place.
@@ -216,7 +216,7 @@ def training(model: M) -> M:
         model: any pytree of modules.
 
     Returns:
-        The copy. Every module with a field ``inference``, Equinox' too, has it set to ``False``.
+        The copy. Every module with a field ``inference``, those of Equinox too, has it set to ``False``.
 
     Examples:
         >>> import noria as nr

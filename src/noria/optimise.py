@@ -22,8 +22,6 @@ M = TypeVar("M")
 def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
     """Value and gradient of ``fun(model, *args, **kwargs)`` with respect to the trained arrays.
 
-    ::
-
         value = fun(model, ...),    gradient = d value / d model
 
     Args:
@@ -76,8 +74,6 @@ def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callabl
 
 def grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
     """Gradient of ``fun(model, *args, **kwargs)`` with respect to the trained arrays of ``model``.
-
-    ::
 
         gradient = d fun(model, ...) / d model
 
@@ -187,7 +183,7 @@ def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState
         ValueError: if nothing in ``model`` is trainable.
 
     As in Flux, the optimiser comes first. `optax.adamw` has a weight decay of 1e-4 by default,
-    Flux' ``AdamW`` has 0, PyTorch's 1e-2.
+    Flux's ``AdamW`` has 0, PyTorch's 1e-2.
 
     Examples:
         >>> import jax, optax, noria as nr
@@ -219,8 +215,6 @@ def update(
     opt_state: OptimiserState, model: M, gradient: Any, **extra: Any
 ) -> tuple[M, OptimiserState]:
     """One step of the optimiser: the new model and the new optimiser state.
-
-    ::
 
         model' = model + optimiser(gradient, state, model)
 

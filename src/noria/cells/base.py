@@ -23,8 +23,6 @@ G = TypeVar("G", bound="GatedCell")
 class Cell(Module):
     """A state transition and an emission, written for one example and one step.
 
-    ::
-
         h' = cell(h, x)           transition, state first
         y  = cell.output(h', x)   emission, the output of the step
 
@@ -154,14 +152,11 @@ def needs_key(cell: Callable[..., Any]) -> bool:
 class GatedCell(Cell):
     """A cell whose gates are row blocks of one input matrix and one recurrent matrix.
 
-    ============ =================== ==================================================
-    ``W``        ``(gates, in)``     input weights
-    ``U``        ``(gates, hidden)`` recurrent weights
-    ``b``        ``(gates,)``        bias of the input side, or ``None``
-    ``b_h``      ``(gates,)``        bias of the recurrent side, or ``None`` (default)
-    ============ =================== ==================================================
-
-    ``gates`` is ``hidden`` times the number of gates.
+    Attributes:
+        W: ``(gates, in)``, the input weights; ``gates`` is ``hidden`` times the number of gates.
+        U: ``(gates, hidden)``, the recurrent weights.
+        b: ``(gates,)``, the bias of the input side, or ``None``.
+        b_h: ``(gates,)``, the bias of the recurrent side, or ``None`` (default).
     """
 
     W: jax.Array

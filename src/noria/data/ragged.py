@@ -236,7 +236,7 @@ def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int
             in lengths.
         TypeError: for a column of anything but numbers, or a key that is not a random key.
 
-    PyTorch's ``DataLoader`` and Flux' ``DataLoader`` need a collate function to pad.
+    PyTorch's ``DataLoader`` and Flux's ``DataLoader`` need a collate function to pad.
 
     Examples:
         >>> import numpy as np, noria as nr

@@ -20,8 +20,6 @@ class Chain(Layer):
     The whole chain scans, steps, masks and resets. Its state is the tuple of the states of its
     layers, ``None`` for a layer without one. Each layer gets a random key derived from ``key``.
 
-    ::
-
         y = layers[n](... layers[1](layers[0](x)))
 
     Args:
@@ -41,7 +39,7 @@ class Chain(Layer):
         TypeError: if one of them is not callable, or is a cell; ``Recurrence(cell)`` makes it a
             layer.
 
-    Flux' ``Chain`` and Keras' ``Sequential`` do the same; PyTorch's ``Sequential`` cannot hold its
+    Flux's ``Chain`` and Keras' ``Sequential`` do the same; PyTorch's ``Sequential`` cannot hold its
     recurrent layers.
 
     Examples:
@@ -122,8 +120,6 @@ class Chain(Layer):
 
 class Residual(Layer):
     """A layer with a skip connection.
-
-    ::
 
         y_t = x_t + layer(xs)_t
 

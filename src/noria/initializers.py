@@ -146,6 +146,8 @@ def he_normal() -> Initializer:
 def orthogonal(gain: float = 1.0) -> Initializer:
     """A random orthogonal matrix times ``gain``.
 
+    ::
+
         W W^T = gain^2 I        (W^T W, if there are more rows than columns)
 
     Keras uses it for recurrent weights by default.

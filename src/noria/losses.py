@@ -21,6 +21,8 @@ from noria.masking import check_lengths, valid_steps, valid_values, where, withi
 def mse(prediction: Any, target: Any, *, lengths: Any = None, mask: Any = None) -> Float[Array, ""]:
     """Mean squared error.
 
+    ::
+
         mean((prediction - target) ^ 2)
 
     Args:
@@ -52,6 +54,8 @@ def mse(prediction: Any, target: Any, *, lengths: Any = None, mask: Any = None) 
 
 def mae(prediction: Any, target: Any, *, lengths: Any = None, mask: Any = None) -> Float[Array, ""]:
     """Mean absolute error.
+
+    ::
 
         mean(|prediction - target|)
 
@@ -85,6 +89,8 @@ def huber(
     prediction: Any, target: Any, *, delta: float = 1.0, lengths: Any = None, mask: Any = None
 ) -> Float[Array, ""]:
     """Mean of the Huber loss: quadratic for small errors, linear for large ones.
+
+    ::
 
         e = |prediction - target|
         mean(e^2 / 2  if  e <= delta  else  delta * (e - delta / 2))
@@ -125,6 +131,8 @@ def binary_cross_entropy(
 ) -> Float[Array, ""]:
     """Mean binary cross-entropy of logits.
 
+    ::
+
         mean(-t * log(sigmoid(l)) - (1 - t) * log(sigmoid(-l)))
 
     Args:
@@ -160,6 +168,8 @@ def cross_entropy(
     logits: Any, target: Any, *, lengths: Any = None, mask: Any = None
 ) -> Float[Array, ""]:
     """Mean cross-entropy of logits over the last axis.
+
+    ::
 
         mean(-log(softmax(logits))[target])
 

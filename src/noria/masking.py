@@ -68,6 +68,8 @@ def keep_valid(tree: Any, lengths: Integer[Array, "*batch"]) -> Any:
 def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
     """The last valid output of each example.
 
+    ::
+
         ys[length - 1]
 
     Args:

@@ -22,6 +22,8 @@ M = TypeVar("M")
 def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
     """Value and gradient of ``fun(model, *args, **kwargs)`` with respect to the trained arrays.
 
+    ::
+
         value = fun(model, ...),    gradient = d value / d model
 
     Args:
@@ -74,6 +76,8 @@ def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callabl
 
 def grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
     """Gradient of ``fun(model, *args, **kwargs)`` with respect to the trained arrays of ``model``.
+
+    ::
 
         gradient = d fun(model, ...) / d model
 
@@ -215,6 +219,8 @@ def update(
     opt_state: OptimiserState, model: M, gradient: Any, **extra: Any
 ) -> tuple[M, OptimiserState]:
     """One step of the optimiser: the new model and the new optimiser state.
+
+    ::
 
         model' = model + optimiser(gradient, state, model)
 

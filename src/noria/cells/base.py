@@ -23,6 +23,8 @@ G = TypeVar("G", bound="GatedCell")
 class Cell(Module):
     """A state transition and an emission, written for one example and one step.
 
+    ::
+
         h' = cell(h, x)           transition, state first
         y  = cell.output(h', x)   emission, the output of the step
 

@@ -14,6 +14,8 @@ from noria.module import as_pytree
 class RNNCell(GatedCell):
     """The simple recurrent cell: one matrix product and an activation.
 
+    ::
+
         h' = activation(W x + b + U h + b_h)
 
     Args:
@@ -43,7 +45,8 @@ class RNNCell(GatedCell):
         TypeError: for a missing key, or a step or state of another dtype.
 
     Source: Elman 1990, "Finding structure in time", Cognitive Science 14. It equals ``RNNCell`` of
-    Flux and ``SimpleRNNCell`` of Keras; PyTorch's cell has both biases.
+        Flux
+    and ``SimpleRNNCell`` of Keras; PyTorch's cell has both biases.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

@@ -11,6 +11,8 @@ from noria.cells.base import GatedCell, add_bias
 class GRUCell(GatedCell):
     """The gated recurrent unit with the reset gate applied after the recurrent product.
 
+    ::
+
         r  = sigmoid(W_r x + b_r + U_r h + b_hr)
         z  = sigmoid(W_z x + b_z + U_z h + b_hz)
         n  = tanh(W_n x + b_n + r * (U_n h + b_hn))
@@ -43,8 +45,9 @@ class GRUCell(GatedCell):
         TypeError: for a missing key, or a step or state of another dtype.
 
     Source: Cho et al. 2014, arXiv 1406.1078, version 1. The block order is ``r z n``, as in Flux
-    and PyTorch. Keras (``reset_after=True``) and ONNX (``linear_before_reset=1``) order the blocks
-    z, r, n.
+        and
+    PyTorch. Keras (``reset_after=True``) and ONNX (``linear_before_reset=1``) order the blocks z,
+    r, n.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr
@@ -90,6 +93,8 @@ class GRUCell(GatedCell):
 class GRUv3Cell(GatedCell):
     """The gated recurrent unit with the reset gate applied before the recurrent product.
 
+    ::
+
         r  = sigmoid(W_r x + b_r + U_r h + b_hr)
         z  = sigmoid(W_z x + b_z + U_z h + b_hz)
         n  = tanh(W_n x + b_n + U_n (r * h) + b_hn)
@@ -121,9 +126,10 @@ class GRUv3Cell(GatedCell):
         TypeError: for a missing key, or a step or state of another dtype.
 
     Source: Cho et al. 2014, arXiv 1406.1078, version 3, eqs. 5 to 8, with the same ``z``. Keras
-    computes it with ``reset_after=False`` and ONNX with ``linear_before_reset=0``; both order the
-    blocks z, r, n. Flux's ``GRUv3Cell`` has an unused fourth block of recurrent parameters; here
-    ``U`` has three blocks.
+        computes
+    it with ``reset_after=False`` and ONNX with ``linear_before_reset=0``; both order the blocks z,
+    r, n. Flux's ``GRUv3Cell`` has an unused fourth block of recurrent parameters; here ``U`` has
+    three blocks.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

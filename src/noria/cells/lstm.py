@@ -30,6 +30,8 @@ class LSTMState(NamedTuple):
 class LSTMCell(GatedCell):
     """The long short-term memory with a forget gate.
 
+    ::
+
         i, f, g, o = blocks of  W x + b + U h + b_h
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(c')
@@ -65,8 +67,9 @@ class LSTMCell(GatedCell):
             dtype.
 
     Source: Hochreiter and Schmidhuber 1997; forget gate by Gers, Schmidhuber and Cummins 2000. The
-    block order is ``i f g o``, as in Flux, PyTorch and Keras, which calls them i, f, c, o. ONNX has
-    i, o, f, c.
+        block
+    order is ``i f g o``, as in Flux, PyTorch and Keras, which calls them i, f, c, o. ONNX has i, o,
+    f, c.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

@@ -12,6 +12,8 @@ def windows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Windows of a series, and the values that follow each.
 
+    ::
+
         xs_n = series[n * stride : n * stride + size]
         ys_n = series[n * stride + size : n * stride + size + horizon]
 

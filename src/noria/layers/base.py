@@ -17,6 +17,8 @@ from noria.module import Module
 class Layer(Module):
     """A map from sequences to sequences, whole or step by step, which may carry a state.
 
+    ::
+
         ys        = layer(xs)                  zero (or the layer's own) initial state
         ys        = layer(state, xs)           state first; the leading argument is optional
         state, ys = layer.scan(state, xs)      outputs and final state; state may be None

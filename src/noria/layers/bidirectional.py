@@ -25,6 +25,8 @@ MERGES: dict[str, Callable[[jax.Array, jax.Array], Any]] = {
 class Bidirectional(Layer):
     """Runs one recurrence forward and one backward, and merges their outputs step by step.
 
+    ::
+
         y_t = merge(f_t, b_t),    f = forward(xs),    b = backward(xs), which starts at the end
 
     The state is the pair ``(forward, backward)``. The backward recurrence starts at the end of each

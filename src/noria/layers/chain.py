@@ -20,6 +20,8 @@ class Chain(Layer):
     The whole chain scans, steps, masks and resets. Its state is the tuple of the states of its
     layers, ``None`` for a layer without one. Each layer gets a random key derived from ``key``.
 
+    ::
+
         y = layers[n](... layers[1](layers[0](x)))
 
     Args:
@@ -120,6 +122,8 @@ class Chain(Layer):
 
 class Residual(Layer):
     """A layer with a skip connection.
+
+    ::
 
         y_t = x_t + layer(xs)_t
 

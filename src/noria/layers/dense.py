@@ -25,6 +25,8 @@ def _identity(x: jax.Array) -> jax.Array:
 class Dense(StatelessLayer):
     """A matrix product, a bias and an activation, over the last axis.
 
+    ::
+
         y = activation(W x + b)
 
     Args:
@@ -106,6 +108,8 @@ def _with_bias(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 class Embedding(StatelessLayer):
     """A table of vectors, one for each integer below ``count``.
+
+    ::
 
         y = table[x]
 

@@ -14,6 +14,8 @@ from noria.layers.base import StatelessLayer
 class Dropout(StatelessLayer):
     """Sets features to zero with probability ``p`` and divides the others by ``1 - p``.
 
+    ::
+
         m ~ Bernoulli(1 - p),    y = m * x / (1 - p)          in training
                                  y = x                        in inference
 
@@ -39,8 +41,9 @@ class Dropout(StatelessLayer):
         TypeError: in training mode, if no key is passed.
 
     Source: Srivastava et al. 2014; ``axis="time"`` is Gal and Ghahramani 2016, arXiv 1512.05287.
-    The option ``dropout`` of PyTorch's recurrent layers is the first form, between layers; Keras'
-    is the second. Neither takes a key.
+        The
+    option ``dropout`` of PyTorch's recurrent layers is the first form, between layers; Keras' is
+    the second. Neither takes a key.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

@@ -83,6 +83,8 @@ def RNN(
 ) -> Recurrence:
     """A simple recurrent layer: ``Recurrence(RNNCell(...))``.
 
+    ::
+
         h_t = activation(W x_t + b + U h_{t-1} + b_h),    y_t = h_t
 
     Args:
@@ -123,6 +125,8 @@ def RNN(
 @_with_options_of(LSTMCell)
 def LSTM(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[LSTMOptions]) -> Recurrence:
     """A long short-term memory layer: ``Recurrence(LSTMCell(...))``.
+
+    ::
 
         i, f, g, o = blocks of  W x_t + b + U h_{t-1} + b_h
         c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
@@ -169,6 +173,8 @@ def LSTM(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[LSTMOpti
 def GRU(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options]) -> Recurrence:
     """A gated recurrent layer, reset after the recurrent product: ``Recurrence(GRUCell(...))``.
 
+    ::
+
         r   = sigmoid(W_r x_t + b_r + U_r h_{t-1} + b_hr)
         z   = sigmoid(W_z x_t + b_z + U_z h_{t-1} + b_hz)
         n   = tanh(W_n x_t + b_n + r * (U_n h_{t-1} + b_hn))
@@ -212,6 +218,8 @@ def GRU(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options])
 @_with_options_of(GRUv3Cell)
 def GRUv3(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options]) -> Recurrence:
     """A gated recurrent layer, reset before the recurrent product: ``Recurrence(GRUv3Cell(...))``.
+
+    ::
 
         r   = sigmoid(W_r x_t + b_r + U_r h_{t-1} + b_hr)
         z   = sigmoid(W_z x_t + b_z + U_z h_{t-1} + b_hz)

@@ -16,6 +16,8 @@ from noria.module import as_pytree
 class PerStep(StatelessLayer):
     """A function of the features of one step, applied at every step of every example.
 
+    ::
+
         y_t = function(x_t)
 
     `Chain` wraps every callable that is not a layer: plain functions and Equinox modules.
@@ -74,6 +76,8 @@ def _call(function: Callable[..., Any], x: jax.Array, key: Key | None) -> jax.Ar
 def LayerNorm(size: int, **options: Any) -> PerStep:
     """`equinox.nn.LayerNorm` over the features of each step.
 
+    ::
+
         y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias
 
     Args:
@@ -88,7 +92,8 @@ def LayerNorm(size: int, **options: Any) -> PerStep:
         ValueError: in a call, for an input of another size.
 
     Source: Ba et al. 2016, arXiv 1607.06450. PyTorch's ``LayerNorm`` has the same ``eps``, Keras'
-    has 1e-3.
+        has
+    1e-3.
 
     Examples:
         >>> import jax.numpy as jnp, noria as nr
@@ -100,6 +105,8 @@ def LayerNorm(size: int, **options: Any) -> PerStep:
 
 def RMSNorm(size: int, **options: Any) -> PerStep:
     """`equinox.nn.RMSNorm` over the features of each step.
+
+    ::
 
         y = x / sqrt(mean(x ^ 2) + eps) * weight + bias
 

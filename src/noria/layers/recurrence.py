@@ -31,6 +31,8 @@ from noria.module import as_pytree
 class Recurrence(Layer, trainable=("cell", "learned_state")):
     """Runs a cell over whole sequences.
 
+    ::
+
         h_t = cell(h_{t-1}, x_t)            h_0 = initial_state()
         y_t = cell.output(h_t, x_t)         by default the first array of h_t
 

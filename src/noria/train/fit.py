@@ -71,6 +71,8 @@ def fit(
 ) -> tuple[M, History]:
     """Trains a model on batches, with optional validation and early stopping.
 
+    ::
+
         model, opt_state = update(opt_state, model, grad(loss)(model, *batch))      for each batch
 
     Args:

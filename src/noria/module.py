@@ -17,6 +17,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from noria._functions import Function, Place, place_of
+from noria.display import Array, Node, page, tree
 
 M = TypeVar("M")
 
@@ -82,6 +83,9 @@ class Module(eqx.Module):
         self = super().__new__(cls, *args, **kwargs)
         object.__setattr__(self, "_overrides", ())
         return self
+
+    def _repr_html_(self) -> str:
+        return page(tree(_node(self, trainable_mask(self), "")))
 
     def __getstate__(self) -> dict[str, Any]:
         # Modules of users and of Equinox hold functions such as jax.nn.relu, which pickle rejects.
@@ -284,6 +288,29 @@ def iterate_modules(model: Any) -> Iterator[tuple[str, Module]]:
 
     visit(model, "")
     return iter(found)
+
+
+def _node(module: eqx.Module, mask: Any, name: str) -> Node:
+    """A record of ``module`` for a notebook; ``mask`` is its `trainable_mask`."""
+    arrays: list[Array] = []
+    modules: list[Node] = []
+
+    def visit(node: Any, mask: Any, path: str) -> None:
+        children, masks = children_of(node)[0], children_of(mask)[0]
+        for (key, child), (_, trained) in zip(children, masks, strict=True):
+            place = f"{path}{jtu.keystr((key,))}".removeprefix(".")
+            if isinstance(child, eqx.Module):
+                modules.append(_node(child, trained, place))
+            elif hasattr(child, "shape") and hasattr(child, "dtype"):
+                size = int(child.size) if is_inexact(child) else 0
+                arrays.append(Array(place, child.shape, str(child.dtype), size, trained))
+            elif child is not None and not is_leaf(child):
+                visit(child, trained, place)
+
+    visit(module, mask, "")
+    label = getattr(module, "label", None)
+    label = label if isinstance(label, str) else type(module).__name__
+    return Node(name, label, tuple(arrays), tuple(modules))
 
 
 def as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:

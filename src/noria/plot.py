@@ -5,24 +5,14 @@ They need matplotlib: ``pip install 'noria[plot]'``.
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from noria._errors import need_matplotlib
+from noria.train.curve import figure_of, new_figure
 from noria.train.fit import History
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Path = str | os.PathLike[str]
-
-
-def _figure(width: float, height: float) -> "Figure":
-    need_matplotlib("noria.plot")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def learning_curve(history: History, path: Path, *, title: str = "Learning curve") -> None:
@@ -45,28 +35,7 @@ def learning_curve(history: History, path: Path, *, title: str = "Learning curve
         >>> os.path.getsize(path) > 1000
         True
     """
-    names = sorted({name.removeprefix("valid_") for name in history.metrics})
-    figure = _figure(7, 3.2 * (1 + len(names)))
-    rows: list[Any] = list(figure.subplots(1 + len(names), 1, sharex=True, squeeze=False)[:, 0])
-    panels = [("loss", history.loss, history.valid)]
-    panels += [
-        (name, history.metrics.get(name, []), history.metrics.get(f"valid_{name}", []))
-        for name in names
-    ]
-    for axes, (name, train, valid) in zip(rows, panels, strict=True):
-        axes.plot(np.arange(1, len(train) + 1), train, label="training")
-        if valid:
-            axes.plot(np.arange(1, len(valid) + 1), valid, label="validation")
-        if history.best_epoch is not None:
-            axes.axvline(history.best_epoch + 1, color="grey", linestyle=":", label="best epoch")
-        axes.set_ylabel(name)
-        axes.grid(alpha=0.3)
-    if min(history.loss, default=0) > 0:
-        rows[0].set_yscale("log")
-    rows[0].set_title(title)
-    rows[0].legend()
-    rows[-1].set_xlabel("epoch")
-    figure.savefig(path)
+    figure_of(history, title).savefig(path)
 
 
 def confusion_matrix(
@@ -96,7 +65,7 @@ def confusion_matrix(
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = _figure(6, 5.4)
+    figure = new_figure(6, 5.4)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true class")
@@ -142,7 +111,7 @@ def forecast(
         >>> os.path.getsize(path) > 1000
         True
     """
-    figure = _figure(9, 4)
+    figure = new_figure(9, 4)
     axes = figure.subplots()
     axes.plot(times, values, color="black", linewidth=1.5, label="measured")
     for name, (when, what) in forecasts.items():

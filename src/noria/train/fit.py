@@ -17,6 +17,7 @@ from noria._errors import check_key, check_sizes
 from noria._types import Key
 from noria.module import is_inexact, training
 from noria.optimise import OptimiserState, as_transformation, holds_state, setup
+from noria.train.curve import html_of
 from noria.train.forms import check_data, length
 from noria.train.progress import Progress
 from noria.train.steps import Run, Step
@@ -53,6 +54,9 @@ class History:
     best_epoch: int | None = None
     stopped: str | None = None
     seconds: list[float] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
 
 def fit(

@@ -159,7 +159,8 @@ def _flow(explanation: Any, parts: Iterable[tuple[str, str, str]]) -> str:
         for name, title, colour in parts
         if getattr(explanation, name)
     )
-    return f'<div class="flow">{"".join(boxes)}</div>'
+    arrow = '<span class="dim">→</span>'
+    return f'<div class="flow">{arrow.join(boxes)}</div>'
 
 
 def _box(explanation: Any, name: str, title: str, colour: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from noria.train.curve import figure_of, new_figure
+from noria.train import curve
 from noria.train.fit import History
 
 Path = str | os.PathLike[str]
@@ -35,7 +35,7 @@ def learning_curve(history: History, path: Path, *, title: str = "Learning curve
         >>> os.path.getsize(path) > 1000
         True
     """
-    figure_of(history, title).savefig(path)
+    curve.figure_of(history, title).savefig(path)
 
 
 def confusion_matrix(
@@ -65,7 +65,7 @@ def confusion_matrix(
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = new_figure(6, 5.4)
+    figure = curve.new_figure(6, 5.4)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true class")
@@ -111,7 +111,7 @@ def forecast(
         >>> os.path.getsize(path) > 1000
         True
     """
-    figure = new_figure(9, 4)
+    figure = curve.new_figure(9, 4)
     axes = figure.subplots()
     axes.plot(times, values, color="black", linewidth=1.5, label="measured")
     for name, (when, what) in forecasts.items():

@@ -178,7 +178,19 @@ class StatelessLayer(Layer):
 
     @abc.abstractmethod
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
-        """The function of the layer, for any leading axes."""
+        """The function of the layer, for any leading axes.
+
+        Args:
+            xs: ``(..., in)``; for an `Embedding` integers ``(...)``.
+            key: random key, or ``None``.
+
+        Returns:
+            ``(..., out)``.
+
+        Raises:
+            ValueError: if a size does not fit.
+            TypeError: if a dtype does not fit, or a key is needed and missing.
+        """
 
     def scan(
         self,
@@ -211,10 +223,13 @@ class StatelessLayer(Layer):
         return None
 
     def check_values(self, values: np.ndarray) -> None:
-        """Reject integers that the layer cannot take.
+        """Check integers against the range that the layer takes.
 
         Args:
             values: known values with the dtype that the caller passed, not narrowed to 32 bits.
+
+        Raises:
+            ValueError: if one of them is out of range.
         """
         check_fits(self.label, "xs", values)
 

@@ -62,7 +62,10 @@ def faults(thing: Any, is_member: bool = False) -> list[str]:
 def _parameters(thing: Callable[..., Any]) -> list[str]:
     if inspect.isclass(thing) and "__init__" not in vars(thing) and not _is_record(thing):
         return []  # abstract, or made by iterating
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    stars: dict[Any, str] = {
+        inspect.Parameter.VAR_POSITIONAL: "*",
+        inspect.Parameter.VAR_KEYWORD: "**",
+    }
     return [
         stars.get(parameter.kind, "") + name
         for name, parameter in inspect.signature(thing).parameters.items()
@@ -76,7 +79,7 @@ def _is_record(cls: type) -> bool:
 
 def _body(thing: Any) -> ast.AST:
     """The code of a function, or of the ``__init__`` of a class."""
-    function = vars(thing).get("__init__") if inspect.isclass(thing) else thing
+    function: Any = vars(thing).get("__init__") if inspect.isclass(thing) else thing
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError):  # there is none, or `dataclass` made it
@@ -87,9 +90,9 @@ def _raises(thing: Any) -> bool:
     for node in ast.walk(_body(thing)):
         if isinstance(node, ast.Raise) and node.exc is not None:
             return True
-        name = getattr(node, "func", None)
-        name = getattr(name, "id", getattr(name, "attr", ""))
-        if re.match(r"_?check_|need_", name):
+        function = getattr(node, "func", None)
+        name = getattr(function, "id", getattr(function, "attr", ""))
+        if re.match(r"_?check_|need_", str(name)):
             return True
     return False
 

@@ -21,7 +21,9 @@ class Text(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.open, self.tags, self.words = [], [], []
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
         self.feed(html)
         self.close()
         assert not self.open
@@ -73,7 +75,13 @@ def test_a_model_of_anything_is_shown():
 
 def test_a_model_is_shown_while_it_is_traced():
     shown = []
-    jax.jit(lambda model: shown.append(model._repr_html_()) or model[0](jnp.ones((2, 3))))(net())
+
+    @jax.jit
+    def run(model):
+        shown.append(model._repr_html_())
+        return model[0](jnp.ones((2, 3)))
+
+    run(net())
     assert "133 parameters" in Text(shown[0]).text
 
 
@@ -93,7 +101,7 @@ def history():
 def test_a_history_is_a_plot(history):
     page = Text(history._repr_html_())
     assert "2 epochs in 3 s. Stopped: <stopped>." in page.text
-    [source] = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    [source] = [str(attrs["src"]) for tag, attrs in page.tags if tag == "img"]
     assert source.startswith("data:image/svg+xml;base64,")
 
 

@@ -109,7 +109,7 @@ def checked(path: str, metadata: dict[str, str], tensors: dict[str, Tensor]) -> 
     if not {"format", "description"} <= metadata.keys():
         raise ValueError(f"{foreign}.")
     try:
-        description = json.loads(metadata["description"])
+        description: dict[str, Any] = json.loads(metadata["description"])
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{foreign}: its description is no JSON that can be read: {error}."

@@ -22,7 +22,7 @@ def draw(init: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: jnp.d
 
 def default_dtype(dtype: Any) -> jnp.dtype:
     """``dtype``, or JAX's default floating type: float32, or float64 where 64 bits are enabled."""
-    dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype is {dtype}; expected a floating type such as jnp.float32.")
-    return dtype
+    chosen: jnp.dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
+    if not jnp.issubdtype(chosen, jnp.floating):
+        raise TypeError(f"dtype is {chosen}; expected a floating type such as jnp.float32.")
+    return chosen

@@ -51,7 +51,7 @@ def to_dtype(name: str) -> np.dtype:
         ValueError: if there is no such dtype, or it is not one of numbers or booleans.
     """
     try:
-        dtype: Any = np.dtype(name if name.isidentifier() else object)
+        dtype: np.dtype = np.dtype(name if name.isidentifier() else object)
     except TypeError:
         dtype = np.dtype(object)
     if dtype.name != name or not (dtype == np.bool_ or jnp.issubdtype(dtype, np.number)):

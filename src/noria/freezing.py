@@ -1,6 +1,5 @@
 """``freeze`` and ``thaw``: which arrays of one model are trained, whatever its class lines say."""
 
-import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +76,7 @@ def _set_trainable(verb: str, model: M, where: Callable[[M], Any], value: bool) 
             new = [(name, value) for (owner, name), value in marks.items() if owner == path]
             return {"_overrides": tuple(sorted(kept + new))}
 
-        return typing.cast(M, map_modules(overrides, model))
+        return map_modules(overrides, model)
 
     touched = {owners[index] for index in chosen}
     plain = override(model, {})  # as its class lines have it

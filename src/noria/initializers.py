@@ -8,11 +8,13 @@ A cell calls its initialiser once for each gate block, with shape ``(hidden, in)
 hidden)``. So `orthogonal` gives orthogonal blocks, not one tall matrix with orthonormal columns.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers as _jax
 
-from noria._types import Initializer
+from noria._types import Initializer, Key
 
 _OUT_IN = {"in_axis": -1, "out_axis": -2}
 
@@ -55,7 +57,7 @@ def uniform(bound: float) -> Initializer:
         True
     """
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -186,7 +188,7 @@ def identity(gain: float = 1.0) -> Initializer:
     Source: Le, Jaitly and Hinton 2015, arXiv 1504.00941.
     """
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         rows, columns = shape
         return gain * jnp.eye(rows, columns, dtype=dtype)
 

@@ -121,7 +121,8 @@ def load(path: FilePath, like: M) -> M:
     saved = checked(path, metadata, tensors)
     compare(call, saved, json.loads(to_json(call, description_of(like))))
     leaves = [_restore(call, name, saved, tensors, leaf) for name, leaf in named_leaves(like)]
-    return jtu.tree_unflatten(jtu.tree_structure(like), leaves)
+    loaded: M = jtu.tree_unflatten(jtu.tree_structure(like), leaves)
+    return loaded
 
 
 def describe(path: FilePath) -> dict[str, Any]:

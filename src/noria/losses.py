@@ -276,16 +276,16 @@ def _valid(name: str, shape: tuple[int, ...], lengths: Any, mask: Any) -> Bool[A
         return valid_steps(check_lengths(name, lengths, shape, batch_axes), shape[batch_axes])
     if mask is None:
         return None
-    mask = jnp.asarray(mask)
-    if mask.dtype != jnp.bool_:
+    valid = jnp.asarray(mask)
+    if valid.dtype != jnp.bool_:
         raise TypeError(
-            f"{name}: mask is {mask.dtype}; expected booleans, such as mask.astype(bool)."
+            f"{name}: mask is {valid.dtype}; expected booleans, such as mask.astype(bool)."
         )
-    if mask.shape != shape[: mask.ndim]:
+    if valid.shape != shape[: valid.ndim]:
         raise ValueError(
-            f"{name}: mask has shape {mask.shape}; expected the leading axes of {shape}."
+            f"{name}: mask has shape {valid.shape}; expected the leading axes of {shape}."
         )
-    return mask
+    return valid
 
 
 def _average(

@@ -60,7 +60,9 @@ def keep_valid(tree: Any, lengths: Integer[Array, "*batch"]) -> Any:
     """``tree`` of arrays ``(*batch, time, ...)`` with zeros past the end of each example."""
 
     def keep(leaf: jax.Array) -> jax.Array:
-        return where(valid_steps(lengths, leaf.shape[lengths.ndim]), leaf, jnp.zeros_like(leaf))
+        valid = valid_steps(lengths, leaf.shape[lengths.ndim])
+        kept: jax.Array = where(valid, leaf, jnp.zeros_like(leaf))
+        return kept
 
     return jtu.tree_map(keep, tree)
 

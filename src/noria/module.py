@@ -89,7 +89,8 @@ class Module(eqx.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Modules of users and of Equinox hold functions such as jax.nn.relu, which pickle rejects.
-        return jtu.tree_map(lambda leaf: place_of(leaf) or leaf, vars(self))
+        state: dict[str, Any] = jtu.tree_map(lambda leaf: place_of(leaf) or leaf, vars(self))
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         functions = jtu.tree_map(
@@ -112,9 +113,7 @@ def is_leaf(node: Any) -> bool:
     return jtu.all_leaves([node])
 
 
-def map_modules(
-    change: Callable[[eqx.Module, str], dict[str, Any]], node: Any, path: str = ""
-) -> Any:
+def map_modules(change: Callable[[eqx.Module, str], dict[str, Any]], node: M, path: str = "") -> M:
     """A copy of ``node`` in which ``change(module, path)`` sets fields of every module.
 
     Modules of Equinox are included.
@@ -122,7 +121,7 @@ def map_modules(
     if node is None or is_leaf(node):
         return node
     pairs, treedef = children_of(node)
-    copy = treedef.unflatten(
+    copy: M = treedef.unflatten(
         [map_modules(change, child, path + jtu.keystr((key,))) for key, child in pairs]
     )
     if isinstance(node, eqx.Module):
@@ -188,7 +187,7 @@ def _set_mode(model: M, inference: bool) -> M:
             {"inference": inference} if any(f.name == "inference" for f in fields(module)) else {}
         )
 
-    return typing.cast(M, map_modules(mode, model))
+    return map_modules(mode, model)
 
 
 def inference(model: M) -> M:

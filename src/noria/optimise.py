@@ -281,7 +281,8 @@ def update(
 
     def as_model(arrays: Any) -> M:
         leaves = jtu.tree_leaves(arrays)
-        return eqx.combine(jtu.tree_unflatten(jtu.tree_structure(trained), leaves), rest)
+        whole: M = eqx.combine(jtu.tree_unflatten(jtu.tree_structure(trained), leaves), rest)
+        return whole
 
     if (value_fn := extra.get("value_fn")) is not None:
         extra |= {"value_fn": lambda arrays: value_fn(as_model(arrays)), "grad": gradient}

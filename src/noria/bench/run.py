@@ -103,7 +103,7 @@ class Worker:
         answer = json.loads(line)
         if "error" in answer:
             raise Failed(answer["error"])
-        return answer["value"]
+        return float(answer["value"])
 
     def _start(self) -> "subprocess.Popen[str]":
         peer = PEERS[self.lane.peer]

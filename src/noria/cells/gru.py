@@ -1,10 +1,11 @@
 """The gated recurrent unit, in both of its published forms."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from noria._types import Initializer, Key
 from noria.cells.base import GatedCell, add_bias
 
 
@@ -57,7 +58,29 @@ class GRUCell(GatedCell):
     """
 
     GATES: ClassVar = ("r", "z", "n")
-    __init__ = GatedCell.__init__  # or type checkers derive one from the fields
+
+    def __init__(  # without it, type checkers derive one from the fields
+        self,
+        in_size: int,
+        hidden_size: int,
+        *,
+        key: Key,
+        init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias: bool | Initializer = True,
+        recurrent_bias: bool | Initializer = False,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            in_size,
+            hidden_size,
+            key=key,
+            init=init,
+            recurrent_init=recurrent_init,
+            bias=bias,
+            recurrent_bias=recurrent_bias,
+            dtype=dtype,
+        )
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         """The next state.
@@ -139,7 +162,29 @@ class GRUv3Cell(GatedCell):
     """
 
     GATES: ClassVar = ("r", "z", "n")
-    __init__ = GatedCell.__init__  # or type checkers derive one from the fields
+
+    def __init__(  # without it, type checkers derive one from the fields
+        self,
+        in_size: int,
+        hidden_size: int,
+        *,
+        key: Key,
+        init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias: bool | Initializer = True,
+        recurrent_bias: bool | Initializer = False,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            in_size,
+            hidden_size,
+            key=key,
+            init=init,
+            recurrent_init=recurrent_init,
+            bias=bias,
+            recurrent_bias=recurrent_bias,
+            dtype=dtype,
+        )
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         """The next state.

@@ -41,7 +41,9 @@ class ForecastModel(nr.Module, trainable=("rnn", "head")):
         """
         changes = (jnp.diff(past, axis=-1) - self.mean) / self.deviation
         last = nr.last(self.rnn(changes[..., None]))
-        return past[..., -1:] + jnp.cumsum(self.head(last) * self.deviation + self.mean, axis=-1)
+        changes = self.head(last) * self.deviation + self.mean
+        values: jax.Array = past[..., -1:] + jnp.cumsum(changes, axis=-1)
+        return values
 
 
 def loss(model: ForecastModel, past: Any, future: Any) -> jax.Array:

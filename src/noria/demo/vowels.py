@@ -42,7 +42,8 @@ class SpeakerModel(nr.Module, trainable=("rnn", "head")):
             None, (xs - self.mean) / self.deviation, lengths=lengths
         )
         features = jnp.concatenate([forward, backward], axis=-1)
-        return self.head(self.dropout(features, key=key))
+        logits: jax.Array = self.head(self.dropout(features, key=key))
+        return logits
 
 
 def loss(model: SpeakerModel, xs: Any, speakers: Any, lengths: Any, key: jax.Array) -> Any:

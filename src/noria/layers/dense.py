@@ -163,7 +163,8 @@ class Embedding(StatelessLayer):
                 f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to "
                 f"{count - 1}."
             )
-        return automatic(_rows, (self.table, within(xs, -1, count)), *axes_of(xs))
+        rows: jax.Array = automatic(_rows, (self.table, within(xs, -1, count)), *axes_of(xs))
+        return rows
 
     def check_values(self, values: np.ndarray) -> None:
         count = self.table.shape[0]
@@ -186,4 +187,5 @@ def _rows(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
     """
     table, numbers = arrays
     numbers = jnp.where(numbers < 0, table.shape[0], numbers)
-    return widened(table).at[numbers].get(mode="fill", fill_value=jnp.nan).astype(table.dtype)
+    rows: jax.Array = widened(table).at[numbers].get(mode="fill", fill_value=jnp.nan)
+    return rows.astype(table.dtype)

@@ -62,14 +62,15 @@ class PerStep(StatelessLayer):
         keys = None if key is None or not takes_key(self.function) else jax.random.split(key, lead)
 
         one = eqx.Partial(_call, self.function)
-        return mapped(one, *of_one((xs, keys), len(lead)))((xs, keys), lead)
+        ys: jax.Array = mapped(one, *of_one((xs, keys), len(lead)))((xs, keys), lead)
+        return ys
 
     @property
     def label(self) -> str:
         return cell_name(self.function)
 
 
-def _call(function: Callable[..., Any], x: jax.Array, key: Key | None) -> jax.Array:
+def _call(function: Callable[..., Any], x: jax.Array, key: Key | None) -> Any:
     return function(x) if key is None else function(x, key=key)
 
 

@@ -265,16 +265,16 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 f"expected one array, {form.format(size or 'in', size or 'in')}: stack equal steps "
                 "with jnp.stack, pad unequal sequences with noria.data.pad."
             )
-        xs = jnp.asarray(xs)
-        if xs.ndim not in ranks or size not in (None, xs.shape[-1]):
-            hint = "; the state comes first: layer(state, xs)" if xs.ndim == ranks[0] - 1 else ""
+        array = jnp.asarray(xs)
+        if array.ndim not in ranks or size not in (None, array.shape[-1]):
+            hint = "; the state comes first: layer(state, xs)" if array.ndim == ranks[0] - 1 else ""
             raise ValueError(
-                f"{self.label}: {what} has shape {xs.shape}; expected "
+                f"{self.label}: {what} has shape {array.shape}; expected "
                 f"{form.format(size or 'in', size or 'in')}{hint}."
             )
         if size is not None:
-            check_dtype(self.label, what, xs, self.cell.dtype)
-        return xs
+            check_dtype(self.label, what, array, self.cell.dtype)
+        return array
 
     def _state(self, state: State, own: State, batch: tuple[int, ...]) -> State:
         """The state to start from, with a batch axis where the input has one."""
@@ -305,18 +305,18 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         return jtu.tree_map(broadcast, state, own)
 
     def _resets(self, resets: Any, shape: tuple[int, ...]) -> jax.Array:
-        resets = jnp.asarray(resets)
-        if resets.dtype != jnp.bool_:
+        array = jnp.asarray(resets)
+        if array.dtype != jnp.bool_:
             raise TypeError(
-                f"{self.label}: resets is {resets.dtype}; expected booleans, "
-                "such as resets.astype(bool)."
+                f"{self.label}: resets is {array.dtype}; "
+                "expected booleans, such as resets.astype(bool)."
             )
-        if resets.shape != shape:
+        if array.shape != shape:
             raise ValueError(
-                f"{self.label}: resets has shape {resets.shape}; "
+                f"{self.label}: resets has shape {array.shape}; "
                 f"expected {shape}, one for each step."
             )
-        return resets
+        return array
 
     def _keys(self, key: Key | None, shape: tuple[int, ...]) -> Key | None:
         """One key a step, for a cell that takes keys; other cells get none, whatever was passed."""

@@ -260,4 +260,6 @@ def _like(model: M, trained: Any) -> M:
     """``model``, modes included, with the arrays of ``trained``."""
     leaves, treedef = jtu.tree_flatten(model)
     pairs = zip(leaves, jtu.tree_leaves(trained), strict=True)
-    return jtu.tree_unflatten(treedef, [new if is_inexact(new) else old for old, new in pairs])
+    merged = [new if is_inexact(new) else old for old, new in pairs]
+    copy: M = jtu.tree_unflatten(treedef, merged)
+    return copy

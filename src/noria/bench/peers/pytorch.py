@@ -40,7 +40,8 @@ def make(work: Work) -> Task:
 
 def matmul(size: int) -> Callable[[], Any]:
     a = torch.ones(size, size)
-    return torch.inference_mode()(lambda: torch.mm(a, a))
+    product: Callable[[], Any] = torch.inference_mode()(lambda: torch.mm(a, a))
+    return product
 
 
 class Loop(torch.nn.Module):

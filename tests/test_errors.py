@@ -103,7 +103,7 @@ WRONG_CALLS = {
     "a batch of initial states": (
         lambda: nr.GRU(3, 4, key=KEY, initial_state=jnp.zeros((2, 4))),
         ValueError,
-        r"initial_state is float64\[2, 4\]; expected float64\[4\], that of one example",
+        r"initial_state is float64\[2, 4\]; expected float64\[4\], the state of one example",
     ),
     "a memory unlike the output": (
         lambda: lstm_cell()((jnp.zeros(4), jnp.zeros(1)), jnp.ones(3)),
@@ -458,7 +458,7 @@ WRONG_CALLS = {
     "a state that cannot be emitted": (
         lambda: nr.Recurrence(lambda h, x: h, initial_state={"h": jnp.zeros(3)})(XS),
         TypeError,
-        r"its state is a dict, and what it emits is not defined; use an array or a NamedTuple",
+        r"its state is a dict, and its output is not defined; use an array or a NamedTuple",
     ),
     "last of one step": (
         lambda: nr.last(jnp.ones(3)),

@@ -1,4 +1,4 @@
-"""``freeze`` and ``thaw``: which arrays of one model are trained, whatever its class lines say."""
+"""``freeze`` and ``thaw``: overrides, for one model, of the arrays that its classes train."""
 
 from collections.abc import Callable
 from typing import Any
@@ -97,14 +97,14 @@ def freeze(model: M, where: Callable[[M], Any] = lambda model: model) -> M:
             ``lambda m: (m.cell.W, m.dense)``. By default the whole model.
 
     Returns:
-        The copy; its arrays are those of ``model``.
+        The copy; it shares its arrays with ``model``.
 
     Raises:
         ValueError: if ``where`` chooses nothing that could be trained, or a part outside of a
             `Module`.
 
-    Flux's ``freeze!`` changes the optimiser state, PyTorch's ``requires_grad_(False)`` the parameter
-    in place, Keras' ``trainable = False`` the layer in place.
+    Flux's ``freeze!`` changes the optimiser state, PyTorch's ``requires_grad_(False)`` the
+    parameter in place, Keras' ``trainable = False`` the layer in place.
 
     Examples:
         >>> import jax, noria as nr
@@ -128,7 +128,7 @@ def thaw(model: M, where: Callable[[M], Any] = lambda model: model) -> M:
         where: returns the part, or a tuple of parts. By default the whole model.
 
     Returns:
-        The copy; its arrays are those of ``model``.
+        The copy; it shares its arrays with ``model``.
 
     Raises:
         ValueError: if ``where`` chooses nothing that could be trained, or a part outside of a

@@ -1,8 +1,8 @@
 """``save``, ``load`` and ``describe``: one safetensors file, with a JSON description in its header.
 
 The arrays are stored under their paths in the model (``layers[0].cell.W``). The description holds
-everything else that makes the model what it is: classes, settings, numbers. It is compared on
-loading, never executed.
+everything else that defines the model: classes, settings, numbers. It is compared on loading, never
+executed.
 """
 
 import json
@@ -181,7 +181,7 @@ def _restore(
     value = to_array(tensors[name], dtype.newbyteorder("="), list(like.shape))
     if isinstance(like, np.ndarray):
         return value.astype(dtype, copy=False)
-    # A weak dtype, such as that of jnp.full(3, 0.5), decides what the array becomes beside another.
+    # A weak dtype, as in jnp.full(3, 0.5), decides the promotion with another array.
     return like.at[...].set(value) if like.weak_type else jnp.asarray(value)
 
 

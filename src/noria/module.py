@@ -197,7 +197,8 @@ def inference(model: M) -> M:
         model: any pytree of modules.
 
     Returns:
-        The copy. Every module with a field ``inference``, those of Equinox too, has it set to ``True``.
+        The copy. Every module with a field ``inference`` has it set to ``True``,
+        modules of Equinox too.
 
     PyTorch calls this ``eval()``, Flux ``testmode!``, Keras ``training=False``; the first two
     change the model in place.
@@ -219,7 +220,8 @@ def training(model: M) -> M:
         model: any pytree of modules.
 
     Returns:
-        The copy. Every module with a field ``inference``, those of Equinox too, has it set to ``False``.
+        The copy. Every module with a field ``inference`` has it set to ``False``,
+        modules of Equinox too.
 
     Examples:
         >>> import noria as nr

@@ -238,7 +238,7 @@ def update(
         ``(model, opt_state)``, both with the structure, shapes and dtypes of the arguments.
 
     Raises:
-        TypeError: if ``opt_state`` is not what `setup` returns, but an optimiser for example.
+        TypeError: if ``opt_state`` is not an `OptimiserState`, but an optimiser for example.
         ValueError: if ``gradient`` or ``model`` have other trained arrays than the model passed to
             `setup`.
 
@@ -291,7 +291,7 @@ def update(
     except Exception as error:
         given = ", ".join(["gradient", "state", "parameters", *extra])
         error.add_note(
-            f"noria.update: this came from the optimiser's own update, which was given {given}."
+            f"noria.update: this came from the update of the optimiser, which was given {given}."
         )
         raise
     new = as_model(optax.apply_updates(old, updates))

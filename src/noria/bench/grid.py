@@ -1,4 +1,4 @@
-"""What is measured: cells, modes and shapes, and how much arithmetic each asks for."""
+"""The measured cells, modes and shapes, and the operations of each."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

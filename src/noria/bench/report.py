@@ -159,7 +159,7 @@ def least(values: Sequence[float]) -> float:
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point; a dash for what is none."""
+    """Three digits, or all before the point; a dash for a missing number."""
     if math.isnan(value):
         return "–"
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0

@@ -23,7 +23,7 @@ from noria.bench.peers import Task, Unsupported
 
 
 class Bench:
-    """What is asked for, as methods; each takes the rest of the request."""
+    """The requests, as methods; each takes the rest of its request."""
 
     def __init__(self, module: str, options: dict[str, Any]):
         self.module, self.options = module, options
@@ -58,14 +58,14 @@ class Bench:
         call = self._call()
         call()
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what an allocator keeps for reuse would hide the growth
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        ctypes.CDLL(None).malloc_trim(0)  # memory kept for reuse would hide the growth
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = _status("VmRSS")
         call()
         return _status("VmHWM") - before
 
     def compile(self, seconds: float) -> float:
-        """Seconds of the first call, everything compiled anew."""
+        """Seconds of the first call after all compiled programs are dropped."""
         if self.work is None:
             raise ValueError("nothing was made")
         if "jax" in sys.modules:
@@ -107,7 +107,7 @@ def _status(field: str) -> int:
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # the output of a library is not an answer
     bench = Bench(sys.argv[1], json.loads(sys.argv[2]))
     for line in sys.stdin:
         request = json.loads(line)

@@ -81,7 +81,8 @@ class Cell(Module):
     def output(self, state: State, x: Any) -> Any:
         """The output of a step, by default the first array of the state.
 
-        What does not feed the next state belongs here: a read-out, a norm, a skip connection.
+        Computations that do not feed the next state belong here: a read-out, a norm, a skip
+        connection.
 
         Args:
             state: the state after the step.
@@ -104,7 +105,7 @@ def first_array(name: str, state: State) -> Any:
     if hasattr(state, "shape"):
         return state
     raise TypeError(
-        f"{name}: its state is a {type(state).__name__}, and what it emits is not defined; "
+        f"{name}: its state is a {type(state).__name__}, and its output is not defined; "
         "use an array or a NamedTuple whose first field is emitted, or define output(state, x)."
     )
 

@@ -134,7 +134,7 @@ def save(result: Result, folder: Path) -> list[Path]:
 
 
 def draw(result: Result, path: Path) -> None:
-    """The held-out years, forecast anew each January, into the PNG file ``path``."""
+    """Write a PNG of the held-out years, with a new forecast each January."""
     from noria import plot
 
     seasonal = result.measured[:-YEAR]  # the value of the year before; none for the first year

@@ -173,7 +173,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return "_" not in cell  # Python's own separator of thousands
+    return "_" not in cell  # the separator of thousands in Python
 
 
 def _number(place: str, cell: str) -> float:

@@ -19,7 +19,7 @@ class Layer(Module):
 
     ::
 
-        ys        = layer(xs)                  zero (or the layer's own) initial state
+        ys        = layer(xs)                  zero (or the layer's) initial state
         ys        = layer(state, xs)           state first; the leading argument is optional
         state, ys = layer.scan(state, xs)      outputs and final state; state may be None
         state, y  = layer.step(state, x)       one step

@@ -46,7 +46,7 @@ class Bidirectional(Layer):
 
     Shapes:
         ``(time, in)`` or ``(batch, time, in)`` to the same with ``out`` features, or ``2 * out`` if
-        concatenated. Dtypes are those of `Recurrence`.
+        concatenated. Dtypes as in `Recurrence`.
 
     Raises:
         ValueError: if ``forward`` is reversed, or ``merge`` is unknown.

@@ -111,8 +111,8 @@ def RNN(
         ValueError: for a size below 1, or an option that is not one of its choices.
         TypeError: for a missing key, an unknown option, or a dtype that is not floating.
 
-    PyTorch's ``RNN`` has both biases, Keras' ``SimpleRNN`` and Flux's ``RNN`` have ``b`` only. Keras
-    starts with an orthogonal ``U``; pass ``recurrent_init=noria.initializers.orthogonal()``.
+    PyTorch's ``RNN`` has both biases; ``SimpleRNN`` of Keras and ``RNN`` of Flux have ``b`` only.
+    Keras starts with an orthogonal ``U``; pass ``recurrent_init=noria.initializers.orthogonal()``.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

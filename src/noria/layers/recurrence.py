@@ -55,9 +55,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
               in the state.
             * ``"plain"``: `jax.lax.scan` over the unchanged cell; has forward-mode derivatives.
             * ``"reference"``: a Python loop, the definition of the other four.
-        save: what the forward pass stores for the gradient. ``"gates"`` stores all residuals;
-            ``"states"`` stores the states and recomputes the rest, many steps at once. It needs a
-            fraction of the memory and one product more.
+        save: the residuals that the forward pass stores for the gradient. ``"gates"`` stores all
+            residuals; ``"states"`` stores the states and recomputes the rest, many steps at once.
+            It needs a fraction of the memory and one product more.
         checkpoint: store the state every so many steps, and repeat the steps between for the
             gradient. ``"sqrt"`` is the square root of the number of steps, and memory grows with
             it.
@@ -128,7 +128,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             if spec_of(state) != spec_of(own):
                 raise ValueError(
                     f"{call}: initial_state is {describe(state)}; "
-                    f"expected {describe(own)}, that of one example. "
+                    f"expected {describe(own)}, the state of one example. "
                     "A state for each example of a batch is passed to the call: layer(state, xs)."
                 )
         self.fixed_state = None if learn_initial_state else state
@@ -319,7 +319,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         return array
 
     def _keys(self, key: Key | None, shape: tuple[int, ...]) -> Key | None:
-        """One key a step, for a cell that takes keys; other cells get none, whatever was passed."""
+        """One key for each step, for a cell that takes keys; ``None`` for other cells."""
         if not takes_key(self.cell) or (key is None and not needs_key(self.cell)):
             return None
         check_key(f"{self.label}, whose cell draws random numbers", key)

@@ -19,7 +19,7 @@ def with_backend(model: M, backend: str) -> M:
         backend: ``"auto"`` or a name that `Recurrence` takes.
 
     Returns:
-        The copy; its arrays are those of ``model``.
+        The copy; it shares its arrays with ``model``.
 
     Raises:
         ValueError: for an unknown backend.

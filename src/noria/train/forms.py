@@ -30,7 +30,7 @@ def check_data(what: str, data: Any, epochs: int) -> None:
         raise ValueError(
             f"fit: {what} is a {type(data).__name__}, which can be gone through once, "
             f"and epochs is {epochs}; expected a list of batches, "
-            "or an object whose __iter__ begins anew."
+            "or an object whose __iter__ starts again."
         )
 
 

@@ -58,7 +58,7 @@ class Step:
         # A line search looks at the loss elsewhere, on the same batch with the same random numbers.
         extra = {"value": value, "value_fn": lambda other: self._objective(other, batch, key)[0]}
         new_model, new_state = update(opt_state, model, gradient, **extra)
-        # A parameter is to blame if its gradient is not finite, or what the optimiser made of it.
+        # A parameter is the cause if its gradient is not finite, or its new value.
         pairs = zip(
             jtu.tree_leaves(gradient), jtu.tree_leaves(partition(new_model)[0]), strict=True
         )
@@ -93,7 +93,7 @@ class Run:
         else:
             if not means.examples:
                 again = (
-                    " It was used up by the epoch before; its __iter__ has to begin anew."
+                    " It was used up by the epoch before; its __iter__ has to start again."
                     if epoch
                     else ""
                 )

@@ -50,7 +50,7 @@ PEERS = {
     "call": Peer("least JAX call", f"{_HERE}.least", {}, rival=False),
 }
 
-#: Measured unless told otherwise.
+#: Measured by default.
 USUAL = ("noria", "plain", "torch", "flax", "keras", "onnx")
 
 

@@ -45,8 +45,7 @@ class RNNCell(GatedCell):
         TypeError: for a missing key, or a step or state of another dtype.
 
     Source: Elman 1990, "Finding structure in time", Cognitive Science 14. It equals ``RNNCell`` of
-        Flux
-    and ``SimpleRNNCell`` of Keras; PyTorch's cell has both biases.
+    Flux and ``SimpleRNNCell`` of Keras; PyTorch's cell has both biases.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

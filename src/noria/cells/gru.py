@@ -46,9 +46,8 @@ class GRUCell(GatedCell):
         TypeError: for a missing key, or a step or state of another dtype.
 
     Source: Cho et al. 2014, arXiv 1406.1078, version 1. The block order is ``r z n``, as in Flux
-        and
-    PyTorch. Keras (``reset_after=True``) and ONNX (``linear_before_reset=1``) order the blocks z,
-    r, n.
+    and PyTorch. Keras (``reset_after=True``) and ONNX (``linear_before_reset=1``) order the blocks
+    z, r, n.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr
@@ -149,10 +148,9 @@ class GRUv3Cell(GatedCell):
         TypeError: for a missing key, or a step or state of another dtype.
 
     Source: Cho et al. 2014, arXiv 1406.1078, version 3, eqs. 5 to 8, with the same ``z``. Keras
-        computes
-    it with ``reset_after=False`` and ONNX with ``linear_before_reset=0``; both order the blocks z,
-    r, n. Flux's ``GRUv3Cell`` has an unused fourth block of recurrent parameters; here ``U`` has
-    three blocks.
+    computes it with ``reset_after=False`` and ONNX with ``linear_before_reset=0``; both order the
+    blocks z, r, n. Flux's ``GRUv3Cell`` has an unused fourth block of recurrent parameters; here
+    ``U`` has three blocks.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

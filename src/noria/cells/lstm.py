@@ -67,9 +67,8 @@ class LSTMCell(GatedCell):
             dtype.
 
     Source: Hochreiter and Schmidhuber 1997; forget gate by Gers, Schmidhuber and Cummins 2000. The
-        block
-    order is ``i f g o``, as in Flux, PyTorch and Keras, which calls them i, f, c, o. ONNX has i, o,
-    f, c.
+    block order is ``i f g o``, as in Flux, PyTorch and Keras, which calls them i, f, c, o. ONNX has
+    i, o, f, c.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

@@ -34,16 +34,15 @@ class Dropout(StatelessLayer):
     Shapes:
         ``(..., features)`` to the same, of any floating dtype. With ``axis="time"``, time is the
         axis before the features. A step has no such axis: pass the same key at each step to get the
-        mask that `scan` draws from it.
+        mask that ``scan`` draws from it.
 
     Raises:
         ValueError: for a ``p`` out of range, or an unknown ``axis``.
         TypeError: in training mode, if no key is passed.
 
     Source: Srivastava et al. 2014; ``axis="time"`` is Gal and Ghahramani 2016, arXiv 1512.05287.
-        The
-    option ``dropout`` of PyTorch's recurrent layers is the first form, between layers; Keras' is
-    the second. Neither takes a key.
+    The option ``dropout`` of PyTorch's recurrent layers is the first form, between layers; Keras'
+    is the second. Neither takes a key.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

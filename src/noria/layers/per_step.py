@@ -93,8 +93,7 @@ def LayerNorm(size: int, **options: Any) -> PerStep:
         ValueError: in a call, for an input of another size.
 
     Source: Ba et al. 2016, arXiv 1607.06450. PyTorch's ``LayerNorm`` has the same ``eps``, Keras'
-        has
-    1e-3.
+    has 1e-3.
 
     Examples:
         >>> import jax.numpy as jnp, noria as nr

@@ -101,8 +101,7 @@ def fit(
 
     Returns:
         ``(model, history)``: the model after the last step, or with ``patience`` the best one, in
-            the
-        mode in which it was passed; and a `History`.
+        the mode in which it was passed; and a `History`.
 
     If the loss or a gradient is not finite, the run stops with a `RuntimeWarning` that names the
     step, the loss and the first parameter concerned. It returns the last model with a finite loss,

@@ -43,8 +43,7 @@ def japanese_vowels() -> tuple[Utterances, Utterances]:
         the fields ``sequences``, and the ``speakers``, 0 to 8.
 
     Source: Kudo, Toyama and Shimbo 1999; UCI Machine Learning Repository, doi 10.24432/C5NS47, CC
-        BY
-    4.0.
+    BY 4.0.
 
     Examples:
         >>> import noria as nr

@@ -117,7 +117,7 @@ def test_a_third_backend_is_one_module_and_one_line(monkeypatch):
     found = jax.value_and_grad(value)(layer, XS)
     assert {call.reverse for call in Toy.calls} == {False, True}
     expected = jax.value_and_grad(value)(nr.with_backend(layer, "plain"), XS)
-    assert_close(*map(jax.tree.leaves, (found, expected)), 1e-10)
+    assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-10)
     assert nr.explain(layer, XS).reason == "as asked for"
     with pytest.raises(ValueError, match="toy"):
         nr.Recurrence(make_cell("lstm"), backend="nonsense")

@@ -34,4 +34,4 @@ def loop_backend(name: str) -> LoopBackend:
 
 def names() -> tuple[str, ...]:
     """What a layer may ask for, besides ``"auto"``. A linear recurrence needs no loop."""
-    return (*CELL_BACKENDS, *LOOP_BACKENDS, "associative")
+    return (*CELL_BACKENDS, *reversed(LOOP_BACKENDS), "associative")

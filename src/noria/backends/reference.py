@@ -29,8 +29,8 @@ def run(problem: Problem) -> tuple[State, Any]:
         found: tuple[Callable[..., Any], State] = eqx.combine(narrowed(copies, arrays), rest)
         return found
 
-    def example(state: State, *args: Any) -> Any:
-        return _run_example(given, state, *args, problem.reverse)
+    def example(state: State, xs: Any, length: Any, resets: Any, keys: Any) -> Any:
+        return _run_example(given, state, xs, length, resets, keys, problem.reverse)
 
     sequences = problem.xs, problem.lengths, problem.resets, problem.keys
     if not problem.batched:

@@ -73,7 +73,9 @@ def run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopRes
     names = [v for v in graph.inputs if v in steps]
     env = {v: a.astype(v.aval.dtype) if is_narrow(v.aval) else a for v, a in env.items()}  # once
 
-    def body(carry: list[jax.Array], step: list[jax.Array]) -> tuple[list[jax.Array], ...]:
+    def body(
+        carry: list[jax.Array], step: list[jax.Array]
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
         varying = env_of(call.state, carry) | env_of(names, step)
         outputs = evaluate(graph, env, varying, sizes.state_axes)
         return outputs[: len(call.state)], outputs[len(call.state) :]

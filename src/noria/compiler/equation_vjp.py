@@ -144,8 +144,8 @@ def _trace(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[EquationVJ
     cotangents = [tuple(next(rest) for _ in some) for some in ends]
     found = zip(*jtu.tree_unflatten(tree, graph.outputs), strict=True)
     return [
-        _part(graph, wrt, *names, outputs, gradients, constants)
-        for (_, wrt), *names, (outputs, gradients) in zip(
+        _part(graph, wrt, names, ends, outputs, gradients, constants)
+        for (_, wrt), names, ends, (outputs, gradients) in zip(
             kinds, inputs, cotangents, found, strict=True
         )
     ]

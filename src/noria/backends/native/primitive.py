@@ -78,7 +78,7 @@ class NativeLoop:
         """What the primitive gives, sorted by kind."""
         one, two, three = self.call.ends
         return LoopResult(
-            *map(list, (arrays[:one], arrays[one:two], arrays[two:three])), [*arrays[three:]]
+            [*arrays[:one]], [*arrays[one:two]], [*arrays[two:three]], [*arrays[three:]]
         )
 
     # --- variants -------------------------------------------------------------------------------
@@ -135,7 +135,8 @@ class NativeLoop:
     def structs(self, time: int, batch: int) -> list[jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the results."""
         outputs, (one, two, three) = self.call.graph.outputs, self.call.ends
-        axes = [(batch,)] * one + [(batch, time)] * (two - one) + [(time, batch)] * (three - two)
+        axes: list[tuple[int, ...]] = [(batch,)] * one
+        axes += [(batch, time)] * (two - one) + [(time, batch)] * (three - two)
         avals = [v.aval for v in outputs[:three]]
         avals += map(aval_of_total, grouped(outputs[three:], self.call.accumulators))
         axes += [()] * len(self.call.accumulators)

@@ -10,6 +10,7 @@ import pytest
 from models import random
 
 import noria as nr
+from noria.compiler import select
 from noria.layers import compiled
 
 SCALE: Any = 1.0

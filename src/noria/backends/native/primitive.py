@@ -294,7 +294,7 @@ def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, call: NativeLoop, ti
         for a, m, row in zip(arrays, mapped, call.rows().arrays, strict=True)
     ]
     opened = call.without_accumulation()
-    batch = opened.batch(folded) // count
+    batch = arrays[-1].shape[int(mapped[-1])]
     found = opened.results(opened(folded, time))
     carry, emitted = ([a.reshape(count, batch, *a.shape[1:]) for a in some] for some in found[:2])
     residuals = [a.reshape(time, count, batch, *a.shape[2:]) for a in found.residuals]

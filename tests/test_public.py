@@ -175,6 +175,27 @@ def test_imports_point_one_way(path):
     assert others <= ALLOWED[part], f"{part} may not import {sorted(others - ALLOWED[part])}"
 
 
+def test_importing_noria_loads_no_optional_or_heavy_library():
+    """LLVM is loaded when the first loop is native; the others belong to the command line."""
+    heavy = ("llvmlite", "matplotlib", "typer", "rich")
+    script = f"import sys, noria; sys.exit(', '.join({{*sys.modules}} & {{*{heavy}}}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
+def test_few_annotations_of_the_compiler_are_any():
+    found = []
+    for path in (SOURCE / "compiler").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                found += [node.returns]
+            elif isinstance(node, ast.arg | ast.AnnAssign):
+                found += [node.annotation]
+    given = [list(ast.walk(annotation)) for annotation in found if annotation is not None]
+    vague = [nodes for nodes in given if any(getattr(n, "id", "") == "Any" for n in nodes)]
+    assert len(vague) < len(given) / 5
+
+
 def test_files_and_functions_stay_short():
     for path in FILES:
         text = path.read_text()

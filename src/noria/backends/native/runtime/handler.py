@@ -69,7 +69,7 @@ class Handler:
     def emit(self) -> None:
         b, fail_if = self.b, self.frame.fail_if
         inputs, outputs = (
-            [(kind, v) for kind in kinds for v in self.plan.program.values(kind)]
+            [(kind, v) for kind in kinds for v in self.plan.schedule.values(kind)]
             for kinds in (INPUTS, RESULTS)
         )
         arguments = self._buffers("args", len(inputs) + 1)
@@ -126,16 +126,16 @@ class Handler:
     def _elements(self, kind: str, value: Any) -> ir.Value:
         """The number of elements of a buffer."""
         count: ir.Value = i64(size(value))
-        if kind not in ("shared", "total"):
+        if kind not in ("shared", "accumulator"):
             count = self.b.mul(count, self.batch)
         return self.b.mul(count, self.time) if kind in ("step", "emitted") else count
 
     def _scratch_bytes(self) -> ir.Value:
         """The size of the scratch memory, as `KernelPlan.scratch_bytes` computes it."""
-        b, total = self.b, i64(self.plan.panels)
+        b, total = self.b, i64(self.plan.panel_bytes)
         for width in self.plan.scratch_widths():
             total = b.add(total, bytes_of_rows(b, self.batch, width))
-        for width in self.plan.stretch_widths():
+        for width in self.plan.block_widths():
             total = b.add(total, bytes_of_rows(b, b.mul(self.batch, self.block_steps), width))
         return total
 

@@ -31,9 +31,10 @@ class Phases:
 
     def of_block(self, b: ir.IRBuilder, block_steps: ir.Value) -> ir.Value:
         """The number of phases in a time block."""
-        stages = i64(len(self.plan.layouts))
+        stages = i64(len(self.plan.tilings))
         loops = b.mul(block_steps, stages) if self.plan.by_features else i64(1)
-        return b.add(loops, i64(sum(name in self.module.globals for name in ("prepare", "finish"))))
+        others = sum(f"block_{part}" in self.module.globals for part in ("prologue", "epilogue"))
+        return b.add(loops, i64(others))
 
     def emit(self) -> None:
         b, (pointer, phase, share) = begin_function(self.module, "perform", VOID, POINTER, I64, I64)
@@ -58,9 +59,9 @@ class Phases:
         number, begin = b.urem(phase, phases), b.mul(b.udiv(phase, phases), block_steps)
         end = least(b, b.add(begin, block_steps), time)
         is_first, is_last = i64(0), b.sub(phases, i64(1))
-        has_prologue = "prepare" in functions
+        has_prologue = "block_prologue" in functions
         done = b.append_basic_block("done")
-        for name, position in (("prepare", is_first), ("finish", is_last)):
+        for name, position in (("block_prologue", is_first), ("block_epilogue", is_last)):
             if name in functions:
                 with b.if_then(b.icmp_signed("==", number, position)):
                     b.call(functions[name], [table, *sizes, begin, end, share, shares])
@@ -86,7 +87,7 @@ class Phases:
             batch = arguments[2]
             b.call(run, [*arguments, begin, end, *share_of(b, batch, share, shares)])
             return
-        stages = i64(len(self.plan.layouts))
+        stages = i64(len(self.plan.tilings))
         step = b.add(begin, b.udiv(number, stages))
         with b.if_then(b.icmp_signed("<", step, end)):  # the last block may have fewer steps
             b.call(run, [*arguments, step, b.urem(number, stages), share, shares])

@@ -86,13 +86,13 @@ class BlockDot(NamedTuple):
 class RankUpdate(NamedTuple):
     """A part of a total: the outer product of two recorded values, or one recorded value.
 
-    ``left`` and ``right`` are indices of records. The part begins at element ``start`` of the total; its rows are ``row_stride`` elements apart.
+    ``left`` and ``right`` are indices of records. The part begins at element ``offset`` of the total; its rows are ``row_stride`` elements apart.
     """
 
     accumulator: int
     left: int
     right: int | None
-    start: int
+    offset: int
     row_stride: int
 
 

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 
-from noria.backends.native.codegen.elementwise import element
-from noria.backends.native.codegen.llvm import i64
 from noria.backends.native.lower.legalize import size
 from noria.backends.native.machine import Isa, Tuning
 from noria.backends.native.machine import tuning as current_tuning
@@ -21,11 +18,6 @@ ALIGN = 64
 
 def aligned(number: int) -> int:
     return -(-number // ALIGN) * ALIGN
-
-
-def bytes_of_rows(b: ir.IRBuilder, rows: ir.Value, width: int) -> ir.Value:
-    """The same in code: ``aligned(rows * width)``."""
-    return b.and_(b.add(b.mul(rows, i64(width)), i64(ALIGN - 1)), i64(-ALIGN))
 
 
 def item_of(value: Any) -> int:
@@ -132,12 +124,6 @@ class KernelPlan:
         """Rows whose sums, one step of a panel and one broadcast fit the registers."""
         return max(1, min(self.tile_rows, (self.registers - width - 1) // width))
 
-    def vector(self, dtype: Any) -> ir.VectorType:
-        return ir.VectorType(element(dtype), self.lanes)
-
-    def panel_vector(self, panel: Panel) -> ir.VectorType:
-        return self.vector(panel.columns[0][0].equation.outputs[0].aval.dtype)
-
     # --- products ---------------------------------------------------------------------------------------------------
 
     def _block_dots(self, some: Sequence[BlockDot]) -> list[tuple[BlockDot, StageTiling]]:
@@ -216,3 +202,33 @@ class KernelPlan:
 
 def _products(panel: Panel) -> list[DotColumns]:
     return list(dict.fromkeys(product for product, _ in panel.columns))
+
+
+class VectorGroup(NamedTuple):
+    """``groups`` groups of ``vectors`` vectors each, from vector ``first`` on.
+
+    The last vector of each group has ``last`` numbers, the others as many as there are lanes.
+    """
+
+    first: int
+    groups: int
+    vectors: int
+    last: int
+
+
+def update_groups(plan: KernelPlan, value: Any) -> list[VectorGroup]:
+    """The vectors of the right operand of a rank update, in groups of nearly equal size.
+
+    Ten vectors of which the last has 3 numbers, in groups of at most three::
+
+        [0 1 2] [3 4 5]   [6 7]    [8 9]
+        (0, 2, 3, lanes)  (6, 1, 2, lanes)  (8, 1, 2, 3)
+    """
+    count, lanes = plan.blocks(value), plan.lanes
+    groups = -(-count // plan.update_vectors)
+    narrow, wider = divmod(count, groups)
+    found = [(0, wider, narrow + 1), (wider * (narrow + 1), groups - wider, narrow)]
+    start, some, width = found.pop()
+    found += [(start, some - 1, width), (count - width, 1, width)]
+    ends = lanes, lanes, size(value) % lanes or lanes
+    return [VectorGroup(*group, end) for group, end in zip(found, ends, strict=True) if group[1]]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from noria.backends.native.codegen.addresses import bytes_of_rows
 from noria.backends.native.codegen.llvm import (
     I32,
     I64,
@@ -24,7 +25,7 @@ from noria.backends.native.codegen.llvm import (
 )
 from noria.backends.native.lower.legalize import size
 from noria.backends.native.plan.schedule import INPUTS, RESULTS
-from noria.backends.native.plan.tiling import KernelPlan, bytes_of_rows, item_of
+from noria.backends.native.plan.tiling import KernelPlan, item_of
 from noria.backends.native.runtime.frame import Frame, address_of, load_field
 from noria.backends.native.runtime.phases import Phases
 from noria.backends.native.runtime.resident import RUN_TEAM, RUN_TEAM_TYPE

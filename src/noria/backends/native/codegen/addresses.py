@@ -14,10 +14,10 @@ from llvmlite import ir
 from noria.backends.native.codegen import microkernels
 from noria.backends.native.codegen.elementwise import element
 from noria.backends.native.codegen.llvm import I1, POINTER, at, i64, least
-from noria.backends.native.lower.legalize import size
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import ALIGN, KernelPlan, Panel, item_of
+from noria.ir.graph import size
 
 #: Addresses, by kind and index.
 Table = dict[tuple[str, int], ir.Value]

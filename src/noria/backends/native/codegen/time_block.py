@@ -42,7 +42,6 @@ from noria.backends.native.codegen.llvm import (
     stack,
     write,
 )
-from noria.backends.native.lower.legalize import size
 from noria.backends.native.plan.stages import BlockDot, RankUpdate, Slot
 from noria.backends.native.plan.tiling import (
     ALIGN,
@@ -52,6 +51,7 @@ from noria.backends.native.plan.tiling import (
     item_of,
     update_groups,
 )
+from noria.ir.graph import size
 
 #: How many sizes the functions of a kernel have as arguments.
 SIZES = 4

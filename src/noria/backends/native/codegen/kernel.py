@@ -206,7 +206,7 @@ class _Run:
                 self.b.store(constant(vector, neutral(equation)), address, align=4)
 
     def _finish_reductions(self, stage: Stage) -> None:
-        """Combine the lanes of each partial result: halves of the vector, then quarters, and so on."""
+        """Combine the lanes of each partial result: halves of the vector, quarters, and so on."""
         if not stage.reductions:
             return
         b, lanes = self.b, self.plan.lanes

@@ -9,8 +9,8 @@ registers. A number of a row is broadcast to all lanes by the load itself::
 It leaves the sums in a *tile*, a piece of the stack, where the element-wise part finds them.
 `rank_k_update` has the same inner loop. It adds its sums to a matrix in memory.
 
-`noria.backends.native.codegen.packing` fills panels; `noria.backends.native.codegen.gemv` multiplies
-without them.
+`noria.backends.native.codegen.packing` fills panels. Without them
+`noria.backends.native.codegen.gemv` multiplies.
 """
 
 from collections.abc import Callable, Sequence

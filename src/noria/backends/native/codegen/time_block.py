@@ -1,8 +1,8 @@
 """The prologue and the epilogue of a time block, each for all of its steps at once.
 
-The prologue multiplies the inputs of the block with weights. The epilogue multiplies values that are
-only emitted, and adds the rank updates of the block to the accumulators, which count as zero before
-the first block.
+The prologue multiplies the inputs of the block with weights. The epilogue multiplies values that
+are only emitted, and adds the rank updates of the block to the accumulators, which count as zero
+before the first block.
 
 An operand of a rank update has one vector of features after the other, each for all rows of the
 block. A few numbers of one operand and a few vectors of another are two streams, whose outer
@@ -177,7 +177,7 @@ class _TimeBlock:
         vectors: ir.Value,
         stride: ir.Value,
     ) -> None:
-        """Multiply the share of the left operand with vectors of the right one, from ``column`` on."""
+        """Multiply the share of the left operand with vectors of the right one."""
         b, plan, lanes = self.b, self.plan, self.plan.lanes
         left = self.schedule.update_operands[update.left]
         vector, item = vector_of(plan, left.aval.dtype), item_of(left)

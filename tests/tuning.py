@@ -32,11 +32,12 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 @contextmanager
-def tuned(*, cores: int | None = None, **numbers: int) -> Iterator[None]:
+def tuned(*, cores: int | None = None, isa: str | None = None, **numbers: int) -> Iterator[None]:
     """Replace thresholds; what is traced and lowered inside uses them.
 
     Args:
         cores: how many processor cores there seem to be.
+        isa: the instruction set to use, as ``NORIA_NATIVE_ISA`` names it.
         **numbers: the other thresholds, by the names in `PLACES`.
     """
     changes: list[tuple[Any, str, Any]] = [
@@ -51,11 +52,17 @@ def tuned(*, cores: int | None = None, **numbers: int) -> Iterator[None]:
             if known
             else (os, "cpu_count", lambda: cores)
         )
+    environment = dict(os.environ)
     before = [(module, name, getattr(module, name)) for module, name, _ in changes]
     try:
         for module, name, number in changes:
             setattr(module, name, number)
+        if isa is not None:
+            os.environ["NORIA_NATIVE_ISA"] = isa
         yield
     finally:
+        os.environ.update(environment)
+        if "NORIA_NATIVE_ISA" not in environment:
+            os.environ.pop("NORIA_NATIVE_ISA", None)
         for module, name, number in before:
             setattr(module, name, number)

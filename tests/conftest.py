@@ -81,8 +81,8 @@ class Planned(NamedTuple):
         shares_features: whether threads share the features of each stage, and not the examples.
         emitted: how many arrays are emitted.
         accumulators: how many gradients of parameters the loop sums up.
-        before: how many products are made before the steps of a time block.
-        after: how many products are made after the steps of a time block.
+        prologue: how many products are made before the steps of a time block.
+        epilogue: how many products are made after the steps of a time block.
         staged: how many arrays pass through a staging buffer.
         unpacked: whether products read the weights where they are.
         panel_bytes: bytes of packed weights.
@@ -92,8 +92,8 @@ class Planned(NamedTuple):
     shares_features: bool
     emitted: int
     accumulators: int
-    before: int
-    after: int
+    prologue: int
+    epilogue: int
     staged: int
     unpacked: bool
     panel_bytes: int
@@ -110,9 +110,9 @@ def plans(monkeypatch):
     class Spied(tiling.KernelPlan):
         def __init__(self, *args: Any):
             super().__init__(*args)
-            program = self.program
-            emitted, accumulators = len(program.values("emitted")), len(program.totals)
-            blocks = len(self.before), len(self.after), len(self.aside)
+            schedule = self.schedule
+            emitted, accumulators = len(schedule.values("emitted")), len(schedule.accumulators)
+            blocks = len(self.prologue), len(self.epilogue), len(self.staged)
             found.append(
                 Planned(
                     self,
@@ -120,8 +120,8 @@ def plans(monkeypatch):
                     emitted,
                     accumulators,
                     *blocks,
-                    self.direct,
-                    self.panels,
+                    self.unpacked,
+                    self.panel_bytes,
                 )
             )
 

@@ -57,7 +57,7 @@ def test_staging_buffers_of_any_size_are_bitwise_equal_to_transposed(
     bytes_of_an_example, cores, monkeypatch, plans, tune
 ):
     """For one step, a few, more than there are; each thread takes its own examples."""
-    tune(cores=cores, flops_of_a_thread=1, rows_of_a_block=40, staged_bytes=bytes_of_an_example)
+    tune(cores=cores, thread_flops=1, block_rows=40, staged_bytes=bytes_of_an_example)
     check(monkeypatch, plans, nr.Recurrence(make_cell("gru", 4, 9)), random(3, 8, 23, 4))
 
 

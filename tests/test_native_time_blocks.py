@@ -19,9 +19,9 @@ pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine co
 
 
 @pytest.fixture
-def plans(plans, monkeypatch):
+def plans(plans, tune):
     """The plans of kernels; products are taken out of the steps wherever that can be."""
-    monkeypatch.setattr("noria.backends.native.primitive.is_slow", lambda weight, batch: True)
+    tune(small_weight_bytes=0, block_examples=2**31)
     return plans
 
 
@@ -35,9 +35,9 @@ def layer_of(name: str, features: int, hidden: int, dtype: Any = jnp.float64) ->
 def test_products_of_a_time_block_agree_with_the_scan(name, reverse, plans):
     check(nr.Recurrence(make_cell(name, 5, 19), reverse=reverse), random(1, 3, 11, 5))
     forward, backward = plans[0], plans[1]
-    assert forward.before >= 1
-    assert not forward.after
-    assert backward.after >= 1, "the cotangent of the input is a product that is only emitted"
+    assert forward.prologue >= 1
+    assert not forward.epilogue
+    assert backward.epilogue >= 1, "the cotangent of the input is a product that is only emitted"
 
 
 @pytest.mark.covered(1)
@@ -57,7 +57,7 @@ def test_time_blocks_of_odd_sizes_agree_with_the_scan(shape, dtype, plans):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_time_blocks_of_any_length_agree_with_the_scan(kept, reverse, plans, tune):
     """From one step at a time to all; the last block is shorter."""
-    tune(bytes_of_a_block=kept, rows_of_a_block=1 + kept // 500)
+    tune(block_bytes=kept, block_rows=1 + kept // 500)
     check(nr.Recurrence(make_cell("gru", 4, 9), reverse=reverse), random(3, 2, 23, 4))
 
 
@@ -65,7 +65,7 @@ def test_time_blocks_of_any_length_agree_with_the_scan(kept, reverse, plans, tun
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_time_blocks_on_any_number_of_threads_agree_with_the_scan(cores, batch, plans, tune):
-    tune(cores=cores, flops_of_a_thread=1, flops_of_a_stage=1)
+    tune(cores=cores, thread_flops=1, stage_flops=1)
     check(layer_of("lstm", 20, 40), random(4, batch, 9, 20))
 
 
@@ -90,14 +90,14 @@ def test_products_of_slices_of_the_input_agree_with_the_scan(plans):
 
 def test_small_weights_and_large_batches_stay_in_the_step():
     """The size of the weights and of the batch decide."""
-    from noria.backends.native.primitive import is_slow
+    from noria.backends.native.machine import Tuning
 
-    assert is_slow(2**18, 1)
-    assert is_slow(2**18, 4)
-    assert is_slow(2**22, 20)
-    assert not is_slow(2**14, 1)
-    assert not is_slow(2**18, 8)
-    assert not is_slow(2**22, 32)
+    assert Tuning().prefer_block(2**18, 1)
+    assert Tuning().prefer_block(2**18, 4)
+    assert Tuning().prefer_block(2**22, 20)
+    assert not Tuning().prefer_block(2**14, 1)
+    assert not Tuning().prefer_block(2**18, 8)
+    assert not Tuning().prefer_block(2**22, 32)
 
 
 def test_a_gradient_that_nobody_wants_is_not_computed(plans):

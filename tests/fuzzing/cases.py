@@ -31,12 +31,12 @@ INPUTS = {"own": 14, "int32": 1, "uint8": 1, "bool": 1}
 #: Thresholds that decide how a loop runs (see `tuning`), and small values of them: threads, time
 #: blocks and the like then occur at small sizes.
 NUMBERS: dict[str, list[Any]] = {
-    "flops_of_a_thread": [1, 300],
-    "flops_of_a_stage": [1, 50],
-    "rows_of_a_block": [1, 3, 5],
-    "bytes_of_a_block": [1, 100],
-    "small_weight": [1, 64],
-    "cached_weight": [1, 64],
+    "thread_flops": [1, 300],
+    "stage_flops": [1, 50],
+    "block_rows": [1, 3, 5],
+    "block_bytes": [1, 100],
+    "small_weight_bytes": [1, 64],
+    "cached_weight_bytes": [1, 64],
     "unpacked_rows": [0, 64],
     "cores": [1, 2, 3],
     "staged_bytes": [1, 60],

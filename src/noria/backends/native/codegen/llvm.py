@@ -114,7 +114,15 @@ def in_share(
             yield i64(full), rest
 
 
-# --- functions ------------------------------------------------------------------------------------------------------
+# --- functions ------------------------------------------------------------------------------
+
+
+def begin_function(
+    module: ir.Module, name: str, result: ir.Type, *kinds: ir.Type
+) -> tuple[ir.IRBuilder, Sequence[ir.Value]]:
+    """Add a function to a module: a builder at its entry, and its arguments."""
+    function = ir.Function(module, ir.FunctionType(result, kinds), name)
+    return ir.IRBuilder(function.append_basic_block("entry")), function.args
 
 
 def declared(module: ir.Module, name: str, result: ir.Type, *args: ir.Type) -> ir.Function:
@@ -123,12 +131,22 @@ def declared(module: ir.Module, name: str, result: ir.Type, *args: ir.Type) -> i
     return ir.Function(module, ir.FunctionType(result, args), name) if found is None else found
 
 
-class Callee:
-    """An address that is called: llvmlite asks it for the type of the function."""
+class _Callee:
+    """What llvmlite's ``call`` asks of a callee, as its own ``InlineAsm`` answers it.
 
-    def __init__(self, address: ir.Value, kind: ir.FunctionType):
-        self.function_type = self.type = kind
-        self.get_reference = address.get_reference
+    A pointer that was loaded from memory has no function type, and llvmlite knows no other way.
+    """
+
+    def __init__(self, pointer: ir.Value, signature: ir.FunctionType):
+        self.function_type = self.type = signature
+        self.get_reference = pointer.get_reference
+
+
+def call_pointer(
+    b: ir.IRBuilder, pointer: ir.Value, signature: ir.FunctionType, arguments: Sequence[ir.Value]
+) -> ir.Value:
+    """Call the function at an address."""
+    return b.call(_Callee(pointer, signature), arguments)
 
 
 def suffix(kind: ir.Type) -> str:

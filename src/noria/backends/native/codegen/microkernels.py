@@ -31,18 +31,6 @@ from noria.backends.native.codegen.llvm import (
     write,
 )
 
-#: Rows that are multiplied at a time, at most.
-MOST_ROWS = 8
-
-
-#: Vectors of a record that are multiplied at a time.
-WIDTH = 3
-
-
-def most_rows(registers: int, width: int) -> int:
-    """Rows of which all sums, one step of the panel and one broadcast fit the registers."""
-    return max(1, min(MOST_ROWS, (registers - width - 1) // width))
-
 
 def product(module: ir.Module, vector: ir.VectorType, width: int, rows: int) -> ir.Function:
     """``void f(count, row, stride, panel, tile, pitch, depth)``: the products of ``count`` rows, at most ``rows``.

@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from noria.backends.native.codegen.elementwise import ELEMENTWISE, in_memory
 from noria.backends.native.codegen.llvm import I8, at, constant, i64, mask, read, splat, write
-from noria.backends.native.plan.stages import Apply, Load, Number, Product, Slot
+from noria.backends.native.plan.stages import Constant, DotColumns, Elementwise, Load, Slot
 from noria.backends.native.plan.tiling import StageTiling, item_of
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class Row:
     """The element-wise part of a stage for one block of features of one example."""
 
     def __init__(
-        self, run: "Run", layout: StageTiling, row: ir.Value, block: ir.Value, tile: ir.Value | None
+        self, run: "Run", tiling: StageTiling, row: ir.Value, block: ir.Value, tile: ir.Value | None
     ):
         self.run, self.b, self.lanes = run, run.b, run.plan.lanes
-        self.program, self.layout, self.stage = run.program, layout, layout.stage
+        self.schedule, self.tiling, self.stage = run.schedule, tiling, tiling.stage
         self.row, self.tile = row, tile
-        self.start = self.b.mul(block, i64(layout.vectors * self.lanes))
+        self.start = self.b.mul(block, i64(tiling.vectors * self.lanes))
 
     def emit(self, counts: Sequence[int]) -> None:
         """Store all that the stage stores; ``counts`` are the features of each vector."""
@@ -63,7 +63,7 @@ class Row:
                 value = self.value(atom, 0)
                 for place in places:
                     self._store(value, place)
-            for equation, _ in self.stage.sums:
+            for equation, _ in self.stage.reductions:
                 self._add(equation)
 
     def value(self, atom: Any, offset: int) -> ir.Value:
@@ -74,8 +74,10 @@ class Row:
             if key in self.known:
                 todo.pop()
                 continue
-            node = self.program.look(*todo[-1], self.stage.extent, self.stage.own.__contains__)
-            operands = node.operands if isinstance(node, Apply) else ()
+            node = self.schedule.node_at(
+                *todo[-1], self.stage.extent, self.stage.local.__contains__
+            )
+            operands = node.operands if isinstance(node, Elementwise) else ()
             waits_for = [pair for pair in operands if _key(*pair) not in self.known]
             if waits_for:
                 todo += reversed(waits_for)
@@ -84,31 +86,31 @@ class Row:
         return self.known[_key(atom, offset)]
 
     def _value(self, node: Any) -> ir.Value:
-        if isinstance(node, Number):
+        if isinstance(node, Constant):
             return constant(self.run.plan.vector(node.dtype), node.value)
         if isinstance(node, Load):
             return self._load(node)
-        if isinstance(node, Product):
+        if isinstance(node, DotColumns):
             return self._of_tile(node)
-        assert isinstance(node, Apply)
+        assert isinstance(node, Elementwise)
         args = [self.known[_key(*pair)] for pair in node.operands]
         return ELEMENTWISE[node.equation.name].rule(self.b, node.equation, args)
 
-    def _of_tile(self, product: Product) -> ir.Value:
-        for group in self.layout.groups:
-            if (product, self.vector) in group.products:
+    def _of_tile(self, product: DotColumns) -> ir.Value:
+        for panel in self.tiling.panels:
+            if (product, self.vector) in panel.columns:
                 kind = self.run.plan.vector(product.equation.outputs[0].aval.dtype)
                 item = item_of(product.equation.outputs[0])
                 place = (
-                    group.place
-                    + self.run.plan.place(group, self.counts, product, self.vector) * item
+                    panel.tile_offset
+                    + self.run.plan.tile_position(panel, self.counts, product, self.vector) * item
                 )
                 assert self.tile is not None
                 return self.b.load(at(self.b, self.tile, place), typ=kind, align=item)
         raise AssertionError(product)
 
     def _load(self, node: Load) -> ir.Value:
-        b, dtype, place = self.b, node.value.aval.dtype, self.program.places[node.value]
+        b, dtype, place = self.b, node.value.aval.dtype, self.schedule.slots[node.value]
         kind = in_memory(dtype)
         if node.extent == 1:
             number = b.load(
@@ -126,7 +128,7 @@ class Row:
 
     def _store(self, value: ir.Value, place: Slot) -> None:
         b = self.b
-        holder = self.program.values(place.kind)[place.number]
+        holder = self.schedule.values(place.kind)[place.number]
         if holder.aval.dtype == bool:
             value = b.zext(value, ir.VectorType(I8, self.lanes))
         write(b, value, self.run.address(place, self.at, self.row), self.count, item_of(holder))

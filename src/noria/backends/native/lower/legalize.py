@@ -21,10 +21,6 @@ from noria.ir.source import origin
 
 REDUCTIONS = frozenset(COMBINING)
 
-#: Equations of a loop that machine code is made for. LLVM takes more than twice the time for twice as many:
-#: 1.1 s for 820, 2.5 s for 1650, 7 s for 3300, 21 s for 5500 (sines and products; on one core).
-MOST_EQUATIONS = 4096
-
 
 class UnsupportedEquation(Exception):
     """The native backend has no code for an equation, or for a value of its type; the message says which."""
@@ -44,10 +40,10 @@ class UnsupportedEquation(Exception):
 class TooLong(UnsupportedEquation):
     """A step has more equations than machine code is made for."""
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, most: int):
         Exception.__init__(
             self,
-            f"the step has {count} operations, and native code is made of at most {MOST_EQUATIONS}",
+            f"the step has {count} operations, and native code is made of at most {most}",
         )
 
 

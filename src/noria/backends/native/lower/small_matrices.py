@@ -20,10 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.backends.native.codegen.elementwise import ELEMENTWISE, kind_of
+from noria.backends.native.machine import tuning
 from noria.ir.graph import Equation
-
-#: Pieces that an equation may have.
-MOST = 16
 
 #: What only moves numbers.
 _MOVES = frozenset(
@@ -69,11 +67,11 @@ class _Pieces:
     """Counts the pieces of one equation."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._count, self._most = 0, tuning().pieces
 
     def _cut(self, flat: jax.Array, start: int, length: int) -> jax.Array:
         self._count += 1
-        if self._count > MOST:
+        if self._count > self._most:
             raise Refused
         return jax.lax.slice(flat, (start,), (start + length,))
 

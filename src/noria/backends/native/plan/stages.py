@@ -9,18 +9,18 @@ from noria.ir.graph import Equation
 class Slot(NamedTuple):
     """Where a value stands: a buffer, and the first of its elements there."""
 
-    kind: str  # shared, step, state, next, emitted, scratch, stretch or record
+    kind: str  # as in `schedule.Schedule.values`
     number: int
     offset: int = 0
 
-    def shifted(self, offset: int) -> "Slot":
+    def moved(self, offset: int) -> "Slot":
         return Slot(self.kind, self.number, self.offset + offset)
 
 
 # --- what a value is at some features -------------------------------------------------------------------------------
 
 
-class Number(NamedTuple):
+class Constant(NamedTuple):
     """The same number everywhere."""
 
     value: Any
@@ -35,44 +35,44 @@ class Load(NamedTuple):
     extent: int
 
 
-class Product(NamedTuple):
+class DotColumns(NamedTuple):
     """Columns of a product, from ``offset`` on."""
 
     equation: Equation
     offset: int
 
 
-class Apply(NamedTuple):
+class Elementwise(NamedTuple):
     """An element-wise operation on values, each from an offset on."""
 
     equation: Equation
     operands: tuple[tuple[Any, int], ...]
 
 
-Node = Number | Load | Product | Apply
+Node = Constant | Load | DotColumns | Elementwise
 
 
 class Dot(NamedTuple):
     """A product of a row vector and a matrix that is the same for all steps and examples.
 
     ``row`` is where the row vector stands, ``weight`` the index of the array among what is shared in which the matrix begins at element
-    ``start``, ``along`` the axis of it that is summed over; it has ``depth`` numbers, and the other axis ``width``.
+    ``offset``, ``contracted_axis`` the axis of it that is summed over; it has ``depth`` numbers, and the other axis ``width``.
     """
 
     row: Load
     weight: int
-    start: int
+    offset: int
     depth: int
     width: int
-    along: int
+    contracted_axis: int
 
     @property
     def shape(self) -> tuple[int, int]:
         """That of the matrix."""
-        return (self.width, self.depth) if self.along else (self.depth, self.width)
+        return (self.width, self.depth) if self.contracted_axis else (self.depth, self.width)
 
 
-class Projection(NamedTuple):
+class BlockDot(NamedTuple):
     """A product that is made for all steps of a stretch at once: before its steps, of the input, or after them, of what was kept.
 
     Rows of ``source`` are multiplied; the results go to ``target``.
@@ -83,17 +83,17 @@ class Projection(NamedTuple):
     target: Slot
 
 
-class Term(NamedTuple):
+class RankUpdate(NamedTuple):
     """A part of a total: the outer product of two recorded values, or one recorded value.
 
-    ``left`` and ``right`` are indices of records. The part begins at element ``start`` of the total; its rows are ``pitch`` elements apart.
+    ``left`` and ``right`` are indices of records. The part begins at element ``start`` of the total; its rows are ``row_stride`` elements apart.
     """
 
-    total: int
+    accumulator: int
     left: int
     right: int | None
     start: int
-    pitch: int
+    row_stride: int
 
 
 @dataclass
@@ -102,13 +102,13 @@ class Stage:
 
     Attributes:
         stores: what is stored, and where.
-        sums: reductions of values of this extent, and where their results go.
+        reductions: reductions of values of this extent, and where their results go.
         columns: the products that it needs, each from an offset on.
-        own: the values that are stored at these same features, so that they need not be read again.
+        local: the values that are stored at these same features, so that they need not be read again.
     """
 
     extent: int
     stores: list[tuple[Any, tuple[Slot, ...]]] = field(default_factory=list)
-    sums: list[tuple[Equation, tuple[Slot, ...]]] = field(default_factory=list)
-    columns: list[Product] = field(default_factory=list)
-    own: set[Any] = field(default_factory=set)
+    reductions: list[tuple[Equation, tuple[Slot, ...]]] = field(default_factory=list)
+    columns: list[DotColumns] = field(default_factory=list)
+    local: set[Any] = field(default_factory=set)

@@ -22,7 +22,8 @@ from llvmlite import ir
 
 from noria.backends.native.codegen.llvm import I32, I64, POINTER, VOID, declared, share_of, stack
 from noria.backends.native.runtime import target, xla_abi
-from noria.backends.native.runtime.resident import WORK, Resident
+from noria.backends.native.runtime.resident import RUN_TEAM, Resident
+from noria.backends.native.runtime.state import CACHE_LINE, ShareState
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
@@ -72,9 +73,9 @@ def test_shares_are_as_equal_as_can_be_and_the_first_is_the_largest(share, share
 
 
 def test_counters_of_a_share_have_a_cache_line_each():
-    begun, done = (xla_abi.offset_of(xla_abi.ShareState, name) for name in ("begun", "done"))
-    assert done - begun >= 64
-    assert ctypes.sizeof(xla_abi.ShareState) - done >= 64
+    claimed, done = (xla_abi.offset_of(ShareState, name) for name in ("claimed", "done"))
+    assert done - claimed >= CACHE_LINE
+    assert ctypes.sizeof(ShareState) - done >= CACHE_LINE
 
 
 # --- a team without XLA -------------------------------------------------------------------------
@@ -202,7 +203,9 @@ def lead(
         _calls.finished.append((phase, share))
 
     integers = [ctypes.c_int64] * 6
-    work = ctypes.CFUNCTYPE(ADDRESS, ADDRESS, ADDRESS, *integers, ADDRESS)(library.address(WORK))
+    work = ctypes.CFUNCTYPE(ADDRESS, ADDRESS, ADDRESS, *integers, ADDRESS)(
+        library.address(RUN_TEAM)
+    )
     with xla(library, refuses) as frame:
         mode.put(Mode.DEFAULT)
         sizes = time, 8, 0, 1, shares, 2

@@ -1,0 +1,118 @@
+"""Graphs as text, for tests that show a graph before and after a pass.
+
+A line is ``name[shape] = primitive(operands) parameters``; float64 is not written. Names of inputs
+are given, the others count up: ``a``, ``b``, ``c``.
+"""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from string import ascii_lowercase
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from noria.compiler.canonicalize import CONSTANT, INPUT, STATE
+from noria.ir.build import graph_of
+from noria.ir.graph import Graph, is_literal
+
+
+class Names:
+    """Names of values, each made when it is first met."""
+
+    def __init__(self, names: dict[Any, str]):
+        self.names = dict(names)
+        taken = {*names.values()}
+        self.fresh = (name for name in _counting() if name not in taken)
+
+    def of(self, atom: Any) -> str:
+        if is_literal(atom):
+            return f"{np.asarray(atom.val).item():g}" if np.ndim(atom.val) == 0 else str(atom.val)
+        if atom not in self.names:
+            self.names[atom] = next(self.fresh)
+        return self.names[atom]
+
+    def all(self, atoms: Sequence[Any]) -> str:
+        return ", ".join(map(self.of, atoms))
+
+    def typed(self, value: Any) -> str:
+        """The name, with the shape of an array and a dtype other than float64."""
+        shape = ",".join(map(str, value.aval.shape))
+        dtype = "" if value.aval.dtype == np.float64 else f":{value.aval.dtype.name}"
+        return self.of(value) + (f"[{shape}]" if shape else "") + dtype
+
+    def line(self, equation: Any) -> str:
+        inputs = self.all(equation.inputs)
+        outputs = ", ".join(map(self.typed, equation.outputs))
+        parameters = _PARAMETERS.get(equation.name, lambda params: "")(equation.params)
+        return f"{outputs} = {equation.name}({inputs}) {parameters}".rstrip()
+
+    def graph(self, graph: Graph) -> str:
+        """The lines of a graph, and what it returns."""
+        lines = [self.line(equation) for equation in graph.equations]
+        return "\n".join([*lines, f"return {self.all(graph.outputs)}"])
+
+
+def _counting() -> Iterator[str]:
+    for length in itertools.count(1):
+        yield from map("".join, itertools.product(ascii_lowercase, repeat=length))
+
+
+def _contracted(params: dict[str, Any]) -> str:
+    (left, right), (first, second) = params["dimension_numbers"]
+    pairs = [f"{a}.{b}" for a, b in zip(left, right, strict=True)]
+    batch = [f"batch {a}.{b}" for a, b in zip(first, second, strict=True)]
+    return " ".join(["over " + ",".join(pairs) if pairs else "outer", *batch])
+
+
+def _sliced(params: dict[str, Any]) -> str:
+    ends = zip(params["start_indices"], params["limit_indices"], strict=True)
+    return ", ".join(f"{start}:{end}" for start, end in ends)
+
+
+#: What a line tells of the parameters of a primitive.
+_PARAMETERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "dot_general": _contracted,
+    "slice": _sliced,
+    "split": lambda params: "sizes " + ",".join(map(str, params["sizes"])),
+    "concatenate": lambda params: f"axis {params['dimension']}",
+    "transpose": lambda params: ",".join(map(str, params["permutation"])),
+    "integer_pow": lambda params: f"y={params['y']}",
+    "scan": lambda params: f"length {params['length']}",
+    "pad": lambda params: str(params["padding_config"]),
+    **dict.fromkeys(
+        ("reduce_sum", "reduce_max", "reduce_min"),
+        lambda params: "axes " + ",".join(map(str, params["axes"])),
+    ),
+}
+
+
+def traced(function: Callable[..., Any], **shapes: Any) -> tuple[Graph, Names, dict[Any, int]]:
+    """The graph of a function of named arrays, names for its values, and the levels of its inputs.
+
+    ``h`` and names that begin with it depend on the state, ``x`` is the input, all others are
+    parameters. A shape may have a dtype behind it: ``((3,), "int32")``.
+    """
+    names = list(inspect.signature(function).parameters)
+    graph, closed_over, _ = graph_of(function, *(_struct(shapes[name]) for name in names))
+    assert not closed_over
+    levels = [STATE if n[0] == "h" else INPUT if n[0] == "x" else CONSTANT for n in names]
+    inputs = graph.inputs
+    return (
+        graph,
+        Names(dict(zip(inputs, names, strict=True))),
+        dict(zip(inputs, levels, strict=True)),
+    )
+
+
+def _struct(shape: Any) -> jax.ShapeDtypeStruct:
+    if shape and isinstance(shape[-1], str):
+        return jax.ShapeDtypeStruct(shape[0], jnp.dtype(shape[1]))
+    return jax.ShapeDtypeStruct(shape, jnp.float64)
+
+
+def aligned(text: str) -> str:
+    """A block of a test's source as text: without the indentation and the empty lines."""
+    return "\n".join(line.strip() for line in text.strip().splitlines())

@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from string import ascii_lowercase
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import noria as nr
 from noria.compiler.canonicalize import CONSTANT, INPUT, STATE
+from noria.compiler.split import Split
+from noria.compiler.trace import Steps, Traced, trace
 from noria.ir.build import graph_of
 from noria.ir.graph import Graph, is_literal
 
@@ -52,7 +56,7 @@ class Names:
     def graph(self, graph: Graph) -> str:
         """The lines of a graph, and what it returns."""
         lines = [self.line(equation) for equation in graph.equations]
-        return "\n".join([*lines, f"return {self.all(graph.outputs)}"])
+        return "\n".join([*lines, f"return {self.all(graph.outputs)}".rstrip()])
 
 
 def _counting() -> Iterator[str]:
@@ -105,6 +109,54 @@ def traced(function: Callable[..., Any], **shapes: Any) -> tuple[Graph, Names, d
         Names(dict(zip(inputs, names, strict=True))),
         dict(zip(inputs, levels, strict=True)),
     )
+
+
+class Bound(nr.Cell):
+    """A step ``step(state, x, **parameters)``, and perhaps ``read(state, x, **parameters)``."""
+
+    parameters: dict[str, jax.Array]
+    step: Callable[..., Any] = eqx.field(static=True)
+    read: Callable[..., Any] | None = eqx.field(static=True)
+
+    def __call__(self, state: Any, x: jax.Array) -> Any:
+        return self.step(state, x, **self.parameters)
+
+    def output(self, state: Any, x: jax.Array) -> Any:
+        if self.read is None:
+            return super().output(state, x)
+        return self.read(state, x, **self.parameters)
+
+    def initial_state(self) -> Any:
+        raise NotImplementedError
+
+
+def traced_step(
+    step: Callable[..., Any],
+    h: tuple[int, ...] = (4,),
+    c: tuple[int, ...] | None = None,
+    x: tuple[int, ...] = (3,),
+    read: Callable[..., Any] | None = None,
+    **parameters: tuple[int, ...],
+) -> tuple[Traced, Names]:
+    """One step of a cell, canonical, with names for its parameters, its state and its input."""
+    arrays = {name: jnp.zeros(shape) for name, shape in parameters.items()}
+    state = jnp.zeros(h) if c is None else (jnp.zeros(h), jnp.zeros(c))
+    found = trace(Bound(arrays, step, read), state, Steps(_struct(x), None, None, None))
+    names = dict(zip(found.parameter_values, sorted(parameters), strict=False))
+    names |= dict(zip(found.state, "hc", strict=False)) | {found.steps[0]: "x"}
+    return found, Names(names)
+
+
+#: What the parts of a split step are called here, in order.
+PARTS = ("invariant", "prologue", "loop", "epilogue")
+
+
+def split_text(names: Names, split: Split) -> str:
+    """The parts of a split step that are not empty."""
+    graphs = [part for part in vars(split).values() if isinstance(part, Graph)]
+    texts = zip(PARTS, map(names.graph, graphs), strict=True)
+    shown = [f"{part}:\n{text}" for part, text in texts if text != "return"]
+    return "\n".join(shown)
 
 
 def _struct(shape: Any) -> jax.ShapeDtypeStruct:

@@ -19,6 +19,7 @@ from models import AUTO
 pytest.importorskip("llvmlite")
 
 from llvmlite import ir
+from llvmlite.binding import add_symbol
 
 from noria.backends.native.codegen.llvm import I32, I64, POINTER, VOID, declared, share_of, stack
 from noria.backends.native.runtime import target, xla_abi
@@ -127,7 +128,8 @@ def library() -> Any:
     Resident(module, 0).emit()
     for name in ("malloc", "free"):
         module.globals[name].name = f"counted_{name}"
-        target.define(f"counted_{name}", ctypes.cast(ALLOCATOR[name], ADDRESS).value or 0)
+        address = ctypes.cast(ALLOCATOR[name], ADDRESS).value
+        add_symbol(f"counted_{name}", address)
     Mode.emit(module)
     return target.compile_module(module, target.chosen())
 

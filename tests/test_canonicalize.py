@@ -30,6 +30,10 @@ def merged(graph: Graph, levels: dict[Any, int]) -> Graph:
     return canonicalize.merge_products(graph, dependence(graph.equations, levels), fed_back)
 
 
+def product(row: jax.Array, weight: jax.Array, axis: int) -> jax.Array:
+    return jax.lax.dot_general(row, weight, (((0,), (axis,)), ((), ())))
+
+
 RULES: dict[str, Rule] = {
     "unroll": lambda graph, _: canonicalize.unroll(graph),
     "operand_first": levelled(canonicalize.operand_first),
@@ -258,7 +262,7 @@ CASES: dict[str, tuple[str, Callable[..., Any], dict[str, Any], str, str | None]
     ),
     "a transposed weight is aligned": (
         "merge_products",
-        lambda h, U, V: (h @ U) * jax.lax.dot_general(h, V, (((0,), (1,)), ((), ()))),
+        lambda h, U, V: product(h, U, 0) * product(h, V, 1),
         {"h": (4,), "U": (4, 3), "V": (3, 4)},
         """
         a[3] = dot_general(h, U) over 0.0
@@ -266,7 +270,14 @@ CASES: dict[str, tuple[str, Callable[..., Any], dict[str, Any], str, str | None]
         c[3] = mul(a, b)
         return c
         """,
-        None,
+        """
+        d[4,3] = transpose(V) 1,0
+        e[4,6] = concatenate(U, d) axis 1
+        f[6] = dot_general(h, e) over 0.0
+        g[3], i[3] = split(f) sizes 3,3
+        c[3] = mul(g, i)
+        return c
+        """,
     ),
     "products of the input": (
         "merge_products",

@@ -186,19 +186,19 @@ def test_slices_that_the_loop_takes_are_hoisted_one_by_one():
     before, loop = narrow(parts.before, parts.loop, parts.parameters)
     assert names.graph(before) == aligned(
         """
-        i[2,3] = slice(W) 0:2, 0:3
-        j[2] = dot_general(x, i) over 0.1
-        k[2,3] = slice(W) 2:4, 0:3
-        l[2] = dot_general(x, k) over 0.1
-        return j, l
+        a[2,3] = slice(W) 0:2, 0:3
+        b[2] = dot_general(x, a) over 0.1
+        c[2,3] = slice(W) 2:4, 0:3
+        d[2] = dot_general(x, c) over 0.1
+        return b, d
         """
     )
     assert names.graph(loop) == aligned(
         """
-        c[2] = add(j, h)
-        d[2] = tanh(c)
-        f[2] = mul(d, l)
-        return f, f
+        e[2] = add(b, h)
+        f[2] = tanh(e)
+        g[2] = mul(f, d)
+        return g, g
         """
     )
 

@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import noria as nr
+from noria.backends.native.lower.legalize import legalized
+from noria.backends.native.plan import schedule
 from noria.compiler.canonicalize import CONSTANT, INPUT, STATE
 from noria.compiler.split import Split
 from noria.compiler.trace import Steps, Traced, trace
 from noria.ir.build import graph_of
 from noria.ir.graph import Graph, is_literal
+from noria.ir.passes import dce
 
 
 class Names:
@@ -136,7 +139,7 @@ def traced_step(
     c: tuple[int, ...] | None = None,
     x: tuple[int, ...] = (3,),
     read: Callable[..., Any] | None = None,
-    **parameters: tuple[int, ...],
+    **parameters: Any,
 ) -> tuple[Traced, Names]:
     """One step of a cell, canonical, with names for its parameters, its state and its input."""
     arrays = {name: jnp.zeros(shape) for name, shape in parameters.items()}
@@ -157,6 +160,59 @@ def split_text(names: Names, split: Split) -> str:
     texts = zip(PARTS, map(names.graph, graphs), strict=True)
     shown = [f"{part}:\n{text}" for part, text in texts if text != "return"]
     return "\n".join(shown)
+
+
+def planned(
+    function: Callable[..., Any],
+    accumulators: Sequence[int] = (),
+    prefers_block: bool = False,
+    **shapes: Any,
+) -> str:
+    """The plan of a step as text: equations, products of time blocks, stages, rank updates.
+
+    ``function`` takes named arrays, see `traced`; it returns as many next states as there are
+    arrays whose names begin with ``h``, then what is emitted, then operands of accumulators.
+    """
+    graph, names, levels = traced(function, **shapes)
+    of_level = {level: [v for v in graph.inputs if levels[v] == level] for level in range(4)}
+    plan = schedule.Schedule(
+        graph,
+        of_level[CONSTANT],
+        of_level[INPUT],
+        of_level[STATE],
+        accumulators,
+        prefer_block=lambda weight: prefers_block,
+    )
+    lines = [names.line(equation) for equation in plan.equations]
+    lines += [f"before the block: {names.line(product.equation)}" for product in plan.prologue]
+    lines += [line for stage in plan.stages for line in _stage(names, stage)]
+    lines += [f"after the block: {names.line(product.equation)}" for product in plan.epilogue]
+    for update in plan.updates:
+        numbers = [n for n in (update.left, update.right) if n is not None]
+        operands = " x ".join(names.of(plan.update_operands[n]) for n in numbers)
+        lines.append(f"accumulator {update.accumulator}: {operands} at {update.start}")
+    return "\n".join(lines)
+
+
+def _stage(names: Names, stage: Any) -> Iterator[str]:
+    """Products that a stage needs, with their first columns; what it stores, and where."""
+    columns = [f"{names.of(c.equation.outputs[0])}+{c.offset}" for c in stage.columns]
+    yield " ".join([f"stage of {stage.extent}:", *sorted(columns)])
+    for value, slots in stage.stores:
+        yield f"store {names.of(value)} in {_slots(slots)}"
+    for equation, slots in stage.reductions:
+        yield f"reduce {names.of(equation.outputs[0])} in {_slots(slots)}"
+
+
+def legal(function: Callable[..., Any], **shapes: Any) -> str:
+    """A graph after legalization, as text; see `traced`."""
+    graph, names, levels = traced(function, **shapes)
+    weights = [v for v in graph.inputs if levels[v] == CONSTANT]
+    return names.graph(dce(legalized(graph, weights)))
+
+
+def _slots(slots: Sequence[Any]) -> str:
+    return " ".join(f"{slot.kind}{slot.number}" for slot in slots)
 
 
 def _struct(shape: Any) -> jax.ShapeDtypeStruct:

@@ -19,7 +19,7 @@ Step = Callable[..., Any]
 # --- the parts of a step ------------------------------------------------------------------------
 
 #: By name: a step, its emission, shapes, whether products of the input are hoisted, the parts.
-PARTS: dict[str, tuple[Step, Step | None, dict[str, tuple[int, ...]], bool, str]] = {
+PARTS: dict[str, tuple[Step, Step | None, dict[str, Any], bool, str]] = {
     "an RNN: W x + b is hoisted whole": (
         lambda h, x, W, U, b: jnp.tanh(W @ x + U @ h + b),
         None,
@@ -208,7 +208,7 @@ def test_slices_that_the_loop_takes_are_hoisted_one_by_one():
 #: By name: a step, shapes, what is saved, and what the reverse loop computes again from that.
 #: Slow work costs three quarters of its result: `exp` of five copies of a saved value is repeated,
 #: since 1/5 + 3/4 < 1; of three copies it is saved, since 1/3 + 3/4 > 1.
-RESIDUALS: dict[str, tuple[Step, dict[str, tuple[int, ...]], str, str]] = {
+RESIDUALS: dict[str, tuple[Step, dict[str, Any], str, str]] = {
     "tanh is saved, its derivative is light work": (
         lambda h, x, U: jnp.tanh(U @ h + x),
         {"x": (4,), "U": (4, 4)},

@@ -173,7 +173,7 @@ def test_kernels_that_many_threads_take_and_give_up(plans, eventually):
 #: Memory and maps of a process, without what the allocator keeps for later.
 _MEASURE = """
 import ctypes, gc, statistics
-from noria.backends.native import kernels
+from noria.backends.native.runtime import kernels
 
 def used():
     gc.collect()

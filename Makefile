@@ -3,6 +3,7 @@
 # make test-all  run every test, about half an hour
 # make check     format, lint, types
 # make bench     compare with other libraries
+# make docs      build the documentation site
 # make help      all targets
 
 # The first of some Pythons that runs: a shim of pyenv may be on the path and have nothing behind it.
@@ -20,7 +21,8 @@ WORKERS ?= 2
 # Each worker gets neighbours, which share what is compiled.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo forecast test test-all test-oldest test-newest test-versions fuzz bench check fix clean
+.PHONY: help demo forecast test test-all test-oldest test-newest test-versions fuzz bench docs docs-check \
+  check fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,15 +31,19 @@ help:  ## list the targets
 $(VENV)/.base: pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "make: $(NEEDS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plot]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plot,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot,test]'
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plot,test,check]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot,test,check]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot,docs]'
 	@touch $@
 
 demo: $(VENV)/.base  ## train a bidirectional GRU on Japanese Vowels
@@ -70,6 +76,15 @@ fuzz: $(VENV)/.test  ## compare thousands of random cells with the definition, a
 bench: $(VENV)/.base  ## compare with other libraries, as far as they are installed; ARGS="--quick" and the like
 	$(BIN)/noria bench $(ARGS)
 
+# -n: a reference to a name that does not exist is a warning; -W: a warning is an error.
+docs: $(VENV)/.docs  ## build the documentation site into site/ and check its links
+	$(BIN)/python -m sphinx -q -n -W --keep-going -d build/doctrees -b html docs site
+	$(BIN)/python scripts/check_site.py --no-browser
+	@echo "open site/index.html"
+
+docs-check: docs  ## open every page of the site in headless Chromium, if there is one
+	$(BIN)/python scripts/check_site.py
+
 check: $(VENV)/.check  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -80,4 +95,4 @@ fix: $(VENV)/.check  ## format and repair what can be repaired
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the virtual environments and caches
-	rm -rf .venv .venv-oldest .venv-newest .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-oldest .venv-newest build site .mypy_cache .ruff_cache .pytest_cache

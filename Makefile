@@ -22,7 +22,7 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help demo forecast test test-all test-oldest test-newest test-versions fuzz bench docs docs-check \
-  check fix clean
+  check types fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -88,6 +88,9 @@ docs-check: docs  ## open every page of the site in headless Chromium, if there 
 check: $(VENV)/.check  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+types: $(VENV)/.check  ## types only
 	$(BIN)/mypy
 
 fix: $(VENV)/.check  ## format and repair what can be repaired

@@ -78,6 +78,7 @@ bench: $(VENV)/.base  ## compare with other libraries, as far as they are instal
 
 # -n: a reference to a name that does not exist is a warning; -W: a warning is an error.
 docs: $(VENV)/.docs  ## build the documentation site into site/ and check its links
+	@rm -rf site  # a page that was renamed would stay
 	$(BIN)/python -m sphinx -q -n -W --keep-going -d build/doctrees -b html docs site
 	$(BIN)/python scripts/check_site.py --no-browser
 	@echo "open site/index.html"

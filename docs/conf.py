@@ -3,6 +3,10 @@
 Nothing is fetched while it is built or read: the theme brings its scripts, and fonts are the reader's.
 """
 
+import re
+
+from sphinx.application import Sphinx
+
 import noria
 
 project = "Noria"
@@ -19,16 +23,14 @@ nitpick_ignore_regex = [  # names of other libraries, whose inventories would ha
         r"(jax|jaxlib|jaxtyping|jnp|np|numpy|optax|equinox|eqx|matplotlib|torch|pandas)(\..*)?",
     ),
     ("py:.*", r"(collections\.abc|typing|os|builtins)\..*"),
-    ("py:class", r".*"),  # types in signatures, some of them private aliases
     ("py:obj", r"(NamedTuple|KeyboardInterrupt|RuntimeWarning|None|True|False)"),
 ]
 
 # Docstrings are reStructuredText with Google's section names; `name` refers to a public name.
 default_role = "py:obj"
 autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"
+autodoc_typehints = "none"  # the text gives shapes and dtypes; an editor shows the types
 autodoc_preserve_defaults = True
-python_maximum_signature_line_length = 72
 napoleon_custom_sections = ["Shapes", ("Attributes", "params_style")]
 napoleon_use_rtype = False
 
@@ -42,6 +44,21 @@ html_title = f"Noria {release}"
 html_static_path = ["_static"]
 html_favicon = html_logo = "_static/noria.svg"
 html_css_files = ["noria.css"]
+html_domain_indices = False
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
+
+
+def without_addresses(*arguments: object) -> tuple[str, str] | None:
+    """The signature of a public name, with functions among its defaults by their names."""
+    signature, result = arguments[5:]
+    if not isinstance(signature, str):
+        return None
+    return re.sub(r"<(?:Pjit)?[Ff]unction (?:of <function )?(\w+)[^>]*>+", r"\1", signature), str(
+        result or ""
+    )
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-signature", without_addresses)

@@ -28,6 +28,7 @@ nitpick_ignore_regex = [  # names of other libraries, whose inventories would ha
 
 # Docstrings are reStructuredText with Google's section names; `name` refers to a public name.
 default_role = "py:obj"
+highlight_language = "text"  # equations; examples begin with >>> and are Python all the same
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the text gives shapes and dtypes; an editor shows the types
 autodoc_preserve_defaults = True

@@ -1,6 +1,7 @@
 """The files around the package: metadata, extras, citation, and the check of the built site."""
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,6 @@ import noria
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-sys.path.append(str(ROOT / "scripts"))
 
 
 def test_the_version_is_written_once():
@@ -54,8 +54,7 @@ def test_the_command_without_typer_says_what_to_install():
     ],
 )
 def test_the_check_of_the_site_finds_broken_links(tmp_path, body, fault):
-    from check_site import faults_of_links
-
+    check = runpy.run_path(str(ROOT / "scripts" / "check_site.py"))["faults_of_links"]
     (tmp_path / "a.html").write_text(body)
     (tmp_path / "b.html").write_text('<p id="here">')
-    assert list(faults_of_links(tmp_path)) == ([] if fault is None else [fault])
+    assert list(check(tmp_path)) == ([] if fault is None else [fault])

@@ -31,7 +31,6 @@ default_role = "py:obj"
 highlight_language = "text"  # equations; examples begin with >>> and are Python all the same
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the text gives shapes and dtypes; an editor shows the types
-autodoc_preserve_defaults = True
 napoleon_custom_sections = ["Shapes", ("Attributes", "params_style")]
 napoleon_use_rtype = False
 

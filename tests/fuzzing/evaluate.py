@@ -115,8 +115,15 @@ def _while(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
     params, one = equation.params, equation.params["cond_nconsts"]
     two = one + params["body_nconsts"]
     carry = inputs[two:]
-    while run(params["cond_jaxpr"], [*inputs[:one], *carry])[0]:
-        carry = run(params["body_jaxpr"], [*inputs[one:two], *carry])
+    while np.any(go_on := np.asarray(run(params["cond_jaxpr"], [*inputs[:one], *carry])[0])):
+        after = run(params["body_jaxpr"], [*inputs[one:two], *carry])
+        # A condition with axes in front, from vmap: examples that have finished keep what they have.
+        carry = [
+            np.where(np.expand_dims(go_on, tuple(range(go_on.ndim, np.ndim(b)))), b, a)
+            if go_on.ndim
+            else b
+            for a, b in zip(carry, after, strict=True)
+        ]
     return carry
 
 

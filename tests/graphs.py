@@ -175,7 +175,7 @@ def planned(
     """
     graph, names, levels = traced(function, **shapes)
     of_level = {level: [v for v in graph.inputs if levels[v] == level] for level in range(4)}
-    plan = schedule.Schedule(
+    plan = schedule.schedule_of(
         graph,
         of_level[CONSTANT],
         of_level[INPUT],
@@ -190,7 +190,7 @@ def planned(
     for update in plan.updates:
         numbers = [n for n in (update.left, update.right) if n is not None]
         operands = " x ".join(names.of(plan.update_operands[n]) for n in numbers)
-        lines.append(f"accumulator {update.accumulator}: {operands} at {update.start}")
+        lines.append(f"accumulator {update.accumulator}: {operands} at {update.offset}")
     return "\n".join(lines)
 
 

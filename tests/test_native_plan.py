@@ -1,4 +1,4 @@
-"""Legalization and planning of the native backend, as text: a graph before, equations or stages after.
+"""Legalization and planning of the native backend, as text: a function, and its equations or plan.
 
 `graphs` explains the notation. Nothing is compiled.
 """

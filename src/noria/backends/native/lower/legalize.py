@@ -1,8 +1,8 @@
 """Legalization: equations are rewritten until there is native code for each.
 
 Calls are inlined, branches become selections, paddings become concatenations, and operations on
-small matrices become operations on their rows (`small_matrices`). Derivative rules have been applied
-before, so functions with a rule of their own are inlined too.
+small matrices become operations on their rows (`small_matrices`). Derivative rules were applied
+before, so functions with such a rule are inlined too.
 """
 
 import functools

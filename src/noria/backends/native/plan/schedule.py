@@ -101,8 +101,8 @@ def schedule_of(
     """The schedule of a step.
 
     Args:
-        graph: equations of one example and one step; the outputs are the next state, then the emitted
-            values, then the operands of accumulators.
+        graph: equations of one example and one step. The outputs are the next state, the emitted
+            values, and the operands of accumulators.
         shared: the inputs that are the same for all steps and examples.
         steps: the other inputs.
         state: the inputs that the next state replaces.

@@ -32,7 +32,7 @@ def shares_of(schedule: Schedule, time: int, batch: int, tuning: Tuning) -> tupl
 
 
 def block_steps(plan: KernelPlan, time: int, batch: int, tuning: Tuning) -> int:
-    """Steps of a time block: blocks of nearly equal size, of about as many rows as `Tuning` says."""
+    """Steps of a time block: blocks are nearly equal, with about the rows that `Tuning` names."""
     kept = sum(plan.block_widths())
     if plan.schedule.accumulators:
         rows = tuning.block_rows

@@ -15,7 +15,7 @@ RESETS = jnp.array([[0, 1, 0, 0], [0, 0, 1, 0]], bool)
 
 
 def problem(name, reverse, backend="auto", **options):
-    """A scalar of everything: parameters, initial state and input, as a function of a flat list of arrays."""
+    """A scalar function of a flat list of arrays: parameters, initial state and input."""
     layer = nr.Recurrence(
         make_cell(name, 2, 3), reverse=reverse, learn_initial_state=True, backend=backend
     )
@@ -50,7 +50,7 @@ def inner(a, b):
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CELLS)
 def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
-    """Jvp equals the inner product with the gradient; grad of (grad . v) equals the Hessian product by jvp of grad."""
+    """Forward mode equals the product with the gradient; grad of (grad . v) equals jvp of grad."""
     scalar, leaves = problem(name, False, "plain", lengths=LENGTHS)
     v = random_like(leaves, 1)
     gradient = jax.grad(scalar)
@@ -69,7 +69,7 @@ def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
     "options", [{}, {"save": "states"}, {"checkpoint": 3}], ids=["gates", "states", "checkpoint"]
 )
 def test_reverse_over_reverse_equals_that_of_the_plain_loop(name, options):
-    """The gradient of (gradient . v), with lengths and resets; and once against a finite difference of the gradient."""
+    """The gradient of (gradient . v), with lengths and resets; once against finite differences."""
     layer = nr.Recurrence(make_cell(name, 2, 3), learn_initial_state=True, **options)
     xs = random(0, 2, 4, 2)
     weights = random_like(layer.scan(None, xs), 9)
@@ -108,7 +108,7 @@ def test_forward_mode_elsewhere_says_what_to_do():
 
 
 def test_bptt_reaches_the_first_step():
-    """Flux #1209: the gradient of the recurrent weight against the nested formula, three steps of a tanh RNN."""
+    """Flux #1209: the gradient of U against the nested formula, three steps of a tanh RNN."""
     cell = make_cell("rnn", 1, 1)
     xs = random(3, 3, 1)
 

@@ -1,4 +1,4 @@
-"""The minimum cuts of a step, as text: what enters the loop, what leaves it, which residuals it saves.
+"""The minimum cuts of a step, as text: what enters the loop, what leaves it, what it saves.
 
 `graphs` explains the notation.
 """

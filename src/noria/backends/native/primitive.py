@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -15,15 +14,15 @@ from noria.backends import scan
 from noria.backends.base import PreviousStep, grouped, total
 from noria.backends.native.lower.precision import in_32_bits, is_narrow, of_types, widened
 from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
-from noria.backends.native.machine import NoSuchMachine, Tuning, tuning
+from noria.backends.native.machine import NoSuchMachine, tuning
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan, item_of
+from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, header, kernels
 from noria.backends.native.runtime.target import chosen
-from noria.ir.graph import Env, Equation, Graph, env_of, is_literal, size, size_in_bytes, values_of
+from noria.ir.graph import Env, Equation, Graph, env_of, is_literal, size_in_bytes, values_of
 from noria.ir.passes import extract
-from noria.ir.primitives import VIEWS
 
 
 def unsupported_reason(
@@ -258,7 +257,7 @@ class Call:
             if apart
             else self.program
         )
-        shares, by_features = _shares(program, time, batch, self.tuning)
+        shares, by_features = shares_of(program, time, batch, self.tuning)
         strided = min(time, batch) > 1 and not by_features
         plan = KernelPlan(
             program,
@@ -268,12 +267,7 @@ class Call:
             self._batch_major(program) if strided else (),
             self.tuning,
         )
-        kept = sum(plan.block_widths())
-        limits = self.tuning
-        rows = limits.block_rows if self.totals else time * batch
-        if kept and not self.totals:
-            rows = -(-limits.block_bytes // kept)
-        stretch = -(-time // min(time, -(-time * batch // rows)))
+        stretch = block_steps(plan, time, batch, self.tuning)
         scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, stretch),), jnp.uint8)
         sizes = handler.sizes(time, batch, self.reverse, stretch, shares)
         given, wanted = (
@@ -305,34 +299,6 @@ class Call:
 
     def _batch(self, arrays: Sequence[Any]) -> int:
         return int(self.arguments(arrays).start[0].shape[0])
-
-
-def _shares(program: Schedule, time: int, batch: int, limits: Tuning) -> tuple[int, bool]:
-    """Into how many shares the work is cut, and whether features are shared out, not rows of the batch.
-
-    Features are if there are few rows, and a stage is so much work that waiting for the other threads does not count.
-    """
-    products = {equation: 2 * dot.depth * dot.width for equation, dot in program.dots.items()}
-    apart = sum(
-        products[projection.equation] for projection in (*program.prologue, *program.epilogue)
-    )
-    others = sum(size(v) for e in program.equations if e.name not in VIEWS for v in e.outputs) * 4
-    step = sum(products.values()) - apart + others
-    rest = apart + sum(
-        2 * size(total) for total in program.accumulators
-    )  # of a whole stretch, and shared out by features
-    shares = max(
-        1, min(limits.threads or _cores(), time * batch * (step + rest) // limits.thread_flops)
-    )
-    work = step * batch // len(program.stages)
-    by_features = (
-        batch <= 2 * shares
-        and work > limits.stage_flops
-        and not any(s.reductions for s in program.stages)
-    )
-    if shares > 1 and by_features:
-        return shares, True
-    return (shares if rest else min(shares, batch)), False
 
 
 def _shapes(*arrays: Any, call: Call, time: int) -> list[jax.ShapeDtypeStruct]:
@@ -398,10 +364,6 @@ _native = primitive(
     cpu=lambda *arrays, call, time: call.fast(*arrays, time=time),
     rows=lambda *, call, time: call.rows(),
 )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _swapped(arrays: Sequence[Any], which: Sequence[bool]) -> list[Any]:

@@ -49,7 +49,16 @@ def test_every_public_name_is_documented():
 
 
 #: What everything may import; these import nothing but each other.
-LEGEND = ("_atomic", "_errors", "_functions", "_jax", "_parameters", "_stored", "_types")
+LEGEND = (
+    "_atomic",
+    "_errors",
+    "_functions",
+    "_integers",
+    "_jax",
+    "_parameters",
+    "_stored",
+    "_types",
+)
 
 #: What each part may import besides itself and those.
 ALLOWED: dict[str, set[str]] = {
@@ -108,6 +117,71 @@ def test_imports_point_one_way(path):
         return
     others = imports_of(path) - {part, *LEGEND}
     assert others <= ALLOWED[part], f"{part} may not import {sorted(others - ALLOWED[part])}"
+
+
+#: What each room of the native backend may import of the others.
+NATIVE: dict[str, set[str]] = {
+    "machine": set(),
+    "lower": {"machine"},
+    "plan": {"machine", "lower"},
+    "codegen": {"machine", "lower", "plan"},
+    "runtime": {"machine", "lower", "plan", "codegen"},
+    "primitive": {"machine", "lower", "plan", "codegen", "runtime"},
+}
+
+#: The rooms that work without LLVM, so that Noria can decide what to run where it is missing.
+WITHOUT_LLVM = (
+    "ir",
+    "compiler",
+    "backends/native/machine.py",
+    "backends/native/lower",
+    "backends/native/plan",
+)
+
+
+def modules_of(path: Path) -> set[str]:
+    """The modules that a file imports, with their full names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_rooms_of_the_native_backend_import_one_way():
+    native = SOURCE / "backends" / "native"
+    for room, allowed in NATIVE.items():
+        for path in [native / f"{room}.py", *(native / room).rglob("*.py")]:
+            if path.exists():
+                names = [m.split(".") for m in modules_of(path)]
+                rooms = {m[3] for m in names if m[:3] == ["noria", "backends", "native"] and m[3:]}
+                assert rooms <= {room, *allowed}, f"{path}: {sorted(rooms)}"
+
+
+def test_lowering_and_planning_do_not_import_llvm():
+    for part in WITHOUT_LLVM:
+        place = SOURCE / part
+        for path in [place] if place.is_file() else place.rglob("*.py"):
+            assert not [m for m in modules_of(path) if m.startswith("llvmlite")], path
+
+
+def test_no_module_imports_itself_through_others():
+    names = {
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in FILES
+    }
+    imports = {name: modules_of(path) & names.keys() - {name} for name, path in names.items()}
+    # An __init__.py exports names of its own files, which is no circle.
+    rest = {name: found for name, found in imports.items() if names[name].stem != "__init__"}
+    rest = {name: found & rest.keys() for name, found in rest.items()}
+    while rest:
+        free = {name for name, found in rest.items() if not found & rest.keys()}
+        assert free, f"a circle of imports: {sorted(rest)}"
+        rest = {name: found for name, found in rest.items() if name not in free}
 
 
 def test_files_and_functions_stay_short():

@@ -13,16 +13,17 @@ import jax.numpy as jnp
 from noria._jax import Rows, primitive
 from noria.backends import scan
 from noria.backends.base import PreviousStep, grouped, total
-from noria.backends.native.lower.legalize import MOVES, UnsupportedEquation, has_native_code, size
 from noria.backends.native.lower.precision import in_32_bits, is_narrow, of_types, widened
+from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
 from noria.backends.native.machine import NoSuchMachine, Tuning, tuning
-from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule
+from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan, item_of
 from noria.backends.native.runtime import handler, header, kernels
 from noria.backends.native.runtime.target import chosen
-from noria.ir.graph import Env, Equation, Graph, env_of, is_literal, size_in_bytes, values_of
+from noria.ir.graph import Env, Equation, Graph, env_of, is_literal, size, size_in_bytes, values_of
 from noria.ir.passes import extract
+from noria.ir.primitives import VIEWS
 
 
 def unsupported_reason(
@@ -113,7 +114,7 @@ def _program(
 ) -> Schedule:
     shared = [v for v in graph.inputs if v in known]
     steps = [v for v in graph.inputs if v not in known and v not in state]
-    return Schedule(graph, shared, steps, state, totals, shifted)
+    return schedule_of(graph, shared, steps, state, totals, shifted)
 
 
 class Arguments(NamedTuple):
@@ -182,7 +183,7 @@ class Call:
             [v for v in some if v in graph.inputs]
             for some in (self.program.shared, self.program.steps, self.program.previous)
         )
-        program = Schedule(graph, shared, steps, self.program.state, counts, shifted)
+        program = schedule_of(graph, shared, steps, self.program.state, counts, shifted)
         needs = [
             kind == "state" or value in graph.inputs
             for kind in INPUTS
@@ -194,7 +195,7 @@ class Call:
         self, totals: tuple[int, ...], apart: Callable[[int], bool] = lambda weight: False
     ) -> Schedule:
         program = self.program
-        return Schedule(
+        return schedule_of(
             self.graph,
             program.shared,
             program.steps,
@@ -315,7 +316,7 @@ def _shares(program: Schedule, time: int, batch: int, limits: Tuning) -> tuple[i
     apart = sum(
         products[projection.equation] for projection in (*program.prologue, *program.epilogue)
     )
-    others = sum(size(v) for e in program.equations if e.name not in MOVES for v in e.outputs) * 4
+    others = sum(size(v) for e in program.equations if e.name not in VIEWS for v in e.outputs) * 4
     step = sum(products.values()) - apart + others
     rest = apart + sum(
         2 * size(total) for total in program.accumulators

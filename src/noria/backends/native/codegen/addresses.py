@@ -24,7 +24,6 @@ from noria.backends.native.codegen.llvm import (
     i64,
     minimum,
 )
-from noria.backends.native.lower.legalize import size
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import (
@@ -35,6 +34,7 @@ from noria.backends.native.plan.tiling import (
     StageTiling,
     item_of,
 )
+from noria.ir.graph import size
 
 #: Addresses, by kind and index.
 Table = dict[tuple[str, int], ir.Value]

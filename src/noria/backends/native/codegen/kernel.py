@@ -50,9 +50,9 @@ from noria.backends.native.codegen.microkernels import gemm_microkernel
 from noria.backends.native.codegen.packing import emit_pack
 from noria.backends.native.codegen.row import combine, emit_row, neutral
 from noria.backends.native.codegen.time_block import emit_time_block
-from noria.backends.native.lower.legalize import size
 from noria.backends.native.plan.stages import Stage
 from noria.backends.native.plan.tiling import ALIGN, KernelPlan, Panel, StageTiling, item_of
+from noria.ir.graph import size
 
 
 def emit(plan: KernelPlan) -> ir.Module:

@@ -8,7 +8,7 @@ import numpy as np
 from llvmlite import ir
 
 from noria.backends.native.codegen.addresses import Addresses, vector_of
-from noria.backends.native.codegen.elementwise import ELEMENTWISE, in_memory
+from noria.backends.native.codegen.elementwise import EMITTERS, in_memory
 from noria.backends.native.codegen.llvm import (
     I8,
     advance,
@@ -22,13 +22,12 @@ from noria.backends.native.codegen.llvm import (
 from noria.backends.native.plan.stages import Constant, DotColumns, Elementwise, Load, Slot
 from noria.backends.native.plan.tiling import StageTiling, item_of
 from noria.ir.graph import Equation
-
-_COMBINE = {"reduce_sum": "add", "reduce_max": "max", "reduce_min": "min"}
+from noria.ir.primitives import COMBINE
 
 
 def combine(b: ir.IRBuilder, equation: Equation, one: ir.Value, other: ir.Value) -> ir.Value:
     """The operation that a reduction repeats."""
-    return ELEMENTWISE[_COMBINE[equation.name]].rule(b, equation, [one, other])
+    return EMITTERS[COMBINE[equation.name]](b, equation, [one, other])
 
 
 def neutral(equation: Equation) -> Any:
@@ -103,7 +102,7 @@ class _Vector:
             if key in self._computed:
                 todo.pop()
                 continue
-            node = self.schedule.node_at(
+            node = self.schedule.lookup.node_at(
                 *todo[-1], self.stage.extent, self.stage.local.__contains__
             )
             operands = node.operands if isinstance(node, Elementwise) else ()
@@ -123,7 +122,7 @@ class _Vector:
             return self._of_tile(node)
         assert isinstance(node, Elementwise)
         args = [self._computed[_key(*pair)] for pair in node.operands]
-        return ELEMENTWISE[node.equation.name].rule(self.b, node.equation, args)
+        return EMITTERS[node.equation.name](self.b, node.equation, args)
 
     def _of_tile(self, product: DotColumns) -> ir.Value:
         """A vector of products, which a microkernel has left in the tile."""

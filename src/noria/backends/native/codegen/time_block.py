@@ -41,7 +41,6 @@ from noria.backends.native.codegen.llvm import (
     store_lanes,
 )
 from noria.backends.native.codegen.microkernels import gemm_microkernel, rank_k_update
-from noria.backends.native.lower.legalize import size
 from noria.backends.native.plan.stages import BlockDot, RankUpdate, Slot
 from noria.backends.native.plan.tiling import (
     ALIGN,
@@ -51,6 +50,7 @@ from noria.backends.native.plan.tiling import (
     item_of,
     update_groups,
 )
+from noria.ir.graph import size
 
 
 def emit_time_block(plan: KernelPlan, module: ir.Module) -> None:

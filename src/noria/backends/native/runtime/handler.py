@@ -23,13 +23,13 @@ from noria.backends.native.codegen.llvm import (
     loop,
     stack,
 )
-from noria.backends.native.lower.legalize import size
 from noria.backends.native.plan.schedule import INPUTS, RESULTS
 from noria.backends.native.plan.tiling import KernelPlan, item_of
 from noria.backends.native.runtime.frame import Frame, address_of, load_field
 from noria.backends.native.runtime.phases import Phases
 from noria.backends.native.runtime.resident import RUN_TEAM, RUN_TEAM_TYPE
 from noria.backends.native.runtime.xla_abi import Buffer
+from noria.ir.graph import size
 
 _MADV_HUGEPAGE = 14  # of <sys/mman.h> on Linux
 _HUGE_PAGE = 2**21

@@ -53,8 +53,10 @@ def covering(cases: Sequence[Case], strength: int, together: Sequence[str] = ())
     def worth(n: int) -> tuple[int, int, int]:
         return len(offers[n] & wanted), -used[others[n]], -sum(used[value] for value in others[n])
 
+    candidates = list(range(len(cases)))
     while wanted:
-        best = max(range(len(cases)), key=worth)
+        candidates = [n for n in candidates if offers[n] & wanted]
+        best = max(candidates, key=worth)
         wanted -= offers[best]
         used.update([others[best], *others[best]])
         taken.append(best)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,12 @@ def test_the_contract_runs_verbatim():
     done = subprocess.run([sys.executable, guide], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "the guide runs"
+
+
+@pytest.mark.parametrize("layer", [nr.RNN, nr.LSTM, nr.GRU, nr.GRUv3])
+def test_named_layers_type_every_option_of_their_cell_and_of_recurrence(layer):
+    [options] = typing.get_args(typing.get_type_hints(layer)["options"])
+    shown = inspect.signature(layer).parameters.values()
+    keywords = {p.name for p in shown if p.kind is p.KEYWORD_ONLY} - {"key"}
+    assert options.__optional_keys__ == keywords
+    assert inspect.signature(nr.Recurrence).parameters.keys() - {"cell"} <= keywords

@@ -21,8 +21,15 @@ WORKERS ?= 2
 # Each worker gets neighbours, which share what is compiled.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo forecast test test-all test-oldest test-newest test-versions fuzz bench docs docs-check \
-  check types fix clean
+# An environment into which only the wheel is installed.
+WHEEL_VENV ?= .venv-wheel
+# Names of instruction sets, best first, without the best one: `make test` runs that.
+OTHER_ISAS = from noria.backends.native.runtime.target import available; \
+  print(*[isa.name for isa in available()[1:]])
+ISA_TESTS = tests/test_each_layer.py tests/test_native_edges.py tests/test_native_batch_major.py
+
+.PHONY: help demo forecast test test-all test-oldest test-newest test-versions test-wheel test-isa \
+  fuzz bench docs docs-check check types fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +73,20 @@ test-newest:  ## run a short selection on the newest JAX and Python; ARGS='-m ""
 	@$(MAKE) test-versions VENV=.venv-newest CONSTRAINTS=constraints-newest.txt PYTHON="$(PYTHON_NEWEST)" \
 	  NEEDS="neither Python 3.13 nor 3.12 runs here; install one, or say where it is: make test-newest PYTHON_NEWEST=..."
 
+test-wheel: $(VENV)/.test  ## build sdist and wheel, install the wheel alone and run the guide with it
+	@rm -rf build/dist $(WHEEL_VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir build/dist >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
+	@ls build/dist
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) build/dist/*.whl
+	$(WHEEL_VENV)/bin/python -I scripts/run_page.py docs/guide.md
+
+test-isa: $(VENV)/.test  ## run a short selection on each instruction set that is not the best one here
+	@for isa in $$($(BIN)/python -c "$(OTHER_ISAS)"); do \
+	  echo "NORIA_NATIVE_ISA=$$isa"; NORIA_NATIVE_ISA=$$isa $(PYTEST) -q $(ISA_TESTS) $(ARGS) || exit 1; \
+	done
+
 test-versions: $(VENV)/.test
 	@$(BIN)/python -c "import sys, jax; print('Python', sys.version.split()[0], 'JAX', jax.__version__)"
 	$(PYTEST) -m "versions and not full" $(ARGS)
@@ -99,4 +120,4 @@ fix: $(VENV)/.check  ## format and repair what can be repaired
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the virtual environments and caches
-	rm -rf .venv .venv-oldest .venv-newest build site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-oldest .venv-newest .venv-wheel build site .mypy_cache .ruff_cache .pytest_cache

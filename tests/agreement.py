@@ -1,4 +1,7 @@
-"""The question of most tests of a backend: does a layer give what another backend gives, in values and all cotangents?"""
+"""The one harness for the sentence "backend A equals backend B".
+
+Compared are the values, the final state and all cotangents, for random cotangents of the results.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,48 +11,34 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from models import assert_close
+from models import assert_close, noise
 
 import noria as nr
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
-
-def noise(tree: Any, seed: int, spread: float = 1.0) -> Any:
-    """Normal numbers in the place of all that is real or complex; whole numbers count up, truth values stay."""
-    rng = np.random.default_rng(seed)
-
-    def one(leaf: jax.Array) -> jax.Array:
-        if jnp.issubdtype(leaf.dtype, jnp.integer):
-            return leaf + jnp.arange(max(1, leaf.size), dtype=leaf.dtype).reshape(leaf.shape)
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        numbers = rng.normal(size=leaf.shape)
-        if jnp.iscomplexobj(leaf):
-            numbers = numbers + 1j * rng.normal(size=leaf.shape)
-        return jnp.asarray(spread * numbers, leaf.dtype)
-
-    return jtu.tree_map(one, tree)
+#: The values of a function, and the cotangents of all its arguments that have one.
+Pulled = tuple[Any, list[Any]]
 
 
-def pulled(function: Callable[..., Any], *args: Any) -> tuple[Any, list[Any]]:
-    """Values of a function, and its pull-back of random cotangents to all that can have one."""
+def pulled(function: Callable[..., Any], *args: Any, seed: int = 7) -> Pulled:
+    """Call a function, and pull random cotangents of its results back to its arguments."""
     smooth, rest = eqx.partition(args, eqx.is_inexact_array)
 
     def one(smooth: Any) -> Any:
         return eqx.partition(function(*eqx.combine(smooth, rest)), eqx.is_inexact_array)
 
     values, pull, others = jax.vjp(one, smooth, has_aux=True)
-    return eqx.combine(values, others), jtu.tree_leaves(pull(noise(values, 7)))
+    return eqx.combine(values, others), jtu.tree_leaves(pull(noise(values, seed)))
 
 
-def pulled_at_once(function: Callable[..., Any], *args: Any) -> tuple[Any, list[Any]]:
-    """The same as one program, which is made anew by each call."""
+def pulled_at_once(function: Callable[..., Any], *args: Any) -> Pulled:
+    """The same as `pulled`, as one program. Each call traces and compiles a new one."""
     arrays, rest = eqx.partition(args, eqx.is_array)
     return jax.jit(lambda arrays: pulled(function, *eqx.combine(arrays, rest)))(arrays)
 
 
-def scanned(layer: Any, xs: Any, state: Any = None, **options: Any) -> tuple[Any, list[Any]]:
+def scanned(layer: Any, xs: Any, state: Any = None, **options: Any) -> Pulled:
     """Values of ``scan``, and cotangents of parameters, learned state, passed state and input."""
 
     def run(layer: Any, state: Any, xs: Any) -> Any:
@@ -60,30 +49,74 @@ def scanned(layer: Any, xs: Any, state: Any = None, **options: Any) -> tuple[Any
     return call(run, layer, state, xs)
 
 
-def check_native(layer: Any, xs: Any, state: Any = None, **options: Any) -> tuple[Any, list[Any]]:
-    """Machine code gives what the scan gives; and what that is."""
-    found = scanned(nr.with_backend(layer, "native"), xs, state, **options)
-    assert_close(
-        found, by_scan(layer, xs, state, **options), TOLERANCE[str(jtu.tree_leaves(found)[0].dtype)]
-    )
+def assert_agree(
+    layer: Any,
+    other: Any,
+    xs: Any,
+    state: Any = None,
+    *,
+    tolerance: float | None = None,
+    **options: Any,
+) -> Pulled:
+    """Check that two layers give the same values, final state and cotangents.
+
+    Args:
+        layer: the layer to check.
+        other: the layer that is right. Its results are computed once for equal arguments.
+        xs: the input.
+        state: the state to start from, if any.
+        tolerance: relative to the largest number of each array; by default follows the dtype.
+        **options: keyword arguments of ``scan``.
+
+    Returns:
+        What ``layer`` gives.
+    """
+    found = scanned(layer, xs, state, **options)
+    tolerance = tolerance or TOLERANCE[str(jtu.tree_leaves(found)[0].dtype)]
+    assert_close(found, cached(other, xs, state, **options), tolerance)
     return found
 
 
-#: Results of scans: each is computed once, whatever the machine code is made for.
-_BY_SCAN: dict[Any, tuple[Any, list[Any]]] = {}
+def check_native(layer: Any, xs: Any, state: Any = None, **options: Any) -> Pulled:
+    """Check that machine code gives what the scan gives."""
+    native, scan = (nr.with_backend(layer, backend) for backend in ("native", "scan"))
+    return assert_agree(native, scan, xs, state, **options)
 
 
-def by_scan(layer: Any, xs: Any, state: Any = None, **options: Any) -> tuple[Any, list[Any]]:
-    """`scanned` of the scan."""
-    layer = nr.with_backend(layer, "scan")
+_CACHED: dict[Any, Pulled] = {}
+
+
+def cached(layer: Any, xs: Any, state: Any = None, **options: Any) -> Pulled:
+    """The same as `scanned`, computed once for equal arguments."""
     leaves, structure = jtu.tree_flatten((layer, xs, state, options))
-    key = (
-        structure,
-        *(
-            (a.shape, str(a.dtype), np.asarray(a).tobytes()) if eqx.is_array(a) else a
-            for a in leaves
-        ),
+    key = (structure, *map(_content, leaves))
+    if key not in _CACHED:
+        _CACHED[key] = scanned(layer, xs, state, **options)
+    return _CACHED[key]
+
+
+def _content(leaf: Any) -> Any:
+    if not eqx.is_array(leaf):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return leaf.shape, str(leaf.dtype), np.asarray(leaf).tobytes()
+
+
+def assert_backends_agree(
+    function: Callable[..., Any],
+    layer: Any,
+    *args: Any,
+    backends: tuple[str, str] = ("native", "scan"),
+    tolerance: float = 1e-10,
+) -> Any:
+    """Check that ``function(layer, *args)`` gives the same on two backends; what the first gives.
+
+    For functions that take derivatives themselves, or map over layers.
+    """
+    found, expected = (
+        jtu.tree_leaves(jax.jit(function)(nr.with_backend(layer, backend), *args))
+        for backend in backends
     )
-    if key not in _BY_SCAN:
-        _BY_SCAN[key] = scanned(layer, xs, state, **options)
-    return _BY_SCAN[key]
+    assert_close(found, expected, tolerance)
+    return found

@@ -1,27 +1,36 @@
-"""Every test runs with 64 bits enabled, without silent promotion, and with the shapes in signatures checked.
+"""Every test runs with 64 bits, without silent promotion, and with shapes in signatures checked.
 
-The check covers the modules behind the public boundary. At the boundary (cells, layers, optimise, fit) wrong arguments must
-meet Noria's own messages, as they do for a user, and not those of the checker.
+The check covers the modules behind the public boundary. At the boundary (cells, layers, optimise,
+fit) wrong arguments must meet Noria's own messages, as for a user, and not those of the checker.
 """
 
 import itertools
 import os
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import jax
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from tiers import mark_full
+from tuning import tuned
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-#: XLA's options for programs that run once. At level 0 it computes a number twice with different roundings, and then the derivative
-#: of a minimum finds it nowhere.
-QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+#: XLA's options for programs that run once. At level 0 XLA computes a number twice with different
+#: roundings, so that the derivative of a minimum finds it nowhere.
+QUICK = " ".join(
+    (
+        "--xla_backend_optimization_level=1",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",
+    )
+)
 
-#: The modules whose signatures are checked; by default without those that write machine code, which are called very often.
+#: The modules whose signatures are checked. By default those that write machine code are left out,
+#: since they are called very often.
 CHECKED = ["noria.data", "noria.losses", "noria.masking", "noria.summary"]
 BACKENDS = [f"noria.backends.{name}" for name in ("associative", "plain", "reference", "scan")]
 
@@ -30,12 +39,10 @@ VERSIONS = tuple(f"test_{name}.py" for name in ("each_layer", "versions", "jax",
 
 
 def pytest_configure(config):
-    """By default XLA compiles quickly and examples are few; where other tests are asked for, all is done thoroughly."""
+    """By default XLA compiles quickly and examples are few; other selections are thorough."""
     quick = config.option.markexpr == "not full"
-    if quick and jax.__version_info__ < (
-        0,
-        11,
-    ):  # an option that a version does not know ends the process
+    # An option that a version does not know ends the process.
+    if quick and jax.__version_info__ < (0, 11):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
     install_import_hook(
         [*CHECKED, *(BACKENDS if quick else ["noria.backends"])], "beartype.beartype"
@@ -60,27 +67,73 @@ _done = itertools.count(1)
 
 @pytest.fixture(autouse=True)
 def _programs_are_given_up():
-    """Now and then: each compiled program takes some of the 65,530 pieces of memory that Linux gives a process."""
+    """Clear caches now and then: Linux gives a process 65,530 memory maps, programs take some."""
     yield
     if not next(_done) % 150:
         jax.clear_caches()
 
 
+class Planned(NamedTuple):
+    """What a test may ask about the plan of a kernel.
+
+    Attributes:
+        plan: the plan itself.
+        shares_features: whether threads share the features of each stage, and not the examples.
+        emitted: how many arrays are emitted.
+        accumulators: how many gradients of parameters the loop sums up.
+        prologue: how many products are made before the steps of a time block.
+        epilogue: how many products are made after the steps of a time block.
+        staged: how many arrays pass through a staging buffer.
+        unpacked: whether products read the weights where they are.
+        panel_bytes: bytes of packed weights.
+    """
+
+    plan: Any
+    shares_features: bool
+    emitted: int
+    accumulators: int
+    prologue: int
+    epilogue: int
+    staged: int
+    unpacked: bool
+    panel_bytes: int
+
+
 @pytest.fixture
 def plans(monkeypatch):
-    """The native kernels that are made from now on."""
+    """The plans of all kernels that are made from now on."""
     from noria.backends.native import primitive
     from noria.backends.native.plan import tiling
 
-    found = []
+    found: list[Planned] = []
 
     class Spied(tiling.KernelPlan):
         def __init__(self, *args: Any):
             super().__init__(*args)
-            found.append(self)
+            schedule = self.schedule
+            emitted, accumulators = len(schedule.values("emitted")), len(schedule.accumulators)
+            blocks = len(self.prologue), len(self.epilogue), len(self.staged)
+            found.append(
+                Planned(
+                    self,
+                    self.by_features,
+                    emitted,
+                    accumulators,
+                    *blocks,
+                    self.unpacked,
+                    self.panel_bytes,
+                )
+            )
 
     monkeypatch.setattr(primitive, "KernelPlan", Spied)
     return found
+
+
+@pytest.fixture
+def tune():
+    """Replace thresholds for the rest of a test: ``tune(cores=3)``, see `tuning.tuned`."""
+    with ExitStack() as stack:
+        yield lambda **numbers: stack.enter_context(tuned(**numbers))
 
 
 @pytest.fixture

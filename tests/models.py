@@ -1,4 +1,4 @@
-"""What several test files build: every cell by name, random arrays, and gradients under random cotangents."""
+"""What several test files build: cells by name, layers, random arrays, and a loss."""
 
 import os
 from typing import Any
@@ -58,6 +58,42 @@ def random_like(tree: Any, seed: int, dtype: Any = jnp.float64) -> Any:
 
 def random(seed: int, *shape: int, dtype: Any = jnp.float64) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def noise(tree: Any, seed: int, spread: float = 1.0) -> Any:
+    """Normal numbers for real and complex arrays; whole numbers count up, truth values stay."""
+    rng = np.random.default_rng(seed)
+
+    def one(leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            return leaf + jnp.arange(max(1, leaf.size), dtype=leaf.dtype).reshape(leaf.shape)
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        numbers = rng.normal(size=leaf.shape)
+        if jnp.iscomplexobj(leaf):
+            numbers = numbers + 1j * rng.normal(size=leaf.shape)
+        return jnp.asarray(spread * numbers, leaf.dtype)
+
+    return jtu.tree_map(one, tree)
+
+
+def learned(cell: Any, state: Any = None, **options: Any) -> nr.Recurrence:
+    """A layer whose initial state is random and learned."""
+    state = cell.initial_state() if state is None else state
+    return nr.Recurrence(cell, noise(state, 3), learn_initial_state=True, **options)
+
+
+def ensemble(layer: Any, count: int) -> Any:
+    """Copies of a layer with other numbers, stacked along a new first axis of each array."""
+    arrays, rest = eqx.partition(layer, eqx.is_array)
+    scaled = jtu.tree_map(lambda a: jnp.stack([a * (1 + 0.1 * n) for n in range(count)]), arrays)
+    return eqx.combine(scaled, rest)
+
+
+def sum_of_squares(layer: Any, xs: Any, state: Any = None) -> jax.Array:
+    """A loss that depends on all outputs and on the final state."""
+    leaves = jtu.tree_leaves(layer.scan(state, xs))
+    return sum((jnp.sum(leaf**2) for leaf in leaves), jnp.zeros((), leaves[0].dtype))
 
 
 def cotangents(layer: Any, state: Any, xs: Any, seed: int = 7, **options: Any) -> tuple[Any, Any]:

@@ -104,7 +104,7 @@ def put(tree: Any, mesh: Any, *spec: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, P(*spec)))
 
 
-# --- a step of training ---------------------------------------------------------------------------------------------
+# --- a step of training ---------------------------------------------------------------------------
 
 
 def by_jit(model: Any, data: Any) -> Any:
@@ -153,7 +153,7 @@ def training(way: str, name: str, backend: str) -> dict[str, Any]:
     }
 
 
-# --- other cases ----------------------------------------------------------------------------------------------------
+# --- other cases ----------------------------------------------------------------------------------
 
 
 def inference() -> dict[str, Any]:

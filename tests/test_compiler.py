@@ -12,6 +12,7 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from models import AUTO, CELLS, assert_close, make_cell, random
+from models import sum_of_squares as loss
 
 import noria as nr
 from noria.backends import LOOP_BACKENDS
@@ -145,11 +146,6 @@ def products_of_loops(function: Any, *args: Any) -> list[int]:
     return [sum(op.name == "stablehlo.dot_general" for op in operations(loop)) for loop in loops]
 
 
-def loss(layer: Any, xs: Any) -> jax.Array:
-    state, ys = layer.scan(None, xs)
-    return sum((jnp.sum(leaf**2) for leaf in jtu.tree_leaves((state, ys))), jnp.zeros((), xs.dtype))
-
-
 @pytest.mark.covered(1)
 @cases
 @pytest.mark.parametrize("batch", [(), (5,)], ids=["one", "batch"])
@@ -223,7 +219,7 @@ def test_tracing_and_splitting_a_gru_is_quick():
     assert sorted(durations)[2] < 0.15
 
 
-# --- memory ---------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def temporary_bytes(layer: Any, xs: Any) -> int:
@@ -279,7 +275,7 @@ def test_saved_bytes_predict_what_is_stored(name, options):
     assert nr.explain(layer, xs).saved_bytes == pytest.approx(long - xs.nbytes - outputs, rel=0.05)
 
 
-# --- explanations ---------------------------------------------------------------------------------------------------
+# --- explanations ---------------------------------------------------------------------------------
 
 
 def test_a_page_about_an_lstm():
@@ -327,7 +323,7 @@ def test_a_cell_with_a_side_effect_runs_plainly_and_says_so(caplog):
         nr.Recurrence(cell, initial_state=jnp.zeros(3), checkpoint=2)(xs)
 
 
-# --- limits ---------------------------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.covered(1)
@@ -363,9 +359,9 @@ def test_states_are_differentiated_in_chunks(reverse, learned):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_long_sequences_are_lifted_in_chunks(reverse, monkeypatch):
+def test_long_sequences_are_hoisted_in_chunks(reverse, tune):
     """With a budget that no sequence fits, chunks of 16 steps and a rest of 5."""
-    monkeypatch.setattr("noria.compiler.chunks.BUDGET", 1)
+    tune(chunk_bytes=1)
     xs, lengths = random(0, 2, 53, 3), jnp.array([50, 7])
     layers = [
         nr.Recurrence(make_cell("gru"), reverse=reverse, backend=b) for b in ("scan", "plain")

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import noria as nr
-from noria.backends.native.lower.legalize import MOST_EQUATIONS
-from noria.backends.native.plan import schedule
+from noria.backends.native.machine import Tuning
 from noria.compiler.split import narrow
 from noria.ir.build import graph_of
 from noria.ir.passes import extract
@@ -127,16 +126,14 @@ def test_linear_steps_are_found(cell):
         assert jax.eval_shape(layer, jnp.ones((2, 3))).shape == (2, 3)
 
 
-def test_what_is_longer_runs_as_a_scan(monkeypatch):
+def test_what_is_longer_runs_as_a_scan(tune):
     """LLVM's time grows faster than the code, so that there is a limit."""
-    assert (
-        schedule.MOST_EQUATIONS == MOST_EQUATIONS > 3500
-    )  # those of the reverse loop of a thousand
-    monkeypatch.setattr(schedule, "MOST_EQUATIONS", 30)
+    assert Tuning().equations > 3500  # those of the reverse loop of a thousand
+    tune(equations=30)
     layer = nr.Recurrence(lambda h, x: chain(h, x, 16), jnp.zeros(2))
     found = nr.explain(layer, jnp.ones((2, 2)))
     assert found.backend == "scan"
-    message = rf"the step has 3\d operations, and native code is made of at most {MOST_EQUATIONS}"
+    message = r"the step has 3\d operations, and native code is made of at most 30"
     assert re.match(message, found.reason)
     with pytest.raises(ValueError, match=message):
         nr.with_backend(layer, "native")(jnp.ones((2, 2)))

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from fuzzing.cases import DTYPES, NUMBERS, TRANSFORMATIONS, random_case, tuned
+from fuzzing.cases import DTYPES, NUMBERS, TRANSFORMATIONS, random_case
 from fuzzing.cells import EXTRAS, KINDS, OPERATIONS, drawn
 from fuzzing.compare import is_of_edges, verdict, verdict_of
 from fuzzing.evaluate import evaluated
 from fuzzing.operations import named
 from models import AUTO, assert_close
+from tuning import tuned
 
 import noria as nr
 
@@ -96,7 +97,7 @@ def test_most_random_cells_run_as_machine_code():
     for seed in range(30):
         case = random_case(seed)
         if case.dtype != jnp.float16:
-            with tuned(case.numbers):
+            with tuned(**case.numbers):
                 found.append(
                     nr.explain(case.layer("auto"), case.xs, **case.options).backend == "native"
                 )

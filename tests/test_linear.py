@@ -268,7 +268,7 @@ def test_vmap_equals_the_batch(monkeypatch, parallel):
     assert_close(mapped, layer.scan(None, xs, lengths=LENGTHS, resets=RESETS), 1e-12)
 
 
-# --- the recurrence itself -----------------------------------------------------------------------------------------
+# --- the recurrence itself ------------------------------------------------------------------------
 
 forms = pytest.mark.parametrize("parallel", [False, True], ids=["sequential", "parallel"])
 directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.experimental import serialize_executable
 from models import AUTO, random
+from models import sum_of_squares as loss
 from test_native_process import answer
 
 import noria as nr
@@ -23,10 +24,6 @@ pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine co
 
 LAYER = nr.RNN(2, 5, key=jax.random.key(0), backend="native")
 XS = random(0, 3, 4, 2)
-
-
-def loss(layer: Any, xs: Any) -> jax.Array:
-    return jnp.sum(layer(xs) ** 2)
 
 
 @pytest.fixture
@@ -44,7 +41,7 @@ def eventually():
     return check
 
 
-# --- who holds a kernel -----------------------------------------------------------------------------------------
+# --- who holds a kernel ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("transform", [jax.jit, eqx.filter_jit])
@@ -148,7 +145,7 @@ def test_kernels_that_many_threads_take_and_give_up(plans, eventually):
 
     def take(n: int) -> None:
         for _ in range(20):
-            kernel = kernels.kernel_of(plans[-1], isa)
+            kernel = kernels.kernel_of(plans[-1].plan, isa)
             assert kernel.name in kernels.alive()
             time.sleep(n * 1e-4)
             del kernel
@@ -171,12 +168,12 @@ def test_kernels_that_many_threads_take_and_give_up(plans, eventually):
     eventually(0)
 
 
-# --- memory -----------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 #: Memory and maps of a process, without what the allocator keeps for later.
 _MEASURE = """
 import ctypes, gc, statistics
-from noria.backends.native import kernels
+from noria.backends.native.runtime import kernels
 
 def used():
     gc.collect()

@@ -56,7 +56,7 @@ def answer(script: str, **environment: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# --- threads --------------------------------------------------------------------------------------------------------
+# --- threads --------------------------------------------------------------------------------------
 
 
 def test_calls_from_eight_threads():
@@ -82,7 +82,7 @@ def test_calls_from_eight_threads():
             np.testing.assert_array_equal(a, b)
 
 
-# --- devices and processes ------------------------------------------------------------------------------------------
+# --- devices and processes ------------------------------------------------------------------------
 
 
 def test_four_devices():
@@ -155,7 +155,7 @@ print(json.dumps([[np.asarray(a).tobytes().hex() for a in jtu.tree_leaves(found)
     assert hits >= 1
 
 
-# --- wrong calls ----------------------------------------------------------------------------------------------------
+# --- wrong calls ----------------------------------------------------------------------------------
 
 
 def test_a_wrong_call_is_an_error_and_the_process_lives():
@@ -219,7 +219,7 @@ print(json.dumps(found))
         assert "noria's native kernel: " in message, (what, message)
 
 
-# --- nothing is left ------------------------------------------------------------------------------------------------
+# --- nothing is left ------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is asked for otherwise")

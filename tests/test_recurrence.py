@@ -9,7 +9,16 @@ import jax.tree_util as jtu
 import numpy as np
 import oracles
 import pytest
-from models import CELLS, arrays_of, assert_close, cotangents, make_cell, random, random_like
+from models import (
+    CELLS,
+    arrays_of,
+    assert_close,
+    cotangents,
+    learned,
+    make_cell,
+    random,
+    random_like,
+)
 
 import noria as nr
 
@@ -30,9 +39,7 @@ def options_of(lengths: bool, resets: bool, batched: bool) -> dict[str, Any]:
 
 
 def layer_of(name: str, reverse: bool, backend: str) -> nr.Recurrence:
-    cell = make_cell(name)
-    start = random_like(cell.initial_state(), 3)
-    return nr.Recurrence(cell, start, reverse, learn_initial_state=True, backend=backend)
+    return learned(make_cell(name), reverse=reverse, backend=backend)
 
 
 def garbage_past(xs: jax.Array, lengths: Any) -> jax.Array:

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria.backends.native.lower.legalize import UnsupportedEquation, legalized
+from noria.backends.native.lower.legalize import legalized
+from noria.backends.native.lower.supported import UnsupportedEquation
 from noria.ir.build import Unsupported, graph_of
 from noria.ir.graph import Graph
 

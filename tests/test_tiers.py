@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 
 
-# --- the rule -------------------------------------------------------------------------------------------------------
+# --- the rule -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strength", [1, 2, 3])
@@ -37,7 +37,7 @@ def test_parameters_together_meet_in_all_ways_and_the_others_take_turns():
     assert set(Counter(case["way"] for case in chosen).values()) == {5}
 
 
-# --- that it leaves nothing out -------------------------------------------------------------------------------------
+# --- that it leaves nothing out -------------------------------------------------------------------
 
 
 def collected(request: pytest.FixtureRequest, name: str) -> list[pytest.Function]:
@@ -93,7 +93,7 @@ def test_each_cell_of_the_zoo_is_met_on_each_backend_and_each_way_by_many_cells(
     assert min(ways.values()) >= 10
 
 
-# --- versions -------------------------------------------------------------------------------------------------------
+# --- versions -------------------------------------------------------------------------------------
 
 
 def pins(file: str) -> dict[str, Version]:

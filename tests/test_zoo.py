@@ -1,4 +1,4 @@
-"""Cells that nobody prepared the compiler for: the compiled loop against the definition, with every cotangent."""
+"""Cells that nobody prepared the compiler for: each backend against the definition."""
 
 import functools
 import re
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from agreement import noise, pulled, pulled_at_once, scanned
-from models import AUTO, assert_close, random
+from agreement import assert_agree, pulled, pulled_at_once
+from models import AUTO, assert_close, learned, noise, random
 
 import noria as nr
 
@@ -93,7 +93,7 @@ def complex_of(dtype: Any) -> Any:
     return jnp.complex128 if dtype == jnp.float64 else jnp.complex64
 
 
-# --- weights --------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 @zoo(Us=[(4, 4)] * 3, Ws=[(4, 3)] * 3, b=(4,))
@@ -148,7 +148,7 @@ def picked_by_whole_numbers(h, x, U, W, order):
     return jnp.tanh(U[order[0]] @ h + W @ x + h[jnp.stack(order)].sum())
 
 
-# --- products -------------------------------------------------------------------------------------------------------
+# --- products -------------------------------------------------------------------------------------
 
 
 @zoo((2, 3), U=(2, 3, 3), mix=(2, 2), W=(2, 3, 3))
@@ -203,7 +203,7 @@ def implicit_step(h, x, U, A, W):
     return jnp.linalg.solve(2 * jnp.eye(4, dtype=A.dtype) + 0.1 * A, jnp.tanh(U @ h) + W @ x)
 
 
-# --- inside of the step ---------------------------------------------------------------------------------------------
+# --- inside of the step ---------------------------------------------------------------------------
 
 
 @zoo(U=(4, 4), W=(4, 3), scale=(4,), bias=(4,))
@@ -289,7 +289,7 @@ def stopped_gradient(h, x, U, W):
     return jnp.tanh(U @ jax.lax.stop_gradient(h) + W @ x) + 0.3 * h
 
 
-# --- states ---------------------------------------------------------------------------------------------------------
+# --- states ---------------------------------------------------------------------------------------
 
 
 @zoo(Complex((4,)), size=(4,), angle=(4,), B=Complex((4, 3)))
@@ -377,7 +377,7 @@ def reads_out(h, x, U, W, C, D):
     return jnp.tanh(U @ h + W @ x)
 
 
-# --- random numbers -------------------------------------------------------------------------------------------------
+# --- random numbers -------------------------------------------------------------------------------
 
 
 @zoo(kind=DrawingCell, U=(4, 4), W=(4, 3))
@@ -393,7 +393,7 @@ def zoneout(h, x, key, U, W, spread):
     return jnp.where(jax.random.bernoulli(keep, 0.3, h.shape), h, new)
 
 
-# --- rules of derivatives -------------------------------------------------------------------------------------------
+# --- rules of derivatives -------------------------------------------------------------------------
 
 
 @jax.custom_jvp
@@ -464,7 +464,7 @@ def rule_with_a_parameter(h, x, U, W, s):
     return jnp.tanh(times(U @ h + W @ x, s))
 
 
-# --- plain functions ------------------------------------------------------------------------------------------------
+# --- plain functions ------------------------------------------------------------------------------
 
 
 def _closing_over(dtype: Any) -> tuple[Any, Any]:
@@ -480,7 +480,7 @@ ZOO["plain_function_closing_over_arrays"] = _closing_over
 ZOO["plain_function"] = lambda dtype: (_sums_up, jnp.zeros(3, dtype))
 
 
-# --- the tests ------------------------------------------------------------------------------------------------------
+# --- the tests ------------------------------------------------------------------------------------
 
 #: The cells that there is no machine code for, each with what it has none for.
 REFUSED = {
@@ -510,8 +510,7 @@ one_way_each = pytest.mark.covered(1, together="name", whole="backend", group="w
 
 def layer_of(name: str, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:
     """A layer with an initial state that is learned."""
-    cell, state = ZOO[name](dtype)
-    return nr.Recurrence(cell, noise(state, 3), learn_initial_state=True, **options)
+    return learned(*ZOO[name](dtype), **options)
 
 
 def start_of(layer: nr.Recurrence, batch: int) -> Any:
@@ -523,43 +522,30 @@ def key_of(layer: nr.Recurrence) -> dict[str, Any]:
     return {"key": jax.random.key(8)} if isinstance(layer.cell, DrawingCell) else {}
 
 
-@functools.cache
-def definition(
-    name: str, reverse: bool = False, masked: bool = False, dtype: Any = jnp.float64
-) -> tuple[Any, Any]:
-    """What `masked_sequences` or `whole_sequences` give by the definition."""
-    run = masked_sequences if masked else whole_sequences
-    return run(layer_of(name, dtype, reverse=reverse, backend="reference"), dtype)
-
-
-def masked_sequences(layer: nr.Recurrence, dtype: Any = jnp.float64) -> tuple[Any, Any]:
-    """With lengths, one of them zero, not a number past the end, and resets."""
-    xs = random(0, BATCH, TIME, IN, dtype=dtype)
-    xs = jnp.where(jnp.arange(TIME)[:, None] < LENGTHS[:, None, None], xs, jnp.nan)
-    return scanned(
-        layer, xs, start_of(layer, BATCH), lengths=LENGTHS, resets=RESETS, **key_of(layer)
-    )
-
-
-def whole_sequences(layer: nr.Recurrence, dtype: Any = jnp.float64) -> tuple[Any, Any]:
-    return scanned(layer, random(0, 2, TIME, IN, dtype=dtype), start_of(layer, 2), **key_of(layer))
+def assert_defined(name: str, layer: nr.Recurrence, xs: jax.Array, **options: Any) -> Any:
+    """Check that a layer of the zoo gives what the definition gives."""
+    definition = layer_of(name, xs.dtype, reverse=layer.reverse, backend="reference")
+    options |= key_of(layer)
+    return assert_agree(layer, definition, xs, start_of(layer, len(xs)), **options)
 
 
 @one_way_each
 @cells
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_equals_reference(name, backend, reverse):
-    """With lengths, one of them zero, not a number past the end, and resets."""
-    found = masked_sequences(layer_of(name, reverse=reverse, backend=backend))
-    assert_close(found, definition(name, reverse, masked=True), 1e-10)
+def test_masked_sequences_equal_the_definition(name, backend, reverse):
+    """With lengths, one of them zero, NaN past the end, and resets."""
+    xs = random(0, BATCH, TIME, IN)
+    xs = jnp.where(jnp.arange(TIME)[:, None] < LENGTHS[:, None, None], xs, jnp.nan)
+    layer = layer_of(name, reverse=reverse, backend=backend)
+    found = assert_defined(name, layer, xs, tolerance=1e-10, lengths=LENGTHS, resets=RESETS)
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
 
 
 @one_way_each
 @cells
-def test_float32_agrees_with_reference(name, backend):
-    found = whole_sequences(layer_of(name, jnp.float32, backend=backend), jnp.float32)
-    assert_close(found, definition(name, dtype=jnp.float32), 1e-5)
+def test_float32_equals_the_definition(name, backend):
+    layer = layer_of(name, jnp.float32, backend=backend)
+    assert_defined(name, layer, random(0, 2, TIME, IN, dtype=jnp.float32), tolerance=1e-5)
 
 
 @one_way_each
@@ -567,14 +553,14 @@ def test_float32_agrees_with_reference(name, backend):
 @pytest.mark.parametrize(
     ("save", "checkpoint"), [("states", None), ("gates", "sqrt"), ("states", 2)]
 )
-def test_what_is_stored_does_not_matter(name, backend, save, checkpoint):
+def test_save_and_checkpoint_do_not_change_gradients(name, backend, save, checkpoint):
     layer = layer_of(name, backend=backend, save=save, checkpoint=checkpoint)
-    assert_close(whole_sequences(layer), definition(name), 1e-10)
+    assert_defined(name, layer, random(0, 2, TIME, IN), tolerance=1e-10)
 
 
 @functools.cache
 def each_on_its_own(name: str) -> tuple[Any, Any]:
-    """By the definition, example after example, each with a key of its own."""
+    """By the definition, example after example, each with its own key."""
     xs, keys = random(0, BATCH, TIME, IN), jax.random.split(jax.random.key(8), BATCH)
 
     def alone(layer: Any, start: Any, xs: Any) -> Any:
@@ -594,7 +580,7 @@ def one_example(layer: Any, state: Any, x: Any, key: Any) -> Any:
 @one_way_each
 @cells
 def test_vmap_equals_each_on_its_own(name, backend):
-    """Examples mapped by `jax.vmap`, each with a key of its own."""
+    """Examples mapped by `jax.vmap`, each with its own key."""
     xs, keys = random(0, BATCH, TIME, IN), jax.random.split(jax.random.key(8), BATCH)
     layer = layer_of(name, backend=backend)
 
@@ -607,8 +593,8 @@ def test_vmap_equals_each_on_its_own(name, backend):
 
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
-def test_which_cells_there_is_machine_code_for(name):
-    """What `backend="auto"` runs; the reason where that is a scan."""
+def test_auto_runs_machine_code_unless_a_primitive_has_none(name):
+    """The reason names the primitive."""
     found = nr.explain(layer_of(name), random(0, 2, TIME, IN), **key_of(layer_of(name)))
     refused = REFUSED.get(name)
     if refused is None:
@@ -631,22 +617,17 @@ def test_which_cells_there_is_machine_code_for(name):
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
-def test_the_loop_of_the_gradient_is_machine_code_too(name):
-    """One call for the loop, one for its gradient, and no loop of XLA's but those that are lifted."""
+def test_a_gradient_calls_two_kernels(name):
+    """One for the forward loop and one for the reverse loop."""
     layer, xs = layer_of(name), random(0, 2, TIME, IN)
     options = key_of(layer)
-    smooth, rest = eqx.partition((layer, start_of(layer, 2), xs), eqx.is_inexact_array)
+    arguments, rest = eqx.partition((layer, start_of(layer, 2), xs), eqx.is_array)
 
-    def run(smooth: Any) -> Any:
-        layer, start, xs = eqx.combine(smooth, rest)
-        return eqx.partition(layer.scan(start, xs, **options), eqx.is_inexact_array)
+    def run(layer: Any, start: Any, xs: Any) -> Any:
+        return layer.scan(start, xs, **options)
 
-    def pull(smooth: Any) -> Any:
-        values, pull, _ = jax.vjp(run, smooth, has_aux=True)
-        return pull(values)
-
-    calls = jax.jit(pull).lower(smooth).as_text().count("custom_call @noria_")
-    assert calls == 2
+    lowered = jax.jit(lambda arrays: pulled(run, *eqx.combine(arrays, rest))).lower(arguments)
+    assert lowered.as_text().count("custom_call @noria_") == 2
 
 
 def gradient(cell: Any, start: jax.Array, time: int = 1) -> Any:
@@ -661,7 +642,7 @@ def gradient(cell: Any, start: jax.Array, time: int = 1) -> Any:
 
 @pytest.mark.parametrize("rule", [sign_jvp, sign_vjp])
 def test_the_rule_decides_the_gradient(rule):
-    """A sign whose derivative is that of the identity: straight through, where the true derivative is zero."""
+    """A sign with the derivative of the identity: the true derivative is zero."""
 
     class Sign(nr.Cell):
         U: jax.Array
@@ -704,7 +685,7 @@ def test_an_untouched_parameter_has_gradient_zero():
 
 
 @pytest.mark.parametrize("checkpoint", [None, "sqrt"])
-def test_gradient_of_what_a_plain_function_closes_over(checkpoint):
+def test_arrays_that_a_plain_function_closes_over_are_differentiated(checkpoint):
     W, xs = random(2, 4, 3), random(0, BATCH, TIME, IN)
 
     def loss(backend: str, U: jax.Array, W: jax.Array) -> jax.Array:

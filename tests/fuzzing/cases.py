@@ -1,10 +1,8 @@
 """A random cell, how it is run, and by which transformation of JAX: all drawn from a seed."""
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from agreement import pulled
 
 import noria as nr
 from fuzzing.cells import FuzzedCell, NoisyCell, random_cell
@@ -29,21 +28,21 @@ TRANSFORMATIONS = {
 #: Numbers of bits and kinds of the cell's own numbers, and how often.
 DTYPES = {"float64": 8, "float32": 6, "bfloat16": 3, "float16": 1}
 INPUTS = {"own": 14, "int32": 1, "uint8": 1, "bool": 1}
-#: Modules' numbers that decide how a loop is run, and small values of them: so that threads,
-#: stretches and the like occur at small sizes.
+#: Thresholds that decide how a loop runs (see `tuning`), and small values of them: threads, time
+#: blocks and the like then occur at small sizes.
 NUMBERS: dict[str, list[Any]] = {
-    "backends.native.run._WORTH_A_THREAD": [1, 300],
-    "backends.native.run._WORTH_A_STAGE": [1, 50],
-    "backends.native.run._RECORDED": [1, 3, 5],
-    "backends.native.run._KEPT": [1, 100],
-    "backends.native.run._SMALL": [1, 64],
-    "backends.native.run._CACHED": [1, 64],
-    "backends.native.run.FEW": [0, 64],
-    "backends.native.run._cores": [1, 2, 3],
-    "backends.native.layout._RUN": [1, 60],
-    "backends.native.pieces.MOST": [4, 64],
-    "compiler.chunks.BUDGET": [1, 200],
-    "compiler.derivative.WIDEST": [0, 4],
+    "thread_flops": [1, 300],
+    "stage_flops": [1, 50],
+    "block_rows": [1, 3, 5],
+    "block_bytes": [1, 100],
+    "small_weight_bytes": [1, 64],
+    "cached_weight_bytes": [1, 64],
+    "unpacked_rows": [0, 64],
+    "cores": [1, 2, 3],
+    "staged_bytes": [1, 60],
+    "pieces": [4, 64],
+    "chunk_bytes": [1, 200],
+    "widest_sum": [0, 4],
 }
 
 
@@ -160,7 +159,7 @@ class Case:
     def transformed(self, run: Callable[..., Any], which: list[bool]) -> Callable[..., Any]:
         """``run`` gives what can be differentiated, and the rest."""
         axes = [0 if mapped else None for mapped in which]
-        pulled = functools.partial(_pulled, run, self.seed)
+        both = functools.partial(_pulled, run, self.seed)
 
         def widened(leaves: Any) -> list[Any]:
             return [_two(a) if mapped else a for a, mapped in zip(leaves, which, strict=True)]
@@ -169,21 +168,19 @@ class Case:
             case "values":
                 return run
             case "vmap of cotangents":
-                return lambda *leaves: jax.vmap(pulled, axes)(*widened(leaves))
+                return lambda *leaves: jax.vmap(both, axes)(*widened(leaves))
             case "cotangents of vmap":
                 return lambda *leaves: _pulled(jax.vmap(run, axes), self.seed, *widened(leaves))
             case "cotangents of cotangents":
-                return lambda *leaves: _pulled(lambda *some: pulled(*some), self.seed + 1, *leaves)
+                return lambda *leaves: _pulled(both, self.seed + 1, *leaves)
             case _:
-                return pulled
+                return both
 
 
 def _pulled(run: Callable[..., Any], seed: int, *leaves: Any) -> tuple[list[Any], list[Any]]:
     """Results, and cotangents of the arguments for random ones of the results; and the rest."""
-    values, pull, rest = jax.vjp(run, *leaves, has_aux=True)
-    rng = np.random.default_rng(seed)
-    given = [jnp.asarray(rng.normal(size=a.shape), a.dtype) for a in values]
-    return [*values, *pull(given)], rest
+    (values, rest), cotangents = pulled(run, *leaves, seed=seed)
+    return [*values, *cotangents], rest
 
 
 def _two(a: jax.Array) -> jax.Array:
@@ -282,22 +279,3 @@ def _options(
     if noisy:
         options["key"] = jax.random.key(int(rng.integers(2**31)))
     return options
-
-
-@contextmanager
-def tuned(numbers: dict[str, Any]) -> Iterator[None]:
-    """With these numbers in Noria's modules."""
-    before = []
-    for name, number in numbers.items():
-        path, attribute = name.rsplit(".", 1)
-        paths = [path, "compiler.run", "backends.native"] if attribute == "FEW" else [path]
-        for module in map(import_module, (f"noria.{one}" for one in paths)):
-            before.append((module, attribute, getattr(module, attribute)))
-            setattr(
-                module, attribute, number if attribute != "_cores" else lambda number=number: number
-            )
-    try:
-        yield
-    finally:
-        for module, attribute, number in before:
-            setattr(module, attribute, number)

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from tuning import tuned
 
 from fuzzing import edges
-from fuzzing.cases import Case, random_case, tuned
+from fuzzing.cases import Case, random_case
 from fuzzing.evaluate import Evaluated
 from noria._jax import parts_of
 
@@ -69,7 +70,7 @@ def verdict(case: Case) -> Verdict:
     if not all(np.isfinite(np.asarray(a, np.float64)).all() for a in expected[0][0]):
         found.unusable = "not finite"
         return found
-    with tuned(case.numbers):
+    with tuned(**case.numbers):
         for backend in case.backends:
             try:
                 actual, native = results(case, backend)

@@ -18,7 +18,7 @@ from noria._jax import is_symbolic
 from noria._types import Key, State
 from noria.backends import CELL_BACKENDS, LOOP_BACKENDS
 from noria.backends.base import LoopBackend
-from noria.backends.native import FEW, unsupported_reason
+from noria.backends.native import tuning, unsupported_reason
 from noria.cells.base import advance
 from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
@@ -193,7 +193,11 @@ def run_once(
 ) -> tuple[State, Any]:
     """Next state and output of a single step: of a few examples as machine code, if there is any, else of the cell as it is."""
     axes = (jtu.tree_leaves(x)[0].shape[0], 1) if batched else (1,)
-    if backend in ("auto", "native") and not is_symbolic(*axes) and math.prod(axes) <= FEW:
+    if (
+        backend in ("auto", "native")
+        and not is_symbolic(*axes)
+        and math.prod(axes) <= tuning().unpacked_rows
+    ):
         steps = jtu.tree_map(
             lambda leaf: jnp.expand_dims(leaf, int(batched)), Steps(x, None, None, keys)
         )

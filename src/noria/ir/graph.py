@@ -3,6 +3,7 @@
 They mirror JAX's variables, equations and jaxprs. A graph is evaluated by binding its equations in order.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
@@ -93,6 +94,11 @@ def struct(atom: Atom) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a value, for tracing."""
     aval = atom.aval
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
+
+
+def size(atom: Atom) -> int:
+    """The number of elements of a value."""
+    return math.prod(atom.aval.shape)
 
 
 def size_in_bytes(atom: Atom) -> int:

@@ -24,7 +24,8 @@
 ``NORIA_NATIVE_ISA`` chooses the vector instructions (`target.ISAS`). ``NORIA_BACKEND=scan`` keeps layers from choosing this backend.
 """
 
-from noria.backends.native.lower.legalize import has_native_code
-from noria.backends.native.primitive import FEW, loop, should_hoist, unsupported_reason
+from noria.backends.native.lower.supported import has_native_code
+from noria.backends.native.machine import tuning
+from noria.backends.native.primitive import loop, should_hoist, unsupported_reason
 
-__all__ = ["FEW", "has_native_code", "loop", "should_hoist", "unsupported_reason"]
+__all__ = ["has_native_code", "loop", "should_hoist", "tuning", "unsupported_reason"]

@@ -1,7 +1,26 @@
-"""The machine that code is generated for: its vector instructions."""
+"""The machine that code is generated for: its vector instructions, and the thresholds of the plan.
 
+The defaults of `Tuning` were measured; ``python benchmarks/tuning.py NAME`` repeats the measurement
+of a threshold. To run with other thresholds::
+
+    from noria.backends.native.machine import Tuning, using
+
+    with using(Tuning(threads=1)):
+        ys = jax.jit(layer)(xs)
+
+They are part of the key of `jax.jit`: a function that was compiled with other thresholds is
+compiled anew.
+"""
+
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
+
+import jax
+
+
+class NoSuchMachine(Exception):
+    """There is no code generator for this machine, or none for the requested instruction set."""
 
 
 @dataclass(frozen=True)
@@ -9,11 +28,11 @@ class Isa:
     """A set of vector instructions.
 
     Attributes:
-        name: what ``NORIA_NATIVE_ISA`` calls it.
+        name: as in ``NORIA_NATIVE_ISA``.
         bits: the width of a vector register.
-        registers: how many there are.
+        registers: the number of vector registers.
         cpu: LLVM's name of a processor that has them; empty for the one at hand.
-        features: what LLVM is told besides.
+        features: further features of the target, in LLVM's notation.
     """
 
     name: str
@@ -23,11 +42,11 @@ class Isa:
     features: str = ""
 
     def lanes(self, dtype: Any) -> int:
-        """Numbers in a vector."""
+        """How many numbers of a dtype fit a vector."""
         return self.bits // (8 * dtype.itemsize)
 
 
-#: Best first. The first that the machine has is taken.
+#: Best first. The first that the machine has is chosen.
 ISAS = {
     "x86": (
         Isa("avx512", 512, 32, "x86-64-v4", "-prefer-256-bit"),
@@ -38,5 +57,105 @@ ISAS = {
 }
 
 
-class NoSuchMachine(Exception):
-    """There is no code generator for this machine, or not for what ``NORIA_NATIVE_ISA`` asks for."""
+@dataclass(frozen=True)
+class Tuning:
+    """Every threshold of the native backend.
+
+    A pair has one number for machines with 16 vector registers, and one for those with 32.
+    """
+
+    # --- threads ---------------------------------------------------------------------------------
+
+    #: Threads of a call; ``None`` for as many as the process has cores.
+    threads: int | None = None
+
+    #: Floating-point operations of a call for each thread. With less, waking the thread costs more
+    #: than it saves.
+    thread_flops: int = 1_000_000
+
+    #: Floating-point operations of a stage from which its features are divided among threads. With
+    #: less, waiting for the other threads after each stage costs more than it saves.
+    stage_flops: int = 100_000
+
+    # --- products ---------------------------------------------------------------------------------
+
+    #: Rows (steps times examples) up to which weights are read in place, not packed into panels:
+    #: packing reads a weight once more.
+    unpacked_rows: int = 4
+
+    #: Bytes of a weight that a step reads fast for one example. A larger one is multiplied for a
+    #: time block at once; the limit grows with the batch, up to ``small_weight_examples``.
+    small_weight_bytes: int = 2**15
+    small_weight_examples: int = 4
+
+    #: From so many examples on, a product in the step runs at full speed if the weight is cached.
+    block_examples: int = 8
+
+    #: Bytes of a weight that stay in the cache of a core from step to step.
+    cached_weight_bytes: int = 3 * 2**19
+
+    #: From so many examples on, a product in the step also hides reads of an uncached weight.
+    uncached_block_examples: int = 32
+
+    #: Rows of a register tile, at most: more need more broadcasts than a core issues in a cycle.
+    tile_rows: int = 8
+
+    #: Vectors of a panel. The product of one row needs several independent sums to hide the latency
+    #: of a multiply-add, and all sums must fit the registers.
+    panel_vectors: tuple[int, int] = (2, 4)
+
+    #: Vectors of a block of features in a stage without products.
+    elementwise_vectors: int = 2
+
+    # --- time blocks ------------------------------------------------------------------------------
+
+    #: Rows of a time block whose operands are kept for accumulators: enough to hide the loads and
+    #: stores of the accumulators, few enough to stay in the cache.
+    block_rows: int = 512
+
+    #: Bytes that a time block without accumulators keeps.
+    block_bytes: int = 2**19
+
+    #: Vectors of the right operand of a rank update that are multiplied at a time.
+    update_vectors: int = 3
+
+    #: Rows of the left operand that are multiplied at a time.
+    update_rows: tuple[int, int] = (4, 8)
+
+    #: Bytes of an example in the staging buffers of arrays whose outer axis is the batch.
+    staged_bytes: int = 2**11
+
+    # --- size of the code -------------------------------------------------------------------------
+
+    #: Pieces of an equation on a small matrix. With more, XLA's code is faster than the many lines.
+    pieces: int = 16
+
+    #: Equations of a step. The time of LLVM grows faster than their number: 1.1 s for 820, 2.5 s
+    #: for 1650, 7 s for 3300, 21 s for 5500 (sines and products; on one core).
+    equations: int = 4096
+
+    def prefer_block(self, weight: int, batch: int) -> bool:
+        """Whether a product with a weight of so many bytes is faster for a time block at once.
+
+        The fewer the examples, the more a block gains. From eight examples on the product runs at
+        full speed in the step too, unless the weight is larger than the cache of a core.
+        """
+        small = min(batch, self.small_weight_examples) * self.small_weight_bytes
+        return (batch < self.block_examples and weight > small) or (
+            batch < self.uncached_block_examples and weight > self.cached_weight_bytes
+        )
+
+
+_tuning = jax.make_user_context(Tuning())
+
+
+def tuning() -> Tuning:
+    """The thresholds that hold here."""
+    found: Tuning = _tuning.value
+    return found
+
+
+def using(tuning: Tuning) -> AbstractContextManager[Any]:
+    """A context in which other thresholds hold, for all that is traced in it."""
+    context: AbstractContextManager[Any] = _tuning(tuning)
+    return context

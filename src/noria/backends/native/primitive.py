@@ -13,37 +13,17 @@ import jax.numpy as jnp
 from noria._jax import Rows, primitive
 from noria.backends import scan
 from noria.backends.base import PreviousStep, grouped, total
-from noria.backends.native.lower.legalize import MOVES, UnsupportedEquation, has_native_code, size
 from noria.backends.native.lower.precision import in_32_bits, is_narrow, of_types, widened
-from noria.backends.native.machine import NoSuchMachine
-from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule
+from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
+from noria.backends.native.machine import NoSuchMachine, Tuning, tuning
+from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan, item_of
 from noria.backends.native.runtime import handler, header, kernels
 from noria.backends.native.runtime.target import chosen
-from noria.ir.graph import Env, Equation, Graph, env_of, is_literal, size_in_bytes, values_of
+from noria.ir.graph import Env, Equation, Graph, env_of, is_literal, size, size_in_bytes, values_of
 from noria.ir.passes import extract
-
-#: Floating-point operations, about, from which on a second thread pays for being woken.
-_WORTH_A_THREAD = 1_000_000
-
-#: Floating-point operations of a stage, about, from which on it pays to share it out.
-_WORTH_A_STAGE = 100_000
-
-#: Rows of a stretch, about, if they are recorded and then summed up.
-_RECORDED = 512
-
-#: Rows of all steps together for which weights are not packed.
-FEW = 4
-
-#: Bytes of what is kept of all steps of a stretch, about, if nothing is summed up.
-_KEPT = 2**19
-
-#: Bytes of a weight that is read fast for one example; for four examples, four times as many.
-_SMALL = 2**15
-
-#: Bytes of a weight that stay in the cache of a core from step to step.
-_CACHED = 3 * 2**19
+from noria.ir.primitives import VIEWS
 
 
 def unsupported_reason(
@@ -71,16 +51,9 @@ def should_hoist(equation: Equation, given: Sequence[Any], batch: int, light: bo
     if not has_native_code(equation):
         return True
     weight = max(map(size_in_bytes, equation.inputs))
-    return is_slow(weight, batch) and not any(v in given for v in values_of(equation.inputs))
-
-
-def is_slow(weight: int, batch: int) -> bool:
-    """Whether a product with a weight of so many bytes is slower in each step than for some steps at once.
-
-    The fewer the examples, the more that gains, but a small weight is read fast for any number of them. With eight
-    examples or more it runs at full speed in the step too, unless the weight is larger than a core's cache, so that it is read from farther away.
-    """
-    return (batch < 8 and weight > min(batch, 4) * _SMALL) or (batch < 32 and weight > _CACHED)
+    return tuning().prefer_block(weight, batch) and not any(
+        v in given for v in values_of(equation.inputs)
+    )
 
 
 def loop(
@@ -141,7 +114,7 @@ def _program(
 ) -> Schedule:
     shared = [v for v in graph.inputs if v in known]
     steps = [v for v in graph.inputs if v not in known and v not in state]
-    return Schedule(graph, shared, steps, state, totals, shifted)
+    return schedule_of(graph, shared, steps, state, totals, shifted)
 
 
 class Arguments(NamedTuple):
@@ -169,7 +142,7 @@ class Call:
         batch_major: frozenset[Any],
     ):
         self.program, self.graph, self.reverse, self.totals = program, graph, reverse, totals
-        self.batch_major = batch_major
+        self.batch_major, self.tuning = batch_major, tuning()
         #: Those that were asked for; an executable holds them too, but only once it is compiled.
         self.kernels: dict[str, kernels.Kernel] = {}
 
@@ -208,9 +181,9 @@ class Call:
         )
         shared, steps, shifted = (
             [v for v in some if v in graph.inputs]
-            for some in (self.program.shared, self.program.steps, self.program.shifted)
+            for some in (self.program.shared, self.program.steps, self.program.previous)
         )
-        program = Schedule(graph, shared, steps, self.program.state, counts, shifted)
+        program = schedule_of(graph, shared, steps, self.program.state, counts, shifted)
         needs = [
             kind == "state" or value in graph.inputs
             for kind in INPUTS
@@ -222,8 +195,14 @@ class Call:
         self, totals: tuple[int, ...], apart: Callable[[int], bool] = lambda weight: False
     ) -> Schedule:
         program = self.program
-        return Schedule(
-            self.graph, program.shared, program.steps, program.state, totals, program.shifted, apart
+        return schedule_of(
+            self.graph,
+            program.shared,
+            program.steps,
+            program.state,
+            totals,
+            program.previous,
+            apart,
         )
 
     def slow(self, *arrays: Any, time: int) -> list[Any]:
@@ -231,7 +210,7 @@ class Call:
         program, (shared, steps, first, start) = self.program, self.arguments(arrays)
         known, varying = env_of(program.shared, shared), env_of(program.steps, steps)
         varying |= {
-            v: PreviousStep(varying[v], a) for v, a in zip(program.shifted, first, strict=True)
+            v: PreviousStep(varying[v], a) for v, a in zip(program.previous, first, strict=True)
         }
         axes = time, self._batch(arrays)
         final, stacked, totals = scan.loop(
@@ -241,7 +220,11 @@ class Call:
 
     def structs(self, time: int, batch: int) -> list[jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the final state, of what is stacked, and of totals."""
-        outputs, totals, width = self.program.outputs, self.program.totals, len(self.program.state)
+        outputs, totals, width = (
+            self.program.outputs,
+            self.program.accumulators,
+            len(self.program.state),
+        )
         axes = [(batch,)] * width + [(time, batch)] * (len(outputs) - width) + [()] * len(totals)
         return [
             jax.ShapeDtypeStruct((*front, *v.aval.shape), v.aval.dtype)
@@ -250,14 +233,14 @@ class Call:
 
     def rows(self) -> Rows:
         """Where the batch is."""
-        front = {"shared": None, "step": 1, "first": 0, "state": 0}
+        front = {"shared": None, "step": 1, "boundary": 0, "state": 0}
         width, stacked = (
             len(self.program.state),
             len(self.program.outputs) - len(self.program.state),
         )
         return Rows(
             [front[kind] for kind in INPUTS for _ in self.program.values(kind)],
-            [0] * width + [1] * stacked + [None] * len(self.program.totals),
+            [0] * width + [1] * stacked + [None] * len(self.program.accumulators),
         )
 
     def fast(self, *arrays: Any, time: int) -> list[Any]:
@@ -265,28 +248,37 @@ class Call:
         isa, batch = chosen(), self._batch(arrays)
         if not time * batch:
             return self.slow(*arrays, time=time)
-        direct = time * batch <= FEW
+        direct = time * batch <= self.tuning.unpacked_rows
         weights = [
             dot.depth * dot.width * item_of(e.outputs[0]) for e, dot in self.program.dots.items()
         ]
-        apart = not direct and any(is_slow(weight, batch) for weight in weights)
+        apart = not direct and any(self.tuning.prefer_block(weight, batch) for weight in weights)
         program = (
-            self._program(self.totals, lambda weight: is_slow(weight, batch))
+            self._program(self.totals, lambda weight: self.tuning.prefer_block(weight, batch))
             if apart
             else self.program
         )
-        shares, by_features = _shares(program, time, batch)
+        shares, by_features = _shares(program, time, batch, self.tuning)
         strided = min(time, batch) > 1 and not by_features
         plan = KernelPlan(
-            program, isa, by_features, direct, self._batch_major(program) if strided else ()
+            program,
+            isa,
+            by_features,
+            direct,
+            self._batch_major(program) if strided else (),
+            self.tuning,
         )
-        kept = sum(plan.stretch_widths())
-        rows = _RECORDED if self.totals else -(-_KEPT // kept) if kept else time * batch
+        kept = sum(plan.block_widths())
+        limits = self.tuning
+        rows = limits.block_rows if self.totals else time * batch
+        if kept and not self.totals:
+            rows = -(-limits.block_bytes // kept)
         stretch = -(-time // min(time, -(-time * batch // rows)))
         scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, stretch),), jnp.uint8)
         sizes = handler.sizes(time, batch, self.reverse, stretch, shares)
         given, wanted = (
-            [place in plan.aside for place in program.buffers(kinds)] for kinds in (INPUTS, RESULTS)
+            [place in plan.staged for place in program.buffers(kinds)]
+            for kinds in (INPUTS, RESULTS)
         )
         results = jax.eval_shape(
             functools.partial(_swapped, which=wanted), self.structs(time, batch)
@@ -298,8 +290,8 @@ class Call:
 
     def _batch_major(self, program: Schedule) -> list[Slot]:
         """The buffers that lie in memory with the batch in front, but for those of which many steps are multiplied at once."""
-        apart = {(p.source.kind, p.source.number) for p in program.before}
-        apart |= {(p.target.kind, p.target.number) for p in program.after}
+        apart = {(p.source.kind, p.source.number) for p in program.prologue}
+        apart |= {(p.target.kind, p.target.number) for p in program.epilogue}
         # By position: what is emitted can be another value in the program than in the graph.
         emitted = self.graph.outputs[len(program.state) : len(program.outputs)]
         places = zip(program.buffers(("step", "emitted")), (*program.steps, *emitted), strict=True)
@@ -315,22 +307,28 @@ class Call:
         return int(self.arguments(arrays).start[0].shape[0])
 
 
-def _shares(program: Schedule, time: int, batch: int) -> tuple[int, bool]:
+def _shares(program: Schedule, time: int, batch: int, limits: Tuning) -> tuple[int, bool]:
     """Into how many shares the work is cut, and whether features are shared out, not rows of the batch.
 
     Features are if there are few rows, and a stage is so much work that waiting for the other threads does not count.
     """
     products = {equation: 2 * dot.depth * dot.width for equation, dot in program.dots.items()}
-    apart = sum(products[projection.equation] for projection in (*program.before, *program.after))
-    others = sum(size(v) for e in program.equations if e.name not in MOVES for v in e.outputs) * 4
+    apart = sum(
+        products[projection.equation] for projection in (*program.prologue, *program.epilogue)
+    )
+    others = sum(size(v) for e in program.equations if e.name not in VIEWS for v in e.outputs) * 4
     step = sum(products.values()) - apart + others
     rest = apart + sum(
-        2 * size(total) for total in program.totals
+        2 * size(total) for total in program.accumulators
     )  # of a whole stretch, and shared out by features
-    shares = max(1, min(_cores(), time * batch * (step + rest) // _WORTH_A_THREAD))
+    shares = max(
+        1, min(limits.threads or _cores(), time * batch * (step + rest) // limits.thread_flops)
+    )
     work = step * batch // len(program.stages)
     by_features = (
-        batch <= 2 * shares and work > _WORTH_A_STAGE and not any(s.sums for s in program.stages)
+        batch <= 2 * shares
+        and work > limits.stage_flops
+        and not any(s.reductions for s in program.stages)
     )
     if shares > 1 and by_features:
         return shares, True

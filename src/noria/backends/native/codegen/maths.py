@@ -1,8 +1,9 @@
-"""Elementary functions of vectors, as machine code without calls where that is reasonable.
+"""Elementary functions of vectors, as inline code for most functions.
 
-``FUNCTIONS[name](builder, x)`` emits one for ``<N x float>`` or ``<N x double>``, any N; so does ``BINARY_FUNCTIONS``
-for two arguments. With and without fused multiply-add, the largest relative error found over every
-binade, in units of 2⁻²³ and 2⁻⁵², rounded up (also where sin and cos are nearly zero; ``tests/test_native_maths.py``):
+``FUNCTIONS[name](builder, x)`` emits one for ``<N x float>`` or ``<N x double>`` with any N;
+``BINARY_FUNCTIONS`` has those of two arguments. ``tests/test_native_maths.py`` measures errors over
+every binade, with and without fused multiply-add, also where sin and cos are nearly zero. The
+largest relative errors, in units of 2⁻²³ and 2⁻⁵², rounded up:
 
     ========  =======  =======
     function  float32  float64
@@ -28,11 +29,12 @@ binade, in units of 2⁻²³ and 2⁻⁵², rounded up (also where sin and cos a
     pow             1       1*
     ========  =======  =======
 
-    * the C library's function lane by lane, with room for other libraries than glibc; so are sin, cos and tan in
-      float32 of a vector with any |x| > 10⁵
+    * the C library's function lane by lane, with a margin for libraries other than glibc; so are
+      sin, cos and tan in float32 if any lane has |x| > 10⁵
 
-NaN, infinities, signed zeros, overflow and underflow are as in C. A result below the smallest normal number may be
-zero, and log, like XLA's, takes such an argument for zero. |tanh| and |erf| never pass 1, and reach it.
+NaN, infinities, signed zeros, overflow and underflow are as in C. A result below the smallest
+normal number may be zero, and log takes such an argument for zero, as XLA does. |tanh| and |erf|
+reach 1 and never exceed it.
 """
 
 import math
@@ -41,34 +43,34 @@ from functools import partial
 
 from llvmlite import ir
 
+from noria.backends.native.codegen.coefficients import (
+    COS,
+    DOUBLE,
+    ERF,
+    ERFC,
+    FLOAT,
+    SIN,
+    TANH,
+    Format,
+)
 from noria.backends.native.codegen.llvm import declared, suffix
-from noria.backends.native.codegen.vector import DOUBLE, FLOAT, Format, Vector, numbers
+from noria.backends.native.codegen.vector import Vector
 
 LN2, LOG2E = math.log(2), 1 / math.log(2)
+
+#: Below it, n · π/2 subtracted in double precision leaves r with all digits of float32: the first
+#: part of `HALF_PI` has 33 bits, n up to 16 bits, and so their product is exact.
 LARGE_ANGLE = 1e5
 
-# For single precision alone: x P(x²) / Q(x²) as (P, Q), by reweighted least squares; P of erfc; sin r / r and cos r in
-# powers of r², by Remez's exchange; both in 40 digits or more.
-TANH = (
-    numbers("0.9999999785 0.1337777511 0.003491726595 2.05454674e-05 1.326629398e-08"),
-    numbers("1.0 0.4671108986 0.02586229433 0.000327931713 7.740442743e-07"),
-)
-ERF = (
-    numbers(
-        "1.128379144 0.1915457313 0.05287483721 0.003807962632 0.0002846828508 2.025939074e-06"
-    ),
-    numbers("1.0 0.5030856619 0.1145577264 0.01505469407 0.001170676622 3.783186493e-05"),
-)
-ERFC = numbers(
-    "0.5641557867 1.130176634 1.933901697 3.337081268 -1.321893336 19.18080893 -64.67900261 74.79901945 -30.81446881"
-)
-SIN = numbers("1.0 -0.166666546 0.008332096042 -0.000195032935")
-COS = numbers("1.0 -0.5 0.04166665458 -0.001388764946 2.446316604e-05")
+#: π/2 in two parts; the first has trailing zero bits.
 HALF_PI = (1.57079632673412561417, 6.07710050650619224932e-11)
 
 
 def _emitting(label: str, rule: Callable[..., Vector]) -> Callable[..., ir.Value]:
-    """A rule as a function of the module, inlined where it is called."""
+    """A rule as a function of the module, which LLVM inlines at each call.
+
+    Without it, a function with a thousand calls would be emitted, and parsed, a thousand times.
+    """
 
     def emit(builder: ir.IRBuilder, *values: ir.Value) -> ir.Value:
         kind = values[0].type
@@ -86,7 +88,7 @@ def _emitting(label: str, rule: Callable[..., Vector]) -> Callable[..., ir.Value
 
 
 def _by_lane(name: str, *vectors: Vector) -> Vector:
-    """The C library's function."""
+    """The C library's function, called for each lane."""
     x = vectors[0]
     kind, builder = x.value.type, x.builder
     short = "f" if x.format is FLOAT else ""
@@ -99,13 +101,14 @@ def _by_lane(name: str, *vectors: Vector) -> Vector:
 
 
 def _powers(x: Vector, bias: int, floor: bool = False, sign: int = 1) -> tuple[Vector, Vector]:
-    """(2ⁿ, ±r) where e^±x = 2ⁿ eʳ; a bias smaller than the format's gives as much smaller a power.
+    """(2ⁿ, ±r) where e^±x = 2ⁿ eʳ. A smaller ``bias`` gives a power that is as much smaller.
 
-    n is nearest to ±x / ln 2, or just below: then both ends of the range come out without a correction.
+    n is the integer nearest to ±x / ln 2, or with ``floor`` the integer below: then r is never
+    negative, and the smallest and the largest exponents need no correction.
     """
     f = x.format
-    magic = f.round + bias
-    # a half, less what keeps n = 0 at x = 0
+    magic = f.round + bias  # rounds to an integer, whose low bits are the exponent field
+    # Subtracting almost one half makes rounding a floor; the rest keeps n = 0 at x = 0.
     t = (
         x.fma(LOG2E, 2.0 ** -(f.mantissa - 1) - 0.5) + magic
         if floor
@@ -117,7 +120,7 @@ def _powers(x: Vector, bias: int, floor: bool = False, sign: int = 1) -> tuple[V
 
 
 def _exp(x: Vector, halve: int = 0) -> Vector:
-    """2ⁿ P(r), halved if asked for, which leaves room at the top."""
+    """eˣ = 2ⁿ P(r); with ``halve`` = 1, half of it, which overflows later."""
     f = x.format
     power, r = _powers(
         x.clamp((0.5 - f.bias) * LN2, (f.bias + 1.5 + halve) * LN2), f.bias - halve, floor=True
@@ -126,7 +129,7 @@ def _exp(x: Vector, halve: int = 0) -> Vector:
 
 
 def _exp2(x: Vector) -> Vector:
-    """2ⁿ = 2ʰ 2ⁿ⁻ʰ, so that neither overflows before the product does."""
+    """2ⁿ = 2ʰ 2ⁿ⁻ʰ with h near n/2: neither factor overflows before the product does."""
     f = x.format
     x = x.clamp(-f.bias - f.mantissa - 3.0, f.bias + 3.0)
     n = x + f.round - f.round
@@ -137,7 +140,7 @@ def _exp2(x: Vector) -> Vector:
 
 
 def _expm1(x: Vector) -> Vector:
-    """2 (2ⁿ⁻¹ (eʳ - 1) + 2ⁿ⁻¹ - ½)."""
+    """eˣ - 1 = 2 (2ⁿ⁻¹ (eʳ - 1) + 2ⁿ⁻¹ - ½); half of each term leaves room at the top."""
     f = x.format
     half, r = _powers(x.clamp(-(f.mantissa + 2) * LN2, (f.bias + 1.4) * LN2), f.bias - 1)
     y = (r * r.polynomial(f.expm1)).fma(half, half - 0.5)
@@ -149,7 +152,7 @@ def _taylor(powers: Iterable[int]) -> list[float]:
 
 
 def _small(x: Vector) -> Vector:
-    """Where x + x² is x, and squares may underflow."""
+    """Where x + x² rounds to x, and squares may underflow."""
     return x.intrinsic("fabs").compare("<", 2.0 ** -(x.format.mantissa + 2))
 
 
@@ -164,14 +167,17 @@ def _logistic(x: Vector) -> Vector:
 def _rational(
     x: Vector, limit: float, above: tuple[float, ...], below: tuple[float, ...]
 ) -> Vector:
-    """P(x²) / Q(x²) times x on ±limit, never above 1, and constant beyond: 1, where a sum rounds so with and without FMA."""
+    """The quotient x P(x²) / Q(x²) on ±limit and constant beyond, clamped to ±1.
+
+    The limit is a point where the quotient rounds to 1, with and without fused multiply-add.
+    """
     x = x.clamp(-limit, limit)
     z = x * x
     return (x * z.polynomial(above) / z.polynomial(below)).clamp(-1.0, 1.0)
 
 
 def _tanh(x: Vector) -> Vector:
-    """A rational function in single precision, E / (E + 2) with E = e²ˣ - 1 in double."""
+    """A rational function in single precision; E / (E + 2) with E = e²ˣ - 1 in double."""
     f = x.format
     if f is FLOAT:
         return _rational(x, 9.02, *TANH)
@@ -195,7 +201,10 @@ def _integer(number: float, f: Format) -> int:
 
 
 def _log_of(x: Vector, g: Vector, k: Vector) -> Vector:
-    """The sum of k ln 2 and log(1 + g) = 2 artanh(s) = g - s (g - R(s²)), s = g / (2 + g); or what the edges of x ask."""
+    """The sum k ln 2 + log(1 + g); log(1 + g) = 2 artanh(s) = g - s (g - R(s²)), s = g / (2 + g).
+
+    Zero, negative numbers, infinity and NaN in ``x`` give the results of C.
+    """
     f = x.format
     top = 2.0**f.mantissa
     k = (k | _integer(top, f)).number - (top + f.bias)
@@ -213,7 +222,7 @@ def _log(x: Vector) -> Vector:
 
 
 def _log1p(x: Vector) -> Vector:
-    """1 + x = 2ᵏ (1 + f), where f takes up again what the sum lost."""
+    """log(1 + x) with 1 + x = 2ᵏ (1 + f), where f includes the rounding error of the sum."""
     f = x.format
     u = x + 1.0
     m, k = _mantissa(u)
@@ -227,11 +236,11 @@ def _erf(x: Vector) -> Vector:
 
 
 def _erfc(x: Vector) -> Vector:
-    """From ½ on t P(t) e^(-x²) with t = 1 / (x + 2), before that 1 - erf(x)."""
+    """From ½ on t P(t) e^(-x²) with t = 1 / (x + 2), and 1 - erf(x) below."""
     if x.format is DOUBLE:
         return _by_lane("erfc", x)
     y = x.clamp(0.5, 12.0)
-    high = (y.bits & -(1 << 12)).number  # its square is exact
+    high = (y.bits & -(1 << 12)).number  # 12 bits: its square is exact; y² = high² - low
     t = 1.0 / (y + 2.0)
     low = (high - y) * (high + y)
     tail = t * t.polynomial(ERFC) * _exp(-(high * high)) * low.polynomial(_taylor(range(6)))
@@ -239,7 +248,7 @@ def _erfc(x: Vector) -> Vector:
 
 
 def _waves(x: Vector) -> tuple[Vector, Vector, Vector]:
-    """(sin r, cos r, n) where x = n π/2 + r, found in double precision."""
+    """(sin r, cos r, n) where x = n π/2 + r; n and r are computed in double precision."""
     wide = x.cast("fpext", ir.DoubleType())
     t = wide.fma(2 / math.pi, DOUBLE.round)
     n = t - DOUBLE.round
@@ -248,8 +257,8 @@ def _waves(x: Vector) -> tuple[Vector, Vector, Vector]:
     return r * z.polynomial(SIN), z.polynomial(COS), t.bits.cast("trunc", ir.IntType(32))
 
 
-def _turned(x: Vector, name: str, wave: Callable[[Vector], Vector]) -> Vector:
-    """The C library's function in double precision, or where a lane is beyond what _waves reduces."""
+def _periodic(x: Vector, name: str, wave: Callable[[Vector], Vector]) -> Vector:
+    """The C library's function in double precision, or if `_waves` cannot reduce some lane."""
     if x.format is DOUBLE:
         return _by_lane(name, x)
     builder, lanes = x.builder, x.value.type.count
@@ -282,7 +291,7 @@ def _tangent(x: Vector) -> Vector:
 
 
 def _sinh(x: Vector) -> Vector:
-    """e^|x|/2 - e^-|x|/2 with the sign of x; Taylor's series on [-1, 1]."""
+    """e^|x|/2 - e^-|x|/2 with the sign of x; on [-1, 1] the Taylor series."""
     a, z = x.intrinsic("fabs"), x * x
     half = _exp(a, halve=1)
     series = x * z.polynomial(_taylor(range(1, x.format.sinh, 2)))
@@ -295,7 +304,10 @@ def _cosh(x: Vector) -> Vector:
 
 
 def _in_double(x: Vector) -> Vector:
-    """In double precision, denormal numbers too, which instructions take for zero while a kernel runs."""
+    """In double precision. While a kernel runs, instructions take denormal numbers for zero.
+
+    So those are converted by their bits: the integer times 2⁻¹⁴⁹.
+    """
     wide, bits = x.cast("fpext", ir.DoubleType()), x.bits
     denormal = ((bits & 0x7FFFFF).cast("sitofp", ir.DoubleType()) * 2.0**-149).intrinsic(
         "copysign", wide
@@ -308,7 +320,7 @@ def _pow(x: Vector, y: Vector) -> Vector:
     if x.format is DOUBLE:
         return _by_lane("pow", x, y)
     x, y = _in_double(x), _in_double(y)
-    a, whole = x.intrinsic("fabs"), y.clamp(-(2.0**30), 2.0**30)  # all integers beyond are even
+    a, whole = x.intrinsic("fabs"), y.clamp(-(2.0**30), 2.0**30)  # larger floats are even
 
     def integer(v: Vector) -> Vector:
         return v.compare("==", v + DOUBLE.round - DOUBLE.round)
@@ -324,7 +336,10 @@ def _pow(x: Vector, y: Vector) -> Vector:
 
 
 def _without_denormals(x: Vector) -> Vector:
-    """Zeros in their place: in the mode of a kernel, the library's function reads their bits wrongly."""
+    """Zeros instead of denormal numbers.
+
+    The library's function reads their bits, while its instructions take them for zero.
+    """
     zero = x.constant(0.0).intrinsic("copysign", x)
     return zero.where(x.intrinsic("fabs").compare("<", 2.0 ** (1 - x.format.bias)), x)
 
@@ -338,11 +353,16 @@ _WAVES: dict[str, Callable[[Vector], Vector]] = {
     "tan": _tangent,
 }
 _UNARY: dict[str, Callable[[Vector], Vector]] = {
-    **{
-        rule.__name__[1:]: rule
-        for rule in (_tanh, _logistic, _exp, _exp2, _expm1, _log, _log1p, _sinh, _cosh)
-    },
-    **{name: partial(_turned, name=name, wave=wave) for name, wave in _WAVES.items()},
+    "tanh": _tanh,
+    "logistic": _logistic,
+    "exp": _exp,
+    "exp2": _exp2,
+    "expm1": _expm1,
+    "log": _log,
+    "log1p": _log1p,
+    "sinh": _sinh,
+    "cosh": _cosh,
+    **{name: partial(_periodic, name=name, wave=wave) for name, wave in _WAVES.items()},
     "erf": _erf,
     "erfc": _erfc,
     "cbrt": lambda x: _by_lane("cbrt", _without_denormals(x)),
@@ -350,10 +370,10 @@ _UNARY: dict[str, Callable[[Vector], Vector]] = {
     "rsqrt": lambda x: 1.0 / x.intrinsic("sqrt"),
 }
 
-#: By JAX's names of the primitives.
+#: The functions of one argument, by JAX's names of the primitives.
 FUNCTIONS: dict[str, Unary] = {name: _emitting(name, rule) for name, rule in _UNARY.items()}
 
-#: Those of two arguments.
+#: The functions of two arguments.
 BINARY_FUNCTIONS: dict[str, Binary] = {
     "atan2": _emitting("atan2", partial(_by_lane, "atan2")),
     "pow": _emitting("pow", _pow),

@@ -19,23 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria.backends.native.codegen.elementwise import ELEMENTWISE, kind_of
+from noria.backends.native.lower.supported import kind_of
+from noria.backends.native.machine import tuning
 from noria.ir.graph import Equation
-
-#: Pieces that an equation may have.
-MOST = 16
-
-#: What only moves numbers.
-_MOVES = frozenset(
-    "broadcast_in_dim concatenate pad rev slice split stack tile transpose unstack".split()
-)
-
-#: Reductions, and how two numbers become one.
-COMBINING: dict[str, Callable[[Any, Any], Any]] = {
-    "reduce_sum": jax.lax.add,
-    "reduce_max": jax.lax.max,
-    "reduce_min": jax.lax.min,
-}
+from noria.ir.primitives import COMBINE, ELEMENTWISE, IN_PIECES
 
 
 class Refused(Exception):
@@ -53,9 +40,9 @@ def in_pieces(equation: Equation, weights: Sequence[bool]) -> Callable[..., list
     name, pieces = equation.name, _Pieces()
     if name == "dot_general":
         return lambda a, b: [pieces.product(equation, a, b, *weights)]
-    if name in _MOVES:
+    if name in IN_PIECES:
         return lambda *arrays: pieces.moved(equation, arrays)
-    if name in COMBINING and equation.inputs[0].aval.ndim > 1:
+    if name in COMBINE and equation.inputs[0].aval.ndim > 1:
         return lambda a: [pieces.reduced(equation, a)]
     shape = equation.outputs[0].aval.shape
     if name in ELEMENTWISE and any(v.aval.shape not in ((), shape) for v in equation.inputs):
@@ -69,11 +56,11 @@ class _Pieces:
     """Counts the pieces of one equation."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._count, self._most = 0, tuning().pieces
 
     def _cut(self, flat: jax.Array, start: int, length: int) -> jax.Array:
         self._count += 1
-        if self._count > MOST:
+        if self._count > self._most:
             raise Refused
         return jax.lax.slice(flat, (start,), (start + length,))
 
@@ -146,7 +133,7 @@ class _Pieces:
 
     def reduced(self, equation: Equation, a: jax.Array) -> jax.Array:
         """One axis after the other."""
-        combine = COMBINING[equation.name]
+        combine = getattr(jax.lax, COMBINE[equation.name])
         for axis in sorted(equation.params["axes"], reverse=True):
             whole = a.reshape(-1, a.shape[axis], int(np.prod(a.shape[axis + 1 :])))
             flat = whole.reshape(-1)

@@ -1,5 +1,6 @@
-"""What the native reverse loop does besides the recurrence: it sums up gradients, finds saved states where they were emitted,
-and shares out work by features; each against the scan, in values and all cotangents.
+"""The native reverse loop: accumulated gradients, saved states, work shared by features.
+
+Each is compared with the scan in values and all cotangents.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -12,20 +13,19 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from agreement import TOLERANCE, scanned
+from agreement import assert_backends_agree, pulled, scanned
 from agreement import check_native as check
 from jax import jit
-from models import AUTO, assert_close, cotangents, make_cell, random, random_like
+from models import AUTO, assert_close, ensemble, learned, make_cell, noise, random, random_like
+from models import sum_of_squares as loss
 
 import noria as nr
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
-RUN = "noria.backends.native.primitive."
-
 
 class Everything(nr.Cell):
-    """A weight of a concatenation, one of the input, a bias, and a vector that is used three times, once in what is emitted."""
+    """A weight of a concatenation, one of the input, a bias, and a vector that is used thrice."""
 
     W: jax.Array
     V: jax.Array
@@ -50,7 +50,7 @@ def everything(
     shapes = (hidden, features + hidden), (hidden, features), (hidden,), (hidden,)
     scale = jnp.asarray((features + hidden) ** -0.5, dtype)
     cell = Everything(*(scale * random(n, *shape, dtype=dtype) for n, shape in enumerate(shapes)))
-    return nr.Recurrence(cell, random(5, hidden, dtype=dtype), learn_initial_state=True, **options)
+    return learned(cell, **options)
 
 
 class Step(nr.Cell):
@@ -78,47 +78,11 @@ def step_of(
 ) -> nr.Recurrence:
     """A layer of states of four numbers, and parameters of these shapes."""
     parameters = [0.5 * random(n, *shape) for n, shape in enumerate(shapes)]
-    start = random(9, 4) if states is None else tuple(random(9 + n, 4) for n in range(states))
-    return nr.Recurrence(
-        Step(parameters, start, step, read), start, learn_initial_state=True, **options
-    )
+    zero = jnp.zeros(4) if states is None else (jnp.zeros(4),) * states
+    return learned(Step(parameters, zero, step, read), **options)
 
 
-def loss(layer: Any, xs: Any, state: Any = None) -> jax.Array:
-    leaves = jtu.tree_leaves(layer.scan(state, xs))
-    return sum((jnp.sum(leaf**2) for leaf in leaves), jnp.zeros((), leaves[0].dtype))
-
-
-@pytest.fixture
-def tuned(monkeypatch):
-    """Set numbers of the native backend, for what is compiled from then on: each function that is new to `jax.jit`."""
-
-    def tune(*, cores: int | None = None, **numbers: int) -> None:
-        for name, number in numbers.items():
-            monkeypatch.setattr(RUN + name, number)
-        if cores is not None:
-            monkeypatch.setattr(RUN + "_cores", lambda: cores)
-
-    return tune
-
-
-@pytest.fixture
-def plans(monkeypatch):
-    """Of each kernel that is made from now on: whether features are shared out, and how many totals there are."""
-    from noria.backends.native.plan.tiling import KernelPlan
-
-    found = []
-
-    def spy(*args: Any) -> Any:
-        plan = KernelPlan(*args)
-        found.append((plan.by_features, len(plan.program.totals)))
-        return plan
-
-    monkeypatch.setattr(RUN + "KernelPlan", spy)
-    return found
-
-
-# --- totals ---------------------------------------------------------------------------------------------------------
+# --- accumulators ---------------------------------------------------------------------------------------
 
 
 def sized(*cases: tuple[int, int, Any]) -> list[Any]:
@@ -132,15 +96,14 @@ def sized(*cases: tuple[int, int, Any]) -> list[Any]:
     sized(
         (1, 600, jnp.float64),
         (1, 1025, jnp.float32),
-        (17, 31, jnp.float64),  # 527 rows in stretches of 16 and 15 steps
+        (17, 31, jnp.float64),  # 527 rows in blocks of 16 and 15 steps
         (70, 1, jnp.float64),
         (70, 15, jnp.float32),
-        (600, 3, jnp.float64),  # one step has more rows than a stretch should
+        (600, 3, jnp.float64),  # one step has more rows than a block should
     ),
 )
-def test_stretches_of_rows(batch, time, dtype):
-    layer = nr.with_backend(everything(dtype=dtype), "native")
-    check(layer, random(0, batch, time, 3, dtype=dtype))
+def test_any_number_of_rows_agrees_with_the_scan(batch, time, dtype):
+    check(everything(dtype=dtype), random(0, batch, time, 3, dtype=dtype))
 
 
 @pytest.mark.sampled(2)
@@ -148,9 +111,9 @@ def test_stretches_of_rows(batch, time, dtype):
     ("features", "hidden", "dtype"),
     sized((1, 50, jnp.float32), (2, 15, jnp.float64), (17, 50, jnp.float32), (50, 1, jnp.float64)),
 )
-def test_features_that_fill_no_vector(features, hidden, dtype, tuned):
-    """In stretches of two steps, the last of one."""
-    tuned(_RECORDED=4)
+def test_features_that_fill_no_vector_agree_with_the_scan(features, hidden, dtype, tune):
+    """In blocks of two steps, the last of one."""
+    tune(block_rows=4)
     check(everything(features, hidden, dtype), random(0, 3, 7, features, dtype=dtype))
 
 
@@ -199,13 +162,13 @@ KINDS: dict[str, nr.Recurrence] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_parameters_of_all_kinds(name, tuned):
-    tuned(_RECORDED=8)
+def test_every_use_of_a_parameter_agrees_with_the_scan(name, tune):
+    tune(block_rows=8)
     check(KINDS[name], random(0, 3, 7, 3))
 
 
-def test_parameters_of_another_precision():
-    """Totals in single precision of a loop in double."""
+def test_parameters_of_another_precision_agree_with_the_scan():
+    """Accumulators in single precision of a loop in double."""
     layer = step_of(
         lambda h, x, A, a, B: jnp.tanh(
             (A @ h.astype(a.dtype) + a * x[0].astype(a.dtype)).astype(x.dtype) + B @ x
@@ -216,11 +179,8 @@ def test_parameters_of_another_precision():
     )
     narrow = [a.astype(jnp.float32) for a in layer.cell.parameters[:2]]
     layer = eqx.tree_at(lambda l: l.cell.parameters[:2], layer, narrow)
-    found, expected = (
-        scanned(nr.with_backend(layer, b), random(0, 3, 7, 3)) for b in ("native", "scan")
-    )
-    assert [g.dtype for g in found[1][:-1]] == [a.dtype for a in jtu.tree_leaves(layer)]
-    assert_close(found, expected, 1e-5)
+    _, gradients = check(layer, random(0, 3, 7, 3), tolerance=1e-5)
+    assert [g.dtype for g in gradients[:-1]] == [a.dtype for a in jtu.tree_leaves(layer)]
 
 
 LENGTHS = jnp.array([7, 0, 4])
@@ -237,14 +197,14 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_options(name, tuned):
-    tuned(_RECORDED=8)
+def test_options_of_a_layer_agree_with_the_scan(name, tune):
+    tune(block_rows=8)
     of_layer, of_call = OPTIONS[name]
     check(everything(**of_layer), random(0, 3, 7, 3), **of_call)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_padding_that_is_nan_enters_no_total(reverse):
+def test_padding_that_is_nan_enters_no_accumulator(reverse):
     xs = random(0, 3, 7, 3)
     padded = jnp.where(jnp.arange(7)[:, None] < LENGTHS[:, None, None], xs, jnp.nan)
     layer = everything(reverse=reverse, backend="native")
@@ -260,7 +220,7 @@ def all_gradients() -> Any:
 
 
 @pytest.mark.parametrize("asked", ["p", "WVb", "x", "Wx", "state b"])
-def test_some_parameters_are_differentiated(asked):
+def test_gradients_of_some_parameters_are_those_of_all(asked):
     layer, xs = everything(backend="native"), random(0, 3, 200, 3)
     expected_layer, expected_xs = all_gradients()
 
@@ -272,24 +232,19 @@ def test_some_parameters_are_differentiated(asked):
     def of_some(arrays: Any, xs: Any) -> Any:
         return loss(eqx.tree_at(some, layer, arrays) if arrays else layer, xs)
 
-    of_arrays, of_xs = (
-        jit(jax.grad(of_some, argnums=(0, 1) if "x" in asked else 0))(some(layer), xs),
-        None,
-    )
-    if "x" in asked:
-        of_arrays, of_xs = of_arrays
-        assert_close(of_xs, expected_xs, 1e-10)
-    assert_close(of_arrays, some(expected_layer), 1e-10)
+    gradient = jit(jax.grad(of_some, argnums=(0, 1) if "x" in asked else 0))
+    found, expected = gradient(some(layer), xs), some(expected_layer)
+    assert_close(found, (expected, expected_xs) if "x" in asked else expected, 1e-10)
 
 
-def test_the_gradient_of_the_input_alone_has_no_totals(plans):
+def test_the_gradient_of_the_input_alone_has_no_accumulators(plans):
     layer, xs = nr.Recurrence(make_cell("rnn", 3, 4)), random(0, 8, 6, 3)
     jit(jax.grad(lambda xs: jnp.sum(layer(xs) ** 2))).lower(xs)
     jit(jax.grad(loss)).lower(layer, xs)
-    assert [totals for _, totals in plans] == [0, 0, 0, 3]  # W, U and a bias
+    assert [plan.accumulators for plan in plans] == [0, 0, 0, 3]  # W, U and a bias
 
 
-def test_no_product_is_left_for_after_the_loop():
+def test_no_product_follows_the_loop():
     layer, xs = everything(), random(0, 8, 6, 3)
     texts = {
         b: jit(jax.grad(loss)).lower(nr.with_backend(layer, b), xs).as_text()
@@ -299,14 +254,7 @@ def test_no_product_is_left_for_after_the_loop():
     assert "dot_general" in texts["scan"]
 
 
-# --- transformations ------------------------------------------------------------------------------------------------
-
-
-def ensemble(layer: Any, count: int) -> Any:
-    arrays, rest = eqx.partition(layer, eqx.is_array)
-    return eqx.combine(
-        jtu.tree_map(lambda a: jnp.stack([a * (1 + 0.1 * n) for n in range(count)]), arrays), rest
-    )
+# --- transformations ------------------------------------------------------------------------------
 
 
 MAPS: dict[str, tuple[tuple[Any, Any, Any], tuple[int, ...]]] = {
@@ -319,30 +267,22 @@ MAPS: dict[str, tuple[tuple[Any, Any, Any], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_gradients_of_each(name):
-    """`jax.vmap` of `jax.grad`, with respect to everything; forward for some, reverse for others."""
+def test_vmap_of_gradients_agrees_with_the_scan(name):
+    """With respect to everything; forward for some, reverse for others."""
     axes, shape = MAPS[name]
     xs, state = random(0, *shape), random(1, *((3,) if axes[2] == 0 else ()), 5)
-    found = []
-    for backend in ("native", "scan"):
-        layer = everything(backend=backend, reverse=len(shape) % 2 == 0)
-        layer = ensemble(layer, 3) if axes[0] == 0 else layer
-        each = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1, 2)), in_axes=axes)
-        value, (of_layer, of_xs, of_state) = jit(each)(layer, xs, state)
-        found.append((value, jtu.tree_leaves(of_layer), of_xs, of_state))
-    assert_close(found[0], found[1], 1e-10)
+    layer = everything(reverse=len(shape) % 2 == 0)
+    layer = ensemble(layer, 3) if axes[0] == 0 else layer
+    each = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1, 2)), in_axes=axes)
+    assert_backends_agree(each, layer, xs, state)
 
 
-def test_maps_of_maps():
-    layer, xs = everything(), random(0, 2, 3, 4, 3)
+def test_vmap_of_vmap_of_gradients_agrees_with_the_scan():
     each = jax.vmap(jax.vmap(jax.grad(loss), in_axes=(None, 0)), in_axes=(None, 0))
-    found, expected = (
-        jtu.tree_leaves(jit(each)(nr.with_backend(layer, b), xs)) for b in ("native", "scan")
-    )
-    assert_close(found, expected, 1e-10)
+    assert_backends_agree(each, everything(), random(0, 2, 3, 4, 3))
 
 
-def test_jacobians():
+def test_jacobians_agree_with_the_scan():
     """`jax.jacrev`: cotangents are mapped, and nothing else."""
     layer = nr.Recurrence(make_cell("lstm", 3, 5))
     xs, state = random(0, 2, 4, 3), random_like(layer.initial_state(), 1)
@@ -351,50 +291,39 @@ def test_jacobians():
         state, ys = layer.scan(state, xs)
         return jtu.tree_leaves(state)[-1], ys[:, 1:]
 
-    jacobian = jit(jax.jacrev(outputs, argnums=(0, 1, 2)))
-    found, expected = (
-        jtu.tree_leaves(jacobian(nr.with_backend(layer, b), state, xs)) for b in ("native", "scan")
-    )
-    assert_close(found, expected, 1e-10)
+    assert_backends_agree(jax.jacrev(outputs, argnums=(0, 1, 2)), layer, state, xs)
 
 
-def test_second_derivatives():
-    """Reverse over reverse, with an initial state; of totals and of what is shifted."""
-    layer = everything(reverse=True)
-    xs, state = random(0, 3, 4, 3), random(1, 5)
+def test_second_derivatives_agree_with_the_scan():
+    """Reverse over reverse, with an initial state; of accumulators and of shifted states."""
     inner = jax.grad(loss, argnums=(0, 1, 2))
 
     def second(layer: Any, xs: Any, state: Any) -> Any:
         return sum(jnp.sum(jnp.sin(g)) for g in jtu.tree_leaves(inner(layer, xs, state)))
 
-    outer = jit(jax.grad(second, argnums=(0, 1, 2)))
-    found, expected = (
-        jtu.tree_leaves(outer(nr.with_backend(layer, b), xs, state)) for b in ("native", "scan")
-    )
-    assert_close(found, expected, 1e-10)
+    outer = jax.grad(second, argnums=(0, 1, 2))
+    assert_backends_agree(outer, everything(reverse=True), random(0, 3, 4, 3), random(1, 5))
 
 
-def test_second_derivatives_of_each():
-    layer, xs = everything(), random(0, 3, 4, 3)
-
+def test_vmap_of_second_derivatives_agrees_with_the_scan():
     def second(layer: Any, x: Any) -> Any:
         return sum(jnp.sum(g**2) for g in jtu.tree_leaves(jax.grad(loss)(layer, x)))
 
-    each = jit(jax.vmap(jax.grad(second), in_axes=(None, 0)))
-    found, expected = (
-        jtu.tree_leaves(each(nr.with_backend(layer, b), xs)) for b in ("native", "scan")
-    )
-    assert_close(found, expected, 1e-10)
+    each = jax.vmap(jax.grad(second), in_axes=(None, 0))
+    assert_backends_agree(each, everything(), random(0, 3, 4, 3))
 
 
-# --- states that are emitted are not stored again -------------------------------------------------------------------
+# --- states that are emitted are not stored again -------------------------------------------------
 
 
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize(("name", "count"), [("rnn", 0), ("lstm", 5), ("gru", 4), ("gruv3", 3)])
-def test_what_is_stored(name, count, reverse):
-    """An LSTM's four gates and its cell; of a GRU two gates, the candidate and what is reset; of an RNN nothing. A scan stores h too."""
+def test_explain_counts_the_saved_arrays(name, count, reverse):
+    """LSTM: four gates and the cell. GRU: two gates, the candidate, the reset product. RNN: none.
+
+    A scan stores h too.
+    """
     layer = nr.Recurrence(make_cell(name, 3, 6), reverse=reverse)
     for backend, more, dtype in (
         ("native", 0, "float64"),
@@ -423,7 +352,7 @@ def test_a_state_that_is_not_emitted_is_stored():
     ("name", "reverse"),
     [("rnn", False), ("lstm", False), ("lstm", True), ("gru", False), ("gru", True)],
 )
-def test_an_initial_state_and_its_cotangent(name, reverse):
+def test_cotangents_of_an_initial_state_agree_with_the_scan(name, reverse):
     """One state for each example; of several steps, and of one step, there for one example or for a batch."""
     layer = nr.Recurrence(make_cell(name, 3, 6), reverse=reverse)
     own = layer.initial_state()
@@ -433,17 +362,10 @@ def test_an_initial_state_and_its_cotangent(name, reverse):
     )
 
     def function(layer: Any, state: Any, alone: Any, xs: Any) -> Any:
-        found = []
-        for start, some in ((state, xs), (state, xs[:, :1]) if reverse else (alone, xs[0, :1])):
-            values, gradients = cotangents(layer, start, some)
-            found += [values, jtu.tree_leaves(gradients)]
-        return found
+        one_step = (state, xs[:, :1]) if reverse else (alone, xs[0, :1])
+        return [pulled(nr.Recurrence.scan, layer, *some) for some in ((state, xs), one_step)]
 
-    arguments = state, alone, random(0, 2, 5, 3)
-    found, expected = (
-        jit(function)(nr.with_backend(layer, b), *arguments) for b in ("native", "scan")
-    )
-    assert_close(found, expected, 1e-10)
+    assert_backends_agree(function, layer, state, alone, random(0, 2, 5, 3))
 
 
 SEVERAL: dict[str, tuple[Any, Any]] = {
@@ -469,36 +391,36 @@ SEVERAL: dict[str, tuple[Any, Any]] = {
         *((n, True) for n in SEVERAL),
     ],
 )
-def test_states_that_are_handed_on(name, reverse):
+def test_states_that_are_handed_on_agree_with_the_scan(name, reverse):
     step, read = SEVERAL[name]
     layer = step_of(step, (4, 4), states=2, read=read, reverse=reverse)
     check(layer, random(0, 3, 5, 3), tuple(random(n, 3, 4) for n in range(2)), resets=RESETS[:, :5])
 
 
-# --- threads --------------------------------------------------------------------------------------------------------
+# --- threads ------------------------------------------------------------------------------------
 
-SMALL = {"_WORTH_A_THREAD": 1, "_RECORDED": 5}
-
-
-def of_both(layer: Any, xs: Any, state: Any) -> Any:
-    """What a new function gives, so that it is traced and compiled now."""
-    return jtu.tree_leaves(
-        jit(lambda *args: (args[0].scan(args[2], args[1]), gradients_of(*args)))(layer, xs, state)
-    )
+SMALL = {"thread_flops": 1, "block_rows": 5}
+BY_FEATURES = {"stage_flops": 0, **SMALL}
+BY_ROWS = {"stage_flops": 10**9, **SMALL}
 
 
-def gradients_of(layer: Any, xs: Any, state: Any) -> Any:
-    return jax.grad(loss, argnums=(0, 1, 2))(layer, xs, state)
+def check_cores(tune: Any, layer: Any, xs: Any, state: Any, cores: Any, **numbers: int) -> None:
+    """Each number of cores agrees with the scan, and gives the same bits as the others."""
+    results = []
+    for count in cores:
+        tune(cores=count, **numbers)
+        results.append(jtu.tree_leaves(check(layer, xs, state)))
+    for other in results[1:]:
+        for a, b in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "batch", "hidden", "dtype", "reverse", "cores"),
     [
-        pytest.param(
-            name, batch, hidden, dtype, reverse, cores, id=f"{name}-{batch}-{hidden}-{dtype.dtype}"
-        )
-        for name, batch, hidden, dtype, reverse, cores in [
+        pytest.param(*case, id=f"{case[0]}-{case[1]}-{case[2]}-{case[3].dtype}")
+        for case in [
             ("rnn", 1, 1, jnp.float64, False, (2, 5)),
             ("everything", 2, 15, jnp.float32, True, (3,)),
             ("gru", 1, 16, jnp.float32, False, (2,)),
@@ -508,71 +430,55 @@ def gradients_of(layer: Any, xs: Any, state: Any) -> Any:
         ]
     ],
 )
-def test_features_are_shared_out(name, batch, hidden, dtype, reverse, cores, tuned, plans):
-    """Among two, three or five threads, some of which have nothing to do; the numbers are the same."""
-    cell = (
-        everything(2, hidden, dtype).cell
-        if name == "everything"
-        else make_cell(name, 2, hidden, dtype=dtype)
-    )
-    layer = nr.Recurrence(cell, reverse=reverse)
-    xs, state = random(0, batch, 7, 2, dtype=dtype), random_like(layer.initial_state(), 1, dtype)
-    expected = of_both(nr.with_backend(layer, "scan"), xs, state)
-    results = []
-    for count in cores:
-        tuned(cores=count, _WORTH_A_STAGE=0, **SMALL)
-        results.append(of_both(nr.with_backend(layer, "native"), xs, state))
-    assert {by_features for by_features, _ in plans} == {True}
-    assert_close(results[0], expected, TOLERANCE[str(xs.dtype)])
-    for other in results[1:]:
-        for a, b in zip(other, results[0], strict=True):
-            np.testing.assert_array_equal(a, b)
+def test_sharing_features_gives_the_same_bits(
+    name, batch, hidden, dtype, reverse, cores, tune, plans
+):
+    """Among two, three or five threads, some of which have nothing to do."""
+    make = everything if name == "everything" else None
+    cell = make(2, hidden, dtype).cell if make else make_cell(name, 2, hidden, dtype=dtype)
+    layer, xs = nr.Recurrence(cell, reverse=reverse), random(0, batch, 7, 2, dtype=dtype)
+    check_cores(tune, layer, xs, noise(layer.initial_state(), 1), cores, **BY_FEATURES)
+    assert {plan.shares_features for plan in plans} == {True}
 
 
-def test_rows_are_shared_out(tuned, plans):
-    """Also among more threads than there are rows, of which those without one have a share of the totals."""
+def test_sharing_rows_gives_the_same_bits(tune, plans):
+    """Also among more threads than rows; those without a row take a share of the accumulators."""
     layer, xs = everything(2, 17), random(0, 2, 7, 2)
-    state = random(1, 17)
-    expected = of_both(nr.with_backend(layer, "scan"), xs, state)
-    results = []
-    for cores in (3, 16):
-        tuned(cores=cores, _WORTH_A_STAGE=10**9, **SMALL)
-        results.append(of_both(nr.with_backend(layer, "native"), xs, state))
-    assert {by_features for by_features, _ in plans} == {False}
-    assert_close(results[0], expected, 1e-10)
-    for other in results[1:]:
-        for a, b in zip(other, results[0], strict=True):
-            np.testing.assert_array_equal(a, b)
+    check_cores(tune, layer, xs, random(1, 17), (3, 16), **BY_ROWS)
+    assert {plan.shares_features for plan in plans} == {False}
 
 
-def test_sums_over_features_are_not_shared_out(tuned, plans):
-    tuned(cores=3, _WORTH_A_STAGE=0, **SMALL)
+def test_sums_over_features_are_not_shared(tune, plans):
+    tune(cores=3, **BY_FEATURES)
     check(KINDS["a gain after a norm"], random(0, 1, 7, 3))
-    assert {by_features for by_features, _ in plans} == {False}
+    assert {plan.shares_features for plan in plans} == {False}
 
 
-def test_options_with_features_shared_out(tuned, plans):
-    tuned(cores=3, _WORTH_A_STAGE=0, **SMALL)
+def test_lengths_and_resets_with_shared_features_agree_with_the_scan(tune, plans):
+    tune(cores=3, **BY_FEATURES)
     xs = random(0, 2, 7, 3)
     check(everything(3, 17, reverse=True), xs, lengths=LENGTHS[::2], resets=RESETS[:2])
-    assert (True, 0) in plans
-    assert any(totals for _, totals in plans)
+    assert any(plan.shares_features and not plan.accumulators for plan in plans)
+    assert any(plan.accumulators for plan in plans)
 
 
-@pytest.mark.parametrize("stage", [0, 10**9], ids=["features", "rows"])
-def test_calls_from_eight_threads(stage, tuned):
-    """Of one compiled function, with more shares than there are cores: the same numbers, bit by bit."""
-    tuned(cores=4, _WORTH_A_STAGE=stage, **SMALL)
-    layer, state = (
-        nr.Recurrence(make_cell("lstm", 3, 40), backend="native"),
-        random_like(make_cell("lstm", 3, 40).initial_state(), 1),
-    )
+def gradients_of(layer: Any, xs: Any, state: Any) -> Any:
+    return jax.grad(loss, argnums=(0, 1, 2))(layer, xs, state)
+
+
+@pytest.mark.parametrize("numbers", [BY_FEATURES, BY_ROWS], ids=["features", "rows"])
+def test_calls_of_one_function_from_eight_threads_give_the_same_bits(numbers, tune):
+    """With more shares than there are cores."""
+    tune(cores=4, **numbers)
+    layer = nr.Recurrence(make_cell("lstm", 3, 40), backend="native")
+    state = noise(layer.initial_state(), 1)
     function = jit(lambda layer, xs, state: (layer.scan(state, xs), gradients_of(layer, xs, state)))
     inputs = [random(n, 2, 20, 3) for n in range(8)]
+    compiled = function.lower(layer, inputs[0], state).compile()  # thresholds hold in this thread
 
     def work(n: int) -> list[Any]:
         return [
-            jtu.tree_leaves(jax.device_get(function(layer, inputs[n], state))) for _ in range(10)
+            jtu.tree_leaves(jax.device_get(compiled(layer, inputs[n], state))) for _ in range(10)
         ]
 
     alone = [work(n)[0] for n in range(8)]
@@ -584,14 +490,14 @@ def test_calls_from_eight_threads(stage, tuned):
                 np.testing.assert_array_equal(a, b)
 
 
-# --- nothing to do --------------------------------------------------------------------------------------------------
+# --- nothing to do --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [("everything", {}), ("lstm", {"save": "states"}), ("lstm", {"checkpoint": "sqrt"})],
 )
-def test_no_steps_and_no_examples(name, options):
+def test_gradients_of_no_steps_and_no_examples_are_zero(name, options):
     """Gradients of weights are zeros, those of the states pass through."""
     cell = everything().cell if name == "everything" else make_cell("lstm", 3, 5)
     layer = nr.Recurrence(cell, backend="native", **options)

@@ -1,4 +1,4 @@
-"""Equations on small matrices as equations on rows: each against itself."""
+"""Legalization of equations on small matrices: rows instead, with the same results."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from models import random
 
 pytest.importorskip("llvmlite")
 
-from noria.backends.native.lower import small_matrices
-from noria.backends.native.lower.legalize import UnsupportedEquation, has_native_code, legalized
+from noria.backends.native.lower.legalize import legalized
+from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
 from noria.ir.build import build
 from noria.ir.graph import Graph
 
 a, b, c = random(0, 3, 4), random(1, 4, 3), random(2, 2, 3, 4)
 v, w, n = random(3, 3), random(4, 4), jnp.arange(12).reshape(3, 4)
 
-#: Of some operands, of which those named `weights` are the same for all steps.
+#: By name: a function and its operands. Any of them may be a weight, the same for all steps.
 CASES: dict[str, tuple[Any, ...]] = {
     "matrix and vector": (lambda a, w: a @ w, a, w),
     "vector and matrix": (lambda v, a: v @ a, v, a),
@@ -67,8 +67,8 @@ def graph_of(function: Any, *arrays: Any) -> Graph:
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("weights", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("name", CASES)
-def test_the_same_from_rows(name, weights, monkeypatch):
-    monkeypatch.setattr(small_matrices, "MOST", 64)
+def test_legalized_matrices_give_the_same_numbers(name, weights, tune):
+    tune(pieces=64)
     function, *arrays = CASES[name]
     graph = graph_of(function, *arrays)
     constants = [v for v, is_constant in zip(graph.inputs, weights, strict=False) if is_constant]
@@ -90,14 +90,14 @@ def test_the_same_from_rows(name, weights, monkeypatch):
         (lambda a: a.sum(0), [jnp.zeros((0, 3))]),
     ],
 )
-def test_what_is_left_to_xla(function, arrays):
-    """Large matrices, products of whole numbers or over several axes, and what is empty."""
+def test_large_and_unusual_matrices_are_refused(function, arrays):
+    """Large matrices, products of whole numbers or over several axes, and empty arrays."""
     graph = graph_of(function, *arrays)
     with pytest.raises(UnsupportedEquation, match="there is no native code for"):
         legalized(graph, ())
 
 
-def test_branches():
+def test_legalized_branches_give_the_same_numbers():
     graph = graph_of(
         lambda k, v: jax.lax.switch(k, [jnp.sin, jnp.cos, jnp.tanh], v), jnp.int32(0), v
     )

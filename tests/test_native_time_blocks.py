@@ -1,0 +1,154 @@
+"""Products of a block of time steps at once: of the input before it, of emitted values after it.
+
+Each is compared with the scan in values and all cotangents. What nobody asks for is not computed.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from agreement import assert_backends_agree, pulled
+from agreement import check_native as check
+from models import AUTO, CELLS, assert_close, make_cell, random
+
+import noria as nr
+from noria.backends.native.runtime.target import available
+
+pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+
+
+@pytest.fixture
+def plans(plans, tune):
+    """The plans of kernels; products are taken out of the steps wherever that can be."""
+    tune(small_weight_bytes=0, block_examples=2**31)
+    return plans
+
+
+def layer_of(name: str, features: int, hidden: int, dtype: Any = jnp.float64) -> nr.Recurrence:
+    return nr.Recurrence(make_cell(name, features, hidden, dtype=dtype))
+
+
+@pytest.mark.covered(1)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", CELLS)
+def test_products_of_a_time_block_agree_with_the_scan(name, reverse, plans):
+    check(nr.Recurrence(make_cell(name, 5, 19), reverse=reverse), random(1, 3, 11, 5))
+    forward, backward = plans[0], plans[1]
+    assert forward.prologue >= 1
+    assert not forward.epilogue
+    assert backward.epilogue >= 1, "the cotangent of the input is a product that is only emitted"
+
+
+@pytest.mark.covered(1)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (1, 70, 1, 33), (2, 13, 70, 3), (17, 5, 33, 50), (5, 1, 16, 64)]
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_time_blocks_of_odd_sizes_agree_with_the_scan(shape, dtype, plans):
+    batch, time, features, hidden = shape
+    xs = random(2, batch, time, features, dtype=dtype)
+    check(layer_of("lstm", features, hidden, dtype), xs)
+    assert plans
+
+
+@pytest.mark.covered(1)
+@pytest.mark.parametrize("kept", [1, 1_000, 5_000])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_time_blocks_of_any_length_agree_with_the_scan(kept, reverse, plans, tune):
+    """From one step at a time to all; the last block is shorter."""
+    tune(block_bytes=kept, block_rows=1 + kept // 500)
+    check(nr.Recurrence(make_cell("gru", 4, 9), reverse=reverse), random(3, 2, 23, 4))
+
+
+@pytest.mark.covered(1)
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_time_blocks_on_any_number_of_threads_agree_with_the_scan(cores, batch, plans, tune):
+    tune(cores=cores, thread_flops=1, stage_flops=1)
+    check(layer_of("lstm", 20, 40), random(4, batch, 9, 20))
+
+
+@pytest.mark.parametrize("isa", [isa.name for isa in available()])
+def test_time_blocks_on_each_instruction_set_agree_with_the_scan(isa, plans, tune):
+    tune(isa=isa)
+    check(layer_of("lstm", 7, 21), random(5, 3, 6, 7))
+
+
+def test_time_blocks_with_lengths_and_resets_agree_with_the_scan(plans):
+    lengths, resets = jnp.asarray([3, 0, 7]), random(6, 3, 7) > 0.5
+    check(layer_of("lstm", 5, 8), random(7, 3, 7, 5), lengths=lengths, resets=resets)
+
+
+def test_products_of_slices_of_the_input_agree_with_the_scan(plans):
+    def cell(h: Any, x: Any) -> Any:
+        return jnp.tanh(weights[0] @ h + weights[1] @ x[:3] + weights[2] @ x[3:])
+
+    weights = random(8, 6, 6), random(9, 6, 3), random(10, 6, 2)
+    check(nr.Recurrence(cell, jnp.zeros(6)), random(11, 2, 4, 5))
+
+
+def test_small_weights_and_large_batches_stay_in_the_step():
+    """The size of the weights and of the batch decide."""
+    from noria.backends.native.machine import Tuning
+
+    assert Tuning().prefer_block(2**18, 1)
+    assert Tuning().prefer_block(2**18, 4)
+    assert Tuning().prefer_block(2**22, 20)
+    assert not Tuning().prefer_block(2**14, 1)
+    assert not Tuning().prefer_block(2**18, 8)
+    assert not Tuning().prefer_block(2**22, 32)
+
+
+def test_a_gradient_that_nobody_wants_is_not_computed(plans):
+    """That of the input, or that of a frozen weight, or what must be stored for them."""
+    layer = nr.Recurrence(make_cell("lstm", 5, 8), backend="native")
+    xs = random(12, 2, 6, 5)
+
+    def made(argument: int) -> list[tuple[int, int]]:
+        plans.clear()
+        function = jax.grad(lambda layer, xs: jnp.sum(layer(xs) ** 2), argnums=argument)
+        jax.block_until_ready(jax.jit(function)(layer, xs))
+        return [(plan.emitted, plan.accumulators) for plan in plans]
+
+    (_, of_forward), (of_input, of_weights) = made(0)
+    assert (of_forward, of_input, of_weights) == (0, 0, 3)
+    (_, of_forward), (of_input, of_weights) = made(1)
+    assert (of_forward, of_input, of_weights) == (0, 1, 0)
+
+
+@pytest.mark.covered(1)
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    ("batch", "time", "features", "hidden"),
+    [(1, 1, 3, 5), (1, 1, 17, 33), (2, 2, 20, 50), (1, 4, 1, 16)],
+)
+def test_weights_of_few_rows_are_not_packed(name, batch, time, features, hidden, plans):
+    check(layer_of(name, features, hidden), random(13, batch, time, features))
+    assert all(plan.unpacked and not plan.panel_bytes for plan in plans)
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("batch", [(), (1,), (3,), (9,)], ids=str)
+def test_a_single_step_agrees_with_the_plain_loop(batch):
+    """As machine code for a few examples; with derivatives of both modes."""
+    layer, x = layer_of("lstm", 6, 20), random(14, *batch, 6)
+    state = layer.step(None, x)[0]
+
+    def both(layer: Any, state: Any, x: Any) -> Any:
+        return layer.step(state, x), jax.jvp(layer.step, (state, x), (state, x))
+
+    def pull(layer: Any, state: Any, x: Any) -> Any:
+        return pulled(lambda state, x: layer.step(state, x), state, x)
+
+    assert_backends_agree(both, layer, state, x, backends=("auto", "plain"))
+    assert_backends_agree(pull, layer, state, x, backends=("auto", "plain"))
+
+
+@pytest.mark.parametrize("backend", ["auto", "scan", "plain", "reference"])
+def test_a_step_of_a_function_reads_what_is_outside_anew(backend):
+    outside = [jnp.ones(2)]
+    layer = nr.Recurrence(lambda h, x: h + outside[0] * x, jnp.zeros(2), backend=backend)
+    layer.step(None, jnp.ones(2))
+    outside[0] = jnp.full(2, 5.0)
+    assert_close(layer.step(None, jnp.ones(2))[1], jnp.full(2, 5.0), 0)

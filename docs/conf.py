@@ -5,7 +5,11 @@ Nothing is fetched while it is built or read: the theme brings its scripts, and 
 
 import re
 
+import jax
+import jax.numpy as jnp
+from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 import noria
 
@@ -60,5 +64,17 @@ def without_addresses(*arguments: object) -> tuple[str, str] | None:
     )
 
 
+class Display(SphinxDirective):
+    """The value of an expression, as a notebook displays it."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        value = eval(self.arguments[0], {"jax": jax, "jnp": jnp, "nr": noria})
+        return [nodes.raw("", value._repr_html_(), format="html")]
+
+
 def setup(app: Sphinx) -> None:
+    app.add_directive("display", Display)
     app.connect("autodoc-process-signature", without_addresses)

@@ -10,7 +10,8 @@ import pytest
 from models import random
 
 import noria as nr
-from noria.layers import compiled, recurrence
+from noria.compiler import select
+from noria.layers import compiled
 
 SCALE: Any = 1.0
 
@@ -84,13 +85,7 @@ def test_a_changed_array_that_numpy_holds_is_seen():
 def traces(monkeypatch):
     """How often a layer is taken apart."""
     found = []
-    run = recurrence.run
-
-    def counted(*args: Any, **options: Any) -> Any:
-        found.append(options["label"])
-        return run(*args, **options)
-
-    monkeypatch.setattr(recurrence, "run", counted)
+    monkeypatch.setattr(select, "report", lambda decision: found.append(decision.label))
     return found
 
 

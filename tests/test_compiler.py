@@ -15,8 +15,8 @@ from models import AUTO, CELLS, assert_close, make_cell, random
 from models import sum_of_squares as loss
 
 import noria as nr
-from noria.backends import LOOP_BACKENDS
-from noria.compiler.run import Options, take_apart
+from noria.backends import loop_backend
+from noria.compiler.program import split_step
 from noria.compiler.trace import Steps, trace
 
 KEY = jax.random.key(0)
@@ -214,7 +214,7 @@ def test_tracing_and_splitting_a_gru_is_quick():
     durations = []
     for _ in range(5):
         began = time.perf_counter()
-        take_apart(trace(cell, cell.initial_state(), step), 8, LOOP_BACKENDS["scan"], Options())
+        split_step(trace(cell, cell.initial_state(), step), 8, loop_backend("scan"))
         durations.append(time.perf_counter() - began)
     assert sorted(durations)[2] < 0.15
 
@@ -316,7 +316,7 @@ def test_a_cell_with_a_side_effect_runs_plainly_and_says_so(caplog):
     layer, xs = nr.Recurrence(cell, initial_state=jnp.zeros(3)), random(0, 4, 3)
     with caplog.at_level(logging.DEBUG, "noria"):
         ys = layer(xs)
-    assert "backend plain, since a step has the side effect" in caplog.text
+    assert "backend plain: a step has the side effect" in caplog.text
     assert_close(ys, nr.with_backend(layer, "reference")(xs), 1e-12)
     assert nr.explain(layer, xs).backend == "plain"
     with pytest.raises(ValueError, match=r"side effect .* cannot be taken apart"):

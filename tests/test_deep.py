@@ -11,7 +11,7 @@ import pytest
 
 import noria as nr
 from noria.backends.native.machine import Tuning
-from noria.compiler.split import narrow
+from noria.compiler.split import hoist_slices
 from noria.ir.build import graph_of
 from noria.ir.passes import extract
 
@@ -158,7 +158,7 @@ def test_slices_are_moved_through_a_long_chain():
         late.inputs,
         (*early.equations[:-1], _giving(early.equations[-1], late.inputs)),
     )
-    narrowed, loop = narrow(early, late, ())
+    narrowed, loop = hoist_slices(early, late, ())
     assert len(narrowed.outputs) == 2
     assert len(narrowed.equations) < 2000 + 8 * 64
     assert not loop.equations

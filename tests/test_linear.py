@@ -12,7 +12,7 @@ from models import assert_close, cotangents, make_cell, random, random_like
 
 import noria as nr
 from noria.compiler import linear
-from noria.compiler.linear import NotLinear, affine
+from noria.compiler.linear import NotLinear, linear_executor
 from noria.compiler.split import split
 from noria.compiler.trace import Steps, trace
 from noria.ops.linear_recurrence import CHUNK, linear_recurrence
@@ -143,7 +143,7 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
 @pytest.mark.parametrize("masks", [False, True], ids=["plain", "lengths and resets"])
 def test_found_linear(name, masks):
     cell, state = LINEAR[name]
-    affine(step_of(cell, state, masks, masks))
+    linear_executor(step_of(cell, state, masks, masks))
     layer = nr.Recurrence(cell, initial_state=state, backend="associative")
     xs = random(0, 3, TIME, SIZE)
     options: dict[str, Any] = {"lengths": LENGTHS, "resets": RESETS} if masks else {}
@@ -158,7 +158,7 @@ def test_found_linear(name, masks):
 def test_found_not_linear(name, masks):
     cell, state, reason = NOT_LINEAR[name]
     with pytest.raises(NotLinear, match=reason):
-        affine(step_of(cell, state, masks, masks))
+        linear_executor(step_of(cell, state, masks, masks))
     assert not linear.is_linear(step_of(cell, state, masks, masks))
 
 

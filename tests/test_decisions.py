@@ -137,3 +137,11 @@ def test_a_changed_environment_is_seen_by_the_next_call(caplog, monkeypatch):
             layer(XS)
         assert f"RNN(in_size=3): backend {backend}: " in caplog.text
         assert nr.explain(layer, XS).backend == backend
+
+
+@pytest.mark.parametrize("backend", ["scan", "associative"])
+def test_as_many_examples_as_steps_are_not_confused(backend):
+    """A backend that takes time first transposes whatever the sizes are."""
+    layer = nr.Recurrence(lambda h, x: 0.5 * h + x, initial_state=jnp.zeros(3), backend=backend)
+    xs = random(1, 4, 4, 3)
+    assert_close(layer(xs), nr.with_backend(layer, "plain")(xs), 1e-12)

@@ -82,7 +82,7 @@ class Program:
         needed = {*parts.parameters, *parts.epilogue.inputs}
         used = tuple(v for v in env if v in needed)
         order = sizes._replace(time_first=self.executor.time_first)
-        swap = order.axes != sizes.axes
+        swap = order.time_axis != sizes.time_axis
         steps = [swapped(a, sizes) for a in steps] if swap else steps
 
         def segment(parameters: Arrays, steps: Arrays, state: Arrays, time: int) -> Outputs:

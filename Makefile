@@ -3,6 +3,7 @@
 # make test-all  run every test, about half an hour
 # make check     format, lint, types
 # make bench     compare with other libraries
+# make docs      build the documentation site
 # make help      all targets
 
 # The first of some Pythons that runs: a shim of pyenv may be on the path and have nothing behind it.
@@ -28,7 +29,7 @@ OTHER_ISAS = from noria.backends.native.runtime.target import available; \
 ISA_TESTS = tests/test_each_layer.py tests/test_native_edges.py tests/test_native_batch_major.py
 
 .PHONY: help demo forecast test test-all test-oldest test-newest test-versions test-wheel test-isa \
-  fuzz bench check fix clean
+  fuzz bench docs docs-check check types fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,15 +38,19 @@ help:  ## list the targets
 $(VENV)/.base: pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "make: $(NEEDS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plot]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plot,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot,test]'
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plot,test,check]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot,test,check]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot,docs]'
 	@touch $@
 
 demo: $(VENV)/.base  ## train a bidirectional GRU on Japanese Vowels
@@ -92,9 +97,22 @@ fuzz: $(VENV)/.test  ## compare thousands of random cells with the definition, a
 bench: $(VENV)/.base  ## compare with other libraries, as far as they are installed; ARGS="--quick" and the like
 	$(BIN)/noria bench $(ARGS)
 
+# -n: a reference to a name that does not exist is a warning; -W: a warning is an error.
+docs: $(VENV)/.docs  ## build the documentation site into site/ and check its links
+	@rm -rf site  # a page that was renamed would stay
+	$(BIN)/python -m sphinx -q -n -W --keep-going -d build/doctrees -b html docs site
+	$(BIN)/python scripts/check_site.py --no-browser
+	@echo "open site/index.html"
+
+docs-check: docs  ## open every page of the site in headless Chromium, if there is one
+	$(BIN)/python scripts/check_site.py
+
 check: $(VENV)/.check  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+types: $(VENV)/.check  ## types only
 	$(BIN)/mypy
 
 fix: $(VENV)/.check  ## format and repair what can be repaired
@@ -102,4 +120,4 @@ fix: $(VENV)/.check  ## format and repair what can be repaired
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the virtual environments and caches
-	rm -rf .venv .venv-oldest .venv-newest .venv-wheel build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-oldest .venv-newest .venv-wheel build site .mypy_cache .ruff_cache .pytest_cache

@@ -180,6 +180,22 @@ class Polynomial:
         return max(abs(self.weight(x) * (self.function(x) - horner(coefficients, x))) for x in grid)
 
 
+def extremes(errors: Sequence[Decimal], count: int) -> list[int]:
+    """The largest errors of alternating sign, as many as asked for."""
+    found: list[int] = []
+    for n, error in enumerate(errors):
+        if not error:
+            continue
+        if found and (errors[found[-1]] > 0) == (error > 0):
+            if abs(error) > abs(errors[found[-1]]):
+                found[-1] = n
+        else:
+            found.append(n)
+    while len(found) > count:
+        del found[0 if abs(errors[found[0]]) < abs(errors[found[-1]]) else -1]
+    return found
+
+
 @dataclass(frozen=True)
 class Rational:
     """A quotient P(x²) / Q(x²) with Q(0) = 1 whose largest relative error is nearly the smallest.
@@ -237,25 +253,12 @@ class Rational:
 
 def least_squares(rows: Sequence[Sequence[Decimal]], right: Sequence[Decimal]) -> list[Decimal]:
     """By the normal equations: 80 digits allow for that."""
+
+    def dot(a: Sequence[Decimal], b: Sequence[Decimal]) -> Decimal:
+        return sum(map(Decimal.__mul__, a, b), Decimal(0))
+
     columns = list(zip(*rows, strict=True))
-    matrix = [[sum(map(Decimal.__mul__, a, b)) for b in columns] for a in columns]
-    return solve(matrix, [sum(map(Decimal.__mul__, a, right)) for a in columns])
-
-
-def extremes(errors: Sequence[Decimal], count: int) -> list[int]:
-    """The largest errors of alternating sign, as many as asked for."""
-    found: list[int] = []
-    for n, error in enumerate(errors):
-        if not error:
-            continue
-        if found and (errors[found[-1]] > 0) == (error > 0):
-            if abs(error) > abs(errors[found[-1]]):
-                found[-1] = n
-        else:
-            found.append(n)
-    while len(found) > count:
-        del found[0 if abs(errors[found[0]]) < abs(errors[found[-1]]) else -1]
-    return found
+    return solve([[dot(a, b) for b in columns] for a in columns], [dot(a, right) for a in columns])
 
 
 # --- the tables -------------------------------------------------------------------------------

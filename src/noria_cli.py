@@ -1,6 +1,7 @@
 """The command line: ``noria demo``, ``noria predict`` and ``noria bench``.
 
-It stands beside the package, and each command imports what it needs: ``import noria`` takes JAX, and a second.
+It is a module beside the package, and each command imports the parts it needs, because ``import
+noria`` loads JAX and takes a second.
 """
 
 import csv
@@ -12,7 +13,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as error:
+    if error.name != "typer":
+        raise
+    sys.exit("noria: the command line needs Typer; install it with: pip install 'noria[cli]'")
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -26,7 +32,7 @@ console = Console()
 
 
 class Task(StrEnum):
-    """What ``noria demo`` can show."""
+    """The demonstrations of ``noria demo``."""
 
     vowels = "vowels"
     forecast = "forecast"
@@ -62,7 +68,7 @@ def demo(
     ),
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Times through the data; default the task's own.")
+        int | None, typer.Option(min=1, help="Times through the data; default of the task.")
     ] = None,
 ) -> None:
     """Train a recurrent model on real data and save the model and pictures of it."""
@@ -98,7 +104,8 @@ def _vowels(folder: Path, seed: int, epochs: int | None) -> list[Path]:
     from noria.demo import vowels
 
     console.print(
-        "[bold]Japanese Vowels[/]: nine men say /ae/; a bidirectional GRU tells who, from 7 to 29 steps.\n"
+        "[bold]Japanese Vowels[/]: nine men say /ae/; a bidirectional GRU tells who, "
+        "from 7 to 29 steps.\n"
     )
     result = vowels.train(seed=seed, epochs=epochs or vowels.EPOCHS)
     _tell_of_interrupt(result.history)
@@ -158,7 +165,7 @@ def predict(
 
 
 class What(StrEnum):
-    """What ``noria bench`` can measure."""
+    """The quantities of ``noria bench``."""
 
     grid = "grid"
     scaling = "scaling"
@@ -236,16 +243,16 @@ def bench(
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=len(todo.works))
 
-        def tell(point: "Point", report: str) -> None:
+        def show(point: "Point", report: str) -> None:
             bar.update(
                 task,
                 advance=1,
                 description=f"{point.work.cell} {point.work.mode} {point.work.shape}",
             )
             if out is not None:
-                out.write_text(report, encoding="utf-8")  # a run that is stopped leaves what it has
+                out.write_text(report, encoding="utf-8")  # a stopped run leaves its results so far
 
-        points, report = todo.carry_out(shlex.join(["noria", *sys.argv[1:]]), tell)
+        points, report = todo.carry_out(shlex.join(["noria", *sys.argv[1:]]), show)
     if out is None:
         print(report)
     else:

@@ -27,12 +27,13 @@ def keras_blocks(array: jax.Array, gates: int, order: list[int]) -> jax.Array:
 
 
 def keras_cell(case: str, arrays: Arrays) -> Any:
-    cell, gates, order = {
+    cases: dict[str, tuple[Any, int, list[int]]] = {
         "simple_rnn": (nr.RNNCell, 1, [0]),
         "lstm": (nr.LSTMCell, 4, [0, 1, 2, 3]),
         "gru_reset_after": (nr.GRUCell, 3, [1, 0, 2]),
         "gru_reset_before": (nr.GRUv3Cell, 3, [1, 0, 2]),
-    }[case]
+    }
+    cell, gates, order = cases[case]
     biases = jnp.atleast_2d(arrays["bias"])
     return cell.from_arrays(
         keras_blocks(arrays["kernel"], gates, order),

@@ -338,11 +338,17 @@ def test_an_unknown_word_is_told_once(words):
 def test_a_demonstration_that_is_interrupted_saves_what_it_has(monkeypatch, tmp_path):
     fit = nr.fit
 
+    # A shell that starts the tests in the background has SIGINT ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupted(*args, **options):
         return fit(*args, **options, on_epoch=lambda *_: signal.raise_signal(signal.SIGINT))
 
     monkeypatch.setattr(nr, "fit", interrupted)
-    code, output = run("demo", "forecast", "--out", tmp_path)
+    try:
+        code, output = run("demo", "forecast", "--out", tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert code == 0
     assert (
         output.count("Training was interrupted in epoch 0; this is the model that it had reached.")

@@ -1,4 +1,4 @@
-"""Wrong calls, each with the text that it must give: the call, what came, what was wanted, what to do."""
+"""Wrong calls, each with its message: the call, what came, what was expected, what to do."""
 
 import equinox as eqx
 import jax
@@ -103,7 +103,7 @@ WRONG_CALLS = {
     "a batch of initial states": (
         lambda: nr.GRU(3, 4, key=KEY, initial_state=jnp.zeros((2, 4))),
         ValueError,
-        r"initial_state is float64\[2, 4\]; expected float64\[4\], that of one example",
+        r"initial_state is float64\[2, 4\]; expected float64\[4\], the state of one example",
     ),
     "a memory unlike the output": (
         lambda: lstm_cell()((jnp.zeros(4), jnp.zeros(1)), jnp.ones(3)),
@@ -150,7 +150,8 @@ WRONG_CALLS = {
     "an array as data": (
         lambda: nr.fit(gru(), lambda m, x: 0.0, XS, optimiser=optax.sgd(1.0), epochs=1, key=KEY),
         TypeError,
-        r"fit: data is a .*; expected noria.data.batches\(...\), a list of batches, or a tuple of arrays",
+        r"fit: data is a .*; expected noria.data.batches\(...\), a list of batches, "
+        r"or a tuple of arrays",
     ),
     "folds with the future": (
         lambda: nr.data.folds(6, k=2, gap=-1),
@@ -170,7 +171,8 @@ WRONG_CALLS = {
     "a way of saving that the backend lacks": (
         lambda: nr.GRU(3, 4, key=KEY, backend="plain", save="states"),
         ValueError,
-        r"with backend='plain' what is stored for the gradient is up to JAX; save= needs another backend",
+        r"with backend='plain' JAX decides what is stored for the gradient; "
+        r"save= needs another backend",
     ),
     "checkpoints that the backend lacks": (
         lambda: nr.GRU(3, 4, key=KEY, backend="reference", checkpoint=2),
@@ -232,7 +234,8 @@ WRONG_CALLS = {
     "cell arguments swapped": (
         lambda: nr.GRUCell(3, 4, key=KEY)(jnp.ones(3), jnp.ones(4)),
         ValueError,
-        r"GRUCell\(in_size=3, hidden_size=4\): x has shape \(4,\); expected \(3,\) or \(batch, 3\); the state comes first",
+        r"GRUCell\(in_size=3, hidden_size=4\): x has shape \(4,\); "
+        r"expected \(3,\) or \(batch, 3\); the state comes first",
     ),
     "cell input size": (
         lambda: lstm_cell()(lstm_cell().initial_state(), jnp.ones(7)),
@@ -257,7 +260,8 @@ WRONG_CALLS = {
     "cell input dtype": (
         lambda: nr.RNNCell(3, 4, key=KEY, **F32)(jnp.ones(4, jnp.float32), jnp.ones(3)),
         TypeError,
-        r"x is float64, but the parameters are float32; nothing is promoted silently. Convert x with .astype\('float32'\)",
+        r"x is float64, but the parameters are float32; nothing is promoted silently. "
+        r"Convert x with .astype\('float32'\)",
     ),
     # calling a layer
     "feature size": (
@@ -278,7 +282,8 @@ WRONG_CALLS = {
     "a list of steps": (
         lambda: gru()([jnp.ones(3)] * 5),
         TypeError,
-        r"xs is a list; expected one array, \(time, 3\).*stack equal steps with jnp.stack, pad unequal .* noria.data.pad",
+        r"xs is a list; expected one array, \(time, 3\).*stack equal steps with jnp.stack, "
+        r"pad unequal .* noria.data.pad",
     ),
     "layer arguments swapped": (
         lambda: gru()(XS, jnp.zeros(4)),
@@ -303,7 +308,8 @@ WRONG_CALLS = {
     "state of another kind": (
         lambda: nr.LSTM(3, 4, key=KEY)(jnp.zeros(4), XS),
         ValueError,
-        r"the state is float64\[4\]; expected LSTMState\(h=float64\[4\], c=float64\[4\]\), as initial_state\(\) gives it",
+        r"the state is float64\[4\]; expected LSTMState\(h=float64\[4\], c=float64\[4\]\), "
+        r"as initial_state\(\) gives it",
     ),
     "state of another dtype": (
         lambda: gru()(jnp.zeros(4, jnp.float32), XS),
@@ -368,7 +374,8 @@ WRONG_CALLS = {
     "dropout without a key": (
         lambda: chain()(XS),
         TypeError,
-        r"Dropout\(0.1\): in training mode it needs a key: layer\(xs, key=key\); for use without dropout, noria.inference",
+        r"Dropout\(0.1\): in training mode it needs a key: layer\(xs, key=key\); "
+        r"for use without dropout, noria.inference",
     ),
     "a state for a layer without": (
         lambda: nr.Dropout(0.1)(jnp.ones(3), XS),
@@ -388,7 +395,8 @@ WRONG_CALLS = {
     "a reversed step": (
         lambda: nr.GRU(3, 4, key=KEY, reverse=True).step(None, jnp.ones(3)),
         ValueError,
-        r"GRU\(in_size=3\).step: a reversed layer starts at the end; call scan with the whole sequence",
+        r"GRU\(in_size=3\).step: a reversed layer starts at the end; "
+        r"call scan with the whole sequence",
     ),
     "a bidirectional step": (
         lambda: nr.Bidirectional(gru(), gru()).step(None, jnp.ones(3)),
@@ -403,7 +411,8 @@ WRONG_CALLS = {
     "a residual that changes the size": (
         lambda: nr.Residual(gru())(XS),
         ValueError,
-        r"Residual\(GRU\(in_size=3\)\): it turns \(2, 5, 3\) into \(2, 5, 4\), which cannot be added",
+        r"Residual\(GRU\(in_size=3\)\): it turns \(2, 5, 3\) into \(2, 5, 4\), "
+        r"which cannot be added",
     ),
     "dense feature size": (
         lambda: nr.Dense(3, 2, key=KEY)(jnp.ones(4)),
@@ -428,7 +437,16 @@ WRONG_CALLS = {
     "a cell that changes its state": (
         lambda: nr.Recurrence(lambda h, x: jnp.concatenate([h, x]), initial_state=jnp.zeros(3))(XS),
         TypeError,
-        r"one step turns a state of float64\[3\] into float64\[6\]; expected the same structure, shapes and dtypes",
+        r"one step turns a state of float64\[3\] into float64\[6\]; "
+        r"expected the same structure, shapes and dtypes",
+    ),
+    "a cell that changes its state in a step": (
+        lambda: nr.Recurrence(
+            lambda h, x: jnp.concatenate([h, x]), initial_state=jnp.zeros(3)
+        ).step(None, jnp.ones(3)),
+        TypeError,
+        r"one step turns a state of float64\[3\] into float64\[6\]; "
+        r"expected the same structure, shapes and dtypes",
     ),
     "a cell that changes the dtype": (
         lambda: nr.Recurrence(lambda h, x: (h + x).astype(jnp.float32), initial_state=jnp.zeros(3))(
@@ -440,7 +458,7 @@ WRONG_CALLS = {
     "a state that cannot be emitted": (
         lambda: nr.Recurrence(lambda h, x: h, initial_state={"h": jnp.zeros(3)})(XS),
         TypeError,
-        r"its state is a dict, and what it emits is not defined; use an array or a NamedTuple",
+        r"its state is a dict, and its output is not defined; use an array or a NamedTuple",
     ),
     "last of one step": (
         lambda: nr.last(jnp.ones(3)),
@@ -468,7 +486,8 @@ WRONG_CALLS = {
             nr.setup(optax.adam(1e-3), gru()), nr.freeze(gru(), lambda m: m.cell.U), gru()
         ),
         ValueError,
-        r"model and opt_state differ in their trained arrays, first in cell.U; after freezing, thawing or rebuilding",
+        r"model and opt_state differ in their trained arrays, first in cell.U; "
+        r"after freezing, thawing or rebuilding",
     ),
     "nothing to train": (
         lambda: nr.grad(lambda m: m(XS).sum())(nr.freeze(gru())),
@@ -507,7 +526,8 @@ WRONG_CALLS = {
             gru(), lambda m, x: m(x).sum(), iter([XS]), optimiser=optax.sgd(1e-9), epochs=2, key=KEY
         ),
         ValueError,
-        r"fit: data is a list_iterator, which can be gone through once, and epochs is 2; expected a list of batches, or",
+        r"fit: data is a list_iterator, which can be gone through once, and epochs is 2; "
+        r"expected a list of batches, or",
     ),
     "fit with an iterator for validation": (
         lambda: nr.fit(
@@ -546,7 +566,8 @@ WRONG_CALLS = {
             gru(), lambda m, x: 0.0, (np.array(["a"]),), optimiser=optax.sgd(1.0), epochs=1, key=KEY
         ),
         TypeError,
-        r"fit: a batch is an array of <U1; expected numbers. Leave out text and dates, or convert with .astype\(float\)",
+        r"fit: a batch is an array of <U1; expected numbers. "
+        r"Leave out text and dates, or convert with .astype\(float\)",
     ),
     "a schedule-free optimiser": (
         lambda: nr.fit(
@@ -558,12 +579,14 @@ WRONG_CALLS = {
             key=KEY,
         ),
         TypeError,
-        r"fit: the optimiser is schedule-free.*train with noria.setup and noria.update, and evaluate with optax.contrib",
+        r"fit: the optimiser is schedule-free.*train with noria.setup and noria.update, "
+        r"and evaluate with optax.contrib",
     ),
     "lookahead": (
         lambda: nr.setup(optax.lookahead(optax.sgd(1.0), 5, 0.5), {"fast": gru(), "slow": gru()}),
         TypeError,
-        r"setup\(optimiser, model\): optax.lookahead keeps two sets of parameters, but a model is one",
+        r"setup\(optimiser, model\): optax.lookahead keeps two sets of parameters, "
+        r"but a model is one",
     ),
     "fit to a sequence": (
         lambda: nr.fit(
@@ -601,7 +624,8 @@ WRONG_CALLS = {
     "a class out of range": (
         lambda: nr.cross_entropy(jnp.zeros((2, 3)), jnp.array([0, 3])),
         ValueError,
-        r"cross_entropy: the targets go from 0 to 3; expected 0 to 2, since the logits have 3 classes",
+        r"cross_entropy: the targets go from 0 to 3; expected 0 to 2, "
+        r"since the logits have 3 classes",
     ),
     "targets of text": (
         lambda: nr.cross_entropy(jnp.zeros((2, 3)), np.array(["a", "b"])),
@@ -611,7 +635,8 @@ WRONG_CALLS = {
     "targets of another shape": (
         lambda: nr.cross_entropy(jnp.zeros((2, 5, 3)), jnp.zeros(2, int)),
         ValueError,
-        r"logits have shape \(2, 5, 3\), the targets \(2,\); expected \(2, 5\) whole numbers or \(2, 5, 3\) prob",
+        r"logits have shape \(2, 5, 3\), the targets \(2,\); "
+        r"expected \(2, 5\) whole numbers or \(2, 5, 3\) prob",
     ),
     "delta of zero": (
         lambda: nr.huber(XS, XS, delta=0.0),
@@ -633,12 +658,14 @@ WRONG_CALLS = {
     "a value that is no whole number": (
         lambda: nr.data.pad([np.ones(3, int)], value=0.5),
         TypeError,
-        r"pad\(value=0.5\): the sequences are int64, which cannot hold it; expected another value, or sequences of another",
+        r"pad\(value=0.5\): the sequences are int64, which cannot hold it; "
+        r"expected another value, or sequences of another",
     ),
     "a list of numbers as a column": (
         lambda: nr.data.batches([1, 2], batch_size=2),
         ValueError,
-        r"column 0: sequence 0 is the number 1; expected \(time, ...\).*is an array: np.array\(column\)",
+        r"column 0: sequence 0 is the number 1; expected \(time, "
+        r"...\).*is an array: np.array\(column\)",
     ),
     "a column of text": (
         lambda: nr.data.batches(np.array(["a", None]), batch_size=2),
@@ -701,7 +728,10 @@ def test_an_error_inside_a_cell_says_which_layer_and_what_it_was_given():
 
     with pytest.raises(TypeError) as caught:
         nr.Recurrence(cell, initial_state=jnp.zeros(3))(jnp.ones((5, 3)))
-    text = "Recurrence(cell): this came from one step of the cell, called with a state of float64[3] and an x of float64[3]."
+    text = (
+        "Recurrence(cell): this came from one step of the cell, "
+        "called with a state of float64[3] and an x of float64[3]."
+    )
     assert text in caught.value.__notes__
 
 

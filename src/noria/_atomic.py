@@ -78,9 +78,10 @@ def _take_over(piece: Path, old: os.stat_result) -> None:
     piece.chmod(stat.S_IMODE(old.st_mode))
 
 
-# --- Pieces ---------------------------------------------------------------------------------------
+# --- Pieces -------------------------------------------------------------------------------------
 #
-# A save holds a lock on its piece. The system drops the lock when the process ends, however it does.
+# A save holds a lock on its piece. The system drops the lock when the process ends, even by a
+# crash.
 # So a piece that can be locked is dead.
 
 

@@ -21,8 +21,7 @@ class Function:
 
     Two of them are equal if their functions are, so programs that JAX compiled for one serve the
     other; a ``functools.partial`` with plain arguments equals another one. Copies share the
-    function. Pickle stores a function by its module and name; a
-    ``functools.partial`` by its parts.
+    function. Pickle stores a function by its module and name; a ``functools.partial`` by its parts.
 
     Args:
         func: the function. `inspect.signature` gives its parameters for the wrapper too.
@@ -65,7 +64,7 @@ class Function:
 
 
 def _identity(function: Any) -> Any:
-    """Two functions whose identities are equal compute the same."""
+    """A key of a function: two functions with equal keys compute the same."""
     if type(function) is functools.partial:
         values = [*enumerate(function.args), *sorted(function.keywords.items())]
         if all(type(value) in (bool, int, float, str, type(None)) for _, value in values):
@@ -94,12 +93,12 @@ class Place:
 
 
 def place_of(function: Any) -> Place | None:
-    """Where a function that pickle does not find by itself can be imported from.
+    """Where a function that pickle does not find can be imported from, or ``None``.
 
-    Of a function that `jax.jit` and the like made, pickle stores the function inside, which is not
-    what stands under its name: so it fails for ``jnp.tanh`` and ``jax.nn.relu``. A lambda that a
-    module gave a name does not know that name. ``None`` leaves the function to pickle: what
-    ``__main__`` defines too, which cloudpickle stores by value.
+    For a function that `jax.jit` made, such as ``jnp.tanh``, pickle stores the function inside,
+    which is not the object with that name, and fails. A lambda that a module bound to a name does
+    not know that name. ``None`` leaves the function to pickle, and functions of ``__main__`` too,
+    which cloudpickle stores by value.
     """
     name = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)
     module = getattr(function, "__module__", None)

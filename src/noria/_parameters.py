@@ -1,4 +1,4 @@
-"""How parameters come to be: their dtype, and one call of an initialiser."""
+"""The dtype of parameters, and one call of an initialiser."""
 
 from typing import Any
 
@@ -9,7 +9,10 @@ from noria._types import Initializer
 
 
 def draw(init: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Call ``init``; 16-bit floats are drawn in float32 and rounded, since factorisations have no 16-bit kernels."""
+    """Call ``init``; 16-bit floats are drawn in float32 and rounded.
+
+    The factorisation of an orthogonal initialiser has no 16-bit kernel.
+    """
     wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
     array = jnp.asarray(init(key, shape, wide))
     if array.shape != shape:
@@ -19,7 +22,7 @@ def draw(init: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: jnp.d
 
 def default_dtype(dtype: Any) -> jnp.dtype:
     """``dtype``, or JAX's default floating type: float32, or float64 where 64 bits are enabled."""
-    dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"dtype is {dtype}; expected a floating type such as jnp.float32.")
-    return dtype
+    chosen: jnp.dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
+    if not jnp.issubdtype(chosen, jnp.floating):
+        raise TypeError(f"dtype is {chosen}; expected a floating type such as jnp.float32.")
+    return chosen

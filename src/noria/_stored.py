@@ -1,4 +1,4 @@
-"""Arrays in a safetensors file: how each dtype is stored, and one look at what a file holds."""
+"""Arrays in a safetensors file: how each dtype is stored, and one reader of a whole file."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-#: The format's name of each dtype that it stores as it is.
+#: The safetensors name of each dtype that the format can store.
 _NATIVE = {
     **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
     **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
@@ -22,21 +22,21 @@ _NATIVE = {
     "float8_e8m0fnu": "F8_E8M0",
 }
 
-#: Complex numbers are stored as real and imaginary parts; what is not in these tables, as bytes.
+#: Complex numbers are stored as real and imaginary parts; dtypes in neither table as bytes.
 _PARTS: dict[str, np.dtype] = {
     "complex64": np.dtype(np.float32),
     "complex128": np.dtype(np.float64),
 }
 _BYTE: np.dtype = np.dtype(np.uint8)
 
-#: How long safetensors lets a header be, its eight bytes of length not counted.
+#: Longest header that safetensors accepts, without the eight bytes of its length.
 HEADER_LIMIT = 100_000_000
 
 
 class Tensor(NamedTuple):
-    """An array as a file has it: the format's name of its dtype, its shape, and its bytes.
+    """An array in a file: the safetensors name of its dtype, its shape, and its bytes.
 
-    The bytes are missing where only the header was read.
+    The bytes are missing if only the header was read.
     """
 
     dtype: str
@@ -51,7 +51,7 @@ def to_dtype(name: str) -> np.dtype:
         ValueError: if there is no such dtype, or it is not one of numbers or booleans.
     """
     try:
-        dtype: Any = np.dtype(name if name.isidentifier() else object)
+        dtype: np.dtype = np.dtype(name if name.isidentifier() else object)
     except TypeError:
         dtype = np.dtype(object)
     if dtype.name != name or not (dtype == np.bool_ or jnp.issubdtype(dtype, np.number)):
@@ -60,7 +60,7 @@ def to_dtype(name: str) -> np.dtype:
 
 
 def is_stored_in_parts(dtype: np.dtype) -> bool:
-    """Whether arrays of this dtype have one more axis in the file: each number's parts or bytes."""
+    """Whether arrays of this dtype have one more axis in the file: parts or bytes of a number."""
     return dtype.name not in _NATIVE
 
 
@@ -75,9 +75,9 @@ def _part(dtype: np.dtype) -> np.dtype:
 
 
 def is_stored_as(tensor: Tensor, dtype: np.dtype, shape: list[int]) -> bool:
-    """Whether ``tensor`` is what an array of that dtype and shape is stored as."""
+    """Whether an array of that dtype and shape is stored as ``tensor``."""
     if dtype.name == "complex64" and tensor[:2] == ("C64", shape):
-        return True  # as versions before this rule wrote it
+        return True  # written by earlier versions of Noria
     if not is_stored_in_parts(dtype):
         return tensor[:2] == (_NATIVE[dtype.name], shape)
     part = _part(dtype)
@@ -85,11 +85,11 @@ def is_stored_as(tensor: Tensor, dtype: np.dtype, shape: list[int]) -> bool:
 
 
 def to_array(tensor: Tensor, dtype: np.dtype, shape: list[int]) -> np.ndarray:
-    """The array that `to_stored` was given."""
+    """The inverse of `to_stored`."""
     return np.frombuffer(tensor.data, dtype).reshape(shape)
 
 
-# --- Files ----------------------------------------------------------------------------------------
+# --- Files --------------------------------------------------------------------------------------
 
 
 def to_file(call: str, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
@@ -98,14 +98,15 @@ def to_file(call: str, arrays: dict[str, np.ndarray], metadata: dict[str, str]) 
     Raises:
         ValueError: if its header is longer than the format allows.
     """
-    too_long = f"{call}: the description is longer than a safetensors file can have ({HEADER_LIMIT:,} bytes)"
+    too_long = (
+        f"{call}: the description is longer than a safetensors file can have "
+        f"({HEADER_LIMIT:,} bytes)"
+    )
     try:
         data = safetensors.numpy.save(arrays, metadata=metadata)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{too_long}, or cannot be written: {error}.") from error
-    if (
-        int.from_bytes(data[:8], "little") > HEADER_LIMIT
-    ):  # which older versions of safetensors write
+    if int.from_bytes(data[:8], "little") > HEADER_LIMIT:  # older versions of safetensors write it
         raise ValueError(f"{too_long}; keep large data out of extra.")
     return data
 
@@ -113,11 +114,11 @@ def to_file(call: str, arrays: dict[str, np.ndarray], metadata: dict[str, str]) 
 def read(path: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors, from one reading of the file.
 
-    So what is written to it meanwhile is not mixed in.
+    Concurrent writes do not mix in.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no safetensors file, or a damaged one.
+        ValueError: if it is not a safetensors file, or a damaged one.
     """
     _check_file(path)
     with open(path, "rb") as file:
@@ -131,7 +132,7 @@ def read(path: str) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def read_header(path: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """As `read`, without the bytes of the tensors."""
+    """Metadata and tensors without their bytes; raises the errors of `read`."""
     _check_file(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:

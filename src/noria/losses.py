@@ -1,19 +1,8 @@
-"""Losses over padded sequences: each averages over what is valid, and over nothing else.
+"""Losses over padded sequences: each averages over the valid places only.
 
-Arguments of all of them:
-
-``prediction``
-    ``(...)``, or for `cross_entropy` ``(..., classes)``.
-``target``
-    of the same shape; for `cross_entropy` whole numbers ``(...)`` or probabilities ``(..., classes)``.
-``lengths``
-    ``()`` or ``(batch,)`` valid steps of ``(time, ...)`` or ``(batch, time, ...)``.
-``mask``
-    booleans over the leading axes: ``(batch, time)`` for steps, ``(batch,)`` for examples.
-
-The result is a number of the prediction's dtype. Invalid places count neither in the sum nor in the number it is
-divided by, their gradient is exactly zero, and they may hold anything, NaN included. If nothing is valid the loss is 0.
-For any other loss use Optax's, with `noria.last` or a mask of your own.
+Invalid places count neither in the sum nor in the number of places. Their gradient is exactly zero,
+and they may hold anything, even NaN. Without any valid place the loss is 0. For other losses use
+Optax, with `noria.last` or a mask.
 """
 
 from collections.abc import Callable
@@ -30,25 +19,68 @@ from noria.masking import check_lengths, valid_steps, valid_values, where, withi
 
 
 def mse(prediction: Any, target: Any, *, lengths: Any = None, mask: Any = None) -> Float[Array, ""]:
-    """Mean of ``(prediction - target)²``. See `noria.losses` for the arguments.
+    """Mean squared error.
+
+    ::
+
+        mean((prediction - target) ^ 2)
+
+    Args:
+        prediction: ``(...)``, floats.
+        target: the same shape and dtype.
+        lengths: ``()`` or ``(batch,)`` integers, the valid steps of ``(time, ...)`` or
+            ``(batch, time, ...)``. All places are valid without it.
+        mask: booleans over the leading axes, true at valid places: ``(batch, time)`` for steps,
+            ``(batch,)`` for examples. Not together with ``lengths``.
+
+    Returns:
+        ``()``, the mean over the valid places, of the dtype of the prediction.
 
     Raises:
-        ValueError: if shapes differ (nothing is broadcast), or both ``lengths`` and ``mask`` are given.
+        ValueError: if shapes differ (nothing is broadcast), or both ``lengths`` and ``mask`` are
+            given.
         TypeError: if dtypes differ.
 
-    >>> import jax.numpy as jnp, noria as nr
-    >>> float(nr.mse(jnp.array([[1.0], [jnp.nan]]), jnp.zeros((2, 1)), lengths=1))
-    1.0
+    As PyTorch's ``MSELoss``, which broadcasts with a warning; Keras' loss of the same name averages
+    over the last axis only.
+
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> float(nr.mse(jnp.array([[1.0], [jnp.nan]]), jnp.zeros((2, 1)), lengths=1))
+        1.0
     """
     return _elementwise("mse", lambda p, t: (p - t) ** 2, prediction, target, lengths, mask)
 
 
 def mae(prediction: Any, target: Any, *, lengths: Any = None, mask: Any = None) -> Float[Array, ""]:
-    """Mean of ``|prediction - target|``. Arguments and errors as for `mse`.
+    """Mean absolute error.
 
-    >>> import jax.numpy as jnp, noria as nr
-    >>> float(nr.mae(jnp.array([1.0, -3.0]), jnp.zeros(2)))
-    2.0
+    ::
+
+        mean(|prediction - target|)
+
+    Args:
+        prediction: ``(...)``, floats.
+        target: the same shape and dtype.
+        lengths: ``()`` or ``(batch,)`` integers, the valid steps of ``(time, ...)`` or
+            ``(batch, time, ...)``. All places are valid without it.
+        mask: booleans over the leading axes, true at valid places: ``(batch, time)`` for steps,
+            ``(batch,)`` for examples. Not together with ``lengths``.
+
+    Returns:
+        ``()``, the mean over the valid places, of the dtype of the prediction.
+
+    Raises:
+        ValueError: if shapes differ (nothing is broadcast), or both ``lengths`` and ``mask`` are
+            given.
+        TypeError: if dtypes differ.
+
+    As PyTorch's ``L1Loss``.
+
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> float(nr.mae(jnp.array([1.0, -3.0]), jnp.zeros(2)))
+        2.0
     """
     return _elementwise("mae", lambda p, t: jnp.abs(p - t), prediction, target, lengths, mask)
 
@@ -56,13 +88,36 @@ def mae(prediction: Any, target: Any, *, lengths: Any = None, mask: Any = None) 
 def huber(
     prediction: Any, target: Any, *, delta: float = 1.0, lengths: Any = None, mask: Any = None
 ) -> Float[Array, ""]:
-    """Mean of ``e² / 2`` where ``e = |prediction - target| <= delta``, else of ``delta (e - delta / 2)``.
+    """Mean of the Huber loss: quadratic for small errors, linear for large ones.
 
-    Arguments and errors as for `mse`; ``delta`` must be above 0. Huber 1964; as Flux's and PyTorch's ``HuberLoss``.
+    ::
 
-    >>> import jax.numpy as jnp, noria as nr
-    >>> float(nr.huber(jnp.array([3.0]), jnp.zeros(1)))
-    2.5
+        e = |prediction - target|
+        mean(e^2 / 2  if  e <= delta  else  delta * (e - delta / 2))
+
+    Args:
+        prediction: ``(...)``, floats.
+        target: the same shape and dtype.
+        delta: error at which the loss turns linear, above 0, in the unit of the prediction.
+        lengths: ``()`` or ``(batch,)`` integers, the valid steps of ``(time, ...)`` or
+            ``(batch, time, ...)``. All places are valid without it.
+        mask: booleans over the leading axes, true at valid places: ``(batch, time)`` for steps,
+            ``(batch,)`` for examples. Not together with ``lengths``.
+
+    Returns:
+        ``()``, the mean over the valid places, of the dtype of the prediction.
+
+    Raises:
+        ValueError: if ``delta`` is not above 0, shapes differ (nothing is broadcast), or both
+            ``lengths`` and ``mask`` are given.
+        TypeError: if dtypes differ.
+
+    Source: Huber 1964. As PyTorch's ``HuberLoss``; its ``SmoothL1Loss`` is divided by ``delta``.
+
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> float(nr.huber(jnp.array([3.0]), jnp.zeros(1)))
+        2.5
     """
     if not delta > 0:
         raise ValueError(f"huber(delta={delta}): expected a delta above 0.")
@@ -74,13 +129,35 @@ def huber(
 def binary_cross_entropy(
     logits: Any, target: Any, *, lengths: Any = None, mask: Any = None
 ) -> Float[Array, ""]:
-    """Mean of ``-t log sigmoid(l) - (1 - t) log sigmoid(-l)``, from logits. Targets are 0 to 1, of the logits' dtype.
+    """Mean binary cross-entropy of logits.
 
-    Arguments and errors as for `mse`. Flux's ``logitbinarycrossentropy``, PyTorch's ``BCEWithLogitsLoss``.
+    ::
 
-    >>> import jax.numpy as jnp, noria as nr
-    >>> round(float(nr.binary_cross_entropy(jnp.zeros(2), jnp.array([0.0, 1.0]))), 4)
-    0.6931
+        mean(-t * log(sigmoid(l)) - (1 - t) * log(sigmoid(-l)))
+
+    Args:
+        logits: ``(...)``, floats.
+        target: the same shape and dtype, from 0 to 1.
+        lengths: ``()`` or ``(batch,)`` integers, the valid steps of ``(time, ...)`` or
+            ``(batch, time, ...)``. All places are valid without it.
+        mask: booleans over the leading axes, true at valid places: ``(batch, time)`` for steps,
+            ``(batch,)`` for examples. Not together with ``lengths``.
+
+    Returns:
+        ``()``, the mean over the valid places, of the dtype of the logits.
+
+    Raises:
+        ValueError: if shapes differ (nothing is broadcast), or both ``lengths`` and ``mask`` are
+            given.
+        TypeError: if dtypes differ.
+
+    Flux calls it ``logitbinarycrossentropy``, PyTorch ``BCEWithLogitsLoss``. Keras'
+    ``BinaryCrossentropy`` takes probabilities by default.
+
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> round(float(nr.binary_cross_entropy(jnp.zeros(2), jnp.array([0.0, 1.0]))), 4)
+        0.6931
     """
     return _elementwise(
         "binary_cross_entropy", optax.sigmoid_binary_cross_entropy, logits, target, lengths, mask
@@ -90,32 +167,44 @@ def binary_cross_entropy(
 def cross_entropy(
     logits: Any, target: Any, *, lengths: Any = None, mask: Any = None
 ) -> Float[Array, ""]:
-    """Mean of ``-log softmax(logits)[target]``, from logits over the last axis.
+    """Mean cross-entropy of logits over the last axis.
+
+    ::
+
+        mean(-log(softmax(logits))[target])
 
     Args:
-        logits: ``(..., classes)``.
-        target: whole numbers ``(...)`` from 0 to ``classes - 1``, or one-hot vectors or probabilities ``(...,
-            classes)`` of the logits' dtype.
-        lengths: see `noria.losses`.
-        mask: see `noria.losses`.
+        logits: ``(..., classes)``, floats.
+        target: integers ``(...)`` from 0 to ``classes - 1``, or probabilities ``(..., classes)`` of
+            the dtype of the logits.
+        lengths: ``()`` or ``(batch,)`` integers, the valid steps of ``(time, ...)`` or
+            ``(batch, time, ...)``. All places are valid without it.
+        mask: booleans over the leading axes, true at valid places: ``(batch, time)`` for steps,
+            ``(batch,)`` for examples. Not together with ``lengths``.
+
+    Returns:
+        ``()``, the mean over the valid places, of the dtype of the logits.
 
     Raises:
-        ValueError: for shapes that do not fit, or a class out of range where values are known. Under `jax.jit` they are
-            not; there such a target gives NaN.
-        TypeError: for targets that are neither whole numbers nor of the logits' dtype.
+        ValueError: if a shape does not fit, both ``lengths`` and ``mask`` are given, or a class is
+            out of range where its value is known. Under `jax.jit` such a class gives NaN.
+        TypeError: if the targets are neither integers nor of the dtype of the logits.
 
-    Flux's ``logitcrossentropy``, PyTorch's ``CrossEntropyLoss`` (which has the classes on axis 1).
+    Flux calls it ``logitcrossentropy``, PyTorch ``CrossEntropyLoss``, which has the classes on axis
+    1. Keras' ``SparseCategoricalCrossentropy`` takes probabilities by default.
 
-    >>> import jax.numpy as jnp, noria as nr
-    >>> round(float(nr.cross_entropy(jnp.zeros((3, 4)), jnp.array([0, 3, 1]))), 4)
-    1.3863
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> round(float(nr.cross_entropy(jnp.zeros((3, 4)), jnp.array([0, 3, 1]))), 4)
+        1.3863
     """
     logits, given = jnp.asarray(logits), as_given(target)
     check_numbers("cross_entropy", "target", given)
     target = jnp.asarray(given)
     if logits.ndim == 0 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
-            f"cross_entropy: logits are {logits.dtype}{list(logits.shape)}; expected floats (..., classes)."
+            f"cross_entropy: logits are {logits.dtype}{list(logits.shape)}; "
+            "expected floats (..., classes)."
         )
     classes = logits.shape[-1]
     if not jnp.issubdtype(target.dtype, jnp.integer):
@@ -127,8 +216,8 @@ def cross_entropy(
         )
     if target.shape != logits.shape[:-1]:
         raise ValueError(
-            f"cross_entropy: logits have shape {logits.shape}, the targets {target.shape}; expected {logits.shape[:-1]} "
-            f"whole numbers or {logits.shape} probabilities."
+            f"cross_entropy: logits have shape {logits.shape}, the targets {target.shape}; "
+            f"expected {logits.shape[:-1]} whole numbers or {logits.shape} probabilities."
         )
     _check_classes(
         valid_values(given, _valid("cross_entropy", target.shape, lengths, mask)), classes
@@ -146,8 +235,8 @@ def cross_entropy(
 def _check_classes(target: np.ndarray | None, classes: int) -> None:
     if target is not None and target.size and not 0 <= target.min() <= target.max() < classes:
         raise ValueError(
-            f"cross_entropy: the targets go from {target.min()} to {target.max()}; expected 0 to {classes - 1}, since "
-            f"the logits have {classes} classes."
+            f"cross_entropy: the targets go from {target.min()} to {target.max()}; "
+            f"expected 0 to {classes - 1}, since the logits have {classes} classes."
         )
 
 
@@ -162,13 +251,13 @@ def _elementwise(
 def _check_alike(name: str, prediction: jax.Array, target: jax.Array, like: str) -> None:
     if prediction.shape != target.shape:
         raise ValueError(
-            f"{name}: the prediction has shape {prediction.shape}, the target {target.shape}; expected the shape of the "
-            f"{like}. Nothing is broadcast."
+            f"{name}: the prediction has shape {prediction.shape}, the target {target.shape}; "
+            f"expected the shape of the {like}. Nothing is broadcast."
         )
     if prediction.dtype != target.dtype:
         raise TypeError(
-            f"{name}: the prediction is {prediction.dtype}, the target {target.dtype}; expected one dtype: "
-            f"target.astype({prediction.dtype.name!r})."
+            f"{name}: the prediction is {prediction.dtype}, the target {target.dtype}; "
+            f"expected one dtype: target.astype({prediction.dtype.name!r})."
         )
 
 
@@ -181,22 +270,22 @@ def _valid(name: str, shape: tuple[int, ...], lengths: Any, mask: Any) -> Bool[A
         batch_axes = lengths.ndim
         if batch_axes > 1 or len(shape) <= batch_axes:
             raise ValueError(
-                f"{name}: lengths has shape {lengths.shape}, the loss is over {shape}; expected () for (time, ...) "
-                "or (batch,) for (batch, time, ...)."
+                f"{name}: lengths has shape {lengths.shape}, the loss is over {shape}; "
+                "expected () for (time, ...) or (batch,) for (batch, time, ...)."
             )
         return valid_steps(check_lengths(name, lengths, shape, batch_axes), shape[batch_axes])
     if mask is None:
         return None
-    mask = jnp.asarray(mask)
-    if mask.dtype != jnp.bool_:
+    valid = jnp.asarray(mask)
+    if valid.dtype != jnp.bool_:
         raise TypeError(
-            f"{name}: mask is {mask.dtype}; expected booleans, such as mask.astype(bool)."
+            f"{name}: mask is {valid.dtype}; expected booleans, such as mask.astype(bool)."
         )
-    if mask.shape != shape[: mask.ndim]:
+    if valid.shape != shape[: valid.ndim]:
         raise ValueError(
-            f"{name}: mask has shape {mask.shape}; expected the leading axes of {shape}."
+            f"{name}: mask has shape {valid.shape}; expected the leading axes of {shape}."
         )
-    return mask
+    return valid
 
 
 def _average(
@@ -208,19 +297,18 @@ def _average(
     lengths: Any,
     mask: Any,
 ) -> jax.Array:
-    """Mean over the valid places of ``loss``, which uses up the last ``own_axes`` axes of the prediction."""
+    """Mean of ``loss``, which reduces the last ``own_axes`` axes, over the valid places."""
     shape = prediction.shape[: prediction.ndim - own_axes]
     valid = _valid(name, shape, lengths, mask)
     if valid is None:
         return jnp.mean(loss(prediction, target))
-    # Garbage is replaced before the loss sees it: replaced afterwards, its NaN would still reach the gradient.
+    # Padding is replaced before the loss: replaced afterwards, its NaN would reach the gradient.
     prediction, target = (
         where(valid, array, jnp.zeros_like(array)) for array in (prediction, target)
     )
     losses = loss(prediction, target)
-    wide = (
-        jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
-    )  # 16 bits can neither hold the sum nor the count
+    # 16 bits can hold neither the sum nor the count.
+    wide = jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
     total = jnp.sum(where(valid, losses, jnp.zeros_like(losses)), dtype=wide)
     count = valid.sum() * (losses.size // max(valid.size, 1))
     return (total / jnp.maximum(count, 1).astype(wide)).astype(losses.dtype)

@@ -1,4 +1,4 @@
-"""Which steps are valid, and selections by that which let no garbage through, gradients included."""
+"""Valid steps, and selections by them that keep padding out of values and gradients."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ from noria.ir.evaluate import spread
 
 
 def within(numbers: Integer[Array, "*shape"], low: int, high: int) -> Int32[Array, "*shape"]:
-    """Whole numbers of any type as int32. Those outside of ``low`` to ``high`` become the nearest of the two.
+    """Integers of any dtype as int32, clipped to ``low .. high``.
 
-    A conversion alone wraps around: of 2**32 + 3 it makes 3, and an int8 cannot count beyond 127.
+    A conversion alone wraps around: it turns 2**32 + 3 into 3, and an int8 cannot count beyond 127.
     """
     type_ = jnp.iinfo(numbers.dtype)
     inside = jnp.clip(numbers, max(low, int(type_.min)), min(high, int(type_.max)))
@@ -29,12 +29,15 @@ def valid_steps(lengths: Integer[Array, "*batch"], time: Any) -> Bool[Array, "*b
 
 
 def _as_int32(lengths: Integer[Array, "*batch"]) -> Int32[Array, "*batch"]:
-    """Lengths past the end stay past it. The end itself is no bound here: with `jax.export` it may be a symbol."""
+    """Lengths as int32; one past the end stays past it.
+
+    The end is no bound here: with `jax.export` it may be a symbol.
+    """
     return lengths if lengths.dtype == jnp.int32 else within(lengths, 0, jnp.iinfo(jnp.int32).max)
 
 
 def valid_values(array: Any, valid: jax.Array | None) -> np.ndarray | None:
-    """The values of ``array`` at the ``valid`` places of its leading axes, where both are known, else ``None``."""
+    """The values at the ``valid`` places of the leading axes, or ``None`` if they are not known."""
     values = known(array)
     if values is None or isinstance(valid, Tracer):
         return None
@@ -42,7 +45,7 @@ def valid_values(array: Any, valid: jax.Array | None) -> np.ndarray | None:
 
 
 def where(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
-    """`jnp.where` for pytrees; the condition has leading axes only, and ``if_true`` may lack them."""
+    """`jnp.where` for pytrees; the condition has leading axes only; ``if_true`` may lack them."""
 
     def select(a: jax.Array, b: jax.Array) -> jax.Array:
         a = spread(a, b.shape[: b.ndim - a.ndim])
@@ -57,7 +60,9 @@ def keep_valid(tree: Any, lengths: Integer[Array, "*batch"]) -> Any:
     """``tree`` of arrays ``(*batch, time, ...)`` with zeros past the end of each example."""
 
     def keep(leaf: jax.Array) -> jax.Array:
-        return where(valid_steps(lengths, leaf.shape[lengths.ndim]), leaf, jnp.zeros_like(leaf))
+        valid = valid_steps(lengths, leaf.shape[lengths.ndim])
+        kept: jax.Array = where(valid, leaf, jnp.zeros_like(leaf))
+        return kept
 
     return jtu.tree_map(keep, tree)
 
@@ -65,28 +70,37 @@ def keep_valid(tree: Any, lengths: Integer[Array, "*batch"]) -> Any:
 def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
     """The last valid output of each example.
 
+    ::
+
+        ys[length - 1]
+
     Args:
         ys: ``(time, features)`` or ``(batch, time, features)``.
-        lengths: ``()`` or ``(batch,)`` valid steps; without it, every step is valid.
+        lengths: ``()`` or ``(batch,)`` integers, the valid steps; all steps are valid without it.
 
     Returns:
-        ``(features,)`` or ``(batch, features)``; zeros for an example of length 0.
-
-    Of a bidirectional layer this is the backward half after one step only; its summary of the whole sequence is the
-    final state that `scan` returns.
+        ``(features,)`` or ``(batch, features)`` of the dtype of ``ys``; zeros for an example of
+        length 0.
 
     Raises:
-        ValueError: if ``lengths`` does not fit ``ys``, is negative or is too long.
+        ValueError: if a shape does not fit, or a length is out of range where its value is known.
+        TypeError: if the lengths are not integers.
 
-    >>> import jax.numpy as jnp, noria as nr
-    >>> nr.last(jnp.array([[[1.0], [2.0]], [[3.0], [0.0]]]), jnp.array([2, 1])).tolist()
-    [[2.0], [3.0]]
+    For a bidirectional layer this holds the backward output after one step only. Use the final
+    state that ``scan`` returns to summarise a sequence in both directions. Flux's ``x[:, end, :]``
+    and PyTorch's ``ys[:, -1]`` take the last padded step.
+
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> nr.last(jnp.array([[[1.0], [2.0]], [[3.0], [0.0]]]), jnp.array([2, 1])).tolist()
+        [[2.0], [3.0]]
     """
     call = "last(ys, lengths)"
     ys = jnp.asarray(ys)
     if ys.ndim not in (2, 3):
         raise ValueError(
-            f"{call}: ys has shape {ys.shape}; expected (time, features) or (batch, time, features)."
+            f"{call}: ys has shape {ys.shape}; expected (time, features) or (batch, time, "
+            "features)."
         )
     *batch, time, features = ys.shape
     lengths = (
@@ -104,16 +118,17 @@ def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
 def check_lengths(
     call: str, lengths: Any, shape: tuple[int, ...], batch_axes: int
 ) -> Integer[Array, "*batch"]:
-    """``lengths`` as int32, checked against ``shape``: ``batch_axes`` axes of examples, then time, then others.
+    """``lengths`` as int32, checked against ``shape``: ``batch_axes`` axes, then time, then others.
 
-    Values can be checked only when they are known; under `jax.jit` they are taken as they come: a negative length
-    acts as 0, a length past the end as the end.
+    Values can be checked only where they are known. Under `jax.jit` a negative length acts as 0,
+    and a length past the end as the end.
     """
     lengths = as_given(lengths)
     values = known(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(
-            f"{call}: lengths is {lengths.dtype}; expected whole numbers, such as lengths.astype(int)."
+            f"{call}: lengths is {lengths.dtype}; expected whole numbers, "
+            "such as lengths.astype(int)."
         )
     batch, time = shape[:batch_axes], shape[batch_axes]
     if lengths.shape != batch:
@@ -125,7 +140,8 @@ def check_lengths(
         if low < 0 or high > time:
             bad = low if low < 0 else high
             raise ValueError(
-                f"{call}: lengths holds {bad}; expected 0 to {time}, the steps of the padded sequences."
+                f"{call}: lengths holds {bad}; expected 0 to {time}, "
+                "the steps of the padded sequences."
             )
         return jnp.asarray(values, jnp.int32)
     return _as_int32(jnp.asarray(lengths))

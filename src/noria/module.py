@@ -1,7 +1,7 @@
-"""Models: ``Module`` and what of it is trainable, ``freeze`` and ``thaw``, modes, counts and casts.
+"""Models: ``Module`` and what it trains, ``freeze`` and ``thaw``, modes, counts and casts.
 
-A model is a plain structure. Its class line says what is trainable; ``freeze`` and ``thaw`` override that for one
-instance. `noria.optimise` differentiates and updates exactly those arrays.
+A model is a plain structure. Its class line says which fields are trained; ``freeze`` and ``thaw``
+override that for one instance. `noria.optimise` differentiates and updates exactly these arrays.
 """
 
 import inspect
@@ -17,34 +17,41 @@ import jax.tree_util as jtu
 import numpy as np
 
 from noria._functions import Function, Place, place_of
+from noria.display import Array, Node, page, tree
 
 M = TypeVar("M")
 
 
 class Module(eqx.Module):
-    """A model or a part of one: an `equinox.Module` whose class line may say what is trainable.
+    """A model or a part of one: an `equinox.Module` whose class line may name the trained fields.
 
-    Fields are declared as in a dataclass and the instance is a JAX pytree. With ``trainable=("cell", "dense")`` only
-    the floating arrays inside those fields are trained; all others are kept, moved and saved, but have no gradient.
-    Without ``trainable=`` every floating (or complex) array is trained. Integers, booleans, Python numbers and
-    functions never are. A subclass inherits the declaration unless it gives its own.
+    Fields are declared as in a dataclass, and the instance is a JAX pytree. With
+    ``trainable=("cell", "dense")`` only the floating arrays inside these fields are trained; all
+    others are kept, moved and saved, but have no gradient. Without ``trainable=`` every floating or
+    complex array is trained. Integers, booleans, Python numbers and functions never are. A subclass
+    inherits the declaration unless it makes its own.
 
     Raises:
-        TypeError: when the class is defined, if ``trainable`` is not a tuple of the class's own field names.
+        TypeError: when the class is defined, if ``trainable`` is not a tuple of names of its
+            fields.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> class Model(nr.Module, trainable=("rnn",)):
-    ...     rnn: nr.Recurrence
-    ...     mean: jax.Array
-    ...
-    ...     def __call__(self, xs):
-    ...         return self.rnn(xs - self.mean)
-    >>> model = Model(nr.GRU(2, 3, key=jax.random.key(0)), jnp.zeros(2))
-    >>> nr.grad(lambda m: m(jnp.ones((4, 2))).sum())(model).mean is None
-    True
+    Equinox and Flax train every array or leave the choice to a filter at each call. PyTorch has
+    buffers for arrays that are not trained; here these are ordinary fields.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> class Model(nr.Module, trainable=("rnn",)):
+        ...     rnn: nr.Recurrence
+        ...     mean: jax.Array
+        ...
+        ...     def __call__(self, xs):
+        ...         return self.rnn(xs - self.mean)
+        >>> model = Model(nr.GRU(2, 3, key=jax.random.key(0)), jnp.zeros(2))
+        >>> nr.grad(lambda m: m(jnp.ones((4, 2))).sum())(model).mean is None
+        True
     """
 
-    # Per-instance overrides, written by `freeze` and `thaw`: (path of an array below this module, trainable or not).
+    # Overrides of one instance, from `freeze` and `thaw`: (path of an array below it, trainable).
     _overrides: tuple[tuple[str, bool], ...] = eqx.field(
         static=True, init=False, repr=False, default=()
     )
@@ -63,13 +70,13 @@ class Module(eqx.Module):
         if unknown := [name for name in trainable if name not in known]:
             public = sorted(name for name in known if not name.startswith("_"))
             raise TypeError(
-                f"class {cls.__name__}(trainable={trainable!r}): {unknown[0]!r} is not a field of this class; "
-                f"its fields are {', '.join(public)}."
+                f"class {cls.__name__}(trainable={trainable!r}): {unknown[0]!r} is not a field of "
+                f"this class; its fields are {', '.join(public)}."
             )
         cls._trainable = tuple(trainable)
 
     def __hash__(self) -> int:
-        # By identity: `jax.jit(model)` and `jax.jit(model.step)` ask for a hash, and arrays have none.
+        # By identity: `jax.jit(model)` and `jax.jit(model.step)` need a hash; arrays have none.
         return id(self)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Module":
@@ -77,9 +84,13 @@ class Module(eqx.Module):
         object.__setattr__(self, "_overrides", ())
         return self
 
+    def _repr_html_(self) -> str:
+        return page(tree(_node(self, trainable_mask(self), "")))
+
     def __getstate__(self) -> dict[str, Any]:
-        # Users' and Equinox's modules hold functions such as jax.nn.relu. Pickle cannot store these.
-        return jtu.tree_map(lambda leaf: place_of(leaf) or leaf, vars(self))
+        # Modules of users and of Equinox hold functions such as jax.nn.relu, which pickle rejects.
+        state: dict[str, Any] = jtu.tree_map(lambda leaf: place_of(leaf) or leaf, vars(self))
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         functions = jtu.tree_map(
@@ -89,27 +100,28 @@ class Module(eqx.Module):
             object.__setattr__(self, name, value)
 
 
-# --- Walking a model ------------------------------------------------------------------------------------------------
+# --- Walking a model ----------------------------------------------------------------------------
 
 
-def _children(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
-    """The children of one node as (key, child) pairs, and what puts them back together."""
+def children_of(node: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    """The children of one node as (key, child) pairs, and the tree structure that joins them."""
     paths, treedef = jtu.tree_flatten_with_path(node, is_leaf=lambda n: n is not node)
     return [(path[0] if path else None, child) for path, child in paths], treedef
 
 
-def _is_leaf(node: Any) -> bool:
+def is_leaf(node: Any) -> bool:
     return jtu.all_leaves([node])
 
 
-def map_modules(
-    change: Callable[[eqx.Module, str], dict[str, Any]], node: Any, path: str = ""
-) -> Any:
-    """A copy of ``node`` in which every module, Equinox's too, has the fields that ``change(module, path)`` gives it."""
-    if node is None or _is_leaf(node):
+def map_modules(change: Callable[[eqx.Module, str], dict[str, Any]], node: M, path: str = "") -> M:
+    """A copy of ``node`` in which ``change(module, path)`` sets fields of every module.
+
+    Modules of Equinox are included.
+    """
+    if node is None or is_leaf(node):
         return node
-    pairs, treedef = _children(node)
-    copy = treedef.unflatten(
+    pairs, treedef = children_of(node)
+    copy: M = treedef.unflatten(
         [map_modules(change, child, path + jtu.keystr((key,))) for key, child in pairs]
     )
     if isinstance(node, eqx.Module):
@@ -133,17 +145,17 @@ def is_inexact(leaf: Any) -> bool:
 
 
 def trainable_mask(model: Any) -> Any:
-    """``model`` with ``True`` in the place of each array that is trained and ``False`` in the place of all else."""
+    """``model`` with ``True`` for each array that is trained, and ``False`` for everything else."""
 
     def walk(node: Any, allowed: bool, overrides: dict[str, bool], path: str) -> Any:
         if node is None:
             return None
-        if _is_leaf(node):
+        if is_leaf(node):
             return is_inexact(node) and overrides.get(path, allowed)
         declared = None
         if isinstance(node, Module):
             declared, overrides, path = node._trainable, dict(node._overrides), ""
-        pairs, treedef = _children(node)
+        pairs, treedef = children_of(node)
         masks = [
             walk(
                 child,
@@ -159,116 +171,14 @@ def trainable_mask(model: Any) -> Any:
 
 
 def partition(model: M) -> tuple[M, M]:
-    """``(trained, rest)``: two copies of ``model`` with ``None`` in each other's place; `equinox.combine` joins them."""
+    """``(trained, rest)``: two copies of ``model``, each with ``None`` for the leaves of the other.
+
+    `equinox.combine` joins them.
+    """
     return typing.cast(tuple[M, M], eqx.partition(model, trainable_mask(model)))
 
 
-# --- Freezing -------------------------------------------------------------------------------------------------------
-
-
-class _Mark:
-    """Stands in the place of a leaf while `freeze` and `thaw` find out which leaves ``where`` chooses."""
-
-    def __init__(self, index: int):
-        self.index = index
-
-
-def _chosen(verb: str, model: Any, where: Callable[[Any], Any]) -> list[int]:
-    """The indices of the leaves that ``where`` chooses and that could be trained."""
-    leaves, treedef = jtu.tree_flatten(model)
-    marked = jtu.tree_unflatten(treedef, [_Mark(i) for i in range(len(leaves))])
-    try:
-        marks = [leaf for leaf in jtu.tree_leaves(where(marked)) if isinstance(leaf, _Mark)]
-    except (AttributeError, TypeError, KeyError, IndexError) as error:
-        raise ValueError(
-            f"{verb}(model, where): where(model) failed with {error!r}; expected a part of it."
-        ) from error
-    chosen = [mark.index for mark in marks if is_inexact(leaves[mark.index])]
-    if not chosen:
-        raise ValueError(
-            f"{verb}(model, where): where chose nothing that could be trained; expected a part of the model, "
-            f"such as {verb}(model, lambda m: m.cell)."
-        )
-    return chosen
-
-
-def _owners(model: Any) -> list[tuple[str | None, str]]:
-    """For each leaf, the path of the innermost `Module` around it and the leaf's own path below that module."""
-    owners: list[tuple[str | None, str]] = []
-
-    def walk(node: Any, owner: str | None, path: str) -> None:
-        if _is_leaf(node):
-            owners.append((owner, path.removeprefix(owner or "")))
-        elif node is not None:
-            for key, child in _children(node)[0]:
-                walk(child, path if isinstance(node, Module) else owner, path + jtu.keystr((key,)))
-
-    walk(model, None, "")
-    return owners
-
-
-def _set_trainable(verb: str, model: M, where: Callable[[M], Any], value: bool) -> M:
-    """Override the chosen arrays, each at the module that owns it, where that says something new."""
-    chosen, owners = _chosen(verb, model, where), _owners(model)
-    for index in chosen:
-        if owners[index][0] is None:
-            raise ValueError(
-                f"{verb}(model, where): {owners[index][1] or 'the array'} is not part of a noria.Module."
-            )
-
-    def override(model: M, marks: dict[tuple[str | None, str], bool]) -> M:
-        def overrides(module: eqx.Module, path: str) -> dict[str, Any]:
-            if not isinstance(module, Module):
-                return {}
-            kept = [(name, was) for name, was in module._overrides if (path, name) not in touched]
-            new = [(name, value) for (owner, name), value in marks.items() if owner == path]
-            return {"_overrides": tuple(sorted(kept + new))}
-
-        return typing.cast(M, map_modules(overrides, model))
-
-    touched = {owners[index] for index in chosen}
-    plain = override(model, {})  # as its class lines have it
-    trained = jtu.tree_leaves(trainable_mask(plain))
-    return override(plain, {owners[index]: value for index in chosen if trained[index] != value})
-
-
-def freeze(model: M, where: Callable[[M], Any] = lambda model: model) -> M:
-    """A copy of ``model`` in which the part that ``where`` chooses is not trained.
-
-    Its gradient is ``None`` and `update` leaves it alone, weight decay included. The mark belongs to the part and
-    travels with it into other models. An optimiser state made before no longer fits: call `setup` again.
-
-    Args:
-        model: a `Module`, or a tuple, list or dict of them.
-        where: gives the part, or a tuple of parts: ``lambda m: m.encoder``, ``lambda m: (m.cell.W, m.dense)``.
-
-    Raises:
-        ValueError: if ``where`` chooses nothing that could be trained.
-
-    >>> import jax, noria as nr
-    >>> model = nr.Chain(nr.GRU(2, 3, key=jax.random.key(0)), nr.Dense(3, 1, key=jax.random.key(1)))
-    >>> model = nr.freeze(model, lambda m: m[0])
-    >>> nr.count_parameters(model, trainable=True)
-    4
-    """
-    return _set_trainable("freeze", model, where, value=False)
-
-
-def thaw(model: M, where: Callable[[M], Any] = lambda model: model) -> M:
-    """A copy of ``model`` in which the part that ``where`` chooses is trained; undoes `freeze`.
-
-    Overrides a class line too: ``thaw(model, lambda m: m.h0)`` trains ``h0`` although ``trainable=`` leaves it out.
-    Arguments and errors as for `freeze`.
-
-    >>> import jax, noria as nr
-    >>> model = nr.freeze(nr.Dense(3, 1, key=jax.random.key(1)))
-    >>> nr.count_parameters(nr.thaw(model, lambda m: m.b), trainable=True)
-    1
-    """
-    return _set_trainable("thaw", model, where, value=True)
-
-
-# --- Modes, counts, casts -------------------------------------------------------------------------------------------
+# --- Modes, counts, casts -----------------------------------------------------------------------
 
 
 def _set_mode(model: M, inference: bool) -> M:
@@ -277,34 +187,64 @@ def _set_mode(model: M, inference: bool) -> M:
             {"inference": inference} if any(f.name == "inference" for f in fields(module)) else {}
         )
 
-    return typing.cast(M, map_modules(mode, model))
+    return map_modules(mode, model)
 
 
 def inference(model: M) -> M:
-    """A copy of ``model`` for use: dropout does nothing and needs no key.
+    """A copy of ``model`` for inference: dropout does nothing and needs no key.
 
-    >>> import jax.numpy as jnp, noria as nr
-    >>> nr.inference(nr.Dropout(0.5))(jnp.ones(3)).tolist()
-    [1.0, 1.0, 1.0]
+    Args:
+        model: any pytree of modules.
+
+    Returns:
+        The copy. Every module with a field ``inference`` has it set to ``True``,
+        modules of Equinox too.
+
+    PyTorch calls this ``eval()``, Flux ``testmode!``, Keras ``training=False``; the first two
+    change the model in place.
+
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> nr.inference(nr.Dropout(0.5))(jnp.ones(3)).tolist()
+        [1.0, 1.0, 1.0]
     """
     return _set_mode(model, True)
 
 
 def training(model: M) -> M:
-    """A copy of ``model`` for training: dropout drops, and asks for a key. Models start in this mode."""
+    """A copy of ``model`` for training: dropout is active and needs a key.
+
+    New models are in this mode.
+
+    Args:
+        model: any pytree of modules.
+
+    Returns:
+        The copy. Every module with a field ``inference`` has it set to ``False``,
+        modules of Equinox too.
+
+    Examples:
+        >>> import noria as nr
+        >>> nr.training(nr.inference(nr.Dropout(0.5))).inference
+        False
+    """
     return _set_mode(model, False)
 
 
 def count_parameters(model: Any, *, trainable: bool | None = None) -> int:
-    """The number of floating and complex numbers that ``model`` holds.
+    """The number of floating and complex numbers in ``model``.
 
     Args:
         model: any pytree.
-        trainable: ``True`` counts only what is trained, ``False`` only what is not, ``None`` both.
+        trainable: ``True`` counts trained numbers only, ``False`` the others only, ``None`` both.
 
-    >>> import jax, noria as nr
-    >>> nr.count_parameters(nr.RNN(4, 6, key=jax.random.key(0)))
-    66
+    Returns:
+        The number, an ``int``; a complex number counts once.
+
+    Examples:
+        >>> import jax, noria as nr
+        >>> nr.count_parameters(nr.RNN(4, 6, key=jax.random.key(0)))
+        66
     """
     pairs = zip(jtu.tree_leaves(model), jtu.tree_leaves(trainable_mask(model)), strict=True)
     return sum(
@@ -313,11 +253,19 @@ def count_parameters(model: Any, *, trainable: bool | None = None) -> int:
 
 
 def cast(model: M, dtype: Any) -> M:
-    """A copy of ``model`` whose floating arrays have ``dtype`` (complex, integer and boolean arrays stay).
+    """A copy of ``model`` whose floating arrays have another dtype.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> nr.cast(nr.Dense(2, 1, key=jax.random.key(0)), jnp.bfloat16).W.dtype.name
-    'bfloat16'
+    Args:
+        model: any pytree.
+        dtype: a floating dtype, such as ``jnp.bfloat16``.
+
+    Returns:
+        The copy; complex, integer and boolean arrays are unchanged.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> nr.cast(nr.Dense(2, 1, key=jax.random.key(0)), jnp.bfloat16).W.dtype.name
+        'bfloat16'
     """
 
     def convert(leaf: Any) -> Any:
@@ -332,22 +280,45 @@ def iterate_modules(model: Any) -> Iterator[tuple[str, Module]]:
     found: list[tuple[str, Module]] = []
 
     def visit(node: Any, path: str) -> None:
-        if node is None or _is_leaf(node):
+        if node is None or is_leaf(node):
             return
         if isinstance(node, Module):
             found.append((path.removeprefix("."), node))
-        for key, child in _children(node)[0]:
+        for key, child in children_of(node)[0]:
             visit(child, path + jtu.keystr((key,)))
 
     visit(model, "")
     return iter(found)
 
 
-def as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` as a pytree, so that a model which holds it can be passed through `jax.jit`.
+def _node(module: eqx.Module, mask: Any, name: str) -> Node:
+    """A record of ``module`` for a notebook; ``mask`` is its `trainable_mask`."""
+    arrays: list[Array] = []
+    modules: list[Node] = []
 
-    A module stays as it is, and so does a `jax.tree_util.Partial`, whose arguments are leaves. Of a
-    plain function only what it closes over is fixed.
+    def visit(node: Any, mask: Any, path: str) -> None:
+        children, masks = children_of(node)[0], children_of(mask)[0]
+        for (key, child), (_, trained) in zip(children, masks, strict=True):
+            place = f"{path}{jtu.keystr((key,))}".removeprefix(".")
+            if isinstance(child, eqx.Module):
+                modules.append(_node(child, trained, place))
+            elif hasattr(child, "shape") and hasattr(child, "dtype"):
+                size = int(child.size) if is_inexact(child) else 0
+                arrays.append(Array(place, child.shape, str(child.dtype), size, trained))
+            elif child is not None and not is_leaf(child):
+                visit(child, trained, place)
+
+    visit(module, mask, "")
+    label = getattr(module, "label", None)
+    label = label if isinstance(label, str) else type(module).__name__
+    return Node(name, label, tuple(arrays), tuple(modules))
+
+
+def as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` as a pytree, so that a model that holds it can be passed through `jax.jit`.
+
+    A module is unchanged, and so is a `jax.tree_util.Partial`, whose arguments are leaves. The
+    variables that a plain function closes over are constants.
     """
     return (
         function

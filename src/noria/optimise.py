@@ -1,6 +1,6 @@
-"""Training, two explicit calls: the gradient (``grad``, ``value_and_grad``) and the step (``setup``, ``update``).
+"""Training in two calls: the gradient (``grad``, ``value_and_grad``) and the step (``update``).
 
-Both look at the arrays that `noria.module.trainable_mask` names and at nothing else.
+``setup`` makes the optimiser state. All of them use the arrays of `noria.module.trainable_mask`.
 """
 
 import functools
@@ -16,40 +16,46 @@ from noria.module import named_leaves, partition
 
 M = TypeVar("M")
 
-# --- Gradients ------------------------------------------------------------------------------------------------------
+# --- Gradients -----------------------------------------------------------------------------------
 
 
 def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
-    """Value and gradient of ``fun(model, *args, **kwargs)`` with respect to the trainable arrays of ``model``.
+    """Value and gradient of ``fun(model, *args, **kwargs)`` with respect to the trained arrays.
+
+    ::
+
+        value = fun(model, ...),    gradient = d value / d model
 
     Args:
         fun: returns a real scalar; with ``has_aux=True`` a pair of that scalar and anything else.
         has_aux: as in `jax.value_and_grad`.
 
     Returns:
-        A function of the same arguments that returns ``(value, gradient)``, or ``((value, aux), gradient)``. The
-        gradient has the structure of ``model``, with ``None`` for everything that is not trained. ``model`` may also
-        be a tuple, list or dict of models.
+        A function of the same arguments that returns ``(value, gradient)``, or ``((value, aux),
+        gradient)``. The gradient has the structure of ``model``, the shapes and dtypes of its
+        arrays, and ``None`` for everything that is not trained. ``model`` may also be a tuple, list
+        or dict of models.
 
     Raises:
-        ValueError: if nothing in the first argument is trainable.
-        TypeError: if ``fun`` does not return a real scalar.
+        ValueError: in a call, if nothing in the first argument is trainable.
+        TypeError: if ``fun`` is not callable, or in a call if it does not return a real scalar.
 
-    Differs from `jax.value_and_grad`, which fails on a model that holds anything but floating arrays, and from
-    `equinox.filter_value_and_grad`, which does not know what is trainable. Flux returns a gradient for frozen fields
-    too; here there is none to be applied by mistake.
+    `jax.value_and_grad` fails for a model that holds anything but floating arrays, and
+    `equinox.filter_value_and_grad` differentiates every floating array. Flux returns a gradient for
+    frozen fields too; here a frozen field has none.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> model = nr.Dense(2, 1, key=jax.random.key(0))
-    >>> value, g = nr.value_and_grad(lambda m, x: nr.mse(m(x), jnp.ones((3, 1))))(
-    ...     model, jnp.zeros((3, 2))
-    ... )
-    >>> float(value), float(g.b[0])
-    (1.0, -2.0)
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> model = nr.Dense(2, 1, key=jax.random.key(0))
+        >>> loss = lambda m, x: nr.mse(m(x), jnp.ones((3, 1)))
+        >>> value, g = nr.value_and_grad(loss)(model, jnp.zeros((3, 2)))
+        >>> float(value), float(g.b[0])
+        (1.0, -2.0)
     """
     if not callable(fun):
         raise TypeError(
-            f"value_and_grad(fun): fun is a {type(fun).__name__}; expected a function (model, ...) -> loss."
+            f"value_and_grad(fun): fun is a {type(fun).__name__}; "
+            "expected a function (model, ...) -> loss."
         )
 
     @functools.wraps(fun)
@@ -57,8 +63,9 @@ def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callabl
         trained, rest = partition(model)
         if not jtu.tree_leaves(trained):
             raise ValueError(
-                f"grad of {getattr(fun, '__name__', 'fun')}: its first argument, a {type(model).__name__}, "
-                "holds nothing trainable; pass the model first, and thaw what should be trained."
+                f"grad of {getattr(fun, '__name__', 'fun')}: its first argument, "
+                f"a {type(model).__name__}, holds nothing trainable; "
+                "pass the model first, and thaw what should be trained."
             )
         return jax.value_and_grad(
             lambda t: fun(eqx.combine(t, rest), *args, **kwargs), has_aux=has_aux
@@ -68,14 +75,29 @@ def value_and_grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callabl
 
 
 def grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
-    """Gradient of ``fun(model, *args, **kwargs)`` with respect to the trainable arrays of ``model``.
+    """Gradient of ``fun(model, *args, **kwargs)`` with respect to the trained arrays of ``model``.
 
-    As `value_and_grad`, without the value: returns the gradient, or ``(gradient, aux)`` with ``has_aux=True``.
+    ::
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> cell = nr.RNNCell(2, 3, key=jax.random.key(0))
-    >>> nr.grad(lambda c: c(jnp.zeros(3), jnp.ones(2)).sum())(cell).W.shape
-    (3, 2)
+        gradient = d fun(model, ...) / d model
+
+    Args:
+        fun: returns a real scalar; with ``has_aux=True`` a pair of that scalar and anything else.
+        has_aux: as in `jax.grad`.
+
+    Returns:
+        A function of the same arguments that returns ``gradient``, or ``(gradient, aux)``; see
+        `value_and_grad`.
+
+    Raises:
+        ValueError: in a call, if nothing in the first argument is trainable.
+        TypeError: if ``fun`` is not callable, or in a call if it does not return a real scalar.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> cell = nr.RNNCell(2, 3, key=jax.random.key(0))
+        >>> nr.grad(lambda c: c(jnp.zeros(3), jnp.ones(2)).sum())(cell).W.shape
+        (3, 2)
     """
     both = value_and_grad(fun, has_aux=has_aux)
 
@@ -87,21 +109,27 @@ def grad(fun: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any
     return wrapped
 
 
-# --- Updates --------------------------------------------------------------------------------------------------------
+# --- Updates ------------------------------------------------------------------------------------
 
 
 class OptimiserState(eqx.Module):
-    """What `setup` returns and `update` takes: an Optax transformation and its state, for one model.
+    """An Optax transformation and its state for one model; `setup` returns it, `update` takes it.
 
     Attributes:
-        optimiser: the Optax transformation, as given.
+        optimiser: the Optax transformation, as passed.
         state: its Optax state.
+
+    Examples:
+        >>> import jax, optax, noria as nr
+        >>> opt_state = nr.setup(optax.adam(1e-3), nr.Dense(2, 1, key=jax.random.key(0)))
+        >>> int(opt_state.state[0].count)
+        0
     """
 
     optimiser: optax.GradientTransformation = eqx.field(static=True)
     state: Any
-    # The trained arrays as they were at `setup`. Modes and other static settings may change afterwards; the list of
-    # trained arrays may not.
+    # The trained arrays at the time of `setup`. Modes and other static settings may change
+    # afterwards; the list of trained arrays may not.
     _structure: Any = eqx.field(static=True, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,7 +144,7 @@ class OptimiserState(eqx.Module):
             object.__setattr__(self, name, value)
 
     def _arrays(self, tree: Any) -> Any:
-        """The arrays of ``tree``, in the structure that the Optax state was made for."""
+        """The arrays of ``tree``, in the structure for which the Optax state was made."""
         return self._structure.unflatten(jtu.tree_leaves(tree))
 
     def _names(self) -> list[str]:
@@ -129,14 +157,14 @@ class OptimiserState(eqx.Module):
 
 
 def as_transformation(optimiser: Any) -> optax.GradientTransformation:
-    """``optimiser`` itself, or the transformation that an `optax.MultiSteps` is, though not by its class."""
+    """``optimiser``, or the transformation inside an `optax.MultiSteps`, whose class is not one."""
     if isinstance(optimiser, optax.MultiSteps):
         return optax.GradientTransformationExtraArgs(optimiser.init, optimiser.update)
     return optimiser
 
 
 def holds_state(state: Any, kind: type) -> bool:
-    """Whether a state of Optax's has one of ``kind`` in it, however deep transformations are nested."""
+    """Whether an Optax state contains one of ``kind``, however deep transformations are nested."""
     return any(
         isinstance(part, kind)
         for part in jtu.tree_leaves(state, is_leaf=lambda part: isinstance(part, kind))
@@ -144,38 +172,45 @@ def holds_state(state: Any, kind: type) -> bool:
 
 
 def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState:
-    """The state that ``optimiser`` keeps for the trainable arrays of ``model``.
+    """The state that ``optimiser`` keeps for the trained arrays of ``model``.
 
     Args:
-        optimiser: any Optax transformation, or `optax.MultiSteps`. (Flux's ``AdamW(1e-3)`` decays nothing: ``optax.adamw(1e-3,
-            weight_decay=0.0)``.)
+        optimiser: any Optax transformation, or `optax.MultiSteps`.
         model: a model, or a tuple, list or dict of models.
 
+    Returns:
+        An `OptimiserState`.
+
     Raises:
-        TypeError: if ``optimiser`` is not an Optax transformation, such as when the arguments are swapped, or is
-            `optax.lookahead`, which keeps two sets of parameters.
+        TypeError: if ``optimiser`` is not an Optax transformation, for example when the arguments
+            are swapped, or is `optax.lookahead`, which keeps two sets of parameters.
         ValueError: if nothing in ``model`` is trainable.
 
-    >>> import jax, optax, noria as nr
-    >>> model = nr.GRU(2, 3, key=jax.random.key(0))
-    >>> opt_state = nr.setup(optax.adam(1e-3), model)
+    As in Flux, the optimiser comes first. `optax.adamw` has a weight decay of 1e-4 by default,
+    Flux's ``AdamW`` has 0, PyTorch's 1e-2.
+
+    Examples:
+        >>> import jax, optax, noria as nr
+        >>> model = nr.GRU(2, 3, key=jax.random.key(0))
+        >>> opt_state = nr.setup(optax.adam(1e-3), model)
     """
     optimiser = as_transformation(optimiser)
     if not isinstance(optimiser, optax.GradientTransformation):
         raise TypeError(
-            f"setup(optimiser, model): optimiser is a {type(optimiser).__name__}; expected an Optax transformation "
-            "such as optax.adam(1e-3), followed by the model."
+            f"setup(optimiser, model): optimiser is a {type(optimiser).__name__}; "
+            "expected an Optax transformation such as optax.adam(1e-3), followed by the model."
         )
     trained, _ = partition(model)
     if not jtu.tree_leaves(trained):
         raise ValueError(
-            f"setup(optimiser, model): the {type(model).__name__} holds nothing trainable; thaw a part."
+            f"setup(optimiser, model): the {type(model).__name__} holds nothing trainable; "
+            "thaw a part."
         )
     state = optimiser.init(trained)
     if holds_state(state, optax.LookaheadState):
         raise TypeError(
-            "setup(optimiser, model): optax.lookahead keeps two sets of parameters, but a model is one; expected another "
-            "transformation."
+            "setup(optimiser, model): optax.lookahead keeps two sets of parameters, "
+            "but a model is one; expected another transformation."
         )
     return OptimiserState(optimiser, state, jtu.tree_structure(trained))
 
@@ -183,26 +218,38 @@ def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState
 def update(
     opt_state: OptimiserState, model: M, gradient: Any, **extra: Any
 ) -> tuple[M, OptimiserState]:
-    """One step of the optimiser: the new model and the new optimiser state. Nothing is changed in place.
+    """One step of the optimiser: the new model and the new optimiser state.
+
+    ::
+
+        model' = model + optimiser(gradient, state, model)
+
+    Nothing is changed in place, unlike in Flux and PyTorch.
 
     Args:
         opt_state: from `setup`, or from the update before.
         model: the model whose gradient was taken.
         gradient: from `grad` or `value_and_grad`.
-        **extra: passed on to the Optax transformation: ``value=loss`` for those that look at it, and ``value_fn``, the loss
-            as a function of the model, for line searches such as `optax.lbfgs`. These get the gradient as ``grad``.
+        **extra: passed to the Optax transformation: ``value=loss`` for a transformation that uses
+            the loss, and ``value_fn``, the loss as a function of the model, for line searches such
+            as `optax.lbfgs`. With ``value_fn`` the gradient is passed as ``grad``, too.
+
+    Returns:
+        ``(model, opt_state)``, both with the structure, shapes and dtypes of the arguments.
 
     Raises:
-        TypeError: if ``opt_state`` is an optimiser instead of what `setup` returned.
-        ValueError: if ``gradient`` or ``model`` have other trained arrays than the model given to `setup`.
+        TypeError: if ``opt_state`` is not an `OptimiserState`, but an optimiser for example.
+        ValueError: if ``gradient`` or ``model`` have other trained arrays than the model passed to
+            `setup`.
 
-    >>> import jax, jax.numpy as jnp, optax, noria as nr
-    >>> model = nr.Dense(1, 1, key=jax.random.key(0))
-    >>> opt_state = nr.setup(optax.sgd(0.5), model)
-    >>> g = nr.grad(lambda m: nr.mse(m(jnp.zeros(1)), jnp.ones(1)))(model)
-    >>> model, opt_state = nr.update(opt_state, model, g)
-    >>> float(model.b[0])
-    1.0
+    Examples:
+        >>> import jax, jax.numpy as jnp, optax, noria as nr
+        >>> model = nr.Dense(1, 1, key=jax.random.key(0))
+        >>> opt_state = nr.setup(optax.sgd(0.5), model)
+        >>> g = nr.grad(lambda m: nr.mse(m(jnp.zeros(1)), jnp.ones(1)))(model)
+        >>> model, opt_state = nr.update(opt_state, model, g)
+        >>> float(model.b[0])
+        1.0
     """
     if not isinstance(opt_state, OptimiserState):
         hint = (
@@ -221,9 +268,10 @@ def update(
         if names != expected:
             odd = sorted(set(names) ^ set(expected))
             raise ValueError(
-                f"update(opt_state, model, gradient): {what} and opt_state differ in their trained arrays"
-                f"{', first in ' + odd[0] if odd else ''}; after freezing, thawing or rebuilding a part, call setup "
-                "again, and take the gradient of the model that is updated."
+                f"update(opt_state, model, gradient): {what} and opt_state differ in their trained "
+                f"arrays{', first in ' + odd[0] if odd else ''}; "
+                "after freezing, thawing or rebuilding a part, call setup again, "
+                "and take the gradient of the model that is updated."
             )
     old = opt_state._arrays(trained)
     optimiser, gradient = (
@@ -233,7 +281,8 @@ def update(
 
     def as_model(arrays: Any) -> M:
         leaves = jtu.tree_leaves(arrays)
-        return eqx.combine(jtu.tree_unflatten(jtu.tree_structure(trained), leaves), rest)
+        whole: M = eqx.combine(jtu.tree_unflatten(jtu.tree_structure(trained), leaves), rest)
+        return whole
 
     if (value_fn := extra.get("value_fn")) is not None:
         extra |= {"value_fn": lambda arrays: value_fn(as_model(arrays)), "grad": gradient}
@@ -242,7 +291,7 @@ def update(
     except Exception as error:
         given = ", ".join(["gradient", "state", "parameters", *extra])
         error.add_note(
-            f"noria.update: this came from the optimiser's own update, which was given {given}."
+            f"noria.update: this came from the update of the optimiser, which was given {given}."
         )
         raise
     new = as_model(optax.apply_updates(old, updates))

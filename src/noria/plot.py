@@ -1,61 +1,71 @@
-"""Pictures of training and of results, as PNG files. Needs matplotlib: ``pip install 'noria[plot]'``."""
+"""Plots of training and of results, as PNG files.
+
+They need matplotlib: ``pip install 'noria[plot]'``.
+"""
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from noria._errors import need_matplotlib
+from noria.train import curve
 from noria.train.fit import History
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Path = str | os.PathLike[str]
 
 
-def _figure(width: float, height: float) -> "Figure":
-    need_matplotlib("noria.plot")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")
-
-
 def learning_curve(history: History, path: Path, *, title: str = "Learning curve") -> None:
-    """Losses over epochs, and below them whatever else the loss reported, into the PNG file ``path``."""
-    names = sorted({name.removeprefix("valid_") for name in history.metrics})
-    figure = _figure(7, 3.2 * (1 + len(names)))
-    rows: list[Any] = list(figure.subplots(1 + len(names), 1, sharex=True, squeeze=False)[:, 0])
-    panels = [("loss", history.loss, history.valid)]
-    panels += [
-        (name, history.metrics.get(name, []), history.metrics.get(f"valid_{name}", []))
-        for name in names
-    ]
-    for axes, (name, train, valid) in zip(rows, panels, strict=True):
-        axes.plot(np.arange(1, len(train) + 1), train, label="training")
-        if valid:
-            axes.plot(np.arange(1, len(valid) + 1), valid, label="validation")
-        if history.best_epoch is not None:
-            axes.axvline(history.best_epoch + 1, color="grey", linestyle=":", label="best epoch")
-        axes.set_ylabel(name)
-        axes.grid(alpha=0.3)
-    if min(history.loss, default=0) > 0:
-        rows[0].set_yscale("log")
-    rows[0].set_title(title)
-    rows[0].legend()
-    rows[-1].set_xlabel("epoch")
-    figure.savefig(path)
+    """Write a plot of the losses and metrics over the epochs to a PNG file.
+
+    Args:
+        history: of `noria.fit`.
+        path: path of the PNG file.
+        title: above the plot.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+
+    Examples:
+        >>> import os, tempfile, noria as nr
+        >>> from noria import plot
+        >>> history = nr.History(loss=[1.0, 0.5], valid=[1.1, 0.7], best_epoch=1)
+        >>> path = os.path.join(tempfile.mkdtemp(), "curve.png")
+        >>> plot.learning_curve(history, path)
+        >>> os.path.getsize(path) > 1000
+        True
+    """
+    curve.figure_of(history, title).savefig(path)
 
 
 def confusion_matrix(
     truth: Any, predicted: Any, path: Path, *, names: Sequence[str], title: str = "Confusion matrix"
 ) -> None:
-    """How often each class was taken for each, rows the truth, into the PNG file ``path``."""
+    """Write a plot of the counts of each pair of true and predicted class to a PNG file.
+
+    Args:
+        truth: integers ``(examples,)``, the true classes, one for each row of the matrix.
+        predicted: integers ``(examples,)``, the predicted classes, the columns.
+        path: path of the PNG file.
+        names: a name for each class, in order.
+        title: above the plot.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        IndexError: if a class has no name.
+
+    Examples:
+        >>> import os, tempfile
+        >>> from noria import plot
+        >>> path = os.path.join(tempfile.mkdtemp(), "matrix.png")
+        >>> plot.confusion_matrix([0, 1, 1], [0, 1, 0], path, names=["no", "yes"])
+        >>> os.path.getsize(path) > 1000
+        True
+    """
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = _figure(6, 5.4)
+    figure = curve.new_figure(6, 5.4)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true class")
@@ -79,8 +89,29 @@ def forecast(
     unit: str = "",
     title: str = "Forecast",
 ) -> None:
-    """A series and forecasts of it, each ``(times, values)``, into the PNG file ``path``."""
-    figure = _figure(9, 4)
+    """Write a plot of a series and of forecasts of it to a PNG file.
+
+    Args:
+        times: ``(time,)``, numbers or dates.
+        values: ``(time,)``, the measured values.
+        forecasts: by name, each ``(times, values)``.
+        path: path of the PNG file.
+        unit: of the values, for the axis.
+        title: above the plot.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if times and values differ in length.
+
+    Examples:
+        >>> import os, tempfile
+        >>> from noria import plot
+        >>> path = os.path.join(tempfile.mkdtemp(), "forecast.png")
+        >>> plot.forecast([1, 2, 3], [4.0, 5.0, 6.0], {"naive": ([2, 3], [4.0, 5.0])}, path)
+        >>> os.path.getsize(path) > 1000
+        True
+    """
+    figure = curve.new_figure(9, 4)
     axes = figure.subplots()
     axes.plot(times, values, color="black", linewidth=1.5, label="measured")
     for name, (when, what) in forecasts.items():

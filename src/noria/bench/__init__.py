@@ -1,1 +1,1 @@
-"""The same work on Noria and on other libraries: what ``noria bench`` runs."""
+"""``noria bench``: the same work on Noria and on other libraries."""

@@ -20,7 +20,10 @@ class Written(nr.Cell):
 
 
 class LayerNormLSTM(nr.Cell):
-    """An LSTM with both products and the cell state normalised (Ba, Kiros and Hinton 2016, eqs. 20 to 22, without the shifts of the products)."""
+    """An LSTM with both products and the cell state normalised.
+
+    Source: Ba, Kiros and Hinton 2016, eqs. 20 to 22, without the shifts of the products.
+    """
 
     W: jax.Array
     U: jax.Array

@@ -1,4 +1,4 @@
-"""What is measured: cells, modes and shapes, and how much arithmetic each asks for."""
+"""The measured cells, modes and shapes, and the operations of each."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -71,10 +71,11 @@ STEP, STEPS = Shape(1, 1, 128, 128), Shape(1000, 1, 128, 128)
 
 
 class Work(NamedTuple):
-    """What one call does.
+    """The work of one call.
 
-    ``mode`` is ``"inference"`` (outputs and final state), ``"training"`` (the mean of the squared outputs, the final state, and the
-    gradients of all weights), or ``"step"`` (one step from a state, called from Python).
+    ``mode`` is ``"inference"`` (outputs and final state), ``"training"`` (the mean of the squared
+    outputs, the final state, and the gradients of all weights), or ``"step"`` (one step from a
+    state, called from Python).
     """
 
     cell: str
@@ -83,7 +84,7 @@ class Work(NamedTuple):
 
     @classmethod
     def read(cls, cell: str, mode: str, shape: Sequence[int]) -> "Work":
-        """From what JSON makes of one."""
+        """The work that was written as JSON."""
         return cls(cell, mode, Shape(*shape))
 
     @property
@@ -93,7 +94,7 @@ class Work(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Additions and multiplications of the products: no element-wise work, and no gradient of the input."""
+        """Operations of the products, without element-wise work and the gradient of the input."""
         of_inputs, of_state = self._parts
         times = (2, 3) if self.mode == "training" else (1, 1)
         return 2 * self.shape.time * self.shape.batch * (times[0] * of_inputs + times[1] * of_state)
@@ -132,6 +133,7 @@ def read_names(what: str, text: str, known: Sequence[str]) -> list[str]:
     for name in names:
         if name not in known:
             raise ValueError(
-                f"{what}: {name!r} is not known; expected some of {', '.join(known)}, with commas between."
+                f"{what}: {name!r} is not known; expected some of {', '.join(known)}, "
+                "with commas between."
             )
     return names

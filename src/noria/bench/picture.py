@@ -10,7 +10,7 @@ from noria.bench.run import Lane, Point, Setting
 
 
 def ratios(points: Sequence[Point], path: str | os.PathLike[str], setting: Setting) -> None:
-    """How many times as long each peer takes as Noria: a panel for each cell and mode, into the PNG file ``path``."""
+    """Write a PNG of the times of each peer over the time of Noria, one panel per cell and mode."""
     from matplotlib.figure import Figure
 
     cells, modes = (

@@ -1,4 +1,4 @@
-"""What a command line asks for, as a `Plan`, and carrying it out."""
+"""The plan of a command line, and its execution."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from noria.bench.peers import PEERS, USUAL
 from noria.bench.report import UNITS, header, tables
 from noria.bench.run import PEAK_SIZES, Lane, Point, Run, settings
 
-#: Sections by name: what a turn measures, and the unit in which it is shown.
+#: Sections by name: the quantity of a turn, and the unit in which it is shown.
 SECTIONS = {
     "grid": ("time", "ms"),
     "scaling": ("time", "ms"),
@@ -55,9 +55,9 @@ class Plan:
         return f"Not installed and left out: {titles}. To have them: pip install 'noria[bench]'"
 
     def carry_out(
-        self, command: str, tell: Callable[[Point, str], None]
+        self, command: str, report_to: Callable[[Point, str], None]
     ) -> tuple[list[Point], str]:
-        """Measure all points; return them and the report. ``tell`` is given each point and the report up to it."""
+        """Measure all points; return them and the report. ``report_to`` gets each of them."""
         quantity, unit = SECTIONS[self.what]
         points: list[Point] = []
         with Run(self.lanes, quantity, self.seconds, self.rounds) as run:
@@ -66,7 +66,7 @@ class Plan:
             for point in run.points(self.works):
                 points.append(point)
                 report = f"{start}\n{tables(points, UNITS[unit], peaks)}"
-                tell(point, report)
+                report_to(point, report)
         return points, report
 
 
@@ -82,7 +82,7 @@ def plan(
     threads: str = "all",
     quick: bool = False,
 ) -> Plan:
-    """From the words of a command line; ``None`` is the section's own.
+    """From the words of a command line; ``None`` is the default of the section.
 
     Raises:
         ValueError: for an unknown name or a shape that is none.

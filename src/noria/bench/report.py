@@ -39,7 +39,8 @@ def header(command: str, peers: Sequence[str], peaks: Mapping[Setting, float]) -
     )
     lines = [
         f"Made by `{command}` on {datetime.date.today():%-d %B %Y}.",
-        f"* Machine: {cores()} cores of {processor()}, {platform.system()} {platform.release()}, load {load()} at the start.",
+        f"* Machine: {cores()} cores of {processor()}, {platform.system()} {platform.release()}, "
+        f"load {load()} at the start.",
         f"* Versions: Python {platform.python_version()}, {software}.",
         f"* Fastest float32 product of two square matrices: {speeds or 'not measured'}.",
     ]
@@ -60,7 +61,8 @@ def load() -> str:
 def describe(setting: Setting) -> str:
     """In words: ``default allocator, all cores``."""
     number = {0: "all cores", 1: "one core"}.get(setting.cores, f"{setting.cores} cores")
-    return f"{'default allocator' if setting.allocator == 'default' else 'allocator that keeps memory'}, {number}"
+    keeps = setting.allocator != "default"
+    return f"{'allocator that keeps memory' if keeps else 'default allocator'}, {number}"
 
 
 def tables(points: Sequence[Point], unit: Unit, peaks: Mapping[Setting, float]) -> str:
@@ -76,15 +78,17 @@ def tables(points: Sequence[Point], unit: Unit, peaks: Mapping[Setting, float]) 
             points, lambda point: (point.work.cell, point.work.mode)
         ):
             parts.append(
-                f"### {CELLS[cell].title}: {mode}\n\n{table(list(group), setting, unit, peaks.get(setting))}"
+                f"### {CELLS[cell].title}: "
+                f"{mode}\n\n{table(list(group), setting, unit, peaks.get(setting))}"
             )
     return "\n".join(parts)
 
 
 def table(points: Sequence[Point], setting: Setting, unit: Unit, peak: float | None = None) -> str:
-    """A row for each shape; then geometric mean and minimum of each column over Noria's; then why there are dashes.
+    """A row for each shape, the geometric mean and minimum of ratios, and the reasons for dashes.
 
-    ``peak`` is what a share is of, in operations a second; without it there is no such column.
+    A ratio is the time of a peer over the time of Noria. ``peak`` is the peak of the machine in
+    operations per second; without it there is no column with the share of the peak.
     """
     order = list(PEERS)
     peers = sorted(
@@ -126,7 +130,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def reasons(points: Sequence[Point], setting: Setting) -> str:
-    """Why there are dashes, and columns missing: each reason of each library once, with its shapes unless that is all."""
+    """The reasons for dashes and missing columns, once for each library, with the shapes."""
     found: dict[tuple[str, str], list[str]] = {}
     for point in points:
         for lane, reason in point.reasons.items():
@@ -155,7 +159,7 @@ def least(values: Sequence[float]) -> float:
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point; a dash for what is none."""
+    """Three digits, or all before the point; a dash for a missing number."""
     if math.isnan(value):
         return "–"
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0

@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 from noria.bench.grid import Work
 from noria.bench.peers import PEERS, cores
 
-#: Settings of glibc by name. ``keep`` never hands memory back to the system, whatever its size; by default blocks above 32 MB
-#: are fresh at each call.
+#: Settings of glibc by name. ``keep`` never returns memory to the system, whatever its size; by
+#: default blocks above 32 MB are allocated anew at each call.
 ALLOCATORS = {
     "default": {},
     "keep": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)},
 }
 
-#: Added when memory is measured: of other arenas than the first, glibc gives the last free block back to nobody, and its reuse
-#: would hide what a call takes.
+#: Added when memory is measured: glibc never returns the last free block of another arena than the
+#: first, and its reuse would hide the memory of a call.
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 #: Sides of the products whose speed is the machine's peak.
@@ -34,7 +34,7 @@ PEAK_SIZES = (512, 1024, 2048)
 #: Seconds after which a worker that does not answer is ended.
 LIMIT = 600
 
-#: Between two turns, so that the threads of one library stop waiting for more before the next one starts.
+#: Seconds between two turns, in which the threads of a library stop spinning.
 PAUSE = 0.05
 
 
@@ -103,11 +103,12 @@ class Worker:
         answer = json.loads(line)
         if "error" in answer:
             raise Failed(answer["error"])
-        return answer["value"]
+        return float(answer["value"])
 
     def _start(self) -> "subprocess.Popen[str]":
         peer = PEERS[self.lane.peer]
-        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115, it lives as long as the process
+        # It lives as long as the process.
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         command = [
             sys.executable,
             "-m",
@@ -166,7 +167,8 @@ class Run:
 
     Args:
         lanes: who takes part.
-        quantity: ``"time"``, ``"memory"`` or ``"compile"``: what of `noria.bench.worker.Bench` a turn asks for.
+        quantity: ``"time"``, ``"memory"`` or ``"compile"``, the method of
+            `noria.bench.worker.Bench` that a turn calls.
         seconds: for how long a turn repeats a call, at least once.
         rounds: turns of each lane at each point. The value is their median.
     """
@@ -184,7 +186,7 @@ class Run:
             worker.close()
 
     def peaks(self, sizes: Sequence[int] = PEAK_SIZES) -> dict[Setting, float]:
-        """By setting, the most operations a second that any of its libraries reaches in a product of matrices."""
+        """By setting, the highest speed of a matrix product in any library, in flop/s."""
         best: dict[Setting, float] = {}
         for lane, worker in self.workers.items():
             try:
@@ -220,7 +222,7 @@ class Run:
 
 
 def settings(allocator: str, threads: str) -> list[Setting]:
-    """``allocator`` is ``default``, ``keep`` or ``both``; ``threads`` is ``all``, ``one`` or ``both``."""
+    """``allocator``: ``default``, ``keep``, ``both``; ``threads``: ``all``, ``one``, ``both``."""
     allocators = list(ALLOCATORS) if allocator == "both" else [allocator]
     counts = {"all": [0], "one": [1], "both": [0, 1]}[threads]
     return [Setting(a, n) for n in (counts if cores() > 1 else [0]) for a in allocators]

@@ -1,7 +1,8 @@
 """The process in which one library works: ``python -m noria.bench.worker MODULE OPTIONS``.
 
-It reads one JSON object a line and answers with one: ``{"do": "make", "work": [cell, mode, shape]}``, then for that work ``time``,
-``memory`` or ``compile``, and at any time ``peak``. An answer is ``{"value": ...}`` or ``{"error": "..."}``.
+It reads one JSON object per line and answers with one:
+``{"do": "make", "work": [cell, mode, shape]}``, then for that work ``time``, ``memory`` or
+``compile``, and at any time ``peak``. An answer is ``{"value": ...}`` or ``{"error": "..."}``.
 """
 
 import ctypes
@@ -22,7 +23,7 @@ from noria.bench.peers import Task, Unsupported
 
 
 class Bench:
-    """What is asked for, as methods; each takes the rest of the request."""
+    """The requests, as methods; each takes the rest of its request."""
 
     def __init__(self, module: str, options: dict[str, Any]):
         self.module, self.options = module, options
@@ -30,7 +31,7 @@ class Bench:
         self.task: Task | None = None
 
     def make(self, work: list[Any]) -> float:
-        """Prepare this work and do it once; the seconds that the first call took, compiling included."""
+        """Prepare this work; return the seconds of the first call, with compilation."""
         self.work, self.task = Work.read(*work), None
         gc.collect()
         self.task = importlib.import_module(self.module).make(self.work, **self.options)
@@ -43,7 +44,7 @@ class Bench:
         return first
 
     def time(self, seconds: float) -> float:
-        """The median of calls, at least one, that take so many seconds together; one call before does not count."""
+        """The median time of the calls in so many seconds, at least one, after a warm-up call."""
         call = self._call()
         call()
         times: list[float] = []
@@ -57,14 +58,14 @@ class Bench:
         call = self._call()
         call()
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what an allocator keeps for reuse would hide the growth
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        ctypes.CDLL(None).malloc_trim(0)  # memory kept for reuse would hide the growth
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = _status("VmRSS")
         call()
         return _status("VmHWM") - before
 
     def compile(self, seconds: float) -> float:
-        """Seconds of the first call, everything compiled anew."""
+        """Seconds of the first call after all compiled programs are dropped."""
         if self.work is None:
             raise ValueError("nothing was made")
         if "jax" in sys.modules:
@@ -72,7 +73,7 @@ class Bench:
         return self.make(list(self.work))
 
     def peak(self, sizes: list[int]) -> float:
-        """The most floating-point operations a second in a square float32 product, by NumPy or by this library."""
+        """The highest speed of a square float32 product in NumPy or this library, in flop/s."""
         import numpy as np
 
         library = getattr(importlib.import_module(self.module), "matmul", None)
@@ -106,7 +107,7 @@ def _status(field: str) -> int:
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # the output of a library is not an answer
     bench = Bench(sys.argv[1], json.loads(sys.argv[2]))
     for line in sys.stdin:
         request = json.loads(line)

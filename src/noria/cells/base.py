@@ -1,4 +1,4 @@
-"""What a cell is: ``Cell``, the emission rule, and ``GatedCell`` with its stacked weights."""
+"""Cells: ``Cell``, how a cell emits its output, and ``GatedCell`` with its stacked weights."""
 
 import abc
 import functools
@@ -26,58 +26,98 @@ class Cell(Module):
     ::
 
         h' = cell(h, x)           transition, state first
-        y  = cell.output(h', x)   emission: what the outside sees
+        y  = cell.output(h', x)   emission, the output of the step
 
-    Subclasses give `__call__` and `initial_state`; `output` is optional. The state is any pytree of arrays; with more
-    than one array, a `NamedTuple` whose first field is the emitted one. Arrays in fields are trained.
+    Subclasses define `__call__` and `initial_state`; `output` is optional. Arrays in fields are
+    trained.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> class Leaky(nr.Cell):
-    ...     W: jax.Array
-    ...     U: jax.Array
-    ...
-    ...     def __call__(self, h, x):
-    ...         return 0.7 * h + 0.3 * jnp.tanh(self.W @ x + self.U @ h)
-    ...
-    ...     def initial_state(self):
-    ...         return jnp.zeros(self.U.shape[0])
-    >>> nr.Recurrence(Leaky(jnp.ones((3, 2)), jnp.eye(3)))(jnp.ones((5, 2))).shape
-    (5, 3)
+    Shapes:
+        ``x`` is ``(in,)``. The state is any pytree of arrays of one example; if there is more than
+        one array, a `NamedTuple` whose first field is the output. A step must not change the
+        structure, shapes or dtypes of the state.
+
+    Raises:
+        TypeError: for a class without `__call__` or `initial_state`.
+
+    In PyTorch and Keras a step takes ``(x, state)``; here the state comes first, as in
+    `jax.lax.scan`. They write a step for a batch; here `Recurrence` adds the batch and the time
+    axis.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> class Leaky(nr.Cell):
+        ...     W: jax.Array
+        ...     U: jax.Array
+        ...
+        ...     def __call__(self, h, x):
+        ...         return 0.7 * h + 0.3 * jnp.tanh(self.W @ x + self.U @ h)
+        ...
+        ...     def initial_state(self):
+        ...         return jnp.zeros(self.U.shape[0])
+        >>> nr.Recurrence(Leaky(jnp.ones((3, 2)), jnp.eye(3)))(jnp.ones((5, 2))).shape
+        (5, 3)
     """
 
     @abc.abstractmethod
     def __call__(self, state: State, x: Any) -> State:
-        """The next state."""
+        """The next state.
+
+        Args:
+            state: the state before the step.
+            x: ``(in,)``, the input of the step.
+
+        Returns:
+            The state after the step, with the structure, shapes and dtypes of ``state``.
+        """
 
     @abc.abstractmethod
     def initial_state(self) -> State:
-        """The zero state of one example."""
+        """The zero state of one example.
+
+        Returns:
+            A pytree of arrays, which broadcast over a batch.
+        """
 
     def output(self, state: State, x: Any) -> Any:
-        """What the cell emits, from its new state and the input of the step: by default the state's first array."""
+        """The output of a step, by default the first array of the state.
+
+        Computations that do not feed the next state belong here: a read-out, a norm, a skip
+        connection.
+
+        Args:
+            state: the state after the step.
+            x: ``(in,)``, the input of the step.
+
+        Returns:
+            An array, or a pytree of arrays.
+
+        Raises:
+            TypeError: by default, if the state is neither an array nor a tuple that starts with
+                one.
+        """
         return first_array(type(self).__name__, state)
 
 
 def first_array(name: str, state: State) -> Any:
-    """An array itself; of a tuple or `NamedTuple` the first field."""
+    """The array itself, or the first field of a tuple or `NamedTuple`."""
     if isinstance(state, tuple) and state:
         return first_array(name, state[0])
     if hasattr(state, "shape"):
         return state
     raise TypeError(
-        f"{name}: its state is a {type(state).__name__}, and what it emits is not defined; use an array or a "
-        "NamedTuple whose first field is emitted, or define output(state, x)."
+        f"{name}: its state is a {type(state).__name__}, and its output is not defined; "
+        "use an array or a NamedTuple whose first field is emitted, or define output(state, x)."
     )
 
 
 def emit(cell: Callable[..., Any], state: State, x: Any) -> Any:
-    """The emission of any cell; a plain function emits its state's first array."""
+    """The output of any cell; a plain function emits the first array of its state."""
     output = getattr(cell, "output", None)
     return first_array(cell_name(cell), state) if output is None else output(state, x)
 
 
 def advance(cell: Callable[..., Any], state: State, x: Any, key: Key | None) -> tuple[State, Any]:
-    """One step of any cell: its next state, and what it emits."""
+    """One step of any cell: its next state and its output."""
     state = cell(state, x) if key is None else cell(state, x, key=key)
     return state, emit(cell, state, x)
 
@@ -88,9 +128,8 @@ def cell_name(cell: Callable[..., Any]) -> str:
         isinstance(cell, jtu.Partial) and not cell.args and not cell.keywords
     ):
         cell = cell.func
-    cell = (
-        getattr(cell, "fun", cell) if not hasattr(cell, "__name__") else cell
-    )  # JAX's shim around a partial
+    if not hasattr(cell, "__name__"):  # the wrapper that JAX puts around a partial
+        cell = getattr(cell, "fun", cell)
     if isinstance(cell, functools.partial):
         settings = [
             *map(repr, cell.args),
@@ -101,12 +140,12 @@ def cell_name(cell: Callable[..., Any]) -> str:
 
 
 def takes_key(cell: Callable[..., Any]) -> bool:
-    """Whether the cell may draw random numbers: its call has a ``key`` argument."""
+    """Whether the cell may draw random numbers: its call has an argument ``key``."""
     return "key" in inspect.signature(cell).parameters
 
 
 def needs_key(cell: Callable[..., Any]) -> bool:
-    """Whether the cell cannot do without a key: its ``key`` argument has no default."""
+    """Whether the cell cannot run without a key: its argument ``key`` has no default."""
     return (
         takes_key(cell)
         and inspect.signature(cell).parameters["key"].default is inspect.Parameter.empty
@@ -116,12 +155,11 @@ def needs_key(cell: Callable[..., Any]) -> bool:
 class GatedCell(Cell):
     """A cell whose gates are row blocks of one input matrix and one recurrent matrix.
 
-    ============ =================== ==================================================
-    ``W``        ``(gates, in)``     input weights
-    ``U``        ``(gates, hidden)`` recurrent weights
-    ``b``        ``(gates,)``        bias of the input side, or ``None``
-    ``b_h``      ``(gates,)``        bias of the recurrent side, or ``None`` (default)
-    ============ =================== ==================================================
+    Attributes:
+        W: ``(gates, in)``, the input weights; ``gates`` is ``hidden`` times the number of gates.
+        U: ``(gates, hidden)``, the recurrent weights.
+        b: ``(gates,)``, the bias of the input side, or ``None``.
+        b_h: ``(gates,)``, the bias of the recurrent side, or ``None`` (default).
     """
 
     W: jax.Array
@@ -181,11 +219,28 @@ class GatedCell(Cell):
         b_h: jax.Array | None = None,
         **static: Any,
     ) -> G:
-        """The cell with these arrays, laid out as the table above says.
+        """The cell with these arrays, laid out as its gate order says.
+
+        Args:
+            W: ``(gates, in)``, the input weights; ``gates`` is ``hidden`` times the number of
+                gates.
+            U: ``(gates, hidden)``, the recurrent weights.
+            b: ``(gates,)``, the bias, or ``None``.
+            b_h: ``(gates,)``, the bias of the recurrent side, or ``None``.
+            **static: further options of the cell that are no arrays, such as ``activation``.
+
+        Returns:
+            A cell that holds these arrays.
 
         Raises:
             ValueError: if their shapes do not fit each other.
             TypeError: if their dtypes differ.
+
+        Examples:
+            >>> import jax.numpy as jnp, noria as nr
+            >>> cell = nr.GRUCell.from_arrays(jnp.ones((12, 3)), jnp.ones((12, 4)))
+            >>> cell.in_size, cell.hidden_size, cell.b
+            (3, 4, None)
         """
         arrays = {"W": jnp.asarray(W), "U": jnp.asarray(U)}
         arrays |= {
@@ -208,7 +263,8 @@ class GatedCell(Cell):
         for name, array in arrays.items():
             if array.shape != expected[name]:
                 raise ValueError(
-                    f"{call}: {name} has shape {array.shape}; expected {expected[name]} to go with U."
+                    f"{call}: {name} has shape {array.shape}; "
+                    f"expected {expected[name]} to go with U."
                 )
             if array.dtype != dtype:
                 raise TypeError(f"{call}: {name} is {array.dtype}; expected {dtype} as U is.")
@@ -219,7 +275,7 @@ class GatedCell(Cell):
 
     @property
     def in_size(self) -> int:
-        """Features that enter a step."""
+        """Features of the input of a step."""
         return self.W.shape[-1]
 
     @property
@@ -229,11 +285,11 @@ class GatedCell(Cell):
 
     @property
     def dtype(self) -> Any:
-        """Dtype of the parameters, and of everything that enters and leaves."""
+        """Dtype of the parameters, and of all inputs and outputs."""
         return self.U.dtype
 
     def _projections(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """``W x + b`` and ``U h + b_h``, after a check of what was passed."""
+        """``W x + b`` and ``U h + b_h``, after a check of ``h`` and ``x``."""
         self._check(h, x)
         return add_bias(x @ self.W.T, self.b), add_bias(h @ self.U.T, self.b_h)
 
@@ -249,4 +305,5 @@ class GatedCell(Cell):
 
 
 def add_bias(a: jax.Array, b: jax.Array | None) -> jax.Array:
+    """``a + b``, or ``a`` if there is no bias."""
     return a if b is None else a + b

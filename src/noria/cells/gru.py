@@ -1,15 +1,16 @@
 """The gated recurrent unit, in both of its published forms."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from noria._types import Initializer, Key
 from noria.cells.base import GatedCell, add_bias
 
 
 class GRUCell(GatedCell):
-    """The gated recurrent unit, reset applied after the recurrent product.
+    """The gated recurrent unit with the reset gate applied after the recurrent product.
 
     ::
 
@@ -22,34 +23,78 @@ class GRUCell(GatedCell):
         in_size: features of ``x``.
         hidden_size: features of ``h``.
         key: random key for the weights.
-        init: initialiser of each block of ``W``; default Glorot-uniform for the stacked matrix.
-        recurrent_init: initialiser of each block of ``U``; default Glorot-uniform for the stacked matrix.
+        init: initialiser of each block of ``W``; Glorot-uniform of the stacked matrix by default.
+        recurrent_init: initialiser of each block of ``U``; Glorot-uniform of the stacked matrix by
+            default.
         bias: ``True`` for zeros, ``False`` for none, or an initialiser of the whole vector.
-        recurrent_bias: the same for ``b_h``, the second bias that PyTorch and Keras have. Its ``n`` block stands
-            inside the product with ``r`` and cannot be merged into ``b``.
-        dtype: floating dtype of the parameters; default JAX's, float32.
+        recurrent_bias: the same for ``b_h``, the second bias of PyTorch and Keras. Its block ``n``
+            is multiplied by ``r`` and cannot be merged into ``b``.
+        dtype: floating dtype of the parameters; JAX's default, float32.
+
+    Attributes:
+        W: ``(3 * hidden, in)``, the input weights.
+        U: ``(3 * hidden, hidden)``, the recurrent weights.
+        b: ``(3 * hidden,)``, the bias, or ``None``.
+        b_h: ``(3 * hidden,)``, the bias of the recurrent side, or ``None``.
 
     Shapes:
-        ``x`` is ``(in,)`` or ``(batch, in)``, the state ``h`` is ``(hidden,)`` or ``(batch, hidden)``; the result is
-        the next state. All have the dtype of the parameters.
+        ``x`` is ``(in,)`` or ``(batch, in)``, the state ``h`` is ``(hidden,)`` or ``(batch,
+        hidden)``. The result is the next state. All have the dtype of the parameters.
 
     Raises:
         ValueError: for sizes below 1, or a step or state of the wrong size.
         TypeError: for a missing key, or a step or state of another dtype.
 
-    Source: Cho et al. 2014, arXiv 1406.1078, version 1. Block order ``r z n`` as in Flux and PyTorch; Keras
-    (``reset_after=True``) and ONNX (``linear_before_reset=1``) have z, r, n.
+    Source: Cho et al. 2014, arXiv 1406.1078, version 1. The block order is ``r z n``, as in Flux
+    and PyTorch. Keras (``reset_after=True``) and ONNX (``linear_before_reset=1``) order the blocks
+    z, r, n.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> cell = nr.GRUCell(2, 3, key=jax.random.key(0))
-    >>> cell(cell.initial_state(), jnp.ones(2)).shape
-    (3,)
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> cell = nr.GRUCell(2, 3, key=jax.random.key(0))
+        >>> cell(cell.initial_state(), jnp.ones(2)).shape
+        (3,)
     """
 
     GATES: ClassVar = ("r", "z", "n")
-    __init__ = GatedCell.__init__  # type checkers would make up one from the fields
+
+    def __init__(  # without it, type checkers derive one from the fields
+        self,
+        in_size: int,
+        hidden_size: int,
+        *,
+        key: Key,
+        init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias: bool | Initializer = True,
+        recurrent_bias: bool | Initializer = False,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            in_size,
+            hidden_size,
+            key=key,
+            init=init,
+            recurrent_init=recurrent_init,
+            bias=bias,
+            recurrent_bias=recurrent_bias,
+            dtype=dtype,
+        )
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        """The next state.
+
+        Args:
+            h: ``(hidden,)`` or ``(batch, hidden)``, the state.
+            x: ``(in,)`` or ``(batch, in)``, the input of the step.
+
+        Returns:
+            ``(hidden,)`` or ``(batch, hidden)``, the state after the step.
+
+        Raises:
+            ValueError: if a size does not fit.
+            TypeError: if a dtype does not fit.
+        """
         wx, uh = self._projections(h, x)
         wr, wz, wn = jnp.split(wx, 3, axis=-1)
         ur, uz, un = jnp.split(uh, 3, axis=-1)
@@ -59,11 +104,16 @@ class GRUCell(GatedCell):
         return (1 - z) * n + z * h
 
     def initial_state(self) -> jax.Array:
+        """The zero state of one example.
+
+        Returns:
+            ``(hidden,)`` zeros.
+        """
         return self._zeros()
 
 
 class GRUv3Cell(GatedCell):
-    """The gated recurrent unit, reset applied before the recurrent product.
+    """The gated recurrent unit with the reset gate applied before the recurrent product.
 
     ::
 
@@ -72,22 +122,82 @@ class GRUv3Cell(GatedCell):
         n  = tanh(W_n x + b_n + U_n (r * h) + b_hn)
         h' = (1 - z) * n + z * h
 
-    Arguments, shapes and errors are those of `GRUCell`.
+    Args:
+        in_size: features of ``x``.
+        hidden_size: features of ``h``.
+        key: random key for the weights.
+        init: initialiser of each block of ``W``; Glorot-uniform of the stacked matrix by default.
+        recurrent_init: initialiser of each block of ``U``; Glorot-uniform of the stacked matrix by
+            default.
+        bias: ``True`` for zeros, ``False`` for none, or an initialiser of the whole vector.
+        recurrent_bias: the same for ``b_h``.
+        dtype: floating dtype of the parameters; JAX's default, float32.
 
-    Source: Cho et al. 2014, arXiv 1406.1078, version 3, eqs. 5 to 8 (whose ``z`` is ours). As Keras with
-    ``reset_after=False`` and ONNX with ``linear_before_reset=0`` (block order z, r, n). Flux's ``GRUv3Cell`` keeps
-    another, unused block of recurrent parameters; here ``U`` has three blocks and all are used.
+    Attributes:
+        W: ``(3 * hidden, in)``, the input weights.
+        U: ``(3 * hidden, hidden)``, the recurrent weights.
+        b: ``(3 * hidden,)``, the bias, or ``None``.
+        b_h: ``(3 * hidden,)``, the bias of the recurrent side, or ``None``.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> cell = nr.GRUv3Cell(2, 3, key=jax.random.key(0))
-    >>> cell(cell.initial_state(), jnp.ones(2)).shape
-    (3,)
+    Shapes:
+        ``x`` is ``(in,)`` or ``(batch, in)``, the state ``h`` is ``(hidden,)`` or ``(batch,
+        hidden)``. The result is the next state. All have the dtype of the parameters.
+
+    Raises:
+        ValueError: for sizes below 1, or a step or state of the wrong size.
+        TypeError: for a missing key, or a step or state of another dtype.
+
+    Source: Cho et al. 2014, arXiv 1406.1078, version 3, eqs. 5 to 8, with the same ``z``. Keras
+    computes it with ``reset_after=False`` and ONNX with ``linear_before_reset=0``; both order the
+    blocks z, r, n. Flux's ``GRUv3Cell`` has an unused fourth block of recurrent parameters; here
+    ``U`` has three blocks.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> cell = nr.GRUv3Cell(2, 3, key=jax.random.key(0))
+        >>> cell(cell.initial_state(), jnp.ones(2)).shape
+        (3,)
     """
 
     GATES: ClassVar = ("r", "z", "n")
-    __init__ = GatedCell.__init__  # type checkers would make up one from the fields
+
+    def __init__(  # without it, type checkers derive one from the fields
+        self,
+        in_size: int,
+        hidden_size: int,
+        *,
+        key: Key,
+        init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias: bool | Initializer = True,
+        recurrent_bias: bool | Initializer = False,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            in_size,
+            hidden_size,
+            key=key,
+            init=init,
+            recurrent_init=recurrent_init,
+            bias=bias,
+            recurrent_bias=recurrent_bias,
+            dtype=dtype,
+        )
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        """The next state.
+
+        Args:
+            h: ``(hidden,)`` or ``(batch, hidden)``, the state.
+            x: ``(in,)`` or ``(batch, in)``, the input of the step.
+
+        Returns:
+            ``(hidden,)`` or ``(batch, hidden)``, the state after the step.
+
+        Raises:
+            ValueError: if a size does not fit.
+            TypeError: if a dtype does not fit.
+        """
         self._check(h, x)
         gates = 2 * self.hidden_size  # the blocks r and z; n follows
         wr, wz, wn = jnp.split(add_bias(x @ self.W.T, self.b), 3, axis=-1)
@@ -103,4 +213,9 @@ class GRUv3Cell(GatedCell):
         return (1 - z) * n + z * h
 
     def initial_state(self) -> jax.Array:
+        """The zero state of one example.
+
+        Returns:
+            ``(hidden,)`` zeros.
+        """
         return self._zeros()

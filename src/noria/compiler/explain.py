@@ -14,6 +14,7 @@ from noria.compiler.linear import is_linear
 from noria.compiler.min_cut import LIGHT, STRUCTURAL
 from noria.compiler.run import Choice, Program, listening
 from noria.compiler.vjp import derive, summed
+from noria.display import explanation_html, explanations_html
 from noria.ir.graph import Equation, Graph, is_inexact, is_literal, size_in_bytes
 from noria.ir.source import origin
 
@@ -62,6 +63,12 @@ class Explanation:
         bytes: bytes that each part gives to the next, for all examples and steps: ``before`` what is lifted, ``loop`` what is emitted.
 
     All but the first five are empty or zero for a backend that takes nothing apart.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> found = nr.explain(nr.GRU(3, 4, key=jax.random.key(0)), jnp.zeros((2, 5, 3)))
+        >>> found.label, found.batch, found.time
+        ('GRU(in_size=3)', 2, 5)
     """
 
     label: str
@@ -80,6 +87,8 @@ class Explanation:
     saved_bytes: int = 0
     flops: dict[str, int] | None = None
     bytes: dict[str, int] | None = None
+
+    _repr_html_ = explanation_html
 
     def __str__(self) -> str:
         batch = "" if self.batch is None else f"{self.batch} examples, "
@@ -126,7 +135,17 @@ class Explanation:
 
 
 class Explanations(tuple[Explanation, ...]):
-    """The explanations of all recurrent layers of a model, in the order in which they run."""
+    """The explanations of all recurrent layers of a model, in the order in which they run.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> k1, k2 = jax.random.split(jax.random.key(0))
+        >>> net = nr.Chain(nr.GRU(3, 4, key=k1), nr.LSTM(4, 5, key=k2))
+        >>> [found.label for found in nr.explain(net, jnp.zeros((2, 5, 3)))]
+        ['GRU(in_size=3)', 'LSTM(in_size=4)']
+    """
+
+    _repr_html_ = explanations_html
 
     def __str__(self) -> str:
         return "\n\n\n".join(map(str, self))

@@ -1,4 +1,4 @@
-"""Sequences as they come, and batches as layers want them. Everything here is NumPy and stays on the host."""
+"""Sequences as they come, and batches as layers take them, in NumPy and on the host."""
 
 from noria.data.ragged import Batches as Batches
 from noria.data.ragged import batches as batches

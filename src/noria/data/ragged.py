@@ -1,4 +1,4 @@
-"""Sequences of different lengths: ``pad`` makes one array of them, ``batches`` many with little padding."""
+"""Sequences of different lengths: ``pad`` makes one array of them, ``batches`` many arrays."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,24 +14,31 @@ from noria._types import Key
 def pad(
     sequences: Sequence[Any], *, time: int | None = None, value: Any = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One array of sequences of different lengths, and those lengths.
+    """Pads sequences of different lengths into one array.
 
     Args:
-        sequences: arrays ``(time, ...)`` of one dtype that differ in ``time`` only; some may be empty.
-        time: steps of the result; default those of the longest sequence.
-        value: what stands past the end of a sequence; a number that the sequences' dtype can hold.
+        sequences: arrays ``(time, ...)`` of one dtype that differ in ``time`` only; some may be
+            empty.
+        time: steps of the result; by default the length of the longest sequence.
+        value: the padding, a number that the dtype of the sequences can represent.
 
     Returns:
-        ``(xs, lengths)``: ``(batch, time, ...)`` of the sequences' dtype, and ``(batch,)`` int32.
+        ``(xs, lengths)``: ``(batch, time, ...)`` of the dtype of the sequences, and ``(batch,)``
+            int32.
 
     Raises:
         ValueError: for no sequences, different features, or a sequence longer than ``time``.
-        TypeError: for different dtypes, objects that are no numbers, or a value that the dtype cannot hold.
+        TypeError: for different dtypes, objects that are not numbers, or a value that the dtype
+            cannot represent.
 
-    >>> import numpy as np, noria as nr
-    >>> xs, lengths = nr.data.pad([np.array([[1.0], [2.0]]), np.array([[3.0]])])
-    >>> xs[..., 0].tolist(), lengths.tolist()
-    ([[1.0, 2.0], [3.0, 0.0]], [2, 1])
+    PyTorch's ``pad_sequence`` puts time first by default. Keras' ``pad_sequences`` pads at the
+    start; here padding is at the end.
+
+    Examples:
+        >>> import numpy as np, noria as nr
+        >>> xs, lengths = nr.data.pad([np.array([[1.0], [2.0]]), np.array([[3.0]])])
+        >>> xs[..., 0].tolist(), lengths.tolist()
+        ([[1.0, 2.0], [3.0, 0.0]], [2, 1])
     """
     arrays = _sequences("pad", sequences)
     lengths = np.array([len(array) for array in arrays], np.int32)
@@ -39,7 +46,8 @@ def pad(
     time = longest if time is None else time
     if longest > time:
         raise ValueError(
-            f"pad(time={time}): sequence {int(lengths.argmax())} has {longest} steps; expected at most {time}."
+            f"pad(time={time}): sequence {int(lengths.argmax())} has {longest} steps; "
+            f"expected at most {time}."
         )
     fill = _filling(value, arrays[0].dtype)
     xs = np.full((len(arrays), time, *arrays[0].shape[1:]), fill, arrays[0].dtype)
@@ -49,7 +57,7 @@ def pad(
 
 
 def _filling(value: Any, dtype: np.dtype) -> np.ndarray:
-    """``value`` of type ``dtype``. Only the rounding of a fraction may change it; NumPy would also make 0 of 0.5."""
+    """``value`` with dtype ``dtype``. Only rounding may change it; NumPy would turn 0.5 into 0."""
     given = np.asarray(value)
     kinds = "biufc" if dtype.kind == "c" else "biuf"
     if given.shape == () and given.dtype.kind in kinds:
@@ -60,8 +68,8 @@ def _filling(value: Any, dtype: np.dtype) -> np.ndarray:
         if fill == given or both_nan or rounded:
             return fill
     raise TypeError(
-        f"pad(value={value!r}): the sequences are {dtype}, which cannot hold it; expected another value, or sequences "
-        "of another dtype: sequence.astype(...)."
+        f"pad(value={value!r}): the sequences are {dtype}, which cannot hold it; "
+        "expected another value, or sequences of another dtype: sequence.astype(...)."
     )
 
 
@@ -73,23 +81,40 @@ def _sequences(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
         check_numbers(call, f"sequence {n}", array)
         if array.ndim == 0:
             raise ValueError(
-                f"{call}: sequence {n} is the number {array}; expected (time, ...). A column of one number for each "
-                "example is an array: np.array(column)."
+                f"{call}: sequence {n} is the number {array}; expected (time, ...). "
+                "A column of one number for each example is an array: np.array(column)."
             )
         if array.shape[1:] != arrays[0].shape[1:]:
             raise ValueError(
-                f"{call}: sequence {n} has shape {array.shape}, sequence 0 {arrays[0].shape}; expected (time, ...) with "
-                "only the time different."
+                f"{call}: sequence {n} has shape {array.shape}, sequence 0 {arrays[0].shape}; "
+                "expected (time, ...) with only the time different."
             )
         if array.dtype != arrays[0].dtype:
             raise TypeError(
-                f"{call}: sequence {n} is {array.dtype}, sequence 0 {arrays[0].dtype}; expected one dtype."
+                f"{call}: sequence {n} is {array.dtype}, sequence 0 {arrays[0].dtype}; "
+                "expected one dtype."
             )
     return arrays
 
 
 class Batches:
-    """What `batches` returns: iterating gives one epoch, in a new order each time if a key was given."""
+    """Batches of examples, made by `batches`; each iteration is one epoch.
+
+    With a key, each iteration has another order.
+
+    Args:
+        columns: arrays or lists of sequences, one entry for each example.
+        lengths: ``(examples,)`` integers, the lengths of the sequences, or ``None`` without lists.
+        batch_size: examples in a batch.
+        buckets: largest number of padded lengths.
+        key: random key that shuffles, or ``None``.
+
+    Examples:
+        >>> import numpy as np, noria as nr
+        >>> data = nr.data.batches(np.arange(5), batch_size=2)
+        >>> len(data), [column.tolist() for (column,) in data]
+        (3, [[0, 1], [2, 3], [4]])
+    """
 
     def __init__(
         self,
@@ -113,7 +138,7 @@ class Batches:
         return self._key is not None
 
     def __len__(self) -> int:
-        """Batches of one epoch."""
+        """The number of batches in an epoch."""
         return -(-len(self._columns[0]) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
@@ -122,7 +147,15 @@ class Batches:
         return self.epoch(key)
 
     def epoch(self, key: Key | None = None) -> Iterator[tuple[np.ndarray, ...]]:
-        """The batches of one epoch in the order that ``key`` gives; without a key always in the same one."""
+        """The batches of one epoch, in the order given by a key.
+
+        Args:
+            key: random key that shuffles; without it the order is always the same.
+
+        Returns:
+            An iterator over tuples of arrays ``(batch, ...)``, followed by ``lengths`` ``(batch,)``
+            int32 if a column is a list.
+        """
         rng = None if key is None else np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
         groups = self._groups(rng)
         for n in range(len(groups)) if rng is None else rng.permutation(len(groups)):
@@ -134,8 +167,9 @@ class Batches:
         order = np.arange(count) if rng is None else rng.permutation(count)
         if self._lengths is None:
             return [(order[i : i + self._batch_size], 0) for i in range(0, count, self._batch_size)]
-        # Bucket edges at the quantiles of the lengths. A bucket's last rows that do not fill a batch move on to the next
-        # longer bucket, so that one batch an epoch is short and as many shapes are compiled as there are buckets, plus one.
+        # Bucket edges are quantiles of the lengths. The last rows of a bucket that do not fill a
+        # batch move to the next longer bucket. So one batch of an epoch is short, and there is one
+        # compiled shape more than there are buckets.
         shares = np.arange(1, self._buckets + 1) / self._buckets
         edges = np.unique(np.quantile(self._lengths, shares, method="inverted_cdf"))
         groups, waiting = [], order[:0]
@@ -165,7 +199,7 @@ class Batches:
 
 
 def _column(call: str, column: Any) -> np.ndarray | list[np.ndarray]:
-    """A column of `batches`: an array with examples along its first axis, or a list of sequences."""
+    """A column of `batches`: an array of examples along the first axis, or a list of sequences."""
     if isinstance(column, list | tuple):
         return _sequences(call, column)
     array = np.asarray(column)
@@ -180,31 +214,37 @@ def _column(call: str, column: Any) -> np.ndarray | list[np.ndarray]:
 
 
 def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int = 4) -> Batches:
-    """Batches of examples; sequences of different lengths are padded, those of similar lengths together.
+    """Batches of examples, with sequences of similar lengths padded together.
 
     Args:
-        *columns: each an array ``(examples, ...)`` or a list of sequences ``(time, ...)``, one for each example. Lists must
-            agree in the lengths of their sequences. An array of objects, as npz files hold it, is a list.
+        *columns: each an array ``(examples, ...)`` or a list of sequences ``(time, ...)``, one for
+            each example. All lists must agree in the lengths of their sequences. An array of
+            objects, as npz files hold it, is a list.
         batch_size: examples in a batch; the last batch of an epoch may have fewer.
-        key: shuffles, differently in each epoch; without it the order is the same each time. `noria.fit` then
-            shuffles by its own key.
-        buckets: at most so many padded lengths, and so many compilations, at the quantiles of the lengths. More buckets
-            pad less.
+        key: random key that shuffles, differently in each epoch. Without it the order is always the
+            same. `noria.fit` shuffles by its key instead.
+        buckets: largest number of padded lengths, and of compilations. The lengths are quantiles;
+            more buckets need less padding.
 
     Returns:
-        Something to iterate over, again and again. A batch is the tuple of the columns, followed by ``lengths``
-        ``(batch,)`` if any column is a list.
+        A `Batches`, to iterate over any number of times. A batch is the tuple of the columns,
+        followed by ``lengths`` ``(batch,)`` int32 if any column is a list. The arrays are NumPy's,
+        with the dtypes of the columns.
 
     Raises:
-        ValueError: for no columns, columns of different numbers of examples, lists that differ in lengths.
-        TypeError: for a column of anything but numbers.
+        ValueError: for no columns, columns with different numbers of examples, or lists that differ
+            in lengths.
+        TypeError: for a column of anything but numbers, or a key that is not a random key.
 
-    >>> import numpy as np, noria as nr
-    >>> sequences, labels = [np.ones((t, 2)) for t in (3, 9, 4, 8)], np.array([0, 1, 0, 1])
-    >>> for xs, y, lengths in nr.data.batches(sequences, labels, batch_size=2, buckets=2):
-    ...     print(xs.shape, y.tolist(), lengths.tolist())
-    (2, 4, 2) [0, 0] [3, 4]
-    (2, 9, 2) [1, 1] [9, 8]
+    PyTorch's ``DataLoader`` and Flux's ``DataLoader`` need a collate function to pad.
+
+    Examples:
+        >>> import numpy as np, noria as nr
+        >>> sequences, labels = [np.ones((t, 2)) for t in (3, 9, 4, 8)], np.array([0, 1, 0, 1])
+        >>> for xs, y, lengths in nr.data.batches(sequences, labels, batch_size=2, buckets=2):
+        ...     print(xs.shape, y.tolist(), lengths.tolist())
+        (2, 4, 2) [0, 0] [3, 4]
+        (2, 9, 2) [1, 1] [9, 8]
     """
     check_sizes("batches", batch_size=batch_size, buckets=buckets)
     if key is not None:
@@ -224,7 +264,8 @@ def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int
         if not np.array_equal(lengths, ragged[0]):
             row = int(np.flatnonzero(lengths != ragged[0])[0])
             raise ValueError(
-                f"batches: example {row} has {ragged[0][row]} steps in one list and {lengths[row]} in another; expected "
-                "equal lengths. Pad one of them with noria.data.pad and pass its lengths as a column."
+                f"batches: example {row} has {ragged[0][row]} steps in one list and {lengths[row]} "
+                "in another; expected equal lengths. Pad one of them with noria.data.pad and pass "
+                "its lengths as a column."
             )
     return Batches(ready, ragged[0] if ragged else None, batch_size, buckets, key)

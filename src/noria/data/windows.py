@@ -1,4 +1,4 @@
-"""One long series: windows of it, and splits that never let the future into the past."""
+"""Windows of one long series, and splits in order of time."""
 
 from typing import Any
 
@@ -10,24 +10,32 @@ from noria._errors import check_numbers, check_sizes
 def windows(
     series: Any, size: int, horizon: int = 1, stride: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pieces of a series, and what follows each.
+    """Windows of a series, and the values that follow each.
+
+    ::
+
+        xs_n = series[n * stride : n * stride + size]
+        ys_n = series[n * stride + size : n * stride + size + horizon]
 
     Args:
         series: ``(time,)`` or ``(time, features)``.
-        size: steps of a piece.
-        horizon: steps that follow it; 0 for pieces alone.
-        stride: steps from the start of one piece to the start of the next.
+        size: steps of a window.
+        horizon: steps after a window; 0 for windows only.
+        stride: steps from the start of one window to the start of the next.
 
     Returns:
-        ``(xs, ys)``: ``(pieces, size, ...)`` and ``(pieces, horizon, ...)``; complete ones only, in order of time.
+        ``(xs, ys)``: ``(windows, size, ...)`` and ``(windows, horizon, ...)`` of the dtype of the
+        series; complete ones only, in order of time.
 
     Raises:
         ValueError: if the series is shorter than ``size + horizon``, or a size is below 1.
+        TypeError: if the series holds anything but numbers.
 
-    >>> import numpy as np, noria as nr
-    >>> xs, ys = nr.data.windows(np.arange(6), size=3, horizon=2)
-    >>> xs.tolist(), ys.tolist()
-    ([[0, 1, 2], [1, 2, 3]], [[3, 4], [4, 5]])
+    Examples:
+        >>> import numpy as np, noria as nr
+        >>> xs, ys = nr.data.windows(np.arange(6), size=3, horizon=2)
+        >>> xs.tolist(), ys.tolist()
+        ([[0, 1, 2], [1, 2, 3]], [[3, 4], [4, 5]])
     """
     check_sizes("windows", size=size, stride=stride)
     horizon = _whole("windows", "horizon", horizon)
@@ -35,7 +43,8 @@ def windows(
     check_numbers("windows", "series", series)
     if series.ndim == 0 or len(series) < size + horizon:
         raise ValueError(
-            f"windows: the series has shape {series.shape}; expected at least {size + horizon} steps, size + horizon."
+            f"windows: the series has shape {series.shape}; expected at least {size + horizon} "
+            "steps, size + horizon."
         )
     starts = np.arange(0, len(series) - size - horizon + 1, stride)
     pieces = series[starts[:, None] + np.arange(size + horizon)]
@@ -51,12 +60,13 @@ def _whole(call: str, name: str, amount: Any) -> int:
 def split(
     series: Any, *, valid: float | int = 0, test: float | int = 0, gap: int = 0
 ) -> tuple[Any, Any, Any]:
-    """A series or any examples in order of time, cut into training, validation and test: the latest are the test.
+    """Cuts a series into training, validation and test parts in order of time.
 
     Args:
-        series: an array, a list, or a pandas or Polars object, which is cut by position, whatever its index is.
-        valid: how much is for validation: a share below 1, or a whole number of steps.
-        test: how much is for the test, likewise.
+        series: an array, a list, or a pandas or Polars object, which is cut by position, not by
+            index.
+        valid: the validation part: a share below 1, or a whole number of steps.
+        test: the test part, likewise.
         gap: steps left out before each cut, so that windows on both sides do not overlap.
 
     Returns:
@@ -66,13 +76,17 @@ def split(
         ValueError: if nothing is left for training, or an amount is negative.
         TypeError: for a tuple of arrays; split each of them.
 
-    >>> import noria as nr
-    >>> nr.data.split(list(range(10)), valid=2, test=0.3)
-    ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9])
+    scikit-learn's ``train_test_split`` shuffles, which lets a model see the future.
+
+    Examples:
+        >>> import noria as nr
+        >>> nr.data.split(list(range(10)), valid=2, test=0.3)
+        ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9])
     """
     if isinstance(series, tuple) and any(hasattr(part, "shape") for part in series):
         raise TypeError(
-            "split: series is a tuple of arrays; expected one series: split each of them, by equal amounts."
+            "split: series is a tuple of arrays; expected one series: split each of them, "
+            "by equal amounts."
         )
     count, gap = len(series), _whole("split", "gap", gap)
     for name, amount in (("valid", valid), ("test", test)):
@@ -89,7 +103,8 @@ def split(
     train_end = valid_start - (gap if n_valid else 0)
     if train_end < 1:
         raise ValueError(
-            f"split: {count} steps less {n_valid} and {n_test} and the gaps leave none for training."
+            f"split: {count} steps less {n_valid} and {n_test} and the gaps leave none for "
+            "training."
         )
     by_position = getattr(
         series, "iloc", series
@@ -100,20 +115,28 @@ def split(
 def folds(
     count: int, *, k: int, gap: int = 0, train_size: int | None = None
 ) -> list[tuple[range, range]]:
-    """Time-ordered cross-validation: ``k`` pairs (training steps, the steps right after them).
+    """Time-ordered cross-validation: ``k`` pairs of training steps and the steps after them.
 
     Args:
         count: steps of the series.
-        k: number of folds; the series is cut into ``k + 1`` equal parts, of which the last ``k`` are validated in turn.
+        k: number of folds. The series is cut into ``k + 1`` equal parts, and each of the last ``k``
+            is validated in turn.
         gap: steps left out between training and validation.
-        train_size: at most so many steps for training, the latest ones; default all of the past.
+        train_size: largest number of steps for training, the latest ones; by default all of the
+            past.
+
+    Returns:
+        A list of ``k`` pairs of ranges ``(train, valid)``.
 
     Raises:
-        ValueError: if a fold would have nothing to train on or to validate.
+        ValueError: if a fold has nothing to train on or to validate, or a size is below 1.
 
-    >>> import noria as nr
-    >>> [(list(train), list(valid)) for train, valid in nr.data.folds(6, k=2)]
-    [([0, 1], [2, 3]), ([0, 1, 2, 3], [4, 5])]
+    scikit-learn's ``TimeSeriesSplit`` makes the same folds.
+
+    Examples:
+        >>> import noria as nr
+        >>> [(list(train), list(valid)) for train, valid in nr.data.folds(6, k=2)]
+        [([0, 1], [2, 3]), ([0, 1, 2, 3], [4, 5])]
     """
     check_sizes(
         "folds", count=count, k=k, **({} if train_size is None else {"train_size": train_size})

@@ -1,1 +1,1 @@
-"""The demonstrations behind ``noria demo`` and ``noria predict``; each file is also an example to read."""
+"""The code of ``noria demo`` and ``noria predict``; each file is also an example to read."""

@@ -1,4 +1,4 @@
-"""How much CO2 next year? A GRU on the monthly series of Mauna Loa, judged on years that it never saw."""
+"""How much CO2 next year? A GRU on the monthly series of Mauna Loa, tested on held-out years."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ HIDDEN, LEARNING_RATE, EPOCHS, PATIENCE, BATCH_SIZE = 32, 1e-2, 200, 40, 64
 
 
 class ForecastModel(nr.Module, trainable=("rnn", "head")):
-    """Reads the standardised changes from month to month and tells the next ones."""
+    """Reads the standardised changes from month to month and predicts the next ones."""
 
     mean: jax.Array
     deviation: jax.Array
@@ -34,10 +34,16 @@ class ForecastModel(nr.Module, trainable=("rnn", "head")):
         self.head = nr.Dense(HIDDEN, HORIZON, key=k2)
 
     def __call__(self, past: Any) -> jax.Array:
-        """Values of the next ``HORIZON`` months ``(batch, horizon)`` after those of ``past``, ``(batch, WINDOW + 1)``."""
+        """The values of the next ``HORIZON`` months, ``(batch, HORIZON)``.
+
+        Args:
+            past: ``(batch, WINDOW + 1)``, the values of the months before.
+        """
         changes = (jnp.diff(past, axis=-1) - self.mean) / self.deviation
         last = nr.last(self.rnn(changes[..., None]))
-        return past[..., -1:] + jnp.cumsum(self.head(last) * self.deviation + self.mean, axis=-1)
+        changes = self.head(last) * self.deviation + self.mean
+        values: jax.Array = past[..., -1:] + jnp.cumsum(changes, axis=-1)
+        return values
 
 
 def loss(model: ForecastModel, past: Any, future: Any) -> jax.Array:
@@ -46,7 +52,7 @@ def loss(model: ForecastModel, past: Any, future: Any) -> jax.Array:
 
 @dataclass
 class Result:
-    """A trained model, its forecasts for the held-out years and its errors beside the naive ones."""
+    """A trained model, its forecasts for the held-out years, and its errors and naive ones."""
 
     model: ForecastModel
     history: nr.History
@@ -57,12 +63,12 @@ class Result:
 
 
 def train(*, seed: int = 0, epochs: int = EPOCHS, progress: bool | None = None) -> Result:
-    """Train on the past, stop by the validation years, forecast each month of the test years from all origins."""
+    """Train on the past, stop by the validation years, and forecast from each month of the test."""
     series = nr.data.co2()
     past, valid, _ = nr.data.split(series.values, valid=VALID_MONTHS, test=TEST_MONTHS)
     before_valid, before_test = len(past), len(past) + len(valid)
     train_data = nr.data.windows(past, WINDOW + 1, HORIZON)
-    # A held-out window may look back into earlier years, as in use; what it must tell lies in its own.
+    # A held-out window may contain earlier years, as in use; its targets are held out.
     valid_data = nr.data.windows(
         series.values[before_valid - WINDOW - 1 : before_test], WINDOW + 1, HORIZON
     )
@@ -128,12 +134,10 @@ def save(result: Result, folder: Path) -> list[Path]:
 
 
 def draw(result: Result, path: Path) -> None:
-    """The held-out years, forecast anew each January, into the PNG file ``path``."""
+    """Write a PNG of the held-out years, with a new forecast each January."""
     from noria import plot
 
-    seasonal = result.measured[
-        :-YEAR
-    ]  # what a year before was, for every month but those of the first year
+    seasonal = result.measured[:-YEAR]  # the value of the year before; none for the first year
     plot.forecast(
         result.months,
         result.measured,

@@ -1,4 +1,4 @@
-"""Answers of a saved demonstration model on new sequences, from a CSV or an npz file."""
+"""Predictions of a saved demonstration model on new sequences, from a CSV or an npz file."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +11,22 @@ from noria.io import describe
 
 
 class Table(NamedTuple):
-    """What `predict` answers: column names, and rows of text."""
+    """The result of `predict`: column names, and rows of text."""
 
     columns: list[str]
     rows: list[list[str]]
 
 
 def predict(model: Path, data: Path) -> Table:
-    """Load ``model`` (a file that a demonstration saved, or its folder) and answer on the sequences of ``data``.
+    """Load a model that a demonstration saved, and predict on the sequences of ``data``.
+
+    Args:
+        model: the file, or its folder.
+        data: a CSV or an npz file.
 
     Raises:
-        ValueError: for a model of something else, or data that the model cannot read; the message says what it can.
+        ValueError: for another model, or data that the model cannot read; the message says what
+            it can.
         FileNotFoundError: if one of them does not exist.
     """
     path = model / "model.safetensors" if model.is_dir() else model
@@ -34,9 +39,8 @@ def predict(model: Path, data: Path) -> Table:
     if not data.exists():
         raise FileNotFoundError(f"{data}: there is no such file.")
     answer, channels = ANSWERS[task]
-    return answer(
-        path, read(data, extra.get("channels", channels))
-    )  # a file of an earlier version names none
+    # A file of an earlier version names no channels.
+    return answer(path, read(data, extra.get("channels", channels)))
 
 
 def _speakers(path: Path, sequences: dict[str, np.ndarray]) -> Table:
@@ -67,5 +71,5 @@ def _months(path: Path, sequences: dict[str, np.ndarray]) -> Table:
     return Table(["sequence", "month", "ppm"], rows)
 
 
-#: What answers for each task, and its channels.
+#: The function that predicts for each task, and its channels.
 ANSWERS = {vowels.TASK: (_speakers, vowels.NAMES), forecast.TASK: (_months, forecast.NAMES)}

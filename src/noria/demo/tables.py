@@ -1,4 +1,7 @@
-"""Sequences from CSV and npz files. What is not plainly a table of numbers is refused, since an answer would be wrong."""
+"""Sequences from CSV and npz files.
+
+A file that is not clearly a table of numbers is rejected: a prediction on it would be wrong.
+"""
 
 import contextlib
 import csv
@@ -16,14 +19,16 @@ DATE = re.compile(r"\d{4}-\d{2}(-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?)?")
 def read(path: Path, channels: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Named sequences ``(time, channels)`` of a file.
 
-    A CSV file is text in UTF-8 with a header, commas between columns and points in numbers. A column ``sequence`` (or
-    ``id``) tells whose step a row is; without such a column the file is one sequence. A column ``month``, ``date`` or
-    ``time`` has to increase. All others are channels. If their names are those of ``channels`` they are put in that order,
-    else they are taken as they come. An npz file holds one array for each sequence, ``(time, channels)`` or ``(time,)``,
-    or ``xs`` (batch, time, channels) and ``lengths``.
+    A CSV file is text in UTF-8 with a header, commas between columns and points in numbers. A
+    column ``sequence`` (or ``id``) names the sequence of each row; without it the file is one
+    sequence. A column ``month``, ``date`` or ``time`` has to increase. All other columns are
+    channels. If their names are ``channels`` in any order, they are sorted like it; otherwise their
+    order is kept. An npz file holds one array for each sequence, ``(time, channels)`` or
+    ``(time,)``, or ``xs`` (batch, time, channels) and ``lengths``.
 
     Raises:
-        ValueError: for a file of another kind, or one that could be misread; the message says where.
+        ValueError: for a file of another kind, or one that could be misread; the message says
+            where.
     """
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".npz"):
@@ -34,12 +39,13 @@ def read(path: Path, channels: Sequence[str] = ()) -> dict[str, np.ndarray]:
             finite = np.isfinite(steps.astype(np.float32)).all()  # as the models take them
         if steps.ndim not in (1, 2) or len(steps) == 0 or not finite:
             raise ValueError(
-                f"{path}: sequence {name} has shape {steps.shape}; expected (time, channels), finite, not empty."
+                f"{path}: sequence {name} has shape {steps.shape}; "
+                "expected (time, channels), finite, not empty."
             )
     return {name: steps.reshape(len(steps), -1) for name, steps in sequences.items()}
 
 
-# --- npz ------------------------------------------------------------------------------------------------------------
+# --- npz ----------------------------------------------------------------------------------------
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -67,7 +73,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         or lengths.max(initial=0) > xs.shape[1]
     ):
         raise ValueError(
-            f"{path}: xs {xs.shape} and lengths {lengths.shape}; expected (batch, time, channels) and (batch,)."
+            f"{path}: xs {xs.shape} and lengths {lengths.shape}; "
+            "expected (batch, time, channels) and (batch,)."
         )
     return {
         str(n): np.asarray(x[:length], np.float64)
@@ -75,7 +82,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-# --- CSV ------------------------------------------------------------------------------------------------------------
+# --- CSV ----------------------------------------------------------------------------------------
 
 
 def _read_csv(path: Path, channels: Sequence[str]) -> dict[str, np.ndarray]:
@@ -95,8 +102,9 @@ def _read_csv(path: Path, channels: Sequence[str]) -> dict[str, np.ndarray]:
         place = f"{path}, line {line}"
         if len(row) != len(header):
             raise ValueError(
-                f"{place}: it has {len(row)} columns; expected {len(header)} columns, as the header has. Numbers are "
-                "written with a point, without separators of thousands."
+                f"{place}: it has {len(row)} columns; expected {len(header)} columns, "
+                "as the header has. Numbers are written with a point, "
+                "without separators of thousands."
             )
         name = "series" if whose is None else row[whose].strip()
         for n in times:
@@ -135,7 +143,8 @@ def _header(path: Path, row: list[str]) -> list[str]:
     header, place = [name.strip().lower() for name in row], f"{path}, line 1"
     if any(mark in name for name in header for mark in ";\t"):
         raise ValueError(
-            f"{place}: {row} has semicolons or tabs; expected commas between columns, points in numbers."
+            f"{place}: {row} has semicolons or tabs; expected commas between columns, "
+            "points in numbers."
         )
     if "" in header or any(map(_is_number, header)):
         raise ValueError(
@@ -152,8 +161,9 @@ def _in_order(path: Path, names: list[str], channels: list[str]) -> list[int]:
         return [names.index(name) for name in channels]
     if set(names) & set(channels):
         raise ValueError(
-            f"{path}, line 1: the channels are {', '.join(names)}; expected {', '.join(channels)} in any order, or "
-            f"{len(channels)} columns with other names in this order."
+            f"{path}, line 1: the channels are {', '.join(names)}; "
+            f"expected {', '.join(channels)} in any order, or {len(channels)} columns with other "
+            "names in this order."
         )
     return list(range(len(names)))
 
@@ -163,7 +173,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return "_" not in cell  # Python's own separator of thousands
+    return "_" not in cell  # the separator of thousands in Python
 
 
 def _number(place: str, cell: str) -> float:

@@ -1,4 +1,4 @@
-"""Who is speaking? A bidirectional GRU on Japanese Vowels, utterances of 7 to 29 steps with their true lengths."""
+"""Who is speaking? A bidirectional GRU on Japanese Vowels, utterances of 7 to 29 steps."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ HIDDEN, DROPOUT, LEARNING_RATE, EPOCHS, BATCH_SIZE = 64, 0.3, 5e-3, 40, 30
 
 
 class SpeakerModel(nr.Module, trainable=("rnn", "head")):
-    """Standardise, read in both directions, and tell the speaker from the two final states."""
+    """Standardise, read in both directions, and predict the speaker from the two final states."""
 
     mean: jax.Array
     deviation: jax.Array
@@ -42,7 +42,8 @@ class SpeakerModel(nr.Module, trainable=("rnn", "head")):
             None, (xs - self.mean) / self.deviation, lengths=lengths
         )
         features = jnp.concatenate([forward, backward], axis=-1)
-        return self.head(self.dropout(features, key=key))
+        logits: jax.Array = self.head(self.dropout(features, key=key))
+        return logits
 
 
 def loss(model: SpeakerModel, xs: Any, speakers: Any, lengths: Any, key: jax.Array) -> Any:
@@ -66,7 +67,7 @@ class Result:
 def train(
     *, seed: int = 0, epochs: int = EPOCHS, progress: bool | None = None, data: Any = None
 ) -> Result:
-    """Train on the training utterances and count on the test ones. ``data`` replaces them by another pair."""
+    """Train on the training utterances and test on the others, or on the two parts of ``data``."""
     training, test = nr.data.japanese_vowels() if data is None else data
     init_key, data_key, fit_key = jax.random.split(jax.random.key(seed), 3)
     steps = np.concatenate(training.sequences)

@@ -1,1 +1,1 @@
-"""Layers: cells along time, and what stands between them."""
+"""Layers: cells along time, and the layers between them."""

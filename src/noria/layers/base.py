@@ -1,4 +1,4 @@
-"""The verbs that every layer and every model of layers has."""
+"""The methods that every layer and every model of layers has."""
 
 import abc
 from typing import Any, ClassVar
@@ -15,37 +15,66 @@ from noria.module import Module
 
 
 class Layer(Module):
-    """Something that maps sequences to sequences, whole or step by step, and may carry a state.
+    """A map from sequences to sequences, whole or step by step, which may carry a state.
 
     ::
 
-        ys        = layer(xs)                  zero (or the layer's own) initial state
+        ys        = layer(xs)                  zero (or the layer's) initial state
         ys        = layer(state, xs)           state first; the leading argument is optional
         state, ys = layer.scan(state, xs)      outputs and final state; state may be None
         state, y  = layer.step(state, x)       one step
         layer.initial_state()
 
-    ``xs`` is ``(time, in)`` or ``(batch, time, in)``, ``x`` is ``(in,)`` or ``(batch, in)``. Keyword arguments:
+    Subclasses define `scan`, `step` and `initial_state`; a model made of layers is a layer itself.
 
-    ``lengths``
-        ``()`` or ``(batch,)`` whole numbers from 0 to ``time``: the valid steps of each right-padded example. Outputs
-        past the end are zero, the final state is the one at the end, and padding changes neither outputs nor
-        gradients, whatever it holds.
-    ``resets``
-        ``(time,)`` or ``(batch, time)`` booleans (in ``step``: ``()`` or ``(batch,)``): true where an episode begins.
-        The layer's initial state is put back before that step is taken. A reversed layer meets the same boundary from
-        the other side: it starts anew after that step.
-    ``key``
-        a random key, for layers and cells that draw random numbers.
+    PyTorch returns ``(ys, state)`` from the call itself, Keras the state only with
+    ``return_state``. Here a call returns the outputs and `scan` returns both, always.
+
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> class Delay(nr.Layer):
+        ...     def scan(self, state, xs, *, lengths=None, resets=None, key=None):
+        ...         before = self.initial_state() if state is None else state
+        ...         return xs[-1], jnp.concatenate([before[None], xs[:-1]])
+        ...
+        ...     def step(self, state, x, *, resets=None, key=None):
+        ...         return x, state
+        ...
+        ...     def initial_state(self):
+        ...         return jnp.zeros(1)
+        >>> Delay()(jnp.array([[1.0], [2.0], [3.0]])).tolist()
+        [[0.0], [1.0], [2.0]]
     """
 
     def __call__(
         self, *state_and_xs: Any, lengths: Any = None, resets: Any = None, key: Key | None = None
     ) -> Any:
+        """The outputs of whole sequences: ``layer(xs)`` or ``layer(state, xs)``.
+
+        Args:
+            *state_and_xs: ``xs``, or the state followed by ``xs``, as in `scan`.
+            lengths: see `scan`.
+            resets: see `scan`.
+            key: see `scan`.
+
+        Returns:
+            The outputs of `scan`.
+
+        Raises:
+            TypeError: if there are no positional arguments or more than two.
+
+        Examples:
+            >>> import jax.numpy as jnp, noria as nr
+            >>> layer = nr.Recurrence(lambda h, x: h + x, initial_state=jnp.zeros(1))
+            >>> layer(jnp.ones((3, 1))).ravel().tolist()
+            [1.0, 2.0, 3.0]
+            >>> layer(jnp.array([5.0]), jnp.ones((3, 1))).ravel().tolist()
+            [6.0, 7.0, 8.0]
+        """
         if len(state_and_xs) not in (1, 2):
             raise TypeError(
-                f"{self.label}: called with {len(state_and_xs)} positional arguments; expected layer(xs) or "
-                "layer(state, xs)."
+                f"{self.label}: called with {len(state_and_xs)} positional arguments; "
+                "expected layer(xs) or layer(state, xs)."
             )
         state, xs = (None, *state_and_xs)[-2:]
         return self.scan(state, xs, lengths=lengths, resets=resets, key=key)[1]
@@ -60,33 +89,108 @@ class Layer(Module):
         resets: Any = None,
         key: Key | None = None,
     ) -> tuple[State, Any]:
-        """Final state and outputs of a whole sequence."""
+        """The final state and the outputs of whole sequences.
+
+        Args:
+            state: the state before the first step, or ``None`` for `initial_state`. Its arrays have
+                the shapes of one example, or these after a ``batch`` axis.
+            xs: ``(time, in)`` or ``(batch, time, in)``, of the dtype of the parameters.
+            lengths: ``()`` or ``(batch,)`` integers from 0 to ``time``, the valid steps of each
+                right-padded example. Outputs past the end are zero, and the final state is the
+                state at the end. Padding never affects outputs or gradients, even if it is NaN.
+            resets: ``(time,)`` or ``(batch, time)`` booleans, true at the first step of an episode.
+                The initial state replaces the carried one before that step. In a reversed layer it
+                replaces it after that step, which is the same boundary.
+            key: random key, for layers and cells that draw random numbers.
+
+        Returns:
+            ``(state, ys)``: the state after the last step, and the outputs, ``(time, out)`` or
+            ``(batch, time, out)``, each at the position of its input.
+
+        Raises:
+            ValueError: if a shape does not fit, or a length is out of range where its value is
+                known. Under `jax.jit` a length is clipped to ``0 .. time``.
+            TypeError: if a dtype does not fit, or a key is needed and missing.
+
+        Examples:
+            >>> import jax, jax.numpy as jnp, noria as nr
+            >>> layer = nr.GRU(2, 4, key=jax.random.key(0))
+            >>> state, ys = layer.scan(None, jnp.ones((3, 5, 2)), lengths=jnp.array([5, 0, 2]))
+            >>> state.shape, ys.shape
+            ((3, 4), (3, 5, 4))
+        """
 
     @abc.abstractmethod
     def step(
         self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
     ) -> tuple[State, Any]:
-        """Next state and output of one step."""
+        """The next state and the output of one step, for streaming.
+
+        Args:
+            state: the state before the step, or ``None`` for `initial_state`.
+            x: ``(in,)`` or ``(batch, in)``, of the dtype of the parameters.
+            resets: ``()`` or ``(batch,)`` booleans, true where an episode begins with this step.
+            key: random key, for layers and cells that draw random numbers.
+
+        Returns:
+            ``(state, y)``: the state after the step, and ``(out,)`` or ``(batch, out)``.
+
+        Raises:
+            ValueError: if a shape does not fit, or the layer needs whole sequences.
+            TypeError: if a dtype does not fit, or a key is needed and missing.
+
+        Examples:
+            >>> import jax, jax.numpy as jnp, noria as nr
+            >>> layer = nr.GRU(2, 4, key=jax.random.key(0))
+            >>> state, y = layer.step(None, jnp.ones(2))
+            >>> state, y = layer.step(state, jnp.zeros(2))
+            >>> y.shape
+            (4,)
+        """
 
     @abc.abstractmethod
     def initial_state(self) -> State:
-        """The state that ``None`` stands for, of one example; it broadcasts over a batch."""
+        """The state that ``None`` means: arrays of one example, which broadcast over a batch.
+
+        Returns:
+            A pytree of arrays; ``None`` for a layer without a state.
+
+        Examples:
+            >>> import jax, noria as nr
+            >>> nr.GRU(2, 4, key=jax.random.key(0)).initial_state().shape
+            (4,)
+        """
 
     @property
     def label(self) -> str:
-        """What messages and tables call this layer."""
+        """The name of this layer in messages and tables."""
         return type(self).__name__
 
 
 class StatelessLayer(Layer):
-    """A layer whose output at a step depends on that step alone; its state is ``None``."""
+    """A layer whose output at a step depends on the input of that step only.
 
-    #: Axes of one step: 1 for a vector of features, 0 for a number.
+    Its state is ``None``.
+    """
+
+    #: Axes of one step: 1 for a vector of features, 0 for a scalar.
     FEATURE_AXES: ClassVar[int] = 1
 
     @abc.abstractmethod
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
-        """The layer's function, for any leading axes."""
+        """The function of the layer, for any leading axes.
+
+        Args:
+            xs: ``(..., in)``; for an `Embedding` integers ``(...)``.
+            key: random key, or ``None``.
+
+        Returns:
+            ``(..., out)``.
+
+        Raises:
+            ValueError: if a size does not fit.
+            TypeError: if a dtype does not fit, or a key is needed and missing.
+        """
 
     def scan(
         self,
@@ -103,7 +207,8 @@ class StatelessLayer(Layer):
         batch_axes = given.ndim - 1 - self.FEATURE_AXES
         if batch_axes < 0:
             raise ValueError(
-                f"{self.label}: xs has shape {given.shape}, a single step; lengths= goes with sequences."
+                f"{self.label}: xs has shape {given.shape}, a single step; "
+                "lengths= needs sequences."
             )
         lengths = check_lengths(self.label, lengths, given.shape, batch_axes)
         xs = self._checked(given, valid_steps(lengths, given.shape[batch_axes]))
@@ -118,7 +223,14 @@ class StatelessLayer(Layer):
         return None
 
     def check_values(self, values: np.ndarray) -> None:
-        """Refuse values that the layer cannot take. They are of the type that the caller gave, not narrowed yet."""
+        """Check integers against the range that the layer takes.
+
+        Args:
+            values: known values with the dtype that the caller passed, not narrowed to 32 bits.
+
+        Raises:
+            ValueError: if one of them is out of range.
+        """
         check_fits(self.label, "xs", values)
 
     def _given(self, state: State, xs: Any) -> Any:
@@ -133,7 +245,7 @@ class StatelessLayer(Layer):
         return given
 
     def _checked(self, given: Any, valid: jax.Array | None = None) -> jax.Array:
-        """The input as JAX has it. What is known of it is checked first, at its ``valid`` places."""
+        """The input as a JAX array, after a check of the known values at its ``valid`` places."""
         if jnp.issubdtype(given.dtype, jnp.integer):
             values = valid_values(given, valid)
             if values is not None:

@@ -23,28 +23,42 @@ MERGES: dict[str, Callable[[jax.Array, jax.Array], Any]] = {
 
 
 class Bidirectional(Layer):
-    """Runs one recurrence from the start and one from the end, and merges their outputs step by step.
+    """Runs one recurrence forward and one backward, and merges their outputs step by step.
+
+    ::
+
+        y_t = merge(f_t, b_t),    f = forward(xs),    b = backward(xs), which starts at the end
+
+    The state is the pair ``(forward, backward)``. The backward recurrence starts at the end of each
+    example, which is ``lengths`` where they are given; its final state belongs to step 0.
 
     Args:
-        forward: a cell or a `Recurrence`.
-        backward: another one, of the same kind or of a different one; it is reversed here. Without it ``forward`` runs
-            in both directions and its parameters are shared.
-        merge: ``"concat"`` (default), ``"sum"``, ``"mean"``, ``"product"``, or ``"pair"`` for both outputs as a tuple.
+        forward: a cell or a `Recurrence` that is not reversed.
+        backward: another one, of any kind; it is reversed here. Without it, ``forward`` runs in
+            both directions and its parameters are shared.
+        merge: ``"concat"`` (default), ``"sum"``, ``"mean"``, ``"product"``, or ``"pair"`` for both
+            outputs as a tuple.
 
-    The state is the pair ``(forward, backward)``; the backward one starts at the end of each example, its true end
-    when ``lengths`` are given, and its final state is the one at step 0. There is no `step`: the backward direction
-    needs the end first.
+    Attributes:
+        forward: the recurrence from the start.
+        backward: the reversed recurrence, or ``None`` if the parameters are shared.
+        merge: as passed.
+
+    Shapes:
+        ``(time, in)`` or ``(batch, time, in)`` to the same with ``out`` features, or ``2 * out`` if
+        concatenated. Dtypes as in `Recurrence`.
 
     Raises:
-        ValueError: for a recurrence that is already reversed in ``forward``, or an unknown ``merge``.
+        ValueError: if ``forward`` is reversed, or ``merge`` is unknown.
 
-    Keras' merge modes are ``concat, sum, ave, mul, None``; PyTorch concatenates.
+    Keras names the modes ``concat, sum, ave, mul, None``; PyTorch and Flux concatenate.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> k1, k2 = jax.random.split(jax.random.key(0))
-    >>> layer = nr.Bidirectional(nr.GRU(2, 3, key=k1), nr.GRU(2, 3, key=k2))
-    >>> layer(jnp.ones((4, 5, 2)), lengths=jnp.array([5, 1, 0, 2])).shape
-    (4, 5, 6)
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> k1, k2 = jax.random.split(jax.random.key(0))
+        >>> layer = nr.Bidirectional(nr.GRU(2, 3, key=k1), nr.GRU(2, 3, key=k2))
+        >>> layer(jnp.ones((4, 5, 2)), lengths=jnp.array([5, 1, 0, 2])).shape
+        (4, 5, 6)
     """
 
     forward: Recurrence
@@ -77,8 +91,8 @@ class Bidirectional(Layer):
         states = (None, None) if state is None else state
         if not isinstance(states, tuple) or len(states) != 2:
             raise ValueError(
-                f"{self.label}: the state is a {type(state).__name__}; expected the pair (forward, backward). "
-                "The state comes first: layer(state, xs)."
+                f"{self.label}: the state is a {type(state).__name__}; "
+                "expected the pair (forward, backward). The state comes first: layer(state, xs)."
             )
         keys = (None, None) if key is None else jax.random.split(key)
         (forward, f), (backward, b) = (
@@ -87,7 +101,8 @@ class Bidirectional(Layer):
         )
         if self.merge not in ("concat", "pair") and f.shape != b.shape:
             raise ValueError(
-                f"{self.label}: the directions give {f.shape} and {b.shape}; merge={self.merge!r} needs equal sizes, "
+                f"{self.label}: the directions give {f.shape} and {b.shape}; "
+                f"merge={self.merge!r} needs equal sizes, "
                 'merge="concat" does not.'
             )
         return (forward, backward), MERGES[self.merge](f, b)
@@ -95,11 +110,31 @@ class Bidirectional(Layer):
     def step(
         self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
     ) -> tuple[State, Any]:
+        """Not available: the backward recurrence needs whole sequences.
+
+        Args:
+            state: ignored.
+            x: ignored.
+            resets: ignored.
+            key: ignored.
+
+        Returns:
+            Nothing.
+
+        Raises:
+            ValueError: always.
+        """
         raise ValueError(
-            f"{self.label}.step: its backward direction needs the end first; call scan with whole sequences."
+            f"{self.label}.step: its backward direction needs the end first; "
+            "call scan with whole sequences."
         )
 
     def initial_state(self) -> State:
+        """The initial states of both directions.
+
+        Returns:
+            The pair ``(forward, backward)``.
+        """
         return tuple(layer.initial_state() for layer in self._directions)
 
     @property

@@ -1,4 +1,4 @@
-"""Layers one after the other, and layers with a way around them."""
+"""Layers one after the other, and layers with a skip connection."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,25 +15,43 @@ from noria.masking import check_lengths, keep_valid
 
 
 class Chain(Layer):
-    """Layers one after the other, with the verbs of one layer: the whole chain scans, steps, masks, resets.
+    """Layers one after the other, with the methods of one layer.
+
+    The whole chain scans, steps, masks and resets. Its state is the tuple of the states of its
+    layers, ``None`` for a layer without one. Each layer gets a random key derived from ``key``.
+
+    ::
+
+        y = layers[n](... layers[1](layers[0](x)))
 
     Args:
-        *layers: layers; anything else that is callable is a function of one step's features and becomes a `PerStep`.
+        *layers: layers. Any other callable is a function of the features of one step and becomes a
+            `PerStep`.
 
-    The state is the tuple of the layers' states, ``None`` for those without. With ``key`` each layer gets a key of its
-    own. ``chain[i]``, ``len(chain)`` and iteration give the layers; a slice is a chain.
+    Attributes:
+        layers: the layers, as a tuple. ``chain[i]``, ``len(chain)`` and iteration work too; a slice
+            is a chain.
+
+    Shapes:
+        ``xs`` has the shape that the first layer takes; the outputs have the shape that the last
+        layer gives.
 
     Raises:
         ValueError: if there are no layers.
-        TypeError: if one of them is not callable, or is a cell (``Recurrence(cell)`` makes it a layer).
+        TypeError: if one of them is not callable, or is a cell; ``Recurrence(cell)`` makes it a
+            layer.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> k1, k2 = jax.random.split(jax.random.key(0))
-    >>> net = nr.Chain(nr.LSTM(2, 8, key=k1), jnp.tanh, nr.Dense(8, 1, key=k2))
-    >>> state, ys = net.scan(None, jnp.ones((5, 2)))
-    >>> state, y = net.step(state, jnp.ones(2))
-    >>> ys.shape, y.shape
-    ((5, 1), (1,))
+    Flux's ``Chain`` and Keras' ``Sequential`` do the same; PyTorch's ``Sequential`` cannot hold its
+    recurrent layers.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> k1, k2 = jax.random.split(jax.random.key(0))
+        >>> net = nr.Chain(nr.LSTM(2, 8, key=k1), jnp.tanh, nr.Dense(8, 1, key=k2))
+        >>> state, ys = net.scan(None, jnp.ones((5, 2)))
+        >>> state, y = net.step(state, jnp.ones(2))
+        >>> ys.shape, y.shape
+        ((5, 1), (1,))
     """
 
     layers: tuple[Layer, ...]
@@ -72,8 +90,8 @@ class Chain(Layer):
                 else f"a {type(states).__name__}"
             )
             raise ValueError(
-                f"Chain of {len(self)} layers: the state is {came}; expected one state a layer, as initial_state() gives "
-                "them. The state comes first: layer(state, xs)."
+                f"Chain of {len(self)} layers: the state is {came}; expected one state a layer, "
+                "as initial_state() gives them. The state comes first: layer(state, xs)."
             )
         if key is not None:
             check_key(self.label, key)
@@ -85,6 +103,11 @@ class Chain(Layer):
         return tuple(finals), xs
 
     def initial_state(self) -> State:
+        """The initial states of the layers.
+
+        Returns:
+            A tuple with one state for each layer, ``None`` for a layer without a state.
+        """
         return tuple(layer.initial_state() for layer in self.layers)
 
     def __getitem__(self, index: int | slice) -> Any:
@@ -98,14 +121,33 @@ class Chain(Layer):
 
 
 class Residual(Layer):
-    """A layer with a way around it: ``xs + layer(xs)``. The state is the layer's.
+    """A layer with a skip connection.
+
+    ::
+
+        y_t = x_t + layer(xs)_t
+
+    Args:
+        layer: a layer, or a function of the features of one step. Its state is the state of this
+            layer.
+
+    Attributes:
+        layer: the layer.
+
+    Shapes:
+        ``(time, features)`` or ``(batch, time, features)`` to the same.
 
     Raises:
-        ValueError: if the layer changes the number of features.
+        ValueError: in a call, if the layer changes the shape.
+        TypeError: if ``layer`` is a cell, or not callable.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> nr.Residual(nr.GRU(3, 3, key=jax.random.key(0)))(jnp.ones((4, 3))).shape
-    (4, 3)
+    Source: He et al. 2016, "Deep residual learning for image recognition", arXiv 1512.03385. Flux
+    spells it ``SkipConnection(layer, +)``.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> nr.Residual(nr.GRU(3, 3, key=jax.random.key(0)))(jnp.ones((4, 3))).shape
+        (4, 3)
     """
 
     layer: Layer
@@ -139,8 +181,8 @@ class Residual(Layer):
         if jnp.shape(xs) != getattr(ys, "shape", None):
             came = ys.shape if hasattr(ys, "shape") else f"a {type(ys).__name__}"
             raise ValueError(
-                f"Residual({self.layer.label}): it turns {xs.shape} into {came}, which cannot be added; expected a "
-                "layer with as many features out as in."
+                f"Residual({self.layer.label}): it turns {xs.shape} into {came}, "
+                "which cannot be added; expected a layer with as many features out as in."
             )
         return xs + ys
 
@@ -153,10 +195,12 @@ def _as_layer(call: str, layer: Any) -> Layer:
         return layer
     if isinstance(layer, Cell):
         raise TypeError(
-            f"{call}: {type(layer).__name__} is a cell; expected a layer: Recurrence({type(layer).__name__}(...))."
+            f"{call}: {type(layer).__name__} is a cell; expected a layer: "
+            f"Recurrence({type(layer).__name__}(...))."
         )
     if isinstance(layer, type) or not callable(layer):
         raise TypeError(
-            f"{call}: {layer!r} is no layer and not callable; expected a layer or a function of one step."
+            f"{call}: {layer!r} is no layer and not callable; "
+            "expected a layer or a function of one step."
         )
     return PerStep(layer)

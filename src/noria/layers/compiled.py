@@ -1,9 +1,9 @@
-"""Layers called outside of `jax.jit`: compiled once, unless their cell reads something that changed.
+"""Calls of a layer outside of `jax.jit`, compiled once and again if the cell reads other values.
 
-A cell is Python code. It may read a global variable, or an attribute of an object, and a program
-compiled at the first call would keep the value of that time. So the cell is traced for one step in
-each call, and a program is used again only if the trace is the same. Noria's own cells need not be
-traced: they compute from their fields alone.
+A cell is Python code. It may read a global variable or an attribute of an object, and a program
+compiled at the first call would keep the value of that time. Therefore the cell is traced for one
+step in each call, and a program is used again only if the trace is the same. Noria's cells are not
+traced again: they compute from their fields only.
 """
 
 import os
@@ -20,7 +20,7 @@ from noria._jax import Literal, parts_of
 from noria._types import Key, State
 from noria.cells.base import advance
 
-#: What the choice of a backend depends on besides a layer and its arguments.
+#: Variables on which the choice of a backend depends, besides a layer and its arguments.
 VARIABLES = ("NORIA_BACKEND", "NORIA_NATIVE_ISA")
 
 
@@ -45,7 +45,7 @@ def dependence_of(
         return advance(eqx.combine(arrays, rest), state, x, key)
 
     def derivative(cotangents: Any, key: Key | None, *given: Any) -> Any:
-        # Whole numbers and truth values have none.
+        # Integers and booleans have none.
         return eqx.filter_vjp(partial(step, key), *given)[1](
             eqx.filter(cotangents, eqx.is_inexact_array)
         )
@@ -57,7 +57,7 @@ def dependence_of(
         found = [content.of(jaxpr)]
         if content.has_own_derivative:
             found.append(_Content().of(jax.make_jaxpr(derivative)(outputs, *given)))
-    except Exception:  # one of the cell's own is raised again by the layer, with a note
+    except Exception:  # the layer raises an error of the cell again, with a note
         return None
     return environment, *found
 
@@ -67,7 +67,7 @@ class _NotShared(Exception):
 
 
 def _computes_from_its_fields(node: Any) -> bool:
-    """Whether a part of a cell is Noria's own code or JAX's, which reads nothing else."""
+    """Whether a part of a cell is code of Noria or JAX, which reads nothing but its fields."""
     if isinstance(node, eqx.Module):
         if not type(node).__module__.startswith("noria."):
             return False
@@ -81,7 +81,7 @@ def _computes_from_its_fields(node: Any) -> bool:
 
 
 class _Content:
-    """A jaxpr as nested tuples, equal for equal jaxprs, whatever their variables are called."""
+    """A jaxpr as nested tuples, equal for jaxprs that differ in the names of variables only."""
 
     def __init__(self) -> None:
         self.numbers: dict[Any, int] = {}
@@ -97,7 +97,7 @@ class _Content:
 
     def equation(self, equation: Any) -> Hashable:
         name, params = equation.primitive.name, equation.params
-        if name.startswith("custom_"):  # its functions are those of the derivative
+        if name.startswith("custom_"):  # its functions compute the derivative
             self.has_own_derivative = True
             params = {key: value for key, value in params.items() if not callable(value)}
         atoms = tuple(map(self.atom, (*equation.invars, *equation.outvars)))

@@ -23,7 +23,7 @@ def _identity(x: jax.Array) -> jax.Array:
 
 
 class Dense(StatelessLayer):
-    """A product with a matrix, a bias and an activation, over the last axis.
+    """A matrix product, a bias and an activation, over the last axis.
 
     ::
 
@@ -32,22 +32,31 @@ class Dense(StatelessLayer):
     Args:
         in_size: features of ``x``.
         out_size: features of ``y``.
-        activation: any function of an array; default none.
+        activation: any function of an array; the identity by default.
         key: random key for the weights.
-        init: initialiser of ``W``, ``(out, in)``; default Glorot-uniform, as in Flux and Keras.
+        init: initialiser of ``W``, ``(out, in)``; Glorot-uniform by default, as in Flux and Keras.
         bias: ``True`` for zeros, ``False`` for none, or an initialiser.
-        dtype: floating dtype of the parameters; default JAX's, float32.
+        dtype: floating dtype of the parameters; JAX's default, float32.
+
+    Attributes:
+        W: ``(out, in)``, the weights.
+        b: ``(out,)``, the bias, or ``None``.
+        activation: as passed, as a pytree.
 
     Shapes:
         ``(..., in)`` to ``(..., out)``, with any leading axes.
 
     Raises:
-        ValueError: for sizes below 1 or an input of the wrong size.
-        TypeError: for a missing key or an input of another dtype.
+        ValueError: for sizes below 1, or an input of the wrong size.
+        TypeError: for a missing key, or an input of another dtype.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> nr.Dense(3, 2, jax.nn.relu, key=jax.random.key(0))(jnp.ones((4, 5, 3))).shape
-    (4, 5, 2)
+    PyTorch's ``Linear`` has no activation and another initialisation, U(-1/sqrt(in), 1/sqrt(in)).
+    Keras stores the transposed matrix, ``(in, out)``.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> nr.Dense(3, 2, jax.nn.relu, key=jax.random.key(0))(jnp.ones((4, 5, 3))).shape
+        (4, 5, 2)
     """
 
     W: jax.Array
@@ -98,26 +107,39 @@ def _with_bias(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 class Embedding(StatelessLayer):
-    """A table of vectors, one for each whole number below ``count``.
+    """A table of vectors, one for each integer below ``count``.
+
+    ::
+
+        y = table[x]
 
     Args:
         count: number of rows, the size of the vocabulary.
         size: features of a row.
         key: random key for the table.
-        init: initialiser of the table ``(count, size)``; default N(0, 1), as in Flux and PyTorch.
-        dtype: floating dtype of the table; default JAX's, float32.
+        init: initialiser of the table ``(count, size)``; N(0, 1) by default, as in Flux and
+            PyTorch.
+        dtype: floating dtype of the table; JAX's default, float32.
+
+    Attributes:
+        table: ``(count, size)``.
 
     Shapes:
-        whole numbers ``(...)`` to ``(..., size)``: ``(time,)``, ``(batch, time)``, or one step, ``()`` or ``(batch,)``.
+        integers ``(...)`` to ``(..., size)``: ``(time,)`` or ``(batch, time)``, and for one step
+        ``()`` or ``(batch,)``.
 
     Raises:
-        ValueError: for sizes below 1, or a number outside ``0 .. count - 1`` where values are known. Under `jax.jit` they
-            are not; there such a number gives NaN, never another row.
-        TypeError: for a missing key, or numbers that are not whole.
+        ValueError: for sizes below 1, or an index outside ``0 .. count - 1`` where its value is
+            known. Under `jax.jit` such an index gives NaN, never another row.
+        TypeError: for a missing key, or indices that are not integers.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> nr.Embedding(10, 4, key=jax.random.key(0))(jnp.array([[1, 2, 3]])).shape
-    (1, 3, 4)
+    Keras draws the table from U(-0.05, 0.05), and its ``mask_zero`` has no counterpart here: pass
+    ``lengths`` to the layers that follow.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> nr.Embedding(10, 4, key=jax.random.key(0))(jnp.array([[1, 2, 3]])).shape
+        (1, 3, 4)
     """
 
     table: jax.Array
@@ -138,15 +160,18 @@ class Embedding(StatelessLayer):
         count = self.table.shape[0]
         if not jnp.issubdtype(xs.dtype, jnp.integer):
             raise TypeError(
-                f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to {count - 1}."
+                f"{self.label}: the numbers are {xs.dtype}; expected whole numbers from 0 to "
+                f"{count - 1}."
             )
-        return automatic(_rows, (self.table, within(xs, -1, count)), *axes_of(xs))
+        rows: jax.Array = automatic(_rows, (self.table, within(xs, -1, count)), *axes_of(xs))
+        return rows
 
     def check_values(self, values: np.ndarray) -> None:
         count = self.table.shape[0]
         if values.size and not 0 <= values.min() <= values.max() < count:
             raise ValueError(
-                f"{self.label}: the numbers go from {values.min()} to {values.max()}; expected 0 to {count - 1}."
+                f"{self.label}: the numbers go from {values.min()} to {values.max()}; "
+                f"expected 0 to {count - 1}."
             )
 
     @property
@@ -156,10 +181,11 @@ class Embedding(StatelessLayer):
 
 @jax.jit
 def _rows(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rows of a table, NaN for numbers outside of it.
+    """Rows of a table, NaN for an index outside of it.
 
-    Their gradient adds up in 32 bits or more. Compiled, so that no whole copy of the table is made.
+    The gradient is accumulated in 32 bits or more. Compiled, to avoid a copy of the whole table.
     """
     table, numbers = arrays
     numbers = jnp.where(numbers < 0, table.shape[0], numbers)
-    return widened(table).at[numbers].get(mode="fill", fill_value=jnp.nan).astype(table.dtype)
+    rows: jax.Array = widened(table).at[numbers].get(mode="fill", fill_value=jnp.nan)
+    return rows.astype(table.dtype)

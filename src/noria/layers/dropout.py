@@ -1,4 +1,4 @@
-"""Dropout, fresh at each step or one mask for a whole sequence."""
+"""Dropout: a mask for each step, or one mask for a whole sequence."""
 
 from typing import Any
 
@@ -14,26 +14,41 @@ from noria.layers.base import StatelessLayer
 class Dropout(StatelessLayer):
     """Sets features to zero with probability ``p`` and divides the others by ``1 - p``.
 
+    ::
+
+        m ~ Bernoulli(1 - p),    y = m * x / (1 - p)          in training
+                                 y = x                        in inference
+
     Args:
-        p: probability, at least 0 and below 1.
-        axis: ``None`` draws anew for each number; ``"time"`` draws one mask for all steps of a sequence, another one for
-            each example (variational dropout, Gal and Ghahramani 2016).
-        inference: whether it does nothing; switched for a whole model by `noria.inference` and `noria.training`.
+        p: probability of a zero, at least 0 and below 1.
+        axis: ``None`` draws a mask for each step; ``"time"`` draws one mask for all steps of a
+            sequence, another one for each example (variational dropout).
+        inference: whether the layer does nothing. `noria.inference` and `noria.training` set it for
+            a whole model.
+
+    Attributes:
+        p: as passed.
+        axis: as passed.
+        inference: as passed.
 
     Shapes:
-        ``(..., features)`` to the same. With ``axis="time"`` the time axis is the one before the features; in `step`
-        there is none, and a caller who passes the same key at each step gets the mask that `scan` draws from it.
+        ``(..., features)`` to the same, of any floating dtype. With ``axis="time"``, time is the
+        axis before the features. A step has no such axis: pass the same key at each step to get the
+        mask that ``scan`` draws from it.
 
     Raises:
-        ValueError: for a ``p`` out of range.
-        TypeError: in training mode, when no key is passed.
+        ValueError: for a ``p`` out of range, or an unknown ``axis``.
+        TypeError: in training mode, if no key is passed.
 
-    PyTorch's ``dropout=`` of a recurrent layer is the first form, between layers; Keras' is the second.
+    Source: Srivastava et al. 2014; ``axis="time"`` is Gal and Ghahramani 2016, arXiv 1512.05287.
+    The option ``dropout`` of PyTorch's recurrent layers is the first form, between layers; Keras'
+    is the second. Neither takes a key.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> ys = nr.Dropout(0.5, axis="time")(jnp.ones((4, 6, 3)), key=jax.random.key(0))
-    >>> bool(jnp.all(ys == ys[:, :1]))
-    True
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> ys = nr.Dropout(0.5, axis="time")(jnp.ones((4, 6, 3)), key=jax.random.key(0))
+        >>> bool(jnp.all(ys == ys[:, :1]))
+        True
     """
 
     p: float = eqx.field(static=True)
@@ -63,8 +78,8 @@ class Dropout(StatelessLayer):
             return xs
         if key is None:
             raise TypeError(
-                f"{self.label}: in training mode it needs a key: layer(xs, key=key); for use without dropout, "
-                "noria.inference(model)."
+                f"{self.label}: in training mode it needs a key: layer(xs, key=key); "
+                "for use without dropout, noria.inference(model)."
             )
         check_key(self.label, key)
         kept = jax.random.bernoulli(key, 1 - self.p, mask_shape)

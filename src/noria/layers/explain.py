@@ -12,29 +12,31 @@ from noria.layers.base import Layer
 def explain(
     layer: Layer, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
 ) -> Any:
-    """How ``layer`` runs on ``xs``: what is lifted out of the loop, what stays, what is stored, and why.
+    """How ``layer`` runs on ``xs``: which equations are hoisted, what is stored, and why.
 
-    Nothing is computed; ``xs`` may be a `jax.ShapeDtypeStruct`. ``print`` the result for a page to read.
+    Nothing is computed. ``print`` the result, or show it in a notebook.
 
     Args:
         layer: a recurrent layer, or a model of layers.
-        xs: the sequences that the layer would be called with.
+        xs: the sequences of a call, ``(time, in)`` or ``(batch, time, in)``; a
+            `jax.ShapeDtypeStruct` will do.
         lengths: as in that call.
-        resets: the same.
-        key: the same.
+        resets: as in that call.
+        key: as in that call.
 
     Returns:
-        An `Explanation`; of a model with several recurrent layers, `Explanations`: a tuple of them in the order in
-        which they run.
+        An `Explanation`; for a model with several recurrent layers `Explanations`, a tuple of them
+        in the order in which they run.
 
     Raises:
         ValueError: if no layer of the model is recurrent.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> layer = nr.LSTM(3, 4, key=jax.random.key(0))
-    >>> found = nr.explain(layer, jnp.zeros((2, 5, 3)))
-    >>> [line.name for line in found.loop].count("tanh"), found.backend  # on a CPU
-    (2, 'native')
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> layer = nr.LSTM(3, 4, key=jax.random.key(0))
+        >>> found = nr.explain(layer, jnp.zeros((2, 5, 3)))
+        >>> [line.name for line in found.loop].count("tanh"), found.backend  # on a CPU
+        (2, 'native')
     """
     with explaining() as found:
         jax.eval_shape(lambda xs: layer.scan(None, xs, lengths=lengths, resets=resets, key=key), xs)

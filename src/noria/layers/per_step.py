@@ -1,4 +1,4 @@
-"""Functions of one step's features as layers, and Equinox's norms by it."""
+"""Functions of the features of one step as layers, and two norms of Equinox wrapped in one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +14,35 @@ from noria.module import as_pytree
 
 
 class PerStep(StatelessLayer):
-    """Any function of one step's features, applied at every step of every example.
+    """A function of the features of one step, applied at every step of every example.
 
-    ``Chain`` wraps what is not a layer in this: plain functions, Equinox modules.
+    ::
+
+        y_t = function(x_t)
+
+    `Chain` wraps every callable that is not a layer: plain functions and Equinox modules.
 
     Args:
-        function: maps ``(in,)`` to ``(out,)``; if it has a ``key`` argument it is given one of its own at each step.
+        function: maps ``(in,)`` to ``(out,)``. If it has an argument ``key``, it gets a random key
+            of its own at each step.
 
-    >>> import equinox as eqx, jax, jax.numpy as jnp, noria as nr
-    >>> mlp = nr.PerStep(eqx.nn.MLP(2, 1, 8, 1, key=jax.random.key(0)))
-    >>> mlp(jnp.ones((4, 5, 2))).shape
-    (4, 5, 1)
+    Attributes:
+        function: the function, as a pytree; the arrays of a module are trained.
+
+    Shapes:
+        ``(..., in)`` to ``(..., out)``, with any leading axes.
+
+    Raises:
+        TypeError: if ``function`` is not callable.
+        ValueError: in a call, for an input without axes.
+
+    Keras calls this ``TimeDistributed``.
+
+    Examples:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, noria as nr
+        >>> mlp = nr.PerStep(eqx.nn.MLP(2, 1, 8, 1, key=jax.random.key(0)))
+        >>> mlp(jnp.ones((4, 5, 2))).shape
+        (4, 5, 1)
     """
 
     function: Callable[..., Any]
@@ -32,7 +50,8 @@ class PerStep(StatelessLayer):
     def __init__(self, function: Callable[..., Any]):
         if not callable(function):
             raise TypeError(
-                f"PerStep(function): function is a {type(function).__name__}; expected something callable."
+                f"PerStep(function): function is a {type(function).__name__}; "
+                "expected something callable."
             )
         self.function = as_pytree(function)
 
@@ -43,23 +62,43 @@ class PerStep(StatelessLayer):
         keys = None if key is None or not takes_key(self.function) else jax.random.split(key, lead)
 
         one = eqx.Partial(_call, self.function)
-        return mapped(one, *of_one((xs, keys), len(lead)))((xs, keys), lead)
+        ys: jax.Array = mapped(one, *of_one((xs, keys), len(lead)))((xs, keys), lead)
+        return ys
 
     @property
     def label(self) -> str:
         return cell_name(self.function)
 
 
-def _call(function: Callable[..., Any], x: jax.Array, key: Key | None) -> jax.Array:
+def _call(function: Callable[..., Any], x: jax.Array, key: Key | None) -> Any:
     return function(x) if key is None else function(x, key=key)
 
 
 def LayerNorm(size: int, **options: Any) -> PerStep:
     """`equinox.nn.LayerNorm` over the features of each step.
 
-    >>> import jax.numpy as jnp, noria as nr
-    >>> nr.LayerNorm(3)(jnp.ones((4, 5, 3))).shape
-    (4, 5, 3)
+    ::
+
+        y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias
+
+    Args:
+        size: features of a step.
+        **options: the options of `equinox.nn.LayerNorm`: ``eps`` (1e-5), ``use_weight``,
+            ``use_bias``, ``dtype``.
+
+    Returns:
+        A layer from ``(..., size)`` to the same, of the dtype of the input.
+
+    Raises:
+        ValueError: in a call, for an input of another size.
+
+    Source: Ba et al. 2016, arXiv 1607.06450. PyTorch's ``LayerNorm`` has the same ``eps``, Keras'
+    has 1e-3.
+
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> nr.LayerNorm(3)(jnp.ones((4, 5, 3))).shape
+        (4, 5, 3)
     """
     return PerStep(eqx.nn.LayerNorm(size, **options))
 
@@ -67,8 +106,27 @@ def LayerNorm(size: int, **options: Any) -> PerStep:
 def RMSNorm(size: int, **options: Any) -> PerStep:
     """`equinox.nn.RMSNorm` over the features of each step.
 
-    >>> import jax.numpy as jnp, noria as nr
-    >>> nr.RMSNorm(3)(jnp.ones((4, 5, 3))).shape
-    (4, 5, 3)
+    ::
+
+        y = x / sqrt(mean(x ^ 2) + eps) * weight + bias
+
+    Args:
+        size: features of a step.
+        **options: the options of `equinox.nn.RMSNorm`: ``eps`` (1e-5), ``use_weight``,
+            ``use_bias``, ``dtype``.
+
+    Returns:
+        A layer from ``(..., size)`` to the same, of the dtype of the input.
+
+    Raises:
+        ValueError: in a call, for an input of another size.
+
+    Source: Zhang and Sennrich 2019, arXiv 1910.07467. PyTorch's ``RMSNorm`` has no bias, and its
+    ``eps`` is the machine epsilon by default.
+
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> nr.RMSNorm(3)(jnp.ones((4, 5, 3))).shape
+        (4, 5, 3)
     """
     return PerStep(eqx.nn.RMSNorm(size, **options))

@@ -1,4 +1,4 @@
-"""A cell along time: ``Recurrence``, and ``RNN``, ``LSTM``, ``GRU``, ``GRUv3`` for the cells of those names."""
+"""``Recurrence``: a cell run over whole sequences."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -8,59 +8,91 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._errors import check_choice, check_dtype, check_key, describe
+from noria._errors import check_dtype, check_key, describe
 from noria._jax import looks_at_residuals
 from noria._types import Key, State
-from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, NAMES
 from noria.cells.base import cell_name, needs_key, takes_key
-from noria.cells.elman import RNNCell
-from noria.cells.gru import GRUCell, GRUv3Cell
-from noria.cells.lstm import LSTMCell
 from noria.compiler.run import Options, is_listening, run, run_once
 from noria.compiler.sharding import local
 from noria.ir.evaluate import of_one, spread
 from noria.layers.base import Layer
+from noria.layers.checks import (
+    check_cell,
+    check_options,
+    check_transition,
+    spec_of,
+    strip_weak_type,
+)
 from noria.layers.compiled import dependence_of
 from noria.masking import check_lengths, keep_valid, where
-from noria.module import M, as_pytree, map_modules
+from noria.module import as_pytree
 
 
 class Recurrence(Layer, trainable=("cell", "learned_state")):
     """Runs a cell over whole sequences.
 
+    ::
+
+        h_t = cell(h_{t-1}, x_t)            h_0 = initial_state()
+        y_t = cell.output(h_t, x_t)         by default the first array of h_t
+
+        reverse:     h_t = cell(h_{t+1}, x_t)
+        resets_t:    h_{t-1} is replaced by initial_state() before step t
+        t > length:  h_t = h_{t-1},  y_t = 0
+
     Args:
-        cell: a `Cell`, or any function ``(state, x) -> state`` of one example and one step. Arrays that a plain
-            function closes over are constants; make it a `Cell` to train them.
-        initial_state: state of one example before the first step, not trained; default the cell's own. A plain
-            function needs one.
-        reverse: take the steps from the last to the first. Outputs stand where their inputs do.
-        learn_initial_state: train the initial state, from ``initial_state`` or the cell's own.
-        backend: ``"native"`` takes the cell apart and runs what needs the state as machine code, on CPUs; ``"scan"`` as one
-            `jax.lax.scan`; ``"plain"`` puts the cell into one as it is, and has forward-mode derivatives too; ``"associative"``
-            is for next states that are affine and element-wise in the state; ``"reference"`` is a Python loop, the definition.
-            ``"auto"`` chooses; `noria.explain` says what and why.
-        save: what the gradient finds stored: ``"gates"``, what its loop needs; or ``"states"``, the states only, from which the
-            rest is computed again, many steps at once: a fraction of the memory, one product more.
-        checkpoint: store the state every so many steps, and run the stretch between once more for the gradient; ``"sqrt"`` is the
-            square root of the number of steps, so that memory grows like it.
+        cell: a `Cell`, or any function ``(state, x) -> state`` of one example and one step. Arrays
+            that a plain function closes over are constants; write a `Cell` to train them.
+        initial_state: state of one example before the first step, not trained; the cell's by
+            default. A plain function needs one.
+        reverse: run from the last step to the first. Outputs keep the positions of their inputs.
+        learn_initial_state: train the initial state, starting from ``initial_state`` or the cell's.
+        backend: which code runs the loop. ``"auto"`` chooses, and `noria.explain` gives the reason.
+
+            * ``"native"``: compiles the cell's loop to machine code, on CPUs.
+            * ``"scan"``: compiles it to one `jax.lax.scan`.
+            * ``"associative"``: a parallel scan, for a next state that is affine and element-wise
+              in the state.
+            * ``"plain"``: `jax.lax.scan` over the unchanged cell; has forward-mode derivatives.
+            * ``"reference"``: a Python loop, the definition of the other four.
+        save: the residuals that the forward pass stores for the gradient. ``"gates"`` stores all
+            residuals; ``"states"`` stores the states and recomputes the rest, many steps at once.
+            It needs a fraction of the memory and one product more.
+        checkpoint: store the state every so many steps, and repeat the steps between for the
+            gradient. ``"sqrt"`` is the square root of the number of steps, and memory grows with
+            it.
+
+    Attributes:
+        cell: the cell, as a pytree.
+        fixed_state: the initial state that is not trained, or ``None``.
+        learned_state: the initial state that is trained, or ``None``.
+        reverse: as passed.
+        backend: as passed.
+        save: as passed.
+        checkpoint: as passed.
 
     Shapes:
-        ``xs`` is ``(time, in)`` or ``(batch, time, in)``; outputs are ``(time, out)`` or ``(batch, time, out)``. A state
-        passed in has the shape of one example's, and then stands for all of the batch, or a leading batch axis; the
-        final state has it. Verbs and keyword arguments are those of `Layer`.
+        ``xs`` is ``(time, in)`` or ``(batch, time, in)``; the outputs are ``(time, out)`` or
+        ``(batch, time, out)``. A state has the shapes of one example, which broadcast over the
+        batch, or a leading ``batch`` axis. All arrays have the dtype of the parameters. See `Layer`
+        for ``lengths``, ``resets`` and ``key``.
 
     Raises:
-        TypeError: if the cell is not callable, wants a key that is not given, or changes the dtype of its state.
-        ValueError: for shapes that do not fit, lengths out of range, a state of another structure.
+        TypeError: if the cell is not callable, needs a key and gets none, or changes the dtype of
+            its state.
+        ValueError: if a shape does not fit, an option is not one of its choices, or the initial
+            state differs in structure from the cell's.
 
-    PyTorch's layers return ``(ys, state)`` from the call itself, Keras' only with ``return_state``; here ``layer(xs)``
-    always returns outputs and ``layer.scan(state, xs)`` always both. Flux's order is ``layer(xs, state)``.
+    PyTorch's layers return ``(ys, state)`` from the call, Keras' the state with ``return_state``.
+    Here ``layer(xs)`` returns the outputs and ``layer.scan(state, xs)`` both. Flux calls
+    ``layer(xs, state)``.
 
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> layer = nr.Recurrence(lambda h, x: 0.9 * h + x, initial_state=jnp.zeros(2))
-    >>> state, ys = layer.scan(None, jnp.ones((4, 3, 2)), lengths=jnp.array([3, 1, 0, 2]))
-    >>> ys.shape, state[2].tolist()
-    ((4, 3, 2), [0.0, 0.0])
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> layer = nr.Recurrence(lambda h, x: 0.9 * h + x, initial_state=jnp.zeros(2))
+        >>> state, ys = layer.scan(None, jnp.ones((4, 3, 2)), lengths=jnp.array([3, 1, 0, 2]))
+        >>> ys.shape, state[2].tolist()
+        ((4, 3, 2), [0.0, 0.0])
     """
 
     cell: Any
@@ -85,27 +117,19 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         check_cell(cell)
         self.cell = as_pytree(cell)
         call = f"Recurrence({cell_name(cell)})"
-        check_choice(call, "backend", backend, ("auto", *NAMES))
-        check_choice(call, "save", save, ("gates", "states"))
-        _check_checkpoint(call, checkpoint)
-        if (save != "gates" and not _saves(backend)) or (
-            checkpoint is not None and backend in CELL_BACKENDS
-        ):
-            option = "save" if save != "gates" else "checkpoint"
-            raise ValueError(
-                f"{call}: with backend={backend!r} what is stored for the gradient is up to JAX; {option}= needs another backend."
-            )
+        check_options(call, backend, save, checkpoint)
         if initial_state is None and not hasattr(self.cell, "initial_state"):
             raise ValueError(f"{call}: a plain function has no initial state; pass initial_state=.")
         if initial_state is None and learn_initial_state:
             initial_state = self.cell.initial_state()
-        state = jtu.tree_map(_strong, initial_state)
+        state = jtu.tree_map(strip_weak_type, initial_state)
         if hasattr(self.cell, "initial_state") and state is not None:
-            own = jtu.tree_map(_strong, self.cell.initial_state())
-            if _kind(state) != _kind(own):
+            own = jtu.tree_map(strip_weak_type, self.cell.initial_state())
+            if spec_of(state) != spec_of(own):
                 raise ValueError(
-                    f"{call}: initial_state is {describe(state)}; expected {describe(own)}, that of one example. A state "
-                    "for each example of a batch is passed to the call: layer(state, xs)."
+                    f"{call}: initial_state is {describe(state)}; "
+                    f"expected {describe(own)}, the state of one example. "
+                    "A state for each example of a batch is passed to the call: layer(state, xs)."
                 )
         self.fixed_state = None if learn_initial_state else state
         self.learned_state = state if learn_initial_state else None
@@ -118,7 +142,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             return self.learned_state
         if self.fixed_state is not None:
             return self.fixed_state
-        return jtu.tree_map(_strong, self.cell.initial_state())
+        return jtu.tree_map(strip_weak_type, self.cell.initial_state())
 
     def scan(
         self,
@@ -151,8 +175,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             if "forward-mode" not in str(error):
                 raise
             raise TypeError(
-                f'{self.label}: forward-mode derivatives (jax.jvp, jax.jacfwd, jax.hessian) need backend="plain", which '
-                "noria.with_backend sets for a whole model; the others have a reverse mode of their own."
+                f"{self.label}: forward-mode derivatives (jax.jvp, jax.jacfwd, "
+                'jax.hessian) need backend="plain", which '
+                "noria.with_backend sets for a whole model; the others have a reverse mode of "
+                "their own."
             ) from error
 
     @local("xs")
@@ -169,7 +195,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         axes = 2 if batched else 1
         if start is None:  # made here, where it lies on the devices as the batch does
             start = self._state(None, own, jtu.tree_leaves(xs)[0].shape[: axes - 1])
-        self._check_transition(own, of_one(xs, axes), of_one(keys, axes))
+        check_transition(self.label, self.cell, own, of_one(xs, axes), of_one(keys, axes))
         options = Options(self.backend, self.reverse, self.save, self.checkpoint)
         return run(
             options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label
@@ -180,7 +206,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
     ) -> tuple[State, Any]:
         if self.reverse:
             raise ValueError(
-                f"{self.label}.step: a reversed layer starts at the end; call scan with the whole sequence."
+                f"{self.label}.step: a reversed layer starts at the end; "
+                "call scan with the whole sequence."
             )
         x, batch = self._one_step(x)
         own = self.initial_state()
@@ -189,16 +216,20 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             state = where(self._resets(resets, batch), own, state)
 
         keys = self._keys(key, batch)
-        args = self.cell, state, own, x, keys, bool(batch), self.label
         shared = self._dependence(own, x, keys, len(batch))
-        return (
-            run_once("plain", *args)
-            if shared is None
-            else _compiled_step(shared, self.backend, *args)
-        )
+        backend = "plain" if shared is None else self.backend
+        args = self, backend, state, own, x, keys, bool(batch)
+        return Recurrence._step(*args) if shared is None else _compiled_step(shared, *args)
+
+    def _step(
+        self, backend: str, state: State, own: State, x: Any, keys: Key | None, batched: bool
+    ) -> tuple[State, Any]:
+        axes = int(batched)
+        check_transition(self.label, self.cell, own, of_one(x, axes), of_one(keys, axes))
+        return run_once(backend, self.cell, state, own, x, keys, batched, self.label)
 
     def _dependence(self, own: State, xs: Any, keys: Key | None, axes: int) -> Hashable | None:
-        """Equal for calls that may share a program; ``None`` for one that is to run as it is."""
+        """Equal for calls that may share a program; ``None`` for a call that must not."""
         return (
             None
             if self.backend == "reference"
@@ -207,7 +238,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
     @property
     def label(self) -> str:
-        """As written by who made the layer: ``GRU(in_size=3)``, ``Recurrence(LeakyCell)``."""
+        """The layer as its user wrote it: ``GRU(in_size=3)``, ``Recurrence(LeakyCell)``."""
         name, size = cell_name(self.cell), getattr(self.cell, "in_size", None)
         return (
             f"Recurrence({name})"
@@ -215,10 +246,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             else f"{name.removesuffix('Cell')}(in_size={size})"
         )
 
-    # --- what was passed in -----------------------------------------------------------------------------------------
+    # --- Arguments -------------------------------------------------------------------------------
 
     def _sequence(self, xs: Any) -> tuple[Any, tuple[int, ...], int]:
-        """``xs`` as arrays, its batch axes and its number of steps."""
+        """``xs`` as an array, its batch axes and its number of steps."""
         xs = self._arrays("xs", xs, (2, 3), "(time, {}) or (batch, time, {})")
         return xs, xs.shape[:-2], xs.shape[-2]
 
@@ -230,19 +261,20 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         size = getattr(self.cell, "in_size", None)
         if isinstance(xs, list | tuple):
             raise TypeError(
-                f"{self.label}: {what} is a {type(xs).__name__}; expected one array, "
-                f"{form.format(size or 'in', size or 'in')}: stack equal steps with jnp.stack, pad unequal sequences with "
-                "noria.data.pad."
+                f"{self.label}: {what} is a {type(xs).__name__}; "
+                f"expected one array, {form.format(size or 'in', size or 'in')}: stack equal steps "
+                "with jnp.stack, pad unequal sequences with noria.data.pad."
             )
-        xs = jnp.asarray(xs)
-        if xs.ndim not in ranks or size not in (None, xs.shape[-1]):
-            hint = "; the state comes first: layer(state, xs)" if xs.ndim == ranks[0] - 1 else ""
+        array = jnp.asarray(xs)
+        if array.ndim not in ranks or size not in (None, array.shape[-1]):
+            hint = "; the state comes first: layer(state, xs)" if array.ndim == ranks[0] - 1 else ""
             raise ValueError(
-                f"{self.label}: {what} has shape {xs.shape}; expected {form.format(size or 'in', size or 'in')}{hint}."
+                f"{self.label}: {what} has shape {array.shape}; expected "
+                f"{form.format(size or 'in', size or 'in')}{hint}."
             )
         if size is not None:
-            check_dtype(self.label, what, xs, self.cell.dtype)
-        return xs
+            check_dtype(self.label, what, array, self.cell.dtype)
+        return array
 
     def _state(self, state: State, own: State, batch: tuple[int, ...]) -> State:
         """The state to start from, with a batch axis where the input has one."""
@@ -250,7 +282,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         structure: Any = jtu.tree_structure(own)
         if structure != jtu.tree_structure(state):
             raise ValueError(
-                f"{self.label}: the state is {describe(state)}; expected {describe(own)}, as initial_state() gives it. "
+                f"{self.label}: the state is {describe(state)}; "
+                f"expected {describe(own)}, as initial_state() gives it. "
                 "The state comes first: layer(state, xs)."
             )
 
@@ -259,69 +292,38 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             if leaf.shape not in (like.shape, batch + like.shape):
                 batched = f" or {batch + like.shape}" if batch else ""
                 raise ValueError(
-                    f"{self.label}: the state has shape {leaf.shape}; expected {like.shape}{batched}. "
-                    "The state comes first: layer(state, xs)."
+                    f"{self.label}: the state has shape {leaf.shape}; "
+                    f"expected {like.shape}{batched}. The state comes first: layer(state, xs)."
                 )
             if leaf.dtype != like.dtype:
                 raise TypeError(
-                    f"{self.label}: the state is {leaf.dtype}; expected {like.dtype}, as initial_state() gives it."
+                    f"{self.label}: the state is {leaf.dtype}; expected {like.dtype}, "
+                    "as initial_state() gives it."
                 )
             return leaf if leaf.shape == batch + like.shape else spread(leaf, batch)
 
         return jtu.tree_map(broadcast, state, own)
 
     def _resets(self, resets: Any, shape: tuple[int, ...]) -> jax.Array:
-        resets = jnp.asarray(resets)
-        if resets.dtype != jnp.bool_:
+        array = jnp.asarray(resets)
+        if array.dtype != jnp.bool_:
             raise TypeError(
-                f"{self.label}: resets is {resets.dtype}; expected booleans, such as resets.astype(bool)."
+                f"{self.label}: resets is {array.dtype}; "
+                "expected booleans, such as resets.astype(bool)."
             )
-        if resets.shape != shape:
+        if array.shape != shape:
             raise ValueError(
-                f"{self.label}: resets has shape {resets.shape}; expected {shape}, one for each step."
+                f"{self.label}: resets has shape {array.shape}; "
+                f"expected {shape}, one for each step."
             )
-        return resets
+        return array
 
     def _keys(self, key: Key | None, shape: tuple[int, ...]) -> Key | None:
-        """One key a step, for a cell that takes keys; other cells get none, whatever was passed."""
+        """One key for each step, for a cell that takes keys; ``None`` for other cells."""
         if not takes_key(self.cell) or (key is None and not needs_key(self.cell)):
             return None
         check_key(f"{self.label}, whose cell draws random numbers", key)
         return key if key is None or not shape else jax.random.split(key, shape)
-
-    def _check_transition(self, own: State, x: Any, key: Key | None) -> None:
-        """A state that changes its structure, shape or dtype in a step cannot be carried: say so before XLA does."""
-        call = (
-            (lambda h, x, k: self.cell(h, x))
-            if key is None
-            else (lambda h, x, k: self.cell(h, x, key=k))
-        )
-        try:
-            after = jax.eval_shape(call, own, x, key)
-        except Exception as error:
-            error.add_note(
-                f"{self.label}: this came from one step of the cell, called with a state of {describe(own)} "
-                f"and an x of {describe(x)}."
-            )
-            raise
-        if _kind(after) != _kind(own):
-            raise TypeError(
-                f"{self.label}: one step turns a state of {describe(own)} into {describe(after)}; expected the same "
-                "structure, shapes and dtypes. Check the initial state and the dtype of xs."
-            )
-
-
-def _saves(backend: str) -> bool:
-    """Whether a backend knows ``save=``."""
-    return backend in ("auto", *LOOP_BACKENDS)
-
-
-def _check_checkpoint(call: str, checkpoint: Any) -> None:
-    whole = isinstance(checkpoint, int) and not isinstance(checkpoint, bool) and checkpoint >= 1
-    if not (checkpoint is None or checkpoint == "sqrt" or whole):
-        raise ValueError(
-            f'{call}: checkpoint is {checkpoint!r}; expected None, "sqrt", or a whole number of steps of at least 1.'
-        )
 
 
 @eqx.filter_jit
@@ -331,120 +333,4 @@ def _compiled_run(shared: Hashable, *args: Any) -> Any:
 
 @eqx.filter_jit
 def _compiled_step(shared: Hashable, *args: Any) -> Any:
-    return run_once(*args)
-
-
-def _strong(leaf: Any) -> jax.Array:
-    """An array whose dtype is its own, also of a Python number."""
-    return jnp.asarray(leaf, jnp.result_type(leaf))
-
-
-def _kind(tree: Any) -> Any:
-    return jtu.tree_structure(tree), [(leaf.shape, leaf.dtype) for leaf in jtu.tree_leaves(tree)]
-
-
-def check_cell(cell: Any) -> None:
-    """Catch what looks like a cell and is none."""
-    if isinstance(cell, type):
-        raise TypeError(
-            f"Recurrence(cell): cell is the class {cell.__name__}; expected an instance: {cell.__name__}(...)."
-        )
-    if isinstance(cell, Layer):
-        raise TypeError(
-            f"Recurrence(cell): cell is already a layer, {cell.label}; expected a cell."
-        )
-    if isinstance(cell, eqx.nn.GRUCell | eqx.nn.LSTMCell):
-        name = type(cell).__name__
-        raise TypeError(
-            f"Recurrence(cell): equinox.nn.{name} takes (x, state); expected (state, x). Use noria.{name}, or a Cell of "
-            "your own that calls it."
-        )
-    if not callable(cell):
-        raise TypeError(
-            f"Recurrence(cell): cell is a {type(cell).__name__}; expected a Cell or a function (state, x)."
-        )
-
-
-def with_backend(model: M, backend: str) -> M:
-    """A copy of ``model`` in which every recurrent layer runs on ``backend``.
-
-    Where it knows nothing of ``save`` or ``checkpoint``, the copy has the default of these.
-
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> layer = nr.GRU(2, 3, key=jax.random.key(0))
-    >>> slow = nr.with_backend(layer, "reference")
-    >>> bool(jnp.allclose(slow(jnp.ones((4, 2))), layer(jnp.ones((4, 2))), atol=1e-6))
-    True
-    """
-    check_choice("with_backend", "backend", backend, ("auto", *NAMES))
-    fields: dict[str, Any] = {"backend": backend} | ({} if _saves(backend) else {"save": "gates"})
-    fields |= {"checkpoint": None} if backend in CELL_BACKENDS else {}
-    return map_modules(lambda module, _: fields if isinstance(module, Recurrence) else {}, model)
-
-
-# --- the named layers -----------------------------------------------------------------------------------------------
-
-_LAYER_OPTIONS = (
-    "initial_state",
-    "reverse",
-    "learn_initial_state",
-    "backend",
-    "save",
-    "checkpoint",
-)
-
-
-def _layer(cell: Callable[..., Any], *args: Any, key: Key, **options: Any) -> Recurrence:
-    layer_options = {name: options.pop(name) for name in _LAYER_OPTIONS if name in options}
-    return Recurrence(cell(*args, key=key, **options), **layer_options)
-
-
-def RNN(
-    in_size: int, hidden_size: int, activation: Any = jnp.tanh, *, key: Key, **options: Any
-) -> Recurrence:
-    """``Recurrence(RNNCell(in_size, hidden_size, activation, key=key))``.
-
-    Args:
-        in_size: features of a step.
-        hidden_size: features of the state and of the outputs.
-        activation: any element-wise function.
-        key: random key for the weights.
-        **options: those of `RNNCell` (``init``, ``recurrent_init``, ``bias``, ``recurrent_bias``, ``dtype``) and of
-            `Recurrence` (``initial_state``, ``learn_initial_state``, ``reverse``, ``backend``).
-
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> nr.RNN(2, 4, key=jax.random.key(0))(jnp.ones((3, 2))).shape
-    (3, 4)
-    """
-    return _layer(RNNCell, in_size, hidden_size, activation, key=key, **options)
-
-
-def LSTM(in_size: int, hidden_size: int, *, key: Key, **options: Any) -> Recurrence:
-    """``Recurrence(LSTMCell(in_size, hidden_size, key=key))``; options as for `RNN`, and ``forget_bias``.
-
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> state, ys = nr.LSTM(2, 4, key=jax.random.key(0)).scan(None, jnp.ones((3, 2)))
-    >>> ys.shape, state.c.shape
-    ((3, 4), (4,))
-    """
-    return _layer(LSTMCell, in_size, hidden_size, key=key, **options)
-
-
-def GRU(in_size: int, hidden_size: int, *, key: Key, **options: Any) -> Recurrence:
-    """``Recurrence(GRUCell(in_size, hidden_size, key=key))``; options as for `RNN`.
-
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> nr.GRU(2, 4, key=jax.random.key(0), learn_initial_state=True)(jnp.ones((3, 2))).shape
-    (3, 4)
-    """
-    return _layer(GRUCell, in_size, hidden_size, key=key, **options)
-
-
-def GRUv3(in_size: int, hidden_size: int, *, key: Key, **options: Any) -> Recurrence:
-    """``Recurrence(GRUv3Cell(in_size, hidden_size, key=key))``; options as for `RNN`.
-
-    >>> import jax, jax.numpy as jnp, noria as nr
-    >>> nr.GRUv3(2, 4, key=jax.random.key(0), reverse=True)(jnp.ones((3, 2))).shape
-    (3, 4)
-    """
-    return _layer(GRUv3Cell, in_size, hidden_size, key=key, **options)
+    return Recurrence._step(*args)

@@ -1,1 +1,1 @@
-"""Whole training runs: ``fit`` and what it reports. A single step is `noria.optimise`."""
+"""Training runs: ``fit`` and its `History`. `noria.optimise` has single steps."""

@@ -1,4 +1,4 @@
-"""``fit``: epochs of one compiled step, validation, early stopping, and a clear stop when numbers go bad."""
+"""``fit``: epochs of one compiled step, validation, early stopping, and a stop at bad numbers."""
 
 import contextlib
 import math
@@ -17,6 +17,7 @@ from noria._errors import check_key, check_sizes
 from noria._types import Key
 from noria.module import is_inexact, training
 from noria.optimise import OptimiserState, as_transformation, holds_state, setup
+from noria.train.curve import html_of
 from noria.train.forms import check_data, length
 from noria.train.progress import Progress
 from noria.train.steps import Run, Step
@@ -26,15 +27,25 @@ M = TypeVar("M")
 
 @dataclass
 class History:
-    """What happened in a run of `fit`, one entry an epoch.
+    """The record of a run of `fit`, with one entry for each epoch. A notebook shows it as a plot.
 
     Attributes:
-        loss: mean training loss over the examples of the epoch, each batch as it was when its step was taken.
+        loss: mean training loss over the examples of the epoch, in which each batch counts with the
+            model before its step.
         valid: mean validation loss after the epoch; empty without validation data.
-        metrics: the means of what the loss returned besides, by name; validation ones begin with ``valid_``.
+        metrics: the means of the other numbers that the loss returns, by name. Those of the
+            validation begin with ``valid_``.
         best_epoch: index of the epoch with the lowest validation loss.
         stopped: why the run ended before its last epoch, or ``None``.
-        seconds: wall-clock time of each epoch; the first ones compile.
+        seconds: wall-clock time of each epoch in seconds; the first ones include compilation.
+
+    Keras returns such a record too, with one dict of lists.
+
+    Examples:
+        >>> import noria as nr
+        >>> history = nr.History(loss=[1.0, 0.5], valid=[1.1, 0.7], best_epoch=1)
+        >>> history.valid[history.best_epoch]
+        0.7
     """
 
     loss: list[float] = field(default_factory=list)
@@ -43,6 +54,9 @@ class History:
     best_epoch: int | None = None
     stopped: str | None = None
     seconds: list[float] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
 
 def fit(
@@ -59,54 +73,67 @@ def fit(
     on_epoch: Callable[[M, History], Any] | None = None,
     progress: bool | None = None,
 ) -> tuple[M, History]:
-    """Train a model.
+    """Trains a model on batches, with optional validation and early stopping.
+
+    ::
+
+        model, opt_state = update(opt_state, model, grad(loss)(model, *batch))      for each batch
 
     Args:
-        model: what to train; its trainable arrays change, in the returned copy.
-        loss: ``loss(model, *batch)``, a number, or a pair of it and a dict of further numbers to report. If it has an
-            argument ``key`` it is given a random key of its own at each step.
-        data: batches, gone through once an epoch: `noria.data.batches`, or any list (or other re-iterable, such as a
-            loader of PyTorch's) of tuples of arrays. A tuple of arrays is one batch of everything. Arrays of other
-            libraries are made NumPy arrays; a batch may hold dicts.
-        optimiser: an Optax transformation, or `optax.MultiSteps`. It is passed ``value``, ``grad`` and ``value_fn`` too,
-            for line searches and those that look at the loss.
-        epochs: times to go through the data, at most.
+        model: the model to train. Its trained arrays change in the returned copy only.
+        loss: ``loss(model, *batch)`` returns a number, or a pair of a number and a dict of further
+            numbers to report. An argument ``key`` gets a random key of its own at each step.
+        data: the batches of one epoch: `noria.data.batches`, or any list (or other re-iterable,
+            such as a loader of PyTorch) of tuples of arrays. A tuple of arrays is one batch of
+            everything. Arrays of other libraries are converted to NumPy; a batch may hold dicts.
+        optimiser: an Optax transformation, or `optax.MultiSteps`. It also gets ``value``, ``grad``
+            and ``value_fn``, which line searches and some others use.
+        epochs: largest number of passes over the data.
         key: random key for the order of batches and for ``loss``.
-        valid: data of the same form; its loss is taken after each epoch, in inference mode.
-        patience: stop after so many epochs without a lower validation loss, and return the model with the lowest one.
-        clip_norm: scale the gradient down to this global norm where it is above.
-        on_epoch: called as ``on_epoch(model, history)`` after each epoch; if it returns something true the run stops.
-        progress: show a progress bar; default only where the output is a terminal.
+        valid: data of the same form. Its loss is computed after each epoch, in inference mode.
+        patience: stop after so many epochs without a lower validation loss, and return the model
+            with the lowest one.
+        clip_norm: scale the gradient down to this global norm where it is larger.
+        on_epoch: called as ``on_epoch(model, history)`` after each epoch; a true result stops the
+            run.
+        progress: show a progress bar; by default only if the output is a terminal. The bar needs
+            rich.
 
     Returns:
-        ``(model, history)``: the model after the last step, or with ``patience`` the best one, in the mode in which it
-        came; and a `History`.
+        ``(model, history)``: the model after the last step, or with ``patience`` the best one, in
+        the mode in which it was passed; and a `History`.
 
-    If the loss or a gradient is not finite the run stops with a `RuntimeWarning` that names the step, the loss and the
-    first offending parameter, and returns the last model whose loss was finite (with ``patience`` the best one). So
-    `optax.apply_if_finite` finds nothing to skip.
+    If the loss or a gradient is not finite, the run stops with a `RuntimeWarning` that names the
+    step, the loss and the first parameter concerned. It returns the last model with a finite loss,
+    or with ``patience`` the best one. So `optax.apply_if_finite` has nothing to skip.
 
-    A `KeyboardInterrupt` (Ctrl-C) ends the run like early stopping: model and history are returned. Any other error, from
-    the data, the loss, the validation or ``on_epoch``, is raised; it carries what would have been returned as
-    ``error.model`` and ``error.history``, unless its class takes no attributes.
-
-    Raises:
-        ValueError: for arguments that contradict each other, data without a batch, a batch without examples, or a
-            generator with more than one epoch.
-        TypeError: if ``loss`` returns no number, or a batch holds what is no array of numbers; for an optimiser that
-            needs other parameters than the model's (`optax.lookahead`), or shows the loss others than it trains
-            (`optax.contrib.schedule_free`).
+    A `KeyboardInterrupt` (Ctrl-C) ends the run like early stopping: model and history are returned.
+    Any other error from the data, the loss, the validation or ``on_epoch`` is raised again. It
+    carries model and history as ``error.model`` and ``error.history``, unless its class takes no
+    attributes.
 
     Batches of one shape are traced and compiled once.
 
-    >>> import jax, jax.numpy as jnp, optax, noria as nr
-    >>> k1, k2 = jax.random.split(jax.random.key(0))
-    >>> model = nr.Chain(nr.GRU(1, 4, key=k1), nr.Dense(4, 1, key=k2))
-    >>> xs = jnp.ones((8, 5, 1))
-    >>> loss = lambda model, xs, ys: nr.mse(model(xs), ys)
-    >>> model, history = nr.fit(model, loss, (xs, xs), optimiser=optax.adam(0.05), epochs=3, key=k1)
-    >>> history.loss[-1] < history.loss[0]
-    True
+    Raises:
+        ValueError: for arguments that contradict each other, data without a batch, a batch without
+            examples, or a generator with more than one epoch.
+        TypeError: if ``loss`` returns no number, or a batch holds something else than arrays of
+            numbers. Also for an optimiser that needs other parameters than those of the model
+            (`optax.lookahead`), or shows the loss others than it trains
+            (`optax.contrib.schedule_free`).
+
+    Keras' ``fit`` belongs to the model and changes it in place; here a trained copy is returned.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, optax, noria as nr
+        >>> k1, k2 = jax.random.split(jax.random.key(0))
+        >>> model = nr.Chain(nr.GRU(1, 4, key=k1), nr.Dense(4, 1, key=k2))
+        >>> xs = jnp.ones((8, 5, 1))
+        >>> loss = lambda model, xs, ys: nr.mse(model(xs), ys)
+        >>> adam = optax.adam(0.05)
+        >>> model, history = nr.fit(model, loss, (xs, xs), optimiser=adam, epochs=3, key=k1)
+        >>> history.loss[-1] < history.loss[0]
+        True
     """
     _check(epochs, key, valid is not None, patience, clip_norm)
     for what, given in (("data", data), ("valid", () if valid is None else valid)):
@@ -157,14 +184,15 @@ def _set_up(optimiser: optax.GradientTransformation, model: Any) -> OptimiserSta
     opt_state = setup(optimiser, model)
     if holds_state(opt_state.state, optax.contrib.ScheduleFreeState):
         raise TypeError(
-            "fit: the optimiser is schedule-free, whose trained parameters are not those to evaluate; train with "
-            "noria.setup and noria.update, and evaluate with optax.contrib.schedule_free_eval_params."
+            "fit: the optimiser is schedule-free, whose trained parameters are not those to "
+            "evaluate; train with noria.setup and noria.update, "
+            "and evaluate with optax.contrib.schedule_free_eval_params."
         )
     return opt_state
 
 
 class _Course(Generic[M]):
-    """How a run of `fit` goes: its history, its best model, and what is returned however it ends."""
+    """The course of a run of `fit`: history, best model, and the result, however it ends."""
 
     def __init__(self, model: M, run: Run, patience: int | None):
         self.history, self.epoch = History(), 0
@@ -172,7 +200,7 @@ class _Course(Generic[M]):
         self._best, self._best_loss, self._waited = run.model, math.inf, 0
 
     def take(self, epoch: int, data: Any, valid: Any, key: Key, bar: Progress) -> None:
-        """One epoch and its validation; ``history.stopped`` tells if they were not finite."""
+        """One epoch and its validation; sets ``history.stopped`` if a number is not finite."""
         self.epoch, started = epoch, time.perf_counter()
         metrics = self._run.epoch(data, key, epoch, bar)
         if self._run.bad is not None:
@@ -208,10 +236,13 @@ class _Course(Generic[M]):
         return _like(self._given, self._best if keep_best else self._run.model), self.history
 
     def hand_over(self, error: BaseException) -> None:
-        """Let ``error`` carry the result. Classes may refuse attributes; then it is raised as it is."""
+        """Attach the result to ``error``; a class that takes no attributes is raised without it."""
         with contextlib.suppress(Exception):
             error.model, error.history = self.result()  # type: ignore[attr-defined]
-            note = "noria.fit: this error carries the model and the history so far, as error.model and error.history."
+            note = (
+                "noria.fit: this error carries the model and the history so far, "
+                "as error.model and error.history."
+            )
             if self._run.steps and note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
 
@@ -228,4 +259,6 @@ def _like(model: M, trained: Any) -> M:
     """``model``, modes included, with the arrays of ``trained``."""
     leaves, treedef = jtu.tree_flatten(model)
     pairs = zip(leaves, jtu.tree_leaves(trained), strict=True)
-    return jtu.tree_unflatten(treedef, [new if is_inexact(new) else old for old, new in pairs])
+    merged = [new if is_inexact(new) else old for old, new in pairs]
+    copy: M = jtu.tree_unflatten(treedef, merged)
+    return copy

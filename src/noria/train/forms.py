@@ -1,4 +1,4 @@
-"""The forms of data that `fit` takes, and batches of arrays made of them."""
+"""The forms of data that `fit` accepts, and the batches of arrays made from them."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,11 +15,12 @@ from noria.data.ragged import Batches
 
 
 def check_data(what: str, data: Any, epochs: int) -> None:
-    """What can be told from ``data`` before the first step."""
+    """Reject unsuitable data before the first step."""
     if hasattr(data, "shape") or isinstance(data, Mapping):
         raise TypeError(
-            f"fit: {what} is a {type(data).__name__}; expected noria.data.batches(...), a list of batches, or a tuple "
-            "of arrays as one batch of everything: (xs, ys), or (xs,)."
+            f"fit: {what} is a {type(data).__name__}; expected noria.data.batches(...), "
+            "a list of batches, or a tuple of arrays as one batch of everything: (xs, ys), "
+            "or (xs,)."
         )
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         raise TypeError(
@@ -27,15 +28,16 @@ def check_data(what: str, data: Any, epochs: int) -> None:
         )
     if epochs > 1 and _passes_once(data):
         raise ValueError(
-            f"fit: {what} is a {type(data).__name__}, which can be gone through once, and epochs is {epochs}; expected "
-            "a list of batches, or an object whose __iter__ begins anew."
+            f"fit: {what} is a {type(data).__name__}, which can be gone through once, "
+            f"and epochs is {epochs}; expected a list of batches, "
+            "or an object whose __iter__ starts again."
         )
 
 
 def _passes_once(data: Any) -> bool:
-    """Whether it is a generator, or an iterator of Python's own: such an object never begins anew.
+    """Whether it is a generator or another iterator of Python, which can be consumed once.
 
-    That of another class may do so in its ``__iter__``, as those of some loaders do.
+    An iterator of another class may start again in its ``__iter__``, as some loaders do.
     """
     if not isinstance(data, Iterator):
         return False
@@ -44,7 +46,7 @@ def _passes_once(data: Any) -> bool:
 
 
 def length(data: Any) -> int | None:
-    """The number of batches, where it is known."""
+    """The number of batches, or ``None`` if it is not known."""
     if _is_one_batch(data):
         return 1
     try:
@@ -54,13 +56,14 @@ def length(data: Any) -> int | None:
 
 
 def batches(data: Any, key: Key | None) -> Iterator[tuple[Any, ...]]:
-    """One epoch: tuples of arrays. ``key`` shuffles what `noria.data.batches` was told to shuffle."""
+    """One epoch: tuples of arrays. ``key`` shuffles a `Batches` that was made with a key."""
     if _is_one_batch(data):
         data = [data]
     for batch in data.epoch(key) if isinstance(data, Batches) and data.shuffled else data:
         if isinstance(batch, Iterator):
             raise TypeError(
-                f"fit: a batch is a {type(batch).__name__}; expected a tuple of arrays, such as (xs, ys)."
+                f"fit: a batch is a {type(batch).__name__}; expected a tuple of arrays, "
+                "such as (xs, ys)."
             )
         columns = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         ready = tuple(jtu.tree_map(_as_array, column) for column in columns)
@@ -73,7 +76,7 @@ def batches(data: Any, key: Key | None) -> Iterator[tuple[Any, ...]]:
 
 
 def examples(batch: tuple[Any, ...]) -> int:
-    """How many there are in a batch: the first axis of its first array; 1 if that has no axes."""
+    """The number of examples in a batch: the first axis of its first array, or 1 without axes."""
     leaves = jtu.tree_leaves(batch)
     shape = np.shape(leaves[0]) if leaves and hasattr(leaves[0], "shape") else ()
     return shape[0] if shape else 1
@@ -85,7 +88,7 @@ def _is_one_batch(data: Any) -> bool:
 
 
 def _as_array(leaf: Any) -> Any:
-    """An array of another library as one that JAX can take; what is no array, such as a number, stays."""
+    """An array of another library as one that JAX accepts; other objects are unchanged."""
     if isinstance(leaf, Mapping):  # a mapping that JAX does not know
         return {name: jtu.tree_map(_as_array, value) for name, value in leaf.items()}
     if isinstance(leaf, jax.Array) or not (
@@ -105,6 +108,7 @@ def _converted(leaf: Any) -> Any:
             return jnp.from_dlpack(leaf)
         except Exception:
             raise TypeError(
-                f"fit: a batch holds a {type(leaf).__name__} that cannot be read as an array: {error} Expected NumPy or "
-                "JAX arrays, or tensors on the CPU that need no gradient."
+                f"fit: a batch holds a {type(leaf).__name__} that cannot be read as an array: "
+                f"{error} Expected NumPy or JAX arrays, or tensors on the CPU that need no "
+                "gradient."
             ) from error

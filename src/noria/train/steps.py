@@ -1,4 +1,4 @@
-"""Steps of `fit`: the compiled step, an epoch of them, an evaluation, and the reason if something is not finite."""
+"""Steps of `fit`: the compiled step, an epoch, an evaluation, and the reason for a stop."""
 
 import inspect
 import math
@@ -19,7 +19,7 @@ from noria.train.progress import Progress
 
 
 class Step:
-    """The loss, and the compiled training and evaluation steps made of it."""
+    """The loss, and the compiled training and evaluation steps made from it."""
 
     def __init__(self, loss: Callable[..., Any]):
         self._loss = loss
@@ -39,12 +39,13 @@ class Step:
         )
         if jnp.shape(value) != () or not numbers:
             raise TypeError(
-                f"fit: loss returned {jnp.shape(value)} and {type(metrics).__name__}; expected a number, or a pair of a "
-                "number and a dict of numbers."
+                f"fit: loss returned {jnp.shape(value)} and {type(metrics).__name__}; "
+                "expected a number, or a pair of a number and a dict of numbers."
             )
         if taken := [name for name in metrics if name == "loss" or name.startswith("valid_")]:
             raise ValueError(
-                f"fit: the loss reports {taken[0]!r}, a name that the history keeps for itself; rename it."
+                f"fit: the loss reports {taken[0]!r}, a name that the history keeps for itself; "
+                "rename it."
             )
         return value, metrics
 
@@ -57,7 +58,7 @@ class Step:
         # A line search looks at the loss elsewhere, on the same batch with the same random numbers.
         extra = {"value": value, "value_fn": lambda other: self._objective(other, batch, key)[0]}
         new_model, new_state = update(opt_state, model, gradient, **extra)
-        # A parameter is to blame if its gradient is not finite, or what the optimiser made of it.
+        # A parameter is the cause if its gradient is not finite, or its new value.
         pairs = zip(
             jtu.tree_leaves(gradient), jtu.tree_leaves(partition(new_model)[0]), strict=True
         )
@@ -66,7 +67,7 @@ class Step:
 
 
 class Run:
-    """The model on its way: one epoch, one evaluation, and the reason if something is not finite."""
+    """The state of a run: model, optimiser state, and the reason if a number is not finite."""
 
     def __init__(self, model: Any, opt_state: OptimiserState, step: Step):
         self.model, self.opt_state = model, opt_state
@@ -92,12 +93,13 @@ class Run:
         else:
             if not means.examples:
                 again = (
-                    " It was used up by the epoch before; its __iter__ has to begin anew."
+                    " It was used up by the epoch before; its __iter__ has to start again."
                     if epoch
                     else ""
                 )
                 raise ValueError(
-                    f"fit: epoch {epoch} found no batch in data; expected something to iterate over.{again}"
+                    f"fit: epoch {epoch} found no batch in data; "
+                    f"expected something to iterate over.{again}"
                 )
         return means.result()
 
@@ -119,7 +121,8 @@ class Run:
             if not bool(jnp.isfinite(array).all()):
                 return f"{where}; first offending parameter: {name}, which is not finite itself"
         if not finite.all():
-            return f"{where}; first offending parameter: {parameters[int(finite.argmin())][0]}, by its gradient or update"
+            name = parameters[int(finite.argmin())][0]
+            return f"{where}; first offending parameter: {name}, by its gradient or update"
         return f"{where}; no parameter is to blame: all of them and their gradients are finite"
 
 

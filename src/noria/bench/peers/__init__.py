@@ -1,7 +1,7 @@
-"""Who does the work: one module for each library, imported only in the process that measures it.
+"""The measured libraries: one module each, imported only in the process that measures it.
 
-Such a module has ``make(work, **options) -> Task``, and perhaps ``matmul(size)``, which gives a call that multiplies two square
-float32 matrices.
+Such a module has ``make(work, **options) -> Task``. It may have ``matmul(size)``, which returns a
+call that multiplies two square float32 matrices.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Task(NamedTuple):
-    """A call that does the work once and returns when it is done, and the numbers in the matrices of its products."""
+    """A call that does the work once and waits for it, and the number of its weights."""
 
     call: Callable[[], Any]
     weights: int
@@ -23,7 +23,7 @@ class Unsupported(Exception):
 
 
 class Peer(NamedTuple):
-    """A library: its name in tables, its module here, what that takes, and the packages it needs."""
+    """A library: its name in tables, its module, the options of that, and its packages."""
 
     title: str
     module: str
@@ -50,7 +50,7 @@ PEERS = {
     "call": Peer("least JAX call", f"{_HERE}.least", {}, rival=False),
 }
 
-#: Measured unless told otherwise.
+#: Measured by default.
 USUAL = ("noria", "plain", "torch", "flax", "keras", "onnx")
 
 

@@ -1,4 +1,4 @@
-"""The cheapest compiled call that JAX has: what any step from Python costs at least."""
+"""The cheapest compiled call of JAX: a lower bound for a step called from Python."""
 
 import jax
 import jax.numpy as jnp

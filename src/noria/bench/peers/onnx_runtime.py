@@ -1,4 +1,4 @@
-"""onnxruntime: the operator alone in a model, its weights constants that are packed when the model is loaded."""
+"""onnxruntime: a model of one operator, whose constant weights are packed when it is loaded."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ def make(work: Work, backend: str) -> Task:
 def call(
     work: Work, run: Callable[..., Any], model: Any, time_major: bool = True
 ) -> Callable[[], Any]:
-    """For any library on JAX: ``run(model, xs) -> (outputs, state)`` compiled, with a gradient in training."""
+    """``run(model, xs) -> (outputs, state)`` of a JAX library, compiled, or its gradient."""
     xs = jnp.asarray(work.inputs(time_major))
 
     def loss(model: Any, xs: Any) -> Any:

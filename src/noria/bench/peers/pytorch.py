@@ -1,4 +1,4 @@
-"""PyTorch on all cores: its layers, and an eager loop over the step for cells that it has no layer for."""
+"""PyTorch on all cores: its layers, and an eager loop for cells without a layer."""
 
 import math
 from collections.abc import Callable
@@ -40,11 +40,12 @@ def make(work: Work) -> Task:
 
 def matmul(size: int) -> Callable[[], Any]:
     a = torch.ones(size, size)
-    return torch.inference_mode()(lambda: torch.mm(a, a))
+    product: Callable[[], Any] = torch.inference_mode()(lambda: torch.mm(a, a))
+    return product
 
 
 class Loop(torch.nn.Module):
-    """``step(parameters, state, x) -> state`` for each of the steps; the first array of a state is the output."""
+    """A loop of ``step(parameters, state, x) -> state``; it outputs the first array of a state."""
 
     def __init__(
         self, step: Callable[..., Any], states: int, shapes: str, inputs: int, hidden: int

@@ -1,4 +1,4 @@
-"""Sample data that ships inside the package; sources and licences stand in README.md beside this file."""
+"""Sample data inside the package; README.md in this folder gives sources and licences."""
 
 from importlib.resources import files
 from typing import NamedTuple
@@ -7,14 +7,24 @@ import numpy as np
 
 
 class Utterances(NamedTuple):
-    """Sequences of different lengths, each ``(time, 12)``, and the speaker of each, 0 to 8."""
+    """Sequences of different lengths, and the speaker of each.
+
+    Attributes:
+        sequences: arrays ``(time, 12)`` of floats, LPC cepstrum coefficients.
+        speakers: integers ``(utterances,)`` from 0 to 8.
+    """
 
     sequences: list[np.ndarray]
     speakers: np.ndarray
 
 
 class MonthlySeries(NamedTuple):
-    """A monthly series: its values ``(time,)`` and the month of each, as ``datetime64[M]``."""
+    """A monthly series.
+
+    Attributes:
+        values: floats ``(time,)``.
+        months: ``(time,)``, the month of each value, as ``datetime64[M]``.
+    """
 
     values: np.ndarray
     months: np.ndarray
@@ -26,17 +36,20 @@ def _read(name: str) -> dict[str, np.ndarray]:
 
 
 def japanese_vowels() -> tuple[Utterances, Utterances]:
-    """Training and test utterances of the vowels /ae/ by nine speakers.
+    """Training and test utterances of the vowels /ae/ by nine male speakers.
 
     Returns:
-        ``(train, test)`` with 270 and 370 float32 sequences of 7 to 29 steps and 12 channels.
+        ``(train, test)``, with 270 and 370 float32 sequences of 7 to 29 steps and 12 channels, in
+        the fields ``sequences``, and the ``speakers``, 0 to 8.
 
-    Source: Kudo, Toyama and Shimbo 1999; UCI Machine Learning Repository, doi 10.24432/C5NS47, CC BY 4.0.
+    Source: Kudo, Toyama and Shimbo 1999; UCI Machine Learning Repository, doi 10.24432/C5NS47, CC
+    BY 4.0.
 
-    >>> import noria as nr
-    >>> train, test = nr.data.japanese_vowels()
-    >>> len(train.sequences), len(test.sequences), train.sequences[0].shape
-    (270, 370, (20, 12))
+    Examples:
+        >>> import noria as nr
+        >>> train, test = nr.data.japanese_vowels()
+        >>> len(train.sequences), len(test.sequences), train.sequences[0].shape
+        (270, 370, (20, 12))
     """
     arrays = _read("japanese_vowels.npz")
 
@@ -51,14 +64,15 @@ def co2() -> MonthlySeries:
     """Monthly mean CO2 at Mauna Loa in parts per million, March 1958 to December 2001.
 
     Returns:
-        526 float32 values and their months.
+        ``(values, months)``: 526 float32 values in ppm, and the month of each.
 
     Source: Keeling and Whorf 2004, public domain.
 
-    >>> import noria as nr
-    >>> series = nr.data.co2()
-    >>> series.values.shape, str(series.months[0]), str(series.months[-1])
-    ((526,), '1958-03', '2001-12')
+    Examples:
+        >>> import noria as nr
+        >>> series = nr.data.co2()
+        >>> series.values.shape, str(series.months[0]), str(series.months[-1])
+        ((526,), '1958-03', '2001-12')
     """
     arrays = _read("co2.npz")
     year, month = arrays["first"]

@@ -7,16 +7,33 @@ arrays between which steps alternate; values of single steps; partial reductions
 and the arrays of a time block: values in the order of time, and operands of rank updates.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from noria.backends.native.codegen import microkernels
 from noria.backends.native.codegen.elementwise import element
-from noria.backends.native.codegen.llvm import I1, POINTER, at, i64, least
+from noria.backends.native.codegen.llvm import (
+    I1,
+    I64,
+    POINTER,
+    VOID,
+    advance,
+    begin_function,
+    bytes_of,
+    i64,
+    minimum,
+)
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule
 from noria.backends.native.plan.stages import Slot
-from noria.backends.native.plan.tiling import ALIGN, KernelPlan, Panel, item_of
+from noria.backends.native.plan.tiling import (
+    ALIGN,
+    KernelPlan,
+    Panel,
+    PanelSegment,
+    StageTiling,
+    item_of,
+)
 from noria.ir.graph import size
 
 #: Addresses, by kind and index.
@@ -37,9 +54,41 @@ def panel_at(
     b: ir.IRBuilder, buffers: "Buffers", plan: KernelPlan, panel: Panel, j: ir.Value
 ) -> ir.Value:
     """The address of the packed weights of block ``j``."""
-    item = microkernels.bytes_of(panel_vector(plan, panel))
+    item = bytes_of(panel_vector(plan, panel))
     width = panel.dot.depth * len(panel.columns) * item
-    return at(b, at(b, buffers.scratch, panel.scratch_offset), b.mul(j, i64(width)))
+    return advance(b, advance(b, buffers.scratch, panel.scratch_offset), b.mul(j, i64(width)))
+
+
+class Columns(NamedTuple):
+    """``width`` columns of a matrix from ``first`` on; ``contracted_axis`` of it is the depth."""
+
+    weight: ir.Value
+    shape: tuple[int, int]
+    contracted_axis: int
+    first: ir.Value
+    width: int
+
+    @property
+    def depth(self) -> int:
+        """How many numbers are summed up."""
+        return self.shape[self.contracted_axis]
+
+
+def columns_of(
+    b: ir.IRBuilder,
+    buffers: "Buffers",
+    plan: KernelPlan,
+    tiling: StageTiling,
+    j: ir.Value,
+    segment: PanelSegment,
+) -> Columns:
+    """The columns of a weight that a segment of block ``j`` consists of."""
+    product = segment.product
+    dot, item = plan.schedule.dots[product.equation], item_of(product.equation.outputs[0])
+    block = b.mul(j, i64(tiling.vectors * plan.lanes))
+    first = b.add(block, i64(product.offset + segment.first))
+    weight = advance(b, buffers["shared", dot.weight], dot.offset * item)
+    return Columns(weight, dot.shape, dot.contracted_axis, first, segment.width)
 
 
 def bytes_of_rows(b: ir.IRBuilder, rows: ir.Value, width: int) -> ir.Value:
@@ -54,7 +103,8 @@ class Buffers:
         found = [(slot.kind, slot.number) for slot in schedule.buffers((*INPUTS, *RESULTS))]
         found.append(("scratch", 0))
         self._table: Table = {
-            key: b.load(at(b, table, 8 * i), typ=POINTER, align=8) for i, key in enumerate(found)
+            key: b.load(advance(b, table, 8 * i), typ=POINTER, align=8)
+            for i, key in enumerate(found)
         }
 
     def __getitem__(self, key: tuple[str, int]) -> ir.Value:
@@ -77,7 +127,7 @@ def scratch_arrays(
     of_block = [
         (kind, n) for kind in ("time_block", "operand") for n in range(len(schedule.values(kind)))
     ]
-    address, found = at(b, buffers.scratch, plan.panel_bytes), {}
+    address, found = advance(b, buffers.scratch, plan.panel_bytes), {}
     rows = b.mul(batch, block_steps)
     for names, widths, count in (
         (of_step, plan.scratch_widths(), batch),
@@ -85,7 +135,7 @@ def scratch_arrays(
     ):
         for name, width in zip(names, widths, strict=True):
             found[name] = address
-            address = at(b, address, bytes_of_rows(b, count, width))
+            address = advance(b, address, bytes_of_rows(b, count, width))
     return found
 
 
@@ -96,6 +146,18 @@ class Sizes(NamedTuple):
     batch: ir.Value
     reverse: ir.Value
     block_steps: ir.Value
+
+
+def begin_step_function(
+    module: ir.Module, name: str
+) -> tuple[ir.IRBuilder, ir.Value, Sizes, Sequence[ir.Value]]:
+    """Begin ``void f(void** buffers, sizes, int64, int64, int64, int64)``: its arguments.
+
+    The last four say which part of the work to do.
+    """
+    count = len(Sizes._fields)
+    b, (table, *numbers) = begin_function(module, name, VOID, POINTER, *[I64] * (count + 4))
+    return b, table, Sizes(*numbers[:count]), numbers[count:]
 
 
 class Addresses:
@@ -136,12 +198,12 @@ class Addresses:
             self._bases["shared", n] = self.buffers["shared", n]
         _, batch, _, block_steps = self.sizes
         done = b.urem(i, block_steps)
-        end = least(b, b.add(b.sub(i, done), block_steps), self.sizes.time)
+        end = minimum(b, b.add(b.sub(i, done), block_steps), self.sizes.time)
         row = b.mul(b.select(backwards, b.sub(b.sub(end, i), i64(1)), done), batch)
         for kind in ("time_block", "operand"):
             for n, value in enumerate(schedule.values(kind)):
                 width = item_of(value) * (size(value) if kind == "time_block" else plan.lanes)
-                self._bases[kind, n] = at(b, self.arrays[kind, n], b.mul(row, i64(width)))
+                self._bases[kind, n] = advance(b, self.arrays[kind, n], b.mul(row, i64(width)))
 
     def _when(self, i: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         """The place of step ``i`` in time, whether it is the last, and whether time is reversed."""
@@ -161,18 +223,18 @@ class Addresses:
             else (b.mul(self.sizes.batch, width), width)
         )
         buffer = self.buffers[slot.kind, slot.number]
-        found = at(b, buffer, b.add(b.mul(t, step), b.mul(row, example)))
+        found = advance(b, buffer, b.add(b.mul(t, step), b.mul(row, example)))
         if slot.kind == "step" and value in self.schedule.previous:
             boundary = self.buffers["boundary", self.schedule.previous.index(value)]
-            first = at(b, boundary, b.mul(row, width))
-            found = b.select(ends, first, at(b, found, b.select(backwards, b.neg(step), step)))
+            first = advance(b, boundary, b.mul(row, width))
+            found = b.select(ends, first, advance(b, found, b.select(backwards, b.neg(step), step)))
         return found
 
     def staged(self, n: int, k: ir.Value, row: ir.Value) -> ir.Value:
         """The address of an example at step ``k`` of the staging buffer of number ``n``."""
         b, value = self.b, list(self.plan.staged.values())[n]
         shift = b.mul(b.add(b.mul(k, self.sizes.batch), row), i64(size(value) * item_of(value)))
-        return at(b, self.arrays["staged", n], shift)
+        return advance(b, self.arrays["staged", n], shift)
 
     def address(self, slot: Slot, offset: int | ir.Value, row: ir.Value) -> ir.Value:
         """The address of an example in a slot, from an offset on.
@@ -185,15 +247,15 @@ class Addresses:
             offset = i64(offset) if isinstance(offset, int) else offset
             rows = b.mul(self.sizes.block_steps, self.sizes.batch)
             shift = b.add(b.mul(offset, rows), b.mul(row, i64(self.plan.lanes)))
-            return at(b, base, b.mul(shift, i64(item)))
+            return advance(b, base, b.mul(shift, i64(item)))
         if slot.kind != "shared":
-            base = at(b, base, b.mul(row, i64(size(holder) * item)))
+            base = advance(b, base, b.mul(row, i64(size(holder) * item)))
         if isinstance(offset, int):
-            return at(b, base, (slot.offset + offset) * item)
-        return at(b, base, b.mul(b.add(offset, i64(slot.offset)), i64(item)))
+            return advance(b, base, (slot.offset + offset) * item)
+        return advance(b, base, b.mul(b.add(offset, i64(slot.offset)), i64(item)))
 
     def reduction_at(self, equation: Any, row: ir.Value) -> ir.Value:
         """The address of the partial results of a reduction for an example, one for each lane."""
         n = next(n for n, (e, _) in enumerate(self.plan.reductions) if e is equation)
         width = self.plan.lanes * item_of(equation.inputs[0])
-        return at(self.b, self.arrays["reduction", n], self.b.mul(row, i64(width)))
+        return advance(self.b, self.arrays["reduction", n], self.b.mul(row, i64(width)))

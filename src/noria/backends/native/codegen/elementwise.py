@@ -1,7 +1,8 @@
 """Element-wise primitives as vector code: one rule for each, by JAX's name of it.
 
-Numbers live in vectors of their own type, truth values in vectors of single bits. What differs between JAX and LLVM is in the
-rules: a maximum hands on NaN, a conversion to whole numbers stays in range, a remainder has the sign of the first operand.
+Numbers are vectors of their own type, booleans vectors of single bits. Rules take care of the
+differences between JAX and LLVM: a maximum propagates NaN, a conversion to integers saturates, a
+remainder has the sign of its first operand.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def element(dtype: Any) -> ir.Type:
 
 
 def in_memory(dtype: Any) -> ir.Type:
-    """The type of one number in memory, where a truth value is a byte."""
+    """The type of one number in memory, where a boolean is a byte."""
     return I8 if np.dtype(dtype) == bool else element(dtype)
 
 
@@ -62,7 +63,8 @@ def _extreme(sign: str) -> Rule:
         if _kind(equation) != "f":
             compare = b.icmp_signed if _kind(equation) == "i" else b.icmp_unsigned
             return b.select(compare(sign, x, y), x, y)
-        # NaN is handed on, whichever operand it is; of two zeros the larger is that without a sign.
+        # NaN in either operand gives NaN. Of two zeros, the one without a sign is the larger: the sign
+        # bit of the result is the conjunction of theirs for a maximum, else the disjunction.
         whole = ir.VectorType(
             ir.IntType(32 if x.type.element == ir.FloatType() else 64), x.type.count
         )
@@ -102,7 +104,7 @@ def _sign(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value
 
 
 def _power(b: ir.IRBuilder, x: ir.Value, exponent: int) -> ir.Value:
-    """By squaring, as XLA does: the powers of two that add up to the exponent."""
+    """By squaring, in the same order as XLA."""
     multiply = b.fmul if is_float(x.type) else b.mul
     result, base, left = None, x, abs(exponent)
     while left:
@@ -142,7 +144,7 @@ def _convert(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Va
     if given.kind == "f" and wanted.kind == "f":
         return b.fpext(x, target) if wanted.itemsize > given.itemsize else b.fptrunc(x, target)
     if given.kind == "f":
-        # It stays in the range of what it converts to, and makes zero of NaN, as XLA's does.
+        # As in XLA the result saturates, and NaN becomes zero.
         name = "fptosi.sat" if wanted.kind == "i" else "fptoui.sat"
         return intrinsic(b, name, x, result=target, of=(target, x.type))
     if wanted.kind == "f":
@@ -160,7 +162,7 @@ def _bitcast(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Va
 
 
 def _one_minus_square(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
-    """As JAX: ``(1 + x) (1 - x)``, which keeps the digits where ``x`` is close to 1."""
+    """``(1 + x) (1 - x)``, as in JAX: exact to rounding even where ``x`` is close to 1."""
     (x,) = args
     one = constant(x.type, 1)
     if _kind(equation) == "f":

@@ -21,35 +21,35 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from noria.backends.native.codegen import microkernels
 from noria.backends.native.codegen.addresses import (
     Addresses,
     Buffers,
-    Sizes,
+    begin_step_function,
+    columns_of,
     panel_at,
     panel_vector,
     vector_of,
 )
 from noria.backends.native.codegen.elementwise import element, in_memory
+from noria.backends.native.codegen.gemv import gemv
 from noria.backends.native.codegen.llvm import (
     I32,
-    I64,
-    POINTER,
-    VOID,
-    at,
+    advance,
+    bytes_of,
     constant,
+    for_share,
+    for_tiles,
     i64,
-    in_share,
-    in_tiles,
-    least,
+    load_lanes,
     loop,
-    read,
+    minimum,
     stack,
-    write,
+    store_lanes,
 )
-from noria.backends.native.codegen.packing import columns_of, emit_pack
+from noria.backends.native.codegen.microkernels import gemm_microkernel
+from noria.backends.native.codegen.packing import emit_pack
 from noria.backends.native.codegen.row import combine, emit_row, neutral
-from noria.backends.native.codegen.time_block import SIZES, emit_time_block
+from noria.backends.native.codegen.time_block import emit_time_block
 from noria.backends.native.plan.stages import Stage
 from noria.backends.native.plan.tiling import ALIGN, KernelPlan, Panel, StageTiling, item_of
 from noria.ir.graph import size
@@ -69,11 +69,7 @@ class _Run:
 
     def __init__(self, plan: KernelPlan, module: ir.Module):
         self.plan, self.schedule = plan, plan.schedule
-        kind = ir.FunctionType(VOID, [POINTER, *[I64] * (SIZES + 4)])
-        function = ir.Function(module, kind, "run")
-        self.b = ir.IRBuilder(function.append_basic_block("entry"))
-        table, *sizes = function.args[: 1 + SIZES]
-        self.sizes, self.part = Sizes(*sizes), function.args[1 + SIZES :]
+        self.b, table, self.sizes, self.part = begin_step_function(module, "run")
         self.first, self.last = (
             (i64(0), self.sizes.batch) if plan.by_features else (self.part[2], self.part[3])
         )
@@ -92,7 +88,7 @@ class _Run:
             count = b.udiv(b.add(b.sub(end, begin), b.sub(few, i64(1))), few)
             with loop(b, i64(0), count) as n:
                 start = b.add(begin, b.mul(n, few))
-                self._steps(start, least(b, b.add(start, few), end))
+                self._steps(start, minimum(b, b.add(start, few), end))
         else:
             self._steps(begin, end)
         b.ret_void()
@@ -131,10 +127,10 @@ class _Run:
                 here = self.addresses.staged(n, b.sub(i, start), row)
                 source, target = (there, here) if kind == "step" else (here, there)
                 full, left = divmod(size(value), lanes)
-                for block, count in in_share(b, full, lanes, left, i64(0), i64(1)):
+                for block, count in for_share(b, full, lanes, left, i64(0), i64(1)):
                     shift = b.mul(block, i64(lanes * item))
-                    found = read(b, at(b, source, shift), vector, count, item)
-                    write(b, found, at(b, target, shift), count, item)
+                    found = load_lanes(b, advance(b, source, shift), vector, count, item)
+                    store_lanes(b, found, advance(b, target, shift), count, item)
 
     # --- stages -----------------------------------------------------------------------------------
 
@@ -143,11 +139,11 @@ class _Run:
         share, shares = self.part[2:] if plan.by_features else (i64(0), i64(1))
         self._start_reductions(tiling.stage)
         if tiling.panels:
-            for j, counts in in_share(b, *plan.counts(tiling), share, shares):
+            for j, counts in for_share(b, *plan.counts(tiling), share, shares):
                 (self._row_by_row if plan.unpacked else self._tile_by_tile)(tiling, j, counts)
         else:
             with loop(b, self.first, self.last) as row:
-                for j, counts in in_share(b, *plan.counts(tiling), share, shares):
+                for j, counts in for_share(b, *plan.counts(tiling), share, shares):
                     emit_row(self.addresses, tiling, row, j, None, counts)
         self._finish_reductions(tiling.stage)
 
@@ -156,13 +152,13 @@ class _Run:
         b, plan = self.b, self.plan
         widths = [len(plan.segments(panel, counts)) for panel in tiling.panels]
         most = plan.register_rows(max(widths))
-        with in_tiles(b, b.sub(self.last, self.first), most) as rows:
+        with for_tiles(b, b.sub(self.last, self.first), most) as rows:
             start, stop = (b.add(self.first, row) for row in rows)
             for panel, width in zip(tiling.panels, widths, strict=True):
-                function = microkernels.product(b.module, panel_vector(plan, panel), width, most)
+                function = gemm_microkernel(b.module, panel_vector(plan, panel), width, most)
                 self._product(tiling, panel, function, j, start, b.sub(stop, start))
             with loop(b, start, stop) as row:
-                line = at(b, self.tile, b.mul(b.sub(row, start), i64(tiling.row_stride)))
+                line = advance(b, self.tile, b.mul(b.sub(row, start), i64(tiling.row_stride)))
                 emit_row(self.addresses, tiling, row, j, line, counts)
 
     def _row_by_row(self, tiling: StageTiling, j: ir.Value, counts: Sequence[int]) -> None:
@@ -176,8 +172,8 @@ class _Run:
                 for n, (segment,) in enumerate(plan.segments(panel, counts)):
                     if segment.width:
                         columns = columns_of(b, self.buffers, plan, tiling, j, segment)
-                        shift = panel.tile_offset + n * microkernels.bytes_of(vector)
-                        microkernels.direct(b, vector, columns, line, at(b, self.tile, shift))
+                        shift = panel.tile_offset + n * bytes_of(vector)
+                        gemv(b, vector, columns, line, advance(b, self.tile, shift))
             emit_row(self.addresses, tiling, row, j, self.tile, counts)
 
     def _product(
@@ -194,7 +190,7 @@ class _Run:
         line = self.addresses.address(self.schedule.slots[row.value], row.offset, start)
         stride = 0 if row.value in self.schedule.shared else size(row.value) * item_of(row.value)
         packed = panel_at(b, self.buffers, self.plan, panel, j)
-        tile = at(b, self.tile, panel.tile_offset)
+        tile = advance(b, self.tile, panel.tile_offset)
         row_stride, depth = i64(tiling.row_stride), i64(panel.dot.depth)
         b.call(function, [count, line, i64(stride), packed, tile, row_stride, depth])
 
@@ -210,7 +206,7 @@ class _Run:
                 self.b.store(constant(vector, neutral(equation)), address, align=4)
 
     def _finish_reductions(self, stage: Stage) -> None:
-        """Combine the lanes of each partial result: halves of the vector, then quarters, and so on."""
+        """Combine the lanes of each partial result: halves of the vector, quarters, and so on."""
         if not stage.reductions:
             return
         b, lanes = self.b, self.plan.lanes

@@ -9,7 +9,16 @@ from llvmlite import ir
 
 from noria.backends.native.codegen.addresses import Addresses, vector_of
 from noria.backends.native.codegen.elementwise import EMITTERS, in_memory
-from noria.backends.native.codegen.llvm import I8, at, constant, i64, mask, read, splat, write
+from noria.backends.native.codegen.llvm import (
+    I8,
+    advance,
+    constant,
+    i64,
+    load_lanes,
+    mask,
+    splat,
+    store_lanes,
+)
 from noria.backends.native.plan.stages import Constant, DotColumns, Elementwise, Load, Slot
 from noria.backends.native.plan.tiling import StageTiling, item_of
 from noria.ir.graph import Equation
@@ -123,7 +132,7 @@ class _Vector:
                 kind, item = vector_of(self.plan, result.aval.dtype), item_of(result)
                 position = self.plan.tile_position(panel, self.counts, product, self.n)
                 assert self.tile is not None
-                address = at(self.b, self.tile, panel.tile_offset + position * item)
+                address = advance(self.b, self.tile, panel.tile_offset + position * item)
                 return self.b.load(address, typ=kind, align=item)
         raise AssertionError(product)
 
@@ -136,7 +145,7 @@ class _Vector:
         else:
             feature = b.add(self.feature, i64(node.offset))
             address = self.addresses.address(slot, feature, self.row)
-            found = read(b, address, ir.VectorType(kind, self.lanes), self.count, item)
+            found = load_lanes(b, address, ir.VectorType(kind, self.lanes), self.count, item)
         if dtype.kind == "b":
             found = b.icmp_unsigned("!=", found, constant(found.type, 0))
         return found
@@ -147,7 +156,7 @@ class _Vector:
         if holder.aval.dtype == bool:
             value = b.zext(value, ir.VectorType(I8, self.lanes))
         address = self.addresses.address(slot, self.feature, self.row)
-        write(b, value, address, self.count, item_of(holder))
+        store_lanes(b, value, address, self.count, item_of(holder))
 
     def _accumulate(self, equation: Equation) -> None:
         """Add a vector to the partial results of a reduction."""

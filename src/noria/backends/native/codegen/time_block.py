@@ -1,8 +1,8 @@
 """The prologue and the epilogue of a time block, each for all of its steps at once.
 
-The prologue multiplies the inputs of the block with weights. The epilogue multiplies values that are
-only emitted, and adds the rank updates of the block to the accumulators, which count as zero before
-the first block.
+The prologue multiplies the inputs of the block with weights. The epilogue multiplies values that
+are only emitted, and adds the rank updates of the block to the accumulators, which count as zero
+before the first block.
 
 An operand of a rank update has one vector of features after the other, each for all rows of the
 block. A few numbers of one operand and a few vectors of another are two streams, whose outer
@@ -19,29 +19,28 @@ from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.codegen import microkernels
 from noria.backends.native.codegen.addresses import (
     Buffers,
+    begin_step_function,
     panel_at,
     panel_vector,
     scratch_arrays,
     vector_of,
 )
 from noria.backends.native.codegen.llvm import (
-    I64,
-    POINTER,
-    VOID,
-    at,
+    advance,
+    bytes_of,
+    carry_loop,
     constant,
-    fold,
+    for_share,
+    for_tiles,
     i64,
-    in_share,
-    in_tiles,
+    load_lanes,
     loop,
-    read,
     stack,
-    write,
+    store_lanes,
 )
+from noria.backends.native.codegen.microkernels import gemm_microkernel, rank_k_update
 from noria.backends.native.plan.stages import BlockDot, RankUpdate, Slot
 from noria.backends.native.plan.tiling import (
     ALIGN,
@@ -52,9 +51,6 @@ from noria.backends.native.plan.tiling import (
     update_groups,
 )
 from noria.ir.graph import size
-
-#: How many sizes the functions of a kernel have as arguments.
-SIZES = 4
 
 
 def emit_time_block(plan: KernelPlan, module: ir.Module) -> None:
@@ -70,11 +66,9 @@ class _TimeBlock:
 
     def __init__(self, plan: KernelPlan, module: ir.Module, name: str):
         self.plan, self.schedule = plan, plan.schedule
-        kind = ir.FunctionType(VOID, [POINTER, *[I64] * (SIZES + 4)])
-        function = ir.Function(module, kind, name)
-        self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
-        table, time, self.batch, reverse, block_steps, *part = function.args
-        begin, end, self.share, self.shares = part
+        self.b, table, sizes, part = begin_step_function(module, name)
+        b, (begin, end, self.share, self.shares) = self.b, part
+        time, self.batch, reverse, block_steps = sizes
         self.buffers = Buffers(b, table, self.schedule)
         self.fresh = b.icmp_signed("==", begin, i64(0))  # accumulators count as zero
         backwards = b.icmp_signed("!=", reverse, i64(0))
@@ -102,33 +96,33 @@ class _TimeBlock:
         most, vector = plan.register_rows(len(panel.columns)), panel_vector(plan, panel)
         tile, tile_stride = stack(b, most * tiling.row_stride, ALIGN), i64(tiling.row_stride)
         (source, stride), (target, width) = map(self._rows, (product.source, product.target))
-        whole = microkernels.bytes_of(vector)
-        for j, counts in in_share(b, *plan.counts(tiling), self.share, self.shares):
+        whole = bytes_of(vector)
+        for j, counts in for_share(b, *plan.counts(tiling), self.share, self.shares):
             packed = panel_at(b, self.buffers, plan, panel, j)
-            block = at(b, target, b.mul(j, i64(tiling.vectors * whole)))
+            block = advance(b, target, b.mul(j, i64(tiling.vectors * whole)))
             vectors = len(plan.segments(panel, counts))
-            function = microkernels.product(b.module, vector, vectors, most)
-            with in_tiles(b, self.depth, most) as (start, stop):
-                line, count = at(b, source, b.mul(start, i64(stride))), b.sub(stop, start)
+            function = gemm_microkernel(b.module, vector, vectors, most)
+            with for_tiles(b, self.depth, most) as (start, stop):
+                line, count = advance(b, source, b.mul(start, i64(stride))), b.sub(stop, start)
                 depth = i64(panel.dot.depth)
                 b.call(function, [count, line, i64(stride), packed, tile, tile_stride, depth])
                 with loop(b, i64(0), count) as row:
-                    found = at(b, tile, b.mul(row, tile_stride))
-                    there = at(b, block, b.mul(b.add(start, row), i64(width)))
+                    found = advance(b, tile, b.mul(row, tile_stride))
+                    there = advance(b, block, b.mul(b.add(start, row), i64(width)))
                     for v, numbers in enumerate(counts):
                         if numbers:
-                            value = b.load(at(b, found, v * whole), typ=vector, align=whole)
-                            address = at(b, there, v * whole)
-                            write(b, value, address, numbers, whole // vector.count)
+                            value = b.load(advance(b, found, v * whole), typ=vector, align=whole)
+                            address = advance(b, there, v * whole)
+                            store_lanes(b, value, address, numbers, whole // vector.count)
 
     def _rows(self, slot: Slot) -> tuple[ir.Value, int]:
         """The address of the first row of the block in the order of time, and the row stride."""
         b, holder = self.b, self.schedule.values(slot.kind)[slot.number]
         width, skip = size(holder) * item_of(holder), slot.offset * item_of(holder)
         if slot.kind == "time_block":
-            return at(b, self.arrays[slot.kind, slot.number], skip), width
+            return advance(b, self.arrays[slot.kind, slot.number], skip), width
         shift = b.mul(b.mul(self.first, self.batch), i64(width))
-        return at(b, at(b, self.buffers[slot.kind, slot.number], shift), skip), width
+        return advance(b, advance(b, self.buffers[slot.kind, slot.number], shift), skip), width
 
     # --- rank updates -----------------------------------------------------------------------------
 
@@ -137,31 +131,31 @@ class _TimeBlock:
         b, value = self.b, self.schedule.update_operands[operand]
         number = i64(number) if isinstance(number, int) else number
         shift = b.mul(b.mul(number, self.rows), i64(self.plan.lanes * item_of(value)))
-        return at(b, self.arrays["operand", operand], shift)
+        return advance(b, self.arrays["operand", operand], shift)
 
     def _in_share(self, value: Any) -> Iterator[tuple[ir.Value, int]]:
         """The vectors of a value in this share, and how many numbers each has."""
         full, left = divmod(size(value), self.plan.lanes)
-        yield from in_share(self.b, full, self.plan.lanes, left, self.share, self.shares)
+        yield from for_share(self.b, full, self.plan.lanes, left, self.share, self.shares)
 
     def _add_rows(self, update: RankUpdate) -> None:
         """Add the sum over all rows of the block."""
         b, value = self.b, self.schedule.update_operands[update.left]
         vector, item = vector_of(self.plan, value.aval.dtype), item_of(value)
         zero, width = constant(vector, 0), self.plan.lanes * item
-        out = at(b, self.buffers["accumulator", update.accumulator], update.offset * item)
+        out = advance(b, self.buffers["accumulator", update.accumulator], update.offset * item)
 
         def add(number: ir.Value, count: int) -> None:
             start = self._vector_at(update.left, number)
-            target = at(b, out, b.mul(number, i64(width)))
+            target = advance(b, out, b.mul(number, i64(width)))
 
             def step(k: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
-                row = b.load(at(b, start, b.mul(k, i64(width))), typ=vector, align=item)
+                row = b.load(advance(b, start, b.mul(k, i64(width))), typ=vector, align=item)
                 return [b.fadd(sums[0], row)]
 
-            (found,) = fold(b, self.depth, [zero], step)
-            before = b.select(self.fresh, zero, read(b, target, vector, count, item))
-            write(b, b.fadd(before, found), target, count, item)
+            (found,) = carry_loop(b, self.depth, [zero], step)
+            before = b.select(self.fresh, zero, load_lanes(b, target, vector, count, item))
+            store_lanes(b, b.fadd(before, found), target, count, item)
 
         for number, count in self._in_share(value):
             add(number, count)
@@ -183,22 +177,22 @@ class _TimeBlock:
         vectors: ir.Value,
         stride: ir.Value,
     ) -> None:
-        """Multiply the share of the left operand with vectors of the right one, from ``column`` on."""
+        """Multiply the share of the left operand with vectors of the right one."""
         b, plan, lanes = self.b, self.plan, self.plan.lanes
         left = self.schedule.update_operands[update.left]
         vector, item = vector_of(plan, left.aval.dtype), item_of(left)
         row_stride = i64(update.row_stride * item)
         shift = b.add(b.mul(column, i64(lanes)), i64(update.offset))
-        out = at(b, self.buffers["accumulator", update.accumulator], b.mul(shift, i64(item)))
+        out = advance(b, self.buffers["accumulator", update.accumulator], b.mul(shift, i64(item)))
         rows = min(lanes, plan.update_rows)
         for number, count in self._in_share(left):
             for lane in range(0, count, rows):
-                function = microkernels.accumulate(
+                function = rank_k_update(
                     b.module, vector, min(rows, count - lane), group.vectors, group.last
                 )
-                numbers = at(b, self._vector_at(update.left, number), lane * item)
+                numbers = advance(b, self._vector_at(update.left, number), lane * item)
                 row = b.add(b.mul(number, i64(lanes)), i64(lane))
-                target = at(b, out, b.mul(row, row_stride))
+                target = advance(b, out, b.mul(row, row_stride))
                 b.call(
                     function,
                     [numbers, vectors, stride, target, row_stride, self.depth, self.fresh],

@@ -23,7 +23,7 @@ def _operator(
 
 
 class Vector:
-    """A vector of floating-point numbers, or of integers as wide, whose operators emit instructions."""
+    """A vector whose operators emit instructions: of floats, or of integers of the same width."""
 
     def __init__(self, builder: ir.IRBuilder, value: Any) -> None:
         self.builder, self.value = builder, value

@@ -5,7 +5,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.codegen.llvm import I8, I32, POINTER, at, call_pointer, i64, stack
+from noria.backends.native.codegen.llvm import I8, I32, POINTER, advance, call_pointer, i64, stack
 from noria.backends.native.runtime.header import api_version
 from noria.backends.native.runtime.xla_abi import (
     Api,
@@ -35,14 +35,14 @@ def load_field(
     b: ir.IRBuilder, pointer: ir.Value, structure: Any, *path: str, kind: ir.Type = POINTER
 ) -> ir.Value:
     """Load a field of a structure, or a field of a field."""
-    return b.load(at(b, pointer, offset_of(structure, *path)), typ=kind, align=4)
+    return b.load(advance(b, pointer, offset_of(structure, *path)), typ=kind, align=4)
 
 
 def store_field(
     b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, structure: Any, *path: str
 ) -> None:
     """Store a value in a field of a structure."""
-    b.store(value, at(b, pointer, offset_of(structure, *path)), align=4)
+    b.store(value, advance(b, pointer, offset_of(structure, *path)), align=4)
 
 
 class Frame:

@@ -16,7 +16,7 @@ from noria.backends.native.codegen.llvm import (
     I32,
     I64,
     POINTER,
-    at,
+    advance,
     begin_function,
     declared,
     i64,
@@ -78,7 +78,8 @@ class Handler:
         self._check(arguments[0], "sizes", "int32", i64(len(SIZES)))
         data = load_field(b, arguments[0], Buffer, "data")
         given = [
-            b.sext(b.load(at(b, data, 4 * i), typ=I32, align=4), I64) for i in range(len(SIZES))
+            b.sext(b.load(advance(b, data, 4 * i), typ=I32, align=4), I64)
+            for i in range(len(SIZES))
         ]
         self.time, self.batch, _, self.block_steps, _ = given
         for name, number in zip(SIZES, given, strict=True):
@@ -105,7 +106,7 @@ class Handler:
         found = self.frame.load(which, "count", kind=I64)
         self.frame.fail_if(b.icmp_signed("!=", found, i64(count)), f"expected {count} {which}")
         items = self.frame.load(which, "items")
-        return [b.load(at(b, items, 8 * i), typ=POINTER, align=8) for i in range(count)]
+        return [b.load(advance(b, items, 8 * i), typ=POINTER, align=8) for i in range(count)]
 
     def _check(self, item: ir.Value, name: str, dtype: str, elements: ir.Value) -> None:
         """Fail unless a buffer has this dtype and so many elements."""
@@ -152,7 +153,7 @@ class Handler:
         b, module = self.b, self.b.module
         table = stack(b, 8 * len(buffers), 16)
         for i, item in enumerate(buffers):
-            b.store(load_field(b, item, Buffer, "data"), at(b, table, 8 * i), align=8)
+            b.store(load_field(b, item, Buffer, "data"), advance(b, table, 8 * i), align=8)
         if platform.system() == "Linux":
             for item, bytes_ in large:
                 self._prefer_huge_pages(load_field(b, item, Buffer, "data"), bytes_)

@@ -16,7 +16,7 @@ from noria.backends.native.codegen.llvm import (
     VOID,
     begin_function,
     i64,
-    least,
+    minimum,
     share_of,
 )
 from noria.backends.native.plan.tiling import KernelPlan
@@ -57,7 +57,7 @@ class Phases:
         time, _, _, block_steps = sizes
         phases = team.load("phases_of_block")
         number, begin = b.urem(phase, phases), b.mul(b.udiv(phase, phases), block_steps)
-        end = least(b, b.add(begin, block_steps), time)
+        end = minimum(b, b.add(begin, block_steps), time)
         is_first, is_last = i64(0), b.sub(phases, i64(1))
         has_prologue = "block_prologue" in functions
         done = b.append_basic_block("done")

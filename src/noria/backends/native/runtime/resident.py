@@ -16,7 +16,7 @@ from noria.backends.native.codegen.llvm import (
     I64,
     POINTER,
     VOID,
-    at,
+    advance,
     begin_function,
     call_pointer,
     declared,
@@ -272,4 +272,4 @@ class Resident:
 
 
 def _refcount(b: ir.IRBuilder, record: ir.Value) -> ir.Value:
-    return at(b, record, offset_of(Record, "refcount"))
+    return advance(b, record, offset_of(Record, "refcount"))

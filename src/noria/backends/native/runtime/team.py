@@ -56,7 +56,7 @@ from noria.backends.native.codegen.llvm import (
     I64,
     POINTER,
     VOID,
-    at,
+    advance,
     begin_function,
     call_pointer,
     declared,
@@ -86,7 +86,7 @@ class Team:
 
     def address(self, name: str) -> ir.Value:
         """The address of a field."""
-        return at(self.b, self.pointer, offset_of(TeamState, name))
+        return advance(self.b, self.pointer, offset_of(TeamState, name))
 
     def load(self, name: str) -> ir.Value:
         """Load a field."""
@@ -96,7 +96,9 @@ class Team:
         """The address of a counter in the `ShareState` of a share."""
         b = self.b
         first = ctypes.sizeof(TeamState) + offset_of(ShareState, name)
-        return at(b, self.pointer, b.add(b.mul(share, i64(ctypes.sizeof(ShareState))), i64(first)))
+        return advance(
+            b, self.pointer, b.add(b.mul(share, i64(ctypes.sizeof(ShareState))), i64(first))
+        )
 
     def claim(self, share: ir.Value, phase: ir.Value) -> ir.Value:
         """Whether this thread gets a phase of a share: it advances the counter before any other."""

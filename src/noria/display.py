@@ -1,0 +1,197 @@
+"""HTML for notebooks: tables, the tree of a model, and the diagram of an explanation.
+
+The functions take plain records and import no other part of the package. They escape all text.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+#: Colours are translucent and text inherits its colour, so light and dark notebooks both work.
+_STYLE = """<style>
+.noria {font-size: 13px; line-height: 1.45; max-width: 72em}
+.noria code, .noria pre {font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 12px}
+.noria code {background: none; color: inherit; padding: 0}
+.noria table {border-collapse: collapse; margin: .3em 0; font-size: inherit}
+.noria th, .noria td {padding: .15em .7em; text-align: left; border: 0}
+.noria th {border-bottom: 1px solid rgba(128, 128, 128, .5)}
+.noria .number {text-align: right}
+.noria .dim {opacity: .65}
+.noria details {margin-left: 1.2em}
+.noria summary {margin-left: -1.2em; cursor: pointer}
+.noria .flow {display: flex; flex-wrap: wrap; gap: .6em; margin: .6em 0; align-items: flex-start}
+.noria .box {flex: 1 1 15em; border-left: 4px solid; border-radius: 4px; padding: .4em .7em}
+.noria .box div {margin-top: .35em; overflow-wrap: anywhere}
+.noria .chip {display: inline-block; border-radius: 3px; padding: 0 .35em; margin: .1em .2em 0 0;
+  background: rgba(128, 128, 128, .18)}
+</style>"""
+
+
+def page(*parts: str) -> str:
+    """Parts of HTML in one block, with the style sheet."""
+    return f'{_STYLE}<div class="noria">{"".join(parts)}</div>'
+
+
+def paragraph(text: str) -> str:
+    """A line of text."""
+    return f"<div>{escape(text)}</div>"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table with a header; integers are aligned to the right."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f'<td class="number">{value:,}</td>'
+    return f"<td>{escape(str(value))}</td>"
+
+
+# --- Models ---------------------------------------------------------------------------------------
+
+
+class Array(NamedTuple):
+    """An array of a module."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    parameters: int
+    trained: bool
+
+
+class Node(NamedTuple):
+    """A module: its path below the module around it, its label, its arrays and its modules."""
+
+    name: str
+    label: str
+    arrays: tuple[Array, ...]
+    children: tuple["Node", ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(array.parameters for array in self.arrays) + sum(
+            child.parameters for child in self.children
+        )
+
+
+def tree(node: Node, depth: int = 0) -> str:
+    """A model as nested sections, of which the two outer levels are open."""
+    name = f"<code>{escape(node.name)}</code> " if node.name else ""
+    count = f'<span class="dim">{node.parameters:,} parameters</span>'
+    title = f"{name}<b>{escape(node.label)}</b> {count}"
+    arrays = table(
+        ("array", "shape", "dtype", "parameters", "trained"),
+        (
+            (array.name, shape_text(array.shape), array.dtype, array.parameters, _yes(array))
+            for array in node.arrays
+        ),
+    )
+    inside = (arrays if node.arrays else "") + "".join(
+        tree(child, depth + 1) for child in node.children
+    )
+    if not inside:
+        return f"<div>{title}</div>"
+    state = " open" if depth < 2 else ""
+    return f"<details{state}><summary>{title}</summary>{inside}</details>"
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """The sizes of the axes: ``12 × 2``; ``1`` for a scalar."""
+    return " × ".join(map(str, shape)) or "1"
+
+
+def _yes(array: Array) -> str:
+    return "yes" if array.trained else "no"
+
+
+# --- Explanations ---------------------------------------------------------------------------------
+
+#: The parts of an explanation, the title of each and its colour.
+_FORWARD = (
+    ("constant", "constant: once", "128, 128, 128"),
+    ("before", "before: hoisted, all steps at once", "30, 110, 220"),
+    ("loop", "loop: step by step", "225, 120, 0"),
+    ("after", "after: all steps at once", "20, 150, 90"),
+)
+_BACKWARD = (
+    ("reverse", "reverse loop: step by step, for the gradient", "200, 50, 60"),
+    ("gradients", "where parameters enter: their gradients", "130, 70, 190"),
+)
+
+
+def explanation_html(explanation: Any) -> str:
+    """The diagram of a `noria.Explanation`: one coloured box for each part of the step."""
+    return page(_diagram(explanation))
+
+
+def explanations_html(explanations: Iterable[Any]) -> str:
+    """The diagrams of several layers, one below the other."""
+    return page("<hr>".join(map(_diagram, explanations)))
+
+
+def _diagram(explanation: Any) -> str:
+    batch = "" if explanation.batch is None else f"{explanation.batch} examples, "
+    title = (
+        f"<div><b>{escape(explanation.label)}</b>: {batch}{explanation.time} steps, backend "
+        f'<b>{escape(explanation.backend)}</b>: <span class="dim">{escape(explanation.reason)}'
+        "</span></div>"
+    )
+    if not explanation.loop:
+        return title
+    linear = "" if explanation.linear else "not "
+    stored = ", ".join(f"{n} {shape}" for shape, n in Counter(explanation.saved).items())
+    return (
+        f"{title}<div>The next state is {linear}affine and element-wise in the state.</div>"
+        f"{_flow(explanation, _FORWARD)}{_flow(explanation, _BACKWARD)}"
+        f"<div>Stored for the gradient, <b>{_amount(explanation.saved_bytes)}B</b>: at each step "
+        f"<code>{escape(stored or 'nothing')}</code></div>"
+    )
+
+
+def _flow(explanation: Any, parts: Iterable[tuple[str, str, str]]) -> str:
+    boxes = (
+        _box(explanation, name, title, colour)
+        for name, title, colour in parts
+        if getattr(explanation, name)
+    )
+    arrow = '<span class="dim">→</span>'
+    return f'<div class="flow">{arrow.join(boxes)}</div>'
+
+
+def _box(explanation: Any, name: str, title: str, colour: str) -> str:
+    """One part: its title and cost, then each line of the cell with its equations."""
+    flops = f"{_amount((explanation.flops or {}).get(name, 0))}flop"
+    passed = (explanation.bytes or {}).get(name)
+    cost = f"{flops}, gives {_amount(passed)}B" if passed else flops
+    lines: dict[tuple[str, str], list[Any]] = {}
+    for line in getattr(explanation, name):
+        lines.setdefault((line.where, line.code), []).append(line)
+    return (
+        f'<div class="box" style="border-color: rgb({colour}); background: rgba({colour}, .08)">'
+        f'<b>{escape(title)}</b><br><span class="dim">{escape(cost)}</span>'
+        f"{''.join(_line(*place, found) for place, found in lines.items())}</div>"
+    )
+
+
+def _line(where: str, code: str, equations: Sequence[Any]) -> str:
+    counts = Counter((equation.name, equation.shapes) for equation in equations)
+    chips = "".join(
+        f'<span class="chip" title="{escape(shapes)}">{escape(name)}'
+        f"{'' if count == 1 else f' × {count}'}</span>"
+        for (name, shapes), count in counts.items()
+    )
+    place = f'<span class="dim">{escape(where or "(the layer)")}</span>'
+    return f"<div>{place} <code>{escape(code)}</code><br>{chips}</div>"
+
+
+def _amount(number: float) -> str:
+    for unit in ("", "k", "M", "G"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} T"

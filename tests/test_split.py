@@ -268,7 +268,9 @@ def test_the_reverse_loop_is_given_these_residuals(name):
     state = {v: names.of(v) for v in traced.state}
     reverse, cotangents = derivative.reverse, dict.fromkeys(derivative.cotangents, 1)
     levels = dependence(reverse.equations, cotangents)
-    shown = [f"{state.get(v, '')}[{','.join(map(str, v.aval.shape))}]" for v in derivative.residuals]
+    shown = [
+        f"{state.get(v, '')}[{','.join(map(str, v.aval.shape))}]" for v in derivative.residuals
+    ]
     again = [e.name for e in reverse.equations if not any(levels[v] for v in e.outputs)]
     assert " ".join(shown) == saved
     assert " ".join(again) == recomputed

@@ -17,7 +17,7 @@ import numpy as np
 
 import noria as nr
 from noria.backends.native.lower.legalize import legalized
-from noria.backends.native.plan import schedule
+from noria.backends.native.plan.schedule import schedule_of
 from noria.compiler.canonicalize import CONSTANT, INPUT, STATE
 from noria.compiler.split import Split
 from noria.compiler.trace import Steps, Traced, trace
@@ -175,7 +175,7 @@ def planned(
     """
     graph, names, levels = traced(function, **shapes)
     of_level = {level: [v for v in graph.inputs if levels[v] == level] for level in range(4)}
-    plan = schedule.schedule_of(
+    plan = schedule_of(
         graph,
         of_level[CONSTANT],
         of_level[INPUT],

@@ -173,7 +173,7 @@ def test_a_validation_loss_that_is_not_finite_stops():
 
 
 def test_forms_of_data():
-    """One batch of everything, lists of tuples, of lists, of single things, and a dict as a batch."""
+    """One batch of everything; lists of tuples, lists, single things; a dict as a batch."""
     one = nr.mse
     for data, function in (
         ((XS, YS), lambda m, x, y: one(m(x, key=KEY), y)),
@@ -295,7 +295,8 @@ def test_an_error_carries_what_was_learnt(error):
     )
     assert not np.array_equal(error.model[2].W, make()[2].W)
     assert error.__notes__ == [
-        "noria.fit: this error carries the model and the history so far, as error.model and error.history."
+        "noria.fit: this error carries the model and the history so far, "
+        "as error.model and error.history."
     ]
 
 
@@ -439,7 +440,7 @@ def test_a_tensor_that_cannot_be_read_is_named():
 
 
 def test_gradients_may_be_gathered_over_several_steps():
-    """`optax.MultiSteps` is a class of its own: two halves, one step, as the mean of both. It counts in float32."""
+    """`optax.MultiSteps` takes one step for two halves, as for their mean; counts in float32."""
     halves = [(XS[:12], YS[:12]), (XS[12:], YS[12:])]
     gathered, _ = fit(make(), once, halves, optimiser=optax.MultiSteps(optax.sgd(0.1), 2), epochs=1)
     whole, _ = fit(make(), once, (XS, YS), optimiser=optax.sgd(0.1), epochs=1)
@@ -459,5 +460,8 @@ def test_an_error_of_the_optimiser_tells_what_it_was_given():
     model, optimiser = nr.Dense(2, 1, key=KEY), optax.polyak_sgd()
     with pytest.raises(TypeError) as caught:
         nr.update(nr.setup(optimiser, model), model, model)
-    note = "noria.update: this came from the update of the optimiser, which was given gradient, state, parameters."
+    note = (
+        "noria.update: this came from the update of the optimiser, "
+        "which was given gradient, state, parameters."
+    )
     assert note in caught.value.__notes__

@@ -1,4 +1,4 @@
-"""Legalization and planning of the native backend, as text: a graph before, equations or stages after.
+"""Legalization and planning of the native backend, as text: a function, and its equations or plan.
 
 `graphs` explains the notation. Nothing is compiled.
 """
@@ -13,6 +13,9 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from graphs import aligned, legal, planned
+
+from noria.backends.native.codegen.elementwise import EMITTERS
+from noria.ir.primitives import COMBINE, ELEMENTWISE
 
 Shapes = dict[str, tuple[int, ...]]
 Function = Callable[..., Any]
@@ -479,3 +482,8 @@ PLANS: dict[str, tuple[Function, Sequence[int], bool, Shapes, str]] = {
 def test_a_step_has_this_plan(name):
     step, accumulators, prefers_block, shapes, expected = PLANS[name]
     assert planned(step, accumulators, prefers_block, **shapes) == aligned(expected)
+
+
+def test_each_elementwise_primitive_of_the_table_has_an_emitter_and_the_reverse():
+    assert set(EMITTERS) == set(ELEMENTWISE)
+    assert {*COMBINE.values()} <= set(EMITTERS)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,7 @@ LEGEND = (
     "_atomic",
     "_errors",
     "_functions",
+    "_integers",
     "_jax",
     "_parameters",
     "_stored",
@@ -174,6 +176,71 @@ def test_imports_point_one_way(path):
     assert others <= ALLOWED[part], f"{part} may not import {sorted(others - ALLOWED[part])}"
 
 
+#: What each room of the native backend may import of the others.
+NATIVE: dict[str, set[str]] = {
+    "machine": set(),
+    "lower": {"machine"},
+    "plan": {"machine", "lower"},
+    "codegen": {"machine", "lower", "plan"},
+    "runtime": {"machine", "lower", "plan", "codegen"},
+    "primitive": {"machine", "lower", "plan", "codegen", "runtime"},
+}
+
+#: The rooms that work without LLVM, so that Noria can decide what to run where it is missing.
+WITHOUT_LLVM = (
+    "ir",
+    "compiler",
+    "backends/native/machine.py",
+    "backends/native/lower",
+    "backends/native/plan",
+)
+
+
+def modules_of(path: Path) -> set[str]:
+    """The modules that a file imports, with their full names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_rooms_of_the_native_backend_import_one_way():
+    native = SOURCE / "backends" / "native"
+    for room, allowed in NATIVE.items():
+        for path in [native / f"{room}.py", *(native / room).rglob("*.py")]:
+            if path.exists():
+                names = [m.split(".") for m in modules_of(path)]
+                rooms = {m[3] for m in names if m[:3] == ["noria", "backends", "native"] and m[3:]}
+                assert rooms <= {room, *allowed}, f"{path}: {sorted(rooms)}"
+
+
+def test_lowering_and_planning_do_not_import_llvm():
+    for part in WITHOUT_LLVM:
+        place = SOURCE / part
+        for path in [place] if place.is_file() else place.rglob("*.py"):
+            assert not [m for m in modules_of(path) if m.startswith("llvmlite")], path
+
+
+def test_no_module_imports_itself_through_others():
+    names = {
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in FILES
+    }
+    imports = {name: modules_of(path) & names.keys() - {name} for name, path in names.items()}
+    # An __init__.py exports names of its own files, which is no circle.
+    rest = {name: found for name, found in imports.items() if names[name].stem != "__init__"}
+    rest = {name: found & rest.keys() for name, found in rest.items()}
+    while rest:
+        free = {name for name, found in rest.items() if not found & rest.keys()}
+        assert free, f"a circle of imports: {sorted(rest)}"
+        rest = {name: found for name, found in rest.items() if name not in free}
+
+
 def test_the_contract_runs_verbatim():
     guide = ROOT.parent / "shared" / "contract" / "guide.py"
     if not guide.exists():
@@ -181,3 +248,12 @@ def test_the_contract_runs_verbatim():
     done = subprocess.run([sys.executable, guide], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "the guide runs"
+
+
+@pytest.mark.parametrize("layer", [nr.RNN, nr.LSTM, nr.GRU, nr.GRUv3])
+def test_named_layers_type_every_option_of_their_cell_and_of_recurrence(layer):
+    [options] = typing.get_args(typing.get_type_hints(layer)["options"])
+    shown = inspect.signature(layer).parameters.values()
+    keywords = {p.name for p in shown if p.kind is p.KEYWORD_ONLY} - {"key"}
+    assert options.__optional_keys__ == keywords
+    assert inspect.signature(nr.Recurrence).parameters.keys() - {"cell"} <= keywords

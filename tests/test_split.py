@@ -1,4 +1,4 @@
-"""The minimum cuts of a step, as text: what enters the loop, what leaves it, which residuals it saves.
+"""The minimum cuts of a step, as text: what enters the loop, what leaves it, what it saves.
 
 `graphs` explains the notation.
 """
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 from graphs import aligned, split_text, traced_step
 
-from noria.compiler.split import narrow, split
-from noria.compiler.vjp import derive
+from noria.compiler.split import hoist_slices, split
+from noria.compiler.vjp import differentiate
 from noria.ir.passes import dependence
 
 Step = Callable[..., Any]
@@ -183,7 +183,7 @@ def test_slices_that_the_loop_takes_are_hoisted_one_by_one():
         lambda h, x, W: (lambda a: jnp.tanh(a[:2] + h) * a[2:])(W @ x), h=(2,), W=(4, 3)
     )
     parts = split(traced)
-    before, loop = narrow(parts.before, parts.loop, parts.parameters)
+    before, loop = hoist_slices(parts.prologue, parts.loop, parts.parameters)
     assert names.graph(before) == aligned(
         """
         a[2,3] = slice(W) 0:2, 0:3
@@ -264,11 +264,11 @@ RESIDUALS: dict[str, tuple[Step, dict[str, Any], str, str]] = {
 def test_the_reverse_loop_is_given_these_residuals(name):
     step, shapes, saved, recomputed = RESIDUALS[name]
     traced, names = traced_step(step, **shapes)
-    derivative = derive(split(traced))
+    derivative = differentiate(split(traced))
     state = {v: names.of(v) for v in traced.state}
     reverse, cotangents = derivative.reverse, dict.fromkeys(derivative.cotangents, 1)
     levels = dependence(reverse.equations, cotangents)
-    shown = [f"{state.get(v, '')}[{','.join(map(str, v.aval.shape))}]" for v in derivative.saved]
+    shown = [f"{state.get(v, '')}[{','.join(map(str, v.aval.shape))}]" for v in derivative.residuals]
     again = [e.name for e in reverse.equations if not any(levels[v] for v in e.outputs)]
     assert " ".join(shown) == saved
     assert " ".join(again) == recomputed

@@ -1,4 +1,4 @@
-"""Gradients that are sums over thousands of steps and examples, for models in 16 bits: taken in float32, rounded once."""
+"""Gradients of models in 16 bits: sums of thousands of terms are taken in float32, rounded once."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ BATCH, TIME = 8, 500
 
 
 class Decay(nr.Cell):
-    """Affine and element-wise in the state, with parameters of every kind of use: a table, a loop, a scale, a bias."""
+    """Affine and element-wise in the state; parameters as a table, in a loop, a scale, a bias."""
 
     decay: jax.Array
     table: jax.Array
@@ -117,13 +117,14 @@ def test_the_reference_adds_up_in_32_bits_too():
     layer = nr.Recurrence(
         nr.RNNCell.from_arrays(*zeros, activation=jnp.asarray), backend="reference"
     )
-    loss = lambda layer: layer(jnp.ones((300, 1), jnp.bfloat16)).astype(jnp.float32).sum()  # noqa: E731
+    xs = jnp.ones((300, 1), jnp.bfloat16)
+    loss = lambda layer: layer(xs).astype(jnp.float32).sum()  # noqa: E731
     np.testing.assert_array_equal(nr.grad(loss)(layer).cell.b, jnp.full(1, 300, jnp.bfloat16))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_forward_mode_in_16_bits(dtype):
-    """The plain loop and layers of single steps have it; a derivative along a direction is that of float32."""
+    """For the plain loop and layers of single steps; as precise as in float32."""
     model = nr.Chain(recurrence(make_cell("rnn", 2, 2, dtype=jnp.float32), backend="plain"))
     per_step = nr.PerStep(jtu.Partial(scaled, {"a": jnp.ones(2), "b": jnp.full(2, 0.5)}))
     model = few_bits(nr.cast(nr.Chain(*model, per_step, nr.Dense(2, 2, key=KEY)), jnp.float32))

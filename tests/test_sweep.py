@@ -1,4 +1,4 @@
-"""Functions of JAX whose value has native code: their derivative must have it too, on every version."""
+"""Functions of JAX whose value has native code: their derivative has it too, on every version."""
 
 import inspect
 import warnings

@@ -12,7 +12,7 @@ from noria.backends.native.machine import Tuning, tuning, using
 #: Thresholds of the compiler, by name.
 PLACES = {
     "chunk_bytes": "noria.compiler.chunks.BUDGET",
-    "widest_sum": "noria.compiler.vjp.WIDEST",
+    "widest_sum": "noria.compiler.accumulate.WIDEST",
 }
 
 NATIVE = {field.name for field in fields(Tuning)}

@@ -28,8 +28,8 @@ QUICK: Any = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_p
 class Verdict:
     """What came of a case.
 
-    ``native`` says whether there is machine code in what ``"auto"`` runs; ``unusable`` why the definition itself is no
-    measure; ``differences`` are one line each.
+    ``native`` says whether ``"auto"`` runs machine code; ``unusable`` why the definition itself is
+    no measure; ``differences`` are one line each.
     """
 
     seed: int
@@ -147,7 +147,7 @@ def differences(case: Case, actual: Any, expected: list[Any]) -> list[str]:
             line = kind(case, np.asarray(a), [np.asarray(b) for b in some])
             if line:
                 found.append(
-                    f"array {n} of {len(others[0])} {'smooth' if part == 0 else 'whole'} ones: {line}"
+                    f"array {n} of {len(others[0])} {('smooth', 'whole')[part]} ones: {line}"
                 )
     return found
 

@@ -1,41 +1,37 @@
-"""The ways to run a cell over a sequence. All take the same arguments and give the same answer.
+"""The ways to run a cell over a sequence. All solve the same `Problem` with the same answer.
 
-``run(cell, start, own, xs, lengths, resets, keys, batched, reverse) -> (state, ys)`` where
-
-=========== =======================================================================================================
-``cell``    transition and emission of one example and one step
-``start``   the state before the first step, already with a batch axis if ``batched``
-``own``     the layer's initial state for one example, which a reset puts back
-``xs``      pytree of ``(time, ...)`` or ``(batch, time, ...)``
-``lengths`` ``()`` or ``(batch,)`` valid steps, or ``None``
-``resets``  ``(time,)`` or ``(batch, time)``, true where the state is put back before that step is taken, or ``None``
-``keys``    random keys, one a step, or ``None``
-``reverse`` whether steps are taken from the last to the first
-=========== =======================================================================================================
+A cell backend runs the cell as it is: a function ``run(problem) -> (final state, outputs)``. A loop
+backend runs the loop that the compiler takes out of a cell; it satisfies `LoopBackend`. To add one,
+write a module with an object ``BACKEND``, and add a line to `LOOP_BACKENDS`.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from noria.backends import native, plain, reference, scan
-from noria.backends.base import LoopBackend
+from noria.backends import plain, reference
+from noria.backends.base import LoopBackend, Problem
 
 #: Backends that run the cell as it is.
-CELL_BACKENDS: dict[str, Callable[..., Any]] = {"reference": reference.run, "plain": plain.run}
-
-LOOP_BACKENDS = {
-    "scan": LoopBackend(
-        scan.loop, scan.should_hoist, slices=False, sums=None, shifts=False, packs=False
-    ),
-    "native": LoopBackend(
-        native.loop,
-        native.should_hoist,
-        slices=True,
-        sums=native.has_native_code,
-        shifts=True,
-        packs=True,
-    ),
+CELL_BACKENDS: dict[str, Callable[[Problem], tuple[Any, Any]]] = {
+    "reference": reference.run,
+    "plain": plain.run,
 }
 
-#: What a layer may be told.
-NAMES = (*CELL_BACKENDS, *LOOP_BACKENDS, "associative")
+#: The module of each loop backend, imported when first needed. ``"auto"`` takes the first that
+#: supports a loop; ``"scan"`` supports all.
+LOOP_BACKENDS = {
+    "native": "noria.backends.native",
+    "scan": "noria.backends.scan",
+}
+
+
+def loop_backend(name: str) -> LoopBackend:
+    """The loop backend of a name in `LOOP_BACKENDS`."""
+    found: LoopBackend = import_module(LOOP_BACKENDS[name]).BACKEND
+    return found
+
+
+def names() -> tuple[str, ...]:
+    """What a layer may ask for, besides ``"auto"``. A linear recurrence needs no loop."""
+    return (*CELL_BACKENDS, *reversed(LOOP_BACKENDS), "associative")

@@ -1,47 +1,140 @@
-"""What a loop backend is given, and what it promises."""
+"""What a layer hands to a backend, and what the compiler hands to a loop backend.
+
+Arrays of all steps have the axes ``(batch, time, ...)``, without ``batch`` for one example. A loop
+backend may ask for time first: then every array of its loops has it, and only `Sizes` knows.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from noria._jax import ShapedArray
+from noria._types import Key, State
+from noria.ir.graph import Env, Equation, Graph, Value
+
+
+class Problem(eqx.Module):
+    """A cell, sequences, and the direction of time: what a layer hands to a backend.
+
+    Attributes:
+        cell: transition and emission of one example and one step.
+        initial_state: the state of one example that a reset puts back.
+        carry: the state before the first step, with a batch axis if ``batched``; ``None`` for the
+            initial state.
+        xs: pytree of ``(time, ...)`` or ``(batch, time, ...)``.
+        lengths: ``()`` or ``(batch,)`` valid steps, or ``None``.
+        resets: ``(time,)`` or ``(batch, time)``, true where the initial state is put back before
+            the step is taken, or ``None``.
+        keys: random keys, one a step, or ``None``.
+        batched: whether there is a batch axis.
+        reverse: whether steps are taken from the last to the first.
+        label: the layer in messages.
+    """
+
+    cell: Callable[..., Any]
+    initial_state: State
+    carry: State
+    xs: Any
+    lengths: jax.Array | None
+    resets: jax.Array | None
+    keys: Key | None
+    batched: bool = eqx.field(static=True)
+    reverse: bool = eqx.field(static=True)
+    label: str = eqx.field(static=True)
+
+
+class Sizes(NamedTuple):
+    """The sizes of time and batch, and the order of these axes in arrays of all steps."""
+
+    time: int
+    batch: int | None = None
+    time_first: bool = False
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The leading axes of an array of all steps."""
+        if self.batch is None:
+            return (self.time,)
+        return (self.time, self.batch) if self.time_first else (self.batch, self.time)
+
+    @property
+    def time_axis(self) -> int:
+        return 0 if self.time_first or self.batch is None else 1
+
+    @property
+    def state_axes(self) -> tuple[int, ...]:
+        """The leading axes of an array of the state."""
+        return () if self.batch is None else (self.batch,)
+
+
+# --- arrays of all steps ------------------------------------------------------------------------
+
+
+class TimeMajor(NamedTuple):
+    """An array of all steps with time in front, whatever the order of the others.
+
+    A loop returns residuals so if it computes them in that order: the reverse loop reads them
+    again, and nobody transposes.
+    """
+
+    array: jax.Array
 
 
 class PreviousStep(NamedTuple):
-    """Arrays of all steps, of which a loop reads at each step that of the step which it takes next; at the last, ``first``."""
+    """Arrays of all steps, read one step late: a step reads the value of the step taken next.
+
+    The last step reads ``boundary``. In a reverse loop that is the value of the step before.
+    """
 
     array: Any
-    first: Any
-
-    def whole(self, reverse: bool) -> Any:
-        """What a loop reads, in the order of time; ``reverse`` if it goes from the last step to the first."""
-        first = self.first[None]
-        return (
-            jnp.concatenate([first, self.array])[:-1]
-            if reverse
-            else jnp.concatenate([self.array, first])[1:]
-        )
+    boundary: jax.Array
 
 
-def grouped(operands: Sequence[Any], totals: Sequence[int]) -> list[tuple[Any, ...]]:
-    """The operands of each total: one or two, one after the other."""
+def in_time_order(array: Any, sizes: Sizes, reverse: bool) -> jax.Array:
+    """An array of all steps with time in front, as a loop reads it."""
+    if isinstance(array, PreviousStep):
+        whole, boundary = in_time_order(array.array, sizes, reverse), array.boundary[None]
+        if reverse:
+            return jnp.concatenate([boundary, whole])[:-1]
+        return jnp.concatenate([whole, boundary])[1:]
+    return array.array if isinstance(array, TimeMajor) else swapped(array, sizes)
+
+
+def in_order(array: Any, sizes: Sizes, reverse: bool) -> jax.Array:
+    """An array of all steps with its axes in the order of ``sizes``, as a loop reads it."""
+    if not isinstance(array, PreviousStep | TimeMajor):
+        return array
+    return swapped(in_time_order(array, sizes, reverse), sizes)
+
+
+def swapped(array: jax.Array, sizes: Sizes) -> jax.Array:
+    """From the order of ``sizes`` to time in front, or back."""
+    return jnp.swapaxes(array, 0, 1) if sizes.time_axis else array
+
+
+# --- accumulators -------------------------------------------------------------------------------
+
+
+def grouped(operands: Sequence[Any], counts: Sequence[int]) -> list[tuple[Any, ...]]:
+    """The operands of each accumulator: one or two, one after the other."""
     rest = iter(operands)
-    return [tuple(next(rest) for _ in range(count)) for count in totals]
+    return [tuple(next(rest) for _ in range(count)) for count in counts]
 
 
-def aval_of_total(operands: Sequence[Any]) -> Any:
-    """Shape and dtype of a total of values of one step and example."""
+def aval_of_total(operands: Sequence[Value]) -> Any:
+    """Shape and dtype of an accumulator with these operands in each step and example."""
     shape = (
         operands[0].aval.shape if len(operands) == 1 else tuple(v.aval.shape[0] for v in operands)
     )
     return ShapedArray(shape, operands[0].aval.dtype)
 
 
-def total(operands: Sequence[Any], axes: int = 2) -> Any:
-    """The sum over the first ``axes`` axes of an array, or of the outer products of the vectors in two."""
+def total(operands: Sequence[jax.Array], axes: int = 2) -> jax.Array:
+    """The sum of an array over its first axes, or of the outer products of the vectors of two."""
     summed = tuple(range(axes))
     first, *others = operands
     if not others:
@@ -49,29 +142,111 @@ def total(operands: Sequence[Any], axes: int = 2) -> Any:
     return jax.lax.dot_general(first, others[0], ((summed, summed), ((), ())), precision="highest")
 
 
-@dataclass(frozen=True)
-class LoopBackend:
-    """A way to run a loop that the compiler has taken out of a cell, forward or reverse.
+# --- loops --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class LoopCall:
+    """A loop, forward or reverse: what the compiler hands to a loop backend.
 
     Attributes:
-        run: ``run(graph, known, state, steps, start, axes, reverse, totals, batch_major) -> (final state, stacked, summed)``, where ``graph`` is one
-            step of one example, its first outputs the next ``state``; arrays of ``known`` are the same for all, those of ``steps``
-            have the axes time and batch (``axes``) in front, those of ``start`` the batch. ``totals`` are numbers of operands, which
-            are the last outputs: what is summed over all steps and examples is a value (1) or the outer product of two vectors (2).
-            Arrays of the values ``batch_major``, read or stacked, come from the caller or go there, where the batch is the first
-            axis: so they lie in memory, though time is the first axis here. Whoever keeps to that saves a copy.
-        packs: whether it puts weights into an order of its own, so that it need not be given transposed ones.
-        shifts: whether arrays of ``steps`` may be `noria.backends.base.PreviousStep`.
-        should_hoist: ``should_hoist(equation, given, batch, light)``, whether it pays to take a product of the input out of the loop; a step is
-            ``given`` these values, and a loop is ``light`` if it has no product of the state.
-        slices: whether the loop may take slices of what is lifted; if not it is lifted in slices.
-        sums: ``sums(equation)``, whether totals may be made of what this equation gives; for others, and ``None``, the compiler
-            stacks what is needed and contracts it after the loop.
+        graph: one step of one example. Its inputs are among ``shared`` and ``state``; all others
+            are read from arrays of all steps. Its outputs are the next state, what is emitted, the
+            residuals, and the operands of the accumulators, in this order.
+        shared: values that are the same for all steps and examples.
+        state: values that the first outputs replace.
+        sizes: of time and batch.
+        reverse: whether steps are taken from the last to the first.
+        residuals: the number of residuals: arrays that only a later loop reads.
+        accumulators: the number of operands of each: the sum over steps and examples is that of a
+            value (1), or of the outer product of two vectors (2).
     """
 
-    run: Callable[..., Any]
-    should_hoist: Callable[..., bool]
-    slices: bool
-    sums: Callable[..., bool] | None
-    shifts: bool
-    packs: bool
+    graph: Graph
+    shared: tuple[Value, ...]
+    state: tuple[Value, ...]
+    sizes: Sizes
+    reverse: bool
+    residuals: int = 0
+    accumulators: tuple[int, ...] = ()
+
+    @property
+    def steps(self) -> list[Value]:
+        """The inputs that are read from arrays of all steps."""
+        known = {*self.shared, *self.state}
+        return [v for v in self.graph.inputs if v not in known]
+
+    @property
+    def ends(self) -> tuple[int, int, int]:
+        """Where state, emitted values and residuals end among the outputs."""
+        end = len(self.graph.outputs) - sum(self.accumulators)
+        return len(self.state), end - self.residuals, end
+
+    def result(self, outputs: Sequence[Any]) -> "LoopResult":
+        """The outputs with each accumulator in place of its operands, sorted by kind."""
+        one, two, three = self.ends
+        return LoopResult(
+            list(outputs[:one]),
+            list(outputs[one:two]),
+            list(outputs[two:three]),
+            list(outputs[three:]),
+        )
+
+
+class LoopResult(NamedTuple):
+    """The final state, arrays of all steps, residuals (which may be `TimeMajor`), accumulators."""
+
+    carry: list[Any]
+    emitted: list[Any]
+    residuals: list[Any]
+    accumulated: list[Any]
+
+
+#: ``(arrays of the shared values, arrays of all steps, state) -> results``.
+RunLoop = Callable[[Env, Env, list[jax.Array]], LoopResult]
+
+
+class LoopBackend(Protocol):
+    """A way to run loops. A module with one as ``BACKEND`` is named in `noria.backends`.
+
+    Attributes:
+        merit: the reason for it, if a layer leaves the choice open.
+        time_first: whether arrays of all steps have time in front.
+        packs_weights: whether it lays out weights itself, so that the compiler need not transpose.
+        reads_previous_step: whether arrays of all steps may be `PreviousStep`.
+        slices_in_loop: whether the loop may slice a hoisted value; if not, slices are hoisted.
+        can_accumulate: whether an accumulator may be made of an equation; ``None`` for a backend
+            without accumulators: the compiler then contracts stacked operands after the loop.
+    """
+
+    merit: str
+    time_first: bool
+    packs_weights: bool
+    reads_previous_step: bool
+    slices_in_loop: bool
+    can_accumulate: Callable[[Equation], bool] | None
+
+    def supports(self, call: LoopCall) -> str | None:
+        """Why the backend cannot run a loop, or ``None`` if it can."""
+        ...
+
+    def prepare(self, call: LoopCall) -> RunLoop:
+        """The loop as a function of arrays, for a call that is supported."""
+        ...
+
+    def should_hoist(
+        self, equation: Equation, given: Sequence[Value], batch: int, light: bool
+    ) -> bool:
+        """Whether to hoist a product of the input.
+
+        Args:
+            equation: the product.
+            given: the input of a step as it comes, before any equation.
+            batch: the number of examples.
+            light: whether the loop has no product of the state.
+        """
+        ...
+
+    def prefers_single_step(self, rows: int) -> bool:
+        """Whether one step of so many examples is faster here than as operations of XLA."""
+        ...

@@ -1,6 +1,5 @@
-"""The cell as it stands in one `jax.lax.scan`: any device, any transformation, forward mode too. Nothing is taken apart."""
+"""The cell as it is in one `jax.lax.scan`: any device, any transformation, forward mode too."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -8,33 +7,30 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._types import Key, State
+from noria._types import State
+from noria.backends.base import Problem
 from noria.cells.base import advance
 from noria.ir.evaluate import mapped, narrowed, of_one, widened
 from noria.masking import keep_valid, valid_steps, where
 
 
-def run(
-    cell: Callable[..., Any],
-    start: State,
-    own: State,
-    xs: Any,
-    lengths: jax.Array | None,
-    resets: jax.Array | None,
-    keys: Key | None,
-    batched: bool,
-    reverse: bool,
-) -> tuple[State, Any]:
-    """See `noria.backends`."""
+def run(problem: Problem) -> tuple[State, Any]:
+    """The final state and the outputs; see `Problem`."""
+    cell, carry, xs, lengths = problem.cell, problem.carry, problem.xs, problem.lengths
+    resets, keys, batched = problem.resets, problem.keys, problem.batched
     batch = jtu.tree_leaves(xs)[0].shape[: int(batched)]
     one = mapped(
-        eqx.Partial(advance, cell), of_one(start, len(batch)), *of_one((xs, keys), len(batch) + 1)
+        eqx.Partial(advance, cell), of_one(carry, len(batch)), *of_one((xs, keys), len(batch) + 1)
     )
-    put_back = widened(own)  # as in `mapped`
+    put_back = widened(problem.initial_state)  # as in `mapped`
 
     def step(state: State, inputs: tuple[Any, ...]) -> tuple[State, Any]:
         x, valid, reset, key = inputs
-        before = state if reset is None else where(reset, narrowed(put_back, own), state)
+        before = (
+            state
+            if reset is None
+            else where(reset, narrowed(put_back, problem.initial_state), state)
+        )
         after, y = one((before, x, key), batch)
         return (after if valid is None else where(valid, after, state)), y
 
@@ -46,6 +42,8 @@ def run(
         # Padding may hold anything: were it not replaced before the cell sees it, its NaN would reach the gradient.
         xs = keep_valid(xs, lengths)
         valid = valid_steps(lengths, jtu.tree_leaves(xs)[0].shape[lengths.ndim])
-    state, ys = jax.lax.scan(step, start, time_first((xs, valid, resets, keys)), reverse=reverse)
+    state, ys = jax.lax.scan(
+        step, carry, time_first((xs, valid, resets, keys)), reverse=problem.reverse
+    )
     ys = time_first(ys)
     return state, ys if lengths is None else keep_valid(ys, lengths)

@@ -3,6 +3,7 @@
 Slow on purpose and without a trick: the other backends are compared with this one.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,22 +13,14 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._types import Key, State
+from noria.backends.base import Problem
 from noria.cells.base import emit
 from noria.ir.evaluate import narrowed, of_one, widened
 
 
-def run(
-    cell: Callable[..., Any],
-    start: State,
-    own: State,
-    xs: Any,
-    lengths: jax.Array | None,
-    resets: jax.Array | None,
-    keys: Key | None,
-    batched: bool,
-    reverse: bool,
-) -> tuple[State, Any]:
-    """See `noria.backends`."""
+def run(problem: Problem) -> tuple[State, Any]:
+    """The final state and the outputs; see `Problem`."""
+    cell, own = problem.cell, problem.initial_state
     arrays, rest = eqx.partition((cell, own), eqx.is_array)
     copies = widened(arrays)  # so that cotangents of all steps and examples add up in 32 bits
 
@@ -36,21 +29,20 @@ def run(
         found: tuple[Callable[..., Any], State] = eqx.combine(narrowed(copies, arrays), rest)
         return found
 
-    if not batched:
-        return _run_example(given, start, xs, lengths, resets, keys, reverse)
-    size = jtu.tree_leaves(xs)[0].shape[0]
+    def example(state: State, xs: Any, length: Any, resets: Any, keys: Any) -> Any:
+        return _run_example(given, state, xs, length, resets, keys, problem.reverse)
+
+    sequences = problem.xs, problem.lengths, problem.resets, problem.keys
+    if not problem.batched:
+        return example(problem.carry, *sequences)
+    size = jtu.tree_leaves(problem.xs)[0].shape[0]
     if size == 0:
-
-        def run_one(xs: Any, length: Any, resets: Any, keys: Any) -> Any:
-            return _run_example(given, own, xs, length, resets, keys, reverse)
-
-        one = jax.eval_shape(run_one, *of_one((xs, lengths, resets, keys), 1))
+        one = jax.eval_shape(functools.partial(example, own), *of_one(sequences, 1))
         return jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
     examples = []
     for n in range(size):
         pick = lambda tree, n=n: jtu.tree_map(lambda leaf: leaf[n], tree)  # noqa: E731
-        args = pick(start), pick(xs), pick(lengths), pick(resets), pick(keys)
-        examples.append(_run_example(given, *args, reverse))
+        examples.append(example(*map(pick, (problem.carry, *sequences))))
     return jtu.tree_map(lambda *leaves: jnp.stack(leaves), *examples)
 
 

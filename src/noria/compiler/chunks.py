@@ -1,4 +1,4 @@
-"""A sequence in chunks of steps: so that what is lifted stays in cache, or so that less is stored for the gradient."""
+"""A sequence in chunks of steps: hoisted values stay in cache, or less is stored for the gradient."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,12 @@ from noria._jax import SymbolicZero, aligned, is_symbolic
 from noria.compiler.cotangents import arrays_of, choose, instantiate, put, spread
 from noria.ir.evaluate import narrowed, widened
 
-#: Bytes of lifted values up to which a whole sequence is lifted at once when no derivative is taken. Beyond it memory is
-#: no longer recycled between calls, and touching fresh pages costs as much as the arithmetic.
+#: Bytes of hoisted values up to which all steps are hoisted at once if no derivative is taken.
+#: Larger blocks of memory are not recycled between calls, and touching fresh pages costs as much
+#: as the arithmetic.
 BUDGET = 32 * 2**20
 
-#: ``(state, steps, time) -> (state, stacked)``, with time as the first axis of both.
+#: ``(state, steps, time) -> (state, stacked)``.
 Segment = Callable[[Any, Any, int], tuple[Any, Any]]
 
 
@@ -34,15 +35,17 @@ class Chunks:
 
     Attributes:
         time: steps of the sequence.
-        size: steps of a chunk; what is left over is one more at the end.
-        axis: the time axis of what enters; what is stacked has it in front.
+        size: steps of a chunk; the rest is one more at the end.
+        axis: the time axis of all arrays.
         reverse: whether steps are taken from the last to the first.
+        mapped: where `jax.vmap` puts an axis of stacked arrays, see `results`.
     """
 
     time: int
     size: int
     axis: int
     reverse: bool
+    mapped: int = 0
 
     @property
     def is_one(self) -> bool:
@@ -61,12 +64,20 @@ class Chunks:
             lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, self.axis), steps
         )
 
-    def join(self, pieces: list[Any]) -> Any:
-        """Stretches of time, in the order of `groups`, as one."""
+    def join(self, groups: list[Any]) -> Any:
+        """One array of all steps; each group has its chunks in front, in the order of `groups`."""
+        pieces = [jtu.tree_map(self._flat, group) for group in groups]
         pieces = pieces[::-1] if self.reverse else pieces
         return (
-            pieces[0] if len(pieces) == 1 else jtu.tree_map(lambda *a: jnp.concatenate(a), *pieces)
+            pieces[0]
+            if len(pieces) == 1
+            else jtu.tree_map(lambda *a: jnp.concatenate(a, self.axis), *pieces)
         )
+
+    def _flat(self, a: jax.Array) -> jax.Array:
+        """The first axis, chunks, and the time axis of each chunk, as one."""
+        a, axis = jnp.moveaxis(a, 0, self.axis), self.axis
+        return a.reshape(*a.shape[:axis], a.shape[axis] * a.shape[axis + 1], *a.shape[axis + 2 :])
 
 
 def in_chunks(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any, Any]:
@@ -88,13 +99,18 @@ def _run(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any,
 
         state, (before, out) = jax.lax.scan(one, state, jnp.arange(count), reverse=chunks.reverse)
         starts.append(before)
-        stacked.append(jtu.tree_map(_flat, out))
+        stacked.append(out)
     return state, starts, chunks.join(stacked)
 
 
-def results(final: list[Any], stacked: list[Any], given: Any) -> tuple[list[Any], list[Any]]:
-    """Both, aligned: under `jax.vmap` in front of the state, and after time in what is stacked."""
-    axes = [0] * len(final) + [1] * len(stacked)
+def results(
+    final: list[Any], stacked: list[Any], given: Any, mapped: int
+) -> tuple[list[Any], list[Any]]:
+    """Both, aligned: an axis of `jax.vmap` is in front of states, and ``mapped`` in stacked arrays.
+
+    The loops of `jax.lax.scan` put it after time, native ones in front.
+    """
+    axes = [0] * len(final) + [mapped] * len(stacked)
     found = aligned([*final, *stacked], axes, jtu.tree_leaves(given))
     return found[: len(final)], found[len(final) :]
 
@@ -120,7 +136,7 @@ def checkpointed(
         ) -> Any:
             return _pull(segment, chunks, parameters, steps, starts, cotangents)
 
-        return results(final, stacked, (parameters, steps, state)), jtu.Partial(
+        return results(final, stacked, (parameters, steps, state), chunks.mapped), jtu.Partial(
             pull, parameters, steps, starts
         )
 
@@ -128,7 +144,7 @@ def checkpointed(
         parameters: list[Any], steps: list[Any], state: list[Any]
     ) -> tuple[list[Any], list[Any]]:
         found = in_chunks(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
-        return results(*found, (parameters, steps, state))
+        return results(*found, (parameters, steps, state), chunks.mapped)
 
     run = jax.custom_vjp(infer)
     run.defvjp(forward, lambda pull, cotangents: pull(cotangents), symbolic_zeros=True)
@@ -157,12 +173,12 @@ def _pull(
         [instantiate(g) for g in choose(of_final, of_state)],
         [jnp.zeros_like(a) for a in choose(parameters, of_parameters)],
     )
-    pieces = []
+    pieces, wanted = [], choose(of_stacked, given)
     for (first, count, size), before in list(zip(chunks.groups, starts, strict=True))[::-1]:
 
         def one(carry: Any, piece: Any, first: int = first, size: int = size) -> Any:
-            (of_final, total), (i, state, of_stacked) = carry, piece
-            x = chunks.take(steps, first + i * size, size)
+            (of_final, total), (i, state) = carry, piece
+            x, of_stacked = chunks.take((steps, wanted), first + i * size, size)
 
             def chunk(some_parameters: Any, some_x: Any, some_state: Any) -> Any:
                 final, stacked = segment(
@@ -178,23 +194,14 @@ def _pull(
             more, of_x, of_final = pull((of_final, of_stacked))
             return (of_final, [a + b for a, b in zip(total, more, strict=True)]), of_x
 
-        stretch = [
-            g[first : first + count * size].reshape(count, size, *g.shape[1:])
-            for g in choose(of_stacked, given)
-        ]
         carry, of_x = jax.lax.scan(
-            one, carry, (jnp.arange(count), before, stretch), reverse=not chunks.reverse
+            one, carry, (jnp.arange(count), before), reverse=not chunks.reverse
         )
-        pieces.append([_flat(jnp.moveaxis(g, 1 + chunks.axis, 1)) for g in of_x])
+        pieces.append(of_x)
     of_state_0, total = carry
-    of_x = [jnp.moveaxis(g, 0, chunks.axis) for g in chunks.join(pieces[::-1])]
+    of_x = chunks.join(pieces[::-1])
     return (
         spread(narrowed(total, own), of_parameters),
         spread(of_x, of_steps),
         spread(of_state_0, of_state),
     )
-
-
-def _flat(a: jax.Array) -> jax.Array:
-    """The first two axes, chunks and the steps of each, as one."""
-    return a.reshape(a.shape[0] * a.shape[1], *a.shape[2:])

@@ -10,6 +10,9 @@ import numpy as np
 
 from noria._jax import SymbolicZero
 
+#: Cotangents of parameters, steps and state, ``None`` for zero.
+Cotangents = tuple[list[Any], list[Any], list[Any]]
+
 
 def arrays_of(primals: Any) -> Any:
     """The arrays that `jax.custom_vjp` hands over with symbolic zeros.

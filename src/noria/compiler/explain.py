@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noria.backends.native import has_native_code, unsupported_reason
+from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import is_linear
 from noria.compiler.min_cut import LIGHT, STRUCTURAL
-from noria.compiler.run import Choice, Program, listening
-from noria.compiler.vjp import derive, summed
+from noria.compiler.select import Decision, listening
 from noria.display import explanation_html, explanations_html
-from noria.ir.graph import Equation, Graph, is_inexact, is_literal, size_in_bytes
+from noria.ir.graph import Equation, Graph, is_literal, size_in_bytes
 from noria.ir.source import origin
 
 
@@ -181,67 +180,41 @@ def explaining() -> Iterator[list[Explanation]]:
     """Collect the explanation of each recurrent layer that is traced meanwhile."""
     found: list[Explanation] = []
 
-    def listener(
-        program: Program | None, choice: Choice, label: str, axes: tuple[int, ...]
-    ) -> None:
-        found.append(_explanation(program, choice, label, axes))
-
-    with listening(listener):
+    with listening(lambda decision: found.append(explanation_of(decision))):
         yield found
 
 
-# --- from programs to explanations ----------------------------------------------------------------------------------
+# --- from decisions to explanations ---------------------------------------------------------------
 
 
-def _explanation(
-    program: Program | None, choice: Choice, label: str, axes: tuple[int, ...]
-) -> Explanation:
-    batch = axes[0] if len(axes) == 2 else None
+def explanation_of(decision: Decision) -> Explanation:
+    """What a decision says: the graphs and the reasons are those of the run."""
+    sizes, program, reason = decision.sizes, decision.program, decision.reason
     if program is None:
-        return Explanation(label, batch, axes[-1], *choice)
-    parts, times = program.parts, math.prod(axes)
-    derivative = derive(parts)
-    gradients = Graph((), (), tuple(contact.equation for contact in derivative.contacts))
-    nothing = Graph((), (), ())
-    own = program.linear is None  # else JAX makes the derivative of all but the recurrence
+        return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
+    parts, times = program.split, math.prod(sizes.axes)
+    reverse, gradients = _gradient(program.executor)
     graphs = {
-        "constant": (parts.constant, 1),
-        "before": (parts.before, times),
+        "constant": (parts.invariant, 1),
+        "before": (parts.prologue, times),
         "loop": (parts.loop, times),
-        "after": (parts.after, times),
-        "reverse": (derivative.reverse if own else nothing, times),
-        "gradients": (gradients if own else nothing, times),
+        "after": (parts.epilogue, times),
+        "reverse": (reverse, times),
+        "gradients": (gradients, times),
     }
     lines: dict[str, Any] = {
         name: tuple(_line(e, count) for e in graph.equations)
         for name, (graph, count) in graphs.items()
     }
-    saved, count = program.saved(derivative, axes)
-    if choice.backend == "native":
-        known, width = (
-            (*parts.parameters, *derivative.constants),
-            sum(map(is_inexact, parts.next_state)),
-        )
-        back = summed(derivative, has_native_code)
-        for loop, graph, state, totals in (
-            ("forward loop, when a gradient is taken,", derivative.forward, parts.state, ()),
-            (
-                "reverse loop",
-                back.reverse,
-                derivative.cotangents[:width],
-                [count for _, count in back.totals],
-            ),
-        ):
-            against = unsupported_reason(graph, known, state, totals)
-            if against is not None:
-                choice = choice._replace(
-                    reason=f"{choice.reason}; the {loop} runs as a scan, since {against}"
-                )
+    saved, count = program.saved(sizes)
+    if isinstance(program.executor, LoopExecutor):
+        reason = "; ".join((reason, *program.executor.gradient.notes))
     return Explanation(
-        label,
-        batch,
-        axes[-1],
-        *choice,
+        decision.label,
+        sizes.batch,
+        sizes.time,
+        decision.backend,
+        reason,
         **lines,
         linear=is_linear(parts),
         saved=tuple(_shape(v) for v in saved),
@@ -249,9 +222,17 @@ def _explanation(
         flops={name: sum(line.flops for line in found) for name, found in lines.items()},
         bytes={
             name: times * sum(map(size_in_bytes, values))
-            for name, values in (("before", parts.before.outputs), ("loop", parts.emitted))
+            for name, values in (("before", parts.prologue.outputs), ("loop", parts.emitted))
         },
     )
+
+
+def _gradient(executor: Any) -> tuple[Graph, Graph]:
+    """The reverse loop, and the equations that read parameters."""
+    if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
+        return Graph((), (), ()), Graph((), (), ())
+    gradient = executor.gradient
+    return gradient.reverse.call.graph, Graph((), (), gradient.uses)
 
 
 def _line(equation: Equation, count: int) -> Line:

@@ -19,12 +19,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
+from noria.backends.base import Sizes
+from noria.compiler.executors import Outputs
 from noria.compiler.split import Split
 from noria.ir.build import graph_of
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Equation, Graph, env_of, is_literal, read, struct, values_of
+from noria.ir.graph import (
+    Env,
+    Equation,
+    Graph,
+    Value,
+    env_of,
+    is_literal,
+    read,
+    struct,
+    values_of,
+)
 from noria.ir.passes import extract, substitute
 from noria.ir.source import origin
 from noria.ops.linear_recurrence import linear_recurrence, shifted
@@ -35,55 +48,72 @@ class NotLinear(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class LinearExecutor:
     """The loop of a linear step: ``h_t = a_t * h_(t-1) + b_t`` for each array of the state.
 
-    ``coefficients`` leads from what is shared and lifted to all of ``a``, then all of ``b``; ``emission`` from those, the state before
-    the step and the next one to what is emitted. ``constants`` are arrays that derivative rules close over.
+    Attributes:
+        split: the parts of the step.
+        reverse: whether steps are taken from the last to the first.
+        coefficients: from shared and hoisted values to all of ``a``, then all of ``b``.
+        emission: from those, the state before the step and the next one to what is emitted.
+        constants: arrays that derivative rules close over.
+        parallel: as in `linear_recurrence`.
     """
 
     split: Split
+    reverse: bool
     coefficients: Graph
     emission: Graph
     constants: Env
+    parallel: bool | None = None
+
+    time_first = True  # as `linear_recurrence` takes its arrays
+
+    def stored(self) -> tuple[Value, ...]:
+        """The scales and the states; what else is stored is up to JAX."""
+        return (*self.split.state, *self.split.state)
 
     def __call__(
         self,
-        parameters: list[Any],
-        steps: list[Any],
-        state: list[Any],
-        axes: tuple[int, ...],
-        reverse: bool,
-        parallel: bool | None = None,
-    ) -> tuple[list[Any], list[Any]]:
-        """Final state and what is emitted.
+        parameters: list[jax.Array],
+        steps: list[jax.Array],
+        state: list[jax.Array],
+        sizes: Sizes,
+    ) -> Outputs:
+        """Final state and what is emitted; arguments as for `LoopExecutor`."""
+        return self.infer(sizes, parameters, steps, state)
 
-        Arguments are those of `noria.compiler.gradient.Recurrent`; ``axes`` are the sizes of time and batch, which arrays of
-        ``steps`` and what is emitted have in front.
-        """
-        split = self.split
-        known = env_of(split.parameters, parameters) | self.constants
-        varying = env_of(split.steps, steps)
-        varying |= env_of(split.before.outputs, evaluate(split.before, known, varying, axes))
-        factors = evaluate(self.coefficients, known, varying, axes)
+    def infer(
+        self,
+        sizes: Sizes,
+        parameters: list[jax.Array],
+        steps: list[jax.Array],
+        state: list[jax.Array],
+    ) -> Outputs:
+        """The same: all of it has derivatives."""
+        split, axes, reverse = self.split, sizes.axes, self.reverse
+        env = env_of(split.parameters, parameters) | self.constants
+        values = env_of(split.steps, steps)
+        values |= env_of(split.prologue.outputs, evaluate(split.prologue, env, values, axes))
+        factors = evaluate(self.coefficients, env, values, axes)
         final = []
         for i, (before, after) in enumerate(zip(split.state, split.next_state, strict=True)):
             a, b = factors[i], factors[len(split.state) + i]
-            states = linear_recurrence(a, b, state[i], reverse, parallel)
-            final.append(states[0 if reverse else -1] if axes[0] else state[i])
-            varying[after] = states
+            states = linear_recurrence(a, b, state[i], reverse, self.parallel)
+            final.append(states[0 if reverse else -1] if sizes.time else state[i])
+            values[after] = states
             if before in self.emission.inputs:
-                varying[before] = shifted(states, state[i], reverse)
-        return final, evaluate(self.emission, known, varying, axes)
+                values[before] = shifted(states, state[i], reverse)
+        return final, evaluate(self.emission, env, values, axes)
 
 
-def affine(split: Split) -> Affine:
+def linear_executor(split: Split, reverse: bool = False) -> LinearExecutor:
     """The loop of ``split`` as a linear recurrence.
 
     Raises:
         NotLinear: if it is none.
     """
-    same = (*split.shared, *split.lifted)
+    same = (*split.shared, *split.hoisted)
     loop = extract(split.loop.equations, split.next_state, (*same, *split.state))
 
     def coefficients(arrays: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -97,12 +127,12 @@ def affine(split: Split) -> Affine:
     emission = extract(
         split.loop.equations, split.emitted, (*same, *split.state, *split.next_state)
     )
-    return Affine(split, graph, emission, env_of(hidden, arrays))
+    return LinearExecutor(split, reverse, graph, emission, env_of(hidden, arrays))
 
 
 def is_linear(split: Split) -> bool:
     try:
-        affine(split)
+        linear_executor(split)
     except NotLinear:
         return False
     return True

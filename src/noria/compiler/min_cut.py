@@ -23,8 +23,8 @@ def min_cut(
     late: Iterable[Equation],
     wanted: Iterable[Any] = (),
     free: Callable[[Any], bool],
-    again: Callable[[Equation], int] = lambda equation: 0,
-    latest: bool,
+    recompute_cost: Callable[[Equation], int] = lambda equation: 0,
+    prefer_early: bool,
 ) -> tuple[Any, ...]:
     """The values that cross from early to late equations, chosen so that they take the fewest bytes.
 
@@ -34,8 +34,9 @@ def min_cut(
         late: the same.
         wanted: values that must be known on the late side.
         free: says which values are known on both sides.
-        again: bytes that it is worth to do an equation only once.
-        latest: of equally cheap frontiers take the one with the most work on the early side, or else with the least.
+        recompute_cost: bytes that it is worth to compute an equation only once.
+        prefer_early: of cuts with equal bytes, take the one with the most work on the early side;
+            else with the least.
     """
     network = _Network()
     maker = {v: equation for equation in equations for v in equation.outputs}
@@ -44,7 +45,7 @@ def min_cut(
     for equation in late:
         network.join(equation, "late", _NEVER)
     for equation in equations:
-        network.join("early", equation, 8 * again(equation))
+        network.join("early", equation, 8 * recompute_cost(equation))
         for value in values_of(equation.inputs):
             if not free(value):
                 network.join(value, equation, _NEVER)
@@ -54,7 +55,7 @@ def min_cut(
     for value in [v for v in network.nodes() if not isinstance(v, str | Equation)]:
         # One more for each array: of two frontiers with equal bytes, the one with fewer arrays.
         network.join(maker.get(value, "early"), value, 8 * size_in_bytes(value) + 1)
-    before = network.early_side(latest)
+    before = network.early_side(prefer_early)
     # A value crosses if it is made on the early side while its own node, to which its price was attached, is not.
     values = [v for v in network.nodes() if not isinstance(v, str | Equation)]
     return tuple(v for v in values if v not in before and maker.get(v, "early") in before)
@@ -74,14 +75,14 @@ class _Network:
     def nodes(self) -> list[Any]:
         return list(self.capacity)
 
-    def early_side(self, latest: bool) -> set[Any]:
+    def early_side(self, prefer_early: bool) -> set[Any]:
         """Fill the network, and return the nodes on the early side of the cut."""
         while (path := self._path()) is not None:
             flow = min(self.capacity[a][b] for a, b in path)
             for a, b in path:
                 self.capacity[a][b] -= flow
                 self.capacity[b][a] += flow
-        if not latest:
+        if not prefer_early:
             return self._reachable("early", lambda a, b: self.capacity[a][b])
         return set(self.capacity) - self._reachable("late", lambda b, a: self.capacity[a][b])
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.compiler.cotangents import or_zeros
+from noria.compiler.equation_vjp import EquationVJP
 from noria.ir.build import graph_of
 from noria.ir.evaluate import evaluate
 from noria.ir.graph import Env, Equation, Graph, env_of, is_inexact, is_literal, struct, values_of
@@ -39,26 +40,18 @@ class ParameterUse:
     def made(
         cls,
         equation: Equation,
+        vjp: EquationVJP,
         parameters: Sequence[Any],
         operands: Sequence[Any],
         cotangents: Sequence[Any],
     ) -> "ParameterUse":
         """With what the pull-back does not need left out."""
-        inputs = list(values_of(equation.inputs))
-        step = pull_back_of_a_step(
-            extract([equation], list(filter(is_inexact, equation.outputs)), inputs), parameters
+        inputs = [v if o is None else o for v, o in zip(equation.inputs, operands, strict=True)]
+        step = (
+            None if vjp.constants else vjp.of_parameters(equation, parameters, inputs, cotangents)
         )
-        needed = {*inputs} if step is None else {*users(step.equations, step.outputs)}
-        kept = [
-            None if is_literal(v) or v not in needed else o
-            for v, o in zip(equation.inputs, operands, strict=True)
-        ]
-        if step is not None:
-            given = {v: o for v, o in zip(equation.inputs, kept, strict=True) if o is not None}
-            given |= dict(
-                zip(step.inputs[len(step.inputs) - len(cotangents) :], cotangents, strict=True)
-            )
-            step = substitute(step, {v: a for v, a in given.items() if v is not a})
+        needed = {*values_of(inputs)} if step is None else {*users(step.equations, step.outputs)}
+        kept = [o if o is None or is_literal(o) or o in needed else None for o in operands]
         return cls(equation, tuple(parameters), tuple(kept), tuple(cotangents), step)
 
     def pull_back(self, known: Env, varying: Env, axes: tuple[int, ...]) -> Env:

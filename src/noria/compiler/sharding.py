@@ -9,7 +9,6 @@ A type of JAX can say how an array lies on the devices of a mesh, in two ways:
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -19,29 +18,28 @@ import jax.tree_util as jtu
 from jax.sharding import NamedSharding, PartitionSpec
 
 from noria._jax import retyped, varying, varying_axes
+from noria._types import State
+from noria.backends.base import Problem
 
 
-def local(xs: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator for functions of pytrees: in them types of arrays say nothing of devices.
+def local(
+    function: Callable[[Any, Problem], tuple[State, Any]],
+) -> Callable[[Any, Problem], tuple[State, Any]]:
+    """A decorator: inside, types of arrays say nothing of devices.
 
-    ``xs`` is the name of the argument with the batch in front, if another one, ``batched``, is true. The function gives arrays,
-    with the batch in front then.
+    The function takes options and a problem, and gives pytrees with the batch in front, if any.
     """
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(function)
+    @functools.wraps(function)
+    def run(options: Any, problem: Problem) -> tuple[State, Any]:
+        arrays, rest = eqx.partition(problem, eqx.is_array)
+        inside = _unvarying(lambda arrays: function(options, eqx.combine(arrays, rest)))
+        first = jtu.tree_leaves(problem.xs)[0]
+        batch = axes_of(first)[:1] if problem.batched else ()
+        found: tuple[State, Any] = automatic(inside, arrays, *batch)
+        return found
 
-        @functools.wraps(function)
-        def run(*args: Any) -> Any:
-            arrays, rest = eqx.partition(args, eqx.is_array)
-            inside = _unvarying(lambda arrays: function(*eqx.combine(arrays, rest)))
-            given = signature.bind(*args).arguments
-            batch = axes_of(jtu.tree_leaves(given[xs])[0])[:1] if given["batched"] else ()
-            return automatic(inside, arrays, *batch)
-
-        return run
-
-    return decorate
+    return run
 
 
 def _unvarying(function: Callable[..., Any]) -> Callable[..., Any]:

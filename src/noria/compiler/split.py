@@ -1,8 +1,7 @@
-"""One step taken apart: constant, before, loop and after."""
+"""One step in four parts: loop-invariant code, prologue, loop and epilogue."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
@@ -10,151 +9,153 @@ from noria.compiler.canonicalize import CONSTANT, INPUT, NUMBER, STATE
 from noria.compiler.min_cut import is_heavy, min_cut
 from noria.compiler.trace import Traced
 from noria.ir.build import build
-from noria.ir.graph import Equation, Graph, is_inexact, is_literal, values_of
+from noria.ir.graph import Atom, Equation, Graph, Value, is_inexact, is_literal, values_of
 from noria.ir.passes import backward_slice, dependence, extract, slices, substitute, users
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The parts of a step. The inputs of each are parameters, parts of the step's input, and outputs of the others.
+    """The parts of a step. Inputs of each are parameters, parts of the input, and outputs of others.
 
-    ============ ============================================ =======================================================
-    ``constant`` parameters                                   what depends on parameters only
-    ``before``   those, and the input of a step               what is lifted out of the loop
-    ``loop``     those, what is lifted, the input, the state  the next state, then what is emitted
-    ``after``    parameters, the input, what is emitted       the outputs of the layer
-    ============ ============================================ =======================================================
+    ============= ========================================== =====================================
+    ``invariant`` parameters                                 loop-invariant values
+    ``prologue``  those, and the input of a step             values hoisted out of the loop
+    ``loop``      those, hoisted values, the input, state    the next state, then what is emitted
+    ``epilogue``  parameters, the input, what is emitted     the outputs of the layer
+    ============= ========================================== =====================================
 
-    ``shared`` are the inputs of the loop that are the same at each step; ``lifted`` those that are not, be they
-    made by ``before`` or parts of the step's input. ``parameters`` and ``steps`` are what ``before`` and ``loop`` need of the
-    constants and of the step's input.
+    ``shared`` are the inputs of the loop that are the same at each step. ``hoisted`` are those that
+    are not, made by the prologue or parts of the input. ``parameters`` and ``steps`` are the
+    loop-invariant values and the parts of the input that prologue and loop read.
     """
 
-    constant: Graph
-    before: Graph
+    invariant: Graph
+    prologue: Graph
     loop: Graph
-    after: Graph
-    state: tuple[Any, ...]
-    shared: tuple[Any, ...]
-    lifted: tuple[Any, ...]
-    parameters: tuple[Any, ...]
-    steps: tuple[Any, ...]
+    epilogue: Graph
+    state: tuple[Value, ...]
+    shared: tuple[Value, ...]
+    hoisted: tuple[Value, ...]
+    parameters: tuple[Value, ...]
+    steps: tuple[Value, ...]
 
     @property
-    def moving(self) -> frozenset[Any]:
+    def differentiable(self) -> frozenset[Value]:
         """The parameters and parts of the input that have a derivative."""
         return frozenset(filter(is_inexact, (*self.parameters, *self.steps)))
 
     @property
-    def passed_on(self) -> list[bool]:
-        """Which of the emitted values reach the caller without a product, which has an order of its own in memory."""
-        heavy = {v for e in self.after.equations if is_heavy(e) for v in values_of(e.inputs)}
-        return [not is_literal(v) and v not in heavy for v in self.emitted]
-
-    @property
-    def next_state(self) -> tuple[Any, ...]:
+    def next_state(self) -> tuple[Atom, ...]:
         return self.loop.outputs[: len(self.state)]
 
     @property
-    def emitted(self) -> tuple[Any, ...]:
+    def emitted(self) -> tuple[Atom, ...]:
         return self.loop.outputs[len(self.state) :]
 
 
-def split(traced: Traced, lift: Callable[[Equation], bool] = lambda equation: True) -> Split:
-    """Assign each equation of a normalised step to a part; ``lift`` says which products of the input leave the loop."""
+def split(
+    traced: Traced, should_hoist: Callable[[Equation], bool] = lambda equation: True
+) -> Split:
+    """Assign each equation of a canonical step to a part.
+
+    ``should_hoist`` says which products of the input leave the loop.
+    """
     everything, next_state, emission = traced.graph.equations, traced.next_state, traced.emitted
+    # Counters are made once, before the loop.
     counted = dict.fromkeys(
         (v for e in everything if e.name == "iota" for v in e.outputs), CONSTANT
-    )  # so, made once
+    )
     levels = dependence(everything, traced.levels | counted)
+    constants = [v for v in levels if levels[v] == CONSTANT and v not in next_state]
+    emitted = _emitted(everything, levels, next_state, emission)
+    # What enters the loop: products of the input, and element-wise work on the input where that
+    # makes nothing larger.
+    given = (*constants, *traced.steps, *traced.state)
+    needed = extract(everything, (*next_state, *emitted), given).equations
+    heavy = [e for e in _at(needed, levels, INPUT) if is_heavy(e)]
+    hoisted = min_cut(
+        needed,
+        early=[e for e in heavy if should_hoist(e)],
+        late=_at(needed, levels, STATE) + [e for e in heavy if not should_hoist(e)],
+        wanted=(*next_state, *emitted),
+        free=lambda v: levels.get(v, NUMBER) != INPUT,
+        prefer_early=True,
+    )
+    loop = extract(everything, (*next_state, *emitted), (*constants, *hoisted, *given))
+    epilogue = extract(everything, emission, (*constants, *traced.steps, *emitted))
+    made = [v for v in hoisted if v not in traced.steps]
+    prologue = extract(everything, made, (*constants, *traced.steps))
 
-    def level(value: Any) -> int:
-        return levels.get(value, NUMBER)
+    def invariant(*values: Value) -> tuple[Value, ...]:
+        return tuple(dict.fromkeys(v for v in values if levels.get(v, NUMBER) == CONSTANT))
 
-    constants = [v for v in levels if level(v) == CONSTANT and v not in next_state]
+    used = invariant(*prologue.inputs, *loop.inputs, *epilogue.inputs)
+    computed = [v for v in used if v not in traced.parameter_values]
+    return Split(
+        extract(everything, computed, traced.parameter_values),
+        prologue,
+        loop,
+        epilogue,
+        traced.state,
+        shared=invariant(*loop.inputs),
+        hoisted=tuple(v for v in loop.inputs if levels.get(v, NUMBER) == INPUT),
+        parameters=invariant(*prologue.inputs, *loop.inputs),
+        steps=tuple(v for v in traced.steps if v in prologue.inputs or v in loop.inputs),
+    )
+
+
+def _emitted(
+    everything: Sequence[Equation],
+    levels: dict[Value, int],
+    next_state: Sequence[Atom],
+    emission: Sequence[Atom],
+) -> tuple[Value, ...]:
+    """What leaves the loop: what the outputs need of it, at the cheapest place.
+
+    Products that feed nothing back are outside.
+    """
     stateful = _at(everything, levels, STATE)
     fed_back = backward_slice(everything, next_state)
-
-    # What leaves the loop: what the outputs need of it, at the cheapest place. Products that feed nothing back are outside.
-    emitted = min_cut(
+    return min_cut(
         stateful,
         early=[e for e in stateful if e in fed_back],
         late=[e for e in stateful if e not in fed_back and is_heavy(e)],
         wanted=emission,
-        free=lambda v: level(v) < STATE,
-        latest=False,
-    )
-    # What enters it: products of the input, and element-wise work on the input where that makes nothing larger.
-    needed = extract(
-        everything, (*next_state, *emitted), (*constants, *traced.steps, *traced.state)
-    ).equations
-    inputs = _at(needed, levels, INPUT)
-    lifted = min_cut(
-        needed,
-        early=[e for e in inputs if is_heavy(e) and lift(e)],
-        late=_at(needed, levels, STATE) + [e for e in inputs if is_heavy(e) and not lift(e)],
-        wanted=(*next_state, *emitted),
-        free=lambda v: level(v) != INPUT,
-        latest=True,
-    )
-    loop = extract(
-        everything, (*next_state, *emitted), (*constants, *lifted, *traced.steps, *traced.state)
-    )
-    after = extract(everything, emission, (*constants, *traced.steps, *emitted))
-    made = [v for v in lifted if v not in traced.steps]
-    before = extract(everything, made, (*constants, *traced.steps))
-    used = dict.fromkeys(
-        v for part in (before, loop, after) for v in part.inputs if level(v) == CONSTANT
-    )
-    constant = extract(
-        everything, [v for v in used if v not in traced.parameter_values], traced.parameter_values
-    )
-    return Split(
-        constant,
-        before,
-        loop,
-        after,
-        traced.state,
-        tuple(v for v in loop.inputs if level(v) == CONSTANT),
-        tuple(v for v in loop.inputs if level(v) == INPUT),
-        parameters=tuple(
-            values_of(v for v in (*before.inputs, *loop.inputs) if level(v) == CONSTANT)
-        ),
-        steps=tuple(v for v in traced.steps if v in before.inputs or v in loop.inputs),
+        free=lambda v: levels.get(v, NUMBER) < STATE,
+        prefer_early=False,
     )
 
 
-#: Operations one after the other that a slice is moved through: what the gates of cells have is far less.
+#: How many equations in a row a slice is moved through; the gates of cells have far fewer.
 _DEEPEST = 64
 
 
-def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph, Graph]:
-    """The same two parts, where what the loop only takes slices of is lifted in slices.
+def hoist_slices(prologue: Graph, loop: Graph, constants: Sequence[Value]) -> tuple[Graph, Graph]:
+    """The same two parts, where a value of which the loop only takes slices is hoisted in slices.
 
-    A slice of a product becomes a product with a slice of its weights. Each step then reads whole arrays from memory, which
-    compilers turn into better code than slices of a larger one.
+    A slice of a product becomes a product with a slice of its weights. Each step then reads whole
+    arrays from memory, which compilers turn into better code than slices of a larger one.
     """
-    uses, inner = users(loop.equations, loop.outputs), users(before.equations)
-    maker = {v: equation for equation in before.equations for v in equation.outputs}
+    uses, inner = users(loop.equations, loop.outputs), users(prologue.equations)
+    maker = {v: equation for equation in prologue.equations for v in equation.outputs}
     more: list[Equation] = []
-    taken: dict[Any, Any] = {}
+    taken: dict[Value, Atom] = {}
+    parts: dict[tuple[int, int, int], Atom] = {}
 
-    parts: dict[tuple[int, int, int], Any] = {}
-
-    def part(atom: Any, start: int, stop: int, depth: int = 0) -> Any:
-        """The value that holds ``atom[..., start:stop]``, made once; what is needed whole as well is not made twice."""
+    def part(atom: Atom, start: int, stop: int, depth: int = 0) -> Atom:
+        """The value of ``atom[..., start:stop]``, made once; a value needed whole is sliced."""
         key = id(atom), start, stop
         if key not in parts:
             parts[key] = _part(atom, start, stop, depth)
         return parts[key]
 
-    def _part(atom: Any, start: int, stop: int, depth: int) -> Any:
+    def _part(atom: Atom, start: int, stop: int, depth: int) -> Atom:
         if is_literal(atom) or not atom.aval.ndim:
             return atom
-        whole = atom in constants or len(inner.get(atom, ())) > (atom not in before.outputs)
+        whole = atom in constants or len(inner.get(atom, ())) > (atom not in prologue.outputs)
         equation = None if whole or depth == _DEEPEST else maker.get(atom)
         if equation is not None and equation.name in ("add", "sub", "mul"):
-            return _again(
+            return _copy(
                 equation, [part(operand, start, stop, depth + 1) for operand in equation.inputs]
             )
         if equation is not None and equation.name == "dot_general":
@@ -164,22 +165,22 @@ def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph,
             )
             if weight in constants and not batch and weight.aval.ndim == len(wc) + 1:
                 free = next(axis for axis in range(weight.aval.ndim) if axis not in wc)
-                return _again(equation, [operand, _slice(weight, start, stop, free)])
+                return _copy(equation, [operand, _slice(weight, start, stop, free)])
         return _slice(atom, start, stop, atom.aval.ndim - 1)
 
-    def _again(equation: Equation, inputs: list[Any]) -> Any:
+    def _copy(equation: Equation, inputs: list[Atom]) -> Atom:
         made, (value,) = build(equation.bind, inputs, equation.source)
         more.extend(made)
         return value
 
-    def _slice(atom: Any, start: int, stop: int, axis: int) -> Any:
+    def _slice(atom: Atom, start: int, stop: int, axis: int) -> Atom:
         made, (value,) = build(
             lambda a: jax.lax.slice_in_dim(a, start, stop, axis=axis), [atom], None
         )
         more.extend(made)
         return value
 
-    for value in before.outputs:
+    for value in prologue.outputs:
         equations = [e for e in uses.get(value, [None]) if e and slices(e)]
         if len(equations) == len(uses.get(value, [None])):
             for equation in equations:
@@ -188,15 +189,15 @@ def narrow(before: Graph, loop: Graph, constants: Sequence[Any]) -> tuple[Graph,
                 ):
                     taken[output] = part(value, start, stop)
     if not taken:
-        return before, loop
+        return prologue, loop
     loop = substitute(Graph(loop.inputs, loop.outputs, loop.equations), taken)
     known = (*loop.inputs, *taken.values())
     loop = extract(loop.equations, loop.outputs, known)
-    outputs = tuple(v for v in (*before.outputs, *taken.values()) if v in loop.inputs)
-    return extract((*before.equations, *more), outputs, before.inputs), loop
+    outputs = tuple(v for v in (*prologue.outputs, *taken.values()) if v in loop.inputs)
+    return extract((*prologue.equations, *more), outputs, prologue.inputs), loop
 
 
-def _at(equations: Sequence[Equation], levels: dict[Any, int], level: int) -> list[Equation]:
+def _at(equations: Sequence[Equation], levels: dict[Value, int], level: int) -> list[Equation]:
     return [
         e
         for e in equations

@@ -1,5 +1,6 @@
-"""A cell becomes the graph of one step of one example, with lengths, resets and the initial state in it."""
+"""A cell becomes the graph of one step of one example, with lengths and resets in it."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
+from noria._errors import describe
 from noria._types import Key, State
-from noria.cells.base import advance
+from noria.backends.base import Problem
+from noria.cells.base import emit
 from noria.compiler.canonicalize import CONSTANT, INPUT, STATE, canonicalize
 from noria.ir.build import graph_of
 from noria.ir.graph import Equation, Graph, Value, is_literal
@@ -32,7 +35,7 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """One step of one example as a normalised graph from parameters, state and input to next state and emission.
+    """One step of one example as a canonical graph from parameters, state and input to next state and emission.
 
     ``parameters`` are the arrays that go into the graph's first inputs: those the cell closes over, those in its
     fields, and the initial state that a reset puts back. ``levels`` says of each input which of the three it is.
@@ -58,16 +61,20 @@ class Traced:
         return self.graph.inputs[: len(self.parameters)]
 
 
-def trace(cell: Callable[..., Any], own: State, step: Steps) -> Traced:
-    """Trace ``cell``.
+def trace(
+    cell: Callable[..., Any], initial_state: State, step: Steps, label: str = "Recurrence"
+) -> Traced:
+    """Trace one step of ``cell``.
 
     Args:
-        cell: transition and emission of one example and one step; its arrays may be traced themselves.
-        own: the layer's initial state for one example.
+        cell: transition and emission of one example and one step; its arrays may be traced.
+        initial_state: the layer's initial state for one example.
         step: shapes and dtypes of what enters at one step of one example.
+        label: the layer in messages.
 
     Raises:
         Unsupported: if a step has side effects.
+        TypeError: if a step changes the structure, shapes or dtypes of the state.
     """
     arrays, rest = eqx.partition(cell, eqx.is_array)
 
@@ -78,18 +85,18 @@ def trace(cell: Callable[..., Any], own: State, step: Steps) -> Traced:
             else _where(step.valid, step.x, jtu.tree_map(jnp.zeros_like, step.x))
         )
         before = state if step.reset is None else _where(step.reset, own, state)
-        after, y = advance(eqx.combine(arrays, rest), before, x, step.key)
+        after, y = _checked(label, eqx.combine(arrays, rest), before, x, step.key)
         if step.valid is None:
             return after, y
         return _where(step.valid, after, state), _where(
             step.valid, y, jtu.tree_map(jnp.zeros_like, y)
         )
 
-    state = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), own)
-    graph, closed_over, tree = graph_of(one, arrays, own, state, step)
-    parameters = (*closed_over, *jtu.tree_leaves((arrays, own)))
+    state = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), initial_state)
+    graph, closed_over, tree = graph_of(one, arrays, initial_state, state, step)
+    parameters = (*closed_over, *jtu.tree_leaves((arrays, initial_state)))
     _, emission_tree = tree.children()
-    width = len(jtu.tree_leaves(own))
+    width = len(jtu.tree_leaves(initial_state))
     inputs, first = graph.inputs, len(parameters)
     levels = dict.fromkeys(inputs[:first], CONSTANT) | dict.fromkeys(
         inputs[first : first + width], STATE
@@ -98,6 +105,43 @@ def trace(cell: Callable[..., Any], own: State, step: Steps) -> Traced:
     graph = canonicalize(_own_outputs(graph, dependence(graph.equations, levels)), levels, width)
     state, steps = inputs[first : first + width], inputs[first + width :]
     return Traced(graph, parameters, state, steps, levels, emission_tree)
+
+
+def check_transition(problem: Problem, step: Steps) -> None:
+    """Raise what `trace` raises for a cell that cannot be carried, if nothing traces it first."""
+    cell = functools.partial(_checked, problem.label, problem.cell)
+    jax.eval_shape(cell, problem.initial_state, step.x, step.key)
+
+
+def _checked(
+    label: str, cell: Callable[..., Any], state: State, x: Any, key: Key | None
+) -> tuple[State, Any]:
+    """One step; its errors say what the cell was called with, before XLA finds them."""
+    try:
+        after = cell(state, x) if key is None else cell(state, x, key=key)
+    except Exception as error:
+        error.add_note(
+            f"{label}: this came from one step of the cell, called with a state of "
+            f"{describe(state)} and an x of {describe(x)}."
+        )
+        raise
+    before, now = _structs(state), _structs(after)
+    if tree_spec(before) != tree_spec(now):
+        raise TypeError(
+            f"{label}: one step turns a state of {describe(before)} into {describe(now)}; "
+            "expected the same structure, shapes and dtypes. Check the initial state and the dtype "
+            "of xs."
+        )
+    return after, emit(cell, after, x)
+
+
+def _structs(tree: Any) -> Any:
+    return jtu.tree_map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), tree)
+
+
+def tree_spec(tree: Any) -> tuple[Any, list[tuple[Any, Any]]]:
+    """Structure, shapes and dtypes."""
+    return jtu.tree_structure(tree), [(a.shape, a.dtype) for a in jtu.tree_leaves(tree)]
 
 
 def _where(condition: Any, if_true: Any, if_false: Any) -> Any:

@@ -1,103 +1,110 @@
-"""One step and its pull-back, divided between a forward loop, a reverse loop, and what follows the loops.
+"""One step and its pull-back, divided between a forward loop, a reverse loop, and the code after.
 
-Where parameters enter an equation of the loop there is a contact. The reverse loop stacks the cotangent of what the
-contact gave; the gradient of its parameters is then one contraction over time and batch, after the loop. That holds
-for any equation, since the contraction is the equation's own pull-back, taken over all steps at once::
+The reverse loop carries cotangents of the state only. An equation that reads a parameter is a
+`ParameterUse`: the reverse loop stacks the cotangent of its result, and the gradient of the
+parameter is one contraction over time and batch, after the loop::
 
-    loop      a_t = f(p, z_t)                            a contact: p a parameter, z_t of the state
+    loop      a_t = f(p, z_t)                            p a parameter, z_t of the state
     reverse   g_t = dL/da_t                              stacked
-    after     dL/dp = sum over t of (df/dp)(z_t)^T g_t   the pull-back of f, mapped over time while p is not
+    after     dL/dp = sum over t of (df/dp)(z_t)^T g_t   the pull-back of f, mapped over time
 
-A backend that can sum while it loops is given that sum as a *total* of the reverse loop: the pull-back of one step gives an outer
-product, or a value, and the loop sums it over all steps and examples (`summed`).
-
-What is kept for the reverse loop is chosen by `noria.compiler.min_cut`: the values from which it can be computed
-without a product and with the fewest bytes.
+A backend with accumulators sums it in the reverse loop (`noria.compiler.accumulate`). Residuals,
+which the forward loop keeps for the reverse loop, are a minimum cut: the values from which the
+reverse loop can be computed without a product, and with the fewest bytes.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 
+from noria.compiler.equation_vjp import EquationVJP, equation_vjps, is_zero
 from noria.compiler.min_cut import LIGHT, TRANSCENDENTAL, is_heavy, min_cut
-from noria.compiler.param_use import ParameterUse, pull_back_of_a_step
+from noria.compiler.param_use import ParameterUse
 from noria.compiler.split import Split
-from noria.ir.build import graph_of
+from noria.ir.build import build
 from noria.ir.graph import (
+    Atom,
     Env,
     Equation,
     Graph,
-    env_of,
+    Value,
     is_inexact,
     is_literal,
     size_in_bytes,
-    struct,
     values_of,
 )
-from noria.ir.passes import cse, dependence, extract, inputs_of, substitute, toposort
+from noria.ir.passes import cse, dependence, extract, inlined
 
 SHARED, FORWARD, REVERSE = range(3)
 
-#: Numbers up to which the cotangent of one step, if it is no outer product, is summed up in the loop.
-WIDEST = 2**14
 
+class ResidualRef(NamedTuple):
+    """Where a residual is found: in array ``stack`` of all that the forward loop stacks.
 
-class Source(NamedTuple):
-    """Where a saved value is found: in array ``stack`` of what the forward loop stacks, there one step before if it is the ``state``."""
+    With ``carried_from`` it is the state of this number, read one step late.
+    """
 
     stack: int
-    state: int | None
+    carried_from: int | None
 
 
 @dataclass(frozen=True, eq=False)
-class Derivative:
+class StepVJP:
     """One step and its pull-back.
 
-    =========== ====================================== ================================================================
-    ``forward`` shared, lifted, state                  next state, emitted, ``saved``
-    ``reverse`` shared, lifted, ``saved``, cotangents  cotangents of the state, ``stacked``
-    ``recover`` shared, lifted, ``saved``              operands of the contacts that were cheaper to compute again
-    ``again``   shared, lifted, state                  ``saved``
-    =========== ====================================== ================================================================
+    ================= ======================================= ====================================
+    ``forward``       shared, hoisted, state                  next state, emitted, ``residuals``
+    ``reverse``       shared, hoisted, residuals, cotangents  cotangents of the state, ``stacked``
+    ``rematerialize`` shared, hoisted, residuals              operands of uses not worth storing
+    ``recompute``     shared, hoisted, state                  ``residuals``
+    ================= ======================================= ====================================
 
-    ``cotangents`` are the values for the
-    cotangents of the loop's inexact outputs, ``of_lifted`` those of what is lifted, ``None`` where nobody asked. ``constants``
-    are arrays that derivative rules close over. ``totals`` are the parameters whose gradients the reverse loop sums up, and of
-    how many operands each is, which are the last outputs of ``reverse``; with ``sums_before`` that includes what parameters get
-    from what is lifted.
+    Attributes:
+        split: the parts of the step.
+        uses: the equations of the loop that read parameters, but for those that are accumulated.
+        cotangents: the inputs of ``reverse`` for cotangents of the loop's inexact outputs.
+        of_hoisted: the cotangents of the hoisted values, ``None`` for zero.
+        constants: arrays that derivative rules close over.
+        accumulators: parameters whose gradients the reverse loop sums, each with the number of its
+            operands, which are the last outputs of ``reverse``.
+        accumulates_prologue: whether these include gradients by way of hoisted values.
     """
 
     split: Split
     forward: Graph
     reverse: Graph
-    recover: Graph
-    again: Graph
-    saved: tuple[Any, ...]
-    stacked: tuple[Any, ...]
-    contacts: tuple[ParameterUse, ...]
-    cotangents: tuple[Any, ...]
-    of_lifted: tuple[Any, ...]
+    rematerialize: Graph
+    recompute: Graph
+    residuals: tuple[Value, ...]
+    stacked: tuple[Value, ...]
+    uses: tuple[ParameterUse, ...]
+    cotangents: tuple[Value, ...]
+    of_hoisted: tuple[Atom | None, ...]
     constants: Env
-    totals: tuple[tuple[Any, int], ...] = ()
-    sums_before: bool = False
+    accumulators: tuple[tuple[Value, int], ...] = ()
+    accumulates_prologue: bool = False
 
     @property
-    def states(self) -> tuple[Any, ...]:
-        """The states from which, with what is lifted, all that is saved can be computed again."""
-        return tuple(v for v in self.split.state if v in self.again.inputs or v in self.saved)
+    def states(self) -> tuple[Value, ...]:
+        """The states from which, with hoisted values, all residuals can be computed again."""
+        needed = {*self.recompute.inputs, *self.residuals}
+        return tuple(v for v in self.split.state if v in needed)
 
-    def sources(self, shifts: bool) -> tuple[tuple[Any, ...], dict[Any, Source]]:
-        """What of ``saved`` the forward loop must store, and where all of it is found afterwards.
+    @property
+    def hoisted(self) -> tuple[Value, ...]:
+        """The hoisted values that are needed besides the residuals."""
+        needed = {*self.reverse.inputs, *self.rematerialize.inputs}
+        return tuple(v for v in self.split.hoisted if v in needed)
 
-        What is emitted need not be stored again; nor, for a backend that ``shifts``, the state before a step, if the next
-        state is emitted or stored.
+    def stored(self, previous: bool) -> tuple[tuple[Value, ...], dict[Value, ResidualRef]]:
+        """The residuals that the forward loop must store, and where all of them are found.
+
+        What is emitted is not stored again. Nor is the state before a step, if its next state is
+        emitted or stored, and the backend reads the ``previous`` step.
         """
         width = len(self.split.state)
         following, emitted = (
@@ -105,309 +112,222 @@ class Derivative:
             self.forward.outputs[width : width + len(self.split.emitted)],
         )
         at = {v: n for n, v in reversed([*enumerate(emitted)]) if not is_literal(v)}
-        before = dict(zip(self.split.state, following, strict=True)) if shifts else {}
-        there = [*at, *self.saved]
-        moved = [
+        before = dict(zip(self.split.state, following, strict=True)) if previous else {}
+        there = [*at, *self.residuals]
+        late = [
             v
-            for v in self.saved
+            for v in self.residuals
             if before.get(v) in there and v not in at and before[v] not in before
         ]
-        own = tuple(v for v in self.saved if v not in at and v not in moved)
+        own = tuple(v for v in self.residuals if v not in at and v not in late)
         at |= {v: len(emitted) + n for n, v in enumerate(own)}
-        found = {v: Source(at[v], None) for v in self.saved if v not in moved}
-        found |= {v: Source(at[before[v]], self.split.state.index(v)) for v in moved}
+        found = {v: ResidualRef(at[v], None) for v in self.residuals if v not in late}
+        found |= {v: ResidualRef(at[before[v]], self.split.state.index(v)) for v in late}
         return own, found
 
-    def batch_major(self, sources: dict[Any, Source]) -> set[Any]:
-        """What the reverse loop reads of the caller's arrays and of outputs of the layer, and those of its results that go to the caller."""
-        split = self.split
-        streams = self.cotangents[sum(map(is_inexact, split.next_state)) :]
-        smooth = [
-            passed_on
-            for v, passed_on in zip(split.emitted, split.passed_on, strict=True)
-            if is_inexact(v)
-        ]
-        found = {*split.steps, *compress(streams, smooth)}
-        emitted = [n for n, is_passed_on in enumerate(split.passed_on) if is_passed_on]
-        found |= {v for v, source in sources.items() if source.stack in emitted}
-        of_steps = compress(self.of_lifted, (v in split.steps for v in split.lifted))
-        return found | {*values_of(g for g in of_steps if g is not None)}
 
-    @property
-    def lifted(self) -> tuple[Any, ...]:
-        """What is needed of the lifted values besides what is saved."""
-        return tuple(
-            v for v in self.split.lifted if v in self.reverse.inputs or v in self.recover.inputs
-        )
-
-
-def derive(split: Split) -> Derivative:
-    """Differentiate one step with respect to the state, what is lifted, and at the contacts."""
-    loop, moving = split.loop, split.moving
-    touched = [
-        e
-        for e in loop.equations
-        if moving.intersection(split.shared, values_of(e.inputs))
-        and any(map(is_inexact, e.outputs))
+def differentiate(split: Split) -> StepVJP:
+    """Differentiate one step with respect to the state, hoisted values, and parameters."""
+    tape = _Tape(split)
+    tape.run_forward()
+    tape.run_reverse()
+    outputs = [tape.now(v) for v in split.loop.outputs]
+    uses = [
+        (e, vjp, [None if is_literal(v) or v in tape.shared else tape.now(v) for v in e.inputs], g)
+        for e, vjp, g in tape.uses
     ]
-    moves = dependence(split.before.equations, dict.fromkeys(moving, 1))
-    wanted = [v for v in split.lifted if moves.get(v) and is_inexact(v)]
-    smooth = [v for v in split.state if is_inexact(v)]
-    same = {*split.shared}
-
-    def step(shared: list[Any], lifted: list[Any], state: list[Any], cotangents: list[Any]) -> Any:
-        known = env_of((*split.shared, *split.lifted, *split.state), (*shared, *lifted, *state))
-
-        def tapped(some: list[Any], taps: list[list[Any]]) -> Any:
-            """The loop's inexact outputs, where to each output of a contact a tap is added; and all else of interest."""
-            tap_of, operands = dict(zip(touched, taps, strict=True)), {}
-
-            def adjust(equation: Equation, inputs: list[Any], outputs: list[Any]) -> list[Any]:
-                if equation not in tap_of:
-                    return outputs
-                operands[equation] = [
-                    None if is_literal(v) or v in same else a
-                    for v, a in zip(equation.inputs, inputs, strict=True)
-                ]
-                taps = iter(tap_of[equation])
-                return [
-                    a + next(taps) if is_inexact(v) else a
-                    for v, a in zip(equation.outputs, outputs, strict=True)
-                ]
-
-            inputs = known | env_of((*smooth, *wanted), some)
-            outputs = loop([inputs[v] for v in loop.inputs], adjust)
-            smooth_outputs = [
-                a for v, a in zip(loop.outputs, outputs, strict=True) if is_inexact(v)
-            ]
-            return smooth_outputs, (outputs, [operands[e] for e in touched])
-
-        taps = [
-            [jnp.zeros(v.aval.shape, v.aval.dtype) for v in e.outputs if is_inexact(v)]
-            for e in touched
-        ]
-        _, pull, (outputs, operands) = jax.vjp(
-            tapped, [known[v] for v in (*smooth, *wanted)], taps, has_aux=True
-        )
-        return outputs, operands, pull(cotangents)
-
-    args = [list(map(struct, values)) for values in (split.shared, split.lifted, split.state)]
-    ends = [struct(v) for v in loop.outputs if is_inexact(v)]
-    graph, arrays, tree = graph_of(step, *args, ends)
-    hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
-    names = (*split.shared, *split.lifted, *split.state)
-    graph = cse(substitute(graph, dict(zip(inputs, names, strict=False))), LIGHT)
-    outputs, operands, (of_inputs, of_taps) = jtu.tree_unflatten(tree, graph.outputs)
-    of_lifted = dict(zip(wanted, of_inputs[len(smooth) :], strict=True))
+    of_state = [tape.gradient(v) for v in split.state if is_inexact(v)]
+    of_hoisted = [tape.cotangent.get(v) if v in tape.hoisted else None for v in split.hoisted]
+    found = outputs, [(operands, g) for _, _, operands, g in uses], of_state, of_hoisted
+    atoms, tree = jtu.tree_flatten(found)
+    graph = cse(Graph((), tuple(atoms), (*tape.forward, *tape.reverse)), LIGHT)
+    outputs, parts, of_state, of_hoisted = jtu.tree_unflatten(tree, graph.outputs)
     return _divide(
         split,
         graph.equations,
         outputs,
         [
             ParameterUse.made(
-                e, [v for v in values_of(e.inputs) if v in moving and v in same], z, g
+                e, vjp, [v for v in values_of(e.inputs) if v in tape.parameters], z, g
             )
-            for e, z, g in zip(touched, operands, of_taps, strict=True)
+            for (e, vjp, _, _), (z, g) in zip(uses, parts, strict=True)
         ],
-        cotangents=inputs[len(names) :],
-        of_state=of_inputs[: len(smooth)],
-        of_lifted=[of_lifted.get(v) for v in split.lifted],
-        constants=env_of(hidden, arrays),
+        cotangents=tape.seeds,
+        of_state=of_state,
+        of_hoisted=of_hoisted,
+        constants=tape.constants,
     )
+
+
+class _Tape:
+    """Reverse-mode differentiation of a loop body, equation by equation (Wengert 1964).
+
+    ``forward`` computes the body again, under new names, and the residuals of each equation;
+    ``reverse`` leads from the ``seeds``, the cotangents of the inexact outputs, back to the inputs.
+    A cotangent of a parameter is not summed here: each equation that reads one is in ``uses``.
+    """
+
+    def __init__(self, split: Split):
+        loop, differentiable = split.loop, split.differentiable
+        moves = dependence(split.prologue.equations, dict.fromkeys(differentiable, 1))
+        self.loop, self.shared = loop, frozenset(split.shared)
+        self.parameters = differentiable & self.shared
+        self.hoisted = {v for v in split.hoisted if moves.get(v) and is_inexact(v)}
+        inputs = (*self.parameters, *self.hoisted, *filter(is_inexact, split.state))
+        self._depends = dependence(loop.equations, dict.fromkeys(inputs, 1))
+        self._names: dict[Value, Atom] = {}
+        self._recorded: list[tuple[Equation, EquationVJP, dict[Value, Atom]]] = []
+        self.seeds = [Value(v.aval) for v in loop.outputs if is_inexact(v)]
+        self.forward: list[Equation] = []
+        self.reverse: list[Equation] = []
+        self.cotangent: dict[Value, Atom] = {}
+        self.uses: list[tuple[Equation, EquationVJP, list[Atom]]] = []
+        self.constants: Env = {}
+
+    def now(self, atom: Atom) -> Atom:
+        """The value of ``forward`` that stands for a value of the loop."""
+        return atom if is_literal(atom) else self._names.get(atom, atom)
+
+    def run_forward(self) -> None:
+        wrt = {e: self._differentiable_inputs(e) for e in self.loop.equations}
+        kinds = [(e, some) for e, some in wrt.items() if some]
+        vjps = {e: vjp for (e, _), vjp in zip(kinds, equation_vjps(kinds), strict=True)}
+        for equation in self.loop.equations:
+            vjp = vjps.get(equation)
+            inputs = [self.now(atom) for atom in equation.inputs]
+            if vjp is None:
+                self.forward.append(replace(equation, inputs=tuple(inputs)))
+                continue
+            names = vjp.named(equation, inputs)
+            made, outputs = inlined(vjp.forward, names, equation.source)
+            self.forward += made
+            self._names.update(zip(equation.outputs, outputs, strict=False))
+            names |= dict(zip(vjp.forward.outputs, outputs, strict=True))
+            self._recorded.append((equation, vjp, names))
+            self.constants |= vjp.constants
+
+    def _differentiable_inputs(self, equation: Equation) -> tuple[int, ...]:
+        """The positions of the inputs of which inexact outputs depend."""
+        if not any(map(is_inexact, equation.outputs)):
+            return ()
+        inputs = enumerate(equation.inputs)
+        return tuple(n for n, atom in inputs if self._is_differentiable(atom))
+
+    def _is_differentiable(self, atom: Atom) -> bool:
+        return not is_literal(atom) and bool(self._depends.get(atom)) and is_inexact(atom)
+
+    def run_reverse(self) -> None:
+        for atom, seed in zip(filter(is_inexact, self.loop.outputs), self.seeds, strict=True):
+            self._add(atom, seed, None)
+        for equation, vjp, names in reversed(self._recorded):
+            smooth = [v for v in equation.outputs if is_inexact(v)]
+            if not any(v in self.cotangent for v in smooth):
+                continue
+            given = [self.gradient(v) for v in smooth]
+            names = names | dict(zip(vjp.cotangents, given, strict=True))
+            made, gradients = inlined(vjp.reverse, names, equation.source)
+            self.reverse += made
+            found = iter(gradients)
+            for n, gradient in zip(vjp.wrt, vjp.gradients, strict=True):
+                g = None if gradient is None else next(found)
+                if g is not None and equation.inputs[n] not in self.parameters:
+                    self._add(equation.inputs[n], g, equation.source)
+            if self.parameters.intersection(values_of(equation.inputs)):
+                self.uses.append((equation, vjp, given))
+        self.uses.reverse()
+
+    def gradient(self, value: Value) -> Atom:
+        """The cotangent of a value, zeros if there is none."""
+        if value not in self.cotangent:
+            made, (zeros,) = build(
+                lambda: [jnp.zeros(value.aval.shape, value.aval.dtype)], [], None
+            )
+            self.reverse += made
+            return zeros
+        return self.cotangent[value]
+
+    def _add(self, atom: Atom, gradient: Atom, source: object) -> None:
+        if is_literal(atom):
+            return
+        if atom in self.cotangent:
+            total = Value(atom.aval)
+            terms = (self.cotangent[atom], gradient)
+            self.reverse.append(Equation(jax.lax.add_p, terms, (total,), {}, source))
+            gradient = total
+        self.cotangent[atom] = gradient
 
 
 def _divide(
     split: Split,
     equations: Sequence[Equation],
-    outputs: Sequence[Any],
-    contacts: Sequence[ParameterUse],
+    outputs: Sequence[Atom],
+    uses: Sequence[ParameterUse],
     *,
-    cotangents: Sequence[Any],
-    of_state: Sequence[Any],
-    of_lifted: Sequence[Any],
+    cotangents: Sequence[Value],
+    of_state: Sequence[Atom],
+    of_hoisted: Sequence[Atom | None],
     constants: Env,
-) -> Derivative:
+) -> StepVJP:
     """Divide the equations of a step and its pull-back between the two loops."""
-    sources = dict.fromkeys((*split.lifted, *split.state), FORWARD) | dict.fromkeys(
-        cotangents, REVERSE
-    )
-    levels = dependence(equations, sources)
-
-    def level(value: Any) -> int:
-        return levels.get(value, SHARED)
+    inputs = dict.fromkeys((*split.hoisted, *split.state), FORWARD)
+    levels = dependence(equations, inputs | dict.fromkeys(cotangents, REVERSE))
+    maker = {v: equation for equation in equations for v in equation.outputs}
 
     def level_of(equation: Equation) -> int:
-        return max(map(level, values_of(equation.outputs)), default=SHARED)
+        return max((levels.get(v, SHARED) for v in equation.outputs), default=SHARED)
 
-    def again(equation: Equation) -> int:
-        """Bytes that computing an equation once more costs: three quarters of its result if that is slow to compute."""
-        costly = level_of(equation) == FORWARD and equation.name in TRANSCENDENTAL
-        return 3 * sum(map(size_in_bytes, equation.outputs)) // 4 if costly else 0
-
-    asked = [g for g in (*of_lifted, *(g for c in contacts for g in c.cotangents)) if g is not None]
-    streamed = cotangents[
-        sum(map(is_inexact, split.next_state)) :
-    ]  # those of what is emitted come stacked already
-    # A rule may give a cotangent that does not depend on the one it was given: then it need not come from the loop.
-    maker = {v: equation for equation in equations for v in equation.outputs}
-    apart = [g for g in values_of(asked) if level(g) != REVERSE and not _is_zero(g, maker)]
-    same = (*constants, *split.shared)
-    operands = [
-        v
-        for v in values_of((*(v for c in contacts for v in c.operands if v is not None), *apart))
-        if level(v) == FORWARD or v in maker or v in same
-    ]
+    wanted = [*of_hoisted, *(g for use in uses for g in use.cotangents)]
+    asked = list(values_of(g for g in wanted if g is not None))
+    shared = (*constants, *split.shared)
+    operands = _operands(asked, uses, levels, maker, shared)
     crossing = min_cut(
         equations,
         early=[e for e in equations if level_of(e) == FORWARD and is_heavy(e)],
         late=[e for e in equations if level_of(e) == REVERSE],
         wanted=operands,
-        free=lambda v: level(v) != FORWARD,
-        again=again,
-        latest=True,
+        free=lambda v: levels.get(v, SHARED) != FORWARD,
+        recompute_cost=lambda e: _recompute_cost(e) if level_of(e) == FORWARD else 0,
+        prefer_early=True,
     )
-    stacked = [g for g in values_of(asked) if level(g) == REVERSE and g not in streamed]
-    saved = tuple(v for v in crossing if v not in split.lifted)
-    given = (*same, *split.lifted, *split.state)
-    return Derivative(
+    # Cotangents of emitted values come stacked already.
+    streamed = cotangents[sum(map(is_inexact, split.next_state)) :]
+    stacked = [g for g in asked if levels.get(g, SHARED) == REVERSE and g not in streamed]
+    residuals = tuple(v for v in crossing if v not in split.hoisted)
+    given = (*shared, *split.hoisted, *split.state)
+    return StepVJP(
         split,
-        forward=extract(equations, (*outputs, *saved), given),
-        reverse=extract(equations, (*of_state, *stacked), (*same, *crossing, *cotangents)),
-        recover=extract(equations, operands, (*same, *crossing)),
-        again=extract(equations, saved, given),
-        saved=saved,
+        forward=extract(equations, (*outputs, *residuals), given),
+        reverse=extract(equations, (*of_state, *stacked), (*shared, *crossing, *cotangents)),
+        rematerialize=extract(equations, operands, (*shared, *crossing)),
+        recompute=extract(equations, residuals, given),
+        residuals=residuals,
         stacked=tuple(stacked),
-        contacts=tuple(contacts),
+        uses=tuple(uses),
         cotangents=tuple(cotangents),
-        of_lifted=tuple(None if g is None or _is_zero(g, maker) else g for g in of_lifted),
+        of_hoisted=tuple(None if g is None or is_zero(g, maker) else g for g in of_hoisted),
         constants=constants,
     )
 
 
-def summed(derivative: Derivative, sums: Callable[[Equation], bool]) -> Derivative:
-    """The same, where the reverse loop itself sums up the gradients of parameters, if ``sums`` allows each equation of that."""
-    split = derivative.split
-    equations = [*dict.fromkeys((*derivative.reverse.equations, *derivative.recover.equations))]
-    totals: list[tuple[Any, int]] = []
-    operands: list[Any] = []
-    there = {v for e in equations for v in e.outputs} | {
-        *derivative.cotangents,
-        *derivative.constants,
-        *derivative.lifted,
-    }
-    there |= {
-        *derivative.reverse.inputs,
-        *derivative.recover.inputs,
-        *split.parameters,
-        *split.steps,
-    }
-
-    def add(parameters: Sequence[Any], step: Graph | None) -> bool:
-        found = None if step is None else _summands(step, sums)
-        if found is not None and not there.issuperset(
-            inputs_of(found[1], [v for some in found[0] for v in some])
-        ):
-            found = None  # a cotangent that is zero as it is written is not kept
-        if found is not None:
-            equations.extend(found[1])
-            totals.extend((v, len(some)) for v, some in zip(parameters, found[0], strict=True))
-            operands.extend(atom for some in found[0] for atom in some)
-        return found is not None
-
-    contacts = [
-        c
-        for c in derivative.contacts
-        if any(map(is_literal, c.cotangents)) or not add(c.parameters, c.step)
-    ]
-    of_lifted, lifting = derivative.of_lifted, _pull_back_of_lifting(derivative)
-    sums_before = lifting is not None and add(*lifting)
-    if sums_before and not split.moving.intersection(split.steps):
-        of_lifted = (None,) * len(of_lifted)
-    # What is left is what `Derivative.reverse` and `Derivative.recover` gave for the other contacts and for what is lifted.
-    asked = {*values_of(v for c in contacts for v in (*c.operands, *c.cotangents) if v is not None)}
-    asked |= {*values_of(g for g in of_lifted if g is not None)}
-    stacked = tuple(v for v in derivative.stacked if v in asked)
-    of_state = derivative.reverse.outputs[
-        : len(derivative.reverse.outputs) - len(derivative.stacked)
-    ]
-    outputs = (*of_state, *stacked, *operands)
-    recovered = tuple(v for v in derivative.recover.outputs if v in asked)
-    return replace(
-        derivative,
-        reverse=extract(toposort(equations), outputs, inputs_of(equations, outputs)),
-        recover=extract(derivative.recover.equations, recovered, derivative.recover.inputs),
-        stacked=stacked,
-        contacts=tuple(contacts),
-        of_lifted=of_lifted,
-        totals=tuple(totals),
-        sums_before=sums_before,
-    )
+def _operands(
+    asked: Sequence[Value],
+    uses: Sequence[ParameterUse],
+    levels: dict[Value, int],
+    maker: dict[Value, Equation],
+    shared: Sequence[Value],
+) -> list[Value]:
+    """The values of the forward loop that the contractions after the reverse loop read."""
+    # A rule may give a cotangent that does not depend on the one it was given.
+    early = [g for g in asked if levels.get(g, SHARED) != REVERSE and not is_zero(g, maker)]
+    read = values_of((*(v for use in uses for v in use.operands if v is not None), *early))
+    return [v for v in read if levels.get(v, SHARED) == FORWARD or v in maker or v in shared]
 
 
-def _pull_back_of_lifting(derivative: Derivative) -> tuple[list[Any], Graph | None] | None:
-    """The parameters that what is lifted is made of, and from its cotangents theirs, in one step; ``None`` if there are none."""
-    before = derivative.split.before
-    of = {
-        v: g
-        for v, g in zip(derivative.split.lifted, derivative.of_lifted, strict=True)
-        if v in before.outputs
-    }
-    of = {v: g for v, g in of.items() if g is not None}
-    parameters = [
-        v
-        for v in before.inputs
-        if v in derivative.split.moving and v in derivative.split.parameters
-    ]
-    if not parameters or not of:
-        return None
-    graph = extract(before.equations, list(of), before.inputs)
-    parameters = [v for v in parameters if v in graph.inputs]
-    step = None if any(map(is_literal, of.values())) else pull_back_of_a_step(graph, parameters)
-    if step is not None:
-        step = substitute(
-            step, dict(zip(step.inputs[len(graph.inputs) :], of.values(), strict=True))
-        )
-    return parameters, step
+def _recompute_cost(equation: Equation) -> int:
+    """Bytes that the minimum cut charges for computing an equation again.
 
-
-def _summands(
-    graph: Graph, sums: Callable[[Equation], bool]
-) -> tuple[list[tuple[Any, ...]], tuple[Equation, ...]] | None:
-    """For each output the operands of its outer product, or itself alone, and what computes them; ``None`` if ``sums`` forbids."""
-    maker = {v: equation for equation in graph.equations for v in equation.outputs}
-    found = [_factors(atom, maker) for atom in graph.outputs]
-    wanted = [atom for some in found for atom in some]
-    needed = extract(graph.equations, wanted, inputs_of(graph.equations, wanted)).equations
-    wide = any(math.prod(some[0].aval.shape) > WIDEST for some in found if len(some) == 1)
-    return None if wide or not all(map(sums, needed)) else (found, needed)
-
-
-def _factors(atom: Any, maker: dict[Any, Equation]) -> tuple[Any, ...]:
-    """The two vectors whose outer product a value is, or the value."""
-    equation, turned = maker.get(atom) if not is_literal(atom) else None, False
-    while (
-        equation is not None
-        and equation.name == "transpose"
-        and equation.params["permutation"] == (1, 0)
-    ):
-        turned = not turned
-        equation = maker.get(equation.inputs[0])
-    if (
-        equation is None
-        or equation.name != "dot_general"
-        or any(v.aval.ndim != 1 for v in equation.inputs)
-    ):
-        return (atom,)
-    if any(equation.params["dimension_numbers"][0]) or any(equation.params["dimension_numbers"][1]):
-        return (atom,)
-    return equation.inputs[::-1] if turned else equation.inputs
-
-
-def _is_zero(atom: Any, maker: dict[Any, Equation]) -> bool:
-    """Whether a value is zero as it is written."""
-    while not is_literal(atom):
-        equation = maker.get(atom)
-        if equation is None or equation.name != "broadcast_in_dim":
-            return False
-        atom = equation.inputs[0]
-    return not np.any(atom.val)
+    A transcendental is computed again only if that saves more than three quarters of its size.
+    """
+    if equation.name not in TRANSCENDENTAL:
+        return 0
+    return 3 * sum(map(size_in_bytes, equation.outputs)) // 4

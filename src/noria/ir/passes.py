@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from noria.ir.graph import Atom, Equation, Graph, is_literal, values_of
+from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, values_of
 
 
 def dce(graph: Graph) -> Graph:
@@ -63,6 +63,18 @@ def substitute(graph: Graph, instead: dict[Any, Atom]) -> Graph:
         for e in graph.equations
     ]
     return Graph(graph.inputs, tuple(map(get, graph.outputs)), tuple(equations))
+
+
+def inlined(graph: Graph, names: dict[Any, Atom], source: Any) -> tuple[list[Equation], list[Atom]]:
+    """The equations of ``graph`` on other inputs, with new outputs; inputs not in ``names`` stay."""
+    names = dict(names)
+    equations = []
+    for e in graph.equations:
+        outputs = tuple(Value(v.aval) for v in e.outputs)
+        inputs = tuple(a if is_literal(a) else names.get(a, a) for a in e.inputs)
+        equations.append(Equation(e.primitive, inputs, outputs, e.params, source))
+        names.update(zip(e.outputs, outputs, strict=True))
+    return equations, [a if is_literal(a) else names.get(a, a) for a in graph.outputs]
 
 
 def cse(graph: Graph, kinds: frozenset[str]) -> Graph:

@@ -176,7 +176,7 @@ IN_PIECES = frozenset(name for name, primitive in PRIMITIVES.items() if primitiv
 
 
 def is_heavy(equation: Equation) -> bool:
-    """Whether an equation is a contraction, a convolution, a gather, a loop or otherwise not light."""
+    """Whether an equation is a contraction, a convolution, a gather, a loop: not light."""
     if equation.name == "dot_general":
         return bool(equation.params["dimension_numbers"][0][0])
     if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):

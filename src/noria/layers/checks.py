@@ -1,6 +1,5 @@
-"""Checks of a `Recurrence`: its cell, its options, and the state that one step returns."""
+"""Checks of a `Recurrence`: its cell and its options."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -8,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._errors import check_choice, describe
-from noria._types import Key, State
-from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, NAMES
+from noria._errors import check_choice
+from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, names
 from noria.layers.base import Layer
 
 
@@ -40,7 +38,7 @@ def check_cell(cell: Any) -> None:
 
 def check_options(call: str, backend: str, save: str, checkpoint: int | str | None) -> None:
     """Check each option, and that the backend can store residuals as they say."""
-    check_choice(call, "backend", backend, ("auto", *NAMES))
+    check_choice(call, "backend", backend, ("auto", *names()))
     check_choice(call, "save", save, ("gates", "states"))
     steps = isinstance(checkpoint, int) and not isinstance(checkpoint, bool) and checkpoint >= 1
     if not (checkpoint is None or checkpoint == "sqrt" or steps):
@@ -63,36 +61,6 @@ def check_options(call: str, backend: str, save: str, checkpoint: int | str | No
 def chooses_residuals(backend: str) -> bool:
     """Whether a backend has an option ``save=``."""
     return backend in ("auto", *LOOP_BACKENDS)
-
-
-def check_transition(
-    label: str, cell: Callable[..., Any], state: State, x: Any, key: Key | None
-) -> None:
-    """Reject a step that changes the structure, shapes or dtypes of its state.
-
-    XLA would reject it too, but in terms of its own loop.
-    """
-    if key is None:
-        after = _one_step(label, lambda h, x, k: cell(h, x), state, x, key)
-    else:
-        after = _one_step(label, lambda h, x, k: cell(h, x, key=k), state, x, key)
-    if spec_of(after) != spec_of(state):
-        raise TypeError(
-            f"{label}: one step turns a state of {describe(state)} into {describe(after)}; "
-            "expected the same structure, shapes and dtypes. "
-            "Check the initial state and the dtype of xs."
-        )
-
-
-def _one_step(label: str, step: Callable[..., Any], state: State, x: Any, key: Any) -> State:
-    try:
-        return jax.eval_shape(step, state, x, key)
-    except Exception as error:
-        error.add_note(
-            f"{label}: this came from one step of the cell, called with a state of "
-            f"{describe(state)} and an x of {describe(x)}."
-        )
-        raise
 
 
 def spec_of(tree: Any) -> Any:

@@ -6,7 +6,6 @@ step in each call, and a program is used again only if the trace is the same. No
 traced again: they compute from their fields only.
 """
 
-import os
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
@@ -18,10 +17,8 @@ import numpy as np
 
 from noria._jax import Literal, parts_of
 from noria._types import Key, State
+from noria.backends.environment import environment
 from noria.cells.base import advance
-
-#: Variables on which the choice of a backend depends, besides a layer and its arguments.
-VARIABLES = ("NORIA_BACKEND", "NORIA_NATIVE_ISA")
 
 
 def dependence_of(
@@ -35,9 +32,8 @@ def dependence_of(
         x: one step of the input, likewise.
         key: one random key, likewise, or ``None``.
     """
-    environment = tuple(map(os.environ.get, VARIABLES))
     if _computes_from_its_fields(cell):
-        return environment
+        return environment()
     arrays, rest = eqx.partition(cell, eqx.is_array)
 
     def step(key: Key | None, *given: Any) -> Any:
@@ -59,7 +55,7 @@ def dependence_of(
             found.append(_Content().of(jax.make_jaxpr(derivative)(outputs, *given)))
     except Exception:  # the layer raises an error of the cell again, with a note
         return None
-    return environment, *found
+    return environment(), *found
 
 
 class _NotShared(Exception):

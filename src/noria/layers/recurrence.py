@@ -1,5 +1,6 @@
 """``Recurrence``: a cell run over whole sequences."""
 
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -11,15 +12,14 @@ import jax.tree_util as jtu
 from noria._errors import check_dtype, check_key, describe
 from noria._jax import looks_at_residuals
 from noria._types import Key, State
+from noria.backends.base import Problem
 from noria.cells.base import cell_name, needs_key, takes_key
-from noria.compiler.run import Options, is_listening, run, run_once
-from noria.compiler.sharding import local
+from noria.compiler.select import Options, is_listening, run_locally, run_single_step
 from noria.ir.evaluate import of_one, spread
 from noria.layers.base import Layer
 from noria.layers.checks import (
     check_cell,
     check_options,
-    check_transition,
     spec_of,
     strip_weak_type,
 )
@@ -167,10 +167,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         keys = self._keys(key, (*batch, time))
         if lengths is not None and looks_at_residuals():
             xs = keep_valid(xs, lengths)  # JAX then looks at what is kept for the gradient too
-        args = self, start, own, xs, lengths, resets, keys, bool(batch)
+        problem = Problem(
+            self.cell, own, start, xs, lengths, resets, keys, bool(batch), self.reverse, self.label
+        )
         shared = None if is_listening() else self._dependence(own, xs, keys, len(batch) + 1)
         try:
-            return Recurrence._run(*args) if shared is None else _compiled_run(shared, *args)
+            run = run_locally if shared is None else functools.partial(_compiled_run, shared)
+            return run(self._options, problem)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -181,25 +184,9 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 "their own."
             ) from error
 
-    @local("xs")
-    def _run(
-        self,
-        start: State,
-        own: State,
-        xs: Any,
-        lengths: Any,
-        resets: Any,
-        keys: Key | None,
-        batched: bool,
-    ) -> tuple[State, Any]:
-        axes = 2 if batched else 1
-        if start is None:  # made here, where it lies on the devices as the batch does
-            start = self._state(None, own, jtu.tree_leaves(xs)[0].shape[: axes - 1])
-        check_transition(self.label, self.cell, own, of_one(xs, axes), of_one(keys, axes))
-        options = Options(self.backend, self.reverse, self.save, self.checkpoint)
-        return run(
-            options, self.cell, start, own, xs, lengths, resets, keys, batched, label=self.label
-        )
+    @property
+    def _options(self) -> Options:
+        return Options(self.backend, self.save, self.checkpoint)
 
     def step(
         self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
@@ -216,17 +203,13 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             state = where(self._resets(resets, batch), own, state)
 
         keys = self._keys(key, batch)
+        problem = Problem(
+            self.cell, own, state, x, None, None, keys, bool(batch), False, self.label
+        )
         shared = self._dependence(own, x, keys, len(batch))
-        backend = "plain" if shared is None else self.backend
-        args = self, backend, state, own, x, keys, bool(batch)
-        return Recurrence._step(*args) if shared is None else _compiled_step(shared, *args)
-
-    def _step(
-        self, backend: str, state: State, own: State, x: Any, keys: Key | None, batched: bool
-    ) -> tuple[State, Any]:
-        axes = int(batched)
-        check_transition(self.label, self.cell, own, of_one(x, axes), of_one(keys, axes))
-        return run_once(backend, self.cell, state, own, x, keys, batched, self.label)
+        if shared is None:
+            return run_single_step(Options("plain"), problem)
+        return _compiled_step(shared, self._options, problem)
 
     def _dependence(self, own: State, xs: Any, keys: Key | None, axes: int) -> Hashable | None:
         """Equal for calls that may share a program; ``None`` for a call that must not."""
@@ -327,10 +310,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
 
 @eqx.filter_jit
-def _compiled_run(shared: Hashable, *args: Any) -> Any:
-    return Recurrence._run(*args)
+def _compiled_run(shared: Hashable, options: Options, problem: Problem) -> tuple[State, Any]:
+    return run_locally(options, problem)
 
 
 @eqx.filter_jit
-def _compiled_step(shared: Hashable, *args: Any) -> Any:
-    return Recurrence._step(*args)
+def _compiled_step(shared: Hashable, options: Options, problem: Problem) -> tuple[State, Any]:
+    return run_single_step(options, problem)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from noria._errors import check_choice
-from noria.backends import CELL_BACKENDS, NAMES
+from noria.backends import CELL_BACKENDS, names
 from noria.layers.checks import chooses_residuals
 from noria.layers.recurrence import Recurrence
 from noria.module import M, map_modules
@@ -31,7 +31,7 @@ def with_backend(model: M, backend: str) -> M:
         >>> bool(jnp.allclose(slow(jnp.ones((4, 2))), layer(jnp.ones((4, 2))), atol=1e-6))
         True
     """
-    check_choice("with_backend", "backend", backend, ("auto", *NAMES))
+    check_choice("with_backend", "backend", backend, ("auto", *names()))
     fields: dict[str, Any] = {"backend": backend}
     if not chooses_residuals(backend):
         fields["save"] = "gates"

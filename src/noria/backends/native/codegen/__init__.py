@@ -8,7 +8,9 @@
 `time_block`    prologue and epilogue of a time block: products and rank updates of many steps
 `row`           the element-wise part of a stage, for one vector of features of one example
 `elementwise`   a rule for each element-wise primitive
-`maths`         exp, tanh and other functions of vectors
+`maths`         functions of vectors, and their errors
+`exponential`   exp, log, tanh and their like
+`trigonometric` sin, cos and tan
 `coefficients`  their polynomials
 `vector`        a vector whose operators emit instructions
 `addresses`     buffers, scratch memory, and the address of each value

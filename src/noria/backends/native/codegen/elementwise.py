@@ -63,8 +63,8 @@ def _extreme(sign: str) -> Rule:
         if _kind(equation) != "f":
             compare = b.icmp_signed if _kind(equation) == "i" else b.icmp_unsigned
             return b.select(compare(sign, x, y), x, y)
-        # NaN in either operand gives NaN. Of two zeros, the one without a sign is the larger: the sign
-        # bit of the result is the conjunction of theirs for a maximum, else the disjunction.
+        # NaN in either operand gives NaN. Of two zeros, the one without a sign is the larger: the
+        # sign bit of the result is the conjunction of theirs for a maximum, else the disjunction.
         whole = ir.VectorType(
             ir.IntType(32 if x.type.element == ir.FloatType() else 64), x.type.count
         )

@@ -6,7 +6,7 @@ from typing import Any
 from llvmlite import ir
 
 from noria.backends.native.codegen.coefficients import DOUBLE, FLOAT, Format
-from noria.backends.native.codegen.llvm import constant, intrinsic
+from noria.backends.native.codegen.llvm import constant, declared, intrinsic
 
 
 def _operator(
@@ -78,6 +78,17 @@ class Vector:
         return Vector(
             self.builder, intrinsic(self.builder, name, self.value, *map(self.like, others))
         )
+
+    def by_lane(self, name: str, *others: "Vector") -> "Vector":
+        """A function of the C library, called for each lane."""
+        b, kind = self.builder, self.value.type
+        vectors, full = (self, *others), name + ("f" if self.format is FLOAT else "")
+        function = declared(b.module, full, kind.element, *[kind.element] * len(vectors))
+        y = ir.Constant(kind, ir.Undefined)
+        for lane in map(ir.IntType(32), range(kind.count)):
+            number = b.call(function, [b.extract_element(v.value, lane) for v in vectors])
+            y = b.insert_element(y, number, lane)
+        return Vector(b, y)
 
     def fma(self, factor: "Vector | float | int", term: "Vector | float | int") -> "Vector":
         """``self * factor + term``, with one rounding where the machine has that instruction."""

@@ -1,8 +1,8 @@
 """Legalization: equations are rewritten until there is native code for each.
 
 Calls are inlined, branches become selections, paddings become concatenations, and operations on
-small matrices become operations on their rows (`small_matrices`). Derivative rules have been applied
-before, so functions with a rule of their own are inlined too.
+small matrices become operations on their rows (`small_matrices`). Derivative rules were applied
+before, so functions with such a rule are inlined too.
 """
 
 import functools
@@ -17,10 +17,13 @@ import jax.numpy as jnp
 from noria._jax import call
 from noria.backends.native.lower.small_matrices import Refused, in_pieces
 from noria.backends.native.lower.supported import (
+    TooLong,
     UnsupportedEquation,
+    check_dtype,
     has_native_code,
     is_sized,
 )
+from noria.backends.native.machine import tuning
 from noria.ir.build import build
 from noria.ir.graph import Equation, Graph, is_literal, size
 from noria.ir.passes import substitute
@@ -28,6 +31,25 @@ from noria.ir.primitives import VIEWS
 
 #: A JAX function with the same results as an equation.
 Function = Callable[..., list[Any]]
+
+
+def legal_step(graph: Graph, weights: Iterable[Any]) -> Graph:
+    """A step in legal equations; their number and all dtypes are checked, too.
+
+    Args:
+        graph: the equations of a step.
+        weights: the values that are the same for all steps and examples.
+
+    Raises:
+        UnsupportedEquation: if there is no native code for the step.
+    """
+    graph = legalized(graph, weights)
+    if len(graph.equations) > (most := tuning().equations):
+        raise TooLong(len(graph.equations), most)
+    results = (v for e in graph.equations for v in e.outputs)
+    for value in (*graph.inputs, *graph.outputs, *results):
+        check_dtype(value)
+    return graph
 
 
 def legalized(graph: Graph, weights: Iterable[Any]) -> Graph:

@@ -1,12 +1,14 @@
-"""Equations on small matrices, row by row: there is code for vectors, and for the product of a vector with a weight.
+"""Equations on small matrices become equations on their rows.
+
+There is native code for vectors, and for the product of a vector with a weight::
 
     out[k] = r[k] U[k]           heads: a product with each part of a weight
     out[k] = M[k] W              a product of each row
     (M q)[k] = M[k] · q          a product with a matrix of the state: a sum over each row,
     v M = v₁ M[1] + v₂ M[2] …    or a sum of rows
-    (v kᵀ)[k] = v[k] k           broadcasts, transposes and the like: runs of elements that stand side by side
+    (v kᵀ)[k] = v[k] k           moves: runs of elements that are neighbours
 
-The code grows with the number of pieces, so it is limited: a large matrix is left to XLA.
+The code grows with the number of pieces, so `Tuning.pieces` limits it; XLA runs larger matrices.
 """
 
 from bisect import bisect
@@ -26,13 +28,15 @@ from noria.ir.primitives import COMBINE, ELEMENTWISE, IN_PIECES
 
 
 class Refused(Exception):
-    """There is no such way, or it would have too many pieces."""
+    """An equation cannot be written on rows, or would have too many pieces."""
 
 
 def in_pieces(equation: Equation, weights: Sequence[bool]) -> Callable[..., list[Any]]:
-    """A function of the operands of an equation with the same results, in equations on rows.
+    """A JAX function with the results of an equation, in equations on rows.
 
-    ``weights`` are the operands that are the same for all steps and examples.
+    Args:
+        equation: an equation without native code.
+        weights: for each operand, whether it is the same for all steps and examples.
 
     Raises:
         Refused: here, or when the function is traced.
@@ -169,12 +173,12 @@ class _Pieces:
 
 
 def stacked(arrays: Sequence[jax.Array]) -> jax.Array:
-    """`jnp.stack` in terms of what there is code for."""
+    """`jnp.stack`, in terms of primitives with native code."""
     return jnp.concatenate([a.reshape(-1) for a in arrays]).reshape(len(arrays), *arrays[0].shape)
 
 
 def _runs(numbers: list[int], starts: Container[int]) -> Iterator[tuple[int, int, int]]:
-    """Numbers as (first, step, count), where the step is 0 or 1; a run ends before each of ``starts``."""
+    """Runs of numbers as (first, step of 0 or 1, count); a run ends before each of ``starts``."""
     at = 0
     while at < len(numbers):
         first, end = numbers[at], at + 1

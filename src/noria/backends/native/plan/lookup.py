@@ -1,6 +1,6 @@
 """What a value is at some features: loaded from memory, computed, or a constant.
 
-Slices, concatenations, reshapes and other views have no code of their own. Here they become offsets.
+Slices, concatenations, reshapes and other views need no code: here they become offsets.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -55,7 +55,7 @@ class Lookup:
             atom: a value or a literal.
             offset: its first element.
             extent: the number of features; a value of one element is the same for all.
-            inlined: stored values that are computed all the same, if the pass has all their elements.
+            inlined: stored values that the pass computes itself, if it has all their elements.
         """
         while not is_literal(atom):
             extent = min(extent, size(atom))
@@ -79,7 +79,7 @@ class Lookup:
         return Constant(atom.val, atom.aval.dtype)
 
     def is_computed_at(self, atom: Any, offset: int, extent: int) -> bool:
-        """Whether a stage computes a stored value, element by element, at exactly these features."""
+        """Whether a stage computes a stored value element by element at these features."""
         if atom in self.leaves or offset or size(atom) != extent:
             return False
         name = self.producer[atom].name
@@ -112,7 +112,7 @@ def pieces_of(equation: Equation) -> Iterator[tuple[Any, int]]:
 
 
 def _piece(equation: Equation, offset: int, extent: int) -> tuple[Any, int]:
-    """The operand of a concatenation that has all of these features, and the first of them in it."""
+    """The operand of a concatenation that has all these features, and the first of them in it."""
     for piece, start in pieces_of(equation):
         if start <= offset and offset + extent <= start + size(piece):
             return piece, offset - start

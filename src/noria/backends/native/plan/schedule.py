@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noria.backends.base import aval_of_total, grouped
-from noria.backends.native.lower.legalize import legalized
-from noria.backends.native.lower.supported import TooLong
-from noria.backends.native.machine import tuning
+from noria.backends.native.lower.legalize import legal_step
 from noria.backends.native.plan.accumulators import rank_updates
 from noria.backends.native.plan.fusion import fuse
 from noria.backends.native.plan.hoist import hoist_to_block
@@ -103,8 +101,8 @@ def schedule_of(
     """The schedule of a step.
 
     Args:
-        graph: equations of one example and one step; the outputs are the next state, then the emitted
-            values, then the operands of accumulators.
+        graph: equations of one example and one step. The outputs are the next state, the emitted
+            values, and the operands of accumulators.
         shared: the inputs that are the same for all steps and examples.
         steps: the other inputs.
         state: the inputs that the next state replaces.
@@ -116,9 +114,7 @@ def schedule_of(
     Raises:
         UnsupportedEquation: if there is no native code for an equation.
     """
-    graph = legalized(graph, shared)
-    if len(graph.equations) > (most := tuning().equations):
-        raise TooLong(len(graph.equations), most)
+    graph = legal_step(graph, shared)
     end, width = len(graph.outputs) - sum(accumulators), len(state)
     outputs, operands = graph.outputs[:end], grouped(graph.outputs[end:], accumulators)
     storage, emitted = Storage(graph, shared, steps, state), outputs[width:]

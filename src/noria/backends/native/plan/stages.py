@@ -90,8 +90,8 @@ class Dot(NamedTuple):
 class BlockDot(NamedTuple):
     """A product that is computed for all steps of a time block at once.
 
-    The rows are in ``source``, the results go to ``target``. In the prologue of the block, the source
-    is an input. In the epilogue, the target is an emitted array.
+    The rows are in ``source``, the results go to ``target``. In the prologue of the block, the
+    source is an input. In the epilogue, the target is an emitted array.
     """
 
     equation: Equation

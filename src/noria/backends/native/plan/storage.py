@@ -39,8 +39,8 @@ class Storage:
             for i, value in enumerate(values)
         }
         producer = {v: e for e in graph.equations for v in e.outputs}
-        for value in (*slots, *graph.outputs, *producer):
-            check_dtype(value)
+        for value in slots:
+            check_dtype(value)  # also inputs that no equation reads, which are stored all the same
         self.lookup = Lookup(producer, slots, set(slots))
         self.scratch: list[Any] = []
         self.time_block: list[Any] = []

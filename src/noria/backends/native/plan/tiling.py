@@ -1,9 +1,9 @@
 """Tiling: the stages of a schedule are cut into blocks, panels and arrays for one instruction set.
 
-A *block* is a few vectors of neighbouring features. The columns of a weight that a block needs form
-*panels*: for each step along the contracted axis a panel has one or more vectors side by side, which
-a microkernel multiplies with a few rows (`codegen.microkernels`). The products of a row, panel after
-panel, form a row of the *tile*.
+A *block* is a few vectors of neighbouring features. The columns of a weight that a block needs
+form *panels*: for each step along the contracted axis, a panel has one or more vectors side by
+side. A microkernel multiplies them with a few rows. The products of a row, panel after panel, form
+a row of the *tile*.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, Slot, Stage
 from noria.ir.graph import Atom, size
 
-#: Panels and arrays begin at multiples of so many bytes: a line of the cache, and the widest vector.
+#: Panels and arrays begin at multiples of so many bytes: a cache line, and the widest vector.
 ALIGN = 64
 
 
@@ -149,7 +149,7 @@ class KernelPlan:
             yield self.staged_steps * size(value) * item_of(value)
 
     def block_widths(self) -> Iterator[int]:
-        """Bytes of one row of each array of a time block; operands of updates have whole vectors."""
+        """Bytes of one row of each array of a time block; update operands have whole vectors."""
         for value in self.schedule.time_block:
             yield size(value) * item_of(value)
         for value in self.schedule.update_operands:
@@ -210,9 +210,9 @@ class KernelPlan:
 
         In a dense panel the features of one product follow those of the other without a gap::
 
-            two products of a last block of 5 features, 4 lanes     a0 a1 a2 a3   a4 b0 b1 b2   b3 b4
-            the same, not dense                                     a0 a1 a2 a3   a4
-                                                                    b0 b1 b2 b3   b4
+            products a and b of 5 features, 4 lanes    a0 a1 a2 a3   a4 b0 b1 b2   b3 b4
+            the same, not dense                        a0 a1 a2 a3   a4
+                                                       b0 b1 b2 b3   b4
         """
         if not self._is_dense(panel, counts):
             return [
@@ -243,7 +243,7 @@ class KernelPlan:
         return not self.unpacked and vectors < len(panel.columns)
 
     def counts(self, tiling: StageTiling) -> tuple[int, list[int], list[int]]:
-        """The number of full blocks, the features of each vector of them, and those of the last block.
+        """The number of full blocks, the features of each of their vectors, and of the last block.
 
         The last list is empty if all blocks are full.
         """
@@ -254,7 +254,7 @@ class KernelPlan:
 
 
 def _dtypes(schedule: Schedule) -> list[Any]:
-    """The dtypes whose numbers should fit a vector; of at least four bytes, not of single numbers."""
+    """The dtypes whose numbers should fit a vector: float32, and those of all vectors."""
     values = [*schedule.slots, *schedule.lookup.producer, *schedule.outputs]
     avals = [v.aval for v in values]
     return [np.dtype(np.float32), *(a.dtype for a in avals if a.dtype != bool and a.shape)]

@@ -1,7 +1,6 @@
 """The instruction sets that this machine has, and LLVM's compiler from a module to machine code."""
 
 import functools
-import os
 import platform
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from noria.backends.environment import environment
 from noria.backends.native.machine import ISAS, Isa, NoSuchMachine
 
 #: The features that a processor must have, by LLVM's names.
@@ -39,7 +39,7 @@ def chosen() -> Isa:
     Raises:
         NoSuchMachine: if this machine does not have it.
     """
-    found, asked = available(), os.environ.get("NORIA_NATIVE_ISA", "")
+    found, asked = available(), environment().native_isa
     if not found:
         raise NoSuchMachine(f"there is no native code for a {platform.machine()} processor")
     names = [isa.name for isa in found]

@@ -1,0 +1,136 @@
+"""The loop backend: what there is native code for, and how a loop becomes a primitive."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+
+from noria._jax import is_symbolic
+from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, TimeMajor
+from noria.backends.native.lower.legalize import legal_step
+from noria.backends.native.lower.precision import in_32_bits, is_narrow, of_types, widened
+from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
+from noria.backends.native.machine import NoSuchMachine, tuning
+from noria.backends.native.primitive import NativeLoop
+from noria.backends.native.runtime import header
+from noria.backends.native.runtime.target import chosen
+from noria.ir.graph import Env, Equation, Graph, Value, size_in_bytes, values_of
+
+
+class Native:
+    """See `noria.backends.base.LoopBackend`.
+
+    Arrays of all steps have the batch in front, as the caller's do: the kernel reads and writes
+    them in place. Residuals have time in front, as a step reads them.
+    """
+
+    merit = "the fastest one on CPUs"
+    time_first = False
+    packs_weights = True
+    reads_previous_step = True
+    slices_in_loop = True
+    can_accumulate: Callable[[Equation], bool] | None = staticmethod(has_native_code)
+
+    def supports(self, call: LoopCall) -> str | None:
+        if is_symbolic(*call.sizes.axes):
+            return f"machine code needs sizes that are numbers, and there is {call.sizes.axes}"
+        if jax.default_backend() != "cpu":
+            return f"the device is not a CPU but {jax.default_backend()}"
+        if not call.state:
+            return "there is no state"
+        try:
+            header.api_version()
+            chosen()
+            _check(call)
+        except (UnsupportedEquation, NoSuchMachine) as reason:
+            return str(reason)
+        return None
+
+    def prepare(self, call: LoopCall) -> RunLoop:
+        return functools.partial(_run, call)
+
+    def should_hoist(
+        self, equation: Equation, given: Sequence[Value], batch: int, light: bool
+    ) -> bool:
+        """A product of what is given stays: the kernel computes it for a block of steps at once."""
+        if not has_native_code(equation):
+            return True
+        weight = max(map(size_in_bytes, equation.inputs))
+        return tuning().prefer_block(weight, batch) and not any(
+            v in given for v in values_of(equation.inputs)
+        )
+
+    def prefers_single_step(self, rows: int) -> bool:
+        """For few rows, weights are not packed, and one call replaces many operations."""
+        return rows <= tuning().unpacked_rows
+
+
+BACKEND = Native()
+
+
+def _check(call: LoopCall) -> None:
+    """Raise `UnsupportedEquation` where a loop cannot be planned; planning waits until it runs."""
+    graph, shared = call.graph, call.shared
+    if is_narrow(graph):
+        graph, now = widened(graph, shared, call.state)
+        shared = tuple(now[v] for v in shared if v in now)
+    legal_step(graph, shared)
+
+
+def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
+    """Run a loop; numbers of 16 bits are computed with, and carried, in 32."""
+    if not is_narrow(call.graph):
+        return _bound(call, env, steps, carry)
+    graph, now = widened(call.graph, call.shared, call.state)
+    wide = _renamed(call, graph, now)
+    env, steps = (
+        {now[v]: in_32_bits(a) for v, a in some.items() if v in now} for some in (env, steps)
+    )
+    found = _bound(wide, env, steps, in_32_bits(carry))
+    emitted = [*found.emitted, *(a for r in found.residuals for a in jax.tree.leaves(r))]
+    final, stacked, accumulated = of_types(
+        call.graph.outputs, call.accumulators, (found.carry, emitted, found.accumulated)
+    )
+    count = len(found.emitted)
+    kinds = (type(r) if isinstance(r, TimeMajor) else lambda a: a for r in found.residuals)
+    residuals = [kind(a) for kind, a in zip(kinds, stacked[count:], strict=True)]
+    return LoopResult(final, stacked[:count], residuals, accumulated)
+
+
+def _renamed(call: LoopCall, graph: Graph, now: Env) -> LoopCall:
+    shared, state = (tuple(now[v] for v in some if v in now) for some in (call.shared, call.state))
+    return LoopCall(
+        graph, shared, state, call.sizes, call.reverse, call.residuals, call.accumulators
+    )
+
+
+def _bound(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
+    """The primitive applied. One example is a batch of one."""
+    one = call.sizes.batch is None
+    previous = [v for v in call.steps if isinstance(steps[v], PreviousStep)]
+    boundary = [steps[v].boundary for v in previous]
+    read = [steps[v].array if isinstance(steps[v], PreviousStep) else steps[v] for v in call.steps]
+    time_major = frozenset(
+        v for v, a in zip(call.steps, read, strict=True) if isinstance(a, TimeMajor)
+    )
+    arrays = [a.array if isinstance(a, TimeMajor) else a for a in read]
+    if one:
+        arrays, boundary, carry = ([a[None] for a in some] for some in (arrays, boundary, carry))
+        call = _of_a_batch(call)
+    loop = NativeLoop(call, tuple(previous), time_major)
+    shared = [env[v] for v in loop.shared]
+    found = loop.results(loop([*shared, *arrays, *boundary, *carry], call.sizes.time))
+    if one:
+        (carry, emitted), residuals = (
+            ([a[0] for a in some] for some in found[:2]),
+            [a[:, 0] for a in found.residuals],
+        )
+        return LoopResult(carry, emitted, residuals, found.accumulated)
+    return found._replace(residuals=[TimeMajor(a) for a in found.residuals])
+
+
+def _of_a_batch(call: LoopCall) -> LoopCall:
+    sizes = call.sizes._replace(batch=1, time_first=False)
+    return LoopCall(
+        call.graph, call.shared, call.state, sizes, call.reverse, call.residuals, call.accumulators
+    )

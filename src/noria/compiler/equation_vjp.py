@@ -1,0 +1,205 @@
+"""The vector-Jacobian product of one equation, as equations.
+
+`jax.vjp` is called once for a step, and has in it each kind of equation once: a step with three
+sigmoids of one shape traces the rule of the sigmoid once. Tracing these rules is most of what
+differentiating a step costs; ``benchmarks/tracing.py`` measures it.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+
+from noria.ir.build import build, graph_of
+from noria.ir.graph import (
+    Atom,
+    Env,
+    Equation,
+    Graph,
+    Value,
+    env_of,
+    is_inexact,
+    is_literal,
+    struct,
+    values_of,
+)
+from noria.ir.passes import dependence, extract, inlined, inputs_of
+
+
+@dataclass(frozen=True, eq=False)
+class EquationVJP:
+    """One equation and its pull-back, with names of their own.
+
+    =========== ============================================ ==========================================
+    ``forward`` ``constants``, inputs of the equation        its outputs, then residuals
+    ``reverse`` ``constants``, inputs, residuals, cotangents cotangents of the differentiable inputs
+    =========== ============================================ ==========================================
+
+    ``constants`` are arrays that a derivative rule closes over. ``cotangents`` are those of the
+    inexact outputs. An output of ``reverse`` is ``None`` where the cotangent is zero as written.
+    """
+
+    wrt: tuple[int, ...]
+    inputs: tuple[Value, ...]
+    cotangents: tuple[Value, ...]
+    forward: Graph
+    reverse: Graph
+    gradients: tuple[Atom | None, ...]
+    constants: Env
+
+    def named(self, equation: Equation, inputs: Sequence[Atom]) -> dict[Any, Atom]:
+        """Arguments of ``equation`` by the names of the inputs here."""
+        pairs = zip(equation.inputs, inputs, strict=True)
+        return dict(zip(self.inputs, (a for v, a in pairs if not is_literal(v)), strict=True))
+
+    def of_parameters(
+        self,
+        equation: Equation,
+        parameters: Sequence[Value],
+        inputs: Sequence[Atom],
+        cotangents: Sequence[Atom],
+    ) -> Graph:
+        """From ``inputs`` and ``cotangents`` of an equation to the cotangents of its parameters."""
+        names = self.named(equation, inputs)
+        equations, outputs = inlined(self.forward, names, equation.source)
+        names |= dict(zip(self.forward.outputs, outputs, strict=True))
+        names |= dict(zip(self.cotangents, cotangents, strict=True))
+        made, gradients = inlined(self.reverse, names, equation.source)
+        equations += made
+        rest = iter(gradients)
+        total: dict[Any, Atom] = {}
+        for n, gradient in zip(self.wrt, self.gradients, strict=True):
+            g = None if gradient is None else next(rest)
+            value = equation.inputs[n]
+            if g is not None and value in parameters:
+                if value in total:
+                    more, (g,) = build(lambda a, b: [a + b], [total[value], g], equation.source)
+                    equations += more
+                total[value] = g
+        for value in parameters:
+            if value not in total:
+                more, (total[value],) = build(partial(_zeros, value), [], equation.source)
+                equations += more
+        outputs = [total[value] for value in parameters]
+        return extract(equations, outputs, inputs_of(equations, outputs))
+
+
+def _zeros(value: Value) -> list[jax.Array]:
+    return [jnp.zeros(value.aval.shape, value.aval.dtype)]
+
+
+def equation_vjps(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[EquationVJP]:
+    """The pull-backs of equations with respect to some inputs, given by their positions.
+
+    The rules are traced together, and once for all equations that differ in their values only.
+    """
+    keys = [_key(*kind) or (n,) for n, kind in enumerate(kinds)]
+    first = dict(reversed([*zip(keys, kinds, strict=True)]))
+    traced = dict(zip(first, _trace([*first.values()]), strict=True))
+    return [traced[key] for key in keys]
+
+
+def _key(equation: Equation, wrt: Sequence[int]) -> Hashable:
+    """Equal for equations with the same pull-back; ``None`` for one that is traced on its own."""
+    atoms = [
+        (np.asarray(a.val).tobytes(), a.aval) if is_literal(a) else a.aval for a in equation.inputs
+    ]
+    params = tuple(sorted(equation.params.items()))
+    if any(callable(value) or hasattr(value, "eqns") for _, value in params):
+        return None
+    key = equation.primitive, params, tuple(atoms), tuple(wrt)
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _trace(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[EquationVJP]:
+    args = [[struct(a) for a in e.inputs if not is_literal(a)] for e, _ in kinds]
+    ends = [[struct(v) for v in e.outputs if is_inexact(v)] for e, _ in kinds]
+
+    def pulled(arrays: list[list[Any]], cotangents: list[list[Any]]) -> Any:
+        given = []
+        for (equation, _), some in zip(kinds, arrays, strict=True):
+            rest = iter(some)
+            given.append([a.val if is_literal(a) else next(rest) for a in equation.inputs])
+
+        def function(chosen: list[list[Any]]) -> Any:
+            return _bound(kinds, given, chosen)
+
+        chosen = [[g[n] for n in wrt] for (_, wrt), g in zip(kinds, given, strict=True)]
+        _, pull, outputs = jax.vjp(function, chosen, has_aux=True)
+        return outputs, pull(cotangents)[0]
+
+    graph, arrays, tree = graph_of(pulled, args, ends)
+    constants = env_of(graph.inputs[: len(arrays)], arrays)
+    rest = iter(graph.inputs[len(arrays) :])
+    inputs = [tuple(next(rest) for _ in some) for some in args]
+    cotangents = [tuple(next(rest) for _ in some) for some in ends]
+    found = zip(*jtu.tree_unflatten(tree, graph.outputs), strict=True)
+    return [
+        _part(graph, wrt, names, ends, outputs, gradients, constants)
+        for (_, wrt), names, ends, (outputs, gradients) in zip(
+            kinds, inputs, cotangents, found, strict=True
+        )
+    ]
+
+
+def _bound(
+    kinds: Sequence[tuple[Equation, tuple[int, ...]]],
+    given: list[list[Any]],
+    chosen: list[list[Any]],
+) -> tuple[list[list[Any]], list[list[Any]]]:
+    """The inexact outputs of each equation, and all its outputs."""
+    smooth, everything = [], []
+    for (equation, wrt), inputs, some in zip(kinds, given, chosen, strict=True):
+        inputs = [*inputs]
+        for n, array in zip(wrt, some, strict=True):
+            inputs[n] = array
+        outputs = equation.bind(*inputs)
+        pairs = zip(equation.outputs, outputs, strict=True)
+        smooth.append([a for v, a in pairs if is_inexact(v)])
+        everything.append(outputs)
+    return smooth, everything
+
+
+def _part(
+    graph: Graph,
+    wrt: tuple[int, ...],
+    inputs: tuple[Value, ...],
+    cotangents: tuple[Value, ...],
+    outputs: Sequence[Atom],
+    gradients: Sequence[Atom],
+    constants: Env,
+) -> EquationVJP:
+    """The pull-back of one equation, out of the graph of all."""
+    maker = {v: e for e in graph.equations for v in e.outputs}
+    kept = tuple(None if is_zero(g, maker) else g for g in gradients)
+    wanted = [g for g in kept if g is not None]
+    given = (*constants, *inputs, *cotangents)
+    equations = extract(graph.equations, (*outputs, *wanted), given).equations
+    depends = dependence(equations, dict.fromkeys(cotangents, 1))
+    late = [e for e in equations if any(depends[v] for v in e.outputs)]
+    early = [e for e in equations if e not in late]
+    made = [v for e in early for v in e.outputs]
+    reverse = extract(late, wanted, (*given, *made))
+    residuals = [v for v in values_of((*reverse.inputs, *wanted)) if v in made]
+    forward = extract(early, (*outputs, *residuals), given)
+    used = {v: constants[v] for v in (*forward.inputs, *reverse.inputs) if v in constants}
+    return EquationVJP(wrt, inputs, cotangents, forward, reverse, kept, used)
+
+
+def is_zero(atom: Atom, maker: dict[Value, Equation]) -> bool:
+    """Whether a value is zero as written: a literal zero, or one that is broadcast."""
+    while not is_literal(atom):
+        equation = maker.get(atom)
+        if equation is None or equation.name != "broadcast_in_dim":
+            return False
+        atom = equation.inputs[0]
+    return not np.any(atom.val)

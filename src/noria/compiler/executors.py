@@ -1,0 +1,373 @@
+"""The loop over a whole sequence, with a reverse loop that carries cotangents of the state only."""
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from noria._jax import SymbolicZero
+from noria.backends import loop_backend
+from noria.backends.base import LoopBackend, LoopCall, LoopResult, Sizes, in_order
+from noria.compiler.accumulate import accumulate_in_loop
+from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
+from noria.compiler.cotangents import (
+    Cotangents,
+    add,
+    arrays_of,
+    instantiate,
+    or_zeros,
+)
+from noria.compiler.param_use import cotangent_array
+from noria.compiler.split import Split, hoist_slices
+from noria.compiler.vjp import StepVJP, differentiate
+from noria.ir.evaluate import evaluate
+from noria.ir.graph import Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
+
+log = logging.getLogger("noria")
+
+#: Final state and emitted values.
+Outputs = tuple[list[jax.Array], list[jax.Array]]
+
+#: Their cotangents, which may be symbolic zeros, or ``None`` for whole numbers.
+Ends = tuple[Sequence[Any], Sequence[Any]]
+
+#: From cotangents of the hoisted values to those of parameters and steps.
+PullPrologue = Callable[[list[Any]], tuple[list[Any], list[Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenLoop:
+    """A loop, the backend that runs it, and why not the backend of the layer.
+
+    Attributes:
+        call: the loop.
+        backend: what runs it.
+        obstacle: why the backend of the layer cannot, or ``None``.
+    """
+
+    call: LoopCall
+    backend: LoopBackend
+    obstacle: str | None = None
+
+    def __call__(self, sizes: Sizes, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
+        call = self.call if sizes == self.call.sizes else replace(self.call, sizes=sizes)
+        shared = {v: env[v] for v in call.graph.inputs if v in env}
+        return self.backend.prepare(call)(shared, {v: steps[v] for v in call.steps}, carry)
+
+
+def choose_loop(backend: LoopBackend, call: LoopCall, name: str, label: str) -> ChosenLoop:
+    """Run a loop on ``backend``, or as a scan if that does not support it."""
+    obstacle = backend.supports(call)
+    if obstacle is None:
+        return ChosenLoop(call, backend)
+    log.debug("%s: the %s runs on backend scan: %s", label, name, obstacle)
+    return ChosenLoop(call, loop_backend("scan"), obstacle)
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """The two loops of a gradient, planned.
+
+    Attributes:
+        vjp: the step and its pull-back.
+        uses: the equations of the loop that read parameters.
+        forward: the loop that also stores what the reverse loop needs.
+        reverse: the loop over cotangents.
+    """
+
+    vjp: StepVJP
+    uses: tuple[Equation, ...]
+    forward: ChosenLoop
+    reverse: ChosenLoop
+
+    @property
+    def notes(self) -> list[str]:
+        """The loops that the backend of the layer does not run, and why."""
+        loops = {
+            "forward loop, when a gradient is taken,": self.forward,
+            "reverse loop": self.reverse,
+        }
+        return [
+            f"the {name} runs as a scan, since {loop.obstacle}"
+            for name, loop in loops.items()
+            if loop.obstacle is not None
+        ]
+
+
+class Storage(Protocol):
+    """What is stored for the gradient, and how the reverse loop uses it: ``save=`` of a layer."""
+
+    def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
+        """What is stored besides what is emitted; ``previous`` as in `StepVJP.stored`."""
+        ...
+
+    def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
+        """The forward loop, which stores these values, and how many of them are residuals."""
+        ...
+
+    def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
+        """How the steps are cut for both loops."""
+        ...
+
+    def stored(
+        self,
+        executor: "LoopExecutor",
+        sizes: Sizes,
+        env: Env,
+        steps: list[jax.Array],
+        state: list[jax.Array],
+        stacked: list[Any],
+    ) -> tuple[Env, PullPrologue | None]:
+        """Arrays to keep for the gradient, from all that the forward loop stacked."""
+        ...
+
+    def pull(
+        self,
+        executor: "LoopExecutor",
+        sizes: Sizes,
+        env: Env,
+        steps: list[jax.Array],
+        stored: Env,
+        pull_prologue: PullPrologue | None,
+        cotangents: Ends,
+    ) -> Cotangents:
+        """Cotangents of parameters, steps and state, from what was kept."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LoopExecutor:
+    """Prologue and loop as ``(parameters, steps, state, sizes) -> (final state, emitted)``.
+
+    The arguments are arrays for `Split.parameters`, `Split.steps` and the state. Arrays of all
+    steps have the axes of ``sizes`` in front.
+
+    Attributes:
+        split: the parts of a step.
+        backend: what runs the loops that it supports.
+        sizes: those of the whole sequence.
+        reverse: whether steps are taken from the last to the first.
+        storage: what is stored for the gradient.
+        label: the layer in messages.
+    """
+
+    split: Split
+    backend: LoopBackend
+    sizes: Sizes
+    reverse: bool
+    storage: Storage
+    label: str
+
+    @property
+    def time_first(self) -> bool:
+        return self.backend.time_first
+
+    @property
+    def inference(self) -> LoopCall:
+        """The loop when no derivative is taken."""
+        split = self.split
+        return LoopCall(split.loop, split.parameters, split.state, self.sizes, self.reverse)
+
+    @functools.cached_property
+    def gradient(self) -> Gradient:
+        """The loops of the gradient: decided once, whether they are run or explained."""
+        vjp, backend = differentiate(self.split), self.backend
+        uses = tuple(use.equation for use in vjp.uses)
+        if backend.can_accumulate is not None:
+            vjp = accumulate_in_loop(vjp, backend.can_accumulate)
+        shared = (*self.split.parameters, *vjp.constants)
+        graph, count = self.storage.forward(vjp, backend.reads_previous_step)
+        forward = LoopCall(graph, shared, self.split.state, self.sizes, self.reverse, count)
+        state = vjp.cotangents[: sum(map(is_inexact, self.split.next_state))]
+        counts = tuple(count for _, count in vjp.accumulators)
+        reverse = LoopCall(
+            vjp.reverse, shared, state, self.sizes, not self.reverse, accumulators=counts
+        )
+        return Gradient(
+            vjp,
+            uses,
+            choose_loop(backend, forward, "forward loop of a gradient", self.label),
+            choose_loop(backend, reverse, "reverse loop", self.label),
+        )
+
+    def stored(self) -> tuple[Value, ...]:
+        """What is stored for the gradient besides inputs and outputs of the layer."""
+        return self.storage.values(self.gradient.vjp, self.backend.reads_previous_step)
+
+    def __call__(
+        self,
+        parameters: list[jax.Array],
+        steps: list[jax.Array],
+        state: list[jax.Array],
+        sizes: Sizes,
+    ) -> Outputs:
+        run = jax.custom_vjp(functools.partial(self.infer, sizes))
+        run.defvjp(
+            functools.partial(self._forward, sizes),
+            lambda pull, cotangents: pull(cotangents),
+            symbolic_zeros=True,
+        )
+        found: Outputs = run(parameters, steps, state)
+        return found
+
+    def infer(
+        self,
+        sizes: Sizes,
+        parameters: list[jax.Array],
+        steps: list[jax.Array],
+        state: list[jax.Array],
+    ) -> Outputs:
+        """Both, when no derivative is taken: in chunks, if hoisted values would not stay in cache."""
+        split = self.split
+        loop = ChosenLoop(self.inference, self.backend)
+        segment = functools.partial(
+            self._advance, loop, sizes, env_of(split.parameters, parameters)
+        )
+        hoisted = sum(map(size_in_bytes, split.prologue.outputs)) * math.prod(sizes.state_axes)
+        size = chunk_size(sizes.time, hoisted)
+        chunks = Chunks(sizes.time, size, sizes.time_axis, self.reverse)
+        return self._results(*in_chunks(segment, state, steps, chunks), (parameters, steps, state))
+
+    def _results(self, final: list[Any], emitted: list[Any], given: Any) -> Outputs:
+        return results(final, emitted, given, mapped_axis(self.backend))
+
+    def _forward(self, sizes: Sizes, *primals: Any) -> tuple[Outputs, jtu.Partial]:
+        """Both, and a function of the cotangents that pulls them back, with what it needs."""
+        parameters, steps, state = arrays_of(primals)
+        split, gradient = self.split, self.gradient
+        env = env_of(split.parameters, parameters) | gradient.vjp.constants
+        segment = functools.partial(self._advance, gradient.forward, sizes, env)
+        chunks = self.storage.chunks(sizes, self.reverse)
+        final, stacked = in_chunks(segment, state, steps, chunks)
+        stored, pull_prologue = self.storage.stored(self, sizes, env, steps, state, stacked)
+        names = tuple(stored)
+
+        def pull(
+            arrays: list[jax.Array],
+            steps: list[jax.Array],
+            stored: list[Any],
+            pull_prologue: PullPrologue | None,
+            cotangents: Ends,
+        ) -> Cotangents:
+            env = env_of((*split.parameters, *gradient.vjp.constants), arrays)
+            kept = env_of(names, stored)
+            return self.storage.pull(self, sizes, env, steps, kept, pull_prologue, cotangents)
+
+        kept = jtu.Partial(pull, [*env.values()], steps, [*stored.values()], pull_prologue)
+        emitted = stacked[: len(split.emitted)]
+        return self._results(final, emitted, (parameters, steps, state)), kept
+
+    def _advance(
+        self,
+        loop: ChosenLoop,
+        sizes: Sizes,
+        env: Env,
+        state: list[jax.Array],
+        steps: list[jax.Array],
+        time: int,
+    ) -> tuple[list[jax.Array], list[Any]]:
+        """Run the prologue and ``loop`` on some steps; all that the loop stacks."""
+        prologue, call = self.split.prologue, loop.call
+        if not loop.backend.slices_in_loop:
+            prologue, graph = hoist_slices(prologue, call.graph, [*env])
+            loop = replace(loop, call=replace(call, graph=graph))
+        sizes = sizes._replace(time=time)
+        found = loop(sizes, env, self._with_prologue(prologue, sizes, env, steps), state)
+        return found.carry, [*found.emitted, *found.residuals]
+
+    def _with_prologue(
+        self, prologue: Graph, sizes: Sizes, env: Env, steps: Sequence[jax.Array]
+    ) -> Env:
+        values = env_of(self.split.steps, steps)
+        return values | env_of(prologue.outputs, evaluate(prologue, env, values, sizes.axes))
+
+    # --- the gradient ---------------------------------------------------------------------------
+
+    def prologue_vjp(
+        self, sizes: Sizes, env: Env, steps: list[jax.Array]
+    ) -> tuple[Env, PullPrologue]:
+        """Arrays for the hoisted values, and the pull-back of the prologue."""
+        split = self.split
+
+        def hoist(parameters: list[jax.Array], steps: list[jax.Array]) -> list[jax.Array]:
+            values = self._with_prologue(
+                split.prologue, sizes, env_of(split.parameters, parameters), steps
+            )
+            return [values[v] for v in split.hoisted]
+
+        hoisted, pull = jax.vjp(hoist, [env[v] for v in split.parameters], steps)
+        return env_of(split.hoisted, hoisted), pull
+
+    def pull(
+        self, sizes: Sizes, env: Env, values: Env, pull_prologue: PullPrologue, cotangents: Ends
+    ) -> Cotangents:
+        """Cotangents of parameters, steps and state, ``None`` for zero.
+
+        ``values`` has arrays of all steps for the input, residuals and hoisted values.
+        """
+        split, vjp = self.split, self.gradient.vjp
+        of_shared, of_hoisted, of_state = self._reverse(sizes, env, values, cotangents)
+        of_parameters, of_steps = pull_prologue(
+            [
+                or_zeros(g, jax.ShapeDtypeStruct((*sizes.axes, *v.aval.shape), v.aval.dtype))
+                for v, g in zip(split.hoisted, of_hoisted, strict=True)
+            ]
+        )
+        if vjp.accumulates_prologue:
+            of_parameters = [None] * len(of_parameters)
+        of_parameters = [
+            add(g, of_shared.get(v)) for v, g in zip(split.parameters, of_parameters, strict=True)
+        ]
+        return of_parameters, [add(g, None) for g in of_steps], of_state
+
+    def _reverse(
+        self,
+        sizes: Sizes,
+        env: Env,
+        values: Env,
+        cotangents: Ends,
+    ) -> tuple[Env, list[Any], list[Any]]:
+        """The reverse loop, then the contractions: cotangents of shared, hoisted values, state."""
+        split, vjp, loop = self.split, self.gradient.vjp, self.gradient.reverse
+        ends = zip(split.loop.outputs, (*cotangents[0], *cotangents[1]), strict=True)
+        given = dict(zip(vjp.cotangents, (g for v, g in ends if is_inexact(v)), strict=True))
+        for name in vjp.cotangents[len(loop.call.state) :]:
+            if isinstance(given[name], SymbolicZero):
+                env = env | {name: jnp.zeros(name.aval.shape, name.aval.dtype)}
+                loop = replace(loop, call=replace(loop.call, shared=(*loop.call.shared, name)))
+            else:
+                values = values | {name: given[name]}
+        last = [instantiate(given[name]) for name in loop.call.state]
+        found = loop(sizes, env, values, last)
+        values = values | env_of(vjp.stacked, found.emitted)
+        read = {v for use in vjp.uses for v in use.operands if v is not None}
+        for value in read.union(vjp.rematerialize.inputs).intersection(values):
+            values[value] = in_order(values[value], sizes, loop.call.reverse)
+        axes = sizes.axes
+        values |= env_of(vjp.rematerialize.outputs, evaluate(vjp.rematerialize, env, values, axes))
+        of_shared: Env = {}
+        for (value, _), gradient in zip(vjp.accumulators, found.accumulated, strict=True):
+            of_shared[value] = add(gradient.astype(env[value].dtype), of_shared.get(value))
+        for use in vjp.uses:
+            for value, gradient in use.pull_back(env, values, axes).items():
+                of_shared[value] = add(gradient, of_shared.get(value))
+        of_hoisted = [
+            None if g is None else cotangent_array(g, values, axes) for g in vjp.of_hoisted
+        ]
+        of_state = iter(found.carry)
+        return (
+            of_shared,
+            of_hoisted,
+            [next(of_state) if is_inexact(v) else None for v in split.state],
+        )
+
+
+def mapped_axis(backend: LoopBackend) -> int:
+    """Where `jax.vmap` puts an axis of an array that a loop stacks."""
+    return 1 if backend.time_first else 0

@@ -1,0 +1,140 @@
+"""The parts of a step put together over a whole sequence, at once or in chunks of steps."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import jax
+import jax.tree_util as jtu
+
+from noria._jax import is_symbolic
+from noria._types import State
+from noria.backends.base import LoopBackend, Sizes, swapped
+from noria.compiler.canonicalize import STATE, without_transposes
+from noria.compiler.chunks import Chunks, checkpointed
+from noria.compiler.executors import Outputs
+from noria.compiler.min_cut import is_heavy
+from noria.compiler.split import Split, split
+from noria.compiler.trace import Steps, Traced
+from noria.ir.evaluate import evaluate
+from noria.ir.graph import Env, Value, env_of
+from noria.ir.passes import dependence
+
+Arrays = list[jax.Array]
+
+
+class Executor(Protocol):
+    """How the loop of a step is run: `LoopExecutor` or `LinearExecutor`.
+
+    Attributes:
+        split: the parts of the step.
+        time_first: whether arrays of all steps have time in front.
+    """
+
+    @property
+    def split(self) -> Split: ...
+
+    @property
+    def time_first(self) -> bool: ...
+
+    def __call__(self, parameters: Arrays, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
+        """Final state and emitted values."""
+        ...
+
+    def infer(self, sizes: Sizes, parameters: Arrays, steps: Arrays, state: Arrays) -> Outputs:
+        """The same, with the derivatives of its operations instead of a rule."""
+        ...
+
+    def stored(self) -> tuple[Value, ...]:
+        """What is stored in each step for the gradient."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A step in parts, and how to run it.
+
+    Attributes:
+        traced: the step.
+        executor: what runs prologue and loop.
+        reverse: whether steps are taken from the last to the first.
+        checkpoint: steps from one stored state to the next, as a layer's ``checkpoint=``.
+        single_step: run by operations with derivatives of their own, in forward mode too.
+    """
+
+    traced: Traced
+    executor: Executor
+    reverse: bool
+    checkpoint: int | str | None
+    single_step: bool = False
+
+    @property
+    def split(self) -> Split:
+        return self.executor.split
+
+    def __call__(self, state: Arrays, steps: Arrays, sizes: Sizes) -> Outputs:
+        """Final state and outputs of a sequence, batch first."""
+        traced, parts = self.traced, self.split
+        env = env_of(traced.parameter_values, traced.parameters)
+        env |= env_of(parts.invariant.outputs, evaluate(parts.invariant, env, {}, ()))
+        needed = {*parts.parameters, *parts.epilogue.inputs}
+        used = tuple(v for v in env if v in needed)
+        order = sizes._replace(time_first=self.executor.time_first)
+        swap = order.axes != sizes.axes
+        steps = [swapped(a, sizes) for a in steps] if swap else steps
+
+        def segment(parameters: Arrays, steps: Arrays, state: Arrays, time: int) -> Outputs:
+            return self._segment(env_of(used, parameters), steps, state, order._replace(time=time))
+
+        size = self.checkpoint_steps(sizes.time)
+        mapped = int(order.time_first)
+        chunks = Chunks(sizes.time, size, order.time_axis, self.reverse, mapped)
+        run: Callable[[Arrays, Arrays, Arrays], Outputs] = (
+            functools.partial(segment, time=chunks.time)
+            if chunks.is_one
+            else checkpointed(segment, chunks)
+        )
+        final, ys = run([env[v] for v in used], steps, state)
+        return final, [swapped(y, sizes) for y in ys] if swap else ys
+
+    def _segment(self, env: Env, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
+        parts, executor = self.split, self.executor
+        values = env_of(self.traced.steps, steps)
+        parameters, given = [env[v] for v in parts.parameters], [values[v] for v in parts.steps]
+        if self.single_step:
+            final, emitted = executor.infer(sizes, parameters, given, state)
+        else:
+            final, emitted = executor(parameters, given, state, sizes)
+        values |= env_of(parts.emitted, emitted)
+        return final, evaluate(parts.epilogue, env, values, sizes.axes)
+
+    def run_trees(self, state: State, steps: Steps, sizes: Sizes) -> tuple[State, State]:
+        """Final state and outputs as pytrees, batch first."""
+        final, ys = self(jtu.tree_leaves(state), jtu.tree_leaves(steps), sizes)
+        ys = jtu.tree_unflatten(self.traced.emission_tree, ys)
+        return jtu.tree_unflatten(jtu.tree_structure(state), final), ys
+
+    def saved(self, sizes: Sizes) -> tuple[tuple[Value, ...], int]:
+        """What is stored for the gradient, and how often: values besides inputs and outputs."""
+        batch, size = math.prod(sizes.state_axes), self.checkpoint_steps(sizes.time)
+        if size < sizes.time:
+            return self.split.state, batch * math.ceil(sizes.time / size)
+        return self.executor.stored(), batch * sizes.time
+
+    def checkpoint_steps(self, time: int) -> int:
+        """Steps from one stored state to the next."""
+        given = self.checkpoint
+        if given is None or is_symbolic(time) or not time:
+            return time
+        return math.isqrt(time - 1) + 1 if given == "sqrt" else int(given)
+
+
+def split_step(traced: Traced, batch: int, backend: LoopBackend) -> tuple[Traced, Split]:
+    """A step in parts, as a loop backend prefers them; and the step."""
+    if backend.packs_weights:
+        traced = replace(traced, graph=without_transposes(traced.graph))
+    levels = dependence(traced.graph.equations, traced.levels)
+    light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
+    return traced, split(traced, lambda e: backend.should_hoist(e, traced.steps, batch, light))

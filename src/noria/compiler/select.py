@@ -1,0 +1,232 @@
+"""The choice of a backend: made once, run as it is, and printed by `noria.explain`."""
+
+import contextvars
+import functools
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from noria._jax import is_symbolic
+from noria._types import State
+from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, loop_backend
+from noria.backends.base import Problem, Sizes
+from noria.backends.environment import Environment, environment
+from noria.cells.base import advance
+from noria.compiler.executors import LoopExecutor
+from noria.compiler.linear import NotLinear, linear_executor
+from noria.compiler.program import Program, split_step
+from noria.compiler.residuals import STORAGE
+from noria.compiler.sharding import local
+from noria.compiler.trace import Steps, Traced, check_transition, trace
+from noria.ir.build import Unsupported
+from noria.ir.evaluate import of_one, spread
+from noria.masking import valid_steps
+
+log = logging.getLogger("noria")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a layer wants its loop: the fields of `noria.Recurrence` of the same names."""
+
+    backend: str = "auto"
+    save: str = "gates"
+    checkpoint: int | str | None = None
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A backend that was asked, and why it cannot run the loop."""
+
+    backend: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """How a layer runs: what the run executes, and what an explanation shows.
+
+    Attributes:
+        label: the layer in messages.
+        sizes: of time and batch.
+        backend: the name of the backend.
+        reason: why that one.
+        program: what is run; ``None`` for a backend that runs the cell as it is.
+        obstacles: the backends that were asked before.
+        environment: the variables that took part.
+    """
+
+    label: str
+    sizes: Sizes
+    backend: str
+    reason: str
+    program: Program | None
+    obstacles: tuple[Obstacle, ...]
+    environment: Environment
+
+    def __str__(self) -> str:
+        return f"{self.label}: backend {self.backend}: {self.reason}"
+
+
+def run(options: Options, problem: Problem) -> tuple[State, Any]:
+    """Final state and outputs of a sequence."""
+    axes = 2 if problem.batched else 1
+    shape = jtu.tree_leaves(problem.xs)[0].shape[:axes]
+    sizes = Sizes(shape[-1], shape[0] if problem.batched else None)
+    if problem.carry is None:  # made here, where it lies on the devices as the batch does
+        carry = jtu.tree_map(lambda a: spread(a, sizes.state_axes), problem.initial_state)
+        problem = replace(problem, carry=carry)
+    valid = None if problem.lengths is None else valid_steps(problem.lengths, sizes.time)
+    steps = Steps(problem.xs, valid, problem.resets, problem.keys)
+    decision = decide(options, problem, steps, sizes)
+    report(decision)
+    if decision.program is None:
+        return CELL_BACKENDS[decision.backend](problem)
+    return decision.program.run_trees(problem.carry, steps, sizes)
+
+
+#: The same where JAX types of arrays say nothing of devices.
+run_locally = local(run)
+
+
+@local
+def run_single_step(options: Options, problem: Problem) -> tuple[State, Any]:
+    """Next state and output of one step.
+
+    For a few examples it is a loop of one step, if a backend prefers that; else the cell as it is.
+    """
+    batched, keys = problem.batched, problem.keys
+    batch = jtu.tree_leaves(problem.xs)[0].shape[0] if batched else None
+    sizes, step = Sizes(1, batch), Steps(problem.xs, None, None, keys)
+    if _may_be_a_loop(options, sizes):
+        steps = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, int(batched)), step)
+        decision = decide(Options(), problem, steps, sizes)
+        if decision.program is not None and _prefers_single_step(decision.backend, sizes):
+            program = replace(decision.program, single_step=True)
+            final, ys = program.run_trees(problem.carry, steps, sizes)
+            return final, jtu.tree_map(lambda y: jnp.squeeze(y, int(batched)), ys)
+    check_transition(problem, of_one(step, int(batched)))
+    advanced = functools.partial(advance, problem.cell)
+    in_axes = (0, 0, None if keys is None else 0)
+    one = jax.vmap(advanced, in_axes=in_axes) if batched else advanced
+    return one(problem.carry, problem.xs, keys)
+
+
+def _may_be_a_loop(options: Options, sizes: Sizes) -> bool:
+    """Whether some loop backend that the layer may run on prefers a single step of these sizes."""
+    names = LOOP_BACKENDS if options.backend == "auto" else {options.backend} & {*LOOP_BACKENDS}
+    return not is_symbolic(*sizes.axes) and any(_prefers_single_step(n, sizes) for n in names)
+
+
+def _prefers_single_step(name: str, sizes: Sizes) -> bool:
+    return name in LOOP_BACKENDS and loop_backend(name).prefers_single_step(math.prod(sizes.axes))
+
+
+# --- decisions ----------------------------------------------------------------------------------
+
+
+def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> Decision:
+    """Choose the backend, and make the program that it runs."""
+    settings, label = environment(), problem.label
+
+    def decided(
+        backend: str, reason: str, program: Program | None = None, *obstacles: Obstacle
+    ) -> Decision:
+        decision = Decision(label, sizes, backend, reason, program, obstacles, settings)
+        log.debug("%s", decision)
+        return decision
+
+    one = of_one(steps, len(sizes.axes))
+    if options.backend in CELL_BACKENDS:
+        check_transition(problem, one)
+        return decided(options.backend, "as asked for")
+    try:
+        traced = trace(problem.cell, problem.initial_state, one, label)
+    except Unsupported as found:
+        check_transition(problem, one)
+        if options != Options():
+            raise ValueError(
+                f"{label}: {found}, so that it cannot be taken apart; "
+                'expected backend="plain", without save= and checkpoint=.'
+            ) from found
+        return decided("plain", f"{found}, so that it cannot be taken apart")
+    if options.backend == "associative":
+        return decided("associative", "as asked for", _linear(traced, problem, sizes, options))
+    if settings.backend == "scan" != options.backend:
+        reason = "as the environment variable NORIA_BACKEND asks for"
+        return decided("scan", reason, _loop("scan", traced, problem, sizes, options)[0])
+    obstacles: list[Obstacle] = []
+    for name in LOOP_BACKENDS if options.backend == "auto" else [options.backend]:
+        program, obstacle = _loop(name, traced, problem, sizes, options)
+        if obstacle is None:
+            merits = [*(o.reason for o in obstacles), loop_backend(name).merit]
+            reason = "; ".join(merits) if options.backend == "auto" else "as asked for"
+            return decided(name, reason, program, *obstacles)
+        obstacles.append(Obstacle(name, obstacle))
+    raise ValueError(
+        f'{label}: backend="{options.backend}" cannot run this step: {obstacles[-1].reason}; '
+        'expected backend="auto" or backend="scan".'
+    )
+
+
+def _loop(
+    name: str, traced: Traced, problem: Problem, sizes: Sizes, options: Options
+) -> tuple[Program, str | None]:
+    """The program with its loop on a loop backend, and why that cannot run it."""
+    backend = loop_backend(name)
+    traced, parts = split_step(traced, 1 if sizes.batch is None else sizes.batch, backend)
+    order = sizes._replace(time_first=backend.time_first)
+    storage = STORAGE[options.save]
+    executor = LoopExecutor(parts, backend, order, problem.reverse, storage, problem.label)
+    program = Program(traced, executor, problem.reverse, options.checkpoint)
+    return program, backend.supports(executor.inference)
+
+
+def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:
+    """The program with its loop as a linear recurrence."""
+    batch = 1 if sizes.batch is None else sizes.batch
+    traced, parts = split_step(traced, batch, loop_backend("scan"))
+    try:
+        executor = linear_executor(parts, problem.reverse)
+    except NotLinear as reason:
+        raise ValueError(
+            f'{problem.label}: backend="associative" needs a next state that is affine and '
+            f"element-wise in the state; {reason}."
+        ) from reason
+    return Program(traced, executor, problem.reverse, options.checkpoint)
+
+
+# --- what explanations are made of ----------------------------------------------------------------
+
+#: Called with each decision.
+Listener = Callable[[Decision], None]
+_listeners: contextvars.ContextVar[tuple[Listener, ...]] = contextvars.ContextVar(
+    "_listeners", default=()
+)
+
+
+def report(decision: Decision) -> None:
+    """Tell the listeners how a layer is run."""
+    for listener in _listeners.get():
+        listener(decision)
+
+
+def is_listening() -> bool:
+    return bool(_listeners.get())
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Have ``listener`` called for each layer that is traced meanwhile."""
+    token = _listeners.set((*_listeners.get(), listener))
+    try:
+        yield
+    finally:
+        _listeners.reset(token)

@@ -1,0 +1,139 @@
+"""The choice of a backend: what is decided is run, explained and logged, and decided once."""
+
+import logging
+import sys
+from collections import Counter
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from models import AUTO, assert_close, make_cell, random
+
+import noria as nr
+from noria.backends import LOOP_BACKENDS
+from noria.backends.base import LoopCall
+from noria.backends.scan import Scan
+from noria.compiler import select
+
+native_only = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+XS = random(0, 2, 5, 3)
+
+
+def value(layer: Any, xs: Any) -> jax.Array:
+    return jnp.sum(layer(xs) ** 2)
+
+
+def unsupported(h: jax.Array, x: jax.Array) -> jax.Array:
+    """A step that the native backend has no code for."""
+    return jnp.sort(jnp.tanh(h + x))
+
+
+@pytest.mark.parametrize("backend", ["auto", *LOOP_BACKENDS, "plain", "reference"])
+def test_a_decision_is_what_is_explained(backend, monkeypatch):
+    if backend == "native" and AUTO != "native":
+        pytest.skip("there is no machine code here")
+    layer, made = nr.Recurrence(make_cell("gru"), backend=backend), []
+    decide = select.decide
+
+    def spy(*args: Any) -> select.Decision:
+        made.append(decide(*args))
+        return made[-1]
+
+    monkeypatch.setattr(select, "decide", spy)
+    page = nr.explain(layer, XS)
+    jax.jit(lambda xs: layer(xs)).lower(XS)
+    explained, run = made
+    for decision in (explained, run):
+        assert (page.backend, page.label, page.time) == (decision.backend, "GRU(in_size=3)", 5)
+        assert page.reason.startswith(decision.reason)
+
+
+def test_each_decision_is_logged_once(caplog):
+    layer = nr.Recurrence(unsupported, initial_state=jnp.zeros(3))
+    with caplog.at_level(logging.DEBUG, "noria"):
+        jax.jit(lambda xs: layer(xs)).lower(XS)
+    lines = [r.getMessage() for r in caplog.records if r.name == "noria"]
+    assert len(lines) == 1
+    assert lines[0].startswith("Recurrence(unsupported): backend scan: ")
+    assert "sort" in lines[0] or AUTO != "native"
+
+
+@native_only
+def test_a_reverse_loop_without_native_code_is_logged_and_explained(caplog, monkeypatch):
+    native = sys.modules[LOOP_BACKENDS["native"]].BACKEND
+    supports = type(native).supports
+
+    def only_forward(self: Any, call: LoopCall) -> str | None:
+        return "of the test" if call.accumulators else supports(self, call)
+
+    monkeypatch.setattr(type(native), "supports", only_forward)
+    layer = nr.Recurrence(make_cell("lstm", 3, 6))
+    with caplog.at_level(logging.DEBUG, "noria"):
+        found = jax.jit(jax.grad(value))(layer, XS)
+    assert "LSTM(in_size=3): the reverse loop runs on backend scan: of the test" in caplog.text
+    page = nr.explain(layer, XS)
+    assert page.backend == "native"
+    assert page.reason.endswith("; the reverse loop runs as a scan, since of the test")
+    expected = jax.grad(value)(nr.with_backend(layer, "scan"), XS)
+    assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-10)
+
+
+@native_only
+def test_each_loop_of_a_training_step_is_planned_once(monkeypatch):
+    from noria.backends.native import primitive
+
+    planned: Counter[bool] = Counter()
+
+    class Spied(primitive.Schedule):
+        def __init__(self, *args: Any):
+            super().__init__(*args)
+            planned[bool(self.accumulators)] += 1
+
+    monkeypatch.setattr(primitive, "Schedule", Spied)
+    layer = nr.Recurrence(make_cell("lstm", 3, 7))
+    jax.jit(jax.grad(value)).lower(layer, XS)
+    assert planned == {False: 1, True: 1}  # the forward loop, and the reverse loop
+
+
+class Toy(Scan):
+    """A third backend."""
+
+    merit = "for the test"
+    calls: list[LoopCall] = []  # noqa: RUF012
+
+    def prepare(self, call: LoopCall) -> Any:
+        self.calls.append(call)
+        return super().prepare(call)
+
+
+def test_a_third_backend_is_one_module_and_one_line(monkeypatch):
+    module = ModuleType("toy_backend")
+    module.BACKEND = Toy()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy_backend", module)
+    monkeypatch.setitem(LOOP_BACKENDS, "toy", "toy_backend")
+    layer = nr.Recurrence(make_cell("lstm"), backend="toy")
+    found = jax.value_and_grad(value)(layer, XS)
+    assert {call.reverse for call in Toy.calls} == {False, True}
+    expected = jax.value_and_grad(value)(nr.with_backend(layer, "plain"), XS)
+    assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-10)
+    assert nr.explain(layer, XS).reason == "as asked for"
+    with pytest.raises(ValueError, match="toy"):
+        nr.Recurrence(make_cell("lstm"), backend="nonsense")
+
+
+@native_only
+def test_a_changed_environment_is_seen_by_the_next_call(caplog, monkeypatch):
+    layer = nr.Recurrence(make_cell("rnn", 3, 5))
+    for variable, backend in ((None, "native"), ("scan", "scan"), (None, "native")):
+        if variable is None:
+            monkeypatch.delenv("NORIA_BACKEND", raising=False)
+        else:
+            monkeypatch.setenv("NORIA_BACKEND", variable)
+        caplog.clear()
+        jax.clear_caches()
+        with caplog.at_level(logging.DEBUG, "noria"):
+            layer(XS)
+        assert f"RNN(in_size=3): backend {backend}: " in caplog.text
+        assert nr.explain(layer, XS).backend == backend

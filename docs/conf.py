@@ -3,7 +3,10 @@
 Nothing is fetched while it is built or read: the theme brings its scripts, and fonts are the reader's.
 """
 
+import os
 import re
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # examples are small, and a busy GPU is left alone
 
 import jax
 import jax.numpy as jnp

@@ -253,6 +253,14 @@ def test_no_module_imports_itself_through_others():
         rest = {name: found for name, found in rest.items() if name not in free}
 
 
+def test_importing_noria_loads_no_optional_or_heavy_library():
+    """LLVM is loaded when the first loop is native; the others belong to the command line."""
+    heavy = ("llvmlite", "matplotlib", "typer", "rich")
+    script = f"import sys, noria; sys.exit(', '.join({{*sys.modules}} & {{*{heavy}}}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
 def test_the_contract_runs_verbatim():
     guide = ROOT.parent / "shared" / "contract" / "guide.py"
     if not guide.exists():

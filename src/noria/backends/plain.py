@@ -39,7 +39,7 @@ def run(problem: Problem) -> tuple[State, Any]:
 
     valid = None
     if lengths is not None:
-        # Padding may hold anything: were it not replaced before the cell sees it, its NaN would reach the gradient.
+        # Padding may contain NaN, which would reach the gradient if the cell saw it.
         xs = keep_valid(xs, lengths)
         valid = valid_steps(lengths, jtu.tree_leaves(xs)[0].shape[lengths.ndim])
     state, ys = jax.lax.scan(

@@ -1,4 +1,4 @@
-"""Re-writing of one step so that more of it can leave the loop. Each rule keeps the values, up to rounding.
+"""Rewrite rules that let more of a step leave the loop; each keeps the values up to rounding.
 
 ==================== ================================ ==================================================
 `unroll`             an inner loop of a few rounds    one round after the other
@@ -9,7 +9,8 @@
 `slices_first`       ``split(W x + U h)``             ``split(W x) + split(U h)``
 ==================== ================================ ==================================================
 
-Levels say what a value depends on: `CONSTANT` parameters only, `INPUT` the input of the step too, `STATE` the state.
+The level of a value is the highest it depends on: `CONSTANT` (parameters), `INPUT` (of the step),
+`STATE`.
 """
 
 from collections import defaultdict
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 
 from noria._jax import call, parts_of
 from noria.ir.build import build
-from noria.ir.graph import Equation, Graph, Value, is_literal
+from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import backward_slice, dce, dependence, slices, substitute, toposort, users
 
 NUMBER, CONSTANT, INPUT, STATE = range(4)
@@ -32,8 +33,11 @@ NUMBER, CONSTANT, INPUT, STATE = range(4)
 MOST_EQUATIONS = 256
 
 
-def canonicalize(graph: Graph, sources: dict[Any, int], width: int) -> Graph:
-    """Apply every rule. ``sources`` gives the level of each input; the first ``width`` outputs are the next state."""
+def canonicalize(graph: Graph, sources: dict[Value, int], width: int) -> Graph:
+    """Apply every rule.
+
+    ``sources`` gives the level of each input; the first ``width`` outputs are the next state.
+    """
     graph = unroll(graph)
     for rule in (operand_first, split_products, regroup_sums):
         graph = rule(graph, dependence(graph.equations, sources))
@@ -42,16 +46,16 @@ def canonicalize(graph: Graph, sources: dict[Any, int], width: int) -> Graph:
     return dce(slices_first(graph, dependence(graph.equations, sources)))
 
 
-def _level(levels: dict[Any, int], atom: Any) -> int:
+def _level(levels: dict[Value, int], atom: Atom) -> int:
     return NUMBER if is_literal(atom) else levels.get(atom, NUMBER)
 
 
 def _rewrite(
-    graph: Graph, replace: Callable[[Equation], tuple[list[Equation], list[Any]] | None]
+    graph: Graph, replace: Callable[[Equation], tuple[list[Equation], list[Atom]] | None]
 ) -> Graph:
     """Replace equations by others that give the same outputs; ``None`` leaves one as it is."""
     equations: list[Equation] = []
-    instead: dict[Any, Any] = {}
+    instead: dict[Value, Atom] = {}
     for equation in graph.equations:
         found = replace(equation)
         if found is None:
@@ -63,10 +67,10 @@ def _rewrite(
 
 
 def without_transposes(graph: Graph) -> Graph:
-    """``h @ W.T`` becomes a product over the other axis of ``W``, for backends that pack weights themselves."""
+    """``h @ W.T`` becomes a product over the other axis of ``W``, for backends that pack weights."""
     maker = {v: equation for equation in graph.equations for v in equation.outputs}
 
-    def unturn(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+    def unturn(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
         if equation.name != "dot_general" or any(equation.params["dimension_numbers"][1]):
             return None
         inputs, axes = list(equation.inputs), list(equation.params["dimension_numbers"][0])
@@ -86,13 +90,13 @@ def without_transposes(graph: Graph) -> Graph:
     return dce(_rewrite(graph, unturn))
 
 
-# --- inner loops ----------------------------------------------------------------------------------------------------
+# --- inner loops --------------------------------------------------------------------------------
 
 
 def unroll(graph: Graph) -> Graph:
-    """An inner `jax.lax.scan` of a few rounds becomes its equations, so that its products are products of the step."""
+    """An inner `jax.lax.scan` of a few rounds becomes its equations: products of the step."""
 
-    def write_out(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+    def write_out(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
         params = equation.params
         if (
             equation.name != "scan"
@@ -133,13 +137,13 @@ def _rounds(params: dict[str, Any], same: int, carried: int, *arrays: jax.Array)
     return [*carry, *(jax.lax.concatenate(some, 0) for some in together)]
 
 
-# --- products over concatenations -----------------------------------------------------------------------------------
+# --- products over concatenations ---------------------------------------------------------------
 
 
-def operand_first(graph: Graph, levels: dict[Any, int]) -> Graph:
-    """``W @ h`` becomes ``h @ W^T`` where that moves no axis: the batch then comes first in every product."""
+def operand_first(graph: Graph, levels: dict[Value, int]) -> Graph:
+    """``W @ h`` becomes ``h @ W^T`` where that moves no axis: every product has the batch first."""
 
-    def swap(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+    def swap(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
         if equation.name != "dot_general":
             return None
         (left, right), ((lc, rc), (lb, rb)) = equation.inputs, equation.params["dimension_numbers"]
@@ -155,12 +159,12 @@ def operand_first(graph: Graph, levels: dict[Any, int]) -> Graph:
     return _rewrite(graph, swap)
 
 
-def split_products(graph: Graph, levels: dict[Any, int]) -> Graph:
-    """A product or convolution over a concatenation of input and state becomes a sum over its pieces."""
+def split_products(graph: Graph, levels: dict[Value, int]) -> Graph:
+    """A product over a concatenation of input and state becomes a sum over its pieces."""
     maker = {v: equation for equation in graph.equations for v in equation.outputs}
 
-    def pieces_of(atom: Any, axis: int) -> list[tuple[Any, int]]:
-        """What is concatenated along ``axis``, with the size of each piece; nested concatenations are flattened."""
+    def pieces_of(atom: Atom, axis: int) -> list[tuple[Atom, int]]:
+        """The pieces of a concatenation along ``axis``, nested ones too, each with its size."""
         found, todo = [], [atom]
         while todo:
             atom = todo.pop()
@@ -175,7 +179,7 @@ def split_products(graph: Graph, levels: dict[Any, int]) -> Graph:
                 todo += reversed(equation.inputs)
         return found
 
-    def split(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
+    def split(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
         for side, axis, other_axis in _contracted(equation):
             pieces = pieces_of(equation.inputs[side], axis)
             groups = [
@@ -193,7 +197,7 @@ def split_products(graph: Graph, levels: dict[Any, int]) -> Graph:
 
 
 def _contracted(equation: Equation) -> list[tuple[int, int, int]]:
-    """(side, axis, axis of the other operand) of each axis that is summed over and could be a concatenation."""
+    """(side, axis, axis of the other operand) of each contracted axis of an operand."""
     if equation.name == "dot_general":
         (lc, rc), _ = equation.params["dimension_numbers"]
         pairs = list(zip(lc, rc, strict=True))
@@ -206,7 +210,7 @@ def _contracted(equation: Equation) -> list[tuple[int, int, int]]:
 
 
 def _sum_of_products(
-    equation: Equation, side: int, axis: int, other_axis: int, groups: list[list[tuple[Any, int]]]
+    equation: Equation, side: int, axis: int, other_axis: int, groups: list[list[tuple[Atom, int]]]
 ) -> Callable[..., jax.Array]:
     counts = [len(group) for group in groups]
     sizes = [sum(size for _, size in group) for group in groups]
@@ -226,11 +230,11 @@ def _sum_of_products(
     return products
 
 
-# --- sums -----------------------------------------------------------------------------------------------------------
+# --- sums ---------------------------------------------------------------------------------------
 
 
-def regroup_sums(graph: Graph, levels: dict[Any, int]) -> Graph:
-    """Within a sum of many terms, add up first what depends on parameters, then on the input, then on the state."""
+def regroup_sums(graph: Graph, levels: dict[Value, int]) -> Graph:
+    """In a sum of many terms, add those of parameters first, then of the input, then of the state."""
     uses = users(graph.equations, graph.outputs)
     maker = {
         v: equation
@@ -240,14 +244,14 @@ def regroup_sums(graph: Graph, levels: dict[Any, int]) -> Graph:
     }
     inner = set()  # sums that are one term of another sum, and of nothing else
 
-    def is_one_term(atom: Any) -> bool:
+    def is_one_term(atom: Atom) -> bool:
         """Whether a sum is read in one place; ``a + a`` reads it in two."""
         users = uses[atom]
         return len(users) == 1 and (
             users[0] is None or sum(v is atom for v in users[0].inputs) == 1
         )
 
-    def terms(whole: Any) -> list[Any]:
+    def terms(whole: Atom) -> list[Any]:
         found, todo = [], [whole]
         while todo:
             atom = todo.pop()
@@ -293,18 +297,18 @@ def _sum(terms: tuple[jax.Array, ...]) -> jax.Array:
     return total
 
 
-# --- products that share an operand -----------------------------------------------------------------------------------
+# --- products that share an operand -------------------------------------------------------------
 
 
-def merge_products(graph: Graph, levels: dict[Any, int], fed_back: set[Equation]) -> Graph:
-    """Products of one operand with several weights become one product with all of them, and slices of it."""
+def merge_products(graph: Graph, levels: dict[Value, int], fed_back: set[Equation]) -> Graph:
+    """Products of one operand with several weights become slices of one product."""
     groups = defaultdict(list)
     for equation in graph.equations:
         key = _merge_key(equation, levels)
         if key is not None:
             groups[*key, equation in fed_back].append(equation)
     equations: list[Equation] = []
-    instead: dict[Any, Any] = {}
+    instead: dict[Value, Atom] = {}
     merged: set[Equation] = set()
     for group in groups.values():
         if len(group) > 1:
@@ -320,14 +324,14 @@ def merge_products(graph: Graph, levels: dict[Any, int], fed_back: set[Equation]
     return Graph(graph.inputs, graph.outputs, tuple(toposort(graph.equations)))
 
 
-def _merge_key(equation: Equation, levels: dict[Any, int]) -> Any:
+def _merge_key(equation: Equation, levels: dict[Value, int]) -> Any:
     """Equal for products that can be one: the same operand with weights of one free axis each."""
     if equation.name != "dot_general":
         return None
     (operand, weight), ((oc, wc), (ob, _)) = equation.inputs, equation.params["dimension_numbers"]
     fits = (
         _level(levels, weight) <= CONSTANT and _level(levels, operand) == STATE
-    )  # lifted ones are better apart
+    )  # hoisted ones are better apart
     if not fits or ob or weight.aval.ndim != len(wc) + 1:
         return None
     options = {k: str(v) for k, v in equation.params.items() if k != "dimension_numbers"}
@@ -359,16 +363,16 @@ def _merged(group: list[Equation]) -> Callable[..., list[jax.Array]]:
     return products
 
 
-# --- slices ---------------------------------------------------------------------------------------------------------
+# --- slices -------------------------------------------------------------------------------------
 
 
-def slices_first(graph: Graph, levels: dict[Any, int]) -> Graph:
-    """Slices of a sum become sums of slices where one term is of the input: that term is then lifted in slices."""
+def slices_first(graph: Graph, levels: dict[Value, int]) -> Graph:
+    """Slices of a sum become sums of slices where a term is of the input: it is hoisted in slices."""
     maker = {v: equation for equation in graph.equations for v in equation.outputs}
     uses = users(graph.equations, graph.outputs)
 
-    def move(equation: Equation) -> tuple[list[Equation], list[Any]] | None:
-        atom: Any = equation.inputs[0] if slices(equation) else None
+    def move(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
+        atom: Atom = equation.inputs[0] if slices(equation) else None
         total = maker.get(atom)
         if total is None or total.name != "add" or _level(levels, atom) != STATE:
             return None

@@ -1,4 +1,4 @@
-"""A sequence in chunks of steps: hoisted values stay in cache, or less is stored for the gradient."""
+"""A sequence in chunks of steps: hoisted values stay in cache, or less is stored."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._jax import SymbolicZero, aligned, is_symbolic
+from noria._types import State
 from noria.compiler.cotangents import arrays_of, choose, instantiate, put, spread
 from noria.ir.evaluate import narrowed, widened
 
@@ -23,7 +24,7 @@ Segment = Callable[[Any, Any, int], tuple[Any, Any]]
 
 
 def chunk_size(time: int, bytes_a_step: int) -> int:
-    """Steps at a time: all of them within the budget, else as many as take a quarter of it, at least 16."""
+    """Steps at a time: all within the budget, else as many as take a quarter of it, at least 16."""
     if is_symbolic(time, bytes_a_step) or time * bytes_a_step <= BUDGET:
         return time
     return max(16, BUDGET // 4 // bytes_a_step)
@@ -53,13 +54,13 @@ class Chunks:
 
     @property
     def groups(self) -> list[tuple[int, int, int]]:
-        """(first step, number of chunks, size of each) of chunks of one size, in the order in which they are run."""
+        """(first step, number of chunks, size of each) of chunks of one size, in the order of the run."""
         count, left = divmod(self.time, self.size)
         found = [(0, count, self.size), (count * self.size, 1, left)]
         found = [group for group in found if group[1] and group[2]]
         return found[::-1] if self.reverse else found
 
-    def take(self, steps: Any, start: Any, size: int) -> Any:
+    def take(self, steps: State, start: Any, size: int) -> Any:
         return jtu.tree_map(
             lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, self.axis), steps
         )
@@ -80,7 +81,7 @@ class Chunks:
         return a.reshape(*a.shape[:axis], a.shape[axis] * a.shape[axis + 1], *a.shape[axis + 2 :])
 
 
-def in_chunks(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any, Any]:
+def in_chunks(segment: Segment, state: State, steps: State, chunks: Chunks) -> tuple[Any, Any]:
     """``segment`` over one chunk after the other: the final state, and all that was stacked."""
     if chunks.is_one:
         return segment(state, steps, chunks.time)
@@ -88,12 +89,14 @@ def in_chunks(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple
     return state, stacked
 
 
-def _run(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any, list[Any], Any]:
+def _run(
+    segment: Segment, state: State, steps: State, chunks: Chunks
+) -> tuple[Any, list[jax.Array], Any]:
     """The final state, the states before each chunk, group by group, and all that was stacked."""
     starts, stacked = [], []
     for first, count, size in chunks.groups:
 
-        def one(state: Any, i: Any, first: int = first, size: int = size) -> Any:
+        def one(state: State, i: Any, first: int = first, size: int = size) -> Any:
             final, out = segment(state, chunks.take(steps, first + i * size, size), size)
             return final, (state, out)
 
@@ -104,8 +107,8 @@ def _run(segment: Segment, state: Any, steps: Any, chunks: Chunks) -> tuple[Any,
 
 
 def results(
-    final: list[Any], stacked: list[Any], given: Any, mapped: int
-) -> tuple[list[Any], list[Any]]:
+    final: list[jax.Array], stacked: list[jax.Array], given: Any, mapped: int
+) -> tuple[list[jax.Array], list[jax.Array]]:
     """Both, aligned: an axis of `jax.vmap` is in front of states, and ``mapped`` in stacked arrays.
 
     The loops of `jax.lax.scan` put it after time, native ones in front.
@@ -116,13 +119,18 @@ def results(
 
 
 def checkpointed(
-    segment: Callable[[list[Any], list[Any], list[Any], int], tuple[list[Any], list[Any]]],
+    segment: Callable[
+        [list[jax.Array], list[jax.Array], list[jax.Array], int],
+        tuple[list[jax.Array], list[jax.Array]],
+    ],
     chunks: Chunks,
-) -> Callable[[list[Any], list[Any], list[Any]], tuple[list[Any], list[Any]]]:
-    """``(parameters, steps, state) -> (state, stacked)`` that stores only the state before each chunk.
+) -> Callable[
+    [list[jax.Array], list[jax.Array], list[jax.Array]], tuple[list[jax.Array], list[jax.Array]]
+]:
+    """``(parameters, steps, state) -> (state, stacked)``, storing only the state before each chunk.
 
-    ``segment(parameters, steps, state, time)`` runs one chunk; it is run once more, and differentiated, when the
-    gradient arrives there, the last chunk first.
+    ``segment(parameters, steps, state, time)`` runs one chunk. The gradient runs it again and
+    differentiates it, the last chunk first.
     """
 
     def forward(*primals: Any) -> Any:
@@ -132,7 +140,10 @@ def checkpointed(
         )
 
         def pull(
-            parameters: list[Any], steps: list[Any], starts: list[Any], cotangents: Any
+            parameters: list[jax.Array],
+            steps: list[jax.Array],
+            starts: list[jax.Array],
+            cotangents: Any,
         ) -> Any:
             return _pull(segment, chunks, parameters, steps, starts, cotangents)
 
@@ -141,8 +152,8 @@ def checkpointed(
         )
 
     def infer(
-        parameters: list[Any], steps: list[Any], state: list[Any]
-    ) -> tuple[list[Any], list[Any]]:
+        parameters: list[jax.Array], steps: list[jax.Array], state: list[jax.Array]
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
         found = in_chunks(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
         return results(*found, (parameters, steps, state), chunks.mapped)
 
@@ -154,12 +165,12 @@ def checkpointed(
 def _pull(
     segment: Any,
     chunks: Chunks,
-    parameters: list[Any],
-    steps: list[Any],
-    starts: list[Any],
+    parameters: list[jax.Array],
+    steps: list[jax.Array],
+    starts: list[jax.Array],
     cotangents: Any,
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """Cotangents of parameters, steps and state: chunk by chunk from the end, each run once more from its start."""
+) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+    """Cotangents of parameters, steps and state: chunk by chunk from the end, each run again."""
     of_parameters, of_steps, of_state = (
         [eqx.is_inexact_array(a) for a in arrays] for arrays in (parameters, steps, starts[0])
     )
@@ -180,7 +191,7 @@ def _pull(
             (of_final, total), (i, state) = carry, piece
             x, of_stacked = chunks.take((steps, wanted), first + i * size, size)
 
-            def chunk(some_parameters: Any, some_x: Any, some_state: Any) -> Any:
+            def chunk(some_parameters: Any, some_x: Any, some_state: State) -> Any:
                 final, stacked = segment(
                     put(parameters, of_parameters, some_parameters),
                     put(x, of_steps, some_x),

@@ -1,4 +1,4 @@
-"""Small things about lists of arrays of which some are differentiated."""
+"""Lists of arrays of which some are differentiated, and their cotangents."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +17,10 @@ Cotangents = tuple[list[Any], list[Any], list[Any]]
 def arrays_of(primals: Any) -> Any:
     """The arrays that `jax.custom_vjp` hands over with symbolic zeros.
 
-    Which of them are differentiated is told as well, but nothing may depend on it. Where two layers have the same shapes, JAX
-    traces them once, and keeps one structure of what is stored for the gradients of both, though of one the parameters may be
-    differentiated and of the other only the input. So all is differentiated, and what nobody asks for is dropped afterwards, as
-    dead code.
+    JAX also says which of them are differentiated, but nothing may depend on it. JAX traces two
+    layers of equal shapes once, and keeps one structure of residuals for both, even if parameters
+    are differentiated in one and only the input in the other. So every inexact array is
+    differentiated, and dead-code elimination removes unused gradients.
     """
     return jtu.tree_map(lambda p: p.value, primals, is_leaf=lambda p: hasattr(p, "perturbed"))
 
@@ -51,7 +51,7 @@ def instantiate(cotangent: Any) -> Any:
 
 
 def or_zeros(cotangent: Any, like: Any) -> Any:
-    """A cotangent for ``like``, where ``None`` stands for zero; whole numbers have cotangents without a type."""
+    """A cotangent for ``like``, ``None`` being zero; those of whole numbers are of type float0."""
     if not jnp.issubdtype(like.dtype, jnp.inexact):
         return np.zeros(like.shape, jax.dtypes.float0)
     return jnp.zeros(like.shape, like.dtype) if cotangent is None else cotangent

@@ -223,7 +223,7 @@ class LoopExecutor:
         steps: list[jax.Array],
         state: list[jax.Array],
     ) -> Outputs:
-        """Both, when no derivative is taken: in chunks, if hoisted values would not stay in cache."""
+        """Both, without a derivative: in chunks, if hoisted values would not stay in cache."""
         split = self.split
         loop = ChosenLoop(self.inference, self.backend)
         segment = functools.partial(

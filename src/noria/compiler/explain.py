@@ -11,10 +11,10 @@ from typing import Any
 
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import is_linear
-from noria.compiler.min_cut import LIGHT, STRUCTURAL
 from noria.compiler.select import Decision, listening
 from noria.display import explanation_html, explanations_html
 from noria.ir.graph import Equation, Graph, is_literal, size_in_bytes
+from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.source import origin
 
 
@@ -24,7 +24,8 @@ class Line:
 
     Attributes:
         name: the primitive, such as ``dot_general``.
-        shapes: its operands and its result for one example and one step, ``f32[4] f32[4,16] -> f32[16]``.
+        shapes: its operands and its result for one example and one step, as in
+            ``f32[4] f32[4,16] -> f32[16]``.
         where: file and line of the cell, ``lstm.py:96``; empty if the compiler made it.
         code: the text of that line.
         flops: floating-point operations, for all examples and all steps.
@@ -52,14 +53,16 @@ class Explanation:
         loop: equations of the forward loop.
         after: equations that run for all steps at once, after the loop.
         reverse: equations of the reverse loop.
-        gradients: equations of the loop into which parameters enter; their gradients are taken after the reverse loop,
-            for all steps at once, or summed up in it on the native backend.
+        gradients: equations of the loop that read parameters. Their gradients are contracted after
+            the reverse loop, for all steps at once, or summed in it on the native backend.
         linear: whether the next state is affine and element-wise in the state.
         saved: what is stored for the gradient at each step, as shapes of one example.
-        saved_bytes: bytes stored for the gradient, for all examples and steps; the layer's inputs and outputs not counted. On
-            the associative backend, the scales and the states; what else is stored there is up to JAX.
+        saved_bytes: bytes stored for the gradient, for all examples and steps, besides inputs and
+            outputs of the layer. On the associative backend those of scales and states; JAX may
+            store more.
         flops: floating-point operations of each part, by its name.
-        bytes: bytes that each part gives to the next, for all examples and steps: ``before`` what is lifted, ``loop`` what is emitted.
+        bytes: bytes that a part passes on, for all examples and steps: ``before`` those of hoisted
+            values, ``loop`` those of emitted values.
 
     All but the first five are empty or zero for a backend that takes nothing apart.
 
@@ -95,7 +98,8 @@ class Explanation:
         if not self.loop:
             return lines[0]
         lines.append(
-            f"The next state is {'' if self.linear else 'not '}affine and element-wise in the state."
+            f"The next state is {'' if self.linear else 'not '}affine and element-wise in "
+            "the state."
         )
         titles = {
             "constant": "constant: once",
@@ -105,11 +109,13 @@ class Explanation:
             else "loop: as a linear recurrence",
             "after": "after: all steps at once",
             "reverse": "reverse loop: step by step, for the gradient",
-            "gradients": "where parameters enter the loop; their gradients: all steps at once, after the reverse loop",
+            "gradients": "where parameters enter the loop; their gradients: all steps at once, "
+            "after the reverse loop",
         }
         if self.backend == "native":
             titles["gradients"] = (
-                "where parameters enter the loop; their gradients: summed up in the reverse loop, or after it"
+                "where parameters enter the loop; their gradients: summed up in the reverse loop, "
+                "or after it"
             )
         for part, title in titles.items():
             found: tuple[Line, ...] = getattr(self, part)
@@ -151,7 +157,7 @@ class Explanations(tuple[Explanation, ...]):
 
 
 def _rows(lines: tuple[Line, ...]) -> list[str]:
-    """One row for each line of the cell: its place, its text, its equations; products and the like with their shapes."""
+    """Two rows for each line of the cell: its place and text, then its equations."""
     groups: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         groups.setdefault((line.where, line.code), []).append(line)
@@ -184,7 +190,7 @@ def explaining() -> Iterator[list[Explanation]]:
         yield found
 
 
-# --- from decisions to explanations ---------------------------------------------------------------
+# --- from decisions to explanations -------------------------------------------------------------
 
 
 def explanation_of(decision: Decision) -> Explanation:
@@ -251,7 +257,7 @@ def _shape(atom: Any) -> str:
 
 
 def flops_of(equation: Equation) -> int:
-    """Floating-point operations of an equation: two for each multiplication of a product, one for each number otherwise."""
+    """Floating-point operations: two for a multiplication of a product, one for a number else."""
     return _flops(
         equation.name,
         equation.params,
@@ -278,7 +284,7 @@ def _flops(name: str, params: dict[str, Any], inputs: list[Any], outputs: list[A
             for e in jaxpr.eqns
         )
         return once * params.get("length", 1)
-    if name in STRUCTURAL:
+    if name in MOVES:
         return 0
     return (
         max(results, *(math.prod(aval.shape) for aval in inputs))

@@ -1,17 +1,17 @@
-"""Linear recurrences, found: is the next state affine and element-wise in the state, with what coefficients?
+"""Linear recurrences: whether the next state is affine and element-wise in the state, and how.
 
-Each value of the loop that depends on the state is followed as ``scale * leaf + shift``, where ``leaf`` is one array of the
-state, and ``scale`` and ``shift`` are arrays that do not depend on it::
+Each value of the loop that depends on the state is followed as ``scale * leaf + shift``. The
+``leaf`` is one array of the state; ``scale`` and ``shift`` do not depend on the state::
 
     h        1 * h + 0
     u * v    (v * scale) * h + v * shift        v not of the state
     u + v    (scale + scale') * h + ...         of the same leaf, or v not of the state
-    select   element by element, by a condition that is not of the state: so lengths and resets are affine too
+    select   by a condition that is not of the state: lengths and resets are affine
 
-Nothing is probed with numbers: an operation that is none of `RULES` makes the step not linear, as does one that moves, widens
-or sums elements of the state, and one that brings two arrays of the state together. Whole numbers, such as a counter of steps, are
-affine by the same rules (but for divisions), without a derivative. What is emitted may depend on the state in any way: with
-all states known it is computed for all steps at once.
+Nothing is probed with numbers. A step is not linear with an operation outside of `RULES`, with one
+that moves, widens or sums elements of the state, or with one that combines two of its arrays. Whole
+numbers, such as a counter, are affine by the same rules (except division), without a derivative.
+Emitted values may depend on the state in any way: they are computed for all steps at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -138,11 +138,11 @@ def is_linear(split: Split) -> bool:
     return True
 
 
-# --- forms ----------------------------------------------------------------------------------------------------------
+# --- forms --------------------------------------------------------------------------------------
 
 
 class Form(NamedTuple):
-    """``scale * leaf + shift``: arrays of the shape of the value; ``leaf`` is ``None`` of what does not depend on the state.
+    """``scale * leaf + shift``, arrays of the shape of the value; without state ``leaf`` is ``None``.
 
     A ``scale`` or ``shift`` of ``None`` is a one or a zero that need not be computed with.
     """
@@ -201,7 +201,8 @@ def _apply(equation: Equation, forms: dict[Any, Form], known: Env) -> Form:
     return Form(leaves.pop(), scale, shift)
 
 
-#: ``(equation, forms of its inputs, shape and dtype of what it gives) -> (scale, shift)``, or ``None`` if that is not affine.
+#: ``(equation, forms of its inputs, shape and dtype of its output) -> (scale, shift)``; ``None``
+#: if that is not affine.
 Rule = Callable[[Equation, list[Form], Any], tuple[Any, Any] | None]
 
 
@@ -276,7 +277,8 @@ def _conversion(equation: Equation, operands: list[Form], output: Any) -> tuple[
         jnp.issubdtype(before, kind) and jnp.issubdtype(output.dtype, kind) for kind in kinds
     ):
         return None  # to whole numbers it rounds, and to real ones it drops a part
-    return tuple(None if a is None else a.astype(output.dtype) for a in (form.scale, form.shift))  # type: ignore[return-value]
+    scale, shift = (None if a is None else a.astype(output.dtype) for a in form[1:])
+    return scale, shift
 
 
 RULES: dict[str, Rule] = {
@@ -293,7 +295,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-# --- messages -------------------------------------------------------------------------------------------------------
+# --- messages -----------------------------------------------------------------------------------
 
 
 def _place(equation: Equation) -> str:

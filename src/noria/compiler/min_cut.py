@@ -1,19 +1,18 @@
-"""The cheapest frontier between two parts of a graph: a minimum cut (Ford and Fulkerson 1956), in bytes a step.
+"""The cheapest frontier between two parts of a graph: a minimum cut, in bytes a step.
 
-It decides three times: what enters the loop, what leaves it, and what the forward loop keeps for the reverse one.
+Ford and Fulkerson 1956. It decides what enters the loop, what leaves it, and what the forward loop
+stores for the reverse loop. SciPy and NetworkX have one too, but graphs of a step are small.
 """
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from noria.ir.graph import Equation, size_in_bytes, values_of
-from noria.ir.primitives import LIGHT as LIGHT
-from noria.ir.primitives import MOVES as STRUCTURAL  # noqa: F401
-from noria.ir.primitives import TRANSCENDENTAL as TRANSCENDENTAL
-from noria.ir.primitives import is_heavy as is_heavy
+from noria.ir.graph import Atom, Equation, Value, size_in_bytes, values_of
 
 _NEVER = 1 << 60
+
+#: Equations, values, and the two ends.
+Node = Equation | Value | str
 
 
 def min_cut(
@@ -21,15 +20,15 @@ def min_cut(
     *,
     early: Iterable[Equation],
     late: Iterable[Equation],
-    wanted: Iterable[Any] = (),
-    free: Callable[[Any], bool],
+    wanted: Iterable[Atom] = (),
+    free: Callable[[Value], bool],
     recompute_cost: Callable[[Equation], int] = lambda equation: 0,
     prefer_early: bool,
-) -> tuple[Any, ...]:
-    """The values that cross from early to late equations, chosen so that they take the fewest bytes.
+) -> tuple[Value, ...]:
+    """The values that cross from early to late equations, with the fewest bytes.
 
     Args:
-        equations: those to be divided. What a late equation gives may be computed on the early side as well.
+        equations: those to be divided.
         early: equations whose side is given.
         late: the same.
         wanted: values that must be known on the late side.
@@ -56,7 +55,7 @@ def min_cut(
         # One more for each array: of two frontiers with equal bytes, the one with fewer arrays.
         network.join(maker.get(value, "early"), value, 8 * size_in_bytes(value) + 1)
     before = network.early_side(prefer_early)
-    # A value crosses if it is made on the early side while its own node, to which its price was attached, is not.
+    # A value crosses if its equation is on the early side, and its node, with its price, is not.
     values = [v for v in network.nodes() if not isinstance(v, str | Equation)]
     return tuple(v for v in values if v not in before and maker.get(v, "early") in before)
 
@@ -65,17 +64,17 @@ class _Network:
     """Nodes and capacities; the maximum flow by shortest augmenting paths (Edmonds and Karp 1972)."""
 
     def __init__(self) -> None:
-        self.capacity: dict[Any, dict[Any, int]] = defaultdict(dict)
+        self.capacity: dict[Node, dict[Node, int]] = defaultdict(dict)
 
-    def join(self, a: Any, b: Any, capacity: int) -> None:
+    def join(self, a: Node, b: Node, capacity: int) -> None:
         if capacity:
             self.capacity[a][b] = self.capacity[a].get(b, 0) + capacity
             self.capacity[b].setdefault(a, 0)
 
-    def nodes(self) -> list[Any]:
+    def nodes(self) -> list[Node]:
         return list(self.capacity)
 
-    def early_side(self, prefer_early: bool) -> set[Any]:
+    def early_side(self, prefer_early: bool) -> set[Node]:
         """Fill the network, and return the nodes on the early side of the cut."""
         while (path := self._path()) is not None:
             flow = min(self.capacity[a][b] for a, b in path)
@@ -86,8 +85,9 @@ class _Network:
             return self._reachable("early", lambda a, b: self.capacity[a][b])
         return set(self.capacity) - self._reachable("late", lambda b, a: self.capacity[a][b])
 
-    def _reachable(self, start: str, residual: Callable[[Any, Any], int]) -> set[Any]:
-        seen, queue = {start}, deque([start])
+    def _reachable(self, start: str, residual: Callable[[Node, Node], int]) -> set[Node]:
+        seen: set[Node] = {start}
+        queue: deque[Node] = deque([start])
         while queue:
             node = queue.popleft()
             for other in self.capacity[node]:
@@ -96,16 +96,16 @@ class _Network:
                     queue.append(other)
         return seen
 
-    def _path(self) -> list[tuple[Any, Any]] | None:
-        origin: dict[Any, Any] = {"early": None}
-        queue = deque(["early"])
+    def _path(self) -> list[tuple[Node, Node]] | None:
+        origin: dict[Node, Node | None] = {"early": None}
+        queue: deque[Node] = deque(["early"])
         while queue:
             node = queue.popleft()
             if node == "late":
                 path = []
-                while origin[node] is not None:
-                    path.append((origin[node], node))
-                    node = origin[node]
+                while (before := origin[node]) is not None:
+                    path.append((before, node))
+                    node = before
                 return path
             for other, room in self.capacity[node].items():
                 if room and other not in origin:

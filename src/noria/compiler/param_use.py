@@ -1,4 +1,4 @@
-"""Where parameters enter the loop: an equation, and its pull-back for one step or for all steps at once."""
+"""Where parameters enter the loop: an equation, and its pull-back for one step or all steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,17 @@ from noria.compiler.cotangents import or_zeros
 from noria.compiler.equation_vjp import EquationVJP
 from noria.ir.build import graph_of
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Equation, Graph, env_of, is_inexact, is_literal, struct, values_of
+from noria.ir.graph import (
+    Atom,
+    Env,
+    Equation,
+    Graph,
+    env_of,
+    is_inexact,
+    is_literal,
+    struct,
+    values_of,
+)
 from noria.ir.passes import extract, substitute, users
 
 
@@ -23,17 +33,17 @@ class ParameterUse:
     Attributes:
         equation: the equation.
         parameters: those of its inputs whose cotangents are asked for.
-        operands: the derivative's values for its inputs, ``None`` for those that are the same at each step, and those that
-            the pull-back does not need.
+        operands: the values of its inputs in the forward loop, ``None`` for those that are the same
+            in each step, and for those that the pull-back does not need.
         cotangents: those of its inexact outputs.
-        step: the pull-back in one step, from operands and cotangents to the cotangents of the parameters; ``None`` if it closes
-            over arrays.
+        step: the pull-back in one step, from operands and cotangents to the cotangents of the
+            parameters; ``None`` if it closes over arrays.
     """
 
     equation: Equation
-    parameters: tuple[Any, ...]
-    operands: tuple[Any, ...]
-    cotangents: tuple[Any, ...]
+    parameters: tuple[Atom, ...]
+    operands: tuple[Atom, ...]
+    cotangents: tuple[Atom, ...]
     step: Graph | None
 
     @classmethod
@@ -41,9 +51,9 @@ class ParameterUse:
         cls,
         equation: Equation,
         vjp: EquationVJP,
-        parameters: Sequence[Any],
-        operands: Sequence[Any],
-        cotangents: Sequence[Any],
+        parameters: Sequence[Atom],
+        operands: Sequence[Atom],
+        cotangents: Sequence[Atom],
     ) -> "ParameterUse":
         """With what the pull-back does not need left out."""
         inputs = [v if o is None else o for v, o in zip(equation.inputs, operands, strict=True)]
@@ -76,8 +86,11 @@ class ParameterUse:
         return env_of(self.parameters, found)
 
 
-def pull_back_of_a_step(graph: Graph, parameters: Sequence[Any]) -> Graph | None:
-    """From the inputs of a graph, then cotangents of its outputs, to the cotangents of parameters; ``None`` if it closes over arrays."""
+def pull_back_of_a_step(graph: Graph, parameters: Sequence[Atom]) -> Graph | None:
+    """From inputs of a graph, then cotangents of its outputs, to the cotangents of parameters.
+
+    ``None`` if it closes over arrays.
+    """
 
     def pull(arrays: list[Any], cotangents: list[Any]) -> Any:
         here = env_of(graph.inputs, arrays)
@@ -96,7 +109,7 @@ def pull_back_of_a_step(graph: Graph, parameters: Sequence[Any]) -> Graph | None
     return replace(found, inputs=(*graph.inputs, *found.inputs[len(graph.inputs) :]))
 
 
-def cotangent_array(cotangent: Any, varying: Env, axes: tuple[int, ...]) -> Any:
+def cotangent_array(cotangent: Atom, varying: Env, axes: tuple[int, ...]) -> jax.Array | None:
     """The array of a cotangent that may be a number; ``None`` for zero."""
     if not is_literal(cotangent):
         return varying.get(cotangent)

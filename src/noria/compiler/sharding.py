@@ -1,11 +1,12 @@
-"""Layers among several devices: what they compute is local, so that they need not know of meshes.
+"""Layers among several devices: they compute locally, and need not know of meshes.
 
 A type of JAX can say how an array lies on the devices of a mesh, in two ways:
 
-* inside of `jax.shard_map`, over which axes of the mesh it varies. JAX wants operands of one operation to vary alike, and what a
-  loop carries not to change. So all that a layer is given is made to vary alike, and then its type says so no more.
-* on a mesh with axes of the type ``Explicit``, along which axes it is sharded. There a layer is a region of the type ``Auto``,
-  whose results are sharded along the batch as its input is.
+* inside of `jax.shard_map`, over which axes of the mesh it varies. JAX wants operands of one
+  operation to vary alike, and the carry of a loop not to change. So all arguments of a layer are
+  made to vary alike, and inside of the layer their types no longer say so.
+* on a mesh with axes of the type ``Explicit``, along which axes it is sharded. There a layer is a
+  region of the type ``Auto``, whose results are sharded along the batch as its input is.
 """
 
 import functools

@@ -21,10 +21,10 @@ from noria.ir.passes import dependence
 
 
 class Steps(NamedTuple):
-    """What enters at each step: ``(time, ...)`` or ``(batch, time, ...)`` arrays, or the same for a single step.
+    """The inputs of each step: ``(time, ...)`` or ``(batch, time, ...)`` arrays, or of one step.
 
-    ``valid`` is false past the end of an example, ``reset`` is true where the layer's initial state is put back before
-    the step is taken. All but ``x`` may be ``None``.
+    ``valid`` is false past the end of an example. ``reset`` is true where the initial state is put
+    back before the step is taken. All but ``x`` may be ``None``.
     """
 
     x: Any
@@ -35,29 +35,29 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """One step of one example as a canonical graph from parameters, state and input to next state and emission.
+    """One step of one example: a canonical graph from parameters, state, input to state and output.
 
-    ``parameters`` are the arrays that go into the graph's first inputs: those the cell closes over, those in its
-    fields, and the initial state that a reset puts back. ``levels`` says of each input which of the three it is.
+    ``parameters`` are the arrays for the first inputs of the graph: those that the cell closes
+    over, those in its fields, and the initial state. ``levels`` has the level of each input.
     """
 
     graph: Graph
     parameters: tuple[Any, ...]
-    state: tuple[Any, ...]
-    steps: tuple[Any, ...]
-    levels: dict[Any, int]
+    state: tuple[Value, ...]
+    steps: tuple[Value, ...]
+    levels: dict[Value, int]
     emission_tree: Any
 
     @property
-    def next_state(self) -> tuple[Any, ...]:
+    def next_state(self) -> tuple[Value, ...]:
         return self.graph.outputs[: len(self.state)]
 
     @property
-    def emitted(self) -> tuple[Any, ...]:
+    def emitted(self) -> tuple[Value, ...]:
         return self.graph.outputs[len(self.state) :]
 
     @property
-    def parameter_values(self) -> tuple[Any, ...]:
+    def parameter_values(self) -> tuple[Value, ...]:
         return self.graph.inputs[: len(self.parameters)]
 
 
@@ -148,8 +148,8 @@ def _where(condition: Any, if_true: Any, if_false: Any) -> Any:
     return jtu.tree_map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
-def _own_outputs(graph: Graph, found: dict[Any, int]) -> Graph:
-    """Each output a value of its own, made by an equation: no number, no input, none twice."""
+def _own_outputs(graph: Graph, found: dict[Value, int]) -> Graph:
+    """Make each output a value of its own, made by an equation: no number, no input, none twice."""
     equations, outputs = list(graph.equations), list(graph.outputs)
     made = {v for equation in equations for v in equation.outputs}
     for i, atom in enumerate(outputs):

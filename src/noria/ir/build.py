@@ -10,8 +10,8 @@ from noria._jax import parts_of
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, struct
 from noria.ir.passes import dce
 
-#: Calls that are opened up. Those with a derivative rule of their own are not: the rule must be found when
-#: derivatives are taken. Loops and conditionals stay whole.
+#: Calls that are inlined. Calls with a derivative rule are not: differentiation must find the rule.
+#: Loops and conditionals stay whole.
 INLINED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -47,7 +47,7 @@ def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any]
 def _inline(
     jaxpr: Any, inputs: Sequence[Atom], equations: list[Equation], source: Any
 ) -> tuple[list[Atom], dict[Any, Any]]:
-    """Append the equations of ``jaxpr`` applied to ``inputs``; its outputs, and arrays found inside of calls."""
+    """Append the equations of ``jaxpr`` on ``inputs``; its outputs, and arrays inside of calls."""
     known: dict[Any, Atom] = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True))
     hidden: dict[Any, Any] = {}
 
@@ -78,7 +78,7 @@ def _inline(
 def build(
     function: Callable[..., Any], inputs: Sequence[Atom], source: Any
 ) -> tuple[list[Equation], list[Any]]:
-    """The equations of a short piece of JAX code applied to values of a graph, and what it returns (a list)."""
+    """The equations of a short piece of JAX code on values of a graph, and the list it returns."""
     jaxpr, consts = parts_of(jax.make_jaxpr(function)(*map(struct, inputs)))
     equations: list[Equation] = []
     outputs, hidden = _inline(jaxpr, [*consts, *inputs], equations, source)

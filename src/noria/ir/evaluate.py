@@ -8,7 +8,7 @@ converted back for each step and example::
     parameter --float32--> broadcast over steps and examples --16 bits--> what is computed
 
 The values do not change, since the conversion is exact. The pull-back of the broadcast is now a sum in
-float32, which is rounded once, at the end. Matrix products and convolutions add up in 32 bits by themselves.
+float32, which is rounded once, at the end. Products and convolutions add up in 32 bits anyway.
 """
 
 import functools
@@ -32,12 +32,12 @@ _PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
 #: What takes elements of a table; its pull-back adds up in the type of the table.
 _LOOKUPS = frozenset(("gather", "dynamic_slice"))
 
-#: What has equations inside. A copy of a matrix for each example would make vectors of the products there.
+#: Equations with equations inside, whose products must not get a copy of a matrix for each example.
 _CALLS = frozenset("scan while cond custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
 
 
 def is_narrow(value: Any) -> bool:
-    """Whether an array, or its shape and dtype, is of floating-point numbers of fewer than 32 bits."""
+    """Whether an array, or its aval, has floating-point numbers of fewer than 32 bits."""
     return bool(jnp.issubdtype(value.dtype, jnp.floating)) and jnp.finfo(value.dtype).bits < 32
 
 
@@ -57,7 +57,7 @@ def narrowed(tree: Any, like: Any) -> Any:
 
 
 def spread(a: jax.Array, axes: Sequence[int], dtype: Any = None) -> jax.Array:
-    """``a`` at each place of leading ``axes``; its cotangent is the sum over them, taken in 32 bits or more.
+    """``a`` broadcast over leading ``axes``; its cotangent is summed in 32 bits or more.
 
     ``dtype`` is that of the result, by default that of ``a``.
     """
@@ -66,13 +66,13 @@ def spread(a: jax.Array, axes: Sequence[int], dtype: Any = None) -> jax.Array:
 
 
 def evaluate(graph: Graph, known: Env, varying: Env, axes: Sequence[int]) -> list[Any]:
-    """The outputs of ``graph``, mapped over leading axes of the arrays of ``varying``; those of ``known`` have none.
+    """The outputs of ``graph``, mapped over leading axes of the arrays of ``varying``.
 
     Args:
         graph: equations of one example and one step.
         known: arrays that are the same for all. For a value of 16 bits a copy in float32 will do.
         varying: arrays that have ``axes`` in front.
-        axes: the sizes of those axes: ``(time, batch)``, ``(batch,)`` or fewer.
+        axes: the sizes of those axes: of time and batch in either order, or fewer.
     """
     names = [v for v in graph.inputs if v in varying]
     shared = [v for v in graph.inputs if v not in varying]
@@ -101,7 +101,7 @@ def evaluate(graph: Graph, known: Env, varying: Env, axes: Sequence[int]) -> lis
 def _with_copies(
     graph: Graph, known: Env, names: Sequence[Any], axes: Sequence[int]
 ) -> tuple[Graph, Env, Env]:
-    """The part that varies, the arrays that it shares, and copies for each place of those that it reads so."""
+    """The part that varies, its shared arrays, and copies of these for each step and example."""
     depends = dependence(graph.equations, dict.fromkeys(names, 1))
     varies = lambda atom: is_literal(atom) or bool(depends.get(atom))  # noqa: E731
     rest = [e for e in graph.equations if any(map(varies, e.outputs))]
@@ -156,7 +156,7 @@ def of_one(tree: Any, axes: int) -> Any:
 def mapped(
     function: Callable[..., Any], *one: Any
 ) -> Callable[[Sequence[Any], Sequence[int]], Any]:
-    """``(arguments, axes) -> results``: ``function`` of one example and one step, for leading ``axes`` of its arguments.
+    """``function`` of one step of one example as ``(arguments, axes) -> results`` over leading axes.
 
     Arrays that the function holds or closes over are read from copies that are made here, so that a loop
     around the results adds up their cotangents in 32 bits, too.

@@ -1,10 +1,10 @@
 """Values, equations and graphs: the intermediate representation of one traced step.
 
-They mirror JAX's variables, equations and jaxprs. A graph is evaluated by binding its equations in order.
+They mirror JAX's variables, equations and jaxprs. Binding the equations in order evaluates a graph.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
 
@@ -15,7 +15,7 @@ from noria._jax import Literal, bind
 
 
 class Value:
-    """What an equation gives; known by identity. JAX's own variables serve too: all that is asked for is ``aval``."""
+    """An output of an equation, known by identity. A variable of JAX, with ``aval``, serves too."""
 
     __slots__ = ("aval",)
 
@@ -29,7 +29,7 @@ Atom: TypeAlias = Any
 
 @dataclass(frozen=True, eq=False)
 class Equation:
-    """One primitive applied to values; ``source`` is the traceback of the user's line that asked for it."""
+    """One primitive applied to values; ``source`` is the traceback of the line of the cell."""
 
     primitive: Any
     inputs: tuple[Atom, ...]
@@ -42,7 +42,7 @@ class Equation:
         return self.primitive.name
 
     def bind(self, *arrays: Any) -> list[Any]:
-        """The outputs for these inputs; traced like any JAX code, with the user's line as its origin."""
+        """The outputs for these inputs, traced like any JAX code, with the line of the cell as origin."""
         return bind(self.primitive, arrays, self.params, self.source)
 
 
@@ -54,23 +54,12 @@ class Graph:
     outputs: tuple[Atom, ...]
     equations: tuple[Equation, ...]
 
-    def __call__(
-        self,
-        arrays: Sequence[Any],
-        adjust: Callable[[Equation, list[Any], list[Any]], list[Any]] | None = None,
-    ) -> list[Any]:
-        """The outputs. ``adjust(equation, its inputs, its outputs)`` may replace what an equation gave."""
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+        """The outputs for arrays of the inputs."""
         known = dict(zip(self.inputs, arrays, strict=True))
         for equation in self.equations:
-            inputs = [read(known, atom) for atom in equation.inputs]
-            outputs = equation.bind(*inputs)
-            known.update(
-                zip(
-                    equation.outputs,
-                    adjust(equation, inputs, outputs) if adjust else outputs,
-                    strict=True,
-                )
-            )
+            outputs = equation.bind(*(read(known, atom) for atom in equation.inputs))
+            known.update(zip(equation.outputs, outputs, strict=True))
         return [read(known, atom) for atom in self.outputs]
 
 

@@ -18,7 +18,7 @@ def extract(
     *,
     keep_inputs: bool = False,
 ) -> Graph:
-    """The part of ``equations`` that leads from ``inputs`` to ``outputs``; of the inputs, those that it uses."""
+    """The part of ``equations`` that leads from ``inputs`` to ``outputs``; unused inputs go."""
     available = dict.fromkeys(inputs)
     needed = set(values_of(outputs))
     kept = []
@@ -36,7 +36,7 @@ def extract(
 
 
 def toposort(equations: Sequence[Equation]) -> list[Equation]:
-    """The same equations in an order in which each stands after what it uses; otherwise as they were."""
+    """The same equations, each after those that it uses; otherwise in the order given."""
     maker = {v: equation for equation in equations for v in equation.outputs}
     done: dict[Equation, None] = {}
     todo = [*reversed(equations)]
@@ -104,7 +104,7 @@ def cse(graph: Graph, kinds: frozenset[str]) -> Graph:
 
 
 def slices(equation: Equation) -> list[tuple[int, int]] | None:
-    """For an equation that takes slices along the last axis, and does nothing else: where each output begins and ends."""
+    """Where each output begins and ends, for an equation that only slices along the last axis."""
     if equation.name not in ("split", "slice") or not equation.inputs[0].aval.ndim:
         return None
     shape, params = equation.inputs[0].aval.shape, equation.params
@@ -131,7 +131,7 @@ def users(
 
 
 def dependence(equations: Sequence[Equation], sources: dict[Any, int]) -> dict[Any, int]:
-    """For each value the largest number among those of the sources it depends on; 0 for none. A source may be computed, too."""
+    """For each value the largest number among its sources; 0 for none. A source may be computed."""
     found = dict(sources)
     for equation in equations:
         level = max((found.get(v, 0) for v in values_of(equation.inputs)), default=0)

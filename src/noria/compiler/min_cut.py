@@ -102,7 +102,7 @@ class _Network:
         while queue:
             node = queue.popleft()
             if node == "late":
-                path = []
+                path: list[tuple[Node, Node]] = []
                 while (before := origin[node]) is not None:
                     path.append((before, node))
                     node = before

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from noria._jax import Literal, bind
@@ -93,14 +94,14 @@ def size(atom: Atom) -> int:
 def size_in_bytes(atom: Atom) -> int:
     """Bytes of one value; a random key counts as its words."""
     aval = atom.aval
-    if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
         return 8 * int(np.prod(aval.shape))
     return int(np.prod(aval.shape)) * aval.dtype.itemsize
 
 
 def is_inexact(atom: Atom) -> bool:
     """Whether a value can have a derivative."""
-    return bool(jax.dtypes.issubdtype(atom.aval.dtype, np.inexact))
+    return bool(jnp.issubdtype(atom.aval.dtype, np.inexact))
 
 
 def values_of(atoms: Iterable[Atom]) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 # make test-all  run every test, about half an hour
 # make check     format, lint, types
 # make bench     compare with other libraries
+# make docs      build the documentation site
 # make help      all targets
 
 # The first of some Pythons that runs: a shim of pyenv may be on the path and have nothing behind it.
@@ -20,7 +21,15 @@ WORKERS ?= 2
 # Each worker gets neighbours, which share what is compiled.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo forecast test test-all test-oldest test-newest test-versions fuzz bench check fix clean
+# An environment into which only the wheel is installed.
+WHEEL_VENV ?= .venv-wheel
+# Names of instruction sets, best first, without the best one: `make test` runs that.
+OTHER_ISAS = from noria.backends.native.runtime.target import available; \
+  print(*[isa.name for isa in available()[1:]])
+ISA_TESTS = tests/test_each_layer.py tests/test_native_edges.py -k "not extremes"
+
+.PHONY: help demo forecast test test-all test-oldest test-newest test-versions test-wheel test-isa \
+  fuzz bench docs docs-check check types fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,15 +38,19 @@ help:  ## list the targets
 $(VENV)/.base: pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "make: $(NEEDS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plot]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plot,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot,test]'
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[plot,test,check]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot,test,check]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[cli,plot,docs]'
 	@touch $@
 
 demo: $(VENV)/.base  ## train a bidirectional GRU on Japanese Vowels
@@ -60,6 +73,21 @@ test-newest:  ## run a short selection on the newest JAX and Python; ARGS='-m ""
 	@$(MAKE) test-versions VENV=.venv-newest CONSTRAINTS=constraints-newest.txt PYTHON="$(PYTHON_NEWEST)" \
 	  NEEDS="neither Python 3.13 nor 3.12 runs here; install one, or say where it is: make test-newest PYTHON_NEWEST=..."
 
+test-wheel: $(VENV)/.test  ## build sdist and wheel, install the wheel alone and run the guide with it
+	@rm -rf build/dist $(WHEEL_VENV)
+	@mkdir -p build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir build/dist >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
+	@ls build/dist
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) build/dist/*.whl
+	$(WHEEL_VENV)/bin/python -I scripts/run_page.py docs/guide.md
+
+test-isa: $(VENV)/.test  ## run a short selection on each instruction set that is not the best one here
+	@for isa in $$($(BIN)/python -c "$(OTHER_ISAS)"); do \
+	  echo "NORIA_NATIVE_ISA=$$isa"; NORIA_NATIVE_ISA=$$isa $(PYTEST) -q $(ISA_TESTS) $(ARGS) || exit 1; \
+	done
+
 test-versions: $(VENV)/.test
 	@$(BIN)/python -c "import sys, jax; print('Python', sys.version.split()[0], 'JAX', jax.__version__)"
 	$(PYTEST) -m "versions and not full" $(ARGS)
@@ -70,9 +98,22 @@ fuzz: $(VENV)/.test  ## compare thousands of random cells with the definition, a
 bench: $(VENV)/.base  ## compare with other libraries, as far as they are installed; ARGS="--quick" and the like
 	$(BIN)/noria bench $(ARGS)
 
+# -n: a reference to a name that does not exist is a warning; -W: a warning is an error.
+docs: $(VENV)/.docs  ## build the documentation site into site/ and check its links
+	@rm -rf site  # a page that was renamed would stay
+	$(BIN)/python -m sphinx -q -n -W --keep-going -d build/doctrees -b html docs site
+	$(BIN)/python scripts/check_site.py --no-browser
+	@echo "open site/index.html"
+
+docs-check: docs  ## open every page of the site in headless Chromium, if there is one
+	$(BIN)/python scripts/check_site.py
+
 check: $(VENV)/.check  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+types: $(VENV)/.check  ## types only
 	$(BIN)/mypy
 
 fix: $(VENV)/.check  ## format and repair what can be repaired
@@ -80,4 +121,4 @@ fix: $(VENV)/.check  ## format and repair what can be repaired
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the virtual environments and caches
-	rm -rf .venv .venv-oldest .venv-newest .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-oldest .venv-newest .venv-wheel build site .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,6 @@
 """What the recurrence compiler gains over an ordinary scan: python benchmarks/compiler.py speed, or memory
 
-Prints the tables of docs/compiler-benchmarks.md. In `speed` the two backends take turns in one process, so that whatever
+Prints the tables of benchmarks/results/2026-11-24-compiler.md. In `speed` the two backends take turns in one process, so that whatever
 else the machine does falls on both; each number is a median. On a busy machine look at the ratio of processor time too, which
 other processes disturb less; it does not see what two cores gain over one. In `memory` nothing is run: the numbers are what XLA
 allocates for temporary values of a compiled training step.

@@ -13,7 +13,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as error:
+    if error.name != "typer":
+        raise
+    sys.exit("noria: the command line needs Typer; install it with: pip install 'noria[cli]'")
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table

@@ -1,7 +1,8 @@
 """The weights of other frameworks in Noria's layout: which block goes where, and which bias.
 
-Gate orders: PyTorch i f g o and r z n, two biases; Keras i f c o and z r h, its reset-after GRU with two biases; Flax one
-array a gate, the LSTM's bias on the recurrent side, the GRU's with an inner bias of n.
+Gate orders: PyTorch i f g o and r z n, with two biases. Keras i f c o and z r h; its reset-after
+GRU has two biases. Flax has one array a gate; the bias of its LSTM is on the recurrent side, and
+its GRU has an inner bias of n.
 """
 
 from typing import Any

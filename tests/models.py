@@ -31,15 +31,13 @@ CELLS: dict[str, tuple[Any, Any]] = {
 def make_cell(
     name: str, in_size: int = 3, hidden_size: int = 4, *, dtype: Any = jnp.float64, **options: Any
 ) -> Any:
-    """A cell with both biases, all random."""
-    options = {
-        "bias": jax.nn.initializers.normal(0.5),
-        "recurrent_bias": jax.nn.initializers.normal(0.5),
-        **options,
-    }
-    return CELLS[name][0](
-        in_size, hidden_size, key=jax.random.key(len(name)), dtype=dtype, **options
-    )
+    """A cell with both biases, all random. NumPy draws them: JAX would compile for each shape."""
+    cell, rng = CELLS[name][0], np.random.default_rng(len(name))
+    rows = len(cell.GATES) * hidden_size
+    bound = (6 / (in_size + rows)) ** 0.5
+    weights = [rng.uniform(-bound, bound, (rows, size)) for size in (in_size, hidden_size)]
+    biases = [rng.normal(0, 0.5, rows) for _ in range(2)]
+    return cell.from_arrays(*(jnp.asarray(a, dtype) for a in (*weights, *biases)), **options)
 
 
 def arrays_of(cell: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Independent float64 NumPy oracles: one example, one step, written gate by gate from the papers' equations.
+"""Independent float64 oracles in NumPy: one example, one step, gate by gate from the papers.
 
-Weights are `(out, in)`: `W` is `(gates*H, I)` and multiplies the input `x` `(I,)`; `U` is `(gates*H, H)` and multiplies
-the state `h` `(H,)`; `b` (input side) and `b_h` (recurrent side) are `(gates*H,)` or None. Gates are stacked row blocks.
+Weights are `(out, in)`: `W` is `(gates*H, I)` and multiplies the input `x` `(I,)`; `U` is
+`(gates*H, H)` and multiplies the state `h` `(H,)`; `b` (input side) and `b_h` (recurrent side) are
+`(gates*H,)` or None. Gates are stacked row blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ Step = Callable[[State, Array], State]
 
 
 def f64(*arrays: ArrayLike) -> list[Array]:
-    """Copy each array to NumPy float64, so that no product is taken in another precision or by another library."""
+    """Copy each array to float64, so that NumPy computes each product in this precision."""
     return [np.array(a, dtype=np.float64) for a in arrays]
 
 
@@ -114,11 +115,12 @@ def run(
     resets: ArrayLike | None = None,
     reverse: bool = False,
 ) -> tuple[State, Array]:
-    """Run `step(state, x) -> state` over one example `xs` `(T, I)`; gives the final state and the outputs `(T, H)`.
+    """Run `step(state, x) -> state` over one example `xs` `(T, I)`: final state, outputs `(T, H)`.
 
-    Steps from `length` on do not exist; their outputs are zero. `resets[t]` cuts the sequence between t-1 and t, and the
-    episodes are run apart. The one met first starts from `state`, the others from `initial`; forward, `resets[0]` makes
-    the first start from `initial` too. `reverse` goes from the last valid step to step 0, outputs at their inputs' places.
+    Steps from `length` on do not exist; their outputs are zero. `resets[t]` cuts the sequence
+    between t-1 and t, and the episodes are run apart. The one met first starts from `state`, the
+    others from `initial`; forward, `resets[0]` makes the first start from `initial` too. `reverse`
+    goes from the last valid step to step 0, with outputs at the places of their inputs.
     """
     (xs,) = f64(xs)
     T = len(xs)
@@ -148,7 +150,7 @@ def run(
 def numerical_gradient(
     f: Callable[..., float], arrays: Sequence[ArrayLike], eps: float = 1e-6
 ) -> list[Array]:
-    """Central differences (f(a + eps) - f(a - eps)) / (2 eps) of `f(*arrays)`, one entry at a time; inputs are kept."""
+    """Central differences (f(a + eps) - f(a - eps)) / (2 eps) of `f(*arrays)`, entry by entry."""
     points = f64(*arrays)
     gradients = [np.zeros_like(a) for a in points]
     for a, gradient in zip(points, gradients, strict=True):

@@ -1,4 +1,4 @@
-"""What `test_sharding` runs in a process of its own, on four devices: prints for each case what it found, as JSON."""
+"""The program of `test_sharding`, on four devices: prints the result of each case, as JSON."""
 
 import functools
 import json
@@ -71,7 +71,7 @@ step = jax.value_and_grad(loss)
 
 
 def facts(function: Any, args: Any, expected: Any) -> dict[str, Any]:
-    """Collectives and kernels of a compiled function, and how far its results are from those of one device."""
+    """Collectives and kernels of a compiled function, and its distance from one device."""
     compiled = jax.jit(function).lower(*args).compile()
     text, found = str(compiled.as_text()), compiled(*args)
     pairs = zip(jtu.tree_leaves(found), jtu.tree_leaves(expected), strict=True)
@@ -213,7 +213,10 @@ def in_shardings() -> dict[str, Any]:
 
 def constraint() -> dict[str, Any]:
     """The program's own words."""
-    spread = lambda m, xs: values_and_gradients(m, jax.lax.with_sharding_constraint(xs, P("data")))  # noqa: E731
+
+    def spread(m: Any, xs: Any) -> Any:
+        return values_and_gradients(m, jax.lax.with_sharding_constraint(xs, P("data")))
+
     expected = values_and_gradients(MODELS["small"], xs)
     with jax.set_mesh(AUTO):
         return facts(spread, (MODELS["small"], np.asarray(xs)), expected)

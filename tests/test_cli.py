@@ -161,7 +161,7 @@ def test_predict_says_what_is_wrong(vowels, forecast, tmp_path):
 
 
 def test_predict_reads_what_spreadsheets_write(forecast, tmp_path):
-    """A byte-order mark, an empty last line, capitals in the ending, names that look like markup."""
+    """A byte-order mark, an empty last line, an ending in capitals, names that look like markup."""
     folder, _ = forecast
     rows = "".join(f"[/b],{360 + n % 12}\n" for n in range(40))
     (tmp_path / "S.CSV").write_text("\ufeffid,ppm\n" + rows + "\n", encoding="utf-8")
@@ -171,7 +171,7 @@ def test_predict_reads_what_spreadsheets_write(forecast, tmp_path):
 
 
 def test_predict_takes_columns_by_their_names(vowels, tmp_path):
-    """Columns in another order give the same answers. Files of earlier versions do not name channels; demonstrations do."""
+    """Columns in another order give the same answers. Older files do not name channels."""
     folder, _ = vowels
     rows = [line.split(",") for line in (folder / "new_utterances.csv").read_text().splitlines()]
     (tmp_path / "turned.csv").write_text("\n".join(",".join(reversed(row)) for row in rows))
@@ -254,8 +254,15 @@ def test_a_table_that_could_be_misread_is_refused(name, tmp_path):
 
 
 def test_a_table_is_read_as_it_is_meant(tmp_path):
-    """Windows line ends, quotes, a byte-order mark, empty lines at the end, two sequences in turns, times of day."""
-    text = '\ufeff"b","A","time",id\r\n1,2,2001-01-01 09:00,x\r\n3,"4.5",2001-01-01 09:00,y\r\n5,6,2001-01-01 10:00,x\r\n,,,\r\n'
+    """Windows line ends, quotes, a byte-order mark, empty lines, two sequences in turns, times."""
+    rows = (
+        '"b","A","time",id',
+        "1,2,2001-01-01 09:00,x",
+        '3,"4.5",2001-01-01 09:00,y',
+        "5,6,2001-01-01 10:00,x",
+        ",,,",
+    )
+    text = "\ufeff" + "".join(f"{row}\r\n" for row in rows)
     (tmp_path / "x.csv").write_bytes(text.encode())
     got = {name: steps.tolist() for name, steps in read(tmp_path / "x.csv", ["a", "b"]).items()}
     assert got == {"x": [[2, 1], [6, 5]], "y": [[4.5, 3]]}
@@ -290,7 +297,10 @@ def test_the_version_is_written_once():
 @pytest.mark.parametrize("word", ["--help", "--version"])
 def test_help_imports_no_jax(word):
     """Which takes a second. The console script calls ``noria_cli.app`` alone."""
-    program = "import sys, noria_cli, atexit; atexit.register(lambda: print(*sys.modules)); noria_cli.app()"
+    program = (
+        "import sys, noria_cli, atexit; "
+        "atexit.register(lambda: print(*sys.modules)); noria_cli.app()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program, word], capture_output=True, text=True, check=True
     )
@@ -328,11 +338,17 @@ def test_an_unknown_word_is_told_once(words):
 def test_a_demonstration_that_is_interrupted_saves_what_it_has(monkeypatch, tmp_path):
     fit = nr.fit
 
+    # A shell that starts the tests in the background has SIGINT ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupted(*args, **options):
         return fit(*args, **options, on_epoch=lambda *_: signal.raise_signal(signal.SIGINT))
 
     monkeypatch.setattr(nr, "fit", interrupted)
-    code, output = run("demo", "forecast", "--out", tmp_path)
+    try:
+        code, output = run("demo", "forecast", "--out", tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert code == 0
     assert (
         output.count("Training was interrupted in epoch 0; this is the model that it had reached.")

@@ -1,4 +1,4 @@
-"""Layers outside of `jax.jit`: each call sees what its cell reads from outside, and compiles at most once."""
+"""Layers outside of `jax.jit`: a call sees what its cell reads, and compiles at most once."""
 
 from typing import Any
 
@@ -117,7 +117,7 @@ def test_the_environment_is_read_in_each_call(monkeypatch):
 
 
 def test_side_effects_of_the_right_call():
-    """A function that prints is run as it is: what it closes over may be another in the next call."""
+    """A function that prints is run as it is: it may close over another array in the next call."""
     seen: list[str] = []
 
     def layer(name: str) -> nr.Recurrence:
@@ -135,7 +135,7 @@ def test_side_effects_of_the_right_call():
 
 @pytest.mark.parametrize("backend", ["native", "scan", "plain"])
 def test_debugging_switches(backend):
-    """Values and gradients under `jax.disable_jit`, and under `jax.debug_nans` with NaN in the padding."""
+    """Values and gradients under `jax.disable_jit`, and `jax.debug_nans` with NaN as padding."""
     layer = nr.with_backend(nr.GRU(2, 3, key=jax.random.key(0)), backend)
     xs, lengths = random(0, 3, 4, 2).at[1, 2:].set(jnp.nan), np.array([4, 2, 0])
 
@@ -160,7 +160,7 @@ def test_vmap_over_no_examples(backend):
 
 
 def test_a_derivative_rule_and_whole_numbers():
-    """Of a step that has both, results without a derivative get no cotangent when its rule is traced."""
+    """Results without a derivative get no cotangent when the rule of a step is traced."""
 
     def cell(state: Any, x: Any) -> Any:
         return jnp.logaddexp(state[0], x), state[1] + jnp.int32(1)

@@ -1,4 +1,4 @@
-"""What the compiler makes of a cell: products inside of the loops, what is stored, how it grows, how it is explained."""
+"""The compiled cell: products inside of the loops, residuals, size of the program, explanation."""
 
 import logging
 import time
@@ -92,7 +92,7 @@ class Rounds(nr.Cell):
 
 
 class Highway(nr.Cell):
-    """An inner network of two layers with normalised hidden units; three products with the state."""
+    """An inner network of two layers with normalised hidden units; two products with the state."""
 
     A: jax.Array
     B: jax.Array
@@ -128,7 +128,7 @@ cases = pytest.mark.parametrize("name", LOOPS_OF)
 
 
 def products_of_loops(function: Any, *args: Any) -> list[int]:
-    """The number of products in the body of each loop of the lowered program, in the order of the program."""
+    """The number of products in the body of each loop of the lowered program, in its order."""
     module: Any = jax.jit(function).lower(*args).compiler_ir("stablehlo")
     functions = {str(op.attributes["sym_name"]).strip('"'): op for op in module.body.operations}
 
@@ -150,7 +150,7 @@ def products_of_loops(function: Any, *args: Any) -> list[int]:
 @cases
 @pytest.mark.parametrize("batch", [(), (5,)], ids=["one", "batch"])
 def test_products_inside_of_the_loops(name, batch):
-    """As many as the mathematics needs: none of the input, none for parameters, none for the output."""
+    """As many as the mathematics needs: none of the input, for parameters, or for the output."""
     cell, forward, reverse = LOOPS_OF[name]
     layer, xs = nr.Recurrence(cell, backend="scan"), jnp.ones((*batch, 6, 3))
     assert products_of_loops(lambda layer, xs: layer.scan(None, xs), layer, xs) == [forward]
@@ -165,7 +165,7 @@ def test_products_inside_of_the_loops(name, batch):
 @cases
 @pytest.mark.parametrize(("backend", "runs"), [("auto", AUTO), ("scan", "scan")])
 def test_explanation_tells_the_same(name, backend, runs):
-    """The products of the loops; on the native backend those of the input are among them, since they are small."""
+    """On the native backend, products of the input are in the loop, since they are small."""
     cell, forward, reverse = LOOPS_OF[name]
     found, scan = (
         nr.explain(nr.Recurrence(cell, backend=b), jnp.ones((2, 6, 3))) for b in (backend, "scan")
@@ -181,7 +181,7 @@ def test_explanation_tells_the_same(name, backend, runs):
 
 
 def test_nothing_is_differentiated_that_nobody_asked_for():
-    """Without the parameters' gradient no contraction follows the reverse loop; without the input's neither."""
+    """Without the gradient of parameters, or of the input, no contraction of it follows."""
     layer, xs = nr.Recurrence(make_cell("lstm"), backend="scan"), random(0, 2, 6, 3)
 
     def all_products(function: Any) -> int:
@@ -257,9 +257,9 @@ def test_states_alone_take_less_memory_than_gates():
     "options", [{}, {"save": "states"}, {"checkpoint": 8}], ids=["gates", "states", "checkpoint"]
 )
 def test_saved_bytes_predict_what_is_stored(name, options):
-    """Measured: what the compiled forward pass hands to the backward pass, less parameters, inputs and outputs.
+    """Measured: the residuals of the compiled forward pass, less parameters, inputs and outputs.
 
-    The native backend reads the state before a step from the outputs, so that these are handed over too.
+    The native backend reads the state before a step from the outputs, which are residuals too.
     """
     layer, xs = nr.Recurrence(make_cell(name, 8, 16), **options), jnp.zeros((4, 64, 8))
 
@@ -341,7 +341,7 @@ def test_short_and_empty_sequences(options, batch, time):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("learned", ["state and outputs", "state"])
 def test_states_are_differentiated_in_chunks(reverse, learned):
-    """Three chunks of 16 steps and a rest of 5, with lengths; with and without cotangents of the outputs."""
+    """Three chunks of 16 steps and a rest of 5, with lengths, and perhaps cotangents of outputs."""
     xs, lengths = random(0, 2, 53, 3), jnp.array([50, 7])
 
     def gradients(**options: Any) -> Any:

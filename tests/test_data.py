@@ -156,7 +156,7 @@ def test_an_array_of_objects_is_a_list_of_sequences():
 
 
 class Labelled:
-    """As a pandas series whose labels are floats: slices go by label, ends included, and ``iloc`` goes by position."""
+    """As in pandas with float labels: slices go by label, ends included; ``iloc`` by position."""
 
     def __init__(self, values):
         self.iloc = values

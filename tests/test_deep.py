@@ -1,4 +1,4 @@
-"""Cells of a thousand operations: no pass of the compiler is as deep as a graph, nor exponential in it."""
+"""Cells of a thousand operations: no pass recurses as deep as a graph or needs exponential time."""
 
 import re
 from typing import Any
@@ -117,7 +117,7 @@ def test_values_and_gradients(cell):
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
 def test_linear_steps_are_found(cell):
-    """All steps at once, where they are linear; or an error about the state, and none of recursion."""
+    """All steps at once where they are linear; else an error about the state, not of recursion."""
     layer = nr.Recurrence(Emitting(cell), backend="associative")
     if cell in (product_of_factors, shared_sum, squared):
         with pytest.raises(ValueError, match="affine"):
@@ -143,7 +143,7 @@ def test_what_is_longer_runs_as_a_scan(tune):
 
 
 def test_slices_are_moved_through_a_long_chain():
-    """As far as the limit; a square that a slice is taken of is not sliced twice at each multiplication."""
+    """As far as the limit; a sliced square is not sliced twice at each multiplication."""
 
     def before(x: Any) -> Any:
         for _ in range(1000):

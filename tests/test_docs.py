@@ -6,6 +6,9 @@ import pkgutil
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import noria
@@ -17,7 +20,9 @@ MODULES = sorted(
     for m in pkgutil.walk_packages(noria.__path__, "noria.")
     if not re.search("demo|peers", m.name)
 )
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: Where a path in a page may begin: at the root, or, as long as it names a file, in the package.
+BASES = (ROOT, ROOT / "src" / "noria", ROOT / "src" / "noria" / "backends" / "native")
 
 pytestmark = pytest.mark.usefixtures("plain_jax")
 
@@ -27,20 +32,113 @@ def test_examples_in_docstrings(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(PAGES[0], marks=pytest.mark.versions), *PAGES[1:]], ids=lambda p: p.name
-)
-def test_pages(page, tmp_path, monkeypatch):
-    """The blocks of a page run in one namespace. A block marked ``python skip`` needs another framework."""
-    monkeypatch.chdir(tmp_path)
+#: What commands write.
+GENERATED = {"site", "dist", "build", ".venv"}
+
+
+def run_page(page):
+    """Run the blocks of a page in one namespace. A block marked ``python skip`` needs another library."""
     namespace: dict[str, object] = {"__name__": page.name}
     text = page.read_text()
     for match in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         line = text[: match.start(1)].count("\n")
         exec(compile("\n" * line + match[1], str(page), "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(PAGES[0], marks=pytest.mark.versions), *PAGES[1:]], ids=lambda p: p.name
+)
+def test_python_blocks_of_pages_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_page(page)
+
+
+def torch_cell(convert, case, arrays):
+    cell = {"lstm": noria.LSTMCell, "gru": noria.GRUCell}.get(case, noria.RNNCell)
+    options = {"activation": jax.nn.relu} if case == "rnn_relu" else {}
+    return convert(cell, arrays, **options)
+
+
+def keras_cell(convert, case, arrays):
+    cell = {
+        "lstm": noria.LSTMCell,
+        "gru_reset_after": noria.GRUCell,
+        "gru_reset_before": noria.GRUv3Cell,
+    }.get(case, noria.RNNCell)
+    return convert(cell, arrays["kernel"], arrays["recurrent_kernel"], arrays["bias"])
+
+
+def flax_cell(convert, case, arrays):
+    params: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        if name.startswith("cell_"):
+            _, gate, kind = name.split("_")
+            params.setdefault(gate, {})[kind] = array
+    return convert(noria.LSTMCell if case == "lstm" else noria.GRUCell, params)
+
+
+CONVERTERS = [
+    ("torch", "from-pytorch.md", "from_torch", torch_cell, "lstm gru rnn_tanh rnn_relu"),
+    ("keras", "from-keras.md", "from_keras", keras_cell, "lstm gru_reset_after gru_reset_before"),
+    ("keras", "from-keras.md", "from_keras", keras_cell, "simple_rnn"),
+    ("flax", "from-flax.md", "from_flax", flax_cell, "lstm gru"),
+]
+
+
+@pytest.mark.parametrize(
+    ("library", "page", "function", "make", "cases"), CONVERTERS, ids=lambda value: str(value)[:12]
+)
+def test_converters_of_pages_give_the_frozen_outputs(library, page, function, make, cases):
+    convert = run_page(ROOT / "docs" / page)[function]
+    frozen = np.load(ROOT / "tests" / "golden" / f"{library}.npz")
+    for case in cases.split():
+        keys = [key for key in frozen if key.startswith(f"{case}/")]
+        arrays = {key.split("/")[1]: np.float32(frozen[key]) for key in keys}
+        state = [jnp.asarray(arrays[name]) for name in ("h0", "c0") if name in arrays]
+        layer = noria.Recurrence(make(convert, case, arrays))
+        start = noria.LSTMState(*state) if len(state) == 2 else state[0]
+        final, ys = layer.scan(start, jnp.asarray(arrays["xs"]))
+        np.testing.assert_allclose(ys, arrays["ys"], rtol=1e-4, atol=1e-5)
+        for got, name in zip(jax.tree.leaves(final), ("h_final", "c_final"), strict=False):
+            np.testing.assert_allclose(got, arrays[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+def test_links_of_pages_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CITATION.cff"], ids=lambda page: page.name)
+def test_pages_have_lines_of_at_most_100_columns(page):
+    long = [n for n, line in enumerate(page.read_text().splitlines(), 1) if len(line) > 100]
+    assert not long, f"{page.name}: lines {long}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_pages_name_exist(page):
+    """`dir/file.py`, `dir/` or `file.toml` in backticks; in the package the leading folders may be left out."""
+    for path in re.findall(r"`([\w./-]+(?:\.(?:py|txt|toml|md|rst|cff|png)|/))`", page.read_text()):
+        if path.split("/")[0] in GENERATED:
+            continue
+        assert any((base / path).exists() for base in BASES), f"{page.name} names {path}"
+
+
+def test_every_public_name_has_an_entry_in_the_reference():
+    entries = "\n".join(path.read_text() for path in sorted((ROOT / "docs" / "api").glob("*.rst")))
+    documented = re.findall(r"^\.\. auto(?:class|function|data):: noria\.([\w.]+)$", entries, re.M)
+    assert len(set(documented)) == len(documented), "a name has two entries"
+    public = {name for name in vars(noria) if is_public(noria, name)}
+    for module in (noria.data, noria.initializers, importlib.import_module("noria.plot")):
+        part = module.__name__.removeprefix("noria.")
+        public |= {f"{part}.{name}" for name in vars(module) if is_public(module, name)}
+    assert public == set(documented)
+
+
+def is_public(module, name):
+    """Whether a module offers this name: not private, no module, and not imported for its own use."""
+    thing = getattr(module, name)
+    own = getattr(thing, "__module__", "").startswith(module.__name__)
+    borrowed = module is noria.initializers and name in ("zeros", "ones")
+    return not name.startswith("_") and callable(thing) and (own or borrowed)

@@ -1,4 +1,4 @@
-"""Each kind of layer in all that one does with a layer; a short file, for every version of JAX and Python that is supported."""
+"""Each kind of layer in all that one does with a layer; runs on the oldest and the newest JAX."""
 
 from typing import Any
 

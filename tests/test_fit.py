@@ -459,5 +459,8 @@ def test_an_error_of_the_optimiser_tells_what_it_was_given():
     model, optimiser = nr.Dense(2, 1, key=KEY), optax.polyak_sgd()
     with pytest.raises(TypeError) as caught:
         nr.update(nr.setup(optimiser, model), model, model)
-    note = "noria.update: this came from the update of the optimiser, which was given gradient, state, parameters."
+    note = (
+        "noria.update: this came from the update of the optimiser, "
+        "which was given gradient, state, parameters."
+    )
     assert note in caught.value.__notes__

@@ -1,6 +1,7 @@
 """Random cells on all backends against the definition, under every transformation.
 
-The whole run takes 40 cells, the default one those of them that have each kind. A long run is ``python scripts/fuzz.py 0 5000``, which tells what repeats a fault.
+The full run takes 40 cells, the default run those of them that have each kind. A long run is
+``python scripts/fuzz.py 0 5000``, which prints the command that repeats a fault.
 """
 
 import dataclasses

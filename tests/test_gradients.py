@@ -1,5 +1,7 @@
 """Gradients against finite differences, in reverse, forward, and reverse over reverse."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -15,7 +17,7 @@ RESETS = jnp.array([[0, 1, 0, 0], [0, 0, 1, 0]], bool)
 
 
 def problem(name, reverse, backend="auto", **options):
-    """A scalar of everything: parameters, initial state and input, as a function of a flat list of arrays."""
+    """A scalar function of a flat list of arrays: parameters, initial state and input."""
     layer = nr.Recurrence(
         make_cell(name, 2, 3), reverse=reverse, learn_initial_state=True, backend=backend
     )
@@ -50,7 +52,7 @@ def inner(a, b):
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CELLS)
 def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
-    """Jvp equals the inner product with the gradient; grad of (grad . v) equals the Hessian product by jvp of grad."""
+    """Forward mode equals the product with the gradient; grad of (grad . v) equals jvp of grad."""
     scalar, leaves = problem(name, False, "plain", lengths=LENGTHS)
     v = random_like(leaves, 1)
     gradient = jax.grad(scalar)
@@ -69,7 +71,7 @@ def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
     "options", [{}, {"save": "states"}, {"checkpoint": 3}], ids=["gates", "states", "checkpoint"]
 )
 def test_reverse_over_reverse_equals_that_of_the_plain_loop(name, options):
-    """The gradient of (gradient . v), with lengths and resets; and once against a finite difference of the gradient."""
+    """The gradient of (gradient . v), with lengths and resets; once against finite differences."""
     layer = nr.Recurrence(make_cell(name, 2, 3), learn_initial_state=True, **options)
     xs = random(0, 2, 4, 2)
     weights = random_like(layer.scan(None, xs), 9)
@@ -108,7 +110,7 @@ def test_forward_mode_elsewhere_says_what_to_do():
 
 
 def test_bptt_reaches_the_first_step():
-    """Flux #1209: the gradient of the recurrent weight against the nested formula, three steps of a tanh RNN."""
+    """Flux #1209: the gradient of U against the nested formula, three steps of a tanh RNN."""
     cell = make_cell("rnn", 1, 1)
     xs = random(3, 3, 1)
 
@@ -122,22 +124,28 @@ def test_bptt_reaches_the_first_step():
     np.testing.assert_allclose(gradient.cell.U, jax.grad(nested)(cell.U), rtol=1e-12)
 
 
+CELL = make_cell("lstm", 4, 4)
+TWO = CELL, random_like(CELL, 1)
+
+
+def loss_of_two(first, second, xs):
+    return jnp.sum(second(first(xs)) ** 2)
+
+
+@functools.cache
+def gradients_of_two():
+    """By the definition, for both layers and the input."""
+    plain = [nr.Recurrence(cell, backend="reference") for cell in TWO]
+    return jax.jit(jax.grad(loss_of_two, argnums=(0, 1, 2)))(*plain, random(3, 2, 5, 4))
+
+
 @pytest.mark.covered(1)
+@pytest.mark.parametrize("asked", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 2}], ids=str)
 @pytest.mark.parametrize("backend", ["auto", "scan"])
-def test_each_of_two_equal_layers_is_differentiated_as_asked(backend, options):
+def test_each_of_two_equal_layers_is_differentiated_as_asked(backend, options, asked):
     """JAX traces layers of equal shapes once; one may be frozen and the other not."""
-    cells, xs = (
-        [make_cell("lstm", 4, 4), random_like(make_cell("lstm", 4, 4), 1)],
-        random(3, 2, 5, 4),
-    )
-
-    def loss(first, second, xs):
-        return jnp.sum(second(first(xs)) ** 2)
-
-    plain = [nr.Recurrence(cell, backend="reference") for cell in cells]
-    layers = [nr.Recurrence(cell, backend=backend, **options) for cell in cells]
-    expected = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*plain, xs)
-    for asked in [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]:
-        found = jax.jit(jax.grad(loss, argnums=asked))(*layers, xs)
-        assert_close(jtu.tree_leaves(found), jtu.tree_leaves([expected[n] for n in asked]), 1e-10)
+    layers = [nr.Recurrence(cell, backend=backend, **options) for cell in TWO]
+    found = jax.jit(jax.grad(loss_of_two, argnums=asked))(*layers, random(3, 2, 5, 4))
+    expected = [gradients_of_two()[n] for n in asked]
+    assert_close(jtu.tree_leaves(found), jtu.tree_leaves(expected), 1e-10)

@@ -89,7 +89,7 @@ def test_vmap_jit_and_the_batch_agree(make):
     expected = net(xs, lengths=LENGTHS)
     mapped = jax.vmap(lambda xs, length: net(xs, lengths=length))(xs, LENGTHS)
     assert_close(mapped, expected, 1e-12)
-    # Equinox's MLP in the stack keeps its activation as a leaf, which only `equinox.filter_jit` takes.
+    # Equinox's MLP keeps its activation as a leaf, which only `equinox.filter_jit` takes.
     assert_close(
         eqx.filter_jit(lambda net, xs, n: net(xs, lengths=n))(net, xs, LENGTHS), expected, 1e-12
     )

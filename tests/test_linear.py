@@ -24,7 +24,7 @@ W, U = random(1, SIZE, SIZE), random(2, SIZE, SIZE)
 
 
 class MinGRU(nr.Cell):
-    """Feng et al. 2024, arXiv 2410.01201: h' = (1 - z) * h + z * n, gates of the input only; emits a non-linear function."""
+    """Feng et al. 2024, arXiv 2410.01201: h' = (1 - z) * h + z * n, gates of the input only."""
 
     Wz: jax.Array
     Wn: jax.Array
@@ -63,7 +63,7 @@ class Two(NamedTuple):
 
 
 class TwoArrays(nr.Cell):
-    """Two arrays, one of them whole numbers; differences, quotients and a selection that the input makes."""
+    """Two arrays, one of whole numbers; differences, quotients, a selection by the input."""
 
     tau: jax.Array
 
@@ -165,14 +165,15 @@ def test_found_not_linear(name, masks):
 def test_a_cell_that_is_not_linear_is_refused():
     layer = nr.Recurrence(make_cell("gru", SIZE, SIZE), backend="associative")
     expected = (
-        r'GRU\(in_size=3\): backend="associative" needs a next state that is affine and element-wise in the state; '
+        r'GRU\(in_size=3\): backend="associative" needs a next state that is affine '
+        r"and element-wise in the state; "
         r"dot_general at cells/base.py:\d+ is not\."
     )
     with pytest.raises(ValueError, match=expected):
         layer(random(0, TIME, SIZE))
 
 
-#: Which cell with lengths, resets, a batch: one cell with all combinations, the others with all at once.
+#: Which cell with lengths, resets, a batch: one with all combinations, the others with all at once.
 CASES = [("mingru", *flags) for flags in itertools.product([False, True], repeat=3)]
 CASES += [("diagonal", True, True, True), ("two", True, True, True)]
 
@@ -181,7 +182,7 @@ CASES += [("diagonal", True, True, True), ("two", True, True, True)]
 @pytest.mark.parametrize(("name", "lengths", "resets", "batched"), CASES)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_against_reference(monkeypatch, name, lengths, resets, batched, reverse):
-    """Outputs, final state, and the cotangents of parameters, initial state, passed state and input."""
+    """Outputs, final state, cotangents of parameters, initial state, passed state and input."""
     options: dict[str, Any] = {"lengths": LENGTHS} if lengths else {}
     options |= {"resets": RESETS} if resets else {}
     options = options if batched else jtu.tree_map(lambda leaf: leaf[2], options)
@@ -201,7 +202,7 @@ def test_against_reference(monkeypatch, name, lengths, resets, batched, reverse)
 
 
 def gradients(layer: Any, xs: Any, **options: Any) -> list[Any]:
-    """Values, and gradients of a sum of all of them with random weights, with respect to all that is inexact."""
+    """Values, and gradients of their sum with random weights, for all inexact arrays."""
     start = jtu.tree_map(lambda leaf: leaf + 1, layer.initial_state())
     leaves, tree = jtu.tree_flatten((layer, start, xs))
     inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
@@ -361,7 +362,7 @@ LONG = 100_000
 
 
 def long_scales() -> dict[str, np.ndarray]:
-    """Scales of 100,000 steps: near 1, with zeros, growing and then decaying, and growing until products overflow."""
+    """Scales of 100,000 steps: near 1, with zeros, growing and then decaying, overflowing."""
     near = np.full(LONG, 0.99999)
     zeros = np.where(np.arange(LONG) % 1000 == 999, 0.0, near)
     growing = np.where(np.arange(LONG) < 2000, 1.01, 0.999)
@@ -391,7 +392,7 @@ def test_100_000_steps(name, reverse):
     found, expected = run(True), run(False)
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves((found, expected)))
     for x, y in zip(jtu.tree_leaves(found), jtu.tree_leaves(expected), strict=True):
-        # against float64 with scales near 1: 6e-6 step by step, 4e-5 in chunks, whose products are rounded too
+        # Against float64 with scales near 1: 6e-6 step by step, 4e-5 in chunks, which round more.
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-3 * float(jnp.abs(y).max()))
 
 

@@ -66,7 +66,7 @@ def test_against_numpy_whole_with_lengths_and_with_a_mask(name):
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_padding_may_hold_anything(name):
-    """NaN in predictions and targets past the end, classes out of range: value and gradient stay as they are."""
+    """NaN and classes out of range past the end change neither value nor gradient."""
     loss, _, p, t = ELEMENTWISE[name]
     inside = VALID[..., None]
     clean, gradient = jax.value_and_grad(lambda p: loss(p, t, lengths=LENGTHS))(p)

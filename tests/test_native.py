@@ -19,7 +19,6 @@ from models import sum_of_squares as loss
 from tuning import tuned
 
 import noria as nr
-from noria.backends.native import machine
 from noria.backends.native.runtime import target
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
@@ -114,28 +113,25 @@ def test_zero_steps_and_one_agree_with_the_scan(batch, time, reverse):
 
 
 @pytest.mark.covered(1)
-@pytest.mark.parametrize("name", [isa.name for family in machine.ISAS.values() for isa in family])
+@pytest.mark.parametrize("isa", [isa.name for isa in target.available()])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("cell", ["mixing", "lstm"])
-def test_each_instruction_set_agrees_with_the_scan(name, dtype, cell, monkeypatch):
-    if name not in [isa.name for isa in target.available()]:
-        pytest.skip(f"this machine has no {name}")
-    monkeypatch.setenv("NORIA_NATIVE_ISA", name)
+def test_each_instruction_set_agrees_with_the_scan(isa, dtype, cell, tune):
+    tune(isa=isa)
     check_against_scan(layer_of(cell, 3, 19, dtype), random(0, 7, 4, 3, dtype=dtype))
 
 
-def test_each_instruction_set_has_its_own_kernel(monkeypatch):
+def test_each_instruction_set_has_its_own_kernel():
+    layer, xs = layer_of("rnn", 3, 19), random(0, 7, 4, 3)
     found = set()
     for isa in target.available():
-        monkeypatch.setenv("NORIA_NATIVE_ISA", isa.name)
-        found.update(
-            kernels(lambda layer, xs: layer(xs), layer_of("rnn", 3, 19), random(0, 7, 4, 3))
-        )
+        with tuned(isa=isa.name):
+            found.update(kernels(lambda layer, xs: layer(xs), layer, xs))
     assert len(found) == len(target.available())
 
 
-def test_an_unknown_instruction_set_is_refused_with_the_reason(monkeypatch):
-    monkeypatch.setenv("NORIA_NATIVE_ISA", "nonsense")
+def test_an_unknown_instruction_set_is_refused_with_the_reason(tune):
+    tune(isa="nonsense")
     layer, xs = layer_of("rnn", 3, 4), random(0, 2, 4, 3)
     found = nr.explain(layer, xs)
     assert found.backend == "scan"

@@ -54,7 +54,7 @@ def everything(
 
 
 class Step(nr.Cell):
-    """A step ``step(state, x, *parameters)`` and perhaps an emission ``read(state, x, *parameters)``."""
+    """A step ``step(state, x, *parameters)``, and perhaps ``read(state, x, *parameters)``."""
 
     parameters: list[jax.Array]
     zero: Any
@@ -82,7 +82,7 @@ def step_of(
     return learned(Step(parameters, zero, step, read), **options)
 
 
-# --- accumulators ---------------------------------------------------------------------------------------
+# --- accumulators -------------------------------------------------------------------------------
 
 
 def sized(*cases: tuple[int, int, Any]) -> list[Any]:
@@ -353,7 +353,7 @@ def test_a_state_that_is_not_emitted_is_stored():
     [("rnn", False), ("lstm", False), ("lstm", True), ("gru", False), ("gru", True)],
 )
 def test_cotangents_of_an_initial_state_agree_with_the_scan(name, reverse):
-    """One state for each example; of several steps, and of one step, there for one example or for a batch."""
+    """One state for each example; over several steps, and one step for an example or a batch."""
     layer = nr.Recurrence(make_cell(name, 3, 6), reverse=reverse)
     own = layer.initial_state()
     state, alone = (

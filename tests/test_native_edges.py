@@ -1,7 +1,7 @@
-"""Every element-wise operation of the native backend at the edges of its types, against XLA's.
+"""Every element-wise operation of the native backend at the edges of its types, against XLA.
 
-Both take denormal numbers for zero in arithmetic and may give them back as they are, or as zero: so all numbers up to
-the smallest normal one count as equal here.
+Both treat denormal numbers as zero in arithmetic and may return them as they are, or as zero. So
+all numbers up to the smallest normal number count as equal here.
 """
 
 from typing import Any
@@ -17,7 +17,8 @@ import noria as nr
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
-from noria.backends.native.codegen.elementwise import ELEMENTWISE  # noqa: E402
+from noria.backends.native.runtime.target import available  # noqa: E402
+from noria.ir.primitives import ELEMENTWISE  # noqa: E402
 
 TYPES = ("int8", "int32", "int64", "uint8", "uint32", "bool", "float32", "float64")
 
@@ -56,7 +57,7 @@ def operation(name: str, x: Any, y: Any) -> Any:
 
 
 def values(dtype: Any) -> np.ndarray:
-    """Of each type: the ends of its range, zeros, ones, halves, wholes and where conversions leave their range."""
+    """Ends of the range, zeros, ones, halves, whole numbers, and borders of conversions."""
     if dtype.kind == "b":
         return np.array([False, True])
     if dtype.kind in "iu":
@@ -87,7 +88,7 @@ def names_for(dtype: Any) -> list[str]:
     missing = {"f": (), "i": ("add_any",), "u": ("abs", "add_any"), "b": ()}[
         dtype.kind
     ]  # JAX makes none
-    there = [name for name, entry in ELEMENTWISE.items() if dtype.kind in entry.kinds]
+    there = [name for name, kinds in ELEMENTWISE.items() if dtype.kind in kinds]
     return [name for name in there if name not in missing and name not in NEWER]
 
 
@@ -101,7 +102,7 @@ def is_right(found: np.ndarray, right: np.ndarray) -> np.ndarray:
     return ends | (near & (np.signbit(found) == np.signbit(right)))
 
 
-def test_all_are_in_the_table():
+def test_the_table_names_every_element_wise_primitive():
     assert set(ELEMENTWISE) - NEWER == {
         name for dtype in ("f4", "i4", "b") for name in names_for(np.dtype(dtype))
     }
@@ -109,8 +110,8 @@ def test_all_are_in_the_table():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint8", "bool"])
-def test_edges(dtype):
-    """Every pair of values, all operations of a type in one step, whose results are its next state."""
+def test_element_wise_operations_give_what_xla_gives(dtype):
+    """Every pair of values; all operations of a type in one step, as its next state."""
     names, edges = names_for(np.dtype(dtype)), values(np.dtype(dtype))
     x, y = (jnp.asarray(a.ravel()) for a in np.meshgrid(edges, edges, indexing="ij"))
 
@@ -123,17 +124,15 @@ def test_edges(dtype):
         nr.Recurrence(cell, (x, y, zeros), backend=backend).scan(None, jnp.zeros((1, 1)))[0][2]
         for backend in ("native", "plain")
     )
-    if (
-        dtype == "float32"
-    ):  # XLA's square root of a denormal number by pow is wrong by a factor of thousands
+    # In XLA, the square root of a denormal number by pow is wrong by a factor of thousands.
+    if dtype == "float32":
         with np.errstate(all="ignore"):
             base = np.asarray(x).astype(np.float64)
             exact = np.power(base, np.asarray(y).astype(np.float64)).astype(np.float32)
         denormal = (base != 0) & (np.abs(base) < np.finfo(np.float32).tiny)
         right["pow"] = np.where(denormal, exact, np.asarray(right["pow"]))
-    if (
-        "cbrt" in names
-    ):  # XLA's of a denormal number is any number: it calls a function that does not expect its mode
+    # In XLA, that of a denormal number is any number: it calls a function of another mode.
+    if "cbrt" in names:
         base = np.asarray(x)
         denormal = (base != 0) & (np.abs(base) < np.finfo(dtype).tiny)
         right["cbrt"] = np.where(
@@ -150,8 +149,43 @@ def test_edges(dtype):
             )
 
 
-def test_denormal_numbers_are_those_of_numpy_after_a_call():
-    """The mode in which a kernel runs is its own: they are zero there, and no longer after it."""
+EXTREMES: dict[str, tuple[Any, Any]] = {
+    "maximum": (lambda x, y: jnp.maximum(x, y), lambda x, y: np.maximum(x, y)),
+    "minimum": (lambda x, y: jnp.minimum(x, y), lambda x, y: np.minimum(x, y)),
+    "maximum, reversed": (lambda x, y: jnp.maximum(y, x), lambda x, y: np.maximum(y, x)),
+    "minimum, reversed": (lambda x, y: jnp.minimum(y, x), lambda x, y: np.minimum(y, x)),
+    "relu": (lambda x, y: jax.nn.relu(x), lambda x, y: np.maximum(x, 0)),
+    "clip": (lambda x, y: jnp.clip(x, -0.5, 0.5), lambda x, y: np.clip(x, -0.5, 0.5)),
+    "clamp": (lambda x, y: lax.clamp(-y, x, y), lambda x, y: np.clip(x, -y, y)),
+    "reduce_max": (lambda x, y: jnp.max(x), lambda x, y: np.max(x, -1)),
+    "reduce_min": (lambda x, y: jnp.min(x), lambda x, y: np.min(x, -1)),
+}
+
+
+@pytest.mark.parametrize("isa", [isa.name for isa in available()])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", [16, 5, 37])
+def test_extremes_hand_on_nan(width, dtype, isa, tune):
+    """In each lane of full registers and of the remainder; for reductions too, as in NumPy."""
+    tune(isa=isa)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(width + 1, width)).astype(dtype)  # in the last example there is no NaN
+    x[np.arange(width), np.arange(width)] = np.nan
+    y = np.abs(rng.normal(size=x.shape)).astype(dtype)
+
+    def cell(state: Any, u: Any) -> Any:
+        return (*state[:2], {name: of[0](*state[:2]) for name, of in EXTREMES.items()})
+
+    some = cell((x[0], y[0]), None)[2]
+    zeros = jax.tree.map(lambda a: jnp.zeros((width + 1, *a.shape), a.dtype), some)
+    layer = nr.Recurrence(cell, jax.tree.map(lambda a: a[0], (x, y, zeros)), backend="native")
+    found = layer.scan((x, y, zeros), jnp.zeros((width + 1, 1, 1)))[0][2]
+    for name, (_, of_numpy) in EXTREMES.items():
+        np.testing.assert_array_equal(found[name], of_numpy(x, y), err_msg=name)
+
+
+def test_numpy_keeps_denormal_numbers_after_a_call():
+    """A kernel treats them as zero, and sets the mode back."""
     layer = nr.Recurrence(lambda h, x: h * 0.5 + x, jnp.zeros(3), backend="native")
     for _ in range(3):
         layer(jnp.ones((4, 3))).block_until_ready()

@@ -1,4 +1,4 @@
-"""The native backend's elementary functions against NumPy's in a wider format, over every binade and at every edge."""
+"""Elementary functions of the native backend against NumPy's in a wider format, in every binade."""
 
 import ctypes
 import functools
@@ -115,7 +115,7 @@ def set_mode(builder, mode):
 
 @functools.cache  # also because LLVM's target machine dies with the first library that is dropped
 def compiled(name, dtype, isa, flush=False):
-    """``void f(const T* x, ..., T* y, i64 n)`` for arrays; with denormals flushed to zero if asked for."""
+    """``void f(const T* x, ..., T* y, i64 n)``; flushes denormals to zero if asked for."""
     emit = maths.FUNCTIONS.get(name) or maths.BINARY_FUNCTIONS[name]
     element, lanes, i64 = (
         ir.FloatType() if dtype == "f4" else ir.DoubleType(),

@@ -1,4 +1,4 @@
-"""How long kernels live: as long as a program that uses them, whoever holds it; then their memory is given back."""
+"""Kernels live as long as a program that uses them; then their memory is given back."""
 
 import gc
 import time
@@ -17,8 +17,7 @@ from models import sum_of_squares as loss
 from test_native_process import answer
 
 import noria as nr
-from noria.backends.native import primitive
-from noria.backends.native.runtime import kernels
+from noria.backends.native.runtime import kernels, target
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
@@ -28,7 +27,7 @@ XS = random(0, 3, 4, 2)
 
 @pytest.fixture
 def eventually():
-    """A check that so many new kernels are alive, soon: XLA may free an executable in one of its threads."""
+    """A check that so many new kernels are alive, soon: threads of XLA free executables."""
     before = set(kernels.alive())
 
     def check(count: int) -> None:
@@ -141,7 +140,7 @@ def test_a_serialized_program(eventually):
 def test_kernels_that_many_threads_take_and_give_up(plans, eventually):
     """One thread compiles a kernel, another gives it up at that moment, and a third runs it."""
     jax.jit(loss).lower(LAYER, XS)
-    isa = primitive.chosen()
+    isa = target.chosen()
 
     def take(n: int) -> None:
         for _ in range(20):
@@ -179,13 +178,14 @@ def used():
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     pages = int(open("/proc/self/statm").read().split()[1])
-    return np.array([pages * os.sysconf("SC_PAGE_SIZE") / 2**20, sum(1 for _ in open("/proc/self/maps"))])
+    maps = sum(1 for _ in open("/proc/self/maps"))
+    return np.array([pages * os.sysconf("SC_PAGE_SIZE") / 2**20, maps])
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory is asked for otherwise")
 def test_memory_of_a_shape():
-    """A training step takes less than that of plain `lax.scan`; giving up the programs gives it all back."""
+    """A training step takes less than plain `lax.scan`; giving up programs returns it all."""
     script = (
         _MEASURE
         + """

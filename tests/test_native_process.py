@@ -1,4 +1,4 @@
-"""The native backend among threads, devices and processes; what a wrong call of its kernels does; that nothing is left behind."""
+"""The native backend among threads, devices and processes; wrong calls; leaks."""
 
 import json
 import os
@@ -19,7 +19,8 @@ import noria as nr
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
-#: What each script begins with: a layer, an input, a function of them that gives values and gradients, and what it should give.
+#: The beginning of each script: a layer, an input, a function that gives values and gradients, and
+#: its right results.
 BEGINNING = """
 import json, os, re, sys
 import jax, jax.numpy as jnp, numpy as np, jax.tree_util as jtu
@@ -59,26 +60,24 @@ def answer(script: str, **environment: str) -> Any:
 # --- threads --------------------------------------------------------------------------------------
 
 
-def test_calls_from_eight_threads():
-    """Of one compiled function, and of functions that each thread compiles for itself."""
+def test_threads_that_compile_and_call_at_once_give_the_same_bits():
+    """Eight threads share three layers, and each compiles a function of its own."""
+    layers = [nr.Recurrence(make_cell("gru", 3, 64 + n)) for n in range(3)]
 
-    def work(n: int, layer: Any = None) -> list[Any]:
-        layer = layer or nr.Recurrence(make_cell("gru", 3, 64 + n % 3))
+    def work(n: int) -> list[Any]:
         function = jax.jit(
             lambda layer, xs: (layer.scan(None, xs), jax.grad(loss_of, argnums=(0, 1))(layer, xs))
         )
-        found = [function(layer, random(n, 24, 40, 3)) for _ in range(5)]
+        found = [function(layers[n % 3], random(n, 24, 40, 3)) for _ in range(5)]
         return jtu.tree_leaves(jax.device_get(found))
 
     def loss_of(layer: Any, xs: Any) -> jax.Array:
         return jnp.sum(layer(xs) ** 2)
 
-    shared = nr.Recurrence(make_cell("lstm", 3, 65))
-    jobs = [(n, layer) for n in range(8) for layer in (shared, None)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda job: work(*job), jobs))
-    for job, leaves in list(zip(jobs, found, strict=True))[:6]:
-        for a, b in zip(leaves, work(*job), strict=True):
+        found = list(pool.map(work, range(8)))
+    for n, leaves in enumerate(found[:3]):
+        for a, b in zip(leaves, work(n), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
@@ -86,7 +85,7 @@ def test_calls_from_eight_threads():
 
 
 def test_four_devices():
-    """Each has a part of the batch: under `shard_map`, by sharded arrays, and by `pmap`; gradients of weights are summed."""
+    """Each has a part of the batch: `shard_map`, sharded arrays, `pmap`; gradients are summed."""
     script = """
 from jax.sharding import NamedSharding, PartitionSpec as P
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -95,9 +94,11 @@ def part(layer, xs):
     values, (of_layer, of_xs) = both(layer, xs)
     return values, (jax.lax.psum(of_layer, "data"), of_xs)
 
-sharded = jax.shard_map(part, mesh=mesh, in_specs=(P(), P("data")), out_specs=(P("data"), (P(), P("data"))), check_vma=False)
+specs = dict(in_specs=(P(), P("data")), out_specs=(P("data"), (P(), P("data"))))
+sharded = jax.shard_map(part, mesh=mesh, check_vma=False, **specs)
 found = {"shard_map": close(jax.jit(sharded)(layer, xs), expected)}
-found["kernels"] = len(re.findall("custom_call @noria_", jax.jit(sharded).lower(layer, xs).as_text()))
+text = jax.jit(sharded).lower(layer, xs).as_text()
+found["kernels"] = len(re.findall("custom_call @noria_", text))
 
 put = jax.device_put(xs, NamedSharding(mesh, P("data")))
 found["sharded arrays"] = close(jax.jit(both)(layer, put), expected)
@@ -112,10 +113,10 @@ print(json.dumps(found))
 
 
 def test_a_fork_after_use():
-    """The child has none of the threads of its parent: a kernel that shares its work out computes all the same.
+    """The child has no threads of its parent: a kernel that shares its work computes all the same.
 
-    XLA's own code does not get that far: there, a scan waits for threads that do not exist (jaxlib 0.10.2), so that this is
-    inference only, in which nothing is left to XLA.
+    In XLA's code, a scan waits for threads that do not exist (jaxlib 0.10.2). So this is inference
+    only, which leaves nothing to XLA.
     """
     script = """
 import signal, time, warnings
@@ -137,9 +138,14 @@ def test_the_persistent_compilation_cache(tmp_path):
     """A second process takes what the first has compiled, and gives the same numbers."""
     script = """
 hits = []
-jax.monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("cache_hits") else None)
+def listen(name, **_):
+    if name.endswith("cache_hits"):
+        hits.append(name)
+
+jax.monitoring.register_event_listener(listen)
 found = jax.jit(both)(layer, xs)
-print(json.dumps([[np.asarray(a).tobytes().hex() for a in jtu.tree_leaves(found)], close(found, expected), len(hits)]))
+content = [np.asarray(a).tobytes().hex() for a in jtu.tree_leaves(found)]
+print(json.dumps([content, close(found, expected), len(hits)]))
 """
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
@@ -159,7 +165,7 @@ print(json.dumps([[np.asarray(a).tobytes().hex() for a in jtu.tree_leaves(found)
 
 
 def test_a_wrong_call_is_an_error_and_the_process_lives():
-    """Of the kernel of an LSTM, by its name: without an array, with one more, of other dtypes, sizes and numbers of steps."""
+    """The kernel of an LSTM, called with other numbers, dtypes and sizes of arrays."""
     script = """
 found = jax.jit(layer.scan).lower(None, xs).as_text()
 line = next(line for line in found.splitlines() if "custom_call @noria_" in line)
@@ -171,7 +177,9 @@ def structs(text):
     return [jax.ShapeDtypeStruct(tuple(map(int, s[:-1])), dtypes[s[-1]]) for s in shapes]
 
 inputs, results = map(structs, line.rsplit(" : ", 1)[1].split("->"))
-sizes = re.search(re.escape(re.findall(r"custom_call @\\w+\\((%\\w+)", line)[0]) + r" = stablehlo.constant dense<(.*?)> : tensor<(\\d+)xi32>", found)
+operand = re.escape(re.findall(r"custom_call @\\w+\\((%\\w+)", line)[0])
+constant = r" = stablehlo.constant dense<(.*?)> : tensor<(\\d+)xi32>"
+sizes = re.search(operand + constant, found)
 first = np.broadcast_to(np.array(json.loads(sizes[1]), np.int32), int(sizes[2]))
 arrays = [first, *(np.ones(s.shape, s.dtype) for s in inputs[1:])]
 
@@ -191,12 +199,15 @@ longer = lambda a: np.concatenate([a, a[:1]])
 wider = lambda s: jax.ShapeDtypeStruct((s.shape[0] + 1, *s.shape[1:]), s.dtype)
 other = lambda s: jax.ShapeDtypeStruct(s.shape, "int8" if s.dtype != np.int8 else "int32")
 found = {"right": call(arrays, results), "none": call([], results), "no results": call(arrays, [])}
-found["one less"], found["one more"] = call(arrays[:-1], results), call([*arrays, arrays[-1]], results)
-found["result less"], found["result more"] = call(arrays, results[:-1]), call(arrays, [*results, results[-1]])
+found["one less"] = call(arrays[:-1], results)
+found["one more"] = call([*arrays, arrays[-1]], results)
+found["result less"] = call(arrays, results[:-1])
+found["result more"] = call(arrays, [*results, results[-1]])
 for i in range(len(arrays)):
     found[f"input {i} longer"] = call(changed(arrays, i, longer), results)
     found[f"input {i} shorter"] = call(changed(arrays, i, lambda a: a[:-1]), results)
-    found[f"input {i} of another dtype"] = call(changed(arrays, i, lambda a: a.astype(np.int8)), results)
+    narrow = changed(arrays, i, lambda a: a.astype(np.int8))
+    found[f"input {i} of another dtype"] = call(narrow, results)
 for i in range(len(results)):
     found[f"output {i} longer"] = call(arrays, changed(results, i, wider))
     found[f"output {i} of another dtype"] = call(arrays, changed(results, i, other))
@@ -224,7 +235,7 @@ print(json.dumps(found))
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is asked for otherwise")
 def test_calls_leave_no_memory_behind():
-    """A thousand of a training step with threads, 20,000 of a small one; a leak of a hundred bytes would show."""
+    """A thousand training steps with threads, 20,000 small ones; 100 bytes each would show."""
     large, small = nr.Recurrence(make_cell("lstm", 3, 65)), nr.Recurrence(make_cell("rnn", 1, 2))
     step = jax.jit(jax.grad(lambda layer, xs: jnp.sum(layer(xs) ** 2)))
     many = jax.jit(

@@ -10,7 +10,8 @@ from models import random
 
 pytest.importorskip("llvmlite")
 
-from noria.backends.native.lower.legalize import UnsupportedEquation, has_native_code, legalized
+from noria.backends.native.lower.legalize import legalized
+from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
 from noria.ir.build import build
 from noria.ir.graph import Graph
 

@@ -13,6 +13,7 @@ from agreement import check_native as check
 from models import AUTO, CELLS, assert_close, make_cell, random
 
 import noria as nr
+from noria.backends.native.runtime.target import available
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
@@ -68,13 +69,9 @@ def test_time_blocks_on_any_number_of_threads_agree_with_the_scan(cores, batch, 
     check(layer_of("lstm", 20, 40), random(4, batch, 9, 20))
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "sse"])
-def test_time_blocks_on_each_instruction_set_agree_with_the_scan(isa, plans, monkeypatch):
-    from noria.backends.native.runtime.target import available
-
-    if isa not in [one.name for one in available()]:
-        pytest.skip(f"this machine has no {isa}")
-    monkeypatch.setenv("NORIA_NATIVE_ISA", isa)
+@pytest.mark.parametrize("isa", [isa.name for isa in available()])
+def test_time_blocks_on_each_instruction_set_agree_with_the_scan(isa, plans, tune):
+    tune(isa=isa)
     check(layer_of("lstm", 7, 21), random(5, 3, 6, 7))
 
 

@@ -1,4 +1,7 @@
-"""Closed forms from Flux's and Lux's trackers, and frozen arrays of PyTorch, Keras and Flax (scripts/make_golden.py)."""
+"""Closed forms from the trackers of Flux and Lux; frozen arrays of PyTorch, Keras and Flax.
+
+``scripts/make_golden.py`` makes the arrays.
+"""
 
 from pathlib import Path
 
@@ -90,7 +93,7 @@ def pack(h, c):
 @pytest.mark.parametrize(("framework", "case"), CASES)
 @pytest.mark.parametrize("backend", ["scan", "reference"])
 def test_frozen_arrays(framework, case, backend):
-    """Outputs, final states, and the gradients of everything, biases and initial states included."""
+    """Outputs, final states, and all gradients, biases and initial states included."""
     arrays = {name: jnp.asarray(a) for name, a in of(framework, case).items()}
     both = case.endswith("packed")
     suffixes = ("", "_reverse") if both else ("",)

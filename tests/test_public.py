@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,7 @@ LEGEND = (
     "_atomic",
     "_errors",
     "_functions",
+    "_integers",
     "_jax",
     "_parameters",
     "_stored",
@@ -175,36 +177,88 @@ def test_imports_point_one_way(path):
     assert others <= ALLOWED[part], f"{part} may not import {sorted(others - ALLOWED[part])}"
 
 
+#: What each room of the native backend may import of the others.
+NATIVE: dict[str, set[str]] = {
+    "machine": set(),
+    "lower": {"machine"},
+    "plan": {"machine", "lower"},
+    "codegen": {"machine", "lower", "plan"},
+    "runtime": {"machine", "lower", "plan", "codegen"},
+    "primitive": {"machine", "lower", "plan", "codegen", "runtime"},
+    "backend": {"machine", "lower", "plan", "codegen", "runtime", "primitive"},
+}
+
+#: The rooms that work without LLVM, so that Noria can decide what to run where it is missing.
+WITHOUT_LLVM = (
+    "ir",
+    "compiler",
+    "backends/native/machine.py",
+    "backends/native/lower",
+    "backends/native/plan",
+)
+
+
+def running(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes besides those that only a type checker reads."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            todo += ast.iter_child_nodes(node)
+
+
+def modules_of(path: Path) -> set[str]:
+    """The modules that a file imports when it runs, with their full names."""
+    found = set()
+    for node in running(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_rooms_of_the_native_backend_import_one_way():
+    native = SOURCE / "backends" / "native"
+    for room, allowed in NATIVE.items():
+        for path in [native / f"{room}.py", *(native / room).rglob("*.py")]:
+            if path.exists():
+                names = [m.split(".") for m in modules_of(path)]
+                rooms = {m[3] for m in names if m[:3] == ["noria", "backends", "native"] and m[3:]}
+                assert rooms <= {room, *allowed}, f"{path}: {sorted(rooms)}"
+
+
+def test_lowering_and_planning_do_not_import_llvm():
+    for part in WITHOUT_LLVM:
+        place = SOURCE / part
+        for path in [place] if place.is_file() else place.rglob("*.py"):
+            assert not [m for m in modules_of(path) if m.startswith("llvmlite")], path
+
+
+def test_no_module_imports_itself_through_others():
+    names = {
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in FILES
+    }
+    imports = {name: modules_of(path) & names.keys() - {name} for name, path in names.items()}
+    # An __init__.py exports names of its own files, which is no circle.
+    rest = {name: found for name, found in imports.items() if names[name].stem != "__init__"}
+    rest = {name: found & rest.keys() for name, found in rest.items()}
+    while rest:
+        free = {name for name, found in rest.items() if not found & rest.keys()}
+        assert free, f"a circle of imports: {sorted(rest)}"
+        rest = {name: found for name, found in rest.items() if name not in free}
+
+
 def test_importing_noria_loads_no_optional_or_heavy_library():
     """LLVM is loaded when the first loop is native; the others belong to the command line."""
     heavy = ("llvmlite", "matplotlib", "typer", "rich")
     script = f"import sys, noria; sys.exit(', '.join({{*sys.modules}} & {{*{heavy}}}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr.strip() == ""
-
-
-def test_few_annotations_of_the_compiler_are_any():
-    found = []
-    for path in (SOURCE / "compiler").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                found += [node.returns]
-            elif isinstance(node, ast.arg | ast.AnnAssign):
-                found += [node.annotation]
-    given = [list(ast.walk(annotation)) for annotation in found if annotation is not None]
-    vague = [nodes for nodes in given if any(getattr(n, "id", "") == "Any" for n in nodes)]
-    assert len(vague) < len(given) / 5
-
-
-def test_files_and_functions_stay_short():
-    for path in FILES:
-        text = path.read_text()
-        assert len(text.splitlines()) <= 400, path
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
-                body = node.body[1:] if ast.get_docstring(node) else node.body
-                length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
-                assert length <= 60, f"{path}: {node.name} has {length} lines"
 
 
 def test_the_contract_runs_verbatim():

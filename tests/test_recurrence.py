@@ -1,4 +1,4 @@
-"""`Recurrence` on each backend: against NumPy oracles, and `scan` and `native` against `reference` with every cotangent."""
+"""`Recurrence` on each backend: against NumPy oracles, and against `reference` in cotangents."""
 
 import functools
 from typing import Any
@@ -53,7 +53,7 @@ def garbage_past(xs: jax.Array, lengths: Any) -> jax.Array:
 @pytest.mark.parametrize("resets", [False, True], ids=["one", "resets"])
 @backends
 def test_against_the_oracle(name, reverse, lengths, resets, backend):
-    """Each example alone, cut to its length and into its episodes, by the equations of the paper in NumPy."""
+    """Each example alone, cut to its length and its episodes, by the equations of the paper."""
     layer = layer_of(name, reverse, backend)
     xs = random(0, BATCH, TIME, IN)
     initial = jtu.tree_map(np.asarray, layer.initial_state())
@@ -87,7 +87,7 @@ def _plain(state: Any) -> Any:
 @pytest.mark.parametrize("resets", [False, True], ids=["one", "resets"])
 @compiled
 def test_equals_reference(name, backend, reverse, batched, lengths, resets):
-    """Outputs, final state, and the cotangents of parameters, initial state, passed state and input."""
+    """Outputs, final state, cotangents of parameters, initial state, passed state and input."""
     found, expected = (
         of_backend(b, name, reverse, batched, lengths, resets) for b in (backend, "reference")
     )
@@ -116,7 +116,7 @@ def of_backend(
 @pytest.mark.parametrize("resets", [False, True], ids=["one", "resets"])
 @compiled
 def test_vmap_equals_the_batch(name, backend, reverse, resets):
-    """`jax.vmap` over examples, lengths and resets traced, gives what the batch axis gives, gradients included."""
+    """`jax.vmap` over examples gives what the batch axis gives, with gradients."""
     layer = layer_of(name, reverse, backend)
     xs = garbage_past(random(0, BATCH, TIME, IN), LENGTHS)
     flags = RESETS if resets else jnp.zeros_like(RESETS)
@@ -125,7 +125,10 @@ def test_vmap_equals_the_batch(name, backend, reverse, resets):
         return layer.scan(None, xs, lengths=LENGTHS, resets=flags)
 
     def mapped(layer: Any, xs: Any) -> Any:
-        one = lambda xs, length, reset: layer.scan(None, xs, lengths=length, resets=reset)  # noqa: E731
+
+        def one(xs: Any, length: Any, reset: Any) -> Any:
+            return layer.scan(None, xs, lengths=length, resets=reset)
+
         return jax.vmap(one)(xs, LENGTHS, flags)
 
     values, pull = jax.vjp(batched, layer, xs)
@@ -183,7 +186,7 @@ def test_empty_and_single(reverse, backend, batch, time):
 
 
 def test_a_plain_function_and_a_pytree_state():
-    """A function closing over arrays, a state of three arrays of different ranks, one of them a counter."""
+    """A function that closes over arrays; three states of different ranks, one a counter."""
     weight = random(1, 2, 2)
 
     def cell(state: Any, x: jax.Array) -> Any:
@@ -208,7 +211,7 @@ class NoisyCell(nr.Cell):
 
     U: jax.Array
 
-    def __call__(self, h: jax.Array, x: jax.Array, *, key: Any) -> jax.Array:  # type: ignore[override]
+    def __call__(self, h: Any, x: Any, *, key: Any) -> jax.Array:  # type: ignore[override]
         return jnp.tanh(self.U @ h + x + jax.random.normal(key, h.shape, h.dtype))
 
     def initial_state(self) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Layers on four devices: what each computes, and what they tell each other. The programs are those of `sharding`."""
+"""Layers on four devices: results, kernels and collectives of the programs in `sharding`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Functions of JAX whose value has native code: their derivative must have it too, on every version."""
+"""Functions of JAX whose value has native code: their derivative has it too, on every version."""
 
 import inspect
 import warnings
@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria.backends.native.lower.legalize import UnsupportedEquation, legalized
+from noria.backends.native.lower.legalize import legalized
+from noria.backends.native.lower.supported import UnsupportedEquation
 from noria.ir.build import Unsupported, graph_of
 from noria.ir.graph import Graph
 

@@ -117,7 +117,8 @@ def test_the_versions_that_are_declared_are_those_that_are_tested():
     assert newest["jax"] == newest["jaxlib"]
     pythons = [c.split(" :: ")[-1] for c in project["classifiers"] if "Python :: 3." in c]
     assert project["requires-python"] == f">={pythons[0]}"
-    promise = f"Tested with JAX {lowest['jax']} to {newest['jax']} on Python {pythons[0]} to {pythons[-1]}."  # one line
+    of_jax, of_python = f"{lowest['jax']} to {newest['jax']}", f"{pythons[0]} to {pythons[-1]}"
+    promise = f"Tested with JAX {of_jax} on Python {of_python}."
     assert promise in " ".join((ROOT / "README.md").read_text().split())
     makefile = (ROOT / "Makefile").read_text()
     assert {f"python{pythons[0]}", f"python{pythons[-1]}"} <= set(

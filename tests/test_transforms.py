@@ -1,4 +1,4 @@
-"""Every call under jit, vmap, grad and checkpoint, in float32, float64 and bfloat16, without a silent promotion."""
+"""Every call under jit, vmap, grad and checkpoint, in three dtypes, without silent promotion."""
 
 from typing import Any
 

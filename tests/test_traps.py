@@ -1,6 +1,6 @@
 """One test for each way in which libraries of recurrent models have silently gone wrong.
 
-The numbers are those of the public reports: what is tested is that the same slip is impossible or visible here.
+The numbers are those of the public reports: the same slip is impossible or visible here.
 """
 
 import jax
@@ -15,7 +15,7 @@ import noria as nr
 
 
 def test_gru_has_its_inner_bias_and_it_cannot_be_folded():
-    """Trap 1: a GRU without b_hn (flax #5594). Ours has the block, and it acts inside the product with r."""
+    """Trap 1: a GRU without b_hn (flax #5594). Ours has it, inside the product with r."""
     cell = make_cell("gru")
     h, x = random(0, 4), random(1, 3)
     folded = nr.GRUCell.from_arrays(cell.W, cell.U, cell.b + cell.b_h)
@@ -27,7 +27,7 @@ def test_gru_has_its_inner_bias_and_it_cannot_be_folded():
 
 
 def test_reset_after_and_before_the_product_are_two_cells():
-    """Trap 2: both are called GRU. With r = 1 they agree, otherwise not, and each follows its own equation."""
+    """Trap 2: both are called GRU. They agree with r = 1 only; each follows its equation."""
     after, h, x = make_cell("gru"), random(0, 4), random(1, 3)
     before = nr.GRUv3Cell.from_arrays(after.W, after.U, after.b, after.b_h)
     assert not np.allclose(after(h, x), before(h, x))
@@ -45,7 +45,7 @@ def test_reset_after_and_before_the_product_are_two_cells():
 
 @pytest.mark.parametrize("cell", [nr.GRUCell, nr.GRUv3Cell])
 def test_an_open_update_gate_keeps_the_state(cell):
-    """Trap 3: the sense of z. h' = (1 - z) n + z h: with z = 1 the state stays, with z = 0 it is replaced."""
+    """Trap 3: the sense of z. h' = (1 - z) n + z h: z = 1 keeps the state, z = 0 replaces it."""
     W, U, h, x = jnp.ones((12, 3)), jnp.ones((12, 4)), random(0, 4), random(1, 3)
     bias = jnp.zeros(12)
     assert_close(cell.from_arrays(W, U, bias.at[4:8].set(100.0))(h, x), h, 1e-12)
@@ -85,7 +85,7 @@ def test_a_carried_chunk_equals_the_whole_whatever_the_backend():
 
 @pytest.mark.parametrize("backend", ["scan", "reference"])
 def test_a_reset_removes_nan_from_state_and_gradient(backend):
-    """Trap 6: a reset by multiplication keeps NaN, and a selection can still leak it into the gradient (jax #20601)."""
+    """Trap 6: multiplication keeps NaN, and a selection may leak it to gradients (jax #20601)."""
     layer = nr.Recurrence(make_cell("gru"), backend=backend)
     xs, poison = random(0, 3, 3), jnp.full(4, jnp.nan)
     resets = jnp.array([True, False, False])
@@ -100,7 +100,7 @@ def test_a_reset_removes_nan_from_state_and_gradient(backend):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("backend", ["scan", "reference"])
 def test_length_zero_is_the_initial_state_and_zero_outputs(reverse, backend):
-    """Trap 7: torch raises, others wrap around to the last step. With resets too: what lies past the end is not taken."""
+    """Trap 7: torch raises, others take the last step. Steps past the end are not taken here."""
     layer = nr.Recurrence(make_cell("lstm"), reverse=reverse, backend=backend)
     start = nr.LSTMState(random(1, 2, 4), random(2, 2, 4))
     xs, lengths = jnp.full((2, 3, 3), jnp.nan), jnp.array([0, 0])
@@ -123,7 +123,7 @@ def test_two_biases_are_one_sum_except_inside_a_gru(name):
 
 
 def test_dropout_says_which_mask_it_draws():
-    """Trap 9: per element, or one for the sequence; the argument decides and both masks differ between examples."""
+    """Trap 9: per element or per sequence, as the argument says; masks differ between examples."""
     key, ones = jax.random.key(0), jnp.ones((2, 5, 40))
     fresh, fixed = (
         np.asarray(nr.Dropout(0.5, axis=axis)(ones, key=key)) for axis in (None, "time")
@@ -135,7 +135,7 @@ def test_dropout_says_which_mask_it_draws():
 
 
 def test_lengths_are_never_ignored():
-    """Trap 10: a reference that ignores lengths. A longer example after a shorter one changes nothing in it."""
+    """Trap 10: a reference that ignores lengths. A longer example does not change a shorter one."""
     for backend in ("scan", "reference"):
         layer = nr.Recurrence(make_cell("gru"), backend=backend)
         xs = random(0, 1, 6, 3)
@@ -146,7 +146,7 @@ def test_lengths_are_never_ignored():
 
 
 def test_forget_bias_is_a_number_in_the_parameters_and_not_in_the_step():
-    """Trap 11: Keras and others have 1, torch and Flux 0; some add it again in each forward pass."""
+    """Trap 11: Keras and others have 1, torch and Flux 0; some add it in each forward pass."""
     plain, biased = (nr.LSTMCell(3, 4, key=jax.random.key(0), forget_bias=f) for f in (0.0, 1.0))
     assert np.reshape(np.asarray(biased.b), (4, 4)).sum(1).tolist() == [0, 4, 0, 0]
     assert not np.asarray(plain.b).any()
@@ -156,7 +156,7 @@ def test_forget_bias_is_a_number_in_the_parameters_and_not_in_the_step():
 
 @pytest.mark.parametrize("cell", [nr.RNNCell, nr.LSTMCell, nr.GRUCell, nr.GRUv3Cell])
 def test_orthogonal_initialisation_is_per_gate(cell):
-    """Trap 12 (cleanrl #358): JAX's own initialiser serves too, since it sees one block at a time."""
+    """Trap 12 (cleanrl #358): JAX's initialiser serves too: it sees one block at a time."""
     for init in (nr.initializers.orthogonal(), jax.nn.initializers.orthogonal()):
         made = cell(3, 5, key=jax.random.key(0), recurrent_init=init)
         blocks = np.split(np.asarray(made.U), len(cell.GATES))

@@ -1,4 +1,4 @@
-"""Steps that do not read all they are given, or give back what they were given, on every backend in every floating dtype."""
+"""Steps that do not read all arguments, or return one, on every backend in every dtype."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class Two(nr.Cell):
         return (s[1], s[1], jnp.ones_like(self.w)) if self.kind == "emitted twice" else s
 
 
-#: Of each array of the state and of the input, whether a step reads it, replaces it, or hands it on.
+#: Steps that read, replace or hand on each array of the state, and the input.
 CELLS: dict[str, Any] = {
     "replaced, not read": lambda s, x, w: (jnp.tanh(x * w), 0.5 * s[1] + x),
     "none is read": lambda s, x, w: (x * w, x + w),

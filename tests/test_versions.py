@@ -1,4 +1,4 @@
-"""A gradient of which one loop is native and the other a scan, under every order of `grad` and `vmap`.
+"""A gradient of which one loop is native and the other a scan, under every order of transforms.
 
 Which of the two loops has machine code follows from the version of JAX: a new primitive in a
 derivative sends one of them to the scan. Here each is sent there on purpose, on every version.
@@ -127,7 +127,7 @@ def test_cells_of_the_benchmarks_run_natively_both_ways(name):
 
 @pytest.mark.parametrize("backend", ["auto", "scan"])
 def test_an_inner_loop_is_written_out(backend):
-    """Versions of JAX name its operands differently: what is the same in all rounds, carried, stacked."""
+    """Versions of JAX name its operands differently: constant, carried, stacked."""
     weights = random(2, 3, 3)
 
     def cell(h: Any, x: Any) -> Any:

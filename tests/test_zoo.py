@@ -29,7 +29,7 @@ class Complex(tuple[int, ...]):
 
 
 class ZooCell(nr.Cell):
-    """A step written as ``step(state, x, **parameters)``, and perhaps ``read(state, x, **parameters)``."""
+    """A step ``step(state, x, **parameters)``, and perhaps ``read(state, x, **parameters)``."""
 
     parameters: dict[str, Any]
     zero: Any
@@ -60,7 +60,7 @@ class DrawingCell(ZooCell):
 def zoo(
     state: Any = (4,), *, read: Any = None, kind: type[ZooCell] = ZooCell, **shapes: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Put a step into the zoo: shapes of its state, and of its parameters, which are drawn at random."""
+    """Put a step into the zoo: shapes of its state and of its parameters, which are random."""
 
     def enter(step: Callable[..., Any]) -> Callable[..., Any]:
         def make(dtype: Any) -> tuple[Any, Any]:
@@ -75,7 +75,7 @@ def zoo(
 
 
 def zeros(shapes: Any, dtype: Any) -> Any:
-    """Arrays for a tree of shapes; ``int`` stands for one whole number, ``bool`` for one truth value."""
+    """Arrays for a tree of shapes; ``int`` is one whole number, ``bool`` one truth value."""
 
     def one(shape: Any) -> jax.Array:
         if isinstance(shape, type):
@@ -661,7 +661,7 @@ def test_the_rule_decides_the_gradient(rule):
 
 
 def test_the_rule_decides_the_gradient_of_a_parameter():
-    """A product whose rule is that of a sum: the parameter gets the cotangent itself, not times the state."""
+    """A product with the rule of a sum: the parameter gets the cotangent, not times the state."""
 
     class Times(nr.Cell):
         s: jax.Array

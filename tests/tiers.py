@@ -1,7 +1,8 @@
 """The parameter sets that are run by default, chosen by a rule; the others get the marker ``full``.
 
-``covered(strength)`` is for a test with a product of parameters: as few of its sets are run as meet all combinations of so many
-parameters' values, chosen greedily. Options, each one name or several with a space between:
+``covered(strength)`` is for a test with a product of parameters: the fewest sets that meet all
+combinations of so many parameters' values are run, chosen greedily. Options, each one name or
+several with a space between:
     ``together``: parameters all of whose combinations are met.
     ``whole``: parameters all of whose values are met by each chosen set of the others.
     ``group``: tests of one group are chosen as if the function were one more parameter.
@@ -52,8 +53,10 @@ def covering(cases: Sequence[Case], strength: int, together: Sequence[str] = ())
     def worth(n: int) -> tuple[int, int, int]:
         return len(offers[n] & wanted), -used[others[n]], -sum(used[value] for value in others[n])
 
+    candidates = list(range(len(cases)))
     while wanted:
-        best = max(range(len(cases)), key=worth)
+        candidates = [n for n in candidates if offers[n] & wanted]
+        best = max(candidates, key=worth)
         wanted -= offers[best]
         used.update([others[best], *others[best]])
         taken.append(best)

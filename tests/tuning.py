@@ -3,42 +3,36 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from importlib import import_module
 from typing import Any
+
+import pytest
 
 from noria.backends.native.machine import Tuning, tuning, using
 
-#: Thresholds of the compiler, by name: a module and one of its attributes.
-PLACES: dict[str, tuple[str, str]] = {
-    "chunk_bytes": ("noria.compiler.chunks", "BUDGET"),
-    "widest_sum": ("noria.compiler.accumulate", "WIDEST"),
+#: Thresholds of the compiler, by name.
+PLACES = {
+    "chunk_bytes": "noria.compiler.chunks.BUDGET",
+    "widest_sum": "noria.compiler.accumulate.WIDEST",
 }
 
 NATIVE = {field.name for field in fields(Tuning)}
 
 
 @contextmanager
-def tuned(*, cores: int | None = None, **numbers: int) -> Iterator[None]:
+def tuned(*, cores: int | None = None, isa: str | None = None, **numbers: int) -> Iterator[None]:
     """Replace thresholds; what is traced inside uses them.
 
     Args:
         cores: how many threads a call may have.
+        isa: the instruction set to use, as ``NORIA_NATIVE_ISA`` names it.
         **numbers: fields of `Tuning`, or names in `PLACES`.
     """
     changes: dict[str, Any] = {name: number for name, number in numbers.items() if name in NATIVE}
     if cores is not None:
         changes["threads"] = cores
-    attributes: list[tuple[Any, str, int]] = [
-        (import_module(PLACES[name][0]), PLACES[name][1], number)
-        for name, number in numbers.items()
-        if name not in NATIVE
-    ]
-    before = [(module, name, getattr(module, name)) for module, name, _ in attributes]
-    try:
-        for module, name, number in attributes:
-            setattr(module, name, number)
-        with using(replace(tuning(), **changes)):
-            yield
-    finally:
-        for module, name, number in before:
-            setattr(module, name, number)
+    with pytest.MonkeyPatch.context() as patch, using(replace(tuning(), **changes)):
+        if isa is not None:
+            patch.setenv("NORIA_NATIVE_ISA", isa)
+        for name in {*numbers} - NATIVE:
+            patch.setattr(PLACES[name], numbers[name])
+        yield

@@ -29,7 +29,10 @@ EXTRAS = ("count", "flags", "bytes", "other")
 
 #: Operations that have a conversion to 32 bits in them.
 IN_32_BITS = frozenset(
-    "jnp.quantile jnp.linalg.det jnp.linalg.inv jnp.linalg.solve lax.convert_element_type nn.dot_product_attention".split()
+    (
+        "jnp.quantile jnp.linalg.det jnp.linalg.inv jnp.linalg.solve lax.convert_element_type "
+        "nn.dot_product_attention"
+    ).split()
 )
 
 #: What stands around an operation in a cell.

@@ -1,7 +1,7 @@
 """Operations with machine code at the edges: zeros, infinities, NaN, denormal and huge numbers.
 
-Against XLA and not against the oracle, since denormal numbers are zero in both. Only values: at kinks a derivative can be
-either of two.
+Against XLA and not against the oracle, since denormal numbers are zero in both. Only values: at
+kinks a derivative can be either of two.
 """
 
 from typing import Any
@@ -113,7 +113,8 @@ def _compared(name: str, xs: Any, found: Any, expected: Any) -> list[str]:
         if found.dtype.kind == "f":
             same &= (np.signbit(found) == np.signbit(expected)) | (found != 0) | (expected != 0)
     half = xs.shape[-1] // 2
+    first, second = xs[..., :half], xs[..., half:]
     return [
-        f"{name}{(*(float(a) for a in (xs[..., :half][at], xs[..., half:][at])),)}: {found[at]} expected {expected[at]}"
+        f"{name}({float(first[at])}, {float(second[at])}): {found[at]} expected {expected[at]}"
         for at in zip(*np.nonzero(~same), strict=True)
     ]

@@ -1,7 +1,8 @@
 """A JAX function evaluated equation by equation in NumPy: an oracle that shares no code with XLA.
 
-A random cell is run once, so that XLA would spend a hundred times longer on compiling it than on running it.
-Numbers of 16 bits are computed in 32 and rounded after each equation. What NumPy has no function for is run by JAX.
+A random cell is run once: XLA would spend a hundred times longer on compiling it than on running
+it. Numbers of 16 bits are computed in 32 and rounded after each equation. JAX runs the primitives
+for which NumPy has no function.
 """
 
 from collections.abc import Callable
@@ -20,8 +21,9 @@ Rule = Callable[..., Any]
 Noise = Callable[[Any], Any]
 #: What rounds nothing.
 _EXACT = frozenset(
-    "neg abs max min eq ne lt le gt ge and or xor not copy copy_p stop_gradient real imag conj sign clamp select_n floor ceil "
-    "round convert_element_type broadcast_in_dim reshape squeeze expand_dims transpose rev concatenate slice pad iota reduce_max "
+    "neg abs max min eq ne lt le gt ge and or xor not copy copy_p stop_gradient real imag conj "
+    "sign clamp select_n floor ceil round convert_element_type broadcast_in_dim reshape squeeze "
+    "expand_dims transpose rev concatenate slice pad iota reduce_max "
     "reduce_min argmax argmin cummax cummin".split()
 )
 #: Calls of functions.
@@ -117,7 +119,7 @@ def _while(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
     carry = inputs[two:]
     while np.any(go_on := np.asarray(run(params["cond_jaxpr"], [*inputs[:one], *carry])[0])):
         after = run(params["body_jaxpr"], [*inputs[one:two], *carry])
-        # A condition with axes in front, from vmap: examples that have finished keep what they have.
+        # A condition with axes in front, from vmap: examples that have finished stay as they are.
         carry = [
             np.where(np.expand_dims(go_on, tuple(range(go_on.ndim, np.ndim(b)))), b, a)
             if go_on.ndim

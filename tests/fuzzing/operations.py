@@ -1,7 +1,8 @@
 """The operations that random cells are made of: functions of vectors, by their names in JAX.
 
-An operation is called on vectors of moderate numbers. A *domain* takes these to where the operation is defined and
-well conditioned: far from poles, and from jumps at numbers that come up, such as 0, 1 and 0.5.
+An operation is called on vectors of moderate numbers. A *domain* takes these to where the
+operation is defined and well conditioned: far from poles, and from jumps at usual numbers:
+0, 1 and 0.5.
 """
 
 from collections.abc import Callable
@@ -71,26 +72,30 @@ DOMAINS: dict[str, Function] = {
 #: Element-wise functions of one vector.
 UNARY: dict[str, tuple[str, str]] = {
     "any": (
-        "jnp.abs jnp.absolute jnp.arctan jnp.arcsinh jnp.atan jnp.asinh jnp.copy jnp.cos jnp.isfinite jnp.isinf jnp.isnan "
-        "jnp.isneginf jnp.isposinf jnp.isreal jnp.negative jnp.ones_like jnp.positive jnp.real jnp.sign "
-        "jnp.sin jnp.square jnp.tanh jnp.zeros_like jnp.conj jnp.imag jnp.fabs jnp.deg2rad jnp.radians "
-        "lax.abs lax.asinh lax.atan lax.cos lax.erf lax.erfc lax.is_finite lax.logistic lax.neg lax.sign lax.sin "
-        "lax.square lax.stop_gradient lax.tanh lax.optimization_barrier "
-        "nn.relu nn.relu6 nn.sigmoid nn.softplus nn.soft_sign nn.silu nn.swish nn.log_sigmoid nn.leaky_relu nn.hard_sigmoid "
-        "nn.hard_silu nn.hard_swish nn.hard_tanh nn.elu nn.celu nn.selu nn.gelu nn.squareplus nn.mish nn.identity "
-        "nn.sparse_plus nn.sparse_sigmoid nn.tanh",
+        "jnp.abs jnp.absolute jnp.arctan jnp.arcsinh jnp.atan jnp.asinh jnp.copy jnp.cos "
+        "jnp.isfinite jnp.isinf jnp.isnan jnp.isneginf jnp.isposinf jnp.isreal jnp.negative "
+        "jnp.ones_like jnp.positive jnp.real jnp.sign jnp.sin jnp.square jnp.tanh "
+        "jnp.zeros_like jnp.conj jnp.imag jnp.fabs jnp.deg2rad jnp.radians lax.abs lax.asinh "
+        "lax.atan lax.cos lax.erf lax.erfc lax.is_finite lax.logistic lax.neg lax.sign lax.sin "
+        "lax.square lax.stop_gradient lax.tanh lax.optimization_barrier nn.relu nn.relu6 "
+        "nn.sigmoid nn.softplus nn.soft_sign nn.silu nn.swish nn.log_sigmoid nn.leaky_relu "
+        "nn.hard_sigmoid nn.hard_silu nn.hard_swish nn.hard_tanh nn.elu nn.celu nn.selu "
+        "nn.gelu nn.squareplus nn.mish nn.identity nn.sparse_plus nn.sparse_sigmoid nn.tanh",
         "lax.bessel_i0e lax.bessel_i1e jnp.i0 jnp.sinc",
     ),
     "small": (
-        "jnp.cosh jnp.degrees jnp.exp jnp.exp2 jnp.expm1 jnp.rad2deg jnp.sinh lax.cosh lax.exp lax.exp2 lax.expm1 lax.sinh",
+        "jnp.cosh jnp.degrees jnp.exp jnp.exp2 jnp.expm1 jnp.rad2deg jnp.sinh lax.cosh lax.exp "
+        "lax.exp2 lax.expm1 lax.sinh",
         "",
     ),
     "unit": (
-        "jnp.arccos jnp.arcsin jnp.arctanh jnp.acos jnp.asin jnp.atanh jnp.tan lax.acos lax.asin lax.atanh lax.tan",
+        "jnp.arccos jnp.arcsin jnp.arctanh jnp.acos jnp.asin jnp.atanh jnp.tan lax.acos "
+        "lax.asin lax.atanh lax.tan",
         "lax.erf_inv",
     ),
     "positive": (
-        "jnp.cbrt jnp.log jnp.log10 jnp.log1p jnp.log2 jnp.sqrt lax.cbrt lax.log lax.log1p lax.rsqrt lax.sqrt nn.log1mexp",
+        "jnp.cbrt jnp.log jnp.log10 jnp.log1p jnp.log2 jnp.sqrt lax.cbrt lax.log lax.log1p "
+        "lax.rsqrt lax.sqrt nn.log1mexp",
         "lax.digamma lax.lgamma",
     ),
     "above one": ("jnp.arccosh jnp.acosh lax.acosh", ""),
@@ -110,14 +115,15 @@ UNARY: dict[str, tuple[str, str]] = {
 #: Element-wise functions of two vectors.
 BINARY: dict[tuple[str, str], tuple[str, str]] = {
     ("any", "any"): (
-        "jnp.add jnp.subtract jnp.multiply jnp.maximum jnp.minimum jnp.fmax jnp.fmin jnp.logaddexp jnp.logaddexp2 "
-        "jnp.equal jnp.not_equal jnp.less jnp.less_equal jnp.greater jnp.greater_equal jnp.isclose jnp.copysign "
-        "lax.add lax.sub lax.mul lax.max lax.min lax.eq lax.ne lax.lt lax.le lax.gt lax.ge",
+        "jnp.add jnp.subtract jnp.multiply jnp.maximum jnp.minimum jnp.fmax jnp.fmin "
+        "jnp.logaddexp jnp.logaddexp2 jnp.equal jnp.not_equal jnp.less jnp.less_equal "
+        "jnp.greater jnp.greater_equal jnp.isclose jnp.copysign lax.add lax.sub lax.mul "
+        "lax.max lax.min lax.eq lax.ne lax.lt lax.le lax.gt lax.ge",
         "jnp.convolve",
     ),
     ("any", "away"): (
-        "jnp.divide jnp.true_divide jnp.arctan2 jnp.atan2 jnp.fmod jnp.remainder jnp.mod jnp.floor_divide lax.div "
-        "lax.atan2 lax.rem",
+        "jnp.divide jnp.true_divide jnp.arctan2 jnp.atan2 jnp.fmod jnp.remainder jnp.mod "
+        "jnp.floor_divide lax.div lax.atan2 lax.rem",
         "",
     ),
     ("any", "positive"): ("jnp.hypot", ""),
@@ -125,13 +131,15 @@ BINARY: dict[tuple[str, str], tuple[str, str]] = {
     ("positive", "positive"): ("", "lax.igamma lax.igammac"),
     ("any", "stepped"): ("jnp.heaviside", ""),
     ("whole", "whole"): (
-        "jnp.bitwise_and jnp.bitwise_or jnp.bitwise_xor lax.bitwise_and lax.bitwise_or lax.bitwise_xor",
+        "jnp.bitwise_and jnp.bitwise_or jnp.bitwise_xor lax.bitwise_and lax.bitwise_or "
+        "lax.bitwise_xor",
         "jnp.gcd jnp.lcm",
     ),
     ("unsigned", "unsigned"): ("lax.mulhi", ""),
     ("whole", "bits"): (
         "",
-        "jnp.left_shift jnp.right_shift lax.shift_left lax.shift_right_arithmetic lax.shift_right_logical",
+        "jnp.left_shift jnp.right_shift lax.shift_left lax.shift_right_arithmetic "
+        "lax.shift_right_logical",
     ),
     ("small", "bits"): ("jnp.ldexp", ""),
     ("truth", "truth"): ("jnp.logical_and jnp.logical_or jnp.logical_xor", ""),
@@ -139,8 +147,8 @@ BINARY: dict[tuple[str, str], tuple[str, str]] = {
 #: From a vector to one number.
 REDUCING: dict[str, tuple[str, str]] = {
     "any": (
-        "jnp.amax jnp.amin jnp.average jnp.max jnp.mean jnp.min jnp.nanmax jnp.nanmean jnp.nanmin jnp.nansum jnp.ptp "
-        "jnp.sum jnp.trapezoid nn.logsumexp",
+        "jnp.amax jnp.amin jnp.average jnp.max jnp.mean jnp.min jnp.nanmax jnp.nanmean "
+        "jnp.nanmin jnp.nansum jnp.ptp jnp.sum jnp.trapezoid nn.logsumexp",
         "jnp.argmax jnp.argmin jnp.median jnp.nanmedian jnp.nanargmax",
     ),
     "positive": ("jnp.var jnp.nanvar", "jnp.prod jnp.nanprod"),

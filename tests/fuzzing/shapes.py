@@ -21,8 +21,8 @@ def matrix(a: Any, rows: int = 2) -> Any:
 
 
 def _square(a: Any) -> Any:
-    """A well conditioned matrix of two rows."""
-    m = jnp.stack([a[0], a[-1], -a[-1], a[0]]).reshape(2, 2)
+    """A well conditioned matrix of two rows; no two of its elements are equal by construction."""
+    m = jnp.stack([a[0], a[-1], -0.9 * a[-1], 0.8 * a[0]]).reshape(2, 2)
     return 0.3 * jnp.tanh(m) + jnp.eye(2, dtype=a.dtype)
 
 

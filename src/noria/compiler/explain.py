@@ -11,10 +11,10 @@ from typing import Any
 
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import is_linear
-from noria.compiler.min_cut import LIGHT, STRUCTURAL
 from noria.compiler.select import Decision, listening
 from noria.display import explanation_html, explanations_html
 from noria.ir.graph import Equation, Graph, is_literal, size_in_bytes
+from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.source import origin
 
 
@@ -284,7 +284,7 @@ def _flops(name: str, params: dict[str, Any], inputs: list[Any], outputs: list[A
             for e in jaxpr.eqns
         )
         return once * params.get("length", 1)
-    if name in STRUCTURAL:
+    if name in MOVES:
         return 0
     return (
         max(results, *(math.prod(aval.shape) for aval in inputs))

@@ -6,61 +6,13 @@ stores for the reverse loop. SciPy and NetworkX have one too, but graphs of a st
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from noria._jax import parts_of
 from noria.ir.graph import Atom, Equation, Value, size_in_bytes, values_of
-
-#: Element-wise functions of many instructions; `noria.compiler.vjp` says when they run twice.
-TRANSCENDENTAL = frozenset(
-    """
-    acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma div erf erf_inv erfc exp exp2
-    expm1 lgamma log log1p log2 logistic pow rsqrt sin sinh sqrt tan tanh
-    """.split()
-)
-
-#: What moves numbers and computes none.
-STRUCTURAL = frozenset(
-    """
-    bitcast_convert_type broadcast_in_dim complex concatenate convert_element_type copy copy_p
-    expand_dims imag iota pad real reduce_precision reshape rev select_n slice split squeeze stop_gradient transpose
-    """.split()
-)
-
-#: Equations that are cheap enough for either side of a cut. All others have their side given.
-LIGHT = frozenset(
-    """
-    abs add add_any and ceil clamp conj eq floor ge gt integer_pow is_finite le lt max min mul ne
-    neg nextafter not one_minus_square or polynomial population_count reduce_and reduce_max
-    reduce_min reduce_or reduce_prod reduce_sum rem round shift_left shift_right_arithmetic shift_right_logical sign square sub xor
-    """.split()
-).union(TRANSCENDENTAL, STRUCTURAL)
 
 _NEVER = 1 << 60
 
 #: Equations, values, and the two ends.
 Node = Equation | Value | str
-
-
-def is_heavy(equation: Equation) -> bool:
-    """Whether an equation is not light: a contraction, a convolution, a gather, a loop."""
-    if equation.name == "dot_general":
-        return bool(equation.params["dimension_numbers"][0][0])
-    if equation.name.startswith("custom_jvp_call") or equation.name.startswith("custom_vjp_call"):
-        inner = equation.params.get("call_jaxpr") or equation.params.get("fun_jaxpr")
-        return inner is None or any(name not in LIGHT for name in _names(parts_of(inner)[0]))
-    return equation.name not in LIGHT
-
-
-def _names(jaxpr: Any) -> Iterable[str]:
-    for equation in jaxpr.eqns:
-        inner = next(
-            (p for p in equation.params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")), None
-        )
-        if inner is None:
-            yield equation.primitive.name
-        else:
-            yield from _names(parts_of(inner)[0])
 
 
 def min_cut(

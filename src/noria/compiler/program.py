@@ -15,12 +15,12 @@ from noria.backends.base import LoopBackend, Sizes, swapped
 from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.executors import Outputs
-from noria.compiler.min_cut import is_heavy
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
 from noria.ir.evaluate import evaluate
 from noria.ir.graph import Env, Value, env_of
 from noria.ir.passes import dependence
+from noria.ir.primitives import is_heavy
 
 Arrays = list[jax.Array]
 

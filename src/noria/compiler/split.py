@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import jax
 
 from noria.compiler.canonicalize import CONSTANT, INPUT, NUMBER, STATE
-from noria.compiler.min_cut import is_heavy, min_cut
+from noria.compiler.min_cut import min_cut
 from noria.compiler.trace import Traced
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_inexact, is_literal, values_of
 from noria.ir.passes import backward_slice, dependence, extract, slices, substitute, users
+from noria.ir.primitives import is_heavy
 
 
 @dataclass(frozen=True, eq=False)

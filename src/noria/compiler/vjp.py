@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria.compiler.equation_vjp import EquationVJP, equation_vjps, is_zero
-from noria.compiler.min_cut import LIGHT, TRANSCENDENTAL, is_heavy, min_cut
+from noria.compiler.min_cut import min_cut
 from noria.compiler.param_use import ParameterUse
 from noria.compiler.split import Split
 from noria.ir.build import build
@@ -38,6 +38,7 @@ from noria.ir.graph import (
     values_of,
 )
 from noria.ir.passes import cse, dependence, extract, inlined
+from noria.ir.primitives import LIGHT, TRANSCENDENTAL, is_heavy
 
 SHARED, FORWARD, REVERSE = range(3)
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria.ir.build import Unsupported, build, graph_of
-from noria.ir.graph import Env, Equation, Graph, Value, env_of, is_literal, values_of
+from noria.ir.graph import Atom, Env, Equation, Graph, Value, env_of, is_literal, values_of
 from noria.ir.passes import dependence, extract, inputs_of, substitute
 
 #: What adds up in 32 bits by itself.
@@ -103,7 +103,10 @@ def _with_copies(
 ) -> tuple[Graph, Env, Env]:
     """The part that varies, its shared arrays, and copies of these for each step and example."""
     depends = dependence(graph.equations, dict.fromkeys(names, 1))
-    varies = lambda atom: is_literal(atom) or bool(depends.get(atom))  # noqa: E731
+
+    def varies(atom: Atom) -> bool:
+        return is_literal(atom) or bool(depends.get(atom))
+
     rest = [e for e in graph.equations if any(map(varies, e.outputs))]
     asked = [
         v

@@ -3,11 +3,13 @@
 They mirror JAX's variables, equations and jaxprs. Binding the equations in order evaluates a graph.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from noria._jax import Literal, bind
@@ -84,17 +86,22 @@ def struct(atom: Atom) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
 
 
+def size(atom: Atom) -> int:
+    """The number of elements of a value."""
+    return math.prod(atom.aval.shape)
+
+
 def size_in_bytes(atom: Atom) -> int:
     """Bytes of one value; a random key counts as its words."""
     aval = atom.aval
-    if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
         return 8 * int(np.prod(aval.shape))
     return int(np.prod(aval.shape)) * aval.dtype.itemsize
 
 
 def is_inexact(atom: Atom) -> bool:
     """Whether a value can have a derivative."""
-    return bool(jax.dtypes.issubdtype(atom.aval.dtype, np.inexact))
+    return bool(jnp.issubdtype(atom.aval.dtype, np.inexact))
 
 
 def values_of(atoms: Iterable[Atom]) -> Iterator[Any]:

@@ -14,7 +14,7 @@ _PACKAGE = Path(__file__).parent.parent
 
 #: Files whose lines are not the cell's own: those of the compiler, and of the libraries below it.
 _HIDDEN = (
-    *(str(_PACKAGE / part) for part in ("compiler", "backends", "ir", "layers", "ops", "_jax.py")),
+    *(str(_PACKAGE / part) for part in ("compiler", "backends", "ir", "layers", "ops", "_jax")),
     *(f"{Path(inspect.getfile(library)).parent}/" for library in (jax, eqx)),
 )
 

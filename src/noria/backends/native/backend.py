@@ -7,14 +7,9 @@ import jax
 
 from noria._jax import is_symbolic
 from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, TimeMajor
-from noria.backends.native.lower.legalize import (
-    TooLong,
-    UnsupportedEquation,
-    check_dtype,
-    has_native_code,
-    legalized,
-)
+from noria.backends.native.lower.legalize import legal_step
 from noria.backends.native.lower.precision import in_32_bits, is_narrow, of_types, widened
+from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
 from noria.backends.native.machine import NoSuchMachine, tuning
 from noria.backends.native.primitive import NativeLoop
 from noria.backends.native.runtime import header
@@ -79,12 +74,7 @@ def _check(call: LoopCall) -> None:
     if is_narrow(graph):
         graph, now = widened(graph, shared, call.state)
         shared = tuple(now[v] for v in shared if v in now)
-    graph = legalized(graph, shared)
-    if len(graph.equations) > (most := tuning().equations):
-        raise TooLong(len(graph.equations), most)
-    made = (v for e in graph.equations for v in e.outputs)
-    for value in (*graph.inputs, *graph.outputs, *made):
-        check_dtype(value)
+    legal_step(graph, shared)
 
 
 def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:

@@ -8,7 +8,6 @@ derivatives of derivatives come to that.
 import functools
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,11 +27,11 @@ from noria.backends.base import (
     grouped,
     total,
 )
-from noria.backends.native.lower.legalize import MOVES, size
-from noria.backends.native.machine import Tuning, tuning
-from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule
+from noria.backends.native.machine import tuning
+from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan
+from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, kernels
 from noria.backends.native.runtime.target import chosen
 from noria.ir.graph import Value, is_literal
@@ -165,7 +164,7 @@ class NativeLoop:
         if not time * batch:
             return self.lower_scan(*arrays, time=time)
         unpacked = time * batch <= limits.unpacked_rows
-        schedule = Schedule(
+        schedule = schedule_of(
             self.call.graph,
             self.shared,
             self.steps,
@@ -174,10 +173,10 @@ class NativeLoop:
             self.previous,
             lambda weight: not unpacked and limits.prefer_block(weight, batch),
         )
-        shares, by_features = _shares(schedule, time, batch, limits)
+        shares, by_features = shares_of(schedule, time, batch, limits)
         staged = self._staged(schedule) if min(time, batch) > 1 and not by_features else ()
         plan = KernelPlan(schedule, self.isa, by_features, unpacked, staged, limits)
-        block = _block_steps(plan, time, batch, bool(self.call.accumulators), limits)
+        block = block_steps(plan, time, batch, limits)
         scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, block),), jnp.uint8)
         sizes = handler.sizes(time, batch, self.call.reverse, block, shares)
         given, wanted = (
@@ -212,39 +211,6 @@ class NativeLoop:
             if (slot.kind, slot.number) not in blocks
             and not (slot.kind == "emitted" and is_literal(outputs[one + slot.number]))
         ]
-
-
-def _block_steps(plan: KernelPlan, time: int, batch: int, sums: bool, limits: Tuning) -> int:
-    """Steps of a time block: equal blocks of about as many rows as the thresholds say."""
-    kept = sum(plan.block_widths())
-    rows = limits.block_rows if sums else math.ceil(limits.block_bytes / kept) if kept else 0
-    blocks = math.ceil(time * batch / rows) if rows else 1
-    return math.ceil(time / min(time, blocks))
-
-
-def _shares(schedule: Schedule, time: int, batch: int, limits: Tuning) -> tuple[int, bool]:
-    """The number of shares, and whether features are divided among them, not rows of the batch.
-
-    Features are if there are few rows, and a stage is so much work that waiting for the other
-    threads does not count.
-    """
-    products = {equation: 2 * dot.depth * dot.width for equation, dot in schedule.dots.items()}
-    blocks = sum(products[dot.equation] for dot in (*schedule.prologue, *schedule.epilogue))
-    made = (v for e in schedule.equations if e.name not in MOVES for v in e.outputs)
-    step = sum(products.values()) - blocks + 4 * sum(map(size, made))
-    # What is done for a whole time block is divided by features.
-    rest = blocks + sum(2 * size(total) for total in schedule.accumulators)
-    threads = limits.threads or _cores()
-    shares = max(1, min(threads, time * batch * (step + rest) // limits.thread_flops))
-    work = step * batch // len(schedule.stages)
-    reduces = any(stage.reductions for stage in schedule.stages)
-    if shares > 1 and batch <= 2 * shares and work > limits.stage_flops and not reduces:
-        return shares, True
-    return (shares if rest else min(shares, batch)), False
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _swapped(arrays: Sequence[Any], which: Sequence[bool]) -> list[Any]:
@@ -294,7 +260,7 @@ def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, call: NativeLoop, ti
         for a, m, row in zip(arrays, mapped, call.rows().arrays, strict=True)
     ]
     opened = call.without_accumulation()
-    batch = arrays[-1].shape[int(mapped[-1])]
+    batch = arrays[-1].shape[int(mapped[-1])]  # a state; there can be no examples
     found = opened.results(opened(folded, time))
     carry, emitted = ([a.reshape(count, batch, *a.shape[1:]) for a in some] for some in found[:2])
     residuals = [a.reshape(time, count, batch, *a.shape[2:]) for a in found.residuals]

@@ -1,20 +1,19 @@
 """Element-wise primitives as vector code: one rule for each, by JAX's name of it.
 
-Numbers live in vectors of their own type, truth values in vectors of single bits. What differs between JAX and LLVM is in the
-rules: a maximum hands on NaN, a conversion to whole numbers stays in range, a remainder has the sign of the first operand.
+Numbers are vectors of their own type, booleans vectors of single bits. Rules take care of the
+differences between JAX and LLVM: a maximum propagates NaN, a conversion to integers saturates, a
+remainder has the sign of its first operand.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from llvmlite import ir
 
 from noria.backends.native.codegen.llvm import I1, I8, constant, intrinsic, is_float
 from noria.backends.native.codegen.maths import BINARY_FUNCTIONS, FUNCTIONS
+from noria.backends.native.lower.supported import kind_of
 from noria.ir.graph import Equation
 
 Rule = Callable[[ir.IRBuilder, Equation, list[ir.Value]], ir.Value]
@@ -33,53 +32,8 @@ def element(dtype: Any) -> ir.Type:
 
 
 def in_memory(dtype: Any) -> ir.Type:
-    """The type of one number in memory, where a truth value is a byte."""
+    """The type of one number in memory, where a boolean is a byte."""
     return I8 if np.dtype(dtype) == bool else element(dtype)
-
-
-def kind_of(dtype: Any) -> str:
-    """As `numpy.dtype.kind`; empty if there are no such numbers here. Those of bfloat16 are computed in float32."""
-    return (
-        "f" if dtype == jnp.bfloat16 else "" if dtype == np.float16 else getattr(dtype, "kind", "")
-    )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A rule, and the kinds of numbers (`numpy.dtype.kind`) that it takes."""
-
-    rule: Rule
-    kinds: str
-
-    def accepts(self, equation: Equation) -> bool:
-        """Whether there is code for the operands of an equation."""
-        shape = equation.outputs[0].aval.shape
-        return all(
-            kind_of(v.aval.dtype) in [*self.kinds]
-            and (math.prod(v.aval.shape) == 1 or v.aval.shape == shape)
-            for v in equation.inputs
-        ) and _FITS.get(equation.name, _fits_always)(equation)
-
-
-def _fits_always(equation: Equation) -> bool:
-    return True
-
-
-def _is_two_way(equation: Equation) -> bool:
-    return len(equation.inputs) == 3 and equation.inputs[0].aval.dtype == bool
-
-
-def _keeps_its_size(equation: Equation) -> bool:
-    """Numbers of bfloat16 are float32 in registers, so their bits are not there."""
-    dtypes = [v.aval.dtype for v in (*equation.inputs, *equation.outputs)]
-    return len({dtype.itemsize for dtype in dtypes}) == 1 and jnp.bfloat16 not in dtypes
-
-
-#: What an equation must satisfy besides the kinds and shapes of its operands.
-_FITS: dict[str, Callable[[Equation], bool]] = {
-    "select_n": _is_two_way,
-    "bitcast_convert_type": _keeps_its_size,
-}
 
 
 def _kind(equation: Equation) -> str:
@@ -109,7 +63,8 @@ def _extreme(sign: str) -> Rule:
         if _kind(equation) != "f":
             compare = b.icmp_signed if _kind(equation) == "i" else b.icmp_unsigned
             return b.select(compare(sign, x, y), x, y)
-        # NaN is handed on, whichever operand it is; of two zeros the larger is that without a sign.
+        # NaN in either operand gives NaN. Of two zeros, the one without a sign is the larger: the
+        # sign bit of the result is the conjunction of theirs for a maximum, else the disjunction.
         whole = ir.VectorType(
             ir.IntType(32 if x.type.element == ir.FloatType() else 64), x.type.count
         )
@@ -149,7 +104,7 @@ def _sign(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value
 
 
 def _power(b: ir.IRBuilder, x: ir.Value, exponent: int) -> ir.Value:
-    """By squaring, as XLA does: the powers of two that add up to the exponent."""
+    """By squaring, in the same order as XLA."""
     multiply = b.fmul if is_float(x.type) else b.mul
     result, base, left = None, x, abs(exponent)
     while left:
@@ -189,7 +144,7 @@ def _convert(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Va
     if given.kind == "f" and wanted.kind == "f":
         return b.fpext(x, target) if wanted.itemsize > given.itemsize else b.fptrunc(x, target)
     if given.kind == "f":
-        # It stays in the range of what it converts to, and makes zero of NaN, as XLA's does.
+        # As in XLA the result saturates, and NaN becomes zero.
         name = "fptosi.sat" if wanted.kind == "i" else "fptoui.sat"
         return intrinsic(b, name, x, result=target, of=(target, x.type))
     if wanted.kind == "f":
@@ -207,7 +162,7 @@ def _bitcast(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Va
 
 
 def _one_minus_square(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
-    """As JAX: ``(1 + x) (1 - x)``, which keeps the digits where ``x`` is close to 1."""
+    """``(1 + x) (1 - x)``, as in JAX: exact to rounding even where ``x`` is close to 1."""
     (x,) = args
     one = constant(x.type, 1)
     if _kind(equation) == "f":
@@ -233,44 +188,39 @@ def _remainder(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.
     return b.frem(*args)
 
 
-ELEMENTWISE: dict[str, Entry] = {
-    "add": Entry(_arithmetic("fadd", "add"), "fiu"),
-    "add_any": Entry(_arithmetic("fadd", "add"), "fiu"),
-    "sub": Entry(_arithmetic("fsub", "sub"), "fiu"),
-    "mul": Entry(_arithmetic("fmul", "mul"), "fiu"),
-    "div": Entry(_divide, "f"),
-    "rem": Entry(_remainder, "f"),
-    "neg": Entry(_negate, "fi"),
-    "abs": Entry(_absolute, "fiu"),
-    "sign": Entry(_sign, "fiu"),
-    "square": Entry(lambda b, equation, args: _power(b, args[0], 2), "fiu"),
-    "one_minus_square": Entry(_one_minus_square, "fiu"),
-    "integer_pow": Entry(lambda b, equation, args: _power(b, args[0], equation.params["y"]), "f"),
-    "max": Entry(_extreme(">"), "fiu"),
-    "min": Entry(_extreme("<"), "fiu"),
-    "clamp": Entry(_clamp, "fiu"),
-    "select_n": Entry(_select, "fiub"),
-    "convert_element_type": Entry(_convert, "fiub"),
-    "bitcast_convert_type": Entry(_bitcast, "fiu"),
-    "is_finite": Entry(_is_finite, "f"),
-    "floor": Entry(_intrinsic("floor"), "f"),
-    "ceil": Entry(_intrinsic("ceil"), "f"),
-    "round": Entry(_round, "f"),
-    "and": Entry(lambda b, equation, args: b.and_(*args), "iub"),
-    "or": Entry(lambda b, equation, args: b.or_(*args), "iub"),
-    "xor": Entry(lambda b, equation, args: b.xor(*args), "iub"),
-    "not": Entry(lambda b, equation, args: b.not_(args[0]), "iub"),
-    "eq": Entry(_comparison("=="), "fiub"),
-    "ne": Entry(_comparison("!="), "fiub"),
-    "lt": Entry(_comparison("<"), "fiu"),
-    "le": Entry(_comparison("<="), "fiu"),
-    "gt": Entry(_comparison(">"), "fiu"),
-    "ge": Entry(_comparison(">="), "fiu"),
-    **{
-        name: Entry(_of_library(function), "f")
-        for name, function in (FUNCTIONS | BINARY_FUNCTIONS).items()
-    },
+#: The emitter of each primitive that `noria.ir.primitives` calls element-wise.
+EMITTERS: dict[str, Rule] = {
+    "add": _arithmetic("fadd", "add"),
+    "add_any": _arithmetic("fadd", "add"),
+    "sub": _arithmetic("fsub", "sub"),
+    "mul": _arithmetic("fmul", "mul"),
+    "div": _divide,
+    "rem": _remainder,
+    "neg": _negate,
+    "abs": _absolute,
+    "sign": _sign,
+    "square": lambda b, equation, args: _power(b, args[0], 2),
+    "one_minus_square": _one_minus_square,
+    "integer_pow": lambda b, equation, args: _power(b, args[0], equation.params["y"]),
+    "max": _extreme(">"),
+    "min": _extreme("<"),
+    "clamp": _clamp,
+    "select_n": _select,
+    "convert_element_type": _convert,
+    "bitcast_convert_type": _bitcast,
+    "is_finite": _is_finite,
+    "floor": _intrinsic("floor"),
+    "ceil": _intrinsic("ceil"),
+    "round": _round,
+    "and": lambda b, equation, args: b.and_(*args),
+    "or": lambda b, equation, args: b.or_(*args),
+    "xor": lambda b, equation, args: b.xor(*args),
+    "not": lambda b, equation, args: b.not_(args[0]),
+    "eq": _comparison("=="),
+    "ne": _comparison("!="),
+    "lt": _comparison("<"),
+    "le": _comparison("<="),
+    "gt": _comparison(">"),
+    "ge": _comparison(">="),
+    **{name: _of_library(function) for name, function in (FUNCTIONS | BINARY_FUNCTIONS).items()},
 }
-
-#: Those that cost enough to be done only once.
-HEAVY = frozenset(("div", "rem", *FUNCTIONS, *BINARY_FUNCTIONS))

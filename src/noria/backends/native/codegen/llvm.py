@@ -1,4 +1,4 @@
-"""What the code generators share: LLVM's types, loops, memory, and intrinsic functions by their names."""
+"""LLVM for all code generators: types, loops, functions, and memory of whole or partial vectors."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,19 +19,19 @@ def i64(number: int) -> ir.Constant:
 
 
 def is_float(kind: ir.Type) -> bool:
-    """Whether a type is of floating-point numbers, alone or in a vector."""
+    """Whether a type is a floating-point number, or a vector of them."""
     return isinstance(getattr(kind, "element", kind), ir.FloatType | ir.DoubleType)
 
 
 def constant(kind: ir.Type, number: Any) -> ir.Constant:
-    """A vector, or a single number, of ``number`` everywhere."""
+    """``number`` as a constant; for a vector type, in all lanes."""
     if isinstance(kind, ir.VectorType):
         return ir.Constant(kind, [constant(kind.element, number)] * kind.count)
     return ir.Constant(kind, float(number) if is_float(kind) else int(number))
 
 
 def splat(b: ir.IRBuilder, number: ir.Value, count: int) -> ir.Value:
-    """A vector with one number everywhere."""
+    """A vector with one number in all lanes."""
     kind = ir.VectorType(number.type, count)
     one = b.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(I32, 0))
     return b.shuffle_vector(
@@ -41,7 +41,7 @@ def splat(b: ir.IRBuilder, number: ir.Value, count: int) -> ir.Value:
 
 @contextmanager
 def loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value) -> Iterator[ir.Value]:
-    """Code repeated for each number from ``start`` to before ``stop``."""
+    """A loop for each number from ``start`` to before ``stop``."""
     before = b.block
     head, body, done = (b.append_basic_block(name) for name in ("head", "body", "done"))
     b.branch(head)
@@ -56,13 +56,16 @@ def loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value) -> Iterator[ir.Value]
     b.position_at_end(done)
 
 
-def fold(
+def carry_loop(
     b: ir.IRBuilder,
     count: ir.Value,
     start: Sequence[ir.Value],
     step: Callable[[ir.Value, Sequence[ir.Value]], Sequence[ir.Value]],
 ) -> list[ir.Value]:
-    """Values that ``step(k, values)`` replaces, for each k from 0 to before ``count``, which is at least one."""
+    """A loop that carries values: ``step(k, values)`` replaces them for each k below ``count``.
+
+    The count is at least one, so that the loop needs no test before it.
+    """
     before, body, done = b.block, b.append_basic_block("body"), b.append_basic_block("done")
     b.branch(body)
     b.position_at_end(body)
@@ -80,9 +83,10 @@ def fold(
 def share_of(
     b: ir.IRBuilder, count: ir.Value, share: ir.Value, shares: ir.Value
 ) -> tuple[ir.Value, ir.Value]:
-    """The first of a share of ``count`` things, and the end of it.
+    """Cut ``count`` things into nearly equal shares: the first thing of a share, and its end.
 
-    None is larger than the first, which is that of a call's own thread: it begins before others have come.
+    No share is larger than the first, which is that of the calling thread: it starts while the
+    other threads still have to wake up.
     """
     first = b.mul(share, count)
     over = b.sub(shares, i64(1))
@@ -90,22 +94,29 @@ def share_of(
 
 
 @contextmanager
-def in_tiles(b: ir.IRBuilder, rows: ir.Value, most: int) -> Iterator[tuple[ir.Value, ir.Value]]:
-    """Code repeated for at most so many rows at a time, which are as equal in number as can be: the first of them, and the end."""
+def for_tiles(b: ir.IRBuilder, rows: ir.Value, most: int) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """A loop over tiles of nearly equal size, of at most ``most`` rows: first row and end of each.
+
+    With 9 rows and at most 8, two tiles of 4 and 5 rows are faster than tiles of 8 and 1.
+    """
     tiles = b.udiv(b.add(rows, i64(most - 1)), i64(most))
     with loop(b, i64(0), tiles) as n:
         yield share_of(b, rows, n, tiles)
 
 
-def least(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
+def minimum(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
     """The smaller of two numbers."""
     return b.select(b.icmp_signed("<", one, other), one, other)
 
 
-def in_share(
+def for_share(
     b: ir.IRBuilder, full: int, complete: Any, rest: Any, share: ir.Value, shares: ir.Value
 ) -> Iterator[tuple[ir.Value, Any]]:
-    """Code for the blocks of a share: a loop over ``full`` ones, which are ``complete``; the last share has the ``rest``, if any."""
+    """Code for the blocks of a share: the number and the size of each.
+
+    Yields first inside a loop over the share of ``full`` blocks, of size ``complete``, and then, if
+    there is a smaller last block, inside the code for the last share, with size ``rest``.
+    """
     if full:
         with loop(b, *share_of(b, i64(full), share, shares)) as block:
             yield block, complete
@@ -114,25 +125,62 @@ def in_share(
             yield i64(full), rest
 
 
-# --- functions ------------------------------------------------------------------------------------------------------
+# --- functions ------------------------------------------------------------------------------
+
+
+def begin_function(
+    module: ir.Module, name: str, result: ir.Type, *kinds: ir.Type
+) -> tuple[ir.IRBuilder, Sequence[ir.Value]]:
+    """Add a function to a module: a builder at its entry, and its arguments."""
+    function = ir.Function(module, ir.FunctionType(result, kinds), name)
+    return ir.IRBuilder(function.append_basic_block("entry")), function.args
 
 
 def declared(module: ir.Module, name: str, result: ir.Type, *args: ir.Type) -> ir.Function:
-    """The function of the module, declared if it is not there."""
+    """A function of the module, declared if the module does not have it."""
     found = module.globals.get(name)
     return ir.Function(module, ir.FunctionType(result, args), name) if found is None else found
 
 
-class Callee:
-    """An address that is called: llvmlite asks it for the type of the function."""
+def internal_function(
+    module: ir.Module, name: str, kinds: Sequence[ir.Type], emit: Callable[..., None]
+) -> ir.Function:
+    """A function of the module that is not inlined; ``emit(b, *args)`` makes it once.
 
-    def __init__(self, address: ir.Value, kind: ir.FunctionType):
-        self.function_type = self.type = kind
-        self.get_reference = address.get_reference
+    Its pointers are to different memory, so that LLVM need not load a value again after a store.
+    """
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(VOID, kinds), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    for argument in function.args:
+        if argument.type == POINTER:
+            argument.add_attribute("noalias")
+    emit(ir.IRBuilder(function.append_basic_block("entry")), *function.args)
+    return function
+
+
+class _Callee:
+    """What llvmlite's ``call`` asks of a callee, as its own ``InlineAsm`` answers it.
+
+    A pointer that was loaded from memory has no function type, and llvmlite knows no other way.
+    """
+
+    def __init__(self, pointer: ir.Value, signature: ir.FunctionType):
+        self.function_type = self.type = signature
+        self.get_reference = pointer.get_reference
+
+
+def call_pointer(
+    b: ir.IRBuilder, pointer: ir.Value, signature: ir.FunctionType, arguments: Sequence[ir.Value]
+) -> ir.Value:
+    """Call the function at an address."""
+    return b.call(_Callee(pointer, signature), arguments)
 
 
 def suffix(kind: ir.Type) -> str:
-    """What LLVM adds to the name of an intrinsic function: ``v8f32``."""
+    """The suffix of a type in the name of an intrinsic function, such as ``v8f32``."""
     if isinstance(kind, ir.PointerType):
         return "p0"
     if isinstance(kind, ir.VectorType):
@@ -153,31 +201,35 @@ def intrinsic(
     result: ir.Type | None = None,
     of: tuple[ir.Type, ...] = (),
 ) -> ir.Value:
-    """Call an intrinsic function of LLVM, whose full name ends in the types ``of``, by default that of its first operand.
+    """Call an intrinsic function of LLVM.
 
-    ``result`` is what it gives, by default the same type.
+    Its full name ends in the types ``of``, by default the type of the first operand, which is also
+    the default of the type ``result``.
     """
     first = values[0].type
     full = ".".join(["llvm", name, *map(suffix, of or (first,))])
     return b.call(declared(b.module, full, result or first, *(v.type for v in values)), values)
 
 
-# --- memory: whole vectors, or as many numbers as there are ---------------------------------------------------------
+# --- memory -----------------------------------------------------------------------------------
 
 
-def at(b: ir.IRBuilder, pointer: ir.Value, offset: ir.Value | int) -> ir.Value:
-    """The address ``offset`` bytes further."""
-    return b.gep(pointer, [i64(offset) if isinstance(offset, int) else offset], source_etype=I8)
+def advance(b: ir.IRBuilder, pointer: ir.Value, count: ir.Value | int) -> ir.Value:
+    """The address ``count`` bytes after a pointer."""
+    return b.gep(pointer, [i64(count) if isinstance(count, int) else count], source_etype=I8)
+
+
+def bytes_of(vector: ir.VectorType) -> int:
+    """The size of a vector in memory."""
+    return int(vector.count) * (4 if isinstance(vector.element, ir.FloatType) else 8)
 
 
 def stack(b: ir.IRBuilder, size: int, align: int) -> ir.Value:
-    """The address of ``size`` bytes of the stack."""
+    """Allocate ``size`` bytes of the stack."""
     with b.goto_entry_block():
         slot = b.alloca(I8, size)
-    slot.align, slot.type = (
-        align,
-        POINTER,
-    )  # llvmlite would give it the type of a pointer to bytes, which LLVM no longer has
+    # llvmlite gives it the type of a pointer to bytes, which LLVM no longer has.
+    slot.align, slot.type = align, POINTER
     return slot
 
 
@@ -186,17 +238,19 @@ def mask(lanes: int, count: int) -> ir.Constant:
     return ir.Constant(ir.VectorType(I1, lanes), [lane < count for lane in range(lanes)])
 
 
-def read(
+def load_lanes(
     b: ir.IRBuilder, address: ir.Value, kind: ir.VectorType, count: int, align: int
 ) -> ir.Value:
-    """The first ``count`` numbers of a vector; the others are zero, and not touched in memory."""
+    """Load the first ``count`` numbers of a vector; the others are zero, and not read."""
     if count == kind.count:
         return b.load(address, typ=kind, align=align)
     operands = address, ir.Constant(I32, align), mask(kind.count, count), constant(kind, 0)
     return intrinsic(b, "masked.load", *operands, result=kind, of=(kind, POINTER))
 
 
-def write(b: ir.IRBuilder, value: ir.Value, address: ir.Value, count: int, align: int) -> None:
+def store_lanes(
+    b: ir.IRBuilder, value: ir.Value, address: ir.Value, count: int, align: int
+) -> None:
     """Store the first ``count`` numbers of a vector."""
     kind = value.type
     if count == kind.count:

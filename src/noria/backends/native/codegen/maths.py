@@ -1,8 +1,9 @@
-"""Elementary functions of vectors, as machine code without calls where that is reasonable.
+"""Elementary functions of vectors, as inline code for most functions.
 
-``FUNCTIONS[name](builder, x)`` emits one for ``<N x float>`` or ``<N x double>``, any N; so does ``BINARY_FUNCTIONS``
-for two arguments. With and without fused multiply-add, the largest relative error found over every
-binade, in units of 2⁻²³ and 2⁻⁵², rounded up (also where sin and cos are nearly zero; ``tests/test_native_maths.py``):
+``FUNCTIONS[name](builder, x)`` emits one for ``<N x float>`` or ``<N x double>`` with any N;
+``BINARY_FUNCTIONS`` has those of two arguments. ``tests/test_native_maths.py`` measures errors over
+every binade, with and without fused multiply-add, also where sin and cos are nearly zero. The
+largest relative errors, in units of 2⁻²³ and 2⁻⁵², rounded up:
 
     ========  =======  =======
     function  float32  float64
@@ -28,47 +29,31 @@ binade, in units of 2⁻²³ and 2⁻⁵², rounded up (also where sin and cos a
     pow             1       1*
     ========  =======  =======
 
-    * the C library's function lane by lane, with room for other libraries than glibc; so are sin, cos and tan in
-      float32 of a vector with any |x| > 10⁵
+    * the C library's function lane by lane, with a margin for libraries other than glibc; so are
+      sin, cos and tan in float32 if any lane has |x| > 10⁵
 
-NaN, infinities, signed zeros, overflow and underflow are as in C. A result below the smallest normal number may be
-zero, and log, like XLA's, takes such an argument for zero. |tanh| and |erf| never pass 1, and reach it.
+NaN, infinities, signed zeros, overflow and underflow are as in C. A result below the smallest
+normal number may be zero, and log takes such an argument for zero, as XLA does. |tanh| and |erf|
+reach 1 and never exceed it.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 
 from llvmlite import ir
 
+from noria.backends.native.codegen import exponential, trigonometric
+from noria.backends.native.codegen.coefficients import DOUBLE, ERF, ERFC, FLOAT
+from noria.backends.native.codegen.exponential import exp, log, rational, taylor
 from noria.backends.native.codegen.llvm import declared, suffix
-from noria.backends.native.codegen.vector import DOUBLE, FLOAT, Format, Vector, numbers
-
-LN2, LOG2E = math.log(2), 1 / math.log(2)
-LARGE_ANGLE = 1e5
-
-# For single precision alone: x P(x²) / Q(x²) as (P, Q), by reweighted least squares; P of erfc; sin r / r and cos r in
-# powers of r², by Remez's exchange; both in 40 digits or more.
-TANH = (
-    numbers("0.9999999785 0.1337777511 0.003491726595 2.05454674e-05 1.326629398e-08"),
-    numbers("1.0 0.4671108986 0.02586229433 0.000327931713 7.740442743e-07"),
-)
-ERF = (
-    numbers(
-        "1.128379144 0.1915457313 0.05287483721 0.003807962632 0.0002846828508 2.025939074e-06"
-    ),
-    numbers("1.0 0.5030856619 0.1145577264 0.01505469407 0.001170676622 3.783186493e-05"),
-)
-ERFC = numbers(
-    "0.5641557867 1.130176634 1.933901697 3.337081268 -1.321893336 19.18080893 -64.67900261 74.79901945 -30.81446881"
-)
-SIN = numbers("1.0 -0.166666546 0.008332096042 -0.000195032935")
-COS = numbers("1.0 -0.5 0.04166665458 -0.001388764946 2.446316604e-05")
-HALF_PI = (1.57079632673412561417, 6.07710050650619224932e-11)
+from noria.backends.native.codegen.vector import Vector
 
 
 def _emitting(label: str, rule: Callable[..., Vector]) -> Callable[..., ir.Value]:
-    """A rule as a function of the module, inlined where it is called."""
+    """A rule as a function of the module, which LLVM inlines at each call.
+
+    Without it, a function with a thousand calls would be emitted, and parsed, a thousand times.
+    """
 
     def emit(builder: ir.IRBuilder, *values: ir.Value) -> ir.Value:
         kind = values[0].type
@@ -85,217 +70,27 @@ def _emitting(label: str, rule: Callable[..., Vector]) -> Callable[..., ir.Value
     return emit
 
 
-def _by_lane(name: str, *vectors: Vector) -> Vector:
-    """The C library's function."""
-    x = vectors[0]
-    kind, builder = x.value.type, x.builder
-    short = "f" if x.format is FLOAT else ""
-    function = declared(builder.module, name + short, kind.element, *[kind.element] * len(vectors))
-    y = ir.Constant(kind, ir.Undefined)
-    for lane in map(ir.IntType(32), range(kind.count)):
-        number = builder.call(function, [builder.extract_element(v.value, lane) for v in vectors])
-        y = builder.insert_element(y, number, lane)
-    return Vector(builder, y)
-
-
-def _powers(x: Vector, bias: int, floor: bool = False, sign: int = 1) -> tuple[Vector, Vector]:
-    """(2ⁿ, ±r) where e^±x = 2ⁿ eʳ; a bias smaller than the format's gives as much smaller a power.
-
-    n is nearest to ±x / ln 2, or just below: then both ends of the range come out without a correction.
-    """
-    f = x.format
-    magic = f.round + bias
-    # a half, less what keeps n = 0 at x = 0
-    t = (
-        x.fma(LOG2E, 2.0 ** -(f.mantissa - 1) - 0.5) + magic
-        if floor
-        else x.fma(sign * LOG2E, magic)
-    )
-    n = t - magic
-    r = n.fma(-sign * f.ln2[1], n.fma(-sign * f.ln2[0], x))
-    return (t.bits << f.mantissa).number, r
-
-
-def _exp(x: Vector, halve: int = 0) -> Vector:
-    """2ⁿ P(r), halved if asked for, which leaves room at the top."""
-    f = x.format
-    power, r = _powers(
-        x.clamp((0.5 - f.bias) * LN2, (f.bias + 1.5 + halve) * LN2), f.bias - halve, floor=True
-    )
-    return r.polynomial((1.0, *f.exp)) * power
-
-
-def _exp2(x: Vector) -> Vector:
-    """2ⁿ = 2ʰ 2ⁿ⁻ʰ, so that neither overflows before the product does."""
-    f = x.format
-    x = x.clamp(-f.bias - f.mantissa - 3.0, f.bias + 3.0)
-    n = x + f.round - f.round
-    half = n.fma(0.5, f.round + f.bias)
-    other = n - (half - (f.round + f.bias)) + (f.round + f.bias)
-    y = ((x - n) * LN2).polynomial((1.0, *f.expm1))
-    return y * (half.bits << f.mantissa).number * (other.bits << f.mantissa).number
-
-
-def _expm1(x: Vector) -> Vector:
-    """2 (2ⁿ⁻¹ (eʳ - 1) + 2ⁿ⁻¹ - ½)."""
-    f = x.format
-    half, r = _powers(x.clamp(-(f.mantissa + 2) * LN2, (f.bias + 1.4) * LN2), f.bias - 1)
-    y = (r * r.polynomial(f.expm1)).fma(half, half - 0.5)
-    return x.where(_small(x), y + y)
-
-
-def _taylor(powers: Iterable[int]) -> list[float]:
-    return [1 / math.factorial(n) for n in powers]
-
-
-def _small(x: Vector) -> Vector:
-    """Where x + x² is x, and squares may underflow."""
-    return x.intrinsic("fabs").compare("<", 2.0 ** -(x.format.mantissa + 2))
-
-
-def _logistic(x: Vector) -> Vector:
-    """1 / (1 + e⁻ˣ)."""
-    f = x.format
-    power, minus_r = _powers(x.clamp(-(f.bias + 1) * LN2, f.bias * LN2), f.bias, sign=-1)
-    exp = (c * (-1) ** n for n, c in enumerate((1.0, *f.exp_nearest)))
-    return 1.0 / minus_r.polynomial(exp).fma(power, 1.0)
-
-
-def _rational(
-    x: Vector, limit: float, above: tuple[float, ...], below: tuple[float, ...]
-) -> Vector:
-    """P(x²) / Q(x²) times x on ±limit, never above 1, and constant beyond: 1, where a sum rounds so with and without FMA."""
-    x = x.clamp(-limit, limit)
-    z = x * x
-    return (x * z.polynomial(above) / z.polynomial(below)).clamp(-1.0, 1.0)
-
-
-def _tanh(x: Vector) -> Vector:
-    """A rational function in single precision, E / (E + 2) with E = e²ˣ - 1 in double."""
-    f = x.format
-    if f is FLOAT:
-        return _rational(x, 9.02, *TANH)
-    power, r = _powers(x.clamp(-20.0, 20.0) * 2.0, f.bias)
-    e = (r * r.polynomial(f.expm1)).fma(power, power - 1.0)
-    return x.where(_small(x), e / (e + 2.0))
-
-
-def _mantissa(x: Vector) -> tuple[Vector, Vector]:
-    """(m, k + bias) where x = 2ᵏ m and √½ ≤ m < √2; the second is an integer."""
-    f = x.format
-    root = _integer(math.sqrt(0.5), f)
-    j = x.bits + ((f.bias << f.mantissa) - root)
-    return ((j & ((1 << f.mantissa) - 1)) + root).number, j >> f.mantissa
-
-
-def _integer(number: float, f: Format) -> int:
-    """The bits of a positive number, rounded down."""
-    m, e = math.frexp(number)
-    return ((e - 1 + f.bias) << f.mantissa) + int((2 * m - 1) * 2**f.mantissa)
-
-
-def _log_of(x: Vector, g: Vector, k: Vector) -> Vector:
-    """The sum of k ln 2 and log(1 + g) = 2 artanh(s) = g - s (g - R(s²)), s = g / (2 + g); or what the edges of x ask."""
-    f = x.format
-    top = 2.0**f.mantissa
-    k = (k | _integer(top, f)).number - (top + f.bias)
-    s = g / (g + 2.0)
-    z = s * s
-    tail = s.fma(z * z.polynomial(f.log) - g, k * f.ln2[1])
-    y = k.fma(f.ln2[0], g + tail)
-    edge = x.constant(math.nan).where(x.compare("<=", -f.tiny), -math.inf)
-    return edge.where(x.compare("<", f.tiny), y.where(x.compare("<", math.inf), x))
-
-
-def _log(x: Vector) -> Vector:
-    m, k = _mantissa(x)
-    return _log_of(x, m - 1.0, k)
-
-
-def _log1p(x: Vector) -> Vector:
-    """1 + x = 2ᵏ (1 + f), where f takes up again what the sum lost."""
-    f = x.format
-    u = x + 1.0
-    m, k = _mantissa(u)
-    down = ((k ^ -1) + (2 * f.bias + 1) << f.mantissa).number  # 2⁻ᵏ
-    lost = ((x - (u - 1.0)) * down).where(u.compare("<", 2.0**f.mantissa), 0.0)
-    return x.where(_small(x), _log_of(u, m - 1.0 + lost, k))
-
-
 def _erf(x: Vector) -> Vector:
-    return _rational(x, 4.0, *ERF) if x.format is FLOAT else _by_lane("erf", x)
+    return rational(x, 4.0, *ERF) if x.format is FLOAT else x.by_lane("erf")
 
 
 def _erfc(x: Vector) -> Vector:
-    """From ½ on t P(t) e^(-x²) with t = 1 / (x + 2), before that 1 - erf(x)."""
+    """From ½ on t P(t) e^(-x²) with t = 1 / (x + 2), and 1 - erf(x) below."""
     if x.format is DOUBLE:
-        return _by_lane("erfc", x)
+        return x.by_lane("erfc")
     y = x.clamp(0.5, 12.0)
-    high = (y.bits & -(1 << 12)).number  # its square is exact
+    high = (y.bits & -(1 << 12)).number  # 12 bits: its square is exact; y² = high² - low
     t = 1.0 / (y + 2.0)
     low = (high - y) * (high + y)
-    tail = t * t.polynomial(ERFC) * _exp(-(high * high)) * low.polynomial(_taylor(range(6)))
+    tail = t * t.polynomial(ERFC) * exp(-(high * high)) * low.polynomial(taylor(range(6)))
     return (-_erf(x) + 1.0).where(x.compare("<", 0.5), tail)
 
 
-def _waves(x: Vector) -> tuple[Vector, Vector, Vector]:
-    """(sin r, cos r, n) where x = n π/2 + r, found in double precision."""
-    wide = x.cast("fpext", ir.DoubleType())
-    t = wide.fma(2 / math.pi, DOUBLE.round)
-    n = t - DOUBLE.round
-    r = n.fma(-HALF_PI[1], n.fma(-HALF_PI[0], wide)).cast("fptrunc", ir.FloatType())
-    z = r * r
-    return r * z.polynomial(SIN), z.polynomial(COS), t.bits.cast("trunc", ir.IntType(32))
-
-
-def _turned(x: Vector, name: str, wave: Callable[[Vector], Vector]) -> Vector:
-    """The C library's function in double precision, or where a lane is beyond what _waves reduces."""
-    if x.format is DOUBLE:
-        return _by_lane(name, x)
-    builder, lanes = x.builder, x.value.type.count
-    beyond = x.intrinsic("fabs").compare(">", LARGE_ANGLE)
-    any_beyond = builder.icmp_unsigned(
-        "!=", builder.bitcast(beyond.value, ir.IntType(lanes)), ir.IntType(lanes)(0)
-    )
-    with builder.if_else(any_beyond, likely=False) as (rare, usual):
-        with rare:
-            slow, here = _by_lane(name, x), builder.block
-        with usual:
-            fast, there = wave(x), builder.block
-    y = builder.phi(x.value.type)
-    y.add_incoming(slow.value, here)
-    y.add_incoming(fast.value, there)
-    return Vector(builder, y)
-
-
-def _wave(x: Vector, quarter: int) -> Vector:
-    sin, cos, n = _waves(x)
-    n = n + quarter
-    y = sin.where((n & 1).compare("==", 0), cos)
-    return (y.bits ^ ((n & 2) << 30)).number
-
-
-def _tangent(x: Vector) -> Vector:
-    sin, cos, n = _waves(x)
-    even = (n & 1).compare("==", 0)
-    return sin.where(even, -cos) / cos.where(even, sin)
-
-
-def _sinh(x: Vector) -> Vector:
-    """e^|x|/2 - e^-|x|/2 with the sign of x; Taylor's series on [-1, 1]."""
-    a, z = x.intrinsic("fabs"), x * x
-    half = _exp(a, halve=1)
-    series = x * z.polynomial(_taylor(range(1, x.format.sinh, 2)))
-    return series.where(a.compare("<", 1.0), (half - 0.25 / half).intrinsic("copysign", x))
-
-
-def _cosh(x: Vector) -> Vector:
-    half = _exp(x.intrinsic("fabs"), halve=1)
-    return half + 0.25 / half
-
-
 def _in_double(x: Vector) -> Vector:
-    """In double precision, denormal numbers too, which instructions take for zero while a kernel runs."""
+    """In double precision. While a kernel runs, instructions take denormal numbers for zero.
+
+    So those are converted by their bits: the integer times 2⁻¹⁴⁹.
+    """
     wide, bits = x.cast("fpext", ir.DoubleType()), x.bits
     denormal = ((bits & 0x7FFFFF).cast("sitofp", ir.DoubleType()) * 2.0**-149).intrinsic(
         "copysign", wide
@@ -306,14 +101,14 @@ def _in_double(x: Vector) -> Vector:
 def _pow(x: Vector, y: Vector) -> Vector:
     """e^(y log|x|) in double precision, and C's special cases."""
     if x.format is DOUBLE:
-        return _by_lane("pow", x, y)
+        return x.by_lane("pow", y)
     x, y = _in_double(x), _in_double(y)
-    a, whole = x.intrinsic("fabs"), y.clamp(-(2.0**30), 2.0**30)  # all integers beyond are even
+    a, whole = x.intrinsic("fabs"), y.clamp(-(2.0**30), 2.0**30)  # larger floats are even
 
     def integer(v: Vector) -> Vector:
         return v.compare("==", v + DOUBLE.round - DOUBLE.round)
 
-    power = _exp(y * _log(a))
+    power = exp(y * log(a))
     one = y.compare("==", 0.0) | x.compare("==", 1.0)
     one = one | a.compare("==", 1.0) & y.intrinsic("fabs").compare("==", math.inf)
     power = x.constant(1.0).where(one, power)
@@ -324,7 +119,10 @@ def _pow(x: Vector, y: Vector) -> Vector:
 
 
 def _without_denormals(x: Vector) -> Vector:
-    """Zeros in their place: in the mode of a kernel, the library's function reads their bits wrongly."""
+    """Zeros instead of denormal numbers.
+
+    The library's function reads their bits, while its instructions take them for zero.
+    """
     zero = x.constant(0.0).intrinsic("copysign", x)
     return zero.where(x.intrinsic("fabs").compare("<", 2.0 ** (1 - x.format.bias)), x)
 
@@ -332,29 +130,31 @@ def _without_denormals(x: Vector) -> Vector:
 Unary = Callable[[ir.IRBuilder, ir.Value], ir.Value]
 Binary = Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
 
-_WAVES: dict[str, Callable[[Vector], Vector]] = {
-    "sin": lambda x: _wave(x, 0),
-    "cos": lambda x: _wave(x, 1),
-    "tan": _tangent,
-}
 _UNARY: dict[str, Callable[[Vector], Vector]] = {
-    **{
-        rule.__name__[1:]: rule
-        for rule in (_tanh, _logistic, _exp, _exp2, _expm1, _log, _log1p, _sinh, _cosh)
-    },
-    **{name: partial(_turned, name=name, wave=wave) for name, wave in _WAVES.items()},
+    "tanh": exponential.tanh,
+    "logistic": exponential.logistic,
+    "exp": exponential.exp,
+    "exp2": exponential.exp2,
+    "expm1": exponential.expm1,
+    "log": exponential.log,
+    "log1p": exponential.log1p,
+    "sinh": exponential.sinh,
+    "cosh": exponential.cosh,
+    "sin": trigonometric.sin,
+    "cos": trigonometric.cos,
+    "tan": trigonometric.tan,
     "erf": _erf,
     "erfc": _erfc,
-    "cbrt": lambda x: _by_lane("cbrt", _without_denormals(x)),
+    "cbrt": lambda x: _without_denormals(x).by_lane("cbrt"),
     "sqrt": lambda x: x.intrinsic("sqrt"),
     "rsqrt": lambda x: 1.0 / x.intrinsic("sqrt"),
 }
 
-#: By JAX's names of the primitives.
+#: The functions of one argument, by JAX's names of the primitives.
 FUNCTIONS: dict[str, Unary] = {name: _emitting(name, rule) for name, rule in _UNARY.items()}
 
-#: Those of two arguments.
+#: The functions of two arguments.
 BINARY_FUNCTIONS: dict[str, Binary] = {
-    "atan2": _emitting("atan2", partial(_by_lane, "atan2")),
+    "atan2": _emitting("atan2", lambda y, x: y.by_lane("atan2", x)),
     "pow": _emitting("pow", _pow),
 }

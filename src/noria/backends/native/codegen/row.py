@@ -2,30 +2,36 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
-from noria.backends.native.codegen.elementwise import ELEMENTWISE, in_memory
-from noria.backends.native.codegen.llvm import I8, at, constant, i64, mask, read, splat, write
+from noria.backends.native.codegen.addresses import Addresses, vector_of
+from noria.backends.native.codegen.elementwise import EMITTERS, in_memory
+from noria.backends.native.codegen.llvm import (
+    I8,
+    advance,
+    constant,
+    i64,
+    load_lanes,
+    mask,
+    splat,
+    store_lanes,
+)
 from noria.backends.native.plan.stages import Constant, DotColumns, Elementwise, Load, Slot
 from noria.backends.native.plan.tiling import StageTiling, item_of
-
-if TYPE_CHECKING:
-    from noria.backends.native.codegen.kernel import Run
-
-
-_COMBINE = {"reduce_sum": "add", "reduce_max": "max", "reduce_min": "min"}
+from noria.ir.graph import Equation
+from noria.ir.primitives import COMBINE
 
 
-def combine(b: ir.IRBuilder, equation: Any, one: ir.Value, other: ir.Value) -> ir.Value:
+def combine(b: ir.IRBuilder, equation: Equation, one: ir.Value, other: ir.Value) -> ir.Value:
     """The operation that a reduction repeats."""
-    return ELEMENTWISE[_COMBINE[equation.name]].rule(b, equation, [one, other])
+    return EMITTERS[COMBINE[equation.name]](b, equation, [one, other])
 
 
-def neutral(equation: Any) -> Any:
-    """What a reduction begins with."""
+def neutral(equation: Equation) -> Any:
+    """The neutral element of a reduction."""
     dtype = equation.inputs[0].aval.dtype
     if equation.name == "reduce_sum":
         return 0
@@ -35,112 +41,134 @@ def neutral(equation: Any) -> Any:
     return np.iinfo(dtype).min if lowest else np.iinfo(dtype).max
 
 
-def _key(atom: Any, offset: int) -> tuple[int, int]:
-    return id(atom), offset  # numbers are not hashable
+def emit_row(
+    addresses: Addresses,
+    tiling: StageTiling,
+    row: ir.Value,
+    block: ir.Value,
+    tile: ir.Value | None,
+    counts: Sequence[int],
+) -> None:
+    """Store all values that a stage stores, for one block of features of one example.
+
+    Args:
+        addresses: the address of each value.
+        tiling: the stage.
+        row: the example.
+        block: the number of the block.
+        tile: the address of the products, if there are any.
+        counts: how many features each vector of the block has.
+    """
+    b, lanes = addresses.b, addresses.plan.lanes
+    start = b.mul(block, i64(tiling.vectors * lanes))
+    for n, count in enumerate(counts):
+        if count:
+            feature = b.add(start, i64(n * lanes))
+            _Vector(addresses, tiling, row, tile, counts, n, feature).emit()
 
 
-class Row:
-    """The element-wise part of a stage for one block of features of one example."""
+class _Vector:
+    """One vector of the features of an example: number ``n`` of its block, from ``feature`` on."""
 
     def __init__(
-        self, run: "Run", tiling: StageTiling, row: ir.Value, block: ir.Value, tile: ir.Value | None
+        self,
+        addresses: Addresses,
+        tiling: StageTiling,
+        row: ir.Value,
+        tile: ir.Value | None,
+        counts: Sequence[int],
+        n: int,
+        feature: ir.Value,
     ):
-        self.run, self.b, self.lanes = run, run.b, run.plan.lanes
-        self.schedule, self.tiling, self.stage = run.schedule, tiling, tiling.stage
-        self.row, self.tile = row, tile
-        self.start = self.b.mul(block, i64(tiling.vectors * self.lanes))
+        self.addresses, self.b, self.plan = addresses, addresses.b, addresses.plan
+        self.tiling, self.stage, self.schedule = tiling, tiling.stage, self.plan.schedule
+        self.row, self.tile, self.counts, self.n, self.feature = row, tile, counts, n, feature
+        self.count, self.lanes = counts[n], self.plan.lanes
+        self._computed: dict[tuple[int, int], ir.Value] = {}
 
-    def emit(self, counts: Sequence[int]) -> None:
-        """Store all that the stage stores; ``counts`` are the features of each vector."""
-        self.counts = counts
-        for vector, count in enumerate(counts):
-            if not count:
-                continue
-            self.vector, self.count = vector, count
-            self.at = self.b.add(self.start, i64(vector * self.lanes))
-            self.known: dict[tuple[Any, int], ir.Value] = {}
-            for atom, places in self.stage.stores:
-                value = self.value(atom, 0)
-                for place in places:
-                    self._store(value, place)
-            for equation, _ in self.stage.reductions:
-                self._add(equation)
+    def emit(self) -> None:
+        for atom, slots in self.stage.stores:
+            value = self._value(atom, 0)
+            for slot in slots:
+                self._store(value, slot)
+        for equation, _ in self.stage.reductions:
+            self._accumulate(equation)
 
-    def value(self, atom: Any, offset: int) -> ir.Value:
-        """The vector of ``atom`` here; each is computed once."""
-        todo = [(atom, offset)]  # a cell may be thousands of operations deep, which no recursion is
+    def _value(self, atom: Any, offset: int) -> ir.Value:
+        """The vector of ``atom``; each is computed once."""
+        todo = [(atom, offset)]  # no recursion: a cell may be thousands of operations deep
         while todo:
             key = _key(*todo[-1])
-            if key in self.known:
+            if key in self._computed:
                 todo.pop()
                 continue
-            node = self.schedule.node_at(
+            node = self.schedule.lookup.node_at(
                 *todo[-1], self.stage.extent, self.stage.local.__contains__
             )
             operands = node.operands if isinstance(node, Elementwise) else ()
-            waits_for = [pair for pair in operands if _key(*pair) not in self.known]
+            waits_for = [pair for pair in operands if _key(*pair) not in self._computed]
             if waits_for:
                 todo += reversed(waits_for)
             else:
-                self.known[key] = self._value(node)
-        return self.known[_key(atom, offset)]
+                self._computed[key] = self._of_node(node)
+        return self._computed[_key(atom, offset)]
 
-    def _value(self, node: Any) -> ir.Value:
+    def _of_node(self, node: Any) -> ir.Value:
         if isinstance(node, Constant):
-            return constant(self.run.plan.vector(node.dtype), node.value)
+            return constant(vector_of(self.plan, node.dtype), node.value)
         if isinstance(node, Load):
             return self._load(node)
         if isinstance(node, DotColumns):
             return self._of_tile(node)
         assert isinstance(node, Elementwise)
-        args = [self.known[_key(*pair)] for pair in node.operands]
-        return ELEMENTWISE[node.equation.name].rule(self.b, node.equation, args)
+        args = [self._computed[_key(*pair)] for pair in node.operands]
+        return EMITTERS[node.equation.name](self.b, node.equation, args)
 
     def _of_tile(self, product: DotColumns) -> ir.Value:
+        """A vector of products, which a microkernel has left in the tile."""
+        result = product.equation.outputs[0]
         for panel in self.tiling.panels:
-            if (product, self.vector) in panel.columns:
-                kind = self.run.plan.vector(product.equation.outputs[0].aval.dtype)
-                item = item_of(product.equation.outputs[0])
-                place = (
-                    panel.tile_offset
-                    + self.run.plan.tile_position(panel, self.counts, product, self.vector) * item
-                )
+            if (product, self.n) in panel.columns:
+                kind, item = vector_of(self.plan, result.aval.dtype), item_of(result)
+                position = self.plan.tile_position(panel, self.counts, product, self.n)
                 assert self.tile is not None
-                return self.b.load(at(self.b, self.tile, place), typ=kind, align=item)
+                address = advance(self.b, self.tile, panel.tile_offset + position * item)
+                return self.b.load(address, typ=kind, align=item)
         raise AssertionError(product)
 
     def _load(self, node: Load) -> ir.Value:
-        b, dtype, place = self.b, node.value.aval.dtype, self.schedule.slots[node.value]
-        kind = in_memory(dtype)
+        b, dtype, slot = self.b, node.value.aval.dtype, self.schedule.slots[node.value]
+        kind, item = in_memory(dtype), item_of(node.value)
         if node.extent == 1:
-            number = b.load(
-                self.run.address(place, node.offset, self.row), typ=kind, align=item_of(node.value)
-            )
-            found = splat(b, number, self.lanes)
+            address = self.addresses.address(slot, node.offset, self.row)
+            found = splat(b, b.load(address, typ=kind, align=item), self.lanes)
         else:
-            address = self.run.address(place, b.add(self.at, i64(node.offset)), self.row)
-            found = read(
-                b, address, ir.VectorType(kind, self.lanes), self.count, item_of(node.value)
-            )
+            feature = b.add(self.feature, i64(node.offset))
+            address = self.addresses.address(slot, feature, self.row)
+            found = load_lanes(b, address, ir.VectorType(kind, self.lanes), self.count, item)
         if dtype.kind == "b":
             found = b.icmp_unsigned("!=", found, constant(found.type, 0))
         return found
 
-    def _store(self, value: ir.Value, place: Slot) -> None:
+    def _store(self, value: ir.Value, slot: Slot) -> None:
         b = self.b
-        holder = self.schedule.values(place.kind)[place.number]
+        holder = self.schedule.values(slot.kind)[slot.number]
         if holder.aval.dtype == bool:
             value = b.zext(value, ir.VectorType(I8, self.lanes))
-        write(b, value, self.run.address(place, self.at, self.row), self.count, item_of(holder))
+        address = self.addresses.address(slot, self.feature, self.row)
+        store_lanes(b, value, address, self.count, item_of(holder))
 
-    def _add(self, equation: Any) -> None:
+    def _accumulate(self, equation: Equation) -> None:
+        """Add a vector to the partial results of a reduction."""
         b = self.b
-        value = self.value(equation.inputs[0], 0)
+        value = self._value(equation.inputs[0], 0)
         if self.count < self.lanes:
-            value = b.select(
-                mask(self.lanes, self.count), value, constant(value.type, neutral(equation))
-            )
-        address = self.run.sum_at(equation, self.row)
-        b.store(
-            combine(b, equation, b.load(address, typ=value.type, align=4), value), address, align=4
-        )
+            rest = constant(value.type, neutral(equation))
+            value = b.select(mask(self.lanes, self.count), value, rest)
+        address = self.addresses.reduction_at(equation, self.row)
+        before = b.load(address, typ=value.type, align=4)
+        b.store(combine(b, equation, before, value), address, align=4)
+
+
+def _key(atom: Any, offset: int) -> tuple[int, int]:
+    return id(atom), offset  # literals are not hashable

@@ -1,10 +1,17 @@
-"""What is done before and after the steps of a time block, for all of them at once.
+"""The prologue and the epilogue of a time block, each for all of its steps at once.
 
-Before them, in ``prepare``, products of the input are made; after them, in ``finish``, products that are only emitted, and what the steps recorded is
-added to the totals, which count as zero after the first time block.
+The prologue multiplies the inputs of the block with weights. The epilogue multiplies values that
+are only emitted, and adds the rank updates of the block to the accumulators, which count as zero
+before the first block.
 
-A record holds one vector of features after the other, each for all rows of the time block: a few numbers of one record and a few vectors of another are
-two streams, whose outer products are summed in registers.
+An operand of a rank update has one vector of features after the other, each for all rows of the
+block. A few numbers of one operand and a few vectors of another are two streams, whose outer
+products are summed in registers::
+
+    rows of the block      left operand          right operand       registers
+    0                      a0 a1 a2 a3           [b] [c]             a0[b] a0[c]
+    1                      a0 a1 a2 a3           [b] [c]          +  a1[b] a1[c]
+    ...                                                              ...
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,202 +19,181 @@ from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.codegen import microkernels
-from noria.backends.native.codegen.addresses import Buffers, arrays, panel_at
-from noria.backends.native.codegen.llvm import (
-    I64,
-    POINTER,
-    VOID,
-    at,
-    constant,
-    fold,
-    i64,
-    in_share,
-    in_tiles,
-    loop,
-    read,
-    stack,
-    write,
+from noria.backends.native.codegen.addresses import (
+    Buffers,
+    begin_step_function,
+    panel_at,
+    panel_vector,
+    scratch_arrays,
+    vector_of,
 )
-from noria.backends.native.lower.legalize import size
+from noria.backends.native.codegen.llvm import (
+    advance,
+    bytes_of,
+    carry_loop,
+    constant,
+    for_share,
+    for_tiles,
+    i64,
+    load_lanes,
+    loop,
+    stack,
+    store_lanes,
+)
+from noria.backends.native.codegen.microkernels import gemm_microkernel, rank_k_update
 from noria.backends.native.plan.stages import BlockDot, RankUpdate, Slot
-from noria.backends.native.plan.tiling import ALIGN, KernelPlan, StageTiling, item_of
-
-#: How many sizes the functions are given.
-SIZES = 4
+from noria.backends.native.plan.tiling import (
+    ALIGN,
+    KernelPlan,
+    StageTiling,
+    VectorGroup,
+    item_of,
+    update_groups,
+)
+from noria.ir.graph import size
 
 
 def emit_time_block(plan: KernelPlan, module: ir.Module) -> None:
-    """Add to a module the functions ``prepare`` and ``finish``, as far as there is something to do."""
+    """Add to a module ``block_prologue`` and ``block_epilogue``, those that have work to do."""
     if plan.prologue:
-        TimeBlock(plan, module, "block_prologue").emit(plan.prologue, ())
+        _TimeBlock(plan, module, "block_prologue").emit(plan.prologue, ())
     if plan.epilogue or plan.schedule.accumulators:
-        TimeBlock(plan, module, "block_epilogue").emit(plan.epilogue, plan.schedule.updates)
+        _TimeBlock(plan, module, "block_epilogue").emit(plan.epilogue, plan.schedule.updates)
 
 
-class TimeBlock:
+class _TimeBlock:
     """A function of the steps from ``begin`` to before ``end``."""
 
     def __init__(self, plan: KernelPlan, module: ir.Module, name: str):
         self.plan, self.schedule = plan, plan.schedule
-        function = ir.Function(module, ir.FunctionType(VOID, [POINTER, *[I64] * (SIZES + 4)]), name)
-        self.b = b = ir.IRBuilder(function.append_basic_block("entry"))
-        table, time, self.batch, reverse, block_steps, begin, end, self.share, self.shares = (
-            function.args
-        )
+        self.b, table, sizes, part = begin_step_function(module, name)
+        b, (begin, end, self.share, self.shares) = self.b, part
+        time, self.batch, reverse, block_steps = sizes
         self.buffers = Buffers(b, table, self.schedule)
-        self.fresh = b.icmp_signed("==", begin, i64(0))
-        self.first = b.select(
-            b.icmp_signed("!=", reverse, i64(0)), b.sub(time, end), begin
-        )  # in time
+        self.fresh = b.icmp_signed("==", begin, i64(0))  # accumulators count as zero
+        backwards = b.icmp_signed("!=", reverse, i64(0))
+        self.first = b.select(backwards, b.sub(time, end), begin)  # in the order of time
         self.rows, self.depth = b.mul(block_steps, self.batch), b.mul(b.sub(end, begin), self.batch)
-        self.arrays = arrays(b, plan, self.buffers, self.batch, block_steps)
+        self.arrays = scratch_arrays(b, plan, self.buffers, self.batch, block_steps)
 
     def emit(
-        self, block_dots: Sequence[tuple[BlockDot, StageTiling]], updates: Sequence[RankUpdate]
+        self, products: Sequence[tuple[BlockDot, StageTiling]], updates: Sequence[RankUpdate]
     ) -> None:
-        for block_dot, tiling in block_dots:
-            self._project(block_dot, tiling)
+        for product, tiling in products:
+            self._multiply(product, tiling)
         for update in updates:
             if update.right is None:
-                self._values(update)
+                self._add_rows(update)
             else:
-                self._products(update)
+                self._add_outer_products(update, update.right)
         self.b.ret_void()
 
-    # --- products ---------------------------------------------------------------------------------------------------
+    # --- products ---------------------------------------------------------------------------------
 
-    def _project(self, block_dot: BlockDot, tiling: StageTiling) -> None:
+    def _multiply(self, product: BlockDot, tiling: StageTiling) -> None:
         """A share of the columns, for all rows."""
-        b, (panel,) = self.b, tiling.panels
-        most, vector = (
-            self.plan.register_rows(len(panel.columns)),
-            self.plan.panel_vector(panel),
-        )
-        tile, pitch = stack(b, most * tiling.row_stride, ALIGN), i64(tiling.row_stride)
-        (source, stride), (target, width) = map(self._rows, (block_dot.source, block_dot.target))
-        whole, item = microkernels.bytes_of(vector), microkernels.bytes_of(vector) // vector.count
-        for j, counts in in_share(b, *self.plan.counts(tiling), self.share, self.shares):
-            packed = panel_at(b, self.buffers, self.plan, panel, j)
-            block = at(b, target, b.mul(j, i64(tiling.vectors * whole)))
-            function = microkernels.product(
-                b.module, vector, len(self.plan.segments(panel, counts)), most
-            )
-            with in_tiles(b, self.depth, most) as (start, stop):
-                line, count = at(b, source, b.mul(start, i64(stride))), b.sub(stop, start)
-                b.call(
-                    function, [count, line, i64(stride), packed, tile, pitch, i64(panel.dot.depth)]
-                )
+        b, plan, (panel,) = self.b, self.plan, tiling.panels
+        most, vector = plan.register_rows(len(panel.columns)), panel_vector(plan, panel)
+        tile, tile_stride = stack(b, most * tiling.row_stride, ALIGN), i64(tiling.row_stride)
+        (source, stride), (target, width) = map(self._rows, (product.source, product.target))
+        whole = bytes_of(vector)
+        for j, counts in for_share(b, *plan.counts(tiling), self.share, self.shares):
+            packed = panel_at(b, self.buffers, plan, panel, j)
+            block = advance(b, target, b.mul(j, i64(tiling.vectors * whole)))
+            vectors = len(plan.segments(panel, counts))
+            function = gemm_microkernel(b.module, vector, vectors, most)
+            with for_tiles(b, self.depth, most) as (start, stop):
+                line, count = advance(b, source, b.mul(start, i64(stride))), b.sub(stop, start)
+                depth = i64(panel.dot.depth)
+                b.call(function, [count, line, i64(stride), packed, tile, tile_stride, depth])
                 with loop(b, i64(0), count) as row:
-                    found = at(b, tile, b.mul(row, pitch))
-                    place = at(b, block, b.mul(b.add(start, row), i64(width)))
+                    found = advance(b, tile, b.mul(row, tile_stride))
+                    there = advance(b, block, b.mul(b.add(start, row), i64(width)))
                     for v, numbers in enumerate(counts):
                         if numbers:
-                            value = b.load(at(b, found, v * whole), typ=vector, align=whole)
-                            write(b, value, at(b, place, v * whole), numbers, item)
+                            value = b.load(advance(b, found, v * whole), typ=vector, align=whole)
+                            address = advance(b, there, v * whole)
+                            store_lanes(b, value, address, numbers, whole // vector.count)
 
-    def _rows(self, place: Slot) -> tuple[ir.Value, int]:
-        """Where the first row of the time block stands, in the order of time, and the bytes from row to row."""
-        b, holder = self.b, self.schedule.values(place.kind)[place.number]
-        width, skip = size(holder) * item_of(holder), place.offset * item_of(holder)
-        if place.kind == "time_block":
-            return at(b, self.arrays[place.kind, place.number], skip), width
+    def _rows(self, slot: Slot) -> tuple[ir.Value, int]:
+        """The address of the first row of the block in the order of time, and the row stride."""
+        b, holder = self.b, self.schedule.values(slot.kind)[slot.number]
+        width, skip = size(holder) * item_of(holder), slot.offset * item_of(holder)
+        if slot.kind == "time_block":
+            return advance(b, self.arrays[slot.kind, slot.number], skip), width
         shift = b.mul(b.mul(self.first, self.batch), i64(width))
-        return at(b, at(b, self.buffers[place.kind, place.number], shift), skip), width
+        return advance(b, advance(b, self.buffers[slot.kind, slot.number], shift), skip), width
 
-    # --- totals -----------------------------------------------------------------------------------------------------
+    # --- rank updates -----------------------------------------------------------------------------
 
-    def _vectors(self, record: int, number: int | ir.Value) -> ir.Value:
-        """Where a vector of a record stands, for the first row of the first step."""
-        b, value = self.b, self.schedule.update_operands[record]
+    def _vector_at(self, operand: int, number: int | ir.Value) -> ir.Value:
+        """The address of a vector of an operand, for the first row of the block."""
+        b, value = self.b, self.schedule.update_operands[operand]
         number = i64(number) if isinstance(number, int) else number
-        return at(
-            b,
-            self.arrays["operand", record],
-            b.mul(b.mul(number, self.rows), i64(self.plan.lanes * item_of(value))),
-        )
+        shift = b.mul(b.mul(number, self.rows), i64(self.plan.lanes * item_of(value)))
+        return advance(b, self.arrays["operand", operand], shift)
 
-    def _shared(self, value: Any) -> Iterator[tuple[ir.Value, int]]:
-        """The vectors of a record that are in this share, and how many numbers each has."""
+    def _in_share(self, value: Any) -> Iterator[tuple[ir.Value, int]]:
+        """The vectors of a value in this share, and how many numbers each has."""
         full, left = divmod(size(value), self.plan.lanes)
-        yield from in_share(self.b, full, self.plan.lanes, left, self.share, self.shares)
+        yield from for_share(self.b, full, self.plan.lanes, left, self.share, self.shares)
 
-    def _values(self, update: RankUpdate) -> None:
-        """Of each vector the sum over all rows of all steps."""
+    def _add_rows(self, update: RankUpdate) -> None:
+        """Add the sum over all rows of the block."""
         b, value = self.b, self.schedule.update_operands[update.left]
-        vector, item, lanes = self.plan.vector(value.aval.dtype), item_of(value), self.plan.lanes
-        width, out = (
-            lanes * item,
-            at(b, self.buffers["accumulator", update.accumulator], update.start * item),
-        )
+        vector, item = vector_of(self.plan, value.aval.dtype), item_of(value)
+        zero, width = constant(vector, 0), self.plan.lanes * item
+        out = advance(b, self.buffers["accumulator", update.accumulator], update.offset * item)
 
         def add(number: ir.Value, count: int) -> None:
-            start, target = (
-                self._vectors(update.left, number),
-                at(b, out, b.mul(number, i64(width))),
-            )
+            start = self._vector_at(update.left, number)
+            target = advance(b, out, b.mul(number, i64(width)))
 
-            def step(k: ir.Value, sums: Any) -> list[ir.Value]:
-                return [
-                    b.fadd(
-                        sums[0], b.load(at(b, start, b.mul(k, i64(width))), typ=vector, align=item)
-                    )
-                ]
+            def step(k: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+                row = b.load(advance(b, start, b.mul(k, i64(width))), typ=vector, align=item)
+                return [b.fadd(sums[0], row)]
 
-            (found,) = fold(b, self.depth, [constant(vector, 0)], step)
-            before = b.select(self.fresh, constant(vector, 0), read(b, target, vector, count, item))
-            write(b, b.fadd(before, found), target, count, item)
+            (found,) = carry_loop(b, self.depth, [zero], step)
+            before = b.select(self.fresh, zero, load_lanes(b, target, vector, count, item))
+            store_lanes(b, b.fadd(before, found), target, count, item)
 
-        for number, count in self._shared(value):
+        for number, count in self._in_share(value):
             add(number, count)
 
-    def _products(self, update: RankUpdate) -> None:
-        """A few vectors of the right record at a time; for them all of the share of the left one."""
-        assert update.right is not None
+    def _add_outer_products(self, update: RankUpdate, right: int) -> None:
+        """A few vectors of the right operand at a time; for each, the share of the left operand."""
+        b, left = self.b, self.schedule.update_operands[update.left]
+        stride = b.mul(self.rows, i64(self.plan.lanes * item_of(left)))  # from vector to vector
+        for group in update_groups(self.plan, self.schedule.update_operands[right]):
+            with loop(b, i64(0), i64(group.groups)) as n:
+                column = b.add(b.mul(n, i64(group.vectors)), i64(group.first))
+                self._add_group(update, group, column, self._vector_at(right, column), stride)
+
+    def _add_group(
+        self,
+        update: RankUpdate,
+        group: VectorGroup,
+        column: ir.Value,
+        vectors: ir.Value,
+        stride: ir.Value,
+    ) -> None:
+        """Multiply the share of the left operand with vectors of the right one."""
         b, plan, lanes = self.b, self.plan, self.plan.lanes
-        left, right = (
-            self.schedule.update_operands[update.left],
-            self.schedule.update_operands[update.right],
-        )
-        vector, item, rows = (
-            plan.vector(left.aval.dtype),
-            item_of(left),
-            min(lanes, plan.update_rows),
-        )
-        distance, pitch = b.mul(self.rows, i64(lanes * item)), i64(update.row_stride * item)
-        for start, groups, width, last in _groups(
-            plan.blocks(right), lanes, size(right) % lanes or lanes, plan.update_vectors
-        ):
-            with loop(b, i64(0), i64(groups)) as group:
-                column = b.add(b.mul(group, i64(width)), i64(start))
-                vectors = self._vectors(update.right, column)
-                shift = b.add(b.mul(column, i64(lanes)), i64(update.start))
-                out = at(
-                    b, self.buffers["accumulator", update.accumulator], b.mul(shift, i64(item))
+        left = self.schedule.update_operands[update.left]
+        vector, item = vector_of(plan, left.aval.dtype), item_of(left)
+        row_stride = i64(update.row_stride * item)
+        shift = b.add(b.mul(column, i64(lanes)), i64(update.offset))
+        out = advance(b, self.buffers["accumulator", update.accumulator], b.mul(shift, i64(item)))
+        rows = min(lanes, plan.update_rows)
+        for number, count in self._in_share(left):
+            for lane in range(0, count, rows):
+                function = rank_k_update(
+                    b.module, vector, min(rows, count - lane), group.vectors, group.last
                 )
-                for number, count in self._shared(left):
-                    for lane in range(0, count, rows):
-                        function = microkernels.accumulate(
-                            b.module, vector, min(rows, count - lane), width, last
-                        )
-                        numbers = at(b, self._vectors(update.left, number), lane * item)
-                        target = at(
-                            b, out, b.mul(b.add(b.mul(number, i64(lanes)), i64(lane)), pitch)
-                        )
-                        b.call(
-                            function,
-                            [numbers, vectors, distance, target, pitch, self.depth, self.fresh],
-                        )
-
-
-def _groups(count: int, lanes: int, last: int, most: int) -> list[tuple[int, int, int, int]]:
-    """Vectors in groups that are as equal as can be: (first vector, groups, vectors of each, numbers of its last vector).
-
-    All vectors have as many numbers as there are ``lanes``, but for the ``last`` of all.
-    """
-    groups = -(-count // most)
-    narrow, wider = divmod(count, groups)
-    found = [(0, wider, narrow + 1), (wider * (narrow + 1), groups - wider, narrow)]
-    start, some, width = found.pop()
-    found += [(start, some - 1, width), (count - width, 1, width)]
-    return [(*group, last if n == 2 else lanes) for n, group in enumerate(found) if group[1]]
+                numbers = advance(b, self._vector_at(update.left, number), lane * item)
+                row = b.add(b.mul(number, i64(lanes)), i64(lane))
+                target = advance(b, out, b.mul(row, row_stride))
+                b.call(
+                    function,
+                    [numbers, vectors, stride, target, row_stride, self.depth, self.fresh],
+                )

@@ -1,94 +1,18 @@
-"""Vectors whose operators emit LLVM's instructions, and the polynomials that suffice for their formats."""
+"""Vectors whose operators emit LLVM's instructions."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.codegen.llvm import constant, intrinsic
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """Coefficients, from a string of them: one literal a line would fill pages."""
-    return tuple(map(float, text.split()))
-
-
-@dataclass(frozen=True)
-class Format:
-    """A floating-point format, and the polynomials that suffice for it, from the lowest power on.
-
-    Attributes:
-        mantissa: bits after the point.
-        bias: of the exponent.
-        ln2: ln 2 in two parts (Cody and Waite 1980), whose first has so few digits that n times it is exact.
-        exp: (eʳ - 1)/r on [0, ln 2], with the least error of eʳ.
-        exp_nearest: the same on ±½ ln 2.
-        expm1: (eʳ - 1)/r on ±½ ln 2, with the least error of its own.
-        log: (2 artanh(s)/s - 2)/s² in powers of s², for |s| to (√2 - 1)/(√2 + 1).
-        sinh: the power at which the Taylor series for [-1, 1] ends.
-    """
-
-    mantissa: int
-    bias: int
-    ln2: tuple[float, ...]
-    exp: tuple[float, ...]
-    exp_nearest: tuple[float, ...]
-    expm1: tuple[float, ...]
-    log: tuple[float, ...]
-    sinh: int
-
-    @property
-    def tiny(self) -> float:
-        """The smallest normal number."""
-        return 2.0 ** (1 - self.bias)
-
-    @property
-    def round(self) -> float:
-        """Added to a moderate number it leaves the nearest integer in the low bits."""
-        return 1.5 * 2.0**self.mantissa
-
-
-# By Remez's exchange in 40 digits or more.
-FLOAT = Format(
-    mantissa=23,
-    bias=127,
-    ln2=numbers("0.693359375 -2.1219444005469e-4"),
-    exp=numbers("1.00000596 0.4998708315 0.1675549311 0.03906259082 0.0116694055"),
-    exp_nearest=numbers("0.9999997054 0.4999914615 0.1666764005 0.04189838992 0.008290229859"),
-    expm1=numbers(
-        "1.000000011 0.4999999811 0.1666650558 0.04166713807 0.008369140006 0.001388887428"
-    ),
-    log=numbers("0.666667786 0.3997603383 0.2992685358"),
-    sinh=12,
-)
-_NEAREST = numbers(
-    "1.0 0.5 0.1666666666666668 0.04166666666666649 0.00833333333331959 0.001388888888896574 0.00019841269890106942"
-    " 2.4801587171724564e-05 2.7557240826713927e-06 2.7557400210834503e-07 2.51100798185777e-08 2.0876750907197876e-09"
-)
-DOUBLE = Format(
-    mantissa=52,
-    bias=1023,
-    ln2=numbers("0.693145751953125 1.42860682030941723212e-6"),
-    exp=numbers(
-        "1.0000000000000009 0.4999999999999221 0.16666666666901098 0.04166666663167151 0.00833333363530501"
-        " 0.001388887258256934 0.00019841843859432512 2.478822563462895e-05 2.7760730553011204e-06"
-        " 2.5622261320123317e-07 3.529684827077218e-08"
-    ),
-    exp_nearest=_NEAREST,
-    expm1=_NEAREST,
-    log=numbers(
-        "0.666666666666671 0.3999999999951718 0.285714287300112 0.22222199005406681"
-        " 0.18183576430198528 0.15313030195915803 0.14811936070983317"
-    ),
-    sinh=20,
-)
+from noria.backends.native.codegen.coefficients import DOUBLE, FLOAT, Format
+from noria.backends.native.codegen.llvm import constant, declared, intrinsic
 
 
 def _operator(
     floating: str, whole: str = ""
 ) -> Callable[["Vector", "Vector | float | int"], "Vector"]:
-    """The builder's method of the name, or that of the second name for integers."""
+    """An operator that calls a method of the builder: ``floating``, or ``whole`` for integers."""
 
     def operate(self: "Vector", other: "Vector | float | int") -> "Vector":
         integers = isinstance(self.value.type.element, ir.IntType)
@@ -99,7 +23,7 @@ def _operator(
 
 
 class Vector:
-    """A vector of floating-point numbers, or of integers as wide, whose operators emit instructions."""
+    """A vector whose operators emit instructions: of floats, or of integers of the same width."""
 
     def __init__(self, builder: ir.IRBuilder, value: Any) -> None:
         self.builder, self.value = builder, value
@@ -109,7 +33,7 @@ class Vector:
         return FLOAT if self.value.type.element in (ir.FloatType(), ir.IntType(32)) else DOUBLE
 
     def like(self, number: "Vector | float | int") -> Any:
-        """``number`` as a value: a constant in every lane."""
+        """``number`` as a value of LLVM; a Python number becomes a constant in every lane."""
         if isinstance(number, Vector):
             return number.value
         return constant(self.value.type, number)
@@ -140,13 +64,13 @@ class Vector:
         return Vector(self.builder, compare(sign, self.value, self.like(other)))
 
     def where(self, condition: "Vector", other: "Vector | float | int") -> "Vector":
-        """These lanes where the condition holds, else the others."""
+        """``self`` in the lanes where the condition holds, ``other`` elsewhere."""
         return Vector(
             self.builder, self.builder.select(condition.value, self.value, self.like(other))
         )
 
     def clamp(self, low: float, high: float) -> "Vector":
-        """Between the two; NaN stays."""
+        """``self`` limited to an interval; NaN stays."""
         x = self.constant(low).where(self.compare("<", low), self)
         return self.constant(high).where(x.compare(">", high), x)
 
@@ -155,12 +79,23 @@ class Vector:
             self.builder, intrinsic(self.builder, name, self.value, *map(self.like, others))
         )
 
+    def by_lane(self, name: str, *others: "Vector") -> "Vector":
+        """A function of the C library, called for each lane."""
+        b, kind = self.builder, self.value.type
+        vectors, full = (self, *others), name + ("f" if self.format is FLOAT else "")
+        function = declared(b.module, full, kind.element, *[kind.element] * len(vectors))
+        y = ir.Constant(kind, ir.Undefined)
+        for lane in map(ir.IntType(32), range(kind.count)):
+            number = b.call(function, [b.extract_element(v.value, lane) for v in vectors])
+            y = b.insert_element(y, number, lane)
+        return Vector(b, y)
+
     def fma(self, factor: "Vector | float | int", term: "Vector | float | int") -> "Vector":
-        """The product with the factor plus the term, in one rounding where the machine has that."""
+        """``self * factor + term``, with one rounding where the machine has that instruction."""
         return self.intrinsic("fmuladd", factor, term)
 
     def polynomial(self, coefficients: Iterable[float]) -> "Vector":
-        """Horner's rule."""
+        """A polynomial of ``self``, by Horner's rule, from the lowest power on."""
         *rest, second, last = coefficients
         y = self.constant(last).fma(self, second)
         for c in reversed(rest):
@@ -177,5 +112,5 @@ class Vector:
 
     @property
     def number(self) -> "Vector":
-        """What these bits stand for."""
+        """The floating-point number with these bits."""
         return self.cast("bitcast", ir.FloatType() if self.format is FLOAT else ir.DoubleType())

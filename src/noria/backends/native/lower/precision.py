@@ -1,6 +1,7 @@
-"""Numbers of 16 bits: read, stored and handed on as such, but inside of a loop computed and carried in 32.
+"""Numbers of bfloat16: inputs and outputs have 16 bits, a loop computes and carries 32.
 
-XLA on CPUs does the same within a step (it may leave out roundings to bfloat16), and rounds what it carries to the next.
+Within a step, XLA on CPUs does the same: it may leave out roundings to bfloat16. But it rounds the
+state after each step.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ _NARROW, _WIDE = jnp.dtype(jnp.bfloat16), np.dtype(np.float32)
 
 
 def is_narrow(graph: Graph) -> bool:
-    """Whether some numbers are of type bfloat16."""
+    """Whether a graph has numbers of bfloat16."""
     made = (v for e in graph.equations for v in (*e.inputs, *e.outputs))
     return any(v.aval.dtype == _NARROW for v in (*graph.inputs, *graph.outputs, *made))
 
@@ -28,7 +29,7 @@ def is_narrow(graph: Graph) -> bool:
 def widened(
     graph: Graph, known: Iterable[Any], state: Iterable[Any]
 ) -> tuple[Graph, dict[Any, Any]]:
-    """The graph in float32, and the new values by the old ones; those of the state too, which no equation need read.
+    """A legal graph in float32, and its values by those of the old graph, the state included.
 
     Raises:
         UnsupportedEquation: if there is no code for an equation.
@@ -68,13 +69,14 @@ def widened(
 
 
 def in_32_bits(arrays: Any) -> Any:
+    """A tree of arrays, those of bfloat16 as float32."""
     return jtu.tree_map(lambda a: a.astype(_WIDE) if a.dtype == _NARROW else a, arrays)
 
 
 def of_types(
     outputs: Sequence[Any], totals: Sequence[int], found: tuple[list[Any], list[Any], list[Any]]
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """The final state and what is stacked, in the types of the outputs that the graph had; totals as they are."""
+    """Results in the dtypes of the graph before it was widened; accumulators stay in float32."""
     final, stacked, summed = found
     dtypes = (v.aval.dtype for v in outputs[: len(outputs) - sum(totals)])
     rest = map(jax.lax.convert_element_type, (*final, *stacked), dtypes)

@@ -1,12 +1,14 @@
-"""Equations on small matrices, row by row: there is code for vectors, and for the product of a vector with a weight.
+"""Equations on small matrices become equations on their rows.
+
+There is native code for vectors, and for the product of a vector with a weight::
 
     out[k] = r[k] U[k]           heads: a product with each part of a weight
     out[k] = M[k] W              a product of each row
     (M q)[k] = M[k] · q          a product with a matrix of the state: a sum over each row,
     v M = v₁ M[1] + v₂ M[2] …    or a sum of rows
-    (v kᵀ)[k] = v[k] k           broadcasts, transposes and the like: runs of elements that stand side by side
+    (v kᵀ)[k] = v[k] k           moves: runs of elements that are neighbours
 
-The code grows with the number of pieces, so it is limited: a large matrix is left to XLA.
+The code grows with the number of pieces, so `Tuning.pieces` limits it; XLA runs larger matrices.
 """
 
 from bisect import bisect
@@ -19,31 +21,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria.backends.native.codegen.elementwise import ELEMENTWISE, kind_of
+from noria.backends.native.lower.supported import kind_of
 from noria.backends.native.machine import tuning
 from noria.ir.graph import Equation
-
-#: What only moves numbers.
-_MOVES = frozenset(
-    "broadcast_in_dim concatenate pad rev slice split stack tile transpose unstack".split()
-)
-
-#: Reductions, and how two numbers become one.
-COMBINING: dict[str, Callable[[Any, Any], Any]] = {
-    "reduce_sum": jax.lax.add,
-    "reduce_max": jax.lax.max,
-    "reduce_min": jax.lax.min,
-}
+from noria.ir.primitives import COMBINE, ELEMENTWISE, IN_PIECES
 
 
 class Refused(Exception):
-    """There is no such way, or it would have too many pieces."""
+    """An equation cannot be written on rows, or would have too many pieces."""
 
 
 def in_pieces(equation: Equation, weights: Sequence[bool]) -> Callable[..., list[Any]]:
-    """A function of the operands of an equation with the same results, in equations on rows.
+    """A JAX function with the results of an equation, in equations on rows.
 
-    ``weights`` are the operands that are the same for all steps and examples.
+    Args:
+        equation: an equation without native code.
+        weights: for each operand, whether it is the same for all steps and examples.
 
     Raises:
         Refused: here, or when the function is traced.
@@ -51,9 +44,9 @@ def in_pieces(equation: Equation, weights: Sequence[bool]) -> Callable[..., list
     name, pieces = equation.name, _Pieces()
     if name == "dot_general":
         return lambda a, b: [pieces.product(equation, a, b, *weights)]
-    if name in _MOVES:
+    if name in IN_PIECES:
         return lambda *arrays: pieces.moved(equation, arrays)
-    if name in COMBINING and equation.inputs[0].aval.ndim > 1:
+    if name in COMBINE and equation.inputs[0].aval.ndim > 1:
         return lambda a: [pieces.reduced(equation, a)]
     shape = equation.outputs[0].aval.shape
     if name in ELEMENTWISE and any(v.aval.shape not in ((), shape) for v in equation.inputs):
@@ -144,7 +137,7 @@ class _Pieces:
 
     def reduced(self, equation: Equation, a: jax.Array) -> jax.Array:
         """One axis after the other."""
-        combine = COMBINING[equation.name]
+        combine = getattr(jax.lax, COMBINE[equation.name])
         for axis in sorted(equation.params["axes"], reverse=True):
             whole = a.reshape(-1, a.shape[axis], int(np.prod(a.shape[axis + 1 :])))
             flat = whole.reshape(-1)
@@ -180,12 +173,12 @@ class _Pieces:
 
 
 def stacked(arrays: Sequence[jax.Array]) -> jax.Array:
-    """`jnp.stack` in terms of what there is code for."""
+    """`jnp.stack`, in terms of primitives with native code."""
     return jnp.concatenate([a.reshape(-1) for a in arrays]).reshape(len(arrays), *arrays[0].shape)
 
 
 def _runs(numbers: list[int], starts: Container[int]) -> Iterator[tuple[int, int, int]]:
-    """Numbers as (first, step, count), where the step is 0 or 1; a run ends before each of ``starts``."""
+    """Runs of numbers as (first, step of 0 or 1, count); a run ends before each of ``starts``."""
     at = 0
     while at < len(numbers):
         first, end = numbers[at], at + 1

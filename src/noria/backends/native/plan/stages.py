@@ -1,4 +1,4 @@
-"""What programs consist of: places in memory, what a value is at some features, products, totals and stages."""
+"""The parts of a schedule: slots in memory, nodes, products, rank updates and stages."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -7,28 +7,35 @@ from noria.ir.graph import Equation
 
 
 class Slot(NamedTuple):
-    """Where a value stands: a buffer, and the first of its elements there."""
+    """A buffer, by kind and number, and the first element that a value has there.
 
-    kind: str  # as in `schedule.Schedule.values`
+    Kinds are those of `schedule.Schedule.values`.
+    """
+
+    kind: str
     number: int
     offset: int = 0
 
     def moved(self, offset: int) -> "Slot":
+        """The slot ``offset`` elements further."""
         return Slot(self.kind, self.number, self.offset + offset)
 
 
-# --- what a value is at some features -------------------------------------------------------------------------------
+# --- nodes: what a value is at some features ------------------------------------------------------
 
 
 class Constant(NamedTuple):
-    """The same number everywhere."""
+    """One number for all features."""
 
     value: Any
     dtype: Any
 
 
 class Load(NamedTuple):
-    """Read from memory: ``extent`` elements of ``value`` from ``offset`` on; one is one number for all features."""
+    """Read ``extent`` elements of a stored value, from ``offset`` on.
+
+    With an extent of one, all features read the same number.
+    """
 
     value: Any
     offset: int
@@ -52,11 +59,19 @@ class Elementwise(NamedTuple):
 Node = Constant | Load | DotColumns | Elementwise
 
 
-class Dot(NamedTuple):
-    """A product of a row vector and a matrix that is the same for all steps and examples.
+# --- products -------------------------------------------------------------------------------------
 
-    ``row`` is where the row vector stands, ``weight`` the index of the array among what is shared in which the matrix begins at element
-    ``offset``, ``contracted_axis`` the axis of it that is summed over; it has ``depth`` numbers, and the other axis ``width``.
+
+class Dot(NamedTuple):
+    """A product of a row vector and a weight, a matrix that all steps and examples share.
+
+    Attributes:
+        row: the row vector.
+        weight: the number of the shared array that holds the matrix.
+        offset: the first element of the matrix in that array.
+        depth: the size of the contracted axis.
+        width: the size of the other axis.
+        contracted_axis: the axis of the matrix that is contracted.
     """
 
     row: Load
@@ -68,14 +83,15 @@ class Dot(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """That of the matrix."""
+        """The shape of the matrix."""
         return (self.width, self.depth) if self.contracted_axis else (self.depth, self.width)
 
 
 class BlockDot(NamedTuple):
-    """A product that is made for all steps of a stretch at once: before its steps, of the input, or after them, of what was kept.
+    """A product that is computed for all steps of a time block at once.
 
-    Rows of ``source`` are multiplied; the results go to ``target``.
+    The rows are in ``source``, the results go to ``target``. In the prologue of the block, the
+    source is an input. In the epilogue, the target is an emitted array.
     """
 
     equation: Equation
@@ -84,15 +100,23 @@ class BlockDot(NamedTuple):
 
 
 class RankUpdate(NamedTuple):
-    """A part of a total: the outer product of two recorded values, or one recorded value.
+    """The outer product of two operands is added to a part of an accumulator.
 
-    ``left`` and ``right`` are indices of records. The part begins at element ``start`` of the total; its rows are ``row_stride`` elements apart.
+    Summed over the rows of a time block it is an update of that rank. Without a right operand, the
+    rows of the left one are added.
+
+    Attributes:
+        accumulator: the number of the accumulator.
+        left: the number of the operand along the rows of the accumulator.
+        right: the number of the operand along its columns.
+        offset: the first element of the part.
+        row_stride: elements from row to row of the part.
     """
 
     accumulator: int
     left: int
     right: int | None
-    start: int
+    offset: int
     row_stride: int
 
 
@@ -101,10 +125,11 @@ class Stage:
     """A pass over ``extent`` features.
 
     Attributes:
-        stores: what is stored, and where.
-        reductions: reductions of values of this extent, and where their results go.
-        columns: the products that it needs, each from an offset on.
-        local: the values that are stored at these same features, so that they need not be read again.
+        extent: the number of features.
+        stores: values, and the slots that each goes to.
+        reductions: reductions of values of this extent, and the slots of their results.
+        columns: the products that the stage needs.
+        local: the stored values that are computed at these features; they are not loaded again.
     """
 
     extent: int

@@ -1,50 +1,62 @@
-"""How the stages of a schedule are cut into blocks, panels and arrays of scratch memory, for one instruction set."""
+"""Tiling: the stages of a schedule are cut into blocks, panels and arrays for one instruction set.
+
+A *block* is a few vectors of neighbouring features. The columns of a weight that a block needs
+form *panels*: for each step along the contracted axis, a panel has one or more vectors side by
+side. A microkernel multiplies them with a few rows. The products of a row, panel after panel, form
+a row of the *tile*.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 
-from noria.backends.native.codegen.elementwise import element
-from noria.backends.native.codegen.llvm import i64
-from noria.backends.native.lower.legalize import size
+from noria._integers import ceil_div
 from noria.backends.native.machine import Isa, Tuning
-from noria.backends.native.machine import tuning as current_tuning
 from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, Slot, Stage
+from noria.ir.graph import Atom, size
 
-#: Bytes to which panels and arrays are aligned.
+#: Panels and arrays begin at multiples of so many bytes: a cache line, and the widest vector.
 ALIGN = 64
 
 
 def aligned(number: int) -> int:
-    return -(-number // ALIGN) * ALIGN
+    """The next multiple of `ALIGN`."""
+    return ceil_div(number, ALIGN) * ALIGN
 
 
-def bytes_of_rows(b: ir.IRBuilder, rows: ir.Value, width: int) -> ir.Value:
-    """The same in code: ``aligned(rows * width)``."""
-    return b.and_(b.add(b.mul(rows, i64(width)), i64(ALIGN - 1)), i64(-ALIGN))
-
-
-def item_of(value: Any) -> int:
-    """Bytes of one number."""
+def item_of(value: Atom) -> int:
+    """Bytes of one number of a value."""
     return int(np.dtype(value.aval.dtype).itemsize)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Columns that multiply the same row; their vectors stand side by side, from byte ``place`` of a row of the tile on."""
+    """Columns that are multiplied with the same row.
+
+    Attributes:
+        dot: the product of the first column.
+        columns: for each vector of the panel a product, and the number of a vector of the block.
+        tile_offset: the first byte of the products in a row of the tile.
+        scratch_offset: the first byte of the packed panels in scratch memory.
+    """
 
     dot: Dot
     columns: tuple[tuple[DotColumns, int], ...]
     tile_offset: int
-    scratch_offset: int  # bytes from the start of the scratch memory
+    scratch_offset: int
 
 
 class PanelSegment(NamedTuple):
-    """Columns of a product that stand side by side in a vector: ``width`` of them, from feature ``first`` of the block on."""
+    """Columns of one product that are neighbours in a vector of a panel.
+
+    Attributes:
+        product: the product.
+        first: the feature of the block that the first column belongs to.
+        width: how many columns there are.
+    """
 
     product: DotColumns
     first: int
@@ -53,61 +65,80 @@ class PanelSegment(NamedTuple):
 
 @dataclass(frozen=True)
 class StageTiling:
-    """How a stage is cut: blocks of ``vectors`` vectors of features; the products of a block in panels."""
+    """A stage in blocks.
+
+    Attributes:
+        stage: the stage.
+        vectors: vectors of a block.
+        panels: the products of a block.
+        row_stride: bytes from row to row of the tile.
+    """
 
     stage: Stage
     vectors: int
     panels: tuple[Panel, ...]
-    row_stride: int  # bytes of a row of the tile
+    row_stride: int
 
 
 class KernelPlan:
-    """A schedule cut up for one instruction set: ``lanes`` numbers in a vector, ``panel_bytes`` bytes of packed weights.
+    """A schedule, cut up for one instruction set.
 
-    Threads share the features of each stage if ``by_features``, else the rows of the batch. With ``unpacked`` weights are
-    read where they are, and not packed. The buffers ``batch_major`` have all steps of an example side by side in memory, others all examples of a
-    step; what a few steps read and fill of them is staged, in the order of the others.
+    Args:
+        schedule: the schedule of a step.
+        isa: the instruction set.
+        by_features: whether threads share the features of each stage, not the rows of the batch.
+        unpacked: whether weights are read in place, not packed into panels.
+        batch_major: the buffers whose outer axis in memory is the batch. A few steps of them pass
+            through staging buffers, whose outer axis is time.
+        tuning: the thresholds.
+
+    Attributes:
+        lanes: numbers in a vector.
+        panel_bytes: bytes of packed weights.
+        staged: the values of the buffers with a staging buffer.
+        staged_steps: steps that a staging buffer holds.
+        tilings: the stages in blocks.
+        prologue: the products before the steps of a time block, each as a stage of its own.
+        epilogue: the products after them.
+        reductions: the reductions of all stages.
+        tile_rows: rows of the tile, at most.
+        update_rows: rows of the left operand of a rank update that are multiplied at a time.
+        update_vectors: vectors of the right operand that are multiplied at a time.
     """
 
     def __init__(
         self,
         schedule: Schedule,
         isa: Isa,
-        by_features: bool = False,
-        unpacked: bool = False,
-        batch_major: Sequence[Slot] = (),
-        tuning: Tuning | None = None,
+        by_features: bool,
+        unpacked: bool,
+        batch_major: Sequence[Slot],
+        tuning: Tuning,
     ):
-        tuning = tuning or current_tuning()
         self.schedule, self.by_features, self.unpacked = schedule, by_features, unpacked
-        self.staged = {place: schedule.values(place.kind)[place.number] for place in batch_major}
+        many = isa.registers >= 32
+        self._panel_vectors, self.update_rows = tuning.panel_vectors[many], tuning.update_rows[many]
+        self._elementwise_vectors, self._registers = tuning.elementwise_vectors, isa.registers
+        self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
+        self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in batch_major}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
         self.staged_steps = max(1, tuning.staged_bytes // widest)
-        values = [*schedule.slots, *schedule.producer, *schedule.outputs]
-        dtypes = [v.aval.dtype for v in values if v.aval.dtype != bool and v.aval.shape]
-        self.lanes = min(
-            map(isa.lanes, [np.dtype(np.float32), *dtypes])
-        )  # that of the widest, of no less than four bytes
-        many = isa.registers >= 32
-        self.registers, self.tile_rows = isa.registers, tuning.tile_rows
-        self.panel_vectors, self.update_rows = tuning.panel_vectors[many], tuning.update_rows[many]
-        self.elementwise_vectors, self.update_vectors = (
-            tuning.elementwise_vectors,
-            tuning.update_vectors,
-        )
+        self.lanes = min(map(isa.lanes, _dtypes(schedule)))
         self.panel_bytes = 0
         self.tilings = [self._tiling(stage) for stage in schedule.stages]
-        self.prologue, self.epilogue = map(self._block_dots, (schedule.prologue, schedule.epilogue))
+        self.prologue, self.epilogue = map(self._of_block, (schedule.prologue, schedule.epilogue))
         self.reductions = [pair for stage in schedule.stages for pair in stage.reductions]
 
+    # --- scratch memory ---------------------------------------------------------------------------
+
     def scratch_bytes(self, batch: int, block_steps: int) -> int:
-        """Bytes of scratch memory for a batch and so many steps of a time block."""
+        """Bytes of scratch memory for a batch and the steps of a time block."""
         rows = sum(aligned(batch * width) for width in self.scratch_widths())
         rows += sum(aligned(batch * block_steps * width) for width in self.block_widths())
         return self.panel_bytes + rows
 
     def scratch_widths(self) -> Iterator[int]:
-        """Bytes that one row takes in each array of the scratch memory."""
+        """Bytes of one row of each array of a step."""
         for value in self.schedule.state:
             yield from [size(value) * item_of(value)] * 2
         for value in self.schedule.scratch:
@@ -118,65 +149,71 @@ class KernelPlan:
             yield self.staged_steps * size(value) * item_of(value)
 
     def block_widths(self) -> Iterator[int]:
-        """Bytes that one example of one step takes in each array of a time block, and in each record, which has whole vectors."""
+        """Bytes of one row of each array of a time block; update operands have whole vectors."""
         for value in self.schedule.time_block:
             yield size(value) * item_of(value)
         for value in self.schedule.update_operands:
             yield self.blocks(value) * self.lanes * item_of(value)
 
-    def blocks(self, value: Any) -> int:
+    def blocks(self, value: Atom) -> int:
         """Vectors that a value fills."""
-        return -(-size(value) // self.lanes)
+        return ceil_div(size(value), self.lanes)
 
-    def register_rows(self, width: int) -> int:
-        """Rows whose sums, one step of a panel and one broadcast fit the registers."""
-        return max(1, min(self.tile_rows, (self.registers - width - 1) // width))
+    # --- products ---------------------------------------------------------------------------------
 
-    def vector(self, dtype: Any) -> ir.VectorType:
-        return ir.VectorType(element(dtype), self.lanes)
-
-    def panel_vector(self, panel: Panel) -> ir.VectorType:
-        return self.vector(panel.columns[0][0].equation.outputs[0].aval.dtype)
-
-    # --- products ---------------------------------------------------------------------------------------------------
-
-    def _block_dots(self, some: Sequence[BlockDot]) -> list[tuple[BlockDot, StageTiling]]:
-        """Each as a stage of its own."""
-        stages = [
-            Stage(self.schedule.dots[p.equation].width, columns=[DotColumns(p.equation, 0)])
-            for p in some
+    def _of_block(self, products: Sequence[BlockDot]) -> list[tuple[BlockDot, StageTiling]]:
+        """The products of a prologue or an epilogue, each as a stage of its own."""
+        dots = self.schedule.dots
+        return [
+            (p, self._tiling(Stage(dots[p.equation].width, columns=[DotColumns(p.equation, 0)])))
+            for p in products
         ]
-        return [(p, self._tiling(stage)) for p, stage in zip(some, stages, strict=True)]
 
     def _tiling(self, stage: Stage) -> StageTiling:
-        most = self.panel_vectors
-        vectors = max(1, most // len(stage.columns)) if stage.columns else self.elementwise_vectors
-        vectors = min(vectors, -(-stage.extent // self.lanes))
-        by_row: dict[tuple[Any, int, Any], list[DotColumns]] = {}
-        for column in stage.columns:
-            dot, dtype = self.schedule.dots[column.equation], column.equation.outputs[0].aval.dtype
-            by_row.setdefault((dot.row.value, dot.row.offset, dtype), []).append(column)
-        panels, place = [], 0
-        for columns in by_row.values():
+        """The blocks of a stage. The vectors of all products should be in registers at once."""
+        vectors = self._elementwise_vectors
+        if stage.columns:
+            vectors = max(1, self._panel_vectors // len(stage.columns))
+        vectors = min(vectors, ceil_div(stage.extent, self.lanes))
+        panels: list[Panel] = []
+        row = 0
+        for columns in self._by_row(stage):
+            item = item_of(columns[0].equation.outputs[0])
             pairs = [(column, v) for column in columns for v in range(vectors)]
-            count = -(-len(pairs) // most)
-            width = -(-len(pairs) // count)
-            for start in range(0, len(pairs), width):
-                some = tuple(pairs[start : start + width])
-                dot = self.schedule.dots[some[0][0].equation]
-                item = item_of(some[0][0].equation.outputs[0])
-                panels.append(Panel(dot, some, place, self.panel_bytes))
-                place += aligned(len(some) * self.lanes * item)
-                blocks = -(-stage.extent // (vectors * self.lanes))
-                self.panel_bytes += (
-                    0
-                    if self.unpacked
-                    else aligned(blocks * dot.depth * len(some) * self.lanes * item)
-                )
-        return StageTiling(stage, vectors, tuple(panels), place)
+            for some in _equal_parts(pairs, self._panel_vectors):
+                panel = Panel(self._dot(some[0][0]), tuple(some), row, self.panel_bytes)
+                panels.append(panel)
+                vector = len(some) * self.lanes * item
+                row += aligned(vector)
+                blocks = ceil_div(stage.extent, vectors * self.lanes)
+                if not self.unpacked:
+                    self.panel_bytes += aligned(blocks * panel.dot.depth * vector)
+        return StageTiling(stage, vectors, tuple(panels), row)
+
+    def _dot(self, product: DotColumns) -> Dot:
+        return self.schedule.dots[product.equation]
+
+    def _by_row(self, stage: Stage) -> list[list[DotColumns]]:
+        """The products of a stage, together if they multiply the same row."""
+        found: dict[tuple[Any, int, Any], list[DotColumns]] = {}
+        for column in stage.columns:
+            row, dtype = self._dot(column).row, column.equation.outputs[0].aval.dtype
+            found.setdefault((row.value, row.offset, dtype), []).append(column)
+        return list(found.values())
+
+    def register_rows(self, width: int) -> int:
+        """Rows whose sums fit the registers, with a step of the panel and a broadcast."""
+        return max(1, min(self.tile_rows, (self._registers - width - 1) // width))
 
     def segments(self, panel: Panel, counts: Sequence[int]) -> list[list[PanelSegment]]:
-        """What each vector of the panel of a block holds, if the vectors of the block have so many features."""
+        """The columns in each vector of a panel, if the vectors of the block have so many features.
+
+        In a dense panel the features of one product follow those of the other without a gap::
+
+            products a and b of 5 features, 4 lanes    a0 a1 a2 a3   a4 b0 b1 b2   b3 b4
+            the same, not dense                        a0 a1 a2 a3   a4
+                                                       b0 b1 b2 b3   b4
+        """
         if not self._is_dense(panel, counts):
             return [
                 [PanelSegment(product, v * self.lanes, counts[v])] for product, v in panel.columns
@@ -184,10 +221,9 @@ class KernelPlan:
         columns = [(product, r) for product in _products(panel) for r in range(sum(counts))]
         found = []
         for start in range(0, len(columns), self.lanes):
-            some = columns[start : start + self.lanes]
-            features = {
-                product: [r for other, r in some if other is product] for product, _ in some
-            }
+            features: dict[DotColumns, list[int]] = {}
+            for product, r in columns[start : start + self.lanes]:
+                features.setdefault(product, []).append(r)
             found.append(
                 [PanelSegment(product, rows[0], len(rows)) for product, rows in features.items()]
             )
@@ -196,23 +232,73 @@ class KernelPlan:
     def tile_position(
         self, panel: Panel, counts: Sequence[int], product: DotColumns, v: int
     ) -> int:
-        """Where vector ``v`` of a product stands in a row of the tile, in numbers from the panel's place on."""
+        """The first number of vector ``v`` of a product in a row of the tile, from the panel on."""
         if self._is_dense(panel, counts):
             return _products(panel).index(product) * sum(counts) + v * self.lanes
         return panel.columns.index((product, v)) * self.lanes
 
     def _is_dense(self, panel: Panel, counts: Sequence[int]) -> bool:
-        """Whether the features of a last block stand side by side, product after product, since they fill fewer vectors so."""
-        vectors = -(-sum(counts) * len(_products(panel)) // self.lanes)
+        """Whether the panel of a last block fills fewer vectors without gaps between products."""
+        vectors = ceil_div(sum(counts) * len(_products(panel)), self.lanes)
         return not self.unpacked and vectors < len(panel.columns)
 
     def counts(self, tiling: StageTiling) -> tuple[int, list[int], list[int]]:
-        """Full blocks of a stage, how many features each vector of them has, and of the last block, if it is not full."""
+        """The number of full blocks, the features of each of their vectors, and of the last block.
+
+        The last list is empty if all blocks are full.
+        """
         block = tiling.vectors * self.lanes
         full, left = divmod(tiling.stage.extent, block)
         rest = [max(0, min(self.lanes, left - v * self.lanes)) for v in range(tiling.vectors)]
         return full, [self.lanes] * tiling.vectors, rest if left else []
 
 
+def _dtypes(schedule: Schedule) -> list[Any]:
+    """The dtypes whose numbers should fit a vector: float32, and those of all vectors."""
+    values = [*schedule.slots, *schedule.lookup.producer, *schedule.outputs]
+    avals = [v.aval for v in values]
+    return [np.dtype(np.float32), *(a.dtype for a in avals if a.dtype != bool and a.shape)]
+
+
+def _equal_parts(things: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
+    """As few parts as possible of at most so many things, nearly equal in size."""
+    width = ceil_div(len(things), ceil_div(len(things), most))
+    for start in range(0, len(things), width):
+        yield things[start : start + width]
+
+
 def _products(panel: Panel) -> list[DotColumns]:
     return list(dict.fromkeys(product for product, _ in panel.columns))
+
+
+# --- rank updates ---------------------------------------------------------------------------------
+
+
+class VectorGroup(NamedTuple):
+    """``groups`` groups of ``vectors`` vectors each, from vector ``first`` on.
+
+    The last vector of each group has ``last`` numbers, the others as many as there are lanes.
+    """
+
+    first: int
+    groups: int
+    vectors: int
+    last: int
+
+
+def update_groups(plan: KernelPlan, value: Atom) -> list[VectorGroup]:
+    """The vectors of the right operand of a rank update, in groups of nearly equal size.
+
+    Ten vectors of which the last has 3 numbers, in groups of at most three::
+
+        [0 1 2] [3 4 5]   [6 7]             [8 9]
+        (0, 2, 3, lanes)  (6, 1, 2, lanes)  (8, 1, 2, 3)
+    """
+    count, lanes = plan.blocks(value), plan.lanes
+    groups = ceil_div(count, plan.update_vectors)
+    narrow, wider = divmod(count, groups)
+    found = [(0, wider, narrow + 1), (wider * (narrow + 1), groups - wider, narrow)]
+    start, some, width = found.pop()
+    found += [(start, some - 1, width), (count - width, 1, width)]
+    ends = lanes, lanes, size(value) % lanes or lanes
+    return [VectorGroup(*group, end) for group, end in zip(found, ends, strict=True) if group[1]]

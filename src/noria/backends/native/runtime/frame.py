@@ -1,11 +1,11 @@
-"""Code for a call that XLA makes: ``XLA_FFI_Error* handler(XLA_FFI_CallFrame*)``."""
+"""Code for a function that XLA calls: ``XLA_FFI_Error* handler(XLA_FFI_CallFrame*)``."""
 
 import ctypes
 from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.codegen.llvm import I8, I32, POINTER, Callee, at, i64, stack
+from noria.backends.native.codegen.llvm import I8, I32, POINTER, advance, call_pointer, i64, stack
 from noria.backends.native.runtime.header import api_version
 from noria.backends.native.runtime.xla_abi import (
     Api,
@@ -19,9 +19,10 @@ from noria.backends.native.runtime.xla_abi import (
 
 NULL = ir.Constant(POINTER, None)
 
-#: The type of a handler, and of each of XLA's functions.
+#: The type of a handler, and of each function in XLA's table of functions.
 HANDLER = ir.FunctionType(POINTER, [POINTER])
 
+# Enumerators of c_api.h: XLA_FFI_Extension_Metadata and XLA_FFI_Error_Code_INVALID_ARGUMENT.
 _METADATA, _INVALID_ARGUMENT = 1, 3
 
 
@@ -30,65 +31,65 @@ def address_of(symbol: ir.GlobalValue) -> ir.Constant:
     return ir.FormattedConstant(POINTER, symbol.get_reference())
 
 
+def load_field(
+    b: ir.IRBuilder, pointer: ir.Value, structure: Any, *path: str, kind: ir.Type = POINTER
+) -> ir.Value:
+    """Load a field of a structure, or a field of a field."""
+    return b.load(advance(b, pointer, offset_of(structure, *path)), typ=kind, align=4)
+
+
+def store_field(
+    b: ir.IRBuilder, value: ir.Value, pointer: ir.Value, structure: Any, *path: str
+) -> None:
+    """Store a value in a field of a structure."""
+    b.store(value, advance(b, pointer, offset_of(structure, *path)), align=4)
+
+
 class Frame:
-    """Adds functions to a module that are given a frame: what XLA says about a call."""
+    """The call frame that XLA passes to the function which ``b`` emits."""
 
-    def __init__(self, module: ir.Module):
-        self.module = module
+    def __init__(self, b: ir.IRBuilder, pointer: ir.Value):
+        self.b, self.pointer = b, pointer
 
-    def function(self, name: str, result: ir.Type, *kinds: ir.Type) -> Any:
-        """Begin a function; its arguments. The frame is the first of them, if it has any."""
-        function = ir.Function(self.module, ir.FunctionType(result, kinds), name)
-        self.b = ir.IRBuilder(function.append_basic_block("entry"))
-        self.frame = function.args[0]
-        return function.args
-
-    def field(
-        self, pointer: ir.Value, structure: Any, *path: str, kind: ir.Type = POINTER
-    ) -> ir.Value:
-        return self.b.load(at(self.b, pointer, offset_of(structure, *path)), typ=kind, align=4)
-
-    def store(self, value: ir.Value, pointer: ir.Value, structure: Any, *path: str) -> None:
-        self.b.store(value, at(self.b, pointer, offset_of(structure, *path)), align=4)
-
-    def local(self, size: int) -> ir.Value:
-        return stack(self.b, size, 16)
+    def load(self, *path: str, kind: ir.Type = POINTER) -> ir.Value:
+        """Load a field of the frame."""
+        return load_field(self.b, self.pointer, CallFrame, *path, kind=kind)
 
     def arguments(self, structure: Any) -> ir.Value:
-        """Memory for the argument of one of XLA's functions."""
-        slot = self.local(ctypes.sizeof(structure))
-        self.store(i64(ctypes.sizeof(structure)), slot, structure, "struct_size")
-        self.store(NULL, slot, structure, "extension")
+        """Allocate the argument of one of XLA's functions on the stack."""
+        slot = stack(self.b, ctypes.sizeof(structure), 16)
+        store_field(self.b, i64(ctypes.sizeof(structure)), slot, structure, "struct_size")
+        store_field(self.b, NULL, slot, structure, "extension")
         return slot
 
     def call(self, name: str, argument: ir.Value) -> ir.Value:
-        """The result of one of XLA's functions."""
-        api = self.field(self.frame, CallFrame, "api")
-        return self.b.call(Callee(self.field(api, Api, name), HANDLER), [argument])
+        """Call one of XLA's functions."""
+        function = load_field(self.b, self.load("api"), Api, name)
+        return call_pointer(self.b, function, HANDLER, [argument])
 
     def answer_version(self) -> None:
-        """Return from the function if XLA only asks for the version that it was made for."""
+        """Return if XLA only asks for the version of the interface that this code expects."""
         b = self.b
-        extension = self.field(self.frame, CallFrame, "extension")
+        extension = self.load("extension")
         with b.if_then(b.icmp_unsigned("!=", extension, NULL)):
-            kind = self.field(extension, Extension, "kind", kind=I32)
+            kind = load_field(b, extension, Extension, "kind", kind=I32)
             with b.if_then(b.icmp_signed("==", kind, ir.Constant(I32, _METADATA))):
-                metadata = self.field(extension, MetadataExtension, "metadata")
+                metadata = load_field(b, extension, MetadataExtension, "metadata")
                 for name, number in zip(("major", "minor"), api_version(), strict=True):
-                    self.store(ir.Constant(I32, number), metadata, Metadata, "version", name)
-                self.store(ir.Constant(I32, 0), metadata, Metadata, "traits")
+                    store_field(b, ir.Constant(I32, number), metadata, Metadata, "version", name)
+                store_field(b, ir.Constant(I32, 0), metadata, Metadata, "traits")
                 b.ret(NULL)
 
     def fail_if(self, condition: ir.Value, message: str) -> None:
-        """Return an error from the function."""
-        b = self.b
+        """Return an error of XLA if the condition holds."""
+        b, module = self.b, self.b.module
         with b.if_then(condition):
             text = bytearray(f"noria's native kernel: {message}\0".encode())
             kind = ir.ArrayType(I8, len(text))
-            constant = ir.GlobalVariable(self.module, kind, self.module.get_unique_name("message"))
+            constant = ir.GlobalVariable(module, kind, module.get_unique_name("message"))
             constant.global_constant, constant.linkage = True, "internal"
             constant.initializer = ir.Constant(kind, text)
             argument = self.arguments(ErrorArgs)
-            self.store(address_of(constant), argument, ErrorArgs, "message")
-            self.store(ir.Constant(I32, _INVALID_ARGUMENT), argument, ErrorArgs, "code")
+            store_field(b, address_of(constant), argument, ErrorArgs, "message")
+            store_field(b, ir.Constant(I32, _INVALID_ARGUMENT), argument, ErrorArgs, "code")
             b.ret(self.call("error_create", argument))

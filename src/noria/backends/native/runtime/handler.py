@@ -1,10 +1,7 @@
-"""The handler of a kernel: ``XLA_FFI_Error* handler(XLA_FFI_CallFrame*)``, in LLVM's language.
+"""The handler of one kernel: it checks the arrays of a call, and starts the thread team.
 
-The layout of the structures is that of ``xla/ffi/api/c_api.h`` (`jax.ffi.include_dir`). A handler
-checks number, dtype and size of all arrays, and then runs the kernel. An array that is not as it
-should be is an error of XLA's, not a crash.
-
-The work itself is shared out by `noria.backends.native.runtime.team.ThreadTeam`.
+It compares number, dtype and size of all arrays with the plan of the kernel. A wrong array gives an
+error of XLA, not a crash. `noria.backends.native.runtime.team` has the work itself.
 """
 
 import platform
@@ -14,150 +11,169 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from noria.backends.native.codegen.llvm import I32, I64, POINTER, at, declared, i64, loop
-from noria.backends.native.lower.legalize import size
+from noria.backends.native.codegen.addresses import bytes_of_rows
+from noria.backends.native.codegen.llvm import (
+    I32,
+    I64,
+    POINTER,
+    advance,
+    begin_function,
+    declared,
+    i64,
+    loop,
+    stack,
+)
 from noria.backends.native.plan.schedule import INPUTS, RESULTS
-from noria.backends.native.plan.tiling import KernelPlan, bytes_of_rows, item_of
-from noria.backends.native.runtime.frame import Frame, address_of
-from noria.backends.native.runtime.resident import WORK, WORK_TYPE
-from noria.backends.native.runtime.team import Phases
-from noria.backends.native.runtime.xla_abi import Buffer, CallFrame
+from noria.backends.native.plan.tiling import KernelPlan, item_of
+from noria.backends.native.runtime.frame import Frame, address_of, load_field
+from noria.backends.native.runtime.phases import Phases
+from noria.backends.native.runtime.resident import RUN_TEAM, RUN_TEAM_TYPE
+from noria.backends.native.runtime.xla_abi import Buffer
+from noria.ir.graph import size
 
-_MADV_HUGEPAGE = 14
+_MADV_HUGEPAGE = 14  # of <sys/mman.h> on Linux
+_HUGE_PAGE = 2**21
 
+#: XLA_FFI_DataType, by the names of NumPy.
 _DTYPES = {
-    **{
-        "bool": 1,
-        "int8": 2,
-        "int16": 3,
-        "int32": 4,
-        "int64": 5,
-        "uint8": 6,
-        "uint16": 7,
-        "uint32": 8,
-        "uint64": 9,
-    },
-    **{"float32": 11, "float64": 12},
+    "bool": 1,
+    "int8": 2,
+    "int16": 3,
+    "int32": 4,
+    "int64": 5,
+    "uint8": 6,
+    "uint16": 7,
+    "uint32": 8,
+    "uint64": 9,
+    "float32": 11,
+    "float64": 12,
 }
 
-#: The sizes that each call is given as its first array: time, batch, reverse, stretch, shares.
-SIZES = 5
+#: The first array of each call, by position.
+SIZES = ("time", "batch", "reverse", "block_steps", "shares")
 
 
-class Handler(Frame):
-    """Adds to a module the function ``handler``."""
+def sizes(time: int, batch: int, reverse: bool, block_steps: int, shares: int) -> np.ndarray:
+    """The first array of a call."""
+    return np.array([time, batch, reverse, block_steps, shares], np.int32)
+
+
+class Handler:
+    """Adds to the module of a kernel the function ``handler(frame)``."""
 
     def __init__(self, plan: KernelPlan, module: ir.Module):
-        super().__init__(module)
-        self.plan = plan
+        self.plan, self.phases = plan, Phases(plan, module)
+        self.phases.emit()
+        self.b, (pointer,) = begin_function(module, "handler", POINTER, POINTER)
+        self.frame = Frame(self.b, pointer)
 
     def emit(self) -> None:
-        self.phases = Phases(self.plan, self.module)
-        self.phases.emit()
-        self.function("handler", POINTER, POINTER)
-        b = self.b
+        b, fail_if = self.b, self.frame.fail_if
         inputs, outputs = (
             [(kind, v) for kind in kinds for v in self.plan.schedule.values(kind)]
             for kinds in (INPUTS, RESULTS)
         )
-        arguments = self._items("args", len(inputs) + 1)
-        results = self._items("rets", len(outputs) + 1)
-        self._expect(arguments[0], "sizes", "int32", i64(SIZES))
-        sizes = self.field(arguments[0], Buffer, "data")
-        self.time, self.batch, self.reverse, self.stretch, self.shares = (
-            b.sext(b.load(at(b, sizes, 4 * i), typ=I32, align=4), I64) for i in range(SIZES)
-        )
-        for name in ("time", "batch", "stretch", "shares"):
-            self.fail_if(
-                b.icmp_signed("<", getattr(self, name), i64(1)), f"{name} must be at least one"
-            )
+        arguments = self._buffers("args", len(inputs) + 1)
+        results = self._buffers("rets", len(outputs) + 1)
+        self._check(arguments[0], "sizes", "int32", i64(len(SIZES)))
+        data = load_field(b, arguments[0], Buffer, "data")
+        given = [
+            b.sext(b.load(advance(b, data, 4 * i), typ=I32, align=4), I64)
+            for i in range(len(SIZES))
+        ]
+        self.time, self.batch, _, self.block_steps, _ = given
+        for name, number in zip(SIZES, given, strict=True):
+            if name != "reverse":
+                fail_if(b.icmp_signed("<", number, i64(1)), f"{name} must be at least one")
         for i, (item, (kind, value)) in enumerate(zip(arguments[1:], inputs, strict=True)):
-            self._expect(item, f"input {i}", value.aval.dtype.name, self._elements(kind, value))
+            self._check(item, f"input {i}", value.aval.dtype.name, self._elements(kind, value))
         large = []
         for i, (item, (kind, value)) in enumerate(zip(results[:-1], outputs, strict=True)):
             elements = self._elements(kind, value)
-            self._expect(item, f"output {i}", value.aval.dtype.name, elements)
+            self._check(item, f"output {i}", value.aval.dtype.name, elements)
             if kind == "emitted":
                 large.append((item, b.mul(elements, i64(item_of(value)))))
-        scratch = self._scratch()
-        self._expect(results[-1], "scratch memory", "uint8", scratch)
-        self._start([*arguments[1:], *results], [*large, (results[-1], scratch)])
+        scratch = self._scratch_bytes()
+        self._check(results[-1], "scratch memory", "uint8", scratch)
+        large.append((results[-1], scratch))
+        self._run([*arguments[1:], *results], large, given)
 
-    # --- pieces -----------------------------------------------------------------------------------------------------
+    # --- checks -------------------------------------------------------------------------------
 
-    def _items(self, which: str, count: int) -> list[ir.Value]:
-        """The buffers of a call."""
+    def _buffers(self, which: str, count: int) -> list[ir.Value]:
+        """The buffers of a call, ``args`` or ``rets``."""
         b = self.b
-        found = self.field(self.frame, CallFrame, which, "count", kind=I64)
-        self.fail_if(b.icmp_signed("!=", found, i64(count)), f"expected {count} {which}")
-        items = self.field(self.frame, CallFrame, which, "items")
-        return [b.load(at(b, items, 8 * i), typ=POINTER, align=8) for i in range(count)]
+        found = self.frame.load(which, "count", kind=I64)
+        self.frame.fail_if(b.icmp_signed("!=", found, i64(count)), f"expected {count} {which}")
+        items = self.frame.load(which, "items")
+        return [b.load(advance(b, items, 8 * i), typ=POINTER, align=8) for i in range(count)]
 
-    def _expect(self, item: ir.Value, name: str, dtype: str, elements: ir.Value) -> None:
+    def _check(self, item: ir.Value, name: str, dtype: str, elements: ir.Value) -> None:
+        """Fail unless a buffer has this dtype and so many elements."""
         b = self.b
-        code = self.field(item, Buffer, "dtype", kind=I32)
-        self.fail_if(
+        code = load_field(b, item, Buffer, "dtype", kind=I32)
+        self.frame.fail_if(
             b.icmp_signed("!=", code, ir.Constant(I32, _DTYPES[dtype])),
             f"{name} is not of dtype {dtype}",
         )
-        total = self.local(8)
+        total = stack(b, 8, 16)
         b.store(i64(1), total)
-        dims = self.field(item, Buffer, "dims")
-        with loop(b, i64(0), self.field(item, Buffer, "rank", kind=I64)) as i:
+        dims = load_field(b, item, Buffer, "dims")
+        with loop(b, i64(0), load_field(b, item, Buffer, "rank", kind=I64)) as i:
             dim = b.load(b.gep(dims, [i], source_etype=I64), typ=I64, align=8)
             b.store(b.mul(b.load(total, typ=I64), dim), total)
         wrong = b.icmp_signed("!=", b.load(total, typ=I64), elements)
-        self.fail_if(wrong, f"{name} has another size than the kernel was made for")
+        self.frame.fail_if(wrong, f"{name} has another size than the kernel was made for")
 
     def _elements(self, kind: str, value: Any) -> ir.Value:
+        """The number of elements of a buffer."""
         count: ir.Value = i64(size(value))
         if kind not in ("shared", "accumulator"):
             count = self.b.mul(count, self.batch)
         return self.b.mul(count, self.time) if kind in ("step", "emitted") else count
 
-    def _scratch(self) -> ir.Value:
+    def _scratch_bytes(self) -> ir.Value:
+        """The size of the scratch memory, as `KernelPlan.scratch_bytes` computes it."""
         b, total = self.b, i64(self.plan.panel_bytes)
         for width in self.plan.scratch_widths():
             total = b.add(total, bytes_of_rows(b, self.batch, width))
         for width in self.plan.block_widths():
-            total = b.add(total, bytes_of_rows(b, b.mul(self.batch, self.stretch), width))
+            total = b.add(total, bytes_of_rows(b, b.mul(self.batch, self.block_steps), width))
         return total
 
-    # --- work -------------------------------------------------------------------------------------------------------
+    # --- work ---------------------------------------------------------------------------------
 
-    def _start(
-        self, buffers: Sequence[ir.Value], results: Sequence[tuple[ir.Value, ir.Value]]
+    def _run(
+        self,
+        buffers: Sequence[ir.Value],
+        large: Sequence[tuple[ir.Value, ir.Value]],
+        given: Sequence[ir.Value],
     ) -> None:
-        """Do the work; ``results`` are what may be large, with their sizes in bytes."""
-        b = self.b
-        table = self.local(8 * len(buffers))
+        """Run the team; ``large`` are the results that may be large, and their sizes in bytes."""
+        b, module = self.b, self.b.module
+        table = stack(b, 8 * len(buffers), 16)
         for i, item in enumerate(buffers):
-            b.store(self.field(item, Buffer, "data"), at(b, table, 8 * i), align=8)
+            b.store(load_field(b, item, Buffer, "data"), advance(b, table, 8 * i), align=8)
         if platform.system() == "Linux":
-            for item, size in results:
-                self._prefer_huge_pages(self.field(item, Buffer, "data"), size)
-        sizes = self.time, self.batch, self.reverse, self.stretch, self.shares
-        work = declared(self.module, WORK, WORK_TYPE.return_type, *WORK_TYPE.args)
-        perform = address_of(self.module.globals["perform"])
-        b.ret(
-            b.call(
-                work, [self.frame, table, *sizes, self.phases.of_stretch(b, self.stretch), perform]
-            )
-        )
+            for item, bytes_ in large:
+                self._prefer_huge_pages(load_field(b, item, Buffer, "data"), bytes_)
+        run_team = declared(module, RUN_TEAM, RUN_TEAM_TYPE.return_type, *RUN_TEAM_TYPE.args)
+        perform = address_of(module.globals["perform"])
+        phases = self.phases.of_block(b, self.block_steps)
+        b.ret(b.call(run_team, [self.frame.pointer, table, *given, phases, perform]))
 
-    def _prefer_huge_pages(self, address: ir.Value, size: ir.Value) -> None:
-        """Ask for pages of two megabytes: memory that XLA got anew from the system is then touched 512 times less often."""
-        b, page = self.b, 2**21
+    def _prefer_huge_pages(self, address: ir.Value, bytes_: ir.Value) -> None:
+        """Ask Linux for pages of two megabytes.
+
+        XLA gets a large buffer anew from the system in each call. The first access to each page
+        costs a page fault; larger pages have 512 times fewer of them.
+        """
+        b, page = self.b, _HUGE_PAGE
         start = b.and_(b.add(b.ptrtoint(address, I64), i64(page - 1)), i64(-page))
-        end = b.and_(b.add(b.ptrtoint(address, I64), size), i64(-page))
+        end = b.and_(b.add(b.ptrtoint(address, I64), bytes_), i64(-page))
         with b.if_then(b.icmp_signed(">", b.sub(end, start), i64(page))):
-            advise = declared(self.module, "madvise", I32, POINTER, I64, I32)
+            advise = declared(b.module, "madvise", I32, POINTER, I64, I32)
             b.call(
                 advise,
                 [b.inttoptr(start, POINTER), b.sub(end, start), ir.Constant(I32, _MADV_HUGEPAGE)],
             )
-
-
-def sizes(time: int, batch: int, reverse: bool, stretch: int, shares: int) -> np.ndarray:
-    """The first array of a call."""
-    return np.array([time, batch, reverse, stretch, shares], np.int32)

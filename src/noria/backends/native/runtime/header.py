@@ -1,4 +1,4 @@
-"""XLA's foreign function interface, as the installed JAX has it: ``xla/ffi/api/c_api.h``."""
+"""The version of XLA's foreign function interface in the installed JAX, from ``c_api.h``."""
 
 import functools
 import re
@@ -14,7 +14,7 @@ def api_version() -> tuple[int, int]:
     """The version of the interface.
 
     Raises:
-        NoSuchMachine: if it is not known here.
+        NoSuchMachine: if this library does not know it.
     """
     header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
     text = header.read_text() if header.exists() else ""

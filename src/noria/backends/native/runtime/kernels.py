@@ -1,8 +1,8 @@
-"""The kernels of the process: compiled when a program first needs them, shared, and then released.
+"""The kernels of the process: compiled when a program first needs them, shared, and released.
 
-A kernel is held by each `Kernel` in Python, that is by the call that asked for it, and by each
-executable of XLA's with a call of it (see `noria.backends.native.runtime.resident`). Equal kernels are the
-same one while it is held. Its memory goes back to the system when nobody holds it.
+Each `Kernel` in Python holds a reference to its kernel, and so does each executable of XLA that
+calls it (`noria.backends.native.runtime.resident`). Programs with equal code share one kernel. Its
+memory goes back to the system when there are no more references.
 """
 
 import atexit
@@ -22,47 +22,50 @@ import jax
 from llvmlite import ir
 
 from noria.backends.native.codegen.kernel import emit
+from noria.backends.native.machine import Isa
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.runtime.handler import Handler
 from noria.backends.native.runtime.header import api_version
-from noria.backends.native.runtime.resident import WORK, Resident
+from noria.backends.native.runtime.resident import RUN_TEAM, Resident
+from noria.backends.native.runtime.state import Record
 from noria.backends.native.runtime.target import (
-    Isa,
     Library,
+    add_symbol,
     chosen,
     compile_module,
-    define,
     processor,
 )
-from noria.backends.native.runtime.xla_abi import Record, TypeInfo
+from noria.backends.native.runtime.xla_abi import TypeInfo
 
-#: The name of the handler of all kernels.
+#: The name by which XLA knows the one handler of all kernels.
 TARGET = "noria_native"
 
+_capsule: Callable[[Any], Any] = jax.ffi.pycapsule  # JAX does not annotate it
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _records: dict[str, Record] = {}
 _libraries: dict[str, Library] = {}
-_is_asked = False
+_is_release_requested = False
 
 
 class Kernel:
-    """A kernel that is not released as long as this object lives.
+    """A reference to a kernel, which is not released as long as this object lives.
 
     Attributes:
-        name: follows from its content.
+        name: the hash of its code.
     """
 
     def __init__(self, name: str, record: Record):
         self.name = name
-        weakref.finalize(self, _resident().drop, ctypes.addressof(record)).atexit = False
+        release = _resident().release_record
+        weakref.finalize(self, release, ctypes.addressof(record)).atexit = False
 
 
 def kernel_of(plan: KernelPlan, isa: Isa) -> Kernel:
     """The kernel for a plan, compiled if the process does not have it.
 
     Raises:
-        RuntimeError: if the process has almost as many memory maps as the system lets it have.
+        RuntimeError: if the process has almost as many memory maps as the system allows.
     """
     module = emit(plan)
     Handler(plan, module).emit()
@@ -71,21 +74,21 @@ def kernel_of(plan: KernelPlan, isa: Isa) -> Kernel:
     resident = _resident()
     with _lock:
         check_maps()
-        record = _records.get(name) or _enlisted(name)
-        if not resident.hold(ctypes.addressof(record)):
+        record = _records.get(name) or _new_record(name)
+        if not resident.retain_record(ctypes.addressof(record)):
             began = time.perf_counter()
             library = compile_module(module, isa)
             _log.debug("%s: LLVM took %.3f s", name, time.perf_counter() - began)
             _libraries[name], record.handler = library, library.address("handler")
-            resident.publish(ctypes.addressof(record))
+            resident.publish_record(ctypes.addressof(record))
         kernel = Kernel(name, record)
-    release_unused()  # also what could not be while the lock was held
+    release_unused()  # a request that came while this thread had the lock was left for it
     return kernel
 
 
-def _enlisted(name: str) -> Record:
+def _new_record(name: str) -> Record:
     record = _records[name] = Record(name=name.encode())
-    _resident().enlist(ctypes.addressof(record))
+    _resident().add_record(ctypes.addressof(record))
     return record
 
 
@@ -95,18 +98,19 @@ def alive() -> list[str]:
 
 
 def release_unused(*_: Any) -> int:
-    """Release the kernels that nobody holds.
+    """Release the kernels without references.
 
-    Python's main thread runs this soon after a kernel is let go, whatever it does at that time. So it
-    does not wait for the lock. Who has the lock looks again.
+    Python's main thread runs this soon after a reference was given up, between any two of its
+    instructions. So it may have the lock already, and must not wait for it: the thread that has
+    the lock looks at the request again.
     """
-    global _is_asked
-    _is_asked = True
-    while _is_asked and _lock.acquire(blocking=False):
+    global _is_release_requested
+    _is_release_requested = True
+    while _is_release_requested and _lock.acquire(blocking=False):
         try:
-            _is_asked = False
+            _is_release_requested = False
             for name in list(_libraries):
-                if _resident().retire(ctypes.addressof(_records[name])):
+                if _resident().retire_record(ctypes.addressof(_records[name])):
                     _libraries.pop(name).close()
                     _log.debug("%s: released", name)
         finally:
@@ -114,43 +118,43 @@ def release_unused(*_: Any) -> int:
     return 0
 
 
-# --- what stays -------------------------------------------------------------------------------------------
+# --- resident code ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Functions:
-    """Those of `Resident` that Python calls."""
+    """The functions of `Resident` that Python calls."""
 
-    enlist: Callable[[int], None]
-    publish: Callable[[int], None]
-    hold: Callable[[int], int]
-    drop: Callable[[int], None]
-    retire: Callable[[int], int]
-    listen: Callable[[Any, Any], None]
+    add_record: Callable[[int], None]
+    publish_record: Callable[[int], None]
+    retain_record: Callable[[int], int]
+    release_record: Callable[[int], None]
+    retire_record: Callable[[int], int]
+    set_listener: Callable[[Any, Any], None]
 
 
-_starts = threading.Lock()
+_start_lock = threading.Lock()
 
 
 def _resident() -> _Functions:
-    with _starts:
+    with _start_lock:
         return _started()
 
 
 @functools.cache
 def _started() -> _Functions:
-    """Compile the code that stays, and register it with XLA."""
+    """Compile the resident code, and register it with XLA."""
     type_id = _immortal(ctypes.c_int64(0))
     module = ir.Module("resident")
     Resident(module, ctypes.addressof(type_id)).emit()
     library = _immortal(compile_module(module, chosen()))
-    define(WORK, library.address(WORK))
-    _register_type(type_id, library.address("drop"))
+    add_symbol(RUN_TEAM, library.address(RUN_TEAM))
+    _register_type(type_id, library.address("release_record"))
     handlers = {
         stage: ctypes.c_void_p(library.address(stage)) for stage in ("instantiate", "execute")
     }
     jax.ffi.register_ffi_target(
-        TARGET, {s: jax.ffi.pycapsule(h) for s, h in handlers.items()}, platform="cpu"
+        TARGET, {s: _capsule(h) for s, h in handlers.items()}, platform="cpu"
     )
 
     def function(name: str, result: Any, *kinds: Any) -> Any:
@@ -158,36 +162,37 @@ def _started() -> _Functions:
 
     integer, pointer = ctypes.c_int, ctypes.c_void_p
     functions = _Functions(
-        enlist=function("enlist", None, pointer),
-        publish=function("publish", None, pointer),
-        hold=function("hold", integer, pointer),
-        drop=function("drop", None, pointer),
-        retire=function("retire", integer, pointer),
-        listen=function("listen", None, pointer, pointer),
+        add_record=function("add_record", None, pointer),
+        publish_record=function("publish_record", None, pointer),
+        retain_record=function("retain_record", integer, pointer),
+        release_record=function("release_record", None, pointer),
+        retire_record=function("retire_record", integer, pointer),
+        set_listener=function("set_listener", None, pointer, pointer),
     )
     release = _immortal(ctypes.CFUNCTYPE(integer, pointer)(release_unused))
     later = ctypes.cast(ctypes.pythonapi.Py_AddPendingCall, pointer)
-    functions.listen(later, ctypes.cast(release, pointer))
-    atexit.register(functions.listen, None, None)  # XLA may free executables when Python is no more
+    functions.set_listener(later, ctypes.cast(release, pointer))
+    # XLA may free executables after the interpreter has ended.
+    atexit.register(functions.set_listener, None, None)
     return functions
 
 
 def _register_type(type_id: ctypes.c_int64, deleter: int) -> None:
-    """Tell XLA how to let go of a record."""
+    """Register the type of a record with XLA; ``deleter`` gives up a reference."""
     info = _immortal(TypeInfo(struct_size=ctypes.sizeof(TypeInfo), deleter=deleter))
-    identity, described = (jax.ffi.pycapsule(ctypes.pointer(thing)) for thing in (type_id, info))
+    identity, described = (_capsule(ctypes.pointer(thing)) for thing in (type_id, info))
     jax.ffi.register_ffi_type(
         "noria_record", {"type_id": identity, "type_info": described}, platform="cpu"
     )
 
 
 def _immortal(thing: Any) -> Any:
-    """What XLA may use until the process ends: Python never frees it."""
+    """An object that Python never frees, since XLA may use it until the process ends."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
     return thing
 
 
-# --- the limit of the system ------------------------------------------------------------------------------
+# --- the limit of the system ------------------------------------------------------------------
 
 
 def memory_maps() -> tuple[int, int]:
@@ -199,7 +204,7 @@ def memory_maps() -> tuple[int, int]:
 
 
 def check_maps() -> None:
-    """Raise an error if LLVM or XLA, which would crash, may find no memory for the next program.
+    """Raise an error before LLVM or XLA crashes because it finds no memory for another program.
 
     Raises:
         RuntimeError: if the process has more than 15/16 of the memory maps that it may have.
@@ -207,8 +212,8 @@ def check_maps() -> None:
     count, most = memory_maps()
     if count > most - most // 16:
         raise RuntimeError(
-            f"This process has {count} memory maps; Linux allows {most} (vm.max_map_count), and too few "
-            "may be left to compile another program. Call jax.clear_caches() now and then, for example "
-            "after each 100 shapes, to give up compiled programs; or pad inputs, so that there are fewer "
-            f"shapes; or raise the limit: sysctl vm.max_map_count={4 * most}"
+            f"This process has {count} memory maps; Linux allows {most} (vm.max_map_count), and "
+            "too few may be left to compile another program. Call jax.clear_caches() now and then, "
+            "for example after each 100 shapes, to give up compiled programs; or pad inputs, so "
+            f"that there are fewer shapes; or raise the limit: sysctl vm.max_map_count={4 * most}"
         )

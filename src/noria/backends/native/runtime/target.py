@@ -1,4 +1,4 @@
-"""The machine: which vector instructions there are, and how a module of LLVM's language becomes code for them."""
+"""The instruction sets that this machine has, and LLVM's compiler from a module to machine code."""
 
 import functools
 import platform
@@ -11,7 +11,7 @@ from llvmlite import ir
 from noria.backends.environment import environment
 from noria.backends.native.machine import ISAS, Isa, NoSuchMachine
 
-#: What the processor must have, in LLVM's names.
+#: The features that a processor must have, by LLVM's names.
 _NEEDS = {
     "avx512": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "fma"),
     "avx2": ("avx2", "fma", "bmi2"),
@@ -34,10 +34,10 @@ def available() -> tuple[Isa, ...]:
 
 
 def chosen() -> Isa:
-    """What ``NORIA_NATIVE_ISA`` asks for, or the best one.
+    """The instruction set that ``NORIA_NATIVE_ISA`` names, or else the best one.
 
     Raises:
-        NoSuchMachine: if it is not there.
+        NoSuchMachine: if this machine does not have it.
     """
     found, asked = available(), environment().native_isa
     if not found:
@@ -57,62 +57,75 @@ def _initialise() -> None:
 
 
 def _machine(isa: Isa) -> Any:
-    """A code generator; the engine that uses it owns it."""
+    """A code generator. An engine takes ownership of it, so each engine needs a new one."""
     _initialise()
     target = llvm.Target.from_default_triple()
     return target.create_target_machine(cpu=processor(isa), features=isa.features, opt=3)
 
 
 def processor(isa: Isa) -> str:
-    """LLVM's name of the processor that code is made for."""
+    """LLVM's name of the processor to generate code for."""
     return isa.cpu or str(llvm.get_host_cpu_name())
 
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """Compiled functions; they live as long as this object, or until they are closed."""
+    """Compiled functions; they live as long as this object, or until it is closed."""
 
     engine: Any
-    assembly: str
 
     def address(self, name: str) -> int:
+        """The address of a function."""
         return int(self.engine.get_function_address(name))
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory of the functions."""
         self.engine.close()
 
 
-def define(name: str, address: int) -> None:
-    """Give a name to the address of a function; modules that are compiled from now on can call it."""
+def add_symbol(name: str, address: int) -> None:
+    """Give a function a name, by which modules that are compiled from now on can call it."""
     llvm.add_symbol(name, address)
 
 
-def compile_module(module: ir.Module, isa: Isa, *, assembly: bool = False) -> Library:
-    """Machine code for a module; ``assembly`` keeps its text, for reading."""
+def compile_module(module: ir.Module, isa: Isa) -> Library:
+    """Machine code for a module."""
+    machine, optimized = _optimized(module, isa)
+    # An engine keeps its module, a few megabytes. So it gets an empty one and an object file.
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(isa))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(machine.emit_object(optimized)))
+    engine.finalize_object()
+    return Library(engine)
+
+
+def assembly_of(module: ir.Module, isa: Isa) -> str:
+    """The machine code of a module as text, to read it."""
+    machine, optimized = _optimized(module, isa)
+    return str(machine.emit_assembly(optimized))
+
+
+def _optimized(module: ir.Module, isa: Isa) -> tuple[Any, Any]:
+    """A code generator, and the module after LLVM's optimizations."""
     machine = _machine(isa)
     module.triple = machine.triple
     parsed = llvm.parse_assembly(str(module), context=llvm.create_context())
     parsed.verify()
-    # The code is in vectors already; more passes double the time and gain nothing that could be measured.
+    # The code is vectorized and unrolled already. At level 2 or with these passes LLVM takes twice
+    # as long (benchmarks/compiling.py), and the code is no faster.
     options = llvm.create_pipeline_tuning_options(speed_level=1)
     options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
     passes = builder.getModulePassManager()
     passes.run(parsed, builder)
     _free(passes)
-    text = machine.emit_assembly(parsed) if assembly else ""
-    # An engine keeps its module, a few megabytes; so it is given an empty one, and the code as an object file.
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(isa))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(machine.emit_object(parsed)))
-    engine.finalize_object()
-    return Library(engine, text)
+    return machine, parsed
 
 
 def _free(passes: llvm.ModulePassManager) -> None:
-    """Give back the memory of a pass manager, 200 kilobytes and more.
+    """Free the memory of a pass manager, 200 kilobytes and more.
 
-    llvmlite 0.45 to 0.50 never does: of its base classes, the first has a ``_dispose`` that does nothing.
+    llvmlite 0.45 to 0.50 never does: the first of the base classes has a ``_dispose`` that does
+    nothing, and hides the other one. `tests/test_native_memory.py` would see the leak.
     """
     llvm.newpassmanagers.NewPassManager._dispose(passes)
-    passes.detach()  # nobody frees it twice
+    passes.detach()  # so that llvmlite does not free it too

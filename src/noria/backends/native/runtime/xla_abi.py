@@ -1,4 +1,7 @@
-"""The structures that XLA and a handler exchange, as ``xla/ffi/api/c_api.h`` lays them out; only the fields that are used."""
+"""The structures that XLA and a handler exchange, as ``xla/ffi/api/c_api.h`` lays them out.
+
+A structure ends with the last field that is used here.
+"""
 
 import ctypes
 from typing import Any, ClassVar
@@ -101,46 +104,10 @@ class Api(Head):
         *(
             (name, ctypes.c_void_p)
             for name in (
-                "error_create error_message error_destroy register stream type context state_set state_get allocate "
-                "free schedule"
+                "error_create error_message error_destroy register stream type context "
+                "state_set state_get allocate free schedule"
             ).split()
         ),
-    )
-
-
-class TeamState(ctypes.Structure):
-    """What the threads share: counters, and what they need to know. Behind it stands a `ShareState` for each share."""
-
-    _fields_: ClassVar[Any] = tuple(
-        (name, ctypes.c_int64)
-        for name in (
-            "arrived holders shares phases phases_of_stretch perform table time batch reverse stretch"
-        ).split()
-    )
-
-
-class ShareState(ctypes.Structure):
-    """Of a share, the phases that somebody has begun, and those that are done: each in a cache line of its own."""
-
-    _fields_: ClassVar[Any] = (
-        ("begun", ctypes.c_int64),
-        ("apart", ctypes.c_int64 * 7),
-        ("done", ctypes.c_int64),
-        ("far", ctypes.c_int64 * 7),
-    )
-
-
-class Record(ctypes.Structure):
-    """A kernel that the process has, or had: its name, its handler, and how many keep it.
-
-    The number is -1 if there is no handler. A record is never freed.
-    """
-
-    _fields_: ClassVar[Any] = (
-        ("name", ctypes.c_char * 24),
-        ("holders", ctypes.c_int64),
-        ("handler", ctypes.c_void_p),
-        ("next", ctypes.c_void_p),
     )
 
 

@@ -1,0 +1,183 @@
+"""Measure the thresholds of the native backend: python benchmarks/tuning.py [--quick] [NAME ...]
+
+Without names, all fields of `Tuning` are measured. There are two kinds of tables:
+
+* For a threshold that decides between two ways, each line is a problem on one side of it or the
+  other, with the time of the first way divided by that of the second. The threshold is right where
+  the ratio crosses 1.
+* For a size, each line is a value, with the time of the default divided by the time of the value.
+  The default is right if no ratio is far above 1.
+
+The variants of a line take turns, so that a change of the machine falls on all of them.
+"""
+
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import noria as nr
+from noria.backends.native.machine import Tuning, using
+
+DEFAULT, HUGE = Tuning(), 2**60
+NEVER_BLOCK = replace(DEFAULT, small_weight_bytes=HUGE, cached_weight_bytes=HUGE)
+ALWAYS_BLOCK = replace(DEFAULT, small_weight_bytes=0, block_examples=HUGE)
+UNPACKED, PACKED = replace(DEFAULT, unpacked_rows=HUGE), replace(DEFAULT, unpacked_rows=0)
+ONE_THREAD, THREADS = replace(DEFAULT, threads=1), replace(DEFAULT, thread_flops=1)
+BY_ROWS, BY_FEATURES = (replace(THREADS, stage_flops=n) for n in (HUGE, 0))
+SCAN, PIECES = replace(DEFAULT, pieces=0), replace(DEFAULT, pieces=HUGE)
+
+
+class Line(NamedTuple):
+    """A problem, and the two settings that are compared on it."""
+
+    label: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    first: Tuning
+    second: Tuning
+
+
+def infer(layer: Any, xs: jax.Array) -> Any:
+    return layer.scan(None, xs)
+
+
+train = jax.grad(lambda layer, xs: jnp.mean(layer(xs) ** 2))
+
+
+def lstm(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, jax.Array]:
+    layer = nr.Recurrence(nr.LSTMCell(inputs, units, key=jax.random.key(0)), backend="native")
+    return layer, jax.random.normal(jax.random.key(1), (batch, steps, inputs))
+
+
+def fast_weights(steps: int, size: int) -> tuple[Any, jax.Array]:
+    """A state that is a matrix: M' = 0.9 M + tanh(M x) xᵀ."""
+
+    def step(m: jax.Array, x: jax.Array) -> jax.Array:
+        return 0.9 * m + jnp.outer(jnp.tanh(m @ x), x) / size
+
+    layer = nr.Recurrence(step, jnp.zeros((size, size)))
+    return layer, jax.random.normal(jax.random.key(1), (8, steps, size))
+
+
+# --- thresholds -----------------------------------------------------------------------------------
+
+
+def lines(name: str) -> Iterator[Line]:
+    """The problems around a threshold."""
+    if name == "thread_flops":
+        for steps in (2, 4, 8, 16, 32, 64):
+            flops = 2 * steps * 8 * 4 * 64 * (64 + 64)
+            label = f"{flops / 2:,.0f} operations for each of two threads"
+            yield Line(label, infer, lstm(steps, 8, 64, 64), ONE_THREAD, THREADS)
+    elif name == "stage_flops":
+        for units in (32, 64, 96, 128, 256, 512):
+            label = f"{2 * 4 * units * units:,} operations of a stage"
+            yield Line(label, infer, lstm(50, 1, 16, units), BY_ROWS, BY_FEATURES)
+    elif name == "unpacked_rows":
+        for batch in (1, 2, 4, 8, 16):
+            yield Line(f"{batch} rows", infer, lstm(1, batch, 128, 128), PACKED, UNPACKED)
+    elif name == "pieces":
+        for size in (4, 8, 16, 24):
+            yield Line(f"{size} pieces", infer, fast_weights(100, size), SCAN, PIECES)
+    else:
+        for batch, units in _BLOCKS[name]:
+            label = f"{batch} examples, weight of {4 * 4 * units * units:,} bytes"
+            yield Line(label, infer, lstm(60, batch, units, units), NEVER_BLOCK, ALWAYS_BLOCK)
+
+
+#: Examples and units on both sides of each threshold of time blocks.
+_BLOCKS: dict[str, Sequence[tuple[int, int]]] = {
+    "small_weight_bytes": [(1, units) for units in (16, 32, 45, 64, 90, 128)],
+    "small_weight_examples": [(batch, 90) for batch in (1, 2, 3, 4, 6)],
+    "block_examples": [(batch, 256) for batch in (2, 4, 6, 8, 12, 16)],
+    "cached_weight_bytes": [(8, units) for units in (128, 256, 310, 400, 512)],
+    "uncached_block_examples": [(batch, 512) for batch in (8, 16, 32, 48)],
+}
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+#: By name: values, and the problem that they are measured with.
+SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = {
+    "threads": ((1, 2), infer, partial(lstm, 50, 64, 128, 128)),
+    "tile_rows": ((2, 4, 6, 12), infer, partial(lstm, 50, 64, 128, 256)),
+    "panel_vectors": (((1, 1), (3, 3), (4, 4), (6, 6)), infer, partial(lstm, 50, 64, 128, 256)),
+    "elementwise_vectors": ((1, 4), train, partial(lstm, 100, 64, 16, 64)),
+    "block_rows": ((64, 128, 2048, 8192), train, partial(lstm, 200, 32, 64, 128)),
+    "block_bytes": ((2**15, 2**17, 2**21, 2**23), infer, partial(lstm, 400, 1, 256, 256)),
+    "update_vectors": ((1, 2, 4), train, partial(lstm, 100, 32, 64, 128)),
+    "update_rows": (((2, 2), (4, 4), (8, 8)), train, partial(lstm, 100, 32, 64, 128)),
+    "staged_bytes": ((2**7, 2**9, 2**13, 2**15), infer, partial(lstm, 200, 64, 64, 64)),
+}
+
+
+def sizes(name: str) -> Iterator[Line]:
+    values, function, problem = SIZES[name]
+    for value in values:
+        yield Line(str(value), function, problem(), DEFAULT, replace(DEFAULT, **{name: value}))
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def ratio(line: Line, seconds: float) -> float:
+    """The median time of a problem with the first setting, divided by that with the second."""
+    programs = []
+    for setting in (line.first, line.second):
+        with using(setting):
+            programs.append(jax.jit(line.function).lower(*line.arguments).compile())
+    times: list[list[float]] = [[], []]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < 5:
+        for program, found in zip(programs, times, strict=True):
+            began = time.perf_counter()
+            jax.block_until_ready(program(*line.arguments))
+            found.append(time.perf_counter() - began)
+    one, two = map(statistics.median, times)
+    return one / two
+
+
+def compile_seconds(count: int) -> float:
+    """Seconds until a step of about so many operations has run for the first time."""
+
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        for _ in range(count // 2):
+            h = jnp.sin(h) * x
+        return h
+
+    layer = nr.Recurrence(step, jnp.zeros(16), backend="native")
+    began = time.perf_counter()
+    jax.block_until_ready(jax.jit(layer)(jnp.ones((8, 2, 16))))
+    return time.perf_counter() - began
+
+
+def main(arguments: Sequence[str]) -> None:
+    quick = "--quick" in arguments
+    names = [field.name for field in fields(Tuning)]
+    chosen = [name for name in arguments if name != "--quick"] or names
+    if unknown := {*chosen} - {*names}:
+        sys.exit(f"tuning.py: no threshold {', '.join(sorted(unknown))}; there are {names}")
+    print(f"{os.cpu_count()} cores, JAX {jax.__version__}")
+    for name in chosen:
+        print(f"\n{name}: {getattr(DEFAULT, name)}", flush=True)
+        if name == "equations":
+            for count in (100, 200) if quick else (800, 1600, 3200, 4000):
+                print(f"  {compile_seconds(count):8.2f} s  {count} operations", flush=True)
+            continue
+        table = [*(sizes if name in SIZES else lines)(name)]
+        for line in table[:: len(table) - 1] if quick else table:
+            found = ratio(line, 0.02 if quick else 1.0)
+            assert math.isfinite(found)
+            print(f"  {found:8.2f}  {line.label}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

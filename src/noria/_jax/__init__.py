@@ -1,0 +1,57 @@
+"""Everything that Noria uses beyond JAX's public API, in one package.
+
+A new release of JAX can change these without notice, so each has a test in ``tests/test_jax.py``
+that names it. Everything else in Noria uses documented functions of `jax` only.
+
+====================================== ===========================================================
+`Literal`, `Primitive`, `ShapedArray`  parts of jaxprs
+`Tracer`, `SymbolicZero`               arguments of a function that JAX traces or differentiates
+`parts_of`, `call`                     jaxprs with and without closed-over arrays
+`is_symbolic`                          sizes that `jax.export` leaves open
+`looks_at_residuals`                   switches for debugging
+`bind`, `user_frames`                  bind an equation again; the user's lines that led to it
+`primitive`                            a primitive with all its rules
+`Rows`                                 the batch axes of a primitive, for several devices
+`aligned`                              results whose mapped axes are known in advance
+`varying_axes`, `varying`, `retyped`   axes of a mesh in the types of arrays
+====================================== ===========================================================
+"""
+
+from jax.core import ShapedArray as ShapedArray
+from jax.core import Tracer as Tracer
+from jax.custom_derivatives import SymbolicZero as SymbolicZero
+from jax.extend.core import Literal as Literal
+from jax.extend.core import Primitive as Primitive
+
+from noria._jax.jaxprs import (
+    bind,
+    call,
+    is_symbolic,
+    looks_at_residuals,
+    parts_of,
+    user_frames,
+)
+from noria._jax.mapped_axes import aligned
+from noria._jax.mesh_axes import retyped, varying, varying_axes
+from noria._jax.partition import Rows
+from noria._jax.primitives import primitive
+
+__all__ = [
+    "Literal",
+    "Primitive",
+    "Rows",
+    "ShapedArray",
+    "SymbolicZero",
+    "Tracer",
+    "aligned",
+    "bind",
+    "call",
+    "is_symbolic",
+    "looks_at_residuals",
+    "parts_of",
+    "primitive",
+    "retyped",
+    "user_frames",
+    "varying",
+    "varying_axes",
+]

@@ -1,0 +1,48 @@
+"""Jaxprs: their parts, their equations, and the switches that concern them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import source_info_util
+from jax.extend.core import jaxpr_as_fun
+
+
+def parts_of(jaxpr: Any) -> tuple[Any, list[Any]]:
+    """A jaxpr, and the arrays that it closes over, in the order of its ``constvars``.
+
+    Before JAX 0.11 a jaxpr with arrays is a ``ClosedJaxpr`` around one without.
+    """
+    return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
+
+
+def call(jaxpr: Any, *arrays: Any) -> list[Any]:
+    """The outputs of a jaxpr with its arrays."""
+    return list(jaxpr_as_fun(jaxpr)(*arrays))
+
+
+def bind(primitive: Any, arrays: Sequence[Any], params: dict[str, Any], source: Any) -> list[Any]:
+    """Bind an equation to new inputs: its outputs. ``source`` keeps the user's line behind it."""
+    bound = primitive.get_bind_params(params)
+    # Some releases return a pair.
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    with source_info_util.user_context(source):
+        outputs = primitive.bind(*functions, *arrays, **params)
+    return list(outputs) if primitive.multiple_results else [outputs]
+
+
+def user_frames(source: Any) -> list[tuple[str, int]]:
+    """File and line of each frame that led to an equation, the innermost first."""
+    return [] if source is None else [(f.file_name, f.line_num) for f in source.frames]
+
+
+def is_symbolic(*sizes: Any) -> bool:
+    """Whether one of the sizes is a variable of `jax.export.symbolic_shape`."""
+    return not all(isinstance(size, int | np.integer) for size in sizes)
+
+
+def looks_at_residuals() -> bool:
+    """Whether JAX looks for NaN or infinities in all results of a compiled program."""
+    config: Any = jax.config
+    return bool(config.jax_debug_nans or config.jax_debug_infs)

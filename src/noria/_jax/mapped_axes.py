@@ -1,0 +1,62 @@
+"""Results whose mapped axes under `jax.vmap` are known in advance."""
+
+# JAX annotates few of these functions.
+# mypy: disable-error-code="no-untyped-call,untyped-decorator"
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.interpreters import partial_eval as pe
+
+from noria._jax.primitives import without_dead_code
+
+
+def aligned(results: Sequence[Any], axes: Sequence[int], given: Sequence[Any]) -> list[Any]:
+    """``results`` as they are. Under `jax.vmap`, result i is mapped along ``axes[i]``.
+
+    That holds if any of ``given``, from which the results were computed, is mapped. A function and
+    its `jax.custom_vjp` rule must agree about the axes: inside of `jax.jit`, JAX takes the axes of
+    the function for both, and would silently exchange axes in the results of the rule.
+    """
+    return list(_aligned.bind(*results, *given, axes=tuple(axes)))
+
+
+_aligned = Primitive("noria_aligned")
+_aligned.multiple_results = True
+
+
+@_aligned.def_impl
+@_aligned.def_abstract_eval
+def _(*arrays: Any, axes: tuple[int, ...]) -> list[Any]:
+    return list(arrays[: len(axes)])
+
+
+def _align(arrays: Sequence[Any], mapped: Sequence[int | None], *, axes: tuple[int, ...]) -> Any:
+    size = next(a.shape[axis] for a, axis in zip(arrays, mapped, strict=True) if axis is not None)
+    moved = [
+        jnp.broadcast_to(jnp.expand_dims(a, to), (*a.shape[:to], size, *a.shape[to:]))
+        if axis is None
+        else jnp.moveaxis(a, axis, to)
+        for a, axis, to in zip(arrays, mapped, axes, strict=False)
+    ]
+    return aligned(moved, axes, arrays[len(axes) :]), axes  # also under an outer vmap
+
+
+def _unused(
+    used: list[bool], *, axes: tuple[int, ...]
+) -> tuple[list[bool], list[bool], dict[str, Any]]:
+    return used, used, {"axes": tuple(itertools.compress(axes, used))}
+
+
+ad.primitive_jvps[_aligned] = lambda primals, tangents, *, axes: (
+    _aligned.bind(*primals, axes=axes),
+    tangents[: len(axes)],
+)
+batching.primitive_batchers[_aligned] = _align
+pe.dce_rules[_aligned] = functools.partial(without_dead_code, _unused)
+mlir.register_lowering(_aligned, lambda ctx, *arrays, axes: arrays[: len(axes)])

@@ -1,0 +1,174 @@
+"""Packing: the function ``pack`` fills the panels of a share of all weights, once for each call.
+
+A weight whose depth is contiguous in memory (its contracted axis is the last) is packed by
+transposing tiles of a vector of columns by a vector of depth. Everything else is copied vector by
+vector, or number by number if a vector holds columns of several weights.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from llvmlite import ir
+
+from noria.backends.native.codegen.addresses import (
+    Buffers,
+    Columns,
+    columns_of,
+    panel_at,
+    panel_vector,
+)
+from noria.backends.native.codegen.llvm import (
+    I32,
+    I64,
+    POINTER,
+    VOID,
+    advance,
+    begin_function,
+    bytes_of,
+    constant,
+    for_share,
+    i64,
+    internal_function,
+    load_lanes,
+    loop,
+)
+from noria.backends.native.plan.tiling import KernelPlan, Panel, StageTiling
+
+
+def emit_pack(plan: KernelPlan, module: ir.Module) -> None:
+    """Add to a module ``void pack(void** buffers, int64 share, int64 shares)``."""
+    b, (table, share, shares) = begin_function(module, "pack", VOID, POINTER, I64, I64)
+    buffers = Buffers(b, table, plan.schedule)
+    of_blocks = [tiling for _, tiling in (*plan.prologue, *plan.epilogue)]
+    for tiling in () if plan.unpacked else (*plan.tilings, *of_blocks):
+        for panel in tiling.panels:
+            for j, counts in for_share(b, *plan.counts(tiling), share, shares):
+                _pack_block(b, buffers, plan, tiling, panel, j, counts)
+    b.ret_void()
+
+
+def _pack_block(
+    b: ir.IRBuilder,
+    buffers: Buffers,
+    plan: KernelPlan,
+    tiling: StageTiling,
+    panel: Panel,
+    j: ir.Value,
+    counts: Sequence[int],
+) -> None:
+    """Fill the panel of block ``j``, whose vectors have these numbers of features."""
+    vectors = [
+        [columns_of(b, buffers, plan, tiling, j, segment) for segment in segments]
+        for segments in plan.segments(panel, counts)
+    ]
+    pack_panel(b, panel_vector(plan, panel), panel_at(b, buffers, plan, panel, j), vectors)
+
+
+def pack_panel(
+    b: ir.IRBuilder, vector: ir.VectorType, panel: ir.Value, columns: Sequence[Sequence[Columns]]
+) -> None:
+    """Fill a panel.
+
+    Each vector holds columns of one weight, or of several side by side; its other lanes are zero.
+    """
+    size, width, lanes = bytes_of(vector), len(columns), vector.count
+    depth = columns[0][0].depth
+    is_transposed = [len(some) == 1 and some[0].contracted_axis == 1 for some in columns]
+
+    def fill(start: int, which: bool) -> None:
+        """Copy the vectors of one kind, step by step along the depth."""
+        with loop(b, i64(start), i64(depth)) as k:
+            target = advance(b, panel, b.mul(k, i64(width * size)))
+            for c, some in enumerate(columns):
+                if is_transposed[c] == which:
+                    b.store(_line(b, vector, some, k), advance(b, target, c * size), align=size)
+
+    if not all(is_transposed):
+        fill(0, False)
+    whole = depth // lanes * lanes
+    for c, (weight, shape, _, first, count) in [
+        (c, some[0]) for c, some in enumerate(columns) if is_transposed[c]
+    ]:
+        start = b.gep(weight, [b.mul(first, i64(shape[1]))], source_etype=vector.element)
+        row_stride, panel_stride = i64(shape[1] * size // lanes), i64(width * size)
+        with loop(b, i64(0), i64(whole // lanes)) as block:
+            source = advance(b, start, b.mul(block, i64(size)))
+            shift = b.add(b.mul(b.mul(block, i64(lanes)), panel_stride), i64(c * size))
+            target = advance(b, panel, shift)
+            function = transpose_tile(b.module, vector, count)
+            b.call(function, [source, row_stride, target, panel_stride])
+    if any(is_transposed) and whole < depth:
+        fill(whole, True)
+
+
+def _line(
+    b: ir.IRBuilder, vector: ir.VectorType, columns: Sequence[Columns], k: ir.Value
+) -> ir.Value:
+    """A vector of columns at depth ``k``."""
+    one = vector.element
+    if len(columns) == 1 and columns[0].contracted_axis == 0:
+        weight, shape, _, first, count = columns[0]
+        start = b.gep(weight, [b.add(b.mul(k, i64(shape[1])), first)], source_etype=one)
+        return load_lanes(b, start, vector, count, bytes_of(vector) // vector.count)
+    line: ir.Value = constant(vector, 0)
+    lanes = iter(range(vector.count))
+    for weight, shape, contracted_axis, first, count in columns:
+        for n in range(count):
+            column = b.add(first, i64(n))
+            row, last = (k, column) if contracted_axis == 0 else (column, k)
+            number = b.load(
+                b.gep(weight, [b.add(b.mul(row, i64(shape[1])), last)], source_etype=one), typ=one
+            )
+            line = b.insert_element(line, number, ir.Constant(I32, next(lanes)))
+    return line
+
+
+def transpose_tile(module: ir.Module, vector: ir.VectorType, count: int) -> ir.Function:
+    """``void f(source, row_stride, target, target_stride)``.
+
+    ``count`` rows of a vector each become columns; the other columns are zero. Strides are the
+    distances in bytes from row to row of the source and from vector to vector of the target.
+    """
+    name = f"transpose_tile.{count}.{vector.count}.{vector.element}"
+    kinds = [POINTER, I64, POINTER, I64]
+    return internal_function(module, name, kinds, partial(_emit_transpose_tile, vector, count))
+
+
+def _emit_transpose_tile(
+    vector: ir.VectorType, count: int, b: ir.IRBuilder, *args: ir.Value
+) -> None:
+    source, row_stride, target, target_stride = args
+    item = bytes_of(vector) // vector.count
+    rows = [
+        b.load(advance(b, source, b.mul(row_stride, i64(n))), typ=vector, align=item)
+        for n in range(count)
+    ]
+    rows += [constant(vector, 0)] * (vector.count - count)
+    for n, line in enumerate(_transposed(b, rows)):
+        b.store(line, advance(b, target, b.mul(target_stride, i64(n))), align=bytes_of(vector))
+    b.ret_void()
+
+
+def _transposed(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
+    """Transpose n vectors of n lanes.
+
+    Each round interleaves the lanes of two vectors that are n / 2 apart: the low halves make one
+    vector, the high halves the next. After log2(n) rounds rows are columns. With four lanes::
+
+        a0 a1 a2 a3      a0 c0 a1 c1      a0 b0 c0 d0
+        b0 b1 b2 b3  ->  a2 c2 a3 c3  ->  a1 b1 c1 d1
+        c0 c1 c2 c3      b0 d0 b1 d1      a2 b2 c2 d2
+        d0 d1 d2 d3      b2 d2 b3 d3      a3 b3 c3 d3
+    """
+    count = len(vectors)
+    low, high = (
+        ir.Constant(
+            ir.VectorType(I32, count),
+            [half + lane // 2 + lane % 2 * count for lane in range(count)],
+        )
+        for half in (0, count // 2)
+    )
+    for _ in range(count.bit_length() - 1):
+        pairs = zip(vectors[: count // 2], vectors[count // 2 :], strict=True)
+        vectors = [b.shuffle_vector(one, two, order) for one, two in pairs for order in (low, high)]
+    return vectors

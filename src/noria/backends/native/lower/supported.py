@@ -1,0 +1,146 @@
+"""Which equations and values the native backend has code for, by `noria.ir.primitives`."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from noria.ir.graph import Equation, size
+from noria.ir.primitives import COMBINE, ELEMENTWISE, VIEWS
+from noria.ir.source import origin
+
+
+class UnsupportedEquation(Exception):
+    """The native backend has no code for an equation or a value; the message says for which."""
+
+    def __init__(self, subject: Any):
+        if isinstance(subject, Equation):
+            path, line = origin(subject)
+            shapes = " ".join(v.aval.str_short(short_dtypes=True) for v in subject.inputs)
+            where = f", {Path(path).name}:{line}" if path else ""
+            super().__init__(f"there is no native code for {subject.name} of {shapes}{where}")
+        else:
+            shape = subject.aval.str_short(short_dtypes=True)
+            super().__init__(f"there is no native code for values of {shape}")
+
+
+class TooLong(UnsupportedEquation):
+    """A step has more equations than machine code is made for."""
+
+    def __init__(self, count: int, most: int):
+        Exception.__init__(
+            self, f"the step has {count} operations, and native code is made of at most {most}"
+        )
+
+
+def kind_of(dtype: Any) -> str:
+    """As `numpy.dtype.kind`; empty for a dtype without native code.
+
+    Numbers of bfloat16 are computed in float32.
+    """
+    if dtype == jnp.bfloat16:
+        return "f"
+    return "" if dtype == np.float16 else getattr(dtype, "kind", "")
+
+
+def check_dtype(value: Any) -> None:
+    """Raise an error if the native backend cannot store a value.
+
+    Raises:
+        UnsupportedEquation: if it has another dtype, or no elements.
+    """
+    dtype = value.aval.dtype
+    is_known = isinstance(dtype, np.dtype) and dtype.kind in "fiub" and dtype != np.float16
+    if not is_known or not size(value):
+        raise UnsupportedEquation(value)
+
+
+def is_sized(equation: Equation) -> bool:
+    """Whether all operands and results have elements."""
+    return all(size(v) for v in (*equation.inputs, *equation.outputs))
+
+
+def has_native_code(equation: Equation) -> bool:
+    """Whether there is code for an equation as it is; `legalized` may find it in another form."""
+    name = equation.name
+    if not is_sized(equation):
+        return False
+    if name in _CONDITIONS:
+        return _CONDITIONS[name](equation)
+    if name in COMBINE:
+        operand = equation.inputs[0].aval
+        return len(equation.params["axes"]) == operand.ndim and operand.dtype != bool
+    return name in VIEWS or (name in ELEMENTWISE and _is_elementwise(equation))
+
+
+def _is_elementwise(equation: Equation) -> bool:
+    """Whether each operand has a known dtype, and one element or the shape of the result."""
+    shape = equation.outputs[0].aval.shape
+    return all(
+        kind_of(v.aval.dtype) in [*ELEMENTWISE[equation.name]]
+        and (math.prod(v.aval.shape) == 1 or v.aval.shape == shape)
+        for v in equation.inputs
+    )
+
+
+# --- conditions of single primitives --------------------------------------------------------------
+
+
+def _is_row_times_matrix(equation: Equation) -> bool:
+    contracted, batch = equation.params["dimension_numbers"]
+    dtypes = {v.aval.dtype for v in (*equation.inputs, *equation.outputs)}
+    return (
+        sorted(v.aval.ndim for v in equation.inputs) == [1, 2]
+        and len(contracted[0]) == 1
+        and not any(batch)
+        and len(dtypes) == 1
+        and all(kind_of(dtype) == "f" for dtype in dtypes)
+    )
+
+
+def _is_along_rows(axis: str) -> Callable[[Equation], bool]:
+    """A condition: the axis named by a parameter is the first with more than one element."""
+    return lambda e: math.prod(e.inputs[0].aval.shape[: e.params[axis]]) == 1
+
+
+def _is_contiguous(equation: Equation) -> bool:
+    params, shape = equation.params, equation.inputs[0].aval.shape
+    if params["strides"] is not None and any(stride != 1 for stride in params["strides"]):
+        return False
+    ends = zip(params["start_indices"], params["limit_indices"], shape, strict=True)
+    cut = [stop - start != n for start, stop, n in ends]
+    return not any(cut) or math.prod(shape[: max(i for i, c in enumerate(cut) if c)]) == 1
+
+
+def _keeps_order(equation: Equation) -> bool:
+    shape = equation.inputs[0].aval.shape
+    moved = [axis for axis in equation.params["permutation"] if shape[axis] > 1]
+    return moved == sorted(moved)
+
+
+def _is_two_way(equation: Equation) -> bool:
+    is_boolean = len(equation.inputs) == 3 and equation.inputs[0].aval.dtype == bool
+    return is_boolean and _is_elementwise(equation)
+
+
+def _keeps_its_size(equation: Equation) -> bool:
+    """Numbers of bfloat16 are float32 in registers, so their own bits are not there."""
+    dtypes = [v.aval.dtype for v in (*equation.inputs, *equation.outputs)]
+    same = len({dtype.itemsize for dtype in dtypes}) == 1 and jnp.bfloat16 not in dtypes
+    return same and _is_elementwise(equation)
+
+
+_CONDITIONS: dict[str, Callable[[Equation], bool]] = {
+    "dot_general": _is_row_times_matrix,
+    "concatenate": _is_along_rows("dimension"),
+    "split": _is_along_rows("axis"),
+    "slice": _is_contiguous,
+    "broadcast_in_dim": lambda e: size(e.inputs[0]) in (1, size(e.outputs[0])),
+    "transpose": _keeps_order,
+    "reshape": lambda e: e.params.get("dimensions") is None,
+    "select_n": _is_two_way,
+    "bitcast_convert_type": _keeps_its_size,
+}

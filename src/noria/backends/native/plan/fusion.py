@@ -1,0 +1,157 @@
+"""Fusion: the equations of a step become stages, passes over the features.
+
+A value is stored only at a fusion barrier, when a later operation needs the whole vector: the row
+vector of a product, the result of a reduction, the next state, an emitted value. A costly value
+that two stages need is stored too, so that it is computed once. Stages have levels: a stage reads
+only values that stages of lower levels have stored::
+
+    LSTM, forward    level 0: h U + x W, gates, c, h       over the units; columns of four gates
+    LSTM, reverse    level 0: cotangents of the gates      over the units
+                     level 1: times the transposed U       over the units
+"""
+
+from typing import Any
+
+from noria.backends.native.plan.lookup import SpansPieces, pieces_of
+from noria.backends.native.plan.stages import (
+    Constant,
+    DotColumns,
+    Elementwise,
+    Load,
+    Slot,
+    Stage,
+)
+from noria.backends.native.plan.storage import Storage
+from noria.ir.graph import size, values_of
+from noria.ir.primitives import COMBINE, TRANSCENDENTAL
+
+#: The level and the extent of a stage.
+_Key = tuple[int, int]
+
+
+def fuse(storage: Storage) -> list[Stage]:
+    """The stages of a step; further values are stored until each can be computed.
+
+    A new slot can change the stages, so they are made again until no value lacks one.
+    """
+    while True:
+        fusion = _Fusion(storage)
+        missing = fusion.run()
+        if not missing:
+            return [stage for _, stage in sorted(fusion.stages.items())]
+        for value in missing:
+            storage.store(value)
+
+
+class _Fusion:
+    """One attempt with the slots that there are.
+
+    Attributes:
+        stages: the stages by level and extent.
+        levels: the level at which a stored value is computed.
+    """
+
+    def __init__(self, storage: Storage):
+        self.storage, self.lookup = storage, storage.lookup
+        self.stages: dict[_Key, Stage] = {}
+        self.levels: dict[Any, int] = {}
+
+    def run(self) -> list[Any]:
+        """Make the stages; the values that must be stored first, if any."""
+        storage = self.storage
+        try:
+            self._store_operands()
+            for equation in storage.equations:
+                for value in equation.outputs:
+                    if value in self.lookup.slots or value in storage.extra_stores:
+                        self.levels[value] = self._place(value)
+            for atom, slots in storage.extra_stores.items():
+                if atom in self.lookup.leaves:
+                    self._stage(0, size(atom)).stores.append((atom, tuple(slots)))
+            for atom, slot in storage.constants:
+                self._stage(0, size(atom)).stores.append((atom, (slot,)))
+            return self._assign_products()
+        except SpansPieces as spans:
+            return [spans.value]
+
+    def _stage(self, level: int, extent: int) -> Stage:
+        return self.stages.setdefault((level, extent), Stage(extent))
+
+    def _store_operands(self) -> None:
+        """Store rows of products, results of reductions, and numbers that many features need."""
+        storage = self.storage
+        for equation in storage.equations:
+            if equation.name == "dot_general":
+                storage.add_dot(equation, storage.row_of(equation))
+            elif equation.name in COMBINE:
+                storage.store(equation.outputs[0])
+            elif equation.name != "concatenate":
+                for value in values_of(equation.inputs):
+                    if size(value) == 1 < size(equation.outputs[0]) and not self._is_read(value):
+                        storage.store(value)
+
+    def _is_read(self, value: Any) -> bool:
+        return isinstance(self.lookup.node_at(value, 0, size(value)), Load | Constant)
+
+    def _place(self, value: Any) -> int:
+        """Put the stores of a value into stages; the level at which it is computed."""
+        own = (self.lookup.slots[value],) if value in self.lookup.slots else ()
+        slots = (*own, *self.storage.extra_stores.get(value, ()))
+        equation = self.lookup.producer[value]
+        if equation.name == "concatenate":
+            return self._place_pieces(pieces_of(equation), slots)
+        if equation.name in COMBINE:
+            operand = equation.inputs[0]
+            level = self._level(operand)
+            self._stage(level, size(operand)).reductions.append((equation, slots))
+            return level
+        level = self._level(value)
+        stage = self._stage(level, size(value))
+        stage.stores.append((value, slots))
+        stage.local.add(value)
+        return level
+
+    def _place_pieces(self, pieces: Any, slots: tuple[Slot, ...]) -> int:
+        highest = 0
+        for piece, start in pieces:
+            level = self._level(piece)
+            moved = tuple(slot.moved(start) for slot in slots)
+            self._stage(level, size(piece)).stores.append((piece, moved))
+            highest = max(highest, level)
+        return highest
+
+    def _level(self, value: Any) -> int:
+        """The lowest level at which a value can be computed: after what it reads is stored."""
+        highest = 0
+        for _, _, node in self.lookup.nodes([value], size(value), lambda v: v is value):
+            if isinstance(node, Load):
+                is_inlined = node.value in self.lookup.leaves or self.lookup.is_computed_at(*node)
+                highest = max(highest, self.levels.get(node.value, 0) + (not is_inlined))
+            elif isinstance(node, DotColumns):
+                row = self.storage.dots[node.equation].row.value
+                highest = max(highest, self.levels[row] + 1 if row in self.levels else 0)
+        return highest
+
+    def _assign_products(self) -> list[Any]:
+        """Give each stage its products; the costly values that more than one stage computes."""
+        needed: dict[tuple[Any, int], set[_Key]] = {}
+        for key, stage in self.stages.items():
+            columns: dict[DotColumns, None] = {}
+            atoms = *(a for a, _ in stage.stores), *(e.inputs[0] for e, _ in stage.reductions)
+            local = stage.local.__contains__
+            for value, offset, node in self.lookup.nodes(atoms, stage.extent, local):
+                if isinstance(node, DotColumns):
+                    columns[node] = None
+                    product = node.equation.outputs[0], node.offset
+                    needed.setdefault(product, set()).add(key)
+                elif isinstance(node, Elementwise) and _is_costly(node) and size(value) > 1:
+                    needed.setdefault((value, offset), set()).add(key)
+            stage.columns = list(columns)
+        slots = self.lookup.slots
+        return [
+            value for (value, _), keys in needed.items() if len(keys) > 1 and value not in slots
+        ]
+
+
+def _is_costly(node: Elementwise) -> bool:
+    return node.equation.name in TRANSCENDENTAL

@@ -1,0 +1,48 @@
+"""How the work of a call is divided: the shares of threads, and the steps of a time block."""
+
+import os
+
+from noria._integers import ceil_div
+from noria.backends.native.machine import Tuning
+from noria.backends.native.plan.schedule import Schedule
+from noria.backends.native.plan.tiling import KernelPlan
+from noria.ir.graph import size
+from noria.ir.primitives import VIEWS
+
+
+def shares_of(schedule: Schedule, time: int, batch: int, tuning: Tuning) -> tuple[int, bool]:
+    """The number of shares, and whether they are shares of the features, not rows of the batch.
+
+    Features are divided if there are few rows, and each stage is so much work that waiting for the
+    other threads after it costs little. Reductions need all features, so they rule that out.
+    """
+    products = {equation: 2 * dot.depth * dot.width for equation, dot in schedule.dots.items()}
+    hoisted = sum(products[p.equation] for p in (*schedule.prologue, *schedule.epilogue))
+    results = [v for e in schedule.equations if e.name not in VIEWS for v in e.outputs]
+    step = sum(products.values()) - hoisted + 4 * sum(map(size, results))
+    # Prologue and epilogue of a time block are always divided by features.
+    block = hoisted + sum(2 * size(accumulator) for accumulator in schedule.accumulators)
+    threads = tuning.threads or _cores()
+    shares = max(1, min(threads, time * batch * (step + block) // tuning.thread_flops))
+    work = step * batch // len(schedule.stages)
+    reduces = any(stage.reductions for stage in schedule.stages)
+    if shares > 1 and batch <= 2 * shares and work > tuning.stage_flops and not reduces:
+        return shares, True
+    return (shares if block else min(shares, batch)), False
+
+
+def block_steps(plan: KernelPlan, time: int, batch: int, tuning: Tuning) -> int:
+    """Steps of a time block: blocks are nearly equal, with about the rows that `Tuning` names."""
+    kept = sum(plan.block_widths())
+    if plan.schedule.accumulators:
+        rows = tuning.block_rows
+    elif kept:
+        rows = ceil_div(tuning.block_bytes, kept)
+    else:
+        return time
+    return ceil_div(time, min(time, ceil_div(time * batch, rows)))
+
+
+def _cores() -> int:
+    """The cores that the process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

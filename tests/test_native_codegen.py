@@ -1,0 +1,157 @@
+"""The code that the native backend generates: registers, memory layout, shares, coefficients.
+
+None of these changes a result. They decide how fast a kernel is, and are cheap to check.
+"""
+
+import ctypes
+import importlib.util
+import platform
+import re
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite")
+
+from llvmlite import ir
+
+import noria as nr
+from noria.backends.native.codegen import llvm
+from noria.backends.native.codegen.kernel import emit
+from noria.backends.native.codegen.microkernels import gemm_microkernel, rank_k_update
+from noria.backends.native.machine import Isa, Tuning
+from noria.backends.native.runtime import target
+from noria.backends.native.runtime.handler import Handler
+from noria.backends.native.runtime.state import CACHE_LINE, ShareState
+from noria.backends.native.runtime.xla_abi import offset_of
+
+ISAS = target.available()
+each_isa = pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+
+
+@pytest.fixture
+def plans_for(plans: list[Any], monkeypatch: pytest.MonkeyPatch):
+    """The plans of a training step for an instruction set: both loops, the reverse loop last."""
+
+    def found(isa: Isa) -> list[Any]:
+        monkeypatch.setenv("NORIA_NATIVE_ISA", isa.name)
+        layer = nr.GRU(32, 64, key=jax.random.key(0), dtype=jnp.float32, backend="native")
+        step = jax.jit(jax.grad(lambda layer, xs: (layer(xs) ** 2).sum()))
+        step.lower(layer, jnp.zeros((16, 8, 32), jnp.float32))
+        return [planned.plan for planned in plans]
+
+    return found
+
+
+def assembly_of(function: ir.Function, isa: Isa) -> str:
+    """The assembly of an internal function, which LLVM would remove if nothing called it."""
+    function.linkage = "external"
+    return target.assembly_of(function.module, isa)
+
+
+def spills(text: str) -> list[str]:
+    """Instructions that move a vector register to or from the stack."""
+    vector, stack = (
+        (r"\b[qv]\d+", r"\[sp")
+        if platform.machine() in ("aarch64", "arm64")
+        else ("%[xyz]mm", "%rsp")
+    )
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if re.search(vector, line) and re.search(stack, line)]
+
+
+@each_isa
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_accumulators_of_a_panel_stay_in_registers(plans_for, isa, width):
+    plan = plans_for(isa)[-1]
+    if width > Tuning().panel_vectors[isa.registers >= 32]:
+        pytest.skip("no panel of this instruction set is so wide")
+    rows = plan.register_rows(width)
+    vector = ir.VectorType(ir.FloatType(), plan.lanes)
+    text = assembly_of(gemm_microkernel(ir.Module("test"), vector, width, rows), isa)
+    assert len(re.findall(r"fmla|fmadd|addps", text)) >= rows * width
+    assert not spills(text)
+
+
+# Without fused multiply-add, a product needs one register more: SSE spills one vector of a row.
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa.name != "sse"], ids=lambda i: i.name)
+def test_accumulators_of_a_rank_update_stay_in_registers(plans_for, isa):
+    plan = plans_for(isa)[-1]
+    vector = ir.VectorType(ir.FloatType(), plan.lanes)
+    rows, width = min(plan.lanes, plan.update_rows), plan.update_vectors
+    text = assembly_of(rank_k_update(ir.Module("test"), vector, rows, width, plan.lanes), isa)
+    assert len(re.findall(r"fmla|fmadd|addps", text)) >= rows * width
+    assert not spills(text)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux has this advice")
+def test_large_results_ask_for_huge_pages(plans_for):
+    """One request for each emitted array, and one for scratch memory."""
+    counts = set()
+    for plan in plans_for(ISAS[0]):
+        module = emit(plan)
+        Handler(plan, module).emit()
+        counts.add(len(plan.schedule.values("emitted")))
+        requests = str(module).count('call i32 @"madvise"')
+        assert requests == len(plan.schedule.values("emitted")) + 1
+    assert max(counts) > 1
+
+
+def test_counters_of_a_share_are_cache_lines_apart():
+    assert offset_of(ShareState, "claimed") == 0
+    assert offset_of(ShareState, "done") == CACHE_LINE == 64
+    assert ctypes.sizeof(ShareState) == 2 * CACHE_LINE
+
+
+def test_the_share_of_the_calling_thread_is_the_largest():
+    module = ir.Module("test")
+    b, arguments = llvm.begin_function(module, "start", llvm.I64, *[llvm.I64] * 3)
+    b.ret(llvm.share_of(b, *arguments)[0])
+    b, arguments = llvm.begin_function(module, "end", llvm.I64, *[llvm.I64] * 3)
+    b.ret(llvm.share_of(b, *arguments)[1])
+    library = target.compile_module(module, ISAS[0])
+    number = ctypes.c_int64
+    start, end = (
+        ctypes.CFUNCTYPE(number, *[number] * 3)(library.address(name)) for name in ("start", "end")
+    )
+    for count in range(20):
+        for shares in range(1, 9):
+            starts = [start(count, share, shares) for share in range(shares)]
+            ends = [end(count, share, shares) for share in range(shares)]
+            assert [*starts, count] == [0, *ends]
+            sizes = np.subtract(ends, starts)
+            assert sizes[0] == sizes.max() <= sizes.min() + 1
+
+
+def coefficients_script() -> ModuleType:
+    path = Path(__file__).parent.parent / "scripts" / "coefficients.py"
+    spec = importlib.util.spec_from_file_location("coefficients_script", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_coefficients_are_nearly_the_best():
+    """The script finds each table again.
+
+    Committed numbers are rounded, in single precision to ten digits. So the largest errors are
+    compared, with the ratio that the script states for each table. In double precision, the
+    rounding of coefficients may add a quarter of the rounding error of a result.
+    """
+    names = []
+    for problem in coefficients_script().problems():
+        found, committed = problem.fit(), list(map(Decimal, problem.committed))
+        smallest, error = problem.error(found), problem.error(committed)
+        allowed = max(Decimal(problem.ratio) * smallest, Decimal(2) ** -55)
+        assert error <= allowed, (problem.name, smallest, error)
+        assert smallest <= error * Decimal("1.01"), (problem.name, smallest, error)
+        names.append(problem.name)
+    assert len(names) == len(set(names)) == 13

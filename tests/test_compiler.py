@@ -323,6 +323,26 @@ def test_a_cell_with_a_side_effect_runs_plainly_and_says_so(caplog):
         nr.Recurrence(cell, initial_state=jnp.zeros(3), checkpoint=2)(xs)
 
 
+@pytest.mark.parametrize("backend", ["auto", "scan"])
+@pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 2}])
+def test_a_layer_without_a_gradient_is_explained(backend, options):
+    """`jax.lax.while_loop` has no derivative in reverse mode: the page says so."""
+
+    def cell(h: jax.Array, x: jax.Array) -> jax.Array:
+        grown = jax.lax.while_loop(lambda a: a.sum() < 3.0, lambda a: a + 1.0, jnp.abs(h))
+        return jnp.tanh(grown + x)
+
+    layer = nr.Recurrence(cell, initial_state=jnp.zeros(4), backend=backend, **options)
+    found = nr.explain(layer, jnp.ones((2, 3, 4)))
+    assert "while" in [line.name for line in found.loop]
+    assert "; no gradient: Reverse-mode differentiation does not work for" in found.reason
+    assert (found.reverse, found.gradients, found.saved, found.saved_bytes) == ((), (), (), 0)
+    assert "no gradient" in str(found)
+    assert "no gradient" in found._repr_html_()
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work for"):
+        jax.grad(loss)(layer, jnp.ones((2, 3, 4)))
+
+
 # --- limits ---------------------------------------------------------------------------------------
 
 

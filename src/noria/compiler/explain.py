@@ -11,11 +11,14 @@ from typing import Any
 
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import is_linear
+from noria.compiler.program import Executor
 from noria.compiler.select import Decision, listening
 from noria.display import explanation_html, explanations_html
 from noria.ir.graph import Equation, Graph, is_literal, size_in_bytes
 from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.source import origin
+
+EMPTY = Graph((), (), ())
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Explanation:
         batch: examples, or ``None`` if there is no batch axis.
         time: steps.
         backend: the backend that runs.
-        reason: why that one.
+        reason: why that one; also which loops run on another backend, and why a layer that runs
+            has no gradient.
         constant: equations that depend on parameters only; they run once.
         before: equations that run for all steps at once, before the loop.
         loop: equations of the forward loop.
@@ -199,28 +203,26 @@ def explanation_of(decision: Decision) -> Explanation:
     if program is None:
         return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
     parts, times = program.split, math.prod(sizes.axes)
-    reverse, gradients = _gradient(program.executor)
+    reverse, gradients, notes = _gradient(program.executor)
     graphs = {
         "constant": (parts.invariant, 1),
         "before": (parts.prologue, times),
         "loop": (parts.loop, times),
         "after": (parts.epilogue, times),
-        "reverse": (reverse, times),
+        "reverse": (reverse or EMPTY, times),
         "gradients": (gradients, times),
     }
     lines: dict[str, Any] = {
         name: tuple(_line(e, count) for e in graph.equations)
         for name, (graph, count) in graphs.items()
     }
-    saved, count = program.saved(sizes)
-    if isinstance(program.executor, LoopExecutor):
-        reason = "; ".join((reason, *program.executor.gradient.notes))
+    saved, count = program.saved(sizes) if reverse is not None else ((), 0)
     return Explanation(
         decision.label,
         sizes.batch,
         sizes.time,
         decision.backend,
-        reason,
+        "; ".join((reason, *notes)),
         **lines,
         linear=is_linear(parts),
         saved=tuple(_shape(v) for v in saved),
@@ -233,12 +235,23 @@ def explanation_of(decision: Decision) -> Explanation:
     )
 
 
-def _gradient(executor: Any) -> tuple[Graph, Graph]:
-    """The reverse loop, and the equations that read parameters."""
+def _gradient(executor: Executor) -> tuple[Graph | None, Graph, list[str]]:
+    """The reverse loop, the equations that read parameters, and notes for the reason.
+
+    The reverse loop is ``None`` for a step without a gradient; a note gives the reason.
+    """
     if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
-        return Graph((), (), ()), Graph((), (), ())
-    gradient = executor.gradient
-    return gradient.reverse.call.graph, Graph((), (), gradient.uses)
+        return EMPTY, EMPTY, []
+    try:
+        gradient = executor.gradient
+    except Exception as error:  # a derivative rule may be the user's and raise any error
+        return None, EMPTY, [f"no gradient: {_first_line(error)}"]
+    return gradient.reverse.call.graph, Graph((), (), gradient.uses), gradient.notes
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
 
 
 def _line(equation: Equation, count: int) -> Line:

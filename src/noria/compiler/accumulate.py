@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from noria.compiler.param_use import pull_back_of_a_step
-from noria.compiler.vjp import StepVJP
+from noria.compiler.residuals import StepVJP
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, values_of
 from noria.ir.passes import extract, inputs_of, substitute, toposort
 

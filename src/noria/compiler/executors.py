@@ -3,9 +3,9 @@
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,18 @@ from noria.compiler.accumulate import accumulate_in_loop
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
 from noria.compiler.cotangents import (
     Cotangents,
+    Ends,
+    PullPrologue,
     add,
     arrays_of,
     instantiate,
     or_zeros,
 )
 from noria.compiler.param_use import cotangent_array
+from noria.compiler.residuals import StepVJP
+from noria.compiler.save_policies import SavePolicy
 from noria.compiler.split import Split, hoist_slices
-from noria.compiler.vjp import StepVJP, differentiate
+from noria.compiler.vjp import differentiate
 from noria.ir.evaluate import evaluate
 from noria.ir.graph import Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
 
@@ -33,12 +37,6 @@ log = logging.getLogger("noria")
 
 #: Final state and emitted values.
 Outputs = tuple[list[jax.Array], list[jax.Array]]
-
-#: Their cotangents, which may be symbolic zeros, or ``None`` for whole numbers.
-Ends = tuple[Sequence[Any], Sequence[Any]]
-
-#: From cotangents of the hoisted values to those of parameters and steps.
-PullPrologue = Callable[[list[Any]], tuple[list[Any], list[Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,47 +98,6 @@ class Gradient:
         ]
 
 
-class Storage(Protocol):
-    """What is stored for the gradient, and how the reverse loop uses it: ``save=`` of a layer."""
-
-    def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
-        """What is stored besides what is emitted; ``previous`` as in `StepVJP.stored`."""
-        ...
-
-    def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
-        """The forward loop, which stores these values, and how many of them are residuals."""
-        ...
-
-    def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
-        """How the steps are cut for both loops."""
-        ...
-
-    def stored(
-        self,
-        executor: "LoopExecutor",
-        sizes: Sizes,
-        env: Env,
-        steps: list[jax.Array],
-        state: list[jax.Array],
-        stacked: list[Any],
-    ) -> tuple[Env, PullPrologue | None]:
-        """Arrays to keep for the gradient, from all that the forward loop stacked."""
-        ...
-
-    def pull(
-        self,
-        executor: "LoopExecutor",
-        sizes: Sizes,
-        env: Env,
-        steps: list[jax.Array],
-        stored: Env,
-        pull_prologue: PullPrologue | None,
-        cotangents: Ends,
-    ) -> Cotangents:
-        """Cotangents of parameters, steps and state, from what was kept."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class LoopExecutor:
     """Prologue and loop as ``(parameters, steps, state, sizes) -> (final state, emitted)``.
@@ -153,7 +110,7 @@ class LoopExecutor:
         backend: what runs the loops that it supports.
         sizes: those of the whole sequence.
         reverse: whether steps are taken from the last to the first.
-        storage: what is stored for the gradient.
+        save: the policy that chooses the arrays stored for the gradient.
         label: the layer in messages.
     """
 
@@ -161,7 +118,7 @@ class LoopExecutor:
     backend: LoopBackend
     sizes: Sizes
     reverse: bool
-    storage: Storage
+    save: SavePolicy
     label: str
 
     @property
@@ -182,7 +139,7 @@ class LoopExecutor:
         if backend.can_accumulate is not None:
             vjp = accumulate_in_loop(vjp, backend.can_accumulate)
         shared = (*self.split.parameters, *vjp.constants)
-        graph, count = self.storage.forward(vjp, backend.reads_previous_step)
+        graph, count = self.save.forward(vjp, backend.reads_previous_step)
         forward = LoopCall(graph, shared, self.split.state, self.sizes, self.reverse, count)
         state = vjp.cotangents[: sum(map(is_inexact, self.split.next_state))]
         counts = tuple(count for _, count in vjp.accumulators)
@@ -198,7 +155,7 @@ class LoopExecutor:
 
     def stored(self) -> tuple[Value, ...]:
         """What is stored for the gradient besides inputs and outputs of the layer."""
-        return self.storage.values(self.gradient.vjp, self.backend.reads_previous_step)
+        return self.save.values(self.gradient.vjp, self.backend.reads_previous_step)
 
     def __call__(
         self,
@@ -243,9 +200,9 @@ class LoopExecutor:
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
         segment = functools.partial(self._advance, gradient.forward, sizes, env)
-        chunks = self.storage.chunks(sizes, self.reverse)
+        chunks = self.save.chunks(sizes, self.reverse)
         final, stacked = in_chunks(segment, state, steps, chunks)
-        stored, pull_prologue = self.storage.stored(self, sizes, env, steps, state, stacked)
+        stored, pull_prologue = self.save.stored(self, sizes, env, steps, state, stacked)
         names = tuple(stored)
 
         def pull(
@@ -257,7 +214,7 @@ class LoopExecutor:
         ) -> Cotangents:
             env = env_of((*split.parameters, *gradient.vjp.constants), arrays)
             kept = env_of(names, stored)
-            return self.storage.pull(self, sizes, env, steps, kept, pull_prologue, cotangents)
+            return self.save.pull(self, sizes, env, steps, kept, pull_prologue, cotangents)
 
         kept = jtu.Partial(pull, [*env.values()], steps, [*stored.values()], pull_prologue)
         emitted = stacked[: len(split.emitted)]

@@ -31,7 +31,7 @@ from noria.compiler.save_policies import SavePolicy
 from noria.compiler.split import Split, hoist_slices
 from noria.compiler.vjp import differentiate
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
+from noria.ir.graph import EMPTY, Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
 
 log = logging.getLogger("noria")
 
@@ -41,16 +41,18 @@ Outputs = tuple[list[jax.Array], list[jax.Array]]
 
 @dataclass(frozen=True, eq=False)
 class ChosenLoop:
-    """A loop, the backend that runs it, and why not the backend of the layer.
+    """A loop as it runs, its backend, and why that is not the backend of the layer.
 
     Attributes:
         call: the loop.
-        backend: what runs it.
+        backend: the backend that runs it.
+        prologue: the graph of its hoisted values; empty for a reverse loop.
         obstacle: why the backend of the layer cannot, or ``None``.
     """
 
     call: LoopCall
     backend: LoopBackend
+    prologue: Graph = EMPTY
     obstacle: str | None = None
 
     def __call__(self, sizes: Sizes, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
@@ -59,13 +61,25 @@ class ChosenLoop:
         return self.backend.prepare(call)(shared, {v: steps[v] for v in call.steps}, carry)
 
 
-def choose_loop(backend: LoopBackend, call: LoopCall, name: str, label: str) -> ChosenLoop:
+def loop_on(
+    backend: LoopBackend, call: LoopCall, prologue: Graph = EMPTY, obstacle: str | None = None
+) -> ChosenLoop:
+    """A loop as ``backend`` runs it, with slices of hoisted values in the prologue or the loop."""
+    if not backend.slices_in_loop:
+        prologue, graph = hoist_slices(prologue, call.graph, call.shared)
+        call = replace(call, graph=graph)
+    return ChosenLoop(call, backend, prologue, obstacle)
+
+
+def choose_loop(
+    backend: LoopBackend, call: LoopCall, name: str, label: str, prologue: Graph = EMPTY
+) -> ChosenLoop:
     """Run a loop on ``backend``, or as a scan if that does not support it."""
     obstacle = backend.supports(call)
     if obstacle is None:
-        return ChosenLoop(call, backend)
+        return loop_on(backend, call, prologue)
     log.debug("%s: the %s runs on backend scan: %s", label, name, obstacle)
-    return ChosenLoop(call, loop_backend("scan"), obstacle)
+    return loop_on(loop_backend("scan"), call, prologue, obstacle)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +139,16 @@ class LoopExecutor:
     def time_first(self) -> bool:
         return self.backend.time_first
 
-    @property
-    def inference(self) -> LoopCall:
-        """The loop when no derivative is taken."""
+    @functools.cached_property
+    def inference(self) -> ChosenLoop:
+        """The loop when no derivative is taken; `noria.compiler.select` asks for its support."""
         split = self.split
-        return LoopCall(split.loop, split.parameters, split.state, self.sizes, self.reverse)
+        call = LoopCall(split.loop, split.parameters, split.state, self.sizes, self.reverse)
+        return loop_on(self.backend, call, split.prologue)
+
+    @property
+    def as_run(self) -> tuple[Graph, Graph]:
+        return self.inference.prologue, self.inference.call.graph
 
     @functools.cached_property
     def gradient(self) -> Gradient:
@@ -149,7 +168,9 @@ class LoopExecutor:
         return Gradient(
             vjp,
             uses,
-            choose_loop(backend, forward, "forward loop of a gradient", self.label),
+            choose_loop(
+                backend, forward, "forward loop of a gradient", self.label, self.split.prologue
+            ),
             choose_loop(backend, reverse, "reverse loop", self.label),
         )
 
@@ -181,12 +202,9 @@ class LoopExecutor:
         state: list[jax.Array],
     ) -> Outputs:
         """Both, without a derivative: in chunks, if hoisted values would not stay in cache."""
-        split = self.split
-        loop = ChosenLoop(self.inference, self.backend)
-        segment = functools.partial(
-            self._advance, loop, sizes, env_of(split.parameters, parameters)
-        )
-        hoisted = sum(map(size_in_bytes, split.prologue.outputs)) * math.prod(sizes.state_axes)
+        loop, env = self.inference, env_of(self.split.parameters, parameters)
+        segment = functools.partial(self._advance, loop, sizes, env)
+        hoisted = sum(map(size_in_bytes, loop.prologue.outputs)) * math.prod(sizes.state_axes)
         size = chunk_size(sizes.time, hoisted)
         chunks = Chunks(sizes.time, size, sizes.time_axis, self.reverse)
         return self._results(*in_chunks(segment, state, steps, chunks), (parameters, steps, state))
@@ -230,12 +248,8 @@ class LoopExecutor:
         time: int,
     ) -> tuple[list[jax.Array], list[Any]]:
         """Run the prologue and ``loop`` on some steps; all that the loop stacks."""
-        prologue, call = self.split.prologue, loop.call
-        if not loop.backend.slices_in_loop:
-            prologue, graph = hoist_slices(prologue, call.graph, [*env])
-            loop = replace(loop, call=replace(call, graph=graph))
         sizes = sizes._replace(time=time)
-        found = loop(sizes, env, self._with_prologue(prologue, sizes, env, steps), state)
+        found = loop(sizes, env, self._with_prologue(loop.prologue, sizes, env, steps), state)
         return found.carry, [*found.emitted, *found.residuals]
 
     def _with_prologue(

@@ -14,11 +14,9 @@ from noria.compiler.linear import is_linear
 from noria.compiler.program import Executor
 from noria.compiler.select import Decision, listening
 from noria.display import explanation_html, explanations_html
-from noria.ir.graph import Equation, Graph, is_literal, size_in_bytes
+from noria.ir.graph import EMPTY, Equation, Graph, is_literal, size_in_bytes
 from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.source import origin
-
-EMPTY = Graph((), (), ())
 
 
 @dataclass(frozen=True)
@@ -203,11 +201,12 @@ def explanation_of(decision: Decision) -> Explanation:
     if program is None:
         return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
     parts, times = program.split, math.prod(sizes.axes)
+    prologue, loop = program.executor.as_run
     reverse, gradients, notes = _gradient(program.executor)
     graphs = {
         "constant": (parts.invariant, 1),
-        "before": (parts.prologue, times),
-        "loop": (parts.loop, times),
+        "before": (prologue, times),
+        "loop": (loop, times),
         "after": (parts.epilogue, times),
         "reverse": (reverse or EMPTY, times),
         "gradients": (gradients, times),
@@ -230,7 +229,7 @@ def explanation_of(decision: Decision) -> Explanation:
         flops={name: sum(line.flops for line in found) for name, found in lines.items()},
         bytes={
             name: times * sum(map(size_in_bytes, values))
-            for name, values in (("before", parts.prologue.outputs), ("loop", parts.emitted))
+            for name, values in (("before", prologue.outputs), ("loop", parts.emitted))
         },
     )
 

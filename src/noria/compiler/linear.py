@@ -69,6 +69,10 @@ class LinearExecutor:
 
     time_first = True  # as `linear_recurrence` takes its arrays
 
+    @property
+    def as_run(self) -> tuple[Graph, Graph]:
+        return self.split.prologue, self.split.loop
+
     def stored(self) -> tuple[Value, ...]:
         """The scales and the states; what else is stored is up to JAX."""
         return (*self.split.state, *self.split.state)

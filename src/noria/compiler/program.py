@@ -18,7 +18,7 @@ from noria.compiler.executors import Outputs
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Value, env_of
+from noria.ir.graph import Env, Graph, Value, env_of
 from noria.ir.passes import dependence
 from noria.ir.primitives import is_heavy
 
@@ -31,10 +31,15 @@ class Executor(Protocol):
     Attributes:
         split: the parts of the step.
         time_first: whether arrays of all steps have time in front.
+        as_run: prologue and loop as they run without a derivative, in the form that the backend
+            prefers.
     """
 
     @property
     def split(self) -> Split: ...
+
+    @property
+    def as_run(self) -> tuple[Graph, Graph]: ...
 
     @property
     def time_first(self) -> bool: ...

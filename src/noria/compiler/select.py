@@ -186,7 +186,7 @@ def _loop(
     save = SAVE_POLICIES[options.save]
     executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
     program = Program(traced, executor, problem.reverse, options.checkpoint)
-    return program, backend.supports(executor.inference)
+    return program, backend.supports(executor.inference.call)
 
 
 def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:

@@ -64,6 +64,8 @@ class Graph:
         return [read(known, atom) for atom in self.outputs]
 
 
+EMPTY = Graph((), (), ())
+
 #: Values and the arrays that stand for them.
 Env: TypeAlias = dict[Any, Any]
 

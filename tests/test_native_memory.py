@@ -17,8 +17,7 @@ from models import sum_of_squares as loss
 from test_native_process import answer
 
 import noria as nr
-from noria.backends.native import primitive
-from noria.backends.native.runtime import kernels
+from noria.backends.native.runtime import kernels, target
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
@@ -141,7 +140,7 @@ def test_a_serialized_program(eventually):
 def test_kernels_that_many_threads_take_and_give_up(plans, eventually):
     """One thread compiles a kernel, another gives it up at that moment, and a third runs it."""
     jax.jit(loss).lower(LAYER, XS)
-    isa = primitive.chosen()
+    isa = target.chosen()
 
     def take(n: int) -> None:
         for _ in range(20):

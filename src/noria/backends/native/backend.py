@@ -53,7 +53,7 @@ class Native:
         self, equation: Equation, given: Sequence[Value], batch: int, light: bool
     ) -> bool:
         """A product of what is given stays: the kernel computes it for a block of steps at once."""
-        if not has_native_code(equation):
+        if is_symbolic(batch) or not has_native_code(equation):
             return True
         weight = max(map(size_in_bytes, equation.inputs))
         return tuning().prefer_block(weight, batch) and not any(

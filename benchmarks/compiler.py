@@ -1,9 +1,10 @@
-"""What the recurrence compiler gains over an ordinary scan: python benchmarks/compiler.py speed, or memory
+"""Compare the recurrence compiler with a plain scan: python benchmarks/compiler.py speed|memory
 
-Prints the tables of benchmarks/results/2026-11-24-compiler.md. In `speed` the two backends take turns in one process, so that whatever
-else the machine does falls on both; each number is a median. On a busy machine look at the ratio of processor time too, which
-other processes disturb less; it does not see what two cores gain over one. In `memory` nothing is run: the numbers are what XLA
-allocates for temporary values of a compiled training step.
+Prints the tables of benchmarks/results/2026-11-24-compiler.md. In ``speed`` calls of the two
+backends alternate in one process, so that other load on the machine affects both. Each number is a
+median. On a busy machine compare the ratio of processor time too: other processes disturb it less,
+but it does not show the gain of two cores over one. ``memory`` runs nothing: it reports the
+temporary memory that XLA allocates for a compiled training step.
 """
 
 import datetime
@@ -30,11 +31,11 @@ from noria.bench.cells import make
 from noria.bench.grid import GRID, QUICK, Shape, read_names, read_shapes
 from noria.bench.report import processor
 
-# --- cells as a user writes them ------------------------------------------------------------------------------------
+# --- user-written cells -------------------------------------------------------------------------
 
 
 class Concatenation(nr.Cell):
-    """One product with the input and the state side by side."""
+    """A cell with one matrix product of the concatenated input and state."""
 
     W: jax.Array
 
@@ -49,7 +50,7 @@ def concatenation(n: int, m: int) -> Concatenation:
     return Concatenation(W=jax.random.normal(jax.random.key(0), (m, n + m)) / math.sqrt(n + m))
 
 
-#: By name: (title, cell of so many inputs and units).
+#: By name: a title, and a function from the numbers of inputs and units to a cell.
 CELLS: dict[str, tuple[str, Callable[[int, int], nr.Cell]]] = {
     "lstm": ("LSTM", partial(make, "lstm")),
     "gru": ("GRU", partial(make, "gru")),
@@ -60,7 +61,7 @@ CELLS: dict[str, tuple[str, Callable[[int, int], nr.Cell]]] = {
     "mingru": ("minGRU, user-written", partial(make, "mingru")),
 }
 
-# --- what is measured -----------------------------------------------------------------------------------------------
+# --- measurement --------------------------------------------------------------------------------
 
 BACKENDS = ("plain", "scan")
 
@@ -96,7 +97,7 @@ def layer_and_input(name: str, shape: Shape, **options: Any) -> tuple[nr.Recurre
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """``function`` compiled from nothing, and the seconds that took, tracing included."""
+    """``function`` compiled with empty caches, and the seconds of tracing and compilation."""
     jax.clear_caches()
     start = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
@@ -104,7 +105,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]
 
 
 class Point(NamedTuple):
-    """Median milliseconds of a call, on the clock and of the processor, and seconds to compile, of each backend."""
+    """By backend: median wall-clock and processor time of a call in ms, compile time in s."""
 
     ms: dict[str, float]
     processor_ms: dict[str, float]
@@ -118,7 +119,7 @@ class Point(NamedTuple):
 
 
 def compare(name: str, mode: str, shape: Shape, budget: float) -> Point:
-    """The two backends in turns, for about ``budget`` seconds and several times at least."""
+    """Time both backends alternately for about ``budget`` seconds, and at least 3 times."""
     calls, seconds, results = {}, {}, {}
     for backend in BACKENDS:
         arguments = layer_and_input(name, shape, backend=backend)
@@ -142,19 +143,20 @@ def compare(name: str, mode: str, shape: Shape, budget: float) -> Point:
 
 
 def _clock(call: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds on the clock, and of the processor."""
+    """Wall-clock seconds and processor seconds of a call."""
     start = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-# --- what is printed ------------------------------------------------------------------------------------------------
+# --- output -------------------------------------------------------------------------------------
 
 
 def header() -> None:
+    command, cores = " ".join(sys.argv[1:]), len(os.sched_getaffinity(0))
     print(
-        f"Made by `python benchmarks/compiler.py {' '.join(sys.argv[1:])}` on {len(os.sched_getaffinity(0))} cores of "
-        f"{processor()}, with Python {platform.python_version()}, JAX {jax.__version__} and jaxlib "
+        f"Made by `python benchmarks/compiler.py {command}` on {cores} cores of {processor()}, "
+        f"with Python {platform.python_version()}, JAX {jax.__version__} and jaxlib "
         f"{jax.lib.__version__}, on {datetime.date.today():%-d %B %Y}.\n",
         flush=True,
     )
@@ -277,7 +279,7 @@ def memory(
         str, typer.Option(help="Numbers of steps with commas between.")
     ] = "256,1024,4096,16384",
 ) -> None:
-    """Temporary memory of a training step whose loss is of the final state: batch 8, 16 inputs, 64 units."""
+    """Temporary memory of a training step: loss of the final state; batch 8, in 16, hidden 64."""
     steps = [int(n) for n in lengths.split(",")]
     names = _read(read_names, "cells", cells, list(CELLS))
     header()
@@ -306,7 +308,7 @@ def memory(
 
 
 def _read(reader: Callable[..., list[Any]], *words: Any) -> list[Any]:
-    """What an option says, or how it should be used."""
+    """The value of an option; `typer.BadParameter` if it is invalid."""
     try:
         return reader(*words)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""How long it takes until a layer runs, and LLVM's part in that: python benchmarks/compiling.py
+"""Measure the first call of each layer and its time in LLVM: python benchmarks/compiling.py
 
-Each layer is compiled in this process for the first time. A first call has tracing, XLA and LLVM in it; LLVM makes one kernel for an inference,
-and two for training.
+This process has not compiled the layer before, so the first call includes tracing, XLA and LLVM.
+LLVM compiles one kernel for inference and two for training.
 """
 
 import logging
@@ -20,7 +20,7 @@ SHAPES = (100, 16, 64, 64), (64, 128, 512, 512)
 
 
 class Seconds(logging.Handler):
-    """What the log says that LLVM took."""
+    """The compile times of LLVM in the log, in seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,8 @@ def main() -> None:
     log.setLevel(logging.DEBUG)
     log.addHandler(seconds)
     print(
-        "| cell | time, batch, in, hidden | mode | first call, s | LLVM, s, kernel by kernel |\n|---|---|---|---|---|"
+        "| cell | time, batch, in, hidden | mode | first call, s | LLVM, s, kernel by kernel |\n"
+        "|---|---|---|---|---|"
     )
     for name in CELLS:
         for shape in SHAPES:
@@ -63,7 +64,8 @@ def main() -> None:
                 total = time.perf_counter() - began
                 of_llvm = ", ".join(f"{s:.2f}" for s in seconds.found)
                 print(
-                    f"| {CELLS[name].title} | {', '.join(map(str, shape))} | {mode} | {total:.2f} | {of_llvm} |",
+                    f"| {CELLS[name].title} | {', '.join(map(str, shape))} | {mode} | {total:.2f} "
+                    f"| {of_llvm} |",
                     flush=True,
                 )
 

@@ -1,7 +1,8 @@
-"""How well the two demonstrations do, seed by seed, and how their settings were compared: python benchmarks/demonstrations.py
+"""Measure both demonstrations with several seeds: python benchmarks/demonstrations.py
 
-Prints the tables of docs/demonstrations.md. The settings of the classifier are compared by five-fold cross-validation on the
-training utterances alone; the test utterances are looked at once for each seed, with the settings of the demonstration.
+Prints the tables of docs/demonstrations.md. ``--compare`` compares settings of the classifier by
+five-fold cross-validation on the training utterances. The test utterances are used once for each
+seed, with the settings of the demonstration.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def part(data: Utterances, chosen: np.ndarray) -> Utterances:
 
 
 def cross_validation() -> None:
-    """Five folds of six consecutive utterances a speaker."""
+    """Cross-validate with five folds of six consecutive utterances per speaker."""
     data, _ = nr.data.japanese_vowels()
     fold = np.empty(len(data.speakers), int)
     for speaker in range(vowels.SPEAKERS):
@@ -51,7 +52,8 @@ def cross_validation() -> None:
 
 def seeds(count: int) -> None:
     print(
-        "\n| seed | test accuracy | seconds | forecast error, ppm | seconds |\n|---|---|---|---|---|"
+        "\n| seed | test accuracy | seconds | forecast error, ppm | seconds |\n"
+        "|---|---|---|---|---|"
     )
     accuracies, errors = [], []
     for seed in range(count):
@@ -69,7 +71,8 @@ def seeds(count: int) -> None:
         )
     print(f"| median | {np.median(accuracies):.2%} | | {np.median(errors):.3f} | |")
     print(
-        f"| spread | {min(accuracies):.2%} to {max(accuracies):.2%} | | {min(errors):.3f} to {max(errors):.3f} | |\n"
+        f"| spread | {min(accuracies):.2%} to {max(accuracies):.2%} | "
+        f"| {min(errors):.3f} to {max(errors):.3f} | |\n"
     )
     print(
         f"Majority: {speakers.majority:.2%}. "

@@ -1,9 +1,9 @@
-"""What many shapes in one process cost: python benchmarks/memory.py native, or plain
+"""Measure the memory of many shapes in one process: python benchmarks/memory.py native|plain
 
-For each shape, a training step is compiled and run once. Prints the growth of resident memory and of
-the number of memory maps per shape, and what is left after `jax.clear_caches()`. Memory that the C
-library keeps for later is given back first (``malloc_trim``), since it says nothing about programs.
-Linux only.
+Compiles and runs a training step once for each shape. Prints the growth of resident memory and of
+the number of memory maps per shape, and the rest after `jax.clear_caches()`. Before each reading
+``malloc_trim`` returns free memory of the C library to the system, because it is not part of any
+program. Linux only.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ HIDDEN = 8, 12, 16, 24, 32
 
 
 def used() -> np.ndarray:
-    """Mebibytes, and memory maps."""
+    """Resident memory in MiB, and the number of memory maps."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -32,7 +32,7 @@ def used() -> np.ndarray:
 
 
 def step(backend: str, number: int) -> Any:
-    """A compiled training step, which has run. Each number has another shape."""
+    """A compiled training step, after one run. Each number selects a different shape."""
     layer = nr.LSTM(4, HIDDEN[number % len(HIDDEN)], key=jax.random.key(0), backend=backend)
     xs = np.ones((2 + number % 7, 3 + number, 4), np.float32)
     compiled = jax.jit(jax.value_and_grad(lambda layer, xs: jnp.sum(layer(xs) ** 2)))
@@ -59,13 +59,15 @@ def main(
     memory, maps = np.median(np.diff(found, axis=0), axis=0)
     grown = found[-1] - found[0]
     print(
-        f"{backend}: {memory:.2f} MiB and {maps:.0f} maps per shape (medians); all: {grown[0]:.0f} MiB, {grown[1]:.0f} maps"
+        f"{backend}: {memory:.2f} MiB and {maps:.0f} maps per shape (medians); "
+        f"all: {grown[0]:.0f} MiB, {grown[1]:.0f} maps"
     )
     kept.clear()
     jax.clear_caches()
     left = used() - found[0]
     print(
-        f"after jax.clear_caches(): {left[0]:.1f} MiB, {left[1]:.0f} maps, {len(kernels.alive())} kernels"
+        f"after jax.clear_caches(): {left[0]:.1f} MiB, {left[1]:.0f} maps, "
+        f"{len(kernels.alive())} kernels"
     )
 
 

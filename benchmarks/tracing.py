@@ -1,8 +1,8 @@
-"""How long JAX and the compiler take to trace and lower a training step.
+"""Measure tracing and lowering of a training step: python benchmarks/tracing.py
 
-``python benchmarks/tracing.py`` measures each layer in a process of its own: the first time, and
-the median of later times with empty caches. Lowering contains code generation and LLVM; compare
-CPU time on a busy machine.
+Each layer is measured in a separate process: the first time, and the median of later times with
+empty caches. Lowering includes code generation and LLVM. The times are CPU times, which other
+processes disturb less than wall-clock times.
 """
 
 import statistics
@@ -26,7 +26,7 @@ def loss(layer: Any, xs: jax.Array) -> jax.Array:
 
 
 def once(layer: Any, xs: jax.Array) -> tuple[float, float]:
-    """Milliseconds of CPU time for tracing and for lowering."""
+    """CPU time of tracing and of lowering, in milliseconds."""
     jax.clear_caches()
     step = jax.jit(jax.grad(lambda layer, xs: loss(layer, xs)))
     began = time.process_time()

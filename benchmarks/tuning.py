@@ -2,13 +2,13 @@
 
 Without names, all fields of `Tuning` are measured. There are two kinds of tables:
 
-* For a threshold that decides between two ways, each line is a problem on one side of it or the
-  other, with the time of the first way divided by that of the second. The threshold is right where
-  the ratio crosses 1.
+* A threshold selects one of two methods. Each line is a problem below or above the threshold, with
+  the time of the first method divided by the time of the second. The threshold belongs where the
+  ratio crosses 1.
 * For a size, each line is a value, with the time of the default divided by the time of the value.
   The default is right if no ratio is far above 1.
 
-The variants of a line take turns, so that a change of the machine falls on all of them.
+The variants of a line alternate, so that a change in the load of the machine affects all of them.
 """
 
 import math
@@ -37,7 +37,7 @@ SCAN, PIECES = replace(DEFAULT, pieces=0), replace(DEFAULT, pieces=HUGE)
 
 
 class Line(NamedTuple):
-    """A problem, and the two settings that are compared on it."""
+    """A problem and the two settings to compare."""
 
     label: str
     function: Callable[..., Any]
@@ -72,7 +72,7 @@ def fast_weights(steps: int, size: int) -> tuple[Any, jax.Array]:
 
 
 def lines(name: str) -> Iterator[Line]:
-    """The problems around a threshold."""
+    """Problems on both sides of a threshold."""
     if name == "thread_flops":
         for steps in (2, 4, 8, 16, 32, 64):
             flops = 2 * steps * 8 * 4 * 64 * (64 + 64)
@@ -94,7 +94,7 @@ def lines(name: str) -> Iterator[Line]:
             yield Line(label, infer, lstm(60, batch, units, units), NEVER_BLOCK, ALWAYS_BLOCK)
 
 
-#: Examples and units on both sides of each threshold of time blocks.
+#: Numbers of examples and units on both sides of each threshold of time blocks.
 _BLOCKS: dict[str, Sequence[tuple[int, int]]] = {
     "small_weight_bytes": [(1, units) for units in (16, 32, 45, 64, 90, 128)],
     "small_weight_examples": [(batch, 90) for batch in (1, 2, 3, 4, 6)],
@@ -105,7 +105,7 @@ _BLOCKS: dict[str, Sequence[tuple[int, int]]] = {
 
 # --- sizes ----------------------------------------------------------------------------------------
 
-#: By name: values, and the problem that they are measured with.
+#: By name: the values to measure, and the problem.
 SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = {
     "threads": ((1, 2), infer, partial(lstm, 50, 64, 128, 128)),
     "tile_rows": ((2, 4, 6, 12), infer, partial(lstm, 50, 64, 128, 256)),
@@ -129,7 +129,7 @@ def sizes(name: str) -> Iterator[Line]:
 
 
 def ratio(line: Line, seconds: float) -> float:
-    """The median time of a problem with the first setting, divided by that with the second."""
+    """The ratio of the median times of a problem with the first and the second setting."""
     programs = []
     for setting in (line.first, line.second):
         with using(setting):
@@ -146,7 +146,7 @@ def ratio(line: Line, seconds: float) -> float:
 
 
 def compile_seconds(count: int) -> float:
-    """Seconds until a step of about so many operations has run for the first time."""
+    """Seconds of the first run of a step with about this many operations."""
 
     def step(h: jax.Array, x: jax.Array) -> jax.Array:
         for _ in range(count // 2):

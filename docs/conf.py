@@ -1,12 +1,13 @@
-"""Settings of the documentation site: ``make docs`` builds it into ``site/``, with warnings as errors.
+"""Sphinx settings. ``make docs`` builds the site into ``site/`` and treats warnings as errors.
 
-Nothing is fetched while it is built or read: the theme brings its scripts, and fonts are the reader's.
+Neither the build nor a page downloads anything: the theme includes its scripts, and pages use the
+fonts of the reader's system.
 """
 
 import os
 import re
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # examples are small, and a busy GPU is left alone
+os.environ["JAX_PLATFORMS"] = "cpu"  # the examples are small and need no GPU
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,8 @@ version = release = noria.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["img"]
-nitpicky = True  # a name in `single backticks` that is no public name is a warning
-nitpick_ignore_regex = [  # names of other libraries, whose inventories would have to be downloaded
+nitpicky = True  # warn about a name in `single backticks` that is not a public name
+nitpick_ignore_regex = [  # names of other libraries; their inventories would need a download
     (
         "py:.*",
         r"(jax|jaxlib|jaxtyping|jnp|np|numpy|optax|equinox|eqx|matplotlib|torch|pandas)(\..*)?",
@@ -33,17 +34,19 @@ nitpick_ignore_regex = [  # names of other libraries, whose inventories would ha
     ("py:obj", r"(NamedTuple|KeyboardInterrupt|RuntimeWarning|None|True|False)"),
 ]
 
-# Docstrings are reStructuredText with Google's section names; `name` refers to a public name.
+# Docstrings are reStructuredText with Google section names; `name` refers to a public name.
 default_role = "py:obj"
-highlight_language = "text"  # equations; examples begin with >>> and are Python all the same
+highlight_language = (
+    "text"  # equations; examples begin with >>> and are highlighted as Python anyway
+)
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the text gives shapes and dtypes; an editor shows the types
+autodoc_typehints = "none"  # docstrings give shapes and dtypes; editors show types
 napoleon_custom_sections = ["Shapes", ("Attributes", "params_style")]
 napoleon_use_rtype = False
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-# The links of CONTRIBUTING.md and CHANGELOG.md are written for the repository; see contributing.md.
+# CONTRIBUTING.md and CHANGELOG.md have links for the repository; see contributing.md.
 suppress_warnings = ["myst.header"]
 
 html_theme = "furo"
@@ -58,7 +61,7 @@ html_theme_options = {"navigation_with_keys": True}
 
 
 def without_addresses(*arguments: object) -> tuple[str, str] | None:
-    """The signature of a public name, with functions among its defaults by their names."""
+    """The signature of a public name, with the names of functions among its defaults."""
     signature, result = arguments[5:]
     if not isinstance(signature, str):
         return None
@@ -68,7 +71,7 @@ def without_addresses(*arguments: object) -> tuple[str, str] | None:
 
 
 class Display(SphinxDirective):
-    """The value of an expression, as a notebook displays it."""
+    """A directive that shows the value of an expression as a notebook does."""
 
     required_arguments = 1
     final_argument_whitespace = True

@@ -1,11 +1,12 @@
 """Check the built documentation site: python scripts/check_site.py [--no-browser] [--shots FOLDER]
 
-Every page is read: each link and each resource must exist in ``site/``, anchors included, and none
-may be loaded from elsewhere. If there is a Chromium, every page is also opened in it, at desktop and
-phone width, from a server on the loopback interface: no error on the console, no request to another
-host, and no page wider than the window. ``--shots`` saves a picture of each.
+Every page is parsed. Each link, anchor and resource must exist in ``site/``, and no page may load
+a resource from another host. If Chromium is installed, it opens every page at desktop and phone
+width, from a server on the loopback interface. The check fails on an error on the console, a
+request to another host, or a page wider than the window. ``--shots`` saves a screenshot of each
+page.
 
-Chromium is driven over a pipe with the DevTools protocol, so no package is needed.
+Chromium is controlled over a pipe with the DevTools protocol, so no package is needed.
 """
 
 import argparse
@@ -29,12 +30,12 @@ from urllib.parse import unquote, urlsplit
 SITE = Path(__file__).parent.parent / "site"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTHS = {"desktop": 1280, "phone": 390}
-#: Tags whose address is fetched when the page is opened, not when a reader follows a link.
+#: Tags whose address the browser fetches when it opens the page, and their attribute.
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
 
 
 class Page(HTMLParser):
-    """The anchors of a page, the links that it has, and the addresses that it loads."""
+    """The anchors, links and loaded addresses of a page."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -52,7 +53,7 @@ class Page(HTMLParser):
 
 
 def faults_of_links(site: Path) -> Iterator[str]:
-    """One line for each link or resource that leads nowhere, or is loaded from elsewhere."""
+    """One line for each broken link or missing resource, and for each resource of another host."""
     pages = {path.resolve(): Page(path) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
         for target in page.links + page.loads:
@@ -77,7 +78,7 @@ class Chromium:
         down, up = os.pipe(), os.pipe()
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
         flags += ["--no-first-run", "--disable-background-networking", f"--user-data-dir={profile}"]
-        # It reads commands from descriptor 3 and writes answers to descriptor 4.
+        # Chromium reads commands from descriptor 3 and writes answers to descriptor 4.
         shell = f'exec "$0" "$@" 3<&{down[0]} 4>&{up[1]}'
         self._process = subprocess.Popen(
             ["bash", "-c", shell, program, *flags, "about:blank"],
@@ -106,7 +107,7 @@ class Chromium:
         return found
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """The result of a command; events that come before it are kept."""
+        """The result of a command; events that arrive before it are stored."""
         command = {"id": next(self._count), "method": method, "params": params}
         if self._session:
             command["sessionId"] = self._session
@@ -120,7 +121,7 @@ class Chromium:
         return result
 
     def open(self, url: str, width: int) -> list[dict[str, Any]]:
-        """Open a page in a window of this width; the events until it is loaded."""
+        """Open a page in a window of this width; return the events until it is loaded."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.events = []
@@ -136,7 +137,7 @@ class Chromium:
         return self.call("Runtime.evaluate", **options)["result"].get("value")
 
     def picture(self) -> bytes:
-        """The whole page as a PNG, 6000 pixels of it at most."""
+        """The whole page as a PNG, cut at a height of 6000 pixels."""
         width = self.value("window.innerWidth")
         height = min(self.value("document.documentElement.scrollHeight"), 6000)
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
@@ -167,7 +168,7 @@ def faults_of_events(events: list[dict[str, Any]], host: str) -> Iterator[str]:
 
 
 def faults_in_browser(site: Path, program: str, shots: Path | None) -> Iterator[str]:
-    """One line for each fault that shows when the pages are opened."""
+    """One line for each fault that appears when Chromium opens the pages."""
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     handler = functools.partial(quiet, directory=str(site))
     with (

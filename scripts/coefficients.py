@@ -1,10 +1,11 @@
 """Regenerate the polynomials of the native backend: python scripts/coefficients.py
 
-For each table in `noria.backends.native.codegen.coefficients` this prints the largest error of the
-committed coefficients and of those that it finds, and then both, coefficient by coefficient.
-Polynomials come from Remez's exchange, rational functions from least squares with Lawson's weights;
-all in 80 digits, with the standard library alone. ``tests/test_native_codegen.py`` holds the
-committed ones to ``ratio``, which says how near they are to the smallest possible error.
+For each table in `noria.backends.native.codegen.coefficients` the script prints the largest error
+of the committed and of the computed coefficients, and then both, coefficient by coefficient.
+Polynomials are fitted with the Remez exchange algorithm, rational functions with least squares and
+Lawson weights. The arithmetic has 80 digits and needs only the standard library.
+``tests/test_native_codegen.py`` checks the committed coefficients: their error may exceed the
+smallest possible error by a factor of at most ``ratio``.
 """
 
 import decimal
@@ -58,7 +59,7 @@ def cos_of(z: Decimal) -> Decimal:
 
 
 def pi() -> Decimal:
-    """By Machin's formula."""
+    """Pi by Machin's formula."""
 
     def arctan(n: int) -> Decimal:
         return series(ONE, ONE / n, lambda k: -(ONE / n**2) * (2 * k - 1) / (2 * k + 1))
@@ -112,7 +113,7 @@ def solve(matrix: Sequence[Sequence[Decimal]], right: Sequence[Decimal]) -> list
 
 
 def chebyshev(low: Decimal, high: Decimal, count: int) -> list[Decimal]:
-    """Points of an interval, denser towards its ends."""
+    """Points of an interval, denser at its ends."""
     angles = (math.pi * n / (count - 1) for n in range(count))
     return [low + (high - low) * (ONE - Decimal(math.cos(angle))) / TWO for angle in angles]
 
@@ -126,17 +127,17 @@ def horner(coefficients: Sequence[Decimal], x: Decimal) -> Decimal:
 
 @dataclass(frozen=True)
 class Polynomial:
-    """The polynomial for a function on an interval whose weighted error is smallest.
+    """The minimax polynomial for a function on an interval, for a weighted error.
 
     Attributes:
-        name: of the table.
+        name: the name of the table.
         committed: the coefficients in the package.
-        function: to approximate.
+        function: the function to approximate.
         low: start of the interval.
         high: end of the interval.
-        weight: times the error of the polynomial is the error that counts.
-        ratio: the committed error may be so many times the smallest error.
-        fixed: the first coefficients, if they are given.
+        weight: factor of the error of the polynomial in the error to minimize.
+        ratio: largest allowed ratio of the committed error to the smallest error.
+        fixed: the first coefficients, if they are prescribed.
     """
 
     name: str
@@ -149,7 +150,7 @@ class Polynomial:
     fixed: tuple[float, ...] = ()
 
     def fit(self) -> list[Decimal]:
-        """Remez's exchange on a fine grid."""
+        """The Remez exchange algorithm on a fine grid."""
         grid = chebyshev(self.low, self.high, 400)
         wanted, weights = [self.function(x) for x in grid], [self.weight(x) for x in grid]
         fixed = list(map(Decimal, self.fixed))
@@ -181,7 +182,7 @@ class Polynomial:
 
 
 def extremes(errors: Sequence[Decimal], count: int) -> list[int]:
-    """The largest errors of alternating sign, as many as asked for."""
+    """The given number of largest errors with alternating signs."""
     found: list[int] = []
     for n, error in enumerate(errors):
         if not error:
@@ -201,12 +202,12 @@ class Rational:
     """A quotient P(x²) / Q(x²) with Q(0) = 1 whose largest relative error is nearly the smallest.
 
     Attributes:
-        name: of the table.
-        committed: the coefficients of P and of Q in the package, one after the other.
-        function: of x, divided by x.
-        high: end of the interval from 0 on.
+        name: the name of the table.
+        committed: the coefficients in the package, those of P and then those of Q.
+        function: the function of x to approximate, divided by x.
+        high: end of the interval, which starts at 0.
         above: the number of coefficients of P.
-        ratio: as of `Polynomial`.
+        ratio: see `Polynomial`.
     """
 
     name: str
@@ -252,7 +253,7 @@ class Rational:
 
 
 def least_squares(rows: Sequence[Sequence[Decimal]], right: Sequence[Decimal]) -> list[Decimal]:
-    """By the normal equations: 80 digits allow for that."""
+    """Least squares by the normal equations, which are accurate enough with 80 digits."""
 
     def dot(a: Sequence[Decimal], b: Sequence[Decimal]) -> Decimal:
         return sum(map(Decimal.__mul__, a, b), Decimal(0))
@@ -289,7 +290,7 @@ def of_format(name: str, f: tables.Format) -> list[Polynomial]:
 
 
 def problems() -> Iterable[Polynomial | Rational]:
-    """All tables, and what they approximate."""
+    """All tables and the functions that they approximate."""
     yield from of_format("FLOAT", tables.FLOAT)
     yield from of_format("DOUBLE", tables.DOUBLE)
     edge, zero = (PI / 4) ** 2, Decimal(0)

@@ -1,11 +1,11 @@
-"""A long comparison of random cells on all backends with the definition.
+"""Compare many random cells on all backends with the definition.
 
     PYTHONPATH=src python scripts/fuzz.py 0 5000 --processes 2 --minutes 35
     PYTHONPATH=src python scripts/fuzz.py --only 1234 --settings avx2
 
-Cases run in child processes, some at a time, so that a crash or a hang ends one case and not the run. Results go to a file
-as they come; the same command goes on where an earlier run ended. Instruction sets take turns, and 32
-bits only.
+Cases run in child processes, so that a crash or a hang ends one case and not the run. Results are
+appended to a file, and the same command resumes an earlier run. Batches of cases alternate between
+the settings: instruction sets, and JAX without 64-bit types.
 """
 
 import itertools
@@ -27,14 +27,20 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-#: XLA's options for programs that run once.
-QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
-#: Seconds that one case may take, the start of a child included.
+#: XLA options for programs that run once.
+QUICK = " ".join(
+    (
+        "--xla_backend_optimization_level=1",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",
+    )
+)
+#: The time limit of a case in seconds, including the start of a child.
 LIMIT = 90
-#: Cases of a child: its compiled programs take memory.
+#: Cases per child. The memory of a child grows with its compiled programs.
 BATCH = 100
 
-#: What children's environment holds, by the name of the setting.
+#: Environment variables of a child, by the name of the setting.
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
     **{isa: {"NORIA_NATIVE_ISA": isa} for isa in ("avx512", "avx2", "sse")},
@@ -46,7 +52,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class Work:
-    """Seeds for one child, and its setting: a name of `SETTINGS`."""
+    """The seeds for one child and its setting, a key of `SETTINGS`."""
 
     seeds: tuple[int, ...]
     setting: str
@@ -56,11 +62,11 @@ class Work:
 
 
 def child() -> None:
-    """Take seeds from the input, one a line; write one line of JSON each."""
+    """Read one seed per line from the input; write one line of JSON for each."""
     sys.path.insert(0, str(TESTS))
     import jax
 
-    if jax.__version_info__ < (0, 11):  # an option that a version does not know ends the process
+    if jax.__version_info__ < (0, 11):  # an unknown option ends the process
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
     jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") == "1")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -110,7 +116,7 @@ class Child:
             self.errors = [*self.errors[-20:], line]
 
     def run(self, seed: int) -> dict[str, Any]:
-        """What came of a case; a child that hangs or crashes is at its end."""
+        """The result of a case. A child that hangs or crashes must be replaced."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(f"{seed}\n")
@@ -138,7 +144,7 @@ class Child:
 def run_all(
     work: "queue.Queue[Work]", deadline: float, results: "queue.Queue[dict[str, Any] | None]"
 ) -> None:
-    """One worker: a child for each piece of work, and a new one after each that ended early."""
+    """A worker: start a child for each piece of work, and a new one after a hang or crash."""
     while time.monotonic() < deadline:
         try:
             piece = work.get_nowait()
@@ -158,7 +164,7 @@ def run_all(
 
 
 def pieces(seeds: list[int], settings: list[str]) -> Iterator[Work]:
-    """Each of one setting, which follows from the seeds: the same in a run that goes on."""
+    """Batches of one setting each. The seeds determine it, so a resumed run uses the same."""
     for number, some in itertools.groupby(seeds, lambda seed: seed // BATCH):
         yield Work(tuple(some), settings[number % len(settings)])
 
@@ -168,7 +174,7 @@ def is_fault(found: dict[str, Any]) -> bool:
 
 
 def show(found: dict[str, Any]) -> None:
-    """A fault, and how to see it again."""
+    """Print a fault and the command that reproduces it."""
     console.rule(f"python scripts/fuzz.py --only {found['seed']} --settings {found['setting']}")
     if found.get("hang"):
         console.print(f"hangs: no answer in {LIMIT} s")
@@ -239,7 +245,7 @@ def main(
 def collect(
     results: "queue.Queue[dict[str, Any] | None]", workers: int, file: Path, total: int, done: int
 ) -> list[dict[str, Any]]:
-    """All results as they come, kept in the file; faults are shown at once."""
+    """Collect all results and append them to the file; print faults immediately."""
     columns = (
         SpinnerColumn(),
         MofNCompleteColumn(),

@@ -2,58 +2,70 @@
 
 Run ``python scripts/make_golden.py`` where all three frameworks are installed; it writes
 ``tests/golden/{torch,keras,flax}.npz``. Tests read these files and need none of the frameworks.
-The stored files were made with torch 2.13.0 (CPU), keras 3.15.1 (JAX backend), flax 0.12.8 and jax 0.10.2.
+The stored files were made with torch 2.13.0 (CPU), keras 3.15.1 (JAX backend), flax 0.12.8 and
+jax 0.10.2.
 
-Every array is named ``<case>/<array>`` and is float64 (``lengths`` is int64). With batch B, time T, inputs I
-and hidden units H a case holds
+Every array is named ``<case>/<array>`` and is float64 (``lengths`` is int64). A case with batch B,
+time T, inputs I and hidden units H has these arrays:
 
-=====================  ==============================================================================
+=====================  =========================================================================
 xs                     inputs (B, T, I)
 h0, c0                 random initial states (B, H); c0 for LSTMs only
 dys, dh, dc            random cotangents of ys (B, T, H), of h_final and of c_final
 ys, h_final, c_final   outputs (B, T, H) and final states (B, H)
-<weight>               every weight in the framework's own layout and under its own name
+<weight>               every weight, with the layout and the name that the framework uses
 grad_<name>            gradient of sum(ys * dys) + sum(h_final * dh) [+ sum(c_final * dc)] with
                        respect to xs, h0, c0 and every weight
-=====================  ==============================================================================
+=====================  =========================================================================
 
-The two packed torch cases are bidirectional: ys and dys are (B, T, 2H) with the forward half first, states and
-their cotangents are (2, B, H), and ``lengths`` (B,) holds the true lengths. Padded steps of ``xs`` and ``dys`` are
-random, so they must be ignored; padded steps of ``ys`` and ``grad_xs`` are zero. The backward direction of a
-sequence of length n starts from its initial state at step n - 1 and ends at step 0.
+The two packed torch cases are bidirectional. Their ys and dys are (B, T, 2H) with the forward half
+first, states and their cotangents are (2, B, H), and ``lengths`` (B,) holds the true lengths.
+Padded steps of ``xs`` and ``dys`` are random, so they must be ignored. Padded steps of ``ys`` and
+``grad_xs`` are zero. The backward direction of a sequence of length n starts from its initial state
+at step n - 1 and ends at step 0.
 
-Gate orders and bias layouts, with gates stacked in the order given along the axis marked G. Each row is checked by
-a plain NumPy forward pass from the stored weights, which must reproduce all the stored outputs to 1e-10.
+The next table gives gate orders and bias layouts. Gates are stacked in the given order along the
+axis marked G. A plain NumPy forward pass from the stored weights checks each row: it must reproduce
+all stored outputs to 1e-10.
 
-=====================  ==================================  ============  ======================================
-case                   kernels                             gate order    biases
-=====================  ==================================  ============  ======================================
-torch rnn_tanh/_relu   weight_ih (H, I), weight_hh (H, H)  -             bias_ih (H,) + bias_hh (H,)
-torch lstm, bilstm     weight_ih (4H=G, I), weight_hh      i, f, g, o    bias_ih (4H,) + bias_hh (4H,)
-torch gru, bigru       weight_ih (3H=G, I), weight_hh      r, z, n       bias_ih (3H,), bias_hh (3H,); the
-                                                                         bias_hh of n is inside the reset product
-keras simple_rnn       kernel (I, H), recurrent_kernel     -             bias (H,)
-keras lstm             kernel (I, 4H=G), recurrent_kernel  i, f, c, o    bias (4H,)
-keras gru_reset_after  kernel (I, 3H=G), recurrent_kernel  z, r, h       bias (2, 3H): row 0 input, row 1
-                                                                         recurrent; that of h is inside the
-                                                                         reset product
-keras gru_reset_before kernel (I, 3H=G), recurrent_kernel  z, r, h       bias (3H,), input side only; the reset
-                                                                         gate scales h before its product
-flax simple            cell_i_kernel (I, H), cell_h_kernel -             cell_i_bias (H,), input side only
-flax lstm              cell_i{g}_kernel (I, H),            one array     cell_h{g}_bias (H,), recurrent side only
-                       cell_h{g}_kernel (H, H)             per gate:
-                                                           i, f, g, o
-flax gru               cell_i{g}_kernel (I, H),            one array     cell_i{g}_bias (H,) for r, z, n and
-                       cell_h{g}_kernel (H, H)             per gate:     cell_hn_bias (H,), inside the reset
-                                                           r, z, n       product; no hr and hz biases
-=====================  ==================================  ============  ======================================
+======================  ===========================  ===========  =================================
+case                    kernels                      gate order   biases
+======================  ===========================  ===========  =================================
+torch rnn_tanh,         weight_ih (H, I),            -            bias_ih (H,) + bias_hh (H,)
+rnn_relu                weight_hh (H, H)
+torch lstm, bilstm      weight_ih (4H=G, I),         i, f, g, o   bias_ih (4H,) + bias_hh (4H,)
+                        weight_hh
+torch gru, bigru        weight_ih (3H=G, I),         r, z, n      bias_ih (3H,), bias_hh (3H,); the
+                        weight_hh                                 bias_hh of n is inside the reset
+                                                                  product
+keras simple_rnn        kernel (I, H),               -            bias (H,)
+                        recurrent_kernel
+keras lstm              kernel (I, 4H=G),            i, f, c, o   bias (4H,)
+                        recurrent_kernel
+keras gru_reset_after   kernel (I, 3H=G),            z, r, h      bias (2, 3H): row 0 input, row 1
+                        recurrent_kernel                          recurrent; the recurrent bias of h
+                                                                  is inside the reset product
+keras gru_reset_before  kernel (I, 3H=G),            z, r, h      bias (3H,), input side only; the
+                        recurrent_kernel                          reset gate scales h before its
+                                                                  product
+flax simple             cell_i_kernel (I, H),        -            cell_i_bias (H,), input side only
+                        cell_h_kernel
+flax lstm               cell_i{g}_kernel (I, H),     one array    cell_h{g}_bias (H,), recurrent
+                        cell_h{g}_kernel (H, H)      per gate:    side only
+                                                     i, f, g, o
+flax gru                cell_i{g}_kernel (I, H),     one array    cell_i{g}_bias (H,) for r, z, n;
+                        cell_h{g}_kernel (H, H)      per gate:    cell_hn_bias (H,), inside the
+                                                     r, z, n      reset product; no biases hr, hz
+======================  ===========================  ===========  =================================
 
-Torch multiplies by the transposed kernels (x @ W.T), Keras and Flax do not (x @ W). The torch names end in ``_l0``,
-and in ``_l0_reverse`` for the backward direction. All GRUs use h' = (1 - z) * n + z * h, all LSTMs
-c' = f * c + i * g and h' = o * tanh(c'). The Flax classes are linen's SimpleCell, OptimizedLSTMCell and GRUCell
-under nn.RNN; Flax orders the LSTM carry (c, h), torch and Keras order it (h, c).
+Torch multiplies by the transposed kernels (x @ W.T), Keras and Flax do not (x @ W). The torch names
+end in ``_l0``, and in ``_l0_reverse`` for the backward direction. All GRUs use
+h' = (1 - z) * n + z * h, all LSTMs c' = f * c + i * g and h' = o * tanh(c'). The Flax classes are
+the SimpleCell, OptimizedLSTMCell and GRUCell of linen under nn.RNN. Flax orders the LSTM carry
+(c, h), torch and Keras order it (h, c).
 
-The Keras layers run with activation=jnp.tanh: on the JAX backend Keras's own tanh rounds float64 to float32.
+The Keras layers run with activation=jnp.tanh: on the JAX backend the tanh of Keras rounds float64
+to float32.
 """
 
 import os
@@ -85,7 +97,7 @@ WEIGHT_SCALE = 0.5
 TOLERANCE = 1e-10
 
 
-# --- Random data --------------------------------------------------------------------------------------------------
+# --- Random data --------------------------------------------------------------------------------
 
 
 def case_rng(name: str) -> np.random.Generator:
@@ -94,7 +106,10 @@ def case_rng(name: str) -> np.random.Generator:
 
 
 def draw_data(rng: np.random.Generator, has_cell: bool, directions: int = 1) -> Arrays:
-    """Draw inputs, initial states and cotangents; the states get a leading axis if there are two directions."""
+    """Draw inputs, initial states and cotangents.
+
+    With two directions the states get a leading axis.
+    """
     state = (BATCH, HIDDEN) if directions == 1 else (directions, BATCH, HIDDEN)
     shapes = {
         "xs": (BATCH, TIME, INPUTS),
@@ -127,7 +142,7 @@ def scalar_loss(ys: Any, finals: Sequence[Any], dys: Any, dfinals: Sequence[Any]
 def collect(
     data: Arrays, weights: Arrays, ys: Any, finals: Sequence[Any], grads: dict[str, Any]
 ) -> Arrays:
-    """Merge everything that belongs to one case into one flat dictionary of NumPy arrays."""
+    """Merge all arrays of one case into one flat dictionary of NumPy arrays."""
     outputs = {"ys": ys} | {
         f"{s}_final": final for s, final in zip(state_names(data), finals, strict=True)
     }
@@ -137,7 +152,7 @@ def collect(
     }
 
 
-# --- PyTorch ------------------------------------------------------------------------------------------------------
+# --- PyTorch ------------------------------------------------------------------------------------
 
 
 def torch_layer(kind: str, bidirectional: bool) -> Any:
@@ -151,7 +166,10 @@ def torch_layer(kind: str, bidirectional: bool) -> Any:
 def torch_forward(
     layer: Any, xs: Any, states: Sequence[Any], packed: bool
 ) -> tuple[Any, list[Any]]:
-    """Run a torch layer; unpacked cases get and lose the axis that torch keeps for layers and directions."""
+    """Run a torch layer.
+
+    For unpacked cases, add the torch axis of layers and directions, and remove it afterwards.
+    """
     if packed:
         inputs = torch.nn.utils.rnn.pack_padded_sequence(
             xs, torch.tensor(LENGTHS), batch_first=True
@@ -189,11 +207,11 @@ def torch_case(name: str, kind: str, packed: bool) -> Arrays:
     return arrays | ({"lengths": LENGTHS} if packed else {})
 
 
-# --- Keras and Flax, both on JAX ----------------------------------------------------------------------------------
+# --- Keras and Flax, both on JAX ----------------------------------------------------------------
 
 
 def jax_case(data: Arrays, weights: Arrays, forward: Forward) -> Arrays:
-    """Make all arrays of one case from a pure function (weights, xs, states) -> (ys, final states)."""
+    """Make all arrays of a case from a pure (weights, xs, states) -> (ys, final states)."""
     letters = state_names(data)
     dfinals = [data[f"d{s}"] for s in letters]
     inputs = {key: jnp.asarray(data[key]) for key in ["xs", *(f"{s}0" for s in letters)]}
@@ -208,7 +226,10 @@ def jax_case(data: Arrays, weights: Arrays, forward: Forward) -> Arrays:
 
 
 def keras_layer(name: str) -> Any:
-    """Build one Keras layer; check its default activations, then take JAX's float64 tanh for Keras's float32 one."""
+    """Build one Keras layer with the float64 tanh of JAX, after a check of its default activations.
+
+    The tanh of Keras is computed in float32.
+    """
     classes = {"simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM}
     layer_class = classes.get(name, keras.layers.GRU)
     variant = {"reset_after": name == "gru_reset_after"} if layer_class is keras.layers.GRU else {}
@@ -268,7 +289,7 @@ def flax_case(name: str) -> Arrays:
     return jax_case(data, weights, forward)
 
 
-# --- NumPy replay of the stored weights ---------------------------------------------------------------------------
+# --- NumPy replay of the stored weights ---------------------------------------------------------
 
 
 def sigmoid(a: np.ndarray) -> np.ndarray:
@@ -368,7 +389,7 @@ def replay(step: Step, arrays: Arrays) -> Arrays:
 
 
 def replay_packed(steps: Sequence[Step], arrays: Arrays) -> Arrays:
-    """Recompute the outputs of a bidirectional packed case, one sequence and direction at a time."""
+    """Recompute the outputs of a bidirectional packed case, by sequence and direction."""
     letters = state_names(arrays)
     outputs = {"ys": np.zeros_like(arrays["ys"])} | {
         f"{s}_final": np.zeros_like(arrays[f"{s}0"]) for s in letters
@@ -384,7 +405,7 @@ def replay_packed(steps: Sequence[Step], arrays: Arrays) -> Arrays:
 
 
 def check(name: str, arrays: Arrays, replayed: Arrays) -> None:
-    """Assert that the NumPy replay reproduces every stored output and that dtypes and biases are as promised."""
+    """Assert that the NumPy replay reproduces all outputs, and check dtypes and values."""
     for key, value in replayed.items():
         error = np.max(np.abs(value - arrays[key]))
         assert error < TOLERANCE, f"{name}/{key}: NumPy replay differs by {error:.1e}"
@@ -396,7 +417,7 @@ def check(name: str, arrays: Arrays, replayed: Arrays) -> None:
         assert np.any(value), f"{name}/{key} is all zero"
 
 
-# --- Files --------------------------------------------------------------------------------------------------------
+# --- Files --------------------------------------------------------------------------------------
 
 
 def make_torch() -> dict[str, Arrays]:

@@ -1,6 +1,6 @@
 """Draw the pictures of README and docs into docs/img: python scripts/make_pictures.py
 
-``unrolled.png`` is drawn here; ``vowels.png`` and ``forecast.png`` are what the demonstrations draw.
+The demonstrations draw ``vowels.png`` and ``forecast.png``; this script draws ``unrolled.png``.
 """
 
 from pathlib import Path
@@ -50,7 +50,7 @@ def label(axes: Axes, x: float, y: float, text: str) -> None:
 
 
 def column(axes: Axes, x: float, index: str) -> None:
-    """One step: the input from below, the output above."""
+    """Draw one step, with its input below and its output above."""
     box(axes, x, 0, "cell")
     label(axes, x, -1.15, f"$x_{{{index}}}$")
     label(axes, x, 1.15, f"$y_{{{index}}}$")

@@ -1,10 +1,11 @@
-"""Write the sample data of the package from the packages that carry the originals.
+"""Write the sample data of the package from the packages that contain the original files.
 
     pip install --no-deps aeon statsmodels
     python scripts/make_samples.py
 
-Reads the text files of both packages as they are, without importing either. Writes
-``src/noria/data/samples/{japanese_vowels,co2}.npz``; sources and licences stand in the README of that folder.
+The script reads the text files of both packages and imports neither. It writes
+``src/noria/data/samples/{japanese_vowels,co2}.npz``. The README of that folder gives sources and
+licences.
 """
 
 import csv
@@ -22,7 +23,10 @@ def locate(package: str, name: str) -> Path:
 
 
 def utterances(name: str) -> tuple[list[np.ndarray], np.ndarray]:
-    """Sequences (time, 12) and speakers 0 to 8 from a ``.ts`` file: channels parted by ``:``, the label last."""
+    """Sequences (time, 12) and speakers 0 to 8 from a ``.ts`` file.
+
+    In each line ``:`` separates the channels, and the last field is the label.
+    """
     lines = locate("aeon", name).read_text().splitlines()
     rows = [line.split(":") for line in lines if line and line[0] not in "#@"]
     sequences = [np.array([row.split(",") for row in fields[:-1]], np.float32).T for fields in rows]
@@ -40,7 +44,7 @@ def japanese_vowels() -> None:
 
 
 def co2() -> None:
-    """Monthly means of the weekly values; the five months without one are filled linearly."""
+    """Monthly means of the weekly values; the five months without a value are interpolated."""
     with locate("statsmodels", "co2.csv").open() as file:
         rows = [(row["date"], row["co2"]) for row in csv.DictReader(file)]
     weekly = [

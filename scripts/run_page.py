@@ -1,9 +1,9 @@
-"""Run the Python blocks of pages, top to bottom, with the installed package and nothing else.
+"""Run the Python blocks of pages from top to bottom with the installed package.
 
     python scripts/run_page.py docs/guide.md
 
-The blocks of a page share one namespace; a block marked ``python skip`` is left out. Needs nothing
-but the package, so that it runs in an environment into which only a wheel was installed.
+The blocks of a page share one namespace, and a block marked ``python skip`` does not run. The
+script needs only the package, so it runs in an environment with just the wheel.
 """
 
 import importlib.metadata
@@ -17,7 +17,7 @@ import noria
 
 
 def run(page: Path) -> int:
-    """Run a page in the current folder; the number of its blocks."""
+    """Run a page in the current folder; return the number of its blocks."""
     text, namespace = page.read_text(), {"__name__": page.name}
     blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
     for block in blocks:

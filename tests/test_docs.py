@@ -1,4 +1,4 @@
-"""Documentation runs: every ``>>>`` of the package, and every Python block of README and docs, top to bottom."""
+"""Run every ``>>>`` example of the package and every Python block of README and docs."""
 
 import doctest
 import importlib
@@ -14,14 +14,14 @@ import pytest
 import noria
 
 ROOT = Path(__file__).parent.parent
-# Those left out hold no examples, and import data sets or libraries that need not be installed.
+# The excluded modules have no examples, and import libraries that may be missing.
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(noria.__path__, "noria.")
     if not re.search("demo|peers", m.name)
 )
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-#: Where a path in a page may begin: at the root, or, as long as it names a file, in the package.
+#: Paths in a page are relative to the root, the package, or the native backend.
 BASES = (ROOT, ROOT / "src" / "noria", ROOT / "src" / "noria" / "backends" / "native")
 
 pytestmark = pytest.mark.usefixtures("plain_jax")
@@ -32,12 +32,12 @@ def test_examples_in_docstrings(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-#: What commands write.
+#: Folders that commands create.
 GENERATED = {"site", "dist", "build", ".venv"}
 
 
 def run_page(page):
-    """Run the blocks of a page in one namespace. A block marked ``python skip`` needs another library."""
+    """Run the blocks of a page in one namespace, without blocks marked ``python skip``."""
     namespace: dict[str, object] = {"__name__": page.name}
     text = page.read_text()
     for match in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
@@ -118,7 +118,7 @@ def test_pages_have_lines_of_at_most_100_columns(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_pages_name_exist(page):
-    """`dir/file.py`, `dir/` or `file.toml` in backticks; in the package the leading folders may be left out."""
+    """Paths in backticks: `dir/file.py`, `dir/` or `file.toml`, relative to one of `BASES`."""
     for path in re.findall(r"`([\w./-]+(?:\.(?:py|txt|toml|md|rst|cff|png)|/))`", page.read_text()):
         if path.split("/")[0] in GENERATED:
             continue
@@ -137,7 +137,7 @@ def test_every_public_name_has_an_entry_in_the_reference():
 
 
 def is_public(module, name):
-    """Whether a module offers this name: not private, no module, and not imported for its own use."""
+    """Whether a name is public: not private, callable, and defined in the module or below it."""
     thing = getattr(module, name)
     own = getattr(thing, "__module__", "").startswith(module.__name__)
     borrowed = module is noria.initializers and name in ("zeros", "ones")

@@ -1,4 +1,4 @@
-"""`fit`: what it compiles, when it stops, what it returns."""
+"""`fit`: compilation, stopping, results, forms of data, and errors."""
 
 import warnings
 from collections import UserDict
@@ -77,7 +77,7 @@ def test_clipping_is_by_the_global_norm():
 
 
 def test_patience_returns_the_best_model():
-    """A learning rate that overshoots: the validation loss falls, then rises."""
+    """The learning rate turns negative, so the validation loss falls and then rises."""
     seen = []
     model, history = fit(
         make(),
@@ -144,7 +144,7 @@ def test_a_bad_batch_stops_with_step_loss_and_parameter_and_the_last_good_model(
 
 
 def test_an_exploding_model_returns_the_last_one_with_a_finite_loss():
-    """A step so large that the next loss overflows."""
+    """The step is so large that the next loss overflows."""
     with pytest.warns(RuntimeWarning, match="first offending parameter"):
         model, _history = fit(make(), loss, (XS, YS), optimiser=optax.sgd(1e200), epochs=5)
     assert np.isfinite(loss(nr.inference(model), XS, YS, None))
@@ -173,7 +173,7 @@ def test_a_validation_loss_that_is_not_finite_stops():
 
 
 def test_forms_of_data():
-    """One batch of everything, lists of tuples, of lists, of single things, and a dict as a batch."""
+    """Data as one batch, or as a list of tuples, lists, arrays or dicts."""
     one = nr.mse
     for data, function in (
         ((XS, YS), lambda m, x, y: one(m(x, key=KEY), y)),
@@ -232,7 +232,7 @@ def test_progress_is_shown_on_request_only(capsys):
 
 
 class Fails:
-    """Batches of whole epochs, then an error in the middle of one."""
+    """An iterable that raises an error in the middle of an epoch, after ``epochs`` whole ones."""
 
     def __init__(self, error, epochs=2):
         self.error, self.left = error, epochs
@@ -269,7 +269,7 @@ def test_an_interrupt_ends_the_run_like_early_stopping(options, epochs_done, epo
 
 
 def test_an_interrupt_with_patience_returns_the_best_model():
-    """The learning rate climbs: the first epoch is the best."""
+    """The learning rate turns negative, so the first epoch is the best."""
     seen = []
     options = {"valid": (XS, YS), "patience": 9, "on_epoch": lambda model, _: seen.append(model)}
     model, history = fit(
@@ -295,7 +295,8 @@ def test_an_error_carries_what_was_learnt(error):
     )
     assert not np.array_equal(error.model[2].W, make()[2].W)
     assert error.__notes__ == [
-        "noria.fit: this error carries the model and the history so far, as error.model and error.history."
+        "noria.fit: this error carries the model and the history so far, "
+        "as error.model and error.history."
     ]
 
 
@@ -347,7 +348,7 @@ def test_an_iterator_is_refused_before_the_first_step():
 
 
 class Loader:
-    """An iterator; some begin anew in ``__iter__``, others do not."""
+    """An iterator that restarts in ``__iter__`` if ``anew``."""
 
     def __init__(self, anew):
         self.anew, self.batches = anew, iter([(XS, YS)])
@@ -376,7 +377,7 @@ def test_on_epoch_stops_by_anything_true(answer):
 
 
 class Tensor:
-    """As PyTorch has it: an array by its method alone, compared element by element."""
+    """Like a tensor of PyTorch: converted by ``__array__``, compared element by element."""
 
     def __init__(self, values):
         self.values = values
@@ -392,7 +393,7 @@ class Tensor:
 
 
 class OnlyDlpack:
-    """As a tensor of a type that NumPy lacks."""
+    """Like a tensor with a dtype that NumPy lacks."""
 
     def __init__(self, values):
         self.values: Any = jnp.asarray(values)
@@ -409,7 +410,7 @@ class OnlyDlpack:
 
 @pytest.mark.parametrize("kind", [Tensor, OnlyDlpack])
 def test_batches_of_other_libraries(kind):
-    """Trained on as the same arrays of NumPy, in lists and in mappings, and traced once."""
+    """Tensors in lists and mappings train like the same NumPy arrays, with one trace."""
     traces = []
 
     def mapped(model, batch):
@@ -439,7 +440,10 @@ def test_a_tensor_that_cannot_be_read_is_named():
 
 
 def test_gradients_may_be_gathered_over_several_steps():
-    """`optax.MultiSteps` is a class of its own: two halves, one step, as the mean of both. It counts in float32."""
+    """Two half batches with `optax.MultiSteps` equal one step on the whole batch.
+
+    `optax.MultiSteps` averages in float32 and is no `optax.GradientTransformation`.
+    """
     halves = [(XS[:12], YS[:12]), (XS[12:], YS[12:])]
     gathered, _ = fit(make(), once, halves, optimiser=optax.MultiSteps(optax.sgd(0.1), 2), epochs=1)
     whole, _ = fit(make(), once, (XS, YS), optimiser=optax.sgd(0.1), epochs=1)

@@ -1,4 +1,4 @@
-"""Rules of the house: short lines, files and functions, and annotations that say something."""
+"""Limits on the length of lines, files and functions, and on annotations that are `Any`."""
 
 import ast
 import statistics
@@ -16,7 +16,9 @@ PYTHON = [
     if "_build" not in path.parts
 ]
 PROSE = [
+    *(ROOT / name for name in ("Makefile", "pyproject.toml", ".ci/run")),
     *sorted(ROOT.glob("*.md")),
+    *sorted(SOURCE.rglob("*.md")),
     *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts),
 ]
 PACKAGE = [path for path in PYTHON if path.is_relative_to(SOURCE)]
@@ -32,13 +34,13 @@ def name_of(path: Path) -> str:
 
 
 def is_data(line: str) -> bool:
-    """A line that cannot be broken: a row of a table, or an address."""
+    """Whether a line cannot be broken: a row of a table, or a URL."""
     return line.lstrip().startswith("|") or "://" in line
 
 
 @pytest.mark.parametrize("path", [*PYTHON, *PROSE], ids=name_of)
 def test_lines_have_at_most_100_columns(path):
-    """Except rows of tables in prose, and addresses of pages."""
+    """Rows of tables in prose and lines with a URL may be longer."""
     lines = path.read_text().splitlines()
     long = [
         f"{name_of(path)}:{number}: {len(line)} columns"
@@ -76,7 +78,7 @@ def test_functions_are_short():
 
 
 def annotations_of(path: Path) -> Iterator[ast.expr | None]:
-    """Those of all parameters, but for ``self`` and ``cls``, and of all results."""
+    """The annotations of all parameters except ``self`` and ``cls``, and of all results."""
     for node in functions_of(path):
         some = node.args
         named = [*some.posonlyargs, *some.args, *some.kwonlyargs, some.vararg, some.kwarg]
@@ -85,7 +87,7 @@ def annotations_of(path: Path) -> Iterator[ast.expr | None]:
 
 
 def is_any(annotation: ast.expr | None) -> bool:
-    """Whether nothing is said: no annotation, or `Any` somewhere in it."""
+    """Whether an annotation is missing or contains `Any`."""
     if annotation is None:
         return True
     return any(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(annotation))

@@ -134,6 +134,22 @@ print(json.dumps([status, close(function(layer, xs), before)]))
     assert answer(script) == [0, True]
 
 
+def test_the_first_function_of_a_process_is_traced_once():
+    """The native backend is loaded while it is traced, which must not change JAX's cache key."""
+    script = """
+traces = []
+
+@jax.jit
+def function(layer, xs):
+    traces.append(0)
+    return layer(xs)
+
+function(layer, xs), function(layer, xs)
+print(json.dumps(len(traces)))
+"""
+    assert answer(script) == 1
+
+
 def test_the_persistent_compilation_cache(tmp_path):
     """A second process takes what the first has compiled, and gives the same numbers."""
     script = """

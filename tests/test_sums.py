@@ -1,4 +1,4 @@
-"""Gradients of models in 16 bits: sums of thousands of terms are taken in float32, rounded once."""
+"""Gradients of 16-bit models: sums of thousands of terms are computed in float32."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ BATCH, TIME = 8, 500
 
 
 class Decay(nr.Cell):
-    """Affine and element-wise in the state; parameters as a table, in a loop, a scale, a bias."""
+    """An affine, element-wise step. Parameters are a table, a scale, and a bias in a loop."""
 
     decay: jax.Array
     table: jax.Array
@@ -37,7 +37,7 @@ class Decay(nr.Cell):
 
 
 def make_cell(name: str) -> Any:
-    """A cell whose gradients in float32 are well conditioned: 16 bits of the state move them little."""
+    """A cell with well-conditioned gradients: a state in 16 bits changes them little."""
     bias = jax.nn.initializers.normal(0.5)
     options: dict[str, Any] = {"bias": bias, "recurrent_bias": bias, "dtype": jnp.float32}
     return CELLS[name][0](2, 2, key=jax.random.key(len(name)), **options)
@@ -52,7 +52,7 @@ def recurrence(cell: Any, **options: Any) -> nr.Recurrence:
 
 
 def models() -> dict[str, Any]:
-    """Layers, by name, in float32 with numbers that have few bits."""
+    """Layers by name, in float32, with parameters that are exact in float16."""
     lstm, rnn, gru = (make_cell(name) for name in ("lstm", "rnn", "gru"))
     decay = Decay(jnp.zeros(2), jnp.ones((2, 2)), jnp.full(2, 0.25))
     per_step = nr.PerStep(jtu.Partial(scaled, {"a": jnp.ones(2), "b": jnp.full(2, 0.5)}))
@@ -87,7 +87,7 @@ def few_bits(model: Any) -> Any:
 
 
 def gradient(model: Any, dtype: Any) -> list[Any]:
-    """With a tenth of all steps a reset, and 4000 terms most of which have one sign."""
+    """Gradients of 4000 terms, most with the same sign; one step in ten is a reset."""
     model = nr.cast(few_bits(nr.cast(model, jnp.bfloat16)), dtype)
     steps = np.arange(BATCH * TIME).reshape(BATCH, TIME)
     xs = jnp.asarray(np.random.default_rng(0).uniform(0, 4, (BATCH, TIME, 2)), jnp.bfloat16).astype(
@@ -118,7 +118,7 @@ def test_gradients_are_those_of_float32(name):
 
 
 def test_the_reference_adds_up_in_32_bits_too():
-    """300 ones, which in bfloat16 are 256 at most."""
+    """A sum of 300 ones, which bfloat16 would stop at 256."""
     zeros = [jnp.zeros(shape, jnp.bfloat16) for shape in ((1, 1), (1, 1), (1,))]
     layer = nr.Recurrence(
         nr.RNNCell.from_arrays(*zeros, activation=jnp.asarray), backend="reference"
@@ -130,7 +130,7 @@ def test_the_reference_adds_up_in_32_bits_too():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_forward_mode_in_16_bits(dtype):
-    """For the plain loop and layers of single steps; as precise as in float32."""
+    """The plain loop and per-step layers are nearly as precise as in float32."""
     model = nr.Chain(recurrence(make_cell("rnn"), backend="plain"))
     per_step = nr.PerStep(jtu.Partial(scaled, {"a": jnp.ones(2), "b": jnp.full(2, 0.5)}))
     model = few_bits(nr.cast(nr.Chain(*model, per_step, nr.Dense(2, 2, key=KEY)), jnp.float32))
@@ -153,7 +153,7 @@ def test_forward_mode_in_16_bits(dtype):
 
 
 def test_values_of_16_bits_are_not_rounded_otherwise():
-    """`evaluate` with copies in float32 gives what the same equations give without."""
+    """`evaluate` with float32 copies equals `jax.vmap` without them."""
     values = jnp.asarray(np.random.default_rng(1).normal(size=(5, 4)), jnp.bfloat16)
     bias, matrix = values[0], values[:4]
 

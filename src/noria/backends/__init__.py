@@ -12,6 +12,10 @@ from typing import Any
 from noria.backends import plain, reference
 from noria.backends.base import LoopBackend, Problem
 
+# Thresholds are part of the key of `jax.jit`. Defined later, they would change the key of functions
+# that were compiled before, which would be compiled again.
+from noria.backends.native import machine as machine
+
 #: Backends that run the cell as it is.
 CELL_BACKENDS: dict[str, Callable[[Problem], tuple[Any, Any]]] = {
     "reference": reference.run,
@@ -21,7 +25,7 @@ CELL_BACKENDS: dict[str, Callable[[Problem], tuple[Any, Any]]] = {
 #: The module of each loop backend, imported when first needed. ``"auto"`` takes the first that
 #: supports a loop; ``"scan"`` supports all.
 LOOP_BACKENDS = {
-    "native": "noria.backends.native",
+    "native": "noria.backends.native.backend",
     "scan": "noria.backends.scan",
 }
 

@@ -1,4 +1,4 @@
-"""Python functions become graphs."""
+"""Trace Python functions to graphs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +10,8 @@ from noria._jax import parts_of
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, struct
 from noria.ir.passes import dce
 
-#: Calls that are inlined. Calls with a derivative rule are not: differentiation must find the rule.
-#: Loops and conditionals stay whole.
+#: Call primitives that are inlined, and the parameter that holds their jaxpr. Calls with a custom
+#: derivative rule are kept, because differentiation needs the rule. So are loops and conditionals.
 INLINED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -25,13 +25,13 @@ INLINED = {
 
 
 class Unsupported(Exception):
-    """A step that the compiler leaves to the plain loop; the message is the reason."""
+    """The compiler cannot compile a step; the message gives the reason."""
 
 
 def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any], Any]:
-    """The graph of ``function(*args)``, the arrays that it closes over, and the tree of its outputs.
+    """The graph of ``function(*args)``, its closed-over arrays, and the tree of its outputs.
 
-    The graph's inputs are those arrays, then the leaves of ``args``.
+    The inputs of the graph are the closed-over arrays, then the leaves of ``args``.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     if closed.effects:
@@ -47,7 +47,7 @@ def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any]
 def _inline(
     jaxpr: Any, inputs: Sequence[Atom], equations: list[Equation], source: Any
 ) -> tuple[list[Atom], dict[Any, Any]]:
-    """Append the equations of ``jaxpr`` on ``inputs``; its outputs, and arrays inside of calls."""
+    """Append the equations of ``jaxpr`` on ``inputs``; return outputs and constants of calls."""
     known: dict[Any, Atom] = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True))
     hidden: dict[Any, Any] = {}
 
@@ -78,7 +78,7 @@ def _inline(
 def build(
     function: Callable[..., Any], inputs: Sequence[Atom], source: Any
 ) -> tuple[list[Equation], list[Any]]:
-    """The equations of a short piece of JAX code on values of a graph, and the list it returns."""
+    """Trace ``function``, which returns a list, on values of a graph: its equations and outputs."""
     jaxpr, consts = parts_of(jax.make_jaxpr(function)(*map(struct, inputs)))
     equations: list[Equation] = []
     outputs, hidden = _inline(jaxpr, [*consts, *inputs], equations, source)

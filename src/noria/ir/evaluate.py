@@ -1,14 +1,15 @@
-"""A graph of one step of one example, evaluated for many of both; sums in 16 bits taken in 32.
+"""Batched evaluation of the graph of one step; cotangents in 16 bits are summed in float32.
 
-A parameter is the same for all steps and examples, so its cotangent is the sum of theirs. JAX takes such a
-sum in the parameter's own type. In 16 bits it stops growing when a term is too small beside it: a sum of
-ones in bfloat16 never passes 256. So a parameter of 16 bits is read from a copy in float32, which is
-converted back for each step and example::
+All steps and examples share a parameter, so its cotangent is a sum over both. JAX takes that sum in
+the dtype of the parameter. In 16 bits the sum stops growing once the next term is below its
+precision: a sum of ones in bfloat16 never exceeds 256. A 16-bit parameter is therefore widened to
+float32, broadcast, and narrowed again for each step and example::
 
-    parameter --float32--> broadcast over steps and examples --16 bits--> what is computed
+    parameter --float32--> broadcast over steps and examples --16 bits--> equations
 
-The values do not change, since the conversion is exact. The pull-back of the broadcast is now a sum in
-float32, which is rounded once, at the end. Products and convolutions add up in 32 bits anyway.
+The values do not change, because the conversion to float32 is exact. The VJP of the broadcast is a
+sum in float32, which is rounded once. Matrix products and convolutions already accumulate in 32
+bits.
 """
 
 import functools
@@ -26,13 +27,13 @@ from noria.ir.build import Unsupported, build, graph_of
 from noria.ir.graph import Atom, Env, Equation, Graph, Value, env_of, is_literal, values_of
 from noria.ir.passes import dependence, extract, inputs_of, substitute
 
-#: What adds up in 32 bits by itself.
+#: Primitives whose pull-back accumulates in 32 bits already.
 _PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
 
-#: What takes elements of a table; its pull-back adds up in the type of the table.
+#: Primitives that read elements of a table. Their pull-back sums in the dtype of the table.
 _LOOKUPS = frozenset(("gather", "dynamic_slice"))
 
-#: Equations with equations inside, whose products must not get a copy of a matrix for each example.
+#: Primitives that hold a jaxpr. A product in it must not get a copy of a matrix for each example.
 _CALLS = frozenset("scan while cond custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
 
 
@@ -42,12 +43,12 @@ def is_narrow(value: Any) -> bool:
 
 
 def widened(tree: Any) -> Any:
-    """Arrays, those of 16 bits as float32."""
+    """The same arrays, with 16-bit floats converted to float32."""
     return jtu.tree_map(lambda a: a.astype(jnp.float32) if is_narrow(a) else a, tree)
 
 
 def narrowed(tree: Any, like: Any) -> Any:
-    """The arrays of ``tree`` in the types of those of ``like``; ``None`` stays."""
+    """The arrays of ``tree`` in the dtypes of the arrays of ``like``; ``None`` is kept."""
     return jtu.tree_map(
         lambda a, b: None if a is None else a.astype(b.dtype),
         tree,
@@ -59,7 +60,7 @@ def narrowed(tree: Any, like: Any) -> Any:
 def spread(a: jax.Array, axes: Sequence[int], dtype: Any = None) -> jax.Array:
     """``a`` broadcast over leading ``axes``; its cotangent is summed in 32 bits or more.
 
-    ``dtype`` is that of the result, by default that of ``a``.
+    ``dtype`` is the dtype of the result, by default the dtype of ``a``.
     """
     dtype = a.dtype if dtype is None else dtype
     return jnp.broadcast_to(widened(a), (*axes, *a.shape)).astype(dtype)
@@ -70,9 +71,9 @@ def evaluate(graph: Graph, known: Env, varying: Env, axes: Sequence[int]) -> lis
 
     Args:
         graph: equations of one example and one step.
-        known: arrays that are the same for all. For a value of 16 bits a copy in float32 will do.
-        varying: arrays that have ``axes`` in front.
-        axes: the sizes of those axes: of time and batch in either order, or fewer.
+        known: arrays shared by all steps and examples. A 16-bit value may be given in float32.
+        varying: arrays with leading ``axes``.
+        axes: the sizes of the leading axes: time, batch, both in either order, or neither.
     """
     names = [v for v in graph.inputs if v in varying]
     shared = [v for v in graph.inputs if v not in varying]
@@ -101,7 +102,7 @@ def evaluate(graph: Graph, known: Env, varying: Env, axes: Sequence[int]) -> lis
 def _with_copies(
     graph: Graph, known: Env, names: Sequence[Any], axes: Sequence[int]
 ) -> tuple[Graph, Env, Env]:
-    """The part that varies, its shared arrays, and copies of these for each step and example."""
+    """The varying part of the graph, its shared arrays, and their copies per step and example."""
     depends = dependence(graph.equations, dict.fromkeys(names, 1))
 
     def varies(atom: Atom) -> bool:
@@ -147,26 +148,26 @@ def _with_copies(
 
 
 def _looked_up(equation: Equation, table: jax.Array, *others: jax.Array) -> list[jax.Array]:
-    """What a lookup gives, whose pull-back adds up in float32."""
+    """The outputs of a lookup whose pull-back sums in float32."""
     return narrowed(equation.bind(widened(table), *others), [v.aval for v in equation.outputs])
 
 
 def of_one(tree: Any, axes: int) -> Any:
-    """Arrays without their first axes, as shapes and dtypes."""
+    """Shapes and dtypes of the arrays without their first ``axes`` axes."""
     return jtu.tree_map(lambda a: jax.ShapeDtypeStruct(a.shape[axes:], a.dtype), tree)
 
 
 def mapped(
     function: Callable[..., Any], *one: Any
 ) -> Callable[[Sequence[Any], Sequence[int]], Any]:
-    """``function`` of one step of one example as ``(arguments, axes) -> results`` over leading axes.
+    """A batched ``function`` of one step and example: ``(arguments, axes) -> results``.
 
-    Arrays that the function holds or closes over are read from copies that are made here, so that a loop
-    around the results adds up their cotangents in 32 bits, too.
+    Arrays that the function holds or closes over are widened here, outside of any loop that calls
+    the result. Their cotangents are then summed over the iterations in 32 bits too.
 
     Args:
         function: takes and returns pytrees of arrays.
-        one: shapes and dtypes of its arguments, without the axes.
+        one: shapes and dtypes of its arguments, without the leading axes.
     """
 
     def as_it_is(arguments: Sequence[Any], axes: Sequence[int]) -> Any:
@@ -184,7 +185,7 @@ def mapped(
         graph, closed_over, tree = graph_of(
             lambda held, *args: eqx.combine(held, rest)(*args), held, *one
         )
-    except Unsupported:  # an effect has an order, which a graph does not keep
+    except Unsupported:  # a side effect: a graph does not keep the order of effects
         return as_it_is
     arrays = widened([*closed_over, *jtu.tree_leaves(held)])
     known = env_of(graph.inputs[: len(arrays)], arrays)

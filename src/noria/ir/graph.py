@@ -16,7 +16,7 @@ from noria._jax import Literal, bind
 
 
 class Value:
-    """An output of an equation, known by identity. A variable of JAX, with ``aval``, serves too."""
+    """An output of an equation, compared by identity. JAX variables have ``aval`` and fit too."""
 
     __slots__ = ("aval",)
 
@@ -24,13 +24,13 @@ class Value:
         self.aval = aval
 
 
-#: A value, or a number that stands in the equation itself (`jax.extend.core.Literal`).
+#: A value, or a constant in the equation (`jax.extend.core.Literal`).
 Atom: TypeAlias = Any
 
 
 @dataclass(frozen=True, eq=False)
 class Equation:
-    """One primitive applied to values; ``source`` is the traceback of the line of the cell."""
+    """One primitive applied to values; ``source`` is the traceback of its line in the cell."""
 
     primitive: Any
     inputs: tuple[Atom, ...]
@@ -43,20 +43,20 @@ class Equation:
         return self.primitive.name
 
     def bind(self, *arrays: Any) -> list[Any]:
-        """The outputs for these inputs, traced like any JAX code, with the line of the cell as origin."""
+        """Bind the primitive under the current JAX trace, with ``source`` as source location."""
         return bind(self.primitive, arrays, self.params, self.source)
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Equations in an order in which they can be evaluated, from ``inputs`` to ``outputs``."""
+    """Equations in topological order, from ``inputs`` to ``outputs``."""
 
     inputs: tuple[Any, ...]
     outputs: tuple[Atom, ...]
     equations: tuple[Equation, ...]
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
-        """The outputs for arrays of the inputs."""
+        """The outputs, evaluated on one array for each input."""
         known = dict(zip(self.inputs, arrays, strict=True))
         for equation in self.equations:
             outputs = equation.bind(*(read(known, atom) for atom in equation.inputs))
@@ -66,7 +66,7 @@ class Graph:
 
 EMPTY = Graph((), (), ())
 
-#: Values and the arrays that stand for them.
+#: An environment: the array bound to each value.
 Env: TypeAlias = dict[Any, Any]
 
 
@@ -83,7 +83,7 @@ def read(known: dict[Any, Any], atom: Atom) -> Any:
 
 
 def struct(atom: Atom) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of a value, for tracing."""
+    """The shape, dtype and weak type of a value, for tracing."""
     aval = atom.aval
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
 
@@ -94,7 +94,7 @@ def size(atom: Atom) -> int:
 
 
 def size_in_bytes(atom: Atom) -> int:
-    """Bytes of one value; a random key counts as its words."""
+    """The size of a value in bytes; a random key counts as 8 bytes."""
     aval = atom.aval
     if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
         return 8 * int(np.prod(aval.shape))
@@ -102,10 +102,10 @@ def size_in_bytes(atom: Atom) -> int:
 
 
 def is_inexact(atom: Atom) -> bool:
-    """Whether a value can have a derivative."""
+    """Whether a value is floating or complex, and so can have a derivative."""
     return bool(jnp.issubdtype(atom.aval.dtype, np.inexact))
 
 
 def values_of(atoms: Iterable[Atom]) -> Iterator[Any]:
-    """The atoms that are values, each once, in order."""
+    """The values among ``atoms`` in order, without literals and duplicates."""
     return iter(dict.fromkeys(atom for atom in atoms if not is_literal(atom)))

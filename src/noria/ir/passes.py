@@ -1,4 +1,4 @@
-"""Passes over graphs: dead-code elimination, common subexpressions, extraction, dependence."""
+"""Graph passes: dead-code and common-subexpression elimination, subgraphs, data dependence."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, values_of
 
 
 def dce(graph: Graph) -> Graph:
-    """Without the equations that no output needs."""
+    """Dead-code elimination: the graph without the equations that no output needs."""
     return extract(graph.equations, graph.outputs, graph.inputs, keep_inputs=True)
 
 
@@ -18,7 +18,7 @@ def extract(
     *,
     keep_inputs: bool = False,
 ) -> Graph:
-    """The part of ``equations`` that leads from ``inputs`` to ``outputs``; unused inputs go."""
+    """The subgraph from ``inputs`` to ``outputs``; ``keep_inputs`` keeps the unused inputs."""
     available = dict.fromkeys(inputs)
     needed = set(values_of(outputs))
     kept = []
@@ -36,7 +36,7 @@ def extract(
 
 
 def toposort(equations: Sequence[Equation]) -> list[Equation]:
-    """The same equations, each after those that it uses; otherwise in the order given."""
+    """A stable topological sort: each equation follows the equations that define its inputs."""
     maker = {v: equation for equation in equations for v in equation.outputs}
     done: dict[Equation, None] = {}
     todo = [*reversed(equations)]
@@ -51,7 +51,7 @@ def toposort(equations: Sequence[Equation]) -> list[Equation]:
 
 
 def substitute(graph: Graph, instead: dict[Any, Atom]) -> Graph:
-    """The graph with some values read from elsewhere."""
+    """The graph with each use of a key of ``instead`` replaced by its value, transitively."""
 
     def get(atom: Atom) -> Atom:
         while not is_literal(atom) and atom in instead:
@@ -66,7 +66,7 @@ def substitute(graph: Graph, instead: dict[Any, Atom]) -> Graph:
 
 
 def inlined(graph: Graph, names: dict[Any, Atom], source: Any) -> tuple[list[Equation], list[Atom]]:
-    """The equations of ``graph`` on other inputs, with new outputs; inputs not in ``names`` stay."""
+    """The equations of ``graph`` with new outputs; ``names`` maps some inputs to new ones."""
     names = dict(names)
     equations = []
     for e in graph.equations:
@@ -78,7 +78,7 @@ def inlined(graph: Graph, names: dict[Any, Atom], source: Any) -> tuple[list[Equ
 
 
 def cse(graph: Graph, kinds: frozenset[str]) -> Graph:
-    """The graph in which equal equations of these kinds are one."""
+    """Common-subexpression elimination among the primitives named in ``kinds``."""
     seen: dict[Any, Equation] = {}
     instead: dict[Any, Atom] = {}
     equations = []
@@ -104,7 +104,7 @@ def cse(graph: Graph, kinds: frozenset[str]) -> Graph:
 
 
 def slices(equation: Equation) -> list[tuple[int, int]] | None:
-    """Where each output begins and ends, for an equation that only slices along the last axis."""
+    """Start and end of each output along the last axis; ``None`` if the equation is no slice."""
     if equation.name not in ("split", "slice") or not equation.inputs[0].aval.ndim:
         return None
     shape, params = equation.inputs[0].aval.shape, equation.params
@@ -120,7 +120,7 @@ def slices(equation: Equation) -> list[tuple[int, int]] | None:
 def users(
     equations: Sequence[Equation], outputs: Sequence[Atom] = ()
 ) -> dict[Any, list[Equation | None]]:
-    """For each value the equations that use it, and ``None`` if it is an output."""
+    """The equations that use each value; ``None`` marks a use as an output."""
     found: dict[Any, list[Equation | None]] = {}
     for equation in equations:
         for value in values_of(equation.inputs):
@@ -131,7 +131,10 @@ def users(
 
 
 def dependence(equations: Sequence[Equation], sources: dict[Any, int]) -> dict[Any, int]:
-    """For each value the largest number among its sources; 0 for none. A source may be computed."""
+    """The largest level among the ``sources`` that each value depends on, 0 for none.
+
+    The output of an equation may be a source.
+    """
     found = dict(sources)
     for equation in equations:
         level = max((found.get(v, 0) for v in values_of(equation.inputs)), default=0)
@@ -140,12 +143,12 @@ def dependence(equations: Sequence[Equation], sources: dict[Any, int]) -> dict[A
 
 
 def backward_slice(equations: Sequence[Equation], outputs: Iterable[Atom]) -> set[Equation]:
-    """The equations that some of ``outputs`` need."""
+    """The equations that at least one of ``outputs`` depends on."""
     return set(extract(equations, tuple(values_of(outputs)), inputs_of(equations)).equations)
 
 
 def inputs_of(equations: Sequence[Equation], outputs: Iterable[Atom] = ()) -> list[Any]:
-    """The values that equations, and what reads ``outputs``, need from elsewhere, each once."""
+    """The free values: used by ``equations`` or ``outputs``, defined by no equation, each once."""
     made = {v for equation in equations for v in equation.outputs}
     used = values_of([*(v for equation in equations for v in equation.inputs), *outputs])
     return [v for v in used if v not in made]

@@ -1,13 +1,16 @@
-"""Linear recurrences, element-wise: the state is ``h_t = a_t * h_(t-1) + b_t``, and all steps can be taken in parallel.
+"""Element-wise linear recurrences ``h_t = a_t * h_(t-1) + b_t``, sequential or parallel in time.
 
-On CPUs one `jax.lax.scan` runs over time, vectorised over all else. Elsewhere each chunk of steps is composed by
-`jax.lax.associative_scan`, all chunks at once, and one short scan carries the state from chunk to chunk::
+On CPUs one `jax.lax.scan` runs over time and is vectorised over all other axes. On other devices
+`jax.lax.associative_scan` composes the steps of all chunks in parallel. A short scan then carries
+the state from chunk to chunk::
 
     (a, b) after (a', b')     is  (a * a', a * b' + b)       composed within a chunk only
     state at the chunk's end  =   a_chunk * state + b_chunk  step by step over the chunks
 
-A scale of zero forgets the state whatever it is. Nothing is divided, and products of ``a`` span at most one chunk. Should even those overflow, the whole sequence is done step
-by step instead: a product that is infinite times a state that is zero would be NaN, where the steps one by one give zero.
+A scale of zero resets the state, even a state that is infinite or NaN. The computation has no
+division, and a product of scales spans at most one chunk. If such a product overflows, the steps
+are taken one by one instead: an infinite product times a zero state would be NaN, and the steps
+one by one give zero.
 """
 
 import functools
@@ -16,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-#: Steps that are composed at once. Long enough to keep a device busy, short enough that few products overflow.
+#: Steps of a chunk: many enough to keep a device busy, few enough that products rarely overflow.
 CHUNK = 256
 
 
@@ -30,18 +33,22 @@ def linear_recurrence(
     """The state after each step, ``h_t = a_t * h_(t-1) + b_t``.
 
     Args:
-        a: ``(time, ...)``.
-        b: ``(time, ...)``, of the same shape and dtype, floating, complex or whole numbers.
-        start: ``(...)``, the state before the first step.
-        reverse: take the steps from the last to the first.
-        parallel: compose chunks of steps, or take one step after the other; default the latter on CPUs only.
+        a: scales, ``(time, ...)``.
+        b: shifts, of the shape and dtype of ``a``: floating, complex or integer.
+        start: the state before the first step, ``(...)``.
+        reverse: run from the last step to the first.
+        parallel: compose chunks of steps if true, take the steps one by one if false. By default
+            steps are taken one by one on CPUs and composed on other devices.
 
     Returns:
-        ``(time, ...)``; step t stands at index t in either direction.
+        The states, ``(time, ...)``. In both directions index t holds the state after step t.
 
-    The derivative is again such a recurrence, in the other direction, for cotangents ``c_t`` of ``h_t``::
+    The VJP is a linear recurrence in the opposite direction. For cotangents ``c_t`` of ``h_t``::
 
-        g_t = a_(t+1) * g_(t+1) + c_t       dL/db_t = g_t       dL/da_t = g_t * h_(t-1)       dL/dstart = a_1 * g_1
+        g_t        = a_(t+1) * g_(t+1) + c_t
+        dL/db_t    = g_t
+        dL/da_t    = g_t * h_(t-1)
+        dL/dstart  = a_1 * g_1
     """
     if not a.shape[0]:
         return b
@@ -67,7 +74,7 @@ def _forward(
 def _pull_back(reverse: bool, parallel: bool | None, kept: Any, cotangent: jax.Array) -> Any:
     a, start, states = kept
     first = -1 if reverse else 0
-    # The last step has no next one: what stands in its place meets a start of zero.
+    # The last step has no successor. Its scale is arbitrary: the recurrence starts from zero.
     following = shifted(a, jnp.zeros_like(start), not reverse)
     g = _recurrence(following, cotangent, jnp.zeros_like(start), not reverse, parallel)
     return g * shifted(states, start, reverse), g, times(a[first], g[first])
@@ -77,12 +84,12 @@ _recurrence.defvjp(_forward, _pull_back)
 
 
 def times(scale: jax.Array, state: jax.Array) -> jax.Array:
-    """Their product, where a scale of exactly zero forgets the state, even one that is infinite or NaN: a reset."""
+    """The product; a scale of exactly zero gives zero, even for a state that is infinite or NaN."""
     return jnp.where(scale == 0, jnp.zeros_like(state), scale * state)
 
 
 def shifted(states: jax.Array, start: jax.Array, reverse: bool) -> jax.Array:
-    """What stands before each step: ``start``, then all of ``states`` but the last taken."""
+    """The state before each step: ``start``, then all ``states`` except the final one."""
     if not states.shape[0]:
         return states
     pieces = [states[1:], start[None]] if reverse else [start[None], states[:-1]]
@@ -110,7 +117,10 @@ def _sequential(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> 
 
 
 def _parallel(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> jax.Array:
-    """Chunks of steps composed. Under `jax.vmap` one more axis of the state, so that the choice below stays one choice."""
+    """The states, by composition within chunks.
+
+    `jax.vmap` adds an axis to the state, so that `jax.lax.cond` below keeps a scalar predicate.
+    """
 
     @jax.custom_batching.custom_vmap
     def solve(a: jax.Array, b: jax.Array, start: jax.Array) -> jax.Array:
@@ -132,7 +142,7 @@ def _composed(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> ja
     time = a.shape[0]
     count = -(-time // CHUNK)
     size = -(-time // count)
-    # Steps that change nothing fill up the last chunk.
+    # Identity steps pad the last chunk.
     scales, shifts = _compose(
         _chunks(a, jnp.ones_like(start), count, size),
         _chunks(b, jnp.zeros_like(start), count, size),
@@ -159,7 +169,7 @@ def _chunks(a: jax.Array, filling: jax.Array, count: int, size: int) -> jax.Arra
 
 
 def _compose(a: jax.Array, b: jax.Array, reverse: bool) -> tuple[jax.Array, jax.Array]:
-    """Of each chunk all steps up to each step as one: ``h = scale * (state before the chunk) + shift``."""
+    """For each step, the scale and shift that map the state before its chunk to the new state."""
 
     def after(first: Any, then: Any) -> Any:
         return times(then[0], first[0]), times(then[0], first[1]) + then[1]

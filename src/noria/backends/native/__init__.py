@@ -13,5 +13,3 @@
 ``NORIA_NATIVE_ISA`` names the instruction set. ``NORIA_BACKEND=scan`` keeps layers from this
 backend.
 """
-
-from noria.backends.native.backend import BACKEND as BACKEND

@@ -12,7 +12,7 @@ from typing import Any
 from noria.backends.native.plan.lookup import SpansPieces
 from noria.backends.native.plan.stages import BlockDot, Load, Slot
 from noria.backends.native.plan.storage import Storage, factors_of
-from noria.ir.graph import Atom, is_literal, size, size_in_bytes
+from noria.ir.graph import Atom, Value, is_literal, size, size_in_bytes
 from noria.ir.passes import users
 
 
@@ -38,6 +38,11 @@ def hoist_to_block(
     prologue: list[BlockDot] = []
     epilogue: list[BlockDot] = []
     lookup, uses = storage.lookup, users(storage.equations, outputs)
+
+    def is_only_emitted(value: Value) -> bool:
+        """Not part of the next state too, nor an operand of an accumulator."""
+        return uses.get(value) == [None] and sum(v is value for v in outputs) == 1
+
     for equation in [e for e in storage.equations if e.name == "dot_general"]:
         row, weight, _ = factors_of(equation)
         (value,) = equation.outputs
@@ -50,7 +55,7 @@ def hoist_to_block(
             storage.time_block.append(value)
             source = lookup.slots[given.value].moved(given.offset)
             prologue.append(BlockDot(equation, source, slot))
-        elif uses.get(value) == [None] and value in emitted and not is_literal(row):
+        elif value in emitted and is_only_emitted(value) and not is_literal(row):
             storage.add_store(row, slot)
             storage.time_block.append(row)
             epilogue.append(BlockDot(equation, slot, Slot("emitted", emitted.index(value))))

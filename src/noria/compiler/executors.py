@@ -41,19 +41,19 @@ Outputs = tuple[list[jax.Array], list[jax.Array]]
 
 @dataclass(frozen=True, eq=False)
 class ChosenLoop:
-    """A loop as it runs, its backend, and why that is not the backend of the layer.
+    """A loop as it runs, and its backend.
 
     Attributes:
         call: the loop.
         backend: the backend that runs it.
         prologue: the graph of its hoisted values; empty for a reverse loop.
-        obstacle: why the backend of the layer cannot, or ``None``.
+        note: why that is not the backend of the layer; ``None`` if it is.
     """
 
     call: LoopCall
     backend: LoopBackend
     prologue: Graph = EMPTY
-    obstacle: str | None = None
+    note: str | None = None
 
     def __call__(self, sizes: Sizes, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
         call = self.call if sizes == self.call.sizes else replace(self.call, sizes=sizes)
@@ -62,13 +62,13 @@ class ChosenLoop:
 
 
 def loop_on(
-    backend: LoopBackend, call: LoopCall, prologue: Graph = EMPTY, obstacle: str | None = None
+    backend: LoopBackend, call: LoopCall, prologue: Graph = EMPTY, note: str | None = None
 ) -> ChosenLoop:
     """A loop as ``backend`` runs it, with slices of hoisted values in the prologue or the loop."""
     if not backend.slices_in_loop:
         prologue, graph = hoist_slices(prologue, call.graph, call.shared)
         call = replace(call, graph=graph)
-    return ChosenLoop(call, backend, prologue, obstacle)
+    return ChosenLoop(call, backend, prologue, note)
 
 
 def choose_loop(
@@ -78,8 +78,9 @@ def choose_loop(
     obstacle = backend.supports(call)
     if obstacle is None:
         return loop_on(backend, call, prologue)
-    log.debug("%s: the %s runs on backend scan: %s", label, name, obstacle)
-    return loop_on(loop_backend("scan"), call, prologue, obstacle)
+    note = f"the {name} runs on backend scan: {obstacle}"
+    log.debug("%s: %s", label, note)
+    return loop_on(loop_backend("scan"), call, prologue, note)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ class Gradient:
     Attributes:
         vjp: the step and its pull-back.
         uses: the equations of the loop that read parameters.
-        forward: the loop that also stores what the reverse loop needs.
+        forward: the loop that also stores the residuals.
         reverse: the loop over cotangents.
     """
 
@@ -101,15 +102,7 @@ class Gradient:
     @property
     def notes(self) -> list[str]:
         """The loops that the backend of the layer does not run, and why."""
-        loops = {
-            "forward loop, when a gradient is taken,": self.forward,
-            "reverse loop": self.reverse,
-        }
-        return [
-            f"the {name} runs as a scan, since {loop.obstacle}"
-            for name, loop in loops.items()
-            if loop.obstacle is not None
-        ]
+        return [loop.note for loop in (self.forward, self.reverse) if loop.note is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +114,7 @@ class LoopExecutor:
 
     Attributes:
         split: the parts of a step.
-        backend: what runs the loops that it supports.
+        backend: the backend of the loops that it supports.
         sizes: those of the whole sequence.
         reverse: whether steps are taken from the last to the first.
         save: the policy that chooses the arrays stored for the gradient.
@@ -141,7 +134,7 @@ class LoopExecutor:
 
     @functools.cached_property
     def inference(self) -> ChosenLoop:
-        """The loop when no derivative is taken; `noria.compiler.select` asks for its support."""
+        """The loop without residuals: it runs if no derivative is taken."""
         split = self.split
         call = LoopCall(split.loop, split.parameters, split.state, self.sizes, self.reverse)
         return loop_on(self.backend, call, split.prologue)
@@ -175,7 +168,7 @@ class LoopExecutor:
         )
 
     def stored(self) -> tuple[Value, ...]:
-        """What is stored for the gradient besides inputs and outputs of the layer."""
+        """The values stored for the gradient besides inputs and outputs of the layer."""
         return self.save.values(self.gradient.vjp, self.backend.reads_previous_step)
 
     def __call__(
@@ -201,7 +194,10 @@ class LoopExecutor:
         steps: list[jax.Array],
         state: list[jax.Array],
     ) -> Outputs:
-        """Both, without a derivative: in chunks, if hoisted values would not stay in cache."""
+        """Final state and emitted values, without a derivative rule.
+
+        They are computed in chunks, if hoisted values would not stay in cache.
+        """
         loop, env = self.inference, env_of(self.split.parameters, parameters)
         segment = functools.partial(self._advance, loop, sizes, env)
         hoisted = sum(map(size_in_bytes, loop.prologue.outputs)) * math.prod(sizes.state_axes)
@@ -213,7 +209,7 @@ class LoopExecutor:
         return results(final, emitted, given, mapped_axis(self.backend))
 
     def _forward(self, sizes: Sizes, *primals: Any) -> tuple[Outputs, jtu.Partial]:
-        """Both, and a function of the cotangents that pulls them back, with what it needs."""
+        """Final state and emitted values, and their pull-back with the arrays that it needs."""
         parameters, steps, state = arrays_of(primals)
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
@@ -247,7 +243,7 @@ class LoopExecutor:
         steps: list[jax.Array],
         time: int,
     ) -> tuple[list[jax.Array], list[Any]]:
-        """Run the prologue and ``loop`` on some steps; all that the loop stacks."""
+        """Run the prologue and ``loop`` on some steps: the final state, and all stacked arrays."""
         sizes = sizes._replace(time=time)
         found = loop(sizes, env, self._with_prologue(loop.prologue, sizes, env, steps), state)
         return found.carry, [*found.emitted, *found.residuals]
@@ -310,6 +306,7 @@ class LoopExecutor:
         given = dict(zip(vjp.cotangents, (g for v, g in ends if is_inexact(v)), strict=True))
         for name in vjp.cotangents[len(loop.call.state) :]:
             if isinstance(given[name], SymbolicZero):
+                values = values | {name: None}
                 env = env | {name: jnp.zeros(name.aval.shape, name.aval.dtype)}
                 loop = replace(loop, call=replace(loop.call, shared=(*loop.call.shared, name)))
             else:
@@ -328,9 +325,7 @@ class LoopExecutor:
         for use in vjp.uses:
             for value, gradient in use.pull_back(env, values, axes).items():
                 of_shared[value] = add(gradient, of_shared.get(value))
-        of_hoisted = [
-            None if g is None else cotangent_array(g, values, axes) for g in vjp.of_hoisted
-        ]
+        of_hoisted = [cotangent_array(g, values, axes) for g in vjp.of_hoisted]
         of_state = iter(found.carry)
         return (
             of_shared,

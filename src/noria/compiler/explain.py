@@ -1,4 +1,4 @@
-"""What the compiler did with a layer: a page to read, and numbers to test."""
+"""The decisions of the compiler about a layer: a page to read, and numbers to test."""
 
 import linecache
 import math
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from noria.compiler.executors import LoopExecutor
-from noria.compiler.linear import is_linear
+from noria.compiler.linear import LinearExecutor, is_linear
 from noria.compiler.program import Executor
 from noria.compiler.select import Decision, listening
 from noria.display import explanation_html, explanations_html
@@ -44,7 +44,7 @@ class Explanation:
     """How one recurrent layer runs; ``print`` it for a page.
 
     Attributes:
-        label: what messages call the layer.
+        label: the layer in messages.
         batch: examples, or ``None`` if there is no batch axis.
         time: steps.
         backend: the backend that runs.
@@ -58,7 +58,7 @@ class Explanation:
         gradients: equations of the loop that read parameters. Their gradients are contracted after
             the reverse loop, for all steps at once, or summed in it on the native backend.
         linear: whether the next state is affine and element-wise in the state.
-        saved: what is stored for the gradient at each step, as shapes of one example.
+        saved: the values stored for the gradient at each step, as shapes of one example.
         saved_bytes: bytes stored for the gradient, for all examples and steps, besides inputs and
             outputs of the layer. On the associative backend those of scales and states; JAX may
             store more.
@@ -196,7 +196,7 @@ def explaining() -> Iterator[list[Explanation]]:
 
 
 def explanation_of(decision: Decision) -> Explanation:
-    """What a decision says: the graphs and the reasons are those of the run."""
+    """A decision as an explanation: the graphs and the reasons are those of the run."""
     sizes, program, reason = decision.sizes, decision.program, decision.reason
     if program is None:
         return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
@@ -223,7 +223,7 @@ def explanation_of(decision: Decision) -> Explanation:
         decision.backend,
         "; ".join((reason, *notes)),
         **lines,
-        linear=is_linear(parts),
+        linear=isinstance(program.executor, LinearExecutor) or is_linear(parts),
         saved=tuple(_shape(v) for v in saved),
         saved_bytes=count * sum(map(size_in_bytes, saved)),
         flops={name: sum(line.flops for line in found) for name, found in lines.items()},

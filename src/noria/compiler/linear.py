@@ -94,7 +94,7 @@ class LinearExecutor:
         steps: list[jax.Array],
         state: list[jax.Array],
     ) -> Outputs:
-        """The same: all of it has derivatives."""
+        """The same: there is no derivative rule."""
         split, axes, reverse = self.split, sizes.axes, self.reverse
         env = env_of(split.parameters, parameters) | self.constants
         values = env_of(split.steps, steps)

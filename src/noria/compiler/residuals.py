@@ -5,8 +5,8 @@ equations of the step and of its pull-back: the values from which the reverse lo
 without a product of the forward loop, and with the fewest bytes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from noria.compiler.equation_vjp import is_zero
@@ -133,6 +133,12 @@ def divide(
     def level_of(equation: Equation) -> int:
         return max((levels.get(v, SHARED) for v in equation.outputs), default=SHARED)
 
+    def nonzero(cotangents: Iterable[Atom | None]) -> tuple[Atom | None, ...]:
+        return tuple(None if g is None or is_zero(g, maker) else g for g in cotangents)
+
+    of_hoisted = nonzero(of_hoisted)
+    uses = [replace(use, cotangents=nonzero(use.cotangents)) for use in uses]
+    uses = [use for use in uses if any(g is not None for g in use.cotangents)]
     wanted = [*of_hoisted, *(g for use in uses for g in use.cotangents)]
     asked = list(values_of(g for g in wanted if g is not None))
     shared = (*constants, *split.shared)
@@ -161,7 +167,7 @@ def divide(
         stacked=tuple(stacked),
         uses=tuple(uses),
         cotangents=tuple(cotangents),
-        of_hoisted=tuple(None if g is None or is_zero(g, maker) else g for g in of_hoisted),
+        of_hoisted=of_hoisted,
         constants=constants,
     )
 
@@ -175,7 +181,7 @@ def _operands(
 ) -> list[Value]:
     """The values of the forward loop that the contractions after the reverse loop read."""
     # A rule may give a cotangent that does not depend on the one it was given.
-    early = [g for g in asked if levels.get(g, SHARED) != REVERSE and not is_zero(g, maker)]
+    early = [g for g in asked if levels.get(g, SHARED) != REVERSE]
     read = values_of((*(v for use in uses for v in use.operands if v is not None), *early))
     return [v for v in read if levels.get(v, SHARED) == FORWARD or v in maker or v in shared]
 

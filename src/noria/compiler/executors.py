@@ -3,8 +3,9 @@
 import functools
 import logging
 import math
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import jax
@@ -155,6 +156,7 @@ class LoopExecutor:
         reverse: whether steps are taken from the last to the first.
         storage: what is stored for the gradient.
         label: the layer in messages.
+        lock: held while `gradient` is computed.
     """
 
     split: Split
@@ -163,6 +165,7 @@ class LoopExecutor:
     reverse: bool
     storage: Storage
     label: str
+    lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     @property
     def time_first(self) -> bool:
@@ -174,9 +177,17 @@ class LoopExecutor:
         split = self.split
         return LoopCall(split.loop, split.parameters, split.state, self.sizes, self.reverse)
 
-    @functools.cached_property
+    @property
     def gradient(self) -> Gradient:
-        """The loops of the gradient: decided once, whether they are run or explained."""
+        """The loops of the gradient: decided once, whether they are run or explained.
+
+        Values are known by identity, so two threads must not get two of them.
+        """
+        with self.lock:
+            return self._gradient
+
+    @functools.cached_property
+    def _gradient(self) -> Gradient:
         vjp, backend = differentiate(self.split), self.backend
         uses = tuple(use.equation for use in vjp.uses)
         if backend.can_accumulate is not None:

@@ -32,7 +32,7 @@ QUICK = " ".join(
 #: The modules whose signatures are checked. By default those that write machine code are left out,
 #: since they are called very often.
 CHECKED = ["noria.data", "noria.losses", "noria.masking", "noria.summary"]
-BACKENDS = [f"noria.backends.{name}" for name in ("associative", "plain", "reference", "scan")]
+BACKENDS = ["noria.ops", *(f"noria.backends.{name}" for name in ("plain", "reference", "scan"))]
 
 #: Files that run on the oldest and on the newest JAX each time.
 VERSIONS = tuple(f"test_{name}.py" for name in ("each_layer", "versions", "jax", "sweep"))
@@ -45,7 +45,7 @@ def pytest_configure(config):
     if quick and jax.__version_info__ < (0, 11):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
     install_import_hook(
-        [*CHECKED, *(BACKENDS if quick else ["noria.backends"])], "beartype.beartype"
+        [*CHECKED, *(BACKENDS if quick else ["noria.backends", "noria.ops"])], "beartype.beartype"
     )
     # Each new shape compiles, so examples are few and have no deadline.
     settings.register_profile(

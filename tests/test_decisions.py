@@ -3,6 +3,8 @@
 import logging
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -146,3 +148,44 @@ def test_as_many_examples_as_steps_are_not_confused(backend):
     layer = nr.Recurrence(lambda h, x: 0.5 * h + x, initial_state=jnp.zeros(3), backend=backend)
     xs = random(1, 4, 4, 3)
     assert_close(layer(xs), nr.with_backend(layer, "plain")(xs), 1e-12)
+
+
+@native_only
+def test_thresholds_of_the_trace_hold_when_the_code_is_made(plans):
+    from noria.backends.native.machine import tuning, using
+
+    layer = nr.Recurrence(make_cell("gru", 3, 7))
+    with using(replace(tuning(), unpacked_rows=0)):
+        traced = jax.jit(jax.grad(value)).trace(layer, XS[:1, :2])
+    with using(replace(tuning(), equations=2)):
+        traced.lower()
+    assert [plan.plan.unpacked for plan in plans] == [False, False]
+
+
+def test_a_derivative_rule_may_give_a_constant():
+    @jax.custom_jvp
+    def two(x: Any) -> Any:
+        return jnp.full_like(x, 2.0) if x.ndim else jnp.asarray(2.0, x.dtype)
+
+    two.defjvp(lambda primals, tangents: (jnp.asarray(2.0, XS.dtype), 3.0 * tangents[0]))
+
+    def cell(h: Any, x: Any) -> Any:
+        return 0.5 * h + two(h) + x.sum()
+
+    found = [
+        jax.grad(lambda xs, b=b: nr.Recurrence(cell, jnp.zeros(()), backend=b)(xs).sum())(XS)
+        for b in ("auto", "scan", "plain")
+    ]
+    assert_close(found[:2], [found[2]] * 2, 1e-10)
+
+
+def test_two_threads_differentiate_one_layer():
+    """A gradient is decided once for a trace, also if two threads ask for it at the same time."""
+    layer = nr.Recurrence(make_cell("lstm", 3, 7), backend="scan")
+    decisions: list[Any] = []
+    with select.listening(lambda decision: decisions.append(decision)):
+        jax.make_jaxpr(lambda xs: layer(xs))(XS)
+    executor = decisions[-1].program.executor
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: executor.gradient, range(8)))
+    assert all(gradient is found[0] for gradient in found)

@@ -89,6 +89,11 @@ def test_literal():
     )
 
 
+def test_var():
+    jaxpr, _ = jaxpr_of(lambda x: jnp.sin(x), X)
+    assert all(isinstance(v, _jax.Var) for v in (*jaxpr.invars, *jaxpr.outvars))
+
+
 def test_shapedarray():
     aval = _jax.ShapedArray((2,), jnp.float32)
     assert (aval.shape, aval.dtype, aval.str_short(short_dtypes=True)) == (

@@ -152,3 +152,36 @@ def test_a_step_of_a_function_reads_what_is_outside_anew(backend):
     layer.step(None, jnp.ones(2))
     outside[0] = jnp.full(2, 5.0)
     assert_close(layer.step(None, jnp.ones(2))[1], jnp.full(2, 5.0), 0)
+
+
+class Linear(nr.Cell):
+    """A product that is the next state; emitted too, in parts, or as an operand of other work."""
+
+    W: jax.Array
+    emits: str
+
+    def __init__(self, emits: str):
+        self.W, self.emits = random(5, 7, 7), emits
+
+    def initial_state(self) -> Any:
+        return jnp.zeros(7)
+
+    def __call__(self, h: Any, x: Any) -> Any:
+        return (h + x) @ self.W
+
+    def output(self, h: Any, x: Any) -> Any:
+        emitted = {"whole": h, "part": h[:3], "twice": (h, h), "matrix": h.reshape(1, 7)}
+        return emitted[self.emits] if self.emits in emitted else jnp.tanh(h + x)
+
+
+@pytest.mark.parametrize("emits", ["whole", "part", "twice", "matrix", "work"])
+def test_a_product_that_is_the_next_state_stays_in_the_step(emits, plans):
+    """In the reverse loop, the product is the cotangent of the state and of the input."""
+    check(nr.Recurrence(Linear(emits)), random(6, 2, 5, 7))
+    assert not plans[0].epilogue
+
+
+def test_a_product_that_two_cotangents_share_stays_in_the_step(plans):
+    V = random(7, 7, 7)
+    check(nr.Recurrence(lambda h, x: jnp.tanh((h + x) @ V), jnp.zeros(7)), random(8, 2, 5, 7))
+    assert not plans[1].epilogue

@@ -4,7 +4,8 @@ A new release of JAX can change these without notice, so each has a test in ``te
 that names it. Everything else in Noria uses documented functions of `jax` only.
 
 ====================================== ===========================================================
-`Literal`, `Primitive`, `ShapedArray`  parts of jaxprs
+`Literal`, `Var`, `Primitive`          parts of jaxprs
+`ShapedArray`                          shape and dtype in a jaxpr
 `Tracer`, `SymbolicZero`               arguments of a function that JAX traces or differentiates
 `parts_of`, `call`                     jaxprs with and without closed-over arrays
 `is_symbolic`                          sizes that `jax.export` leaves open
@@ -22,6 +23,7 @@ from jax.core import Tracer as Tracer
 from jax.custom_derivatives import SymbolicZero as SymbolicZero
 from jax.extend.core import Literal as Literal
 from jax.extend.core import Primitive as Primitive
+from jax.extend.core import Var as Var
 
 from noria._jax.jaxprs import (
     bind,
@@ -43,6 +45,7 @@ __all__ = [
     "ShapedArray",
     "SymbolicZero",
     "Tracer",
+    "Var",
     "aligned",
     "bind",
     "call",

@@ -57,6 +57,11 @@ class EquationVJP:
         pairs = zip(equation.inputs, inputs, strict=True)
         return dict(zip(self.inputs, (a for v, a in pairs if not is_literal(v)), strict=True))
 
+    def computed(self, outputs: Sequence[Atom]) -> dict[Any, Atom]:
+        """Values here by the names of outputs and residuals; a rule may return a constant."""
+        pairs = zip(self.forward.outputs, outputs, strict=True)
+        return {v: atom for v, atom in pairs if not is_literal(v)}
+
     def of_parameters(
         self,
         equation: Equation,
@@ -67,7 +72,7 @@ class EquationVJP:
         """From ``inputs`` and ``cotangents`` of an equation to the cotangents of its parameters."""
         names = self.named(equation, inputs)
         equations, outputs = inlined(self.forward, names, equation.source)
-        names |= dict(zip(self.forward.outputs, outputs, strict=True))
+        names |= self.computed(outputs)
         names |= dict(zip(self.cotangents, cotangents, strict=True))
         made, gradients = inlined(self.reverse, names, equation.source)
         equations += made

@@ -3,8 +3,9 @@
 import functools
 import logging
 import math
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -119,6 +120,7 @@ class LoopExecutor:
         reverse: whether steps are taken from the last to the first.
         save: the policy that chooses the arrays stored for the gradient.
         label: the layer in messages.
+        lock: held while `gradient` is computed.
     """
 
     split: Split
@@ -127,6 +129,7 @@ class LoopExecutor:
     reverse: bool
     save: SavePolicy
     label: str
+    lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     @property
     def time_first(self) -> bool:
@@ -143,9 +146,17 @@ class LoopExecutor:
     def as_run(self) -> tuple[Graph, Graph]:
         return self.inference.prologue, self.inference.call.graph
 
-    @functools.cached_property
+    @property
     def gradient(self) -> Gradient:
-        """The loops of the gradient: decided once, whether they are run or explained."""
+        """The loops of the gradient: decided once, whether they are run or explained.
+
+        Values are known by identity, so two threads must not get two of them.
+        """
+        with self.lock:
+            return self._gradient
+
+    @functools.cached_property
+    def _gradient(self) -> Gradient:
         vjp, backend = differentiate(self.split), self.backend
         uses = tuple(use.equation for use in vjp.uses)
         if backend.can_accumulate is not None:

@@ -104,7 +104,7 @@ class _Tape:
             made, outputs = inlined(vjp.forward, names, equation.source)
             self.forward += made
             self._names.update(zip(equation.outputs, outputs, strict=False))
-            names |= dict(zip(vjp.forward.outputs, outputs, strict=True))
+            names |= vjp.computed(outputs)
             self._recorded.append((equation, vjp, names))
             self.constants |= vjp.constants
 

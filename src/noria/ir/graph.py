@@ -4,6 +4,7 @@ They mirror JAX's variables, equations and jaxprs. Binding the equations in orde
 """
 
 import math
+from abc import ABCMeta
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
@@ -12,17 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria._jax import Literal, bind
+from noria._jax import Literal, Var, bind
 
 
-class Value:
-    """An output of an equation, compared by identity. JAX variables have ``aval`` and fit too."""
+class Value(metaclass=ABCMeta):  # noqa: B024 - for `register`
+    """An output of an equation, compared by identity. JAX's variables are values too."""
 
     __slots__ = ("aval",)
 
     def __init__(self, aval: Any):
         self.aval = aval
 
+
+Value.register(Var)
 
 #: A value, or a constant in the equation (`jax.extend.core.Literal`).
 Atom: TypeAlias = Any

@@ -123,7 +123,7 @@ def _bound(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> Loop
     if one:
         arrays, boundary, carry = ([a[None] for a in some] for some in (arrays, boundary, carry))
         call = _of_a_batch(call)
-    loop = NativeLoop(call, tuple(previous), time_major)
+    loop = NativeLoop(call, tuple(previous), time_major, chosen(), tuning())
     shared = [env[v] for v in loop.shared]
     found = loop.results(loop([*shared, *arrays, *boundary, *carry], call.sizes.time))
     if one:

@@ -27,13 +27,12 @@ from noria.backends.base import (
     grouped,
     total,
 )
-from noria.backends.native.machine import tuning
+from noria.backends.native.machine import Isa, Tuning, using
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, kernels
-from noria.backends.native.runtime.target import chosen
 from noria.ir.graph import Value, is_literal
 from noria.ir.passes import extract
 
@@ -51,18 +50,25 @@ class NativeLoop:
         previous: those of ``steps`` that are read as `PreviousStep`.
         time_major: those of ``steps`` whose arrays have time in front. Others have the batch in
             front, as has what is emitted; residuals have time in front.
+        isa: the instruction set, and
+        tuning: the thresholds, both of the time of the trace: the code is made later, when others
+            may hold.
     """
 
     def __init__(
-        self, call: LoopCall, previous: tuple[Value, ...], time_major: frozenset[Value]
+        self,
+        call: LoopCall,
+        previous: tuple[Value, ...],
+        time_major: frozenset[Value],
+        isa: Isa,
+        tuning: Tuning,
     ) -> None:
         inputs = {*call.graph.inputs}
         self.call = call
         self.shared = [v for v in call.shared if v in inputs]
         self.steps = call.steps
         self.previous, self.time_major = previous, time_major
-        # Decided here, as the loop is traced: the code is made later, maybe under other settings.
-        self.isa, self.tuning = chosen(), tuning()
+        self.isa, self.tuning = isa, tuning
         #: Those that were asked for; an executable holds them too, but only once it is compiled.
         self.kernels: dict[str, kernels.Kernel] = {}
 
@@ -114,7 +120,7 @@ class NativeLoop:
     def _with(self, call: LoopCall) -> "NativeLoop":
         inputs = {*call.graph.inputs}
         previous = tuple(v for v in self.previous if v in inputs)
-        return NativeLoop(call, previous, self.time_major & inputs)
+        return NativeLoop(call, previous, self.time_major & inputs, self.isa, self.tuning)
 
     # --- arrays ---------------------------------------------------------------------------------
 
@@ -164,15 +170,16 @@ class NativeLoop:
         if not time * batch:
             return self.lower_scan(*arrays, time=time)
         unpacked = time * batch <= limits.unpacked_rows
-        schedule = schedule_of(
-            self.call.graph,
-            self.shared,
-            self.steps,
-            self.call.state,
-            self.call.accumulators,
-            self.previous,
-            lambda weight: not unpacked and limits.prefer_block(weight, batch),
-        )
+        with using(limits):
+            schedule = schedule_of(
+                self.call.graph,
+                self.shared,
+                self.steps,
+                self.call.state,
+                self.call.accumulators,
+                self.previous,
+                lambda weight: not unpacked and limits.prefer_block(weight, batch),
+            )
         shares, by_features = shares_of(schedule, time, batch, limits)
         staged = self._staged(schedule) if min(time, batch) > 1 and not by_features else ()
         plan = KernelPlan(schedule, self.isa, by_features, unpacked, staged, limits)

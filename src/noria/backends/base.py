@@ -66,6 +66,11 @@ class Sizes(NamedTuple):
         return 0 if self.time_first or self.batch is None else 1
 
     @property
+    def mapped_axis(self) -> int:
+        """The place where `jax.vmap` puts an axis of an array of all steps that a loop stacks."""
+        return int(self.time_first)
+
+    @property
     def state_axes(self) -> tuple[int, ...]:
         """The leading axes of an array of the state."""
         return () if self.batch is None else (self.batch,)
@@ -184,7 +189,7 @@ class LoopCall:
         return len(self.state), end - self.residuals, end
 
     def result(self, outputs: Sequence[Any]) -> "LoopResult":
-        """The outputs with each accumulator in place of its operands, sorted by kind."""
+        """The outputs by kind; accumulators are the last, in place of their operands."""
         one, two, three = self.ends
         return LoopResult(
             list(outputs[:one]),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Environment(NamedTuple):
-    """The variables at one moment; part of each decision, and of the key of each compiled call.
+    """The variables at one moment; part of the key of each compiled call.
 
     Attributes:
         backend: ``NORIA_BACKEND``; ``"scan"`` keeps layers from the native backend.

@@ -217,7 +217,7 @@ class LoopExecutor:
         return self._results(*in_chunks(segment, state, steps, chunks), (parameters, steps, state))
 
     def _results(self, final: list[Any], emitted: list[Any], given: Any) -> Outputs:
-        return results(final, emitted, given, mapped_axis(self.backend))
+        return results(final, emitted, given, self.sizes.mapped_axis)
 
     def _forward(self, sizes: Sizes, *primals: Any) -> tuple[Outputs, jtu.Partial]:
         """Final state and emitted values, and their pull-back with the arrays that it needs."""
@@ -343,8 +343,3 @@ class LoopExecutor:
             of_hoisted,
             [next(of_state) if is_inexact(v) else None for v in split.state],
         )
-
-
-def mapped_axis(backend: LoopBackend) -> int:
-    """Where `jax.vmap` puts an axis of an array that a loop stacks."""
-    return 1 if backend.time_first else 0

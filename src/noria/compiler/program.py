@@ -94,8 +94,7 @@ class Program:
             return self._segment(env_of(used, parameters), steps, state, order._replace(time=time))
 
         size = self.checkpoint_steps(sizes.time)
-        mapped = int(order.time_first)
-        chunks = Chunks(sizes.time, size, order.time_axis, self.reverse, mapped)
+        chunks = Chunks(sizes.time, size, order.time_axis, self.reverse, order.mapped_axis)
         run: Callable[[Arrays, Arrays, Arrays], Outputs] = (
             functools.partial(segment, time=chunks.time)
             if chunks.is_one

@@ -17,7 +17,7 @@ from noria._jax import is_symbolic
 from noria._types import State
 from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, loop_backend
 from noria.backends.base import Problem, Sizes
-from noria.backends.environment import Environment, environment
+from noria.backends.environment import environment
 from noria.cells.base import advance
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import NotLinear, linear_executor
@@ -41,26 +41,16 @@ class Options:
     checkpoint: int | str | None = None
 
 
-@dataclass(frozen=True)
-class Obstacle:
-    """A backend that was asked, and why it cannot run the loop."""
-
-    backend: str
-    reason: str
-
-
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """How a layer runs: what the run executes, and what an explanation shows.
+    """How a layer runs: the run executes it, and an explanation prints it.
 
     Attributes:
         label: the layer in messages.
         sizes: of time and batch.
         backend: the name of the backend.
         reason: why that one.
-        program: what is run; ``None`` for a backend that runs the cell as it is.
-        obstacles: the backends that were asked before.
-        environment: the variables that took part.
+        program: the program that runs; ``None`` for a backend that runs the cell as it is.
     """
 
     label: str
@@ -68,8 +58,6 @@ class Decision:
     backend: str
     reason: str
     program: Program | None
-    obstacles: tuple[Obstacle, ...]
-    environment: Environment
 
     def __str__(self) -> str:
         return f"{self.label}: backend {self.backend}: {self.reason}"
@@ -80,7 +68,7 @@ def run(options: Options, problem: Problem) -> tuple[State, Any]:
     axes = 2 if problem.batched else 1
     shape = jtu.tree_leaves(problem.xs)[0].shape[:axes]
     sizes = Sizes(shape[-1], shape[0] if problem.batched else None)
-    if problem.carry is None:  # made here, where it lies on the devices as the batch does
+    if problem.carry is None:  # made here, to be sharded as the batch is
         carry = jtu.tree_map(lambda a: spread(a, sizes.state_axes), problem.initial_state)
         problem = replace(problem, carry=carry)
     valid = None if problem.lengths is None else valid_steps(problem.lengths, sizes.time)
@@ -134,12 +122,10 @@ def _prefers_single_step(name: str, sizes: Sizes) -> bool:
 
 def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> Decision:
     """Choose the backend, and make the program that it runs."""
-    settings, label = environment(), problem.label
+    label = problem.label
 
-    def decided(
-        backend: str, reason: str, program: Program | None = None, *obstacles: Obstacle
-    ) -> Decision:
-        decision = Decision(label, sizes, backend, reason, program, obstacles, settings)
+    def decided(backend: str, reason: str, program: Program | None = None) -> Decision:
+        decision = Decision(label, sizes, backend, reason, program)
         log.debug("%s", decision)
         return decision
 
@@ -159,19 +145,19 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         return decided("plain", f"{found}, so that it cannot be taken apart")
     if options.backend == "associative":
         return decided("associative", "as asked for", _linear(traced, problem, sizes, options))
-    if settings.backend == "scan" != options.backend:
+    if environment().backend == "scan" != options.backend:
         reason = "as the environment variable NORIA_BACKEND asks for"
         return decided("scan", reason, _loop("scan", traced, problem, sizes, options)[0])
-    obstacles: list[Obstacle] = []
+    obstacles: list[str] = []
     for name in LOOP_BACKENDS if options.backend == "auto" else [options.backend]:
         program, obstacle = _loop(name, traced, problem, sizes, options)
         if obstacle is None:
-            merits = [*(o.reason for o in obstacles), loop_backend(name).merit]
+            merits = [*obstacles, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else "as asked for"
-            return decided(name, reason, program, *obstacles)
-        obstacles.append(Obstacle(name, obstacle))
+            return decided(name, reason, program)
+        obstacles.append(obstacle)
     raise ValueError(
-        f'{label}: backend="{options.backend}" cannot run this step: {obstacles[-1].reason}; '
+        f'{label}: backend="{options.backend}" cannot run this step: {obstacles[-1]}; '
         'expected backend="auto" or backend="scan".'
     )
 

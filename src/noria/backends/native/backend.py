@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax
 
@@ -105,9 +106,7 @@ def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopRe
 
 def _renamed(call: LoopCall, graph: Graph, now: Env) -> LoopCall:
     shared, state = (tuple(now[v] for v in some if v in now) for some in (call.shared, call.state))
-    return LoopCall(
-        graph, shared, state, call.sizes, call.reverse, call.residuals, call.accumulators
-    )
+    return replace(call, graph=graph, shared=shared, state=state)
 
 
 def _bound(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
@@ -122,10 +121,10 @@ def _bound(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> Loop
     arrays = [a.array if isinstance(a, TimeMajor) else a for a in read]
     if one:
         arrays, boundary, carry = ([a[None] for a in some] for some in (arrays, boundary, carry))
-        call = _of_a_batch(call)
+        call = replace(call, sizes=call.sizes._replace(batch=1, time_first=False))
     loop = NativeLoop(call, tuple(previous), time_major, chosen(), tuning())
     shared = [env[v] for v in loop.shared]
-    found = loop.results(loop([*shared, *arrays, *boundary, *carry], call.sizes.time))
+    found = call.result(loop([*shared, *arrays, *boundary, *carry], call.sizes.time))
     if one:
         (carry, emitted), residuals = (
             ([a[0] for a in some] for some in found[:2]),
@@ -133,10 +132,3 @@ def _bound(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> Loop
         )
         return LoopResult(carry, emitted, residuals, found.accumulated)
     return found._replace(residuals=[TimeMajor(a) for a in found.residuals])
-
-
-def _of_a_batch(call: LoopCall) -> LoopCall:
-    sizes = call.sizes._replace(batch=1, time_first=False)
-    return LoopCall(
-        call.graph, call.shared, call.state, sizes, call.reverse, call.residuals, call.accumulators
-    )

@@ -19,7 +19,6 @@ from noria._jax import Rows, primitive
 from noria.backends import scan
 from noria.backends.base import (
     LoopCall,
-    LoopResult,
     PreviousStep,
     Sizes,
     TimeMajor,
@@ -79,13 +78,6 @@ class NativeLoop:
     def __call__(self, arrays: Sequence[jax.Array], time: int) -> list[jax.Array]:
         return list(_native.bind(*arrays, call=self, time=time))
 
-    def results(self, arrays: Sequence[Any]) -> LoopResult:
-        """What the primitive gives, sorted by kind."""
-        one, two, three = self.call.ends
-        return LoopResult(
-            [*arrays[:one]], [*arrays[one:two]], [*arrays[two:three]], [*arrays[three:]]
-        )
-
     # --- variants -------------------------------------------------------------------------------
 
     def without_accumulation(self) -> "NativeLoop":
@@ -99,7 +91,7 @@ class NativeLoop:
     def prune_outputs(self, used: Sequence[bool]) -> tuple["NativeLoop", list[bool]]:
         """Without outputs that are not used, and which inputs it still needs; all state stays."""
         call, (one, two, three) = self.call, self.call.ends
-        flags = self.results(used)
+        flags = call.result(used)
         outputs = call.graph.outputs
         operands = itertools.compress(
             grouped(outputs[three:], call.accumulators), flags.accumulated
@@ -268,7 +260,7 @@ def _batched(arrays: Sequence[Any], axes: Sequence[Any], *, call: NativeLoop, ti
     ]
     opened = call.without_accumulation()
     batch = arrays[-1].shape[int(mapped[-1])]  # a state; there can be no examples
-    found = opened.results(opened(folded, time))
+    found = opened.call.result(opened(folded, time))
     carry, emitted = ([a.reshape(count, batch, *a.shape[1:]) for a in some] for some in found[:2])
     residuals = [a.reshape(time, count, batch, *a.shape[2:]) for a in found.residuals]
     end = len(emitted) - sum(call.call.accumulators)

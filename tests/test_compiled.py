@@ -83,7 +83,7 @@ def test_a_changed_array_that_numpy_holds_is_seen():
 
 @pytest.fixture
 def traces(monkeypatch):
-    """How often a layer is taken apart."""
+    """How often the step of a layer is split."""
     found = []
     monkeypatch.setattr(select, "report", lambda decision: found.append(decision.label))
     return found

@@ -338,7 +338,7 @@ def test_a_cell_with_a_side_effect_runs_plainly_and_says_so(caplog):
     assert "backend plain: a step has the side effect" in caplog.text
     assert_close(ys, nr.with_backend(layer, "reference")(xs), 1e-12)
     assert nr.explain(layer, xs).backend == "plain"
-    with pytest.raises(ValueError, match=r"side effect .* cannot be taken apart"):
+    with pytest.raises(ValueError, match=r"side effect .* cannot be split"):
         nr.Recurrence(cell, initial_state=jnp.zeros(3), checkpoint=2)(xs)
 
 

@@ -1,4 +1,4 @@
-"""What a layer hands to a backend, and what the compiler hands to a loop backend.
+"""The interfaces of backends: `Problem` from a layer, `LoopCall` from the compiler.
 
 Arrays of all steps have the axes ``(batch, time, ...)``, without ``batch`` for one example. A loop
 backend may ask for time first: then every array of its loops has it, and only `Sizes` knows.
@@ -18,7 +18,7 @@ from noria.ir.graph import Env, Equation, Graph, Value
 
 
 class Problem(eqx.Module):
-    """A cell, sequences, and the direction of time: what a layer hands to a backend.
+    """A cell, sequences, and the direction of time: the arguments of a backend.
 
     Attributes:
         cell: transition and emission of one example and one step.
@@ -82,8 +82,8 @@ class Sizes(NamedTuple):
 class TimeMajor(NamedTuple):
     """An array of all steps with time in front, whatever the order of the others.
 
-    A loop returns residuals so if it computes them in that order: the reverse loop reads them
-    again, and nobody transposes.
+    A loop may return residuals in this order, in which it computes them. The reverse loop reads
+    them in the same order, so they are never transposed.
     """
 
     array: jax.Array
@@ -153,7 +153,7 @@ def total(operands: Sequence[jax.Array], axes: int = 2) -> jax.Array:
 
 @dataclass(frozen=True, eq=False)
 class LoopCall:
-    """A loop, forward or reverse: what the compiler hands to a loop backend.
+    """A loop, forward or reverse: the argument of a loop backend.
 
     Attributes:
         graph: one step of one example. Its inputs are among ``shared`` and ``state``; all others

@@ -1,6 +1,7 @@
 """The compiled loop as one `jax.lax.scan`: any device.
 
-Its twins are `noria.backends.plain` and `noria.backends.reference`.
+`noria.backends.plain` scans the cell without compiling it; `noria.backends.reference` is the
+definition in Python.
 """
 
 import functools

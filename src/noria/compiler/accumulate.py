@@ -36,7 +36,7 @@ def accumulate_in_loop(vjp: StepVJP, can_accumulate: Callable[[Equation], bool])
         if found is not None and not available.issuperset(
             inputs_of(found[1], [v for some in found[0] for v in some])
         ):
-            found = None  # a cotangent that is zero as written is not kept
+            found = None  # a constant zero cotangent is not kept
         if found is not None:
             equations.extend(found[1])
             accumulators.extend(
@@ -55,7 +55,7 @@ def accumulate_in_loop(vjp: StepVJP, can_accumulate: Callable[[Equation], bool])
     accumulates_prologue = prologue_pull is not None and add(*prologue_pull)
     if accumulates_prologue and not split.differentiable.intersection(split.steps):
         of_hoisted = (None,) * len(of_hoisted)
-    # What is left serves the other uses, and the hoisted values.
+    # The other outputs serve the other uses, and the hoisted values.
     asked = {
         *values_of(v for use in uses for v in (*use.operands, *use.cotangents) if v is not None)
     }

@@ -1,8 +1,8 @@
 """The vector-Jacobian product of one equation, as equations.
 
-`jax.vjp` is called once for a step, and has in it each kind of equation once: a step with three
-sigmoids of one shape traces the rule of the sigmoid once. Tracing these rules is most of what
-differentiating a step costs; ``benchmarks/tracing.py`` measures it.
+One call of `jax.vjp` differentiates all equations of a step. Equal equations are differentiated
+once: three sigmoids of one shape trace the rule of the sigmoid once. Tracing these rules takes most
+of the time of differentiating a step; ``benchmarks/tracing.py`` measures it.
 """
 
 from collections.abc import Hashable, Sequence
@@ -33,7 +33,7 @@ from noria.ir.passes import dependence, extract, inlined, inputs_of
 
 @dataclass(frozen=True, eq=False)
 class EquationVJP:
-    """One equation and its pull-back, with names of their own.
+    """One equation and its pull-back, with new values for inputs and outputs.
 
     =========== ============================================ ==========================================
     ``forward`` ``constants``, inputs of the equation        its outputs, then residuals
@@ -41,7 +41,8 @@ class EquationVJP:
     =========== ============================================ ==========================================
 
     ``constants`` are arrays that a derivative rule closes over. ``cotangents`` are those of the
-    inexact outputs. An output of ``reverse`` is ``None`` where the cotangent is zero as written.
+    inexact outputs. ``gradients`` has ``None`` for each cotangent that is a constant zero, for which
+    ``reverse`` has no output.
     """
 
     wrt: tuple[int, ...]
@@ -201,7 +202,7 @@ def _part(
 
 
 def is_zero(atom: Atom, maker: dict[Value, Equation]) -> bool:
-    """Whether a value is zero as written: a literal zero, or one that is broadcast."""
+    """Whether a value is a constant zero: a literal zero, or a broadcast of one."""
     while not is_literal(atom):
         equation = maker.get(atom)
         if equation is None or equation.name != "broadcast_in_dim":

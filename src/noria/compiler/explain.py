@@ -66,7 +66,7 @@ class Explanation:
         bytes: bytes that a part passes on, for all examples and steps: ``before`` those of hoisted
             values, ``loop`` those of emitted values.
 
-    All but the first five are empty or zero for a backend that takes nothing apart.
+    All but the first five are empty or zero for a backend that runs the cell as it is.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

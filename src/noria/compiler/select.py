@@ -80,7 +80,7 @@ def run(options: Options, problem: Problem) -> tuple[State, Any]:
     return decision.program.run_trees(problem.carry, steps, sizes)
 
 
-#: The same where JAX types of arrays say nothing of devices.
+#: `run` where the types of arrays carry no sharding; see `noria.compiler.sharding`.
 run_locally = local(run)
 
 
@@ -139,10 +139,10 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         check_transition(problem, one)
         if options != Options():
             raise ValueError(
-                f"{label}: {found}, so that it cannot be taken apart; "
+                f"{label}: {found}, so it cannot be split; "
                 'expected backend="plain", without save= and checkpoint=.'
             ) from found
-        return decided("plain", f"{found}, so that it cannot be taken apart")
+        return decided("plain", f"{found}, so it cannot be split")
     if options.backend == "associative":
         return decided("associative", "as asked for", _linear(traced, problem, sizes, options))
     if environment().backend == "scan" != options.backend:
@@ -189,7 +189,7 @@ def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) ->
     return Program(traced, executor, problem.reverse, options.checkpoint)
 
 
-# --- what explanations are made of ----------------------------------------------------------------
+# --- listeners ----------------------------------------------------------------------------------
 
 #: Called with each decision.
 Listener = Callable[[Decision], None]

@@ -69,8 +69,8 @@ def split(
     levels = dependence(everything, traced.levels | counted)
     constants = [v for v in levels if levels[v] == CONSTANT and v not in next_state]
     emitted = _emitted(everything, levels, next_state, emission)
-    # What enters the loop: products of the input, and element-wise work on the input where that
-    # makes nothing larger.
+    # Products of the input are hoisted, and element-wise work on the input if its result is no
+    # larger.
     given = (*constants, *traced.steps, *traced.state)
     needed = extract(everything, (*next_state, *emitted), given).equations
     heavy = [e for e in _at(needed, levels, INPUT) if is_heavy(e)]
@@ -111,9 +111,9 @@ def _emitted(
     next_state: Sequence[Atom],
     emission: Sequence[Atom],
 ) -> tuple[Value, ...]:
-    """What leaves the loop: what the outputs need of it, at the cheapest place.
+    """The values that leave the loop for the outputs, where they have the fewest bytes.
 
-    Products that feed nothing back are outside.
+    Products that do not feed the state are computed after the loop.
     """
     stateful = _at(everything, levels, STATE)
     fed_back = backward_slice(everything, next_state)
@@ -132,7 +132,7 @@ _DEEPEST = 64
 
 
 def hoist_slices(prologue: Graph, loop: Graph, constants: Sequence[Value]) -> tuple[Graph, Graph]:
-    """The same two parts, where a value of which the loop only takes slices is hoisted in slices.
+    """Prologue and loop with hoisted slices: of each value that the loop reads in slices only.
 
     A slice of a product becomes a product with a slice of its weights. Each step then reads whole
     arrays from memory, which compilers turn into better code than slices of a larger one.
@@ -153,7 +153,9 @@ def hoist_slices(prologue: Graph, loop: Graph, constants: Sequence[Value]) -> tu
     def _part(atom: Atom, start: int, stop: int, depth: int) -> Atom:
         if is_literal(atom) or not atom.aval.ndim:
             return atom
-        whole = atom in constants or len(inner.get(atom, ())) > (atom not in prologue.outputs)
+        # The use by the value that is sliced; an output of the prologue is that value.
+        expected_uses = 0 if atom in prologue.outputs else 1
+        whole = atom in constants or len(inner.get(atom, ())) > expected_uses
         equation = None if whole or depth == _DEEPEST else maker.get(atom)
         if equation is not None and equation.name in ("add", "sub", "mul"):
             return _copy(

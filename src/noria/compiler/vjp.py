@@ -87,7 +87,7 @@ class _Tape:
         self.constants: Env = {}
 
     def now(self, atom: Atom) -> Atom:
-        """The value of ``forward`` that stands for a value of the loop."""
+        """The atom of ``forward`` that replaces an atom of the loop."""
         return atom if is_literal(atom) else self._names.get(atom, atom)
 
     def run_forward(self) -> None:
@@ -109,7 +109,7 @@ class _Tape:
             self.constants |= vjp.constants
 
     def _differentiable_inputs(self, equation: Equation) -> tuple[int, ...]:
-        """The positions of the inputs of which inexact outputs depend."""
+        """The positions of the inputs with respect to which an equation is differentiated."""
         if not any(map(is_inexact, equation.outputs)):
             return ()
         inputs = enumerate(equation.inputs)

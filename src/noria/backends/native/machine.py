@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 
 class NoSuchMachine(Exception):
@@ -41,7 +42,7 @@ class Isa:
     cpu: str = ""
     features: str = ""
 
-    def lanes(self, dtype: Any) -> int:
+    def lanes(self, dtype: np.dtype[Any]) -> int:
         """How many numbers of a dtype fit a vector."""
         return self.bits // (8 * dtype.itemsize)
 

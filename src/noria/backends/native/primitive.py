@@ -1,8 +1,8 @@
 """A native loop as a JAX primitive: with rules for `jax.vmap`, `jax.jvp`, dead code and devices.
 
-Machine code is made when the primitive is lowered, so that nothing is planned or compiled that
-turns out to be dead. Devices that are no CPUs get a scan. The derivative is that of the scan: only
-derivatives of derivatives come to that.
+The primitive is planned and compiled when it is lowered, after JAX has removed dead code. Other
+devices than CPUs run a scan. The derivative is the derivative of the scan; only derivatives of
+higher order use it.
 """
 
 import functools
@@ -72,7 +72,7 @@ class NativeLoop:
         self.kernels: dict[str, kernels.Kernel] = {}
 
     def __reduce__(self) -> Any:
-        """Who serializes a compiled program pickles what it keeps alive; a kernel stays here."""
+        """Pickle an empty object: serializing a program pickles its loops, without kernels."""
         return object, ()
 
     def __call__(self, arrays: Sequence[jax.Array], time: int) -> list[jax.Array]:
@@ -231,7 +231,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: NativeLoop, t
 def _without_unused(
     used: list[bool], *, call: NativeLoop, time: int
 ) -> tuple[list[bool], list[bool], dict[str, Any]]:
-    """A gradient that nobody wants is not computed; the final state always is."""
+    """Dead-code elimination: unused outputs are not computed, except the final state."""
     width = len(call.call.state)
     call, needs = call.prune_outputs(used)
     return needs, [n < width or is_used for n, is_used in enumerate(used)], {"call": call}

@@ -1,4 +1,4 @@
-"""What a value is at some features: loaded from memory, computed, or a constant.
+"""The node of a value at some features: loaded from memory, computed, or a constant.
 
 Slices, concatenations, reshapes and other views need no code: here they become offsets.
 """
@@ -49,7 +49,7 @@ class Lookup:
     def node_at(
         self, atom: Atom, offset: int, extent: int, inlined: Callable[[Any], bool] = _never
     ) -> Node:
-        """What ``atom`` is at ``extent`` features, from ``offset`` on.
+        """The node of ``atom`` at ``extent`` features from ``offset`` on: loaded, computed, constant.
 
         Args:
             atom: a value or a literal.

@@ -49,7 +49,7 @@ class Lookup:
     def node_at(
         self, atom: Atom, offset: int, extent: int, inlined: Callable[[Any], bool] = _never
     ) -> Node:
-        """The node of ``atom`` at ``extent`` features from ``offset`` on: loaded, computed, constant.
+        """The node of ``atom`` at ``extent`` features from ``offset`` on.
 
         Args:
             atom: a value or a literal.

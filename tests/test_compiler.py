@@ -17,6 +17,7 @@ from models import sum_of_squares as loss
 import noria as nr
 from noria.backends import loop_backend
 from noria.compiler.program import split_step
+from noria.compiler.select import listening
 from noria.compiler.trace import Steps, trace
 
 KEY = jax.random.key(0)
@@ -167,17 +168,41 @@ def test_products_inside_of_the_loops(name, batch):
 def test_explanation_tells_the_same(name, backend, runs):
     """On the native backend, products of the input are in the loop, since they are small."""
     cell, forward, reverse = LOOPS_OF[name]
-    found, scan = (
-        nr.explain(nr.Recurrence(cell, backend=b), jnp.ones((2, 6, 3))) for b in (backend, "scan")
-    )
+    layer, xs = nr.Recurrence(cell, backend=backend), jnp.ones((2, 6, 3))
+    found, of_the_input = nr.explain(layer, xs), 0
     count = lambda lines: sum(line.name == "dot_general" for line in lines)  # noqa: E731
-    of_the_input = count(scan.before) if runs == "native" else 0
+    if runs == "native":
+        decisions: list[Any] = []
+        with listening(decisions.append):
+            jax.eval_shape(nr.with_backend(layer, "scan"), xs)
+        of_the_input = count(decisions[0].program.split.prologue.equations)
     assert (count(found.loop), count(found.reverse)) == (
         forward + of_the_input,
         reverse + of_the_input,
     )
     assert found.flops["loop"] >= 2 * 6 * 2 * 9 * forward
     assert found.backend == runs
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_an_explanation_has_the_products_that_run(kind):
+    """On the scan backend each gate has a product of the input; slices of it are hoisted."""
+    layer, xs = nr.Recurrence(make_cell(kind), backend="scan"), jnp.ones((2, 6, 3))
+    found = nr.explain(layer, xs)
+    lines = (*found.constant, *found.before, *found.loop, *found.after)
+    run = equations_of(jax.make_jaxpr(lambda xs: layer(xs))(xs).jaxpr)
+    for name in ("dot_general", "split", "tanh"):
+        assert sum(line.name == name for line in lines) == run.count(name), name
+    assert sum(line.name == "dot_general" for line in found.before) > 1
+
+
+def equations_of(jaxpr: Any) -> list[str]:
+    """The names of all equations, inner ones too."""
+    kinds = jax.extend.core.ClosedJaxpr, jax.extend.core.Jaxpr
+    leaves = jtu.tree_leaves([e.params for e in jaxpr.eqns])
+    inner = [getattr(leaf, "jaxpr", leaf) for leaf in leaves if isinstance(leaf, kinds)]
+    names = [e.primitive.name for e in jaxpr.eqns]
+    return names + [name for some in inner for name in equations_of(some)]
 
 
 def test_nothing_is_differentiated_that_nobody_asked_for():
@@ -196,14 +221,8 @@ def test_nothing_is_differentiated_that_nobody_asked_for():
 def test_the_size_of_the_program_does_not_depend_on_time():
     layer = nr.GRU(3, 4, key=KEY)
 
-    def count(jaxpr: Any) -> int:
-        kinds = jax.extend.core.ClosedJaxpr, jax.extend.core.Jaxpr
-        leaves = jtu.tree_leaves([e.params for e in jaxpr.eqns])
-        inner = [getattr(leaf, "jaxpr", leaf) for leaf in leaves if isinstance(leaf, kinds)]
-        return len(jaxpr.eqns) + sum(map(count, inner))
-
     def size(time: int) -> int:
-        return count(jax.make_jaxpr(jax.grad(loss))(layer, jnp.zeros((time, 3))).jaxpr)
+        return len(equations_of(jax.make_jaxpr(jax.grad(loss))(layer, jnp.zeros((time, 3))).jaxpr))
 
     assert size(8) == size(800)
 
@@ -321,6 +340,26 @@ def test_a_cell_with_a_side_effect_runs_plainly_and_says_so(caplog):
     assert nr.explain(layer, xs).backend == "plain"
     with pytest.raises(ValueError, match=r"side effect .* cannot be taken apart"):
         nr.Recurrence(cell, initial_state=jnp.zeros(3), checkpoint=2)(xs)
+
+
+@pytest.mark.parametrize("backend", ["auto", "scan"])
+@pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 2}])
+def test_a_layer_without_a_gradient_is_explained(backend, options):
+    """`jax.lax.while_loop` has no derivative in reverse mode: the page says so."""
+
+    def cell(h: jax.Array, x: jax.Array) -> jax.Array:
+        grown = jax.lax.while_loop(lambda a: a.sum() < 3.0, lambda a: a + 1.0, jnp.abs(h))
+        return jnp.tanh(grown + x)
+
+    layer = nr.Recurrence(cell, initial_state=jnp.zeros(4), backend=backend, **options)
+    found = nr.explain(layer, jnp.ones((2, 3, 4)))
+    assert "while" in [line.name for line in found.loop]
+    assert "; no gradient: Reverse-mode differentiation does not work for" in found.reason
+    assert (found.reverse, found.gradients, found.saved, found.saved_bytes) == ((), (), (), 0)
+    assert "no gradient" in str(found)
+    assert "no gradient" in found._repr_html_()
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work for"):
+        jax.grad(loss)(layer, jnp.ones((2, 3, 4)))
 
 
 # --- limits ---------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_a_reverse_loop_without_native_code_is_logged_and_explained(caplog, monk
     assert "LSTM(in_size=3): the reverse loop runs on backend scan: of the test" in caplog.text
     page = nr.explain(layer, XS)
     assert page.backend == "native"
-    assert page.reason.endswith("; the reverse loop runs as a scan, since of the test")
+    assert page.reason.endswith("; the reverse loop runs on backend scan: of the test")
     expected = jax.grad(value)(nr.with_backend(layer, "scan"), XS)
     assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-10)
 

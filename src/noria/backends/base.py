@@ -85,9 +85,10 @@ class TimeMajor(NamedTuple):
 
 
 class PreviousStep(NamedTuple):
-    """Arrays of all steps, read one step late: a step reads the value of the step taken next.
+    """An array of all steps in which a step reads the value of the step that the loop takes next.
 
-    The last step reads ``boundary``. In a reverse loop that is the value of the step before.
+    The last step that the loop takes reads ``boundary``. The reverse loop so reads, at each step,
+    the state that the forward loop had before it, from the next states that this one stacked.
     """
 
     array: Any

@@ -4,13 +4,14 @@
 `trace`         a cell becomes the graph of one step, with lengths and resets in it
 `canonicalize`  rewrite rules that let more of a step leave the loop
 `min_cut`       the cheapest frontier between two parts of a graph
-`split`         loop-invariant code, prologue, loop, epilogue: what is hoisted
+`split`         loop-invariant code, prologue, loop, epilogue; hoisting
 `equation_vjp`  the pull-backs of single equations
-`vjp`           one step and its pull-back, divided between two loops; residuals
+`vjp`           one step and its pull-back, equation by equation
+`residuals`     both divided between two loops; which residuals are stored
 `param_use`     where parameters enter the loop
 `accumulate`    their gradients as accumulators of the reverse loop
 `executors`     both loops over a sequence, as one differentiable function
-`residuals`     policies: store gates, or states only
+`save_policies` the policies of ``save=``: store gates, or states only
 `linear`        affine steps found, and run as a linear recurrence
 `chunks`        a sequence in chunks: checkpoints, hoisting for long sequences
 `program`       the parts put together

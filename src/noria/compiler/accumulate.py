@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from noria.compiler.param_use import pull_back_of_a_step
-from noria.compiler.vjp import StepVJP
+from noria.compiler.residuals import StepVJP
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, values_of
 from noria.ir.passes import extract, inputs_of, substitute, toposort
 
@@ -48,7 +48,8 @@ def accumulate_in_loop(vjp: StepVJP, can_accumulate: Callable[[Equation], bool])
     uses = [
         use
         for use in vjp.uses
-        if any(map(is_literal, use.cotangents)) or not add(use.parameters, use.step)
+        if any(g is None or is_literal(g) for g in use.cotangents)
+        or not add(use.parameters, use.step)
     ]
     of_hoisted, prologue_pull = vjp.of_hoisted, _pull_back_of_prologue(vjp)
     accumulates_prologue = prologue_pull is not None and add(*prologue_pull)

@@ -1,6 +1,6 @@
 """Lists of arrays of which some are differentiated, and their cotangents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,13 @@ from noria._jax import SymbolicZero
 
 #: Cotangents of parameters, steps and state, ``None`` for zero.
 Cotangents = tuple[list[Any], list[Any], list[Any]]
+
+#: Cotangents of final state and emitted values: arrays, symbolic zeros, or ``None`` for whole
+#: numbers.
+Ends = tuple[Sequence[Any], Sequence[Any]]
+
+#: From cotangents of the hoisted values to those of parameters and steps.
+PullPrologue = Callable[[list[Any]], tuple[list[Any], list[Any]]]
 
 
 def arrays_of(primals: Any) -> Any:

@@ -4,9 +4,9 @@ import functools
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,42 +19,42 @@ from noria.compiler.accumulate import accumulate_in_loop
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
 from noria.compiler.cotangents import (
     Cotangents,
+    Ends,
+    PullPrologue,
     add,
     arrays_of,
     instantiate,
     or_zeros,
 )
 from noria.compiler.param_use import cotangent_array
+from noria.compiler.residuals import StepVJP
+from noria.compiler.save_policies import SavePolicy
 from noria.compiler.split import Split, hoist_slices
-from noria.compiler.vjp import StepVJP, differentiate
+from noria.compiler.vjp import differentiate
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
+from noria.ir.graph import EMPTY, Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
 
 log = logging.getLogger("noria")
 
 #: Final state and emitted values.
 Outputs = tuple[list[jax.Array], list[jax.Array]]
 
-#: Their cotangents, which may be symbolic zeros, or ``None`` for whole numbers.
-Ends = tuple[Sequence[Any], Sequence[Any]]
-
-#: From cotangents of the hoisted values to those of parameters and steps.
-PullPrologue = Callable[[list[Any]], tuple[list[Any], list[Any]]]
-
 
 @dataclass(frozen=True, eq=False)
 class ChosenLoop:
-    """A loop, the backend that runs it, and why not the backend of the layer.
+    """A loop as it runs, and its backend.
 
     Attributes:
         call: the loop.
-        backend: what runs it.
-        obstacle: why the backend of the layer cannot, or ``None``.
+        backend: the backend that runs it.
+        prologue: the graph of its hoisted values; empty for a reverse loop.
+        note: why that is not the backend of the layer; ``None`` if it is.
     """
 
     call: LoopCall
     backend: LoopBackend
-    obstacle: str | None = None
+    prologue: Graph = EMPTY
+    note: str | None = None
 
     def __call__(self, sizes: Sizes, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
         call = self.call if sizes == self.call.sizes else replace(self.call, sizes=sizes)
@@ -62,13 +62,26 @@ class ChosenLoop:
         return self.backend.prepare(call)(shared, {v: steps[v] for v in call.steps}, carry)
 
 
-def choose_loop(backend: LoopBackend, call: LoopCall, name: str, label: str) -> ChosenLoop:
+def loop_on(
+    backend: LoopBackend, call: LoopCall, prologue: Graph = EMPTY, note: str | None = None
+) -> ChosenLoop:
+    """A loop as ``backend`` runs it, with slices of hoisted values in the prologue or the loop."""
+    if not backend.slices_in_loop:
+        prologue, graph = hoist_slices(prologue, call.graph, call.shared)
+        call = replace(call, graph=graph)
+    return ChosenLoop(call, backend, prologue, note)
+
+
+def choose_loop(
+    backend: LoopBackend, call: LoopCall, name: str, label: str, prologue: Graph = EMPTY
+) -> ChosenLoop:
     """Run a loop on ``backend``, or as a scan if that does not support it."""
     obstacle = backend.supports(call)
     if obstacle is None:
-        return ChosenLoop(call, backend)
-    log.debug("%s: the %s runs on backend scan: %s", label, name, obstacle)
-    return ChosenLoop(call, loop_backend("scan"), obstacle)
+        return loop_on(backend, call, prologue)
+    note = f"the {name} runs on backend scan: {obstacle}"
+    log.debug("%s: %s", label, note)
+    return loop_on(loop_backend("scan"), call, prologue, note)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +91,7 @@ class Gradient:
     Attributes:
         vjp: the step and its pull-back.
         uses: the equations of the loop that read parameters.
-        forward: the loop that also stores what the reverse loop needs.
+        forward: the loop that also stores the residuals.
         reverse: the loop over cotangents.
     """
 
@@ -90,56 +103,7 @@ class Gradient:
     @property
     def notes(self) -> list[str]:
         """The loops that the backend of the layer does not run, and why."""
-        loops = {
-            "forward loop, when a gradient is taken,": self.forward,
-            "reverse loop": self.reverse,
-        }
-        return [
-            f"the {name} runs as a scan, since {loop.obstacle}"
-            for name, loop in loops.items()
-            if loop.obstacle is not None
-        ]
-
-
-class Storage(Protocol):
-    """What is stored for the gradient, and how the reverse loop uses it: ``save=`` of a layer."""
-
-    def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
-        """What is stored besides what is emitted; ``previous`` as in `StepVJP.stored`."""
-        ...
-
-    def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
-        """The forward loop, which stores these values, and how many of them are residuals."""
-        ...
-
-    def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
-        """How the steps are cut for both loops."""
-        ...
-
-    def stored(
-        self,
-        executor: "LoopExecutor",
-        sizes: Sizes,
-        env: Env,
-        steps: list[jax.Array],
-        state: list[jax.Array],
-        stacked: list[Any],
-    ) -> tuple[Env, PullPrologue | None]:
-        """Arrays to keep for the gradient, from all that the forward loop stacked."""
-        ...
-
-    def pull(
-        self,
-        executor: "LoopExecutor",
-        sizes: Sizes,
-        env: Env,
-        steps: list[jax.Array],
-        stored: Env,
-        pull_prologue: PullPrologue | None,
-        cotangents: Ends,
-    ) -> Cotangents:
-        """Cotangents of parameters, steps and state, from what was kept."""
-        ...
+        return [loop.note for loop in (self.forward, self.reverse) if loop.note is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +115,10 @@ class LoopExecutor:
 
     Attributes:
         split: the parts of a step.
-        backend: what runs the loops that it supports.
+        backend: the backend of the loops that it supports.
         sizes: those of the whole sequence.
         reverse: whether steps are taken from the last to the first.
-        storage: what is stored for the gradient.
+        save: the policy that chooses the arrays stored for the gradient.
         label: the layer in messages.
         lock: held while `gradient` is computed.
     """
@@ -163,7 +127,7 @@ class LoopExecutor:
     backend: LoopBackend
     sizes: Sizes
     reverse: bool
-    storage: Storage
+    save: SavePolicy
     label: str
     lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
@@ -171,11 +135,16 @@ class LoopExecutor:
     def time_first(self) -> bool:
         return self.backend.time_first
 
-    @property
-    def inference(self) -> LoopCall:
-        """The loop when no derivative is taken."""
+    @functools.cached_property
+    def inference(self) -> ChosenLoop:
+        """The loop without residuals: it runs if no derivative is taken."""
         split = self.split
-        return LoopCall(split.loop, split.parameters, split.state, self.sizes, self.reverse)
+        call = LoopCall(split.loop, split.parameters, split.state, self.sizes, self.reverse)
+        return loop_on(self.backend, call, split.prologue)
+
+    @property
+    def as_run(self) -> tuple[Graph, Graph]:
+        return self.inference.prologue, self.inference.call.graph
 
     @property
     def gradient(self) -> Gradient:
@@ -193,7 +162,7 @@ class LoopExecutor:
         if backend.can_accumulate is not None:
             vjp = accumulate_in_loop(vjp, backend.can_accumulate)
         shared = (*self.split.parameters, *vjp.constants)
-        graph, count = self.storage.forward(vjp, backend.reads_previous_step)
+        graph, count = self.save.forward(vjp, backend.reads_previous_step)
         forward = LoopCall(graph, shared, self.split.state, self.sizes, self.reverse, count)
         state = vjp.cotangents[: sum(map(is_inexact, self.split.next_state))]
         counts = tuple(count for _, count in vjp.accumulators)
@@ -203,13 +172,15 @@ class LoopExecutor:
         return Gradient(
             vjp,
             uses,
-            choose_loop(backend, forward, "forward loop of a gradient", self.label),
+            choose_loop(
+                backend, forward, "forward loop of a gradient", self.label, self.split.prologue
+            ),
             choose_loop(backend, reverse, "reverse loop", self.label),
         )
 
     def stored(self) -> tuple[Value, ...]:
-        """What is stored for the gradient besides inputs and outputs of the layer."""
-        return self.storage.values(self.gradient.vjp, self.backend.reads_previous_step)
+        """The values stored for the gradient besides inputs and outputs of the layer."""
+        return self.save.values(self.gradient.vjp, self.backend.reads_previous_step)
 
     def __call__(
         self,
@@ -234,13 +205,13 @@ class LoopExecutor:
         steps: list[jax.Array],
         state: list[jax.Array],
     ) -> Outputs:
-        """Both, without a derivative: in chunks, if hoisted values would not stay in cache."""
-        split = self.split
-        loop = ChosenLoop(self.inference, self.backend)
-        segment = functools.partial(
-            self._advance, loop, sizes, env_of(split.parameters, parameters)
-        )
-        hoisted = sum(map(size_in_bytes, split.prologue.outputs)) * math.prod(sizes.state_axes)
+        """Final state and emitted values, without a derivative rule.
+
+        They are computed in chunks, if hoisted values would not stay in cache.
+        """
+        loop, env = self.inference, env_of(self.split.parameters, parameters)
+        segment = functools.partial(self._advance, loop, sizes, env)
+        hoisted = sum(map(size_in_bytes, loop.prologue.outputs)) * math.prod(sizes.state_axes)
         size = chunk_size(sizes.time, hoisted)
         chunks = Chunks(sizes.time, size, sizes.time_axis, self.reverse)
         return self._results(*in_chunks(segment, state, steps, chunks), (parameters, steps, state))
@@ -249,14 +220,14 @@ class LoopExecutor:
         return results(final, emitted, given, mapped_axis(self.backend))
 
     def _forward(self, sizes: Sizes, *primals: Any) -> tuple[Outputs, jtu.Partial]:
-        """Both, and a function of the cotangents that pulls them back, with what it needs."""
+        """Final state and emitted values, and their pull-back with the arrays that it needs."""
         parameters, steps, state = arrays_of(primals)
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
         segment = functools.partial(self._advance, gradient.forward, sizes, env)
-        chunks = self.storage.chunks(sizes, self.reverse)
+        chunks = self.save.chunks(sizes, self.reverse)
         final, stacked = in_chunks(segment, state, steps, chunks)
-        stored, pull_prologue = self.storage.stored(self, sizes, env, steps, state, stacked)
+        stored, pull_prologue = self.save.stored(self, sizes, env, steps, state, stacked)
         names = tuple(stored)
 
         def pull(
@@ -268,7 +239,7 @@ class LoopExecutor:
         ) -> Cotangents:
             env = env_of((*split.parameters, *gradient.vjp.constants), arrays)
             kept = env_of(names, stored)
-            return self.storage.pull(self, sizes, env, steps, kept, pull_prologue, cotangents)
+            return self.save.pull(self, sizes, env, steps, kept, pull_prologue, cotangents)
 
         kept = jtu.Partial(pull, [*env.values()], steps, [*stored.values()], pull_prologue)
         emitted = stacked[: len(split.emitted)]
@@ -283,13 +254,9 @@ class LoopExecutor:
         steps: list[jax.Array],
         time: int,
     ) -> tuple[list[jax.Array], list[Any]]:
-        """Run the prologue and ``loop`` on some steps; all that the loop stacks."""
-        prologue, call = self.split.prologue, loop.call
-        if not loop.backend.slices_in_loop:
-            prologue, graph = hoist_slices(prologue, call.graph, [*env])
-            loop = replace(loop, call=replace(call, graph=graph))
+        """Run the prologue and ``loop`` on some steps: the final state, and all stacked arrays."""
         sizes = sizes._replace(time=time)
-        found = loop(sizes, env, self._with_prologue(prologue, sizes, env, steps), state)
+        found = loop(sizes, env, self._with_prologue(loop.prologue, sizes, env, steps), state)
         return found.carry, [*found.emitted, *found.residuals]
 
     def _with_prologue(
@@ -350,6 +317,7 @@ class LoopExecutor:
         given = dict(zip(vjp.cotangents, (g for v, g in ends if is_inexact(v)), strict=True))
         for name in vjp.cotangents[len(loop.call.state) :]:
             if isinstance(given[name], SymbolicZero):
+                values = values | {name: None}
                 env = env | {name: jnp.zeros(name.aval.shape, name.aval.dtype)}
                 loop = replace(loop, call=replace(loop.call, shared=(*loop.call.shared, name)))
             else:
@@ -368,9 +336,7 @@ class LoopExecutor:
         for use in vjp.uses:
             for value, gradient in use.pull_back(env, values, axes).items():
                 of_shared[value] = add(gradient, of_shared.get(value))
-        of_hoisted = [
-            None if g is None else cotangent_array(g, values, axes) for g in vjp.of_hoisted
-        ]
+        of_hoisted = [cotangent_array(g, values, axes) for g in vjp.of_hoisted]
         of_state = iter(found.carry)
         return (
             of_shared,

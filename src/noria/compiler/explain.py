@@ -1,4 +1,4 @@
-"""What the compiler did with a layer: a page to read, and numbers to test."""
+"""The decisions of the compiler about a layer: a page to read, and numbers to test."""
 
 import linecache
 import math
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from noria.compiler.executors import LoopExecutor
-from noria.compiler.linear import is_linear
+from noria.compiler.linear import LinearExecutor, is_linear
+from noria.compiler.program import Executor
 from noria.compiler.select import Decision, listening
 from noria.display import explanation_html, explanations_html
-from noria.ir.graph import Equation, Graph, is_literal, size_in_bytes
+from noria.ir.graph import EMPTY, Equation, Graph, is_literal, size_in_bytes
 from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.source import origin
 
@@ -43,11 +44,12 @@ class Explanation:
     """How one recurrent layer runs; ``print`` it for a page.
 
     Attributes:
-        label: what messages call the layer.
+        label: the layer in messages.
         batch: examples, or ``None`` if there is no batch axis.
         time: steps.
         backend: the backend that runs.
-        reason: why that one.
+        reason: why that one; also which loops run on another backend, and why a layer that runs
+            has no gradient.
         constant: equations that depend on parameters only; they run once.
         before: equations that run for all steps at once, before the loop.
         loop: equations of the forward loop.
@@ -56,7 +58,7 @@ class Explanation:
         gradients: equations of the loop that read parameters. Their gradients are contracted after
             the reverse loop, for all steps at once, or summed in it on the native backend.
         linear: whether the next state is affine and element-wise in the state.
-        saved: what is stored for the gradient at each step, as shapes of one example.
+        saved: the values stored for the gradient at each step, as shapes of one example.
         saved_bytes: bytes stored for the gradient, for all examples and steps, besides inputs and
             outputs of the layer. On the associative backend those of scales and states; JAX may
             store more.
@@ -194,51 +196,61 @@ def explaining() -> Iterator[list[Explanation]]:
 
 
 def explanation_of(decision: Decision) -> Explanation:
-    """What a decision says: the graphs and the reasons are those of the run."""
+    """A decision as an explanation: the graphs and the reasons are those of the run."""
     sizes, program, reason = decision.sizes, decision.program, decision.reason
     if program is None:
         return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
     parts, times = program.split, math.prod(sizes.axes)
-    reverse, gradients = _gradient(program.executor)
+    prologue, loop = program.executor.as_run
+    reverse, gradients, notes = _gradient(program.executor)
     graphs = {
         "constant": (parts.invariant, 1),
-        "before": (parts.prologue, times),
-        "loop": (parts.loop, times),
+        "before": (prologue, times),
+        "loop": (loop, times),
         "after": (parts.epilogue, times),
-        "reverse": (reverse, times),
+        "reverse": (reverse or EMPTY, times),
         "gradients": (gradients, times),
     }
     lines: dict[str, Any] = {
         name: tuple(_line(e, count) for e in graph.equations)
         for name, (graph, count) in graphs.items()
     }
-    saved, count = program.saved(sizes)
-    if isinstance(program.executor, LoopExecutor):
-        reason = "; ".join((reason, *program.executor.gradient.notes))
+    saved, count = program.saved(sizes) if reverse is not None else ((), 0)
     return Explanation(
         decision.label,
         sizes.batch,
         sizes.time,
         decision.backend,
-        reason,
+        "; ".join((reason, *notes)),
         **lines,
-        linear=is_linear(parts),
+        linear=isinstance(program.executor, LinearExecutor) or is_linear(parts),
         saved=tuple(_shape(v) for v in saved),
         saved_bytes=count * sum(map(size_in_bytes, saved)),
         flops={name: sum(line.flops for line in found) for name, found in lines.items()},
         bytes={
             name: times * sum(map(size_in_bytes, values))
-            for name, values in (("before", parts.prologue.outputs), ("loop", parts.emitted))
+            for name, values in (("before", prologue.outputs), ("loop", parts.emitted))
         },
     )
 
 
-def _gradient(executor: Any) -> tuple[Graph, Graph]:
-    """The reverse loop, and the equations that read parameters."""
+def _gradient(executor: Executor) -> tuple[Graph | None, Graph, list[str]]:
+    """The reverse loop, the equations that read parameters, and notes for the reason.
+
+    The reverse loop is ``None`` for a step without a gradient; a note gives the reason.
+    """
     if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
-        return Graph((), (), ()), Graph((), (), ())
-    gradient = executor.gradient
-    return gradient.reverse.call.graph, Graph((), (), gradient.uses)
+        return EMPTY, EMPTY, []
+    try:
+        gradient = executor.gradient
+    except Exception as error:  # a derivative rule may be the user's and raise any error
+        return None, EMPTY, [f"no gradient: {_first_line(error)}"]
+    return gradient.reverse.call.graph, Graph((), (), gradient.uses), gradient.notes
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
 
 
 def _line(equation: Equation, count: int) -> Line:

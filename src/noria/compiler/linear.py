@@ -69,6 +69,10 @@ class LinearExecutor:
 
     time_first = True  # as `linear_recurrence` takes its arrays
 
+    @property
+    def as_run(self) -> tuple[Graph, Graph]:
+        return self.split.prologue, self.split.loop
+
     def stored(self) -> tuple[Value, ...]:
         """The scales and the states; what else is stored is up to JAX."""
         return (*self.split.state, *self.split.state)
@@ -90,7 +94,7 @@ class LinearExecutor:
         steps: list[jax.Array],
         state: list[jax.Array],
     ) -> Outputs:
-        """The same: all of it has derivatives."""
+        """The same: there is no derivative rule."""
         split, axes, reverse = self.split, sizes.axes, self.reverse
         env = env_of(split.parameters, parameters) | self.constants
         values = env_of(split.steps, steps)

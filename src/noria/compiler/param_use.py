@@ -35,7 +35,7 @@ class ParameterUse:
         parameters: those of its inputs whose cotangents are asked for.
         operands: the values of its inputs in the forward loop, ``None`` for those that are the same
             in each step, and for those that the pull-back does not need.
-        cotangents: those of its inexact outputs.
+        cotangents: those of its inexact outputs, ``None`` for zero.
         step: the pull-back in one step, from operands and cotangents to the cotangents of the
             parameters; ``None`` if it closes over arrays.
     """
@@ -43,7 +43,7 @@ class ParameterUse:
     equation: Equation
     parameters: tuple[Atom, ...]
     operands: tuple[Atom, ...]
-    cotangents: tuple[Atom, ...]
+    cotangents: tuple[Atom | None, ...]
     step: Graph | None
 
     @classmethod
@@ -109,8 +109,13 @@ def pull_back_of_a_step(graph: Graph, parameters: Sequence[Atom]) -> Graph | Non
     return replace(found, inputs=(*graph.inputs, *found.inputs[len(graph.inputs) :]))
 
 
-def cotangent_array(cotangent: Atom, varying: Env, axes: tuple[int, ...]) -> jax.Array | None:
-    """The array of a cotangent that may be a number; ``None`` for zero."""
+def cotangent_array(
+    cotangent: Atom | None, varying: Env, axes: tuple[int, ...]
+) -> jax.Array | None:
+    """The array of a cotangent that may be a number; ``None`` for zero, as in ``varying``."""
+    if cotangent is None:
+        return None
     if not is_literal(cotangent):
-        return varying.get(cotangent)
+        array: jax.Array | None = varying[cotangent]
+        return array
     return jnp.full(axes, cotangent.val, cotangent.aval.dtype) if np.any(cotangent.val) else None

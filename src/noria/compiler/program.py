@@ -18,7 +18,7 @@ from noria.compiler.executors import Outputs
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Value, env_of
+from noria.ir.graph import Env, Graph, Value, env_of
 from noria.ir.passes import dependence
 from noria.ir.primitives import is_heavy
 
@@ -31,10 +31,15 @@ class Executor(Protocol):
     Attributes:
         split: the parts of the step.
         time_first: whether arrays of all steps have time in front.
+        as_run: prologue and loop as they run without a derivative, in the form that the backend
+            prefers.
     """
 
     @property
     def split(self) -> Split: ...
+
+    @property
+    def as_run(self) -> tuple[Graph, Graph]: ...
 
     @property
     def time_first(self) -> bool: ...
@@ -44,11 +49,11 @@ class Executor(Protocol):
         ...
 
     def infer(self, sizes: Sizes, parameters: Arrays, steps: Arrays, state: Arrays) -> Outputs:
-        """The same, with the derivatives of its operations instead of a rule."""
+        """The same without a derivative rule: JAX differentiates its operations."""
         ...
 
     def stored(self) -> tuple[Value, ...]:
-        """What is stored in each step for the gradient."""
+        """The values stored in each step for the gradient."""
         ...
 
 
@@ -58,7 +63,7 @@ class Program:
 
     Attributes:
         traced: the step.
-        executor: what runs prologue and loop.
+        executor: the executor of prologue and loop.
         reverse: whether steps are taken from the last to the first.
         checkpoint: steps from one stored state to the next, as a layer's ``checkpoint=``.
         single_step: run by operations with derivatives of their own, in forward mode too.
@@ -117,7 +122,7 @@ class Program:
         return jtu.tree_unflatten(jtu.tree_structure(state), final), ys
 
     def saved(self, sizes: Sizes) -> tuple[tuple[Value, ...], int]:
-        """What is stored for the gradient, and how often: values besides inputs and outputs."""
+        """The values stored for the gradient besides inputs and outputs, and how often."""
         batch, size = math.prod(sizes.state_axes), self.checkpoint_steps(sizes.time)
         if size < sizes.time:
             return self.split.state, batch * math.ceil(sizes.time / size)

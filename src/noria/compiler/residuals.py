@@ -1,149 +1,196 @@
-"""What the forward loop stores for the reverse loop: gates, or states only.
+"""The residuals of a step: which values the forward loop stores for the reverse loop.
 
-Both are policies as described by `noria.compiler.executors.Storage`.
+The reverse loop carries cotangents of the state only. The residuals are a minimum cut between the
+equations of the step and of its pull-back: the values from which the reverse loop can be computed
+without a product of the forward loop, and with the fewest bytes.
 """
 
-import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
+from noria.compiler.equation_vjp import is_zero
+from noria.compiler.min_cut import min_cut
+from noria.compiler.param_use import ParameterUse
+from noria.compiler.split import Split
+from noria.ir.graph import (
+    Atom,
+    Env,
+    Equation,
+    Graph,
+    Value,
+    is_inexact,
+    is_literal,
+    size_in_bytes,
+    values_of,
+)
+from noria.ir.passes import dependence, extract
+from noria.ir.primitives import TRANSCENDENTAL, is_heavy
 
-from noria._jax import SymbolicZero, is_symbolic
-from noria.backends.base import PreviousStep, Sizes
-from noria.compiler.chunks import Chunks, in_chunks
-from noria.compiler.cotangents import Cotangents, add, choose, instantiate, put, spread
-from noria.compiler.executors import Ends, LoopExecutor, PullPrologue, Storage
-from noria.compiler.vjp import StepVJP
-from noria.ir.evaluate import evaluate, narrowed, widened
-from noria.ir.graph import Env, Graph, Value, env_of, is_inexact
-from noria.ir.passes import extract
-
-
-@dataclass(frozen=True)
-class StoreGates:
-    """Store what the reverse loop needs, as it is computed."""
-
-    def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
-        hoisted = (v for v in vjp.hoisted if v not in vjp.split.steps)
-        return (*vjp.stored(previous)[0], *hoisted)
-
-    def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
-        own, _ = vjp.stored(previous)
-        outputs = (*vjp.forward.outputs[: len(vjp.split.loop.outputs)], *own)
-        return extract(vjp.forward.equations, outputs, vjp.forward.inputs), len(own)
-
-    def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
-        return Chunks(sizes.time, sizes.time, sizes.time_axis, reverse)
-
-    def stored(
-        self,
-        executor: LoopExecutor,
-        sizes: Sizes,
-        env: Env,
-        steps: list[jax.Array],
-        state: list[jax.Array],
-        stacked: list[Any],
-    ) -> tuple[Env, PullPrologue | None]:
-        vjp = executor.gradient.vjp
-        _, refs = vjp.stored(executor.backend.reads_previous_step)
-        found: Env = {
-            v: stacked[place] if before is None else PreviousStep(stacked[place], state[before])
-            for v, (place, before) in refs.items()
-        }
-        hoisted, pull_prologue = executor.prologue_vjp(sizes, env, steps)
-        return found | {v: hoisted[v] for v in vjp.hoisted}, pull_prologue
-
-    def pull(
-        self,
-        executor: LoopExecutor,
-        sizes: Sizes,
-        env: Env,
-        steps: list[jax.Array],
-        stored: Env,
-        pull_prologue: PullPrologue | None,
-        cotangents: Ends,
-    ) -> Cotangents:
-        assert pull_prologue is not None
-        values = env_of(executor.split.steps, steps) | stored
-        return executor.pull(sizes, env, values, pull_prologue, cotangents)
+SHARED, FORWARD, REVERSE = range(3)
 
 
-@dataclass(frozen=True)
-class StoreStates:
-    """Store states only. The reverse loop takes chunks of steps, the last chunk first.
+class ResidualRef(NamedTuple):
+    """Where a residual is found: in array ``stack`` of all that the forward loop stacks.
 
-    All else is computed again from the states, for all steps of a chunk at once.
+    With ``carried_from`` it is the state of this number before the step, a `PreviousStep`.
     """
 
-    def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
-        return vjp.states
+    stack: int
+    carried_from: int | None
 
-    def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
-        loop = vjp.split.loop
-        return Graph(loop.inputs, (*loop.outputs, *vjp.states), loop.equations), 0
 
-    def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
-        """So few steps that what is computed again takes little more memory than the states."""
-        time = sizes.time
-        size = time if is_symbolic(time) else max(16, math.isqrt(time))
-        return Chunks(time, size, sizes.time_axis, reverse)
+@dataclass(frozen=True, eq=False)
+class StepVJP:
+    """One step and its pull-back.
 
-    def stored(
-        self,
-        executor: LoopExecutor,
-        sizes: Sizes,
-        env: Env,
-        steps: list[jax.Array],
-        state: list[jax.Array],
-        stacked: list[Any],
-    ) -> tuple[Env, PullPrologue | None]:
-        return env_of(executor.gradient.vjp.states, stacked[len(executor.split.emitted) :]), None
+    ================= ======================================= ====================================
+    ``forward``       shared, hoisted, state                  next state, emitted, ``residuals``
+    ``reverse``       shared, hoisted, residuals, cotangents  cotangents of the state, ``stacked``
+    ``rematerialize`` shared, hoisted, residuals              operands of uses not worth storing
+    ``recompute``     shared, hoisted, state                  ``residuals``
+    ================= ======================================= ====================================
 
-    def pull(
-        self,
-        executor: LoopExecutor,
-        sizes: Sizes,
-        env: Env,
-        steps: list[jax.Array],
-        stored: Env,
-        pull_prologue: PullPrologue | None,
-        cotangents: Ends,
-    ) -> Cotangents:
-        split, (of_final, of_emitted) = executor.split, cotangents
-        own = [env[v] for v in split.parameters]
-        parameters = widened(own)  # so are the sums over chunks
-        env = env | env_of(split.parameters, parameters)
-        inexact = [is_inexact(v) for v in split.state]
-        given = [
-            is_inexact(v) and not isinstance(g, SymbolicZero)
-            for v, g in zip(split.emitted, of_emitted, strict=True)
+    Attributes:
+        split: the parts of the step.
+        uses: the equations of the loop that read parameters, but for those that are accumulated.
+        cotangents: the inputs of ``reverse`` for cotangents of the loop's inexact outputs.
+        of_hoisted: the cotangents of the hoisted values, ``None`` for zero.
+        constants: arrays that derivative rules close over.
+        accumulators: parameters whose gradients the reverse loop sums, each with the number of its
+            operands, which are the last outputs of ``reverse``.
+        accumulates_prologue: whether these include gradients by way of hoisted values.
+    """
+
+    split: Split
+    forward: Graph
+    reverse: Graph
+    rematerialize: Graph
+    recompute: Graph
+    residuals: tuple[Value, ...]
+    stacked: tuple[Value, ...]
+    uses: tuple[ParameterUse, ...]
+    cotangents: tuple[Value, ...]
+    of_hoisted: tuple[Atom | None, ...]
+    constants: Env
+    accumulators: tuple[tuple[Value, int], ...] = ()
+    accumulates_prologue: bool = False
+
+    @property
+    def states(self) -> tuple[Value, ...]:
+        """The states from which, with hoisted values, all residuals can be computed again."""
+        needed = {*self.recompute.inputs, *self.residuals}
+        return tuple(v for v in self.split.state if v in needed)
+
+    @property
+    def hoisted(self) -> tuple[Value, ...]:
+        """The hoisted values that are needed besides the residuals."""
+        needed = {*self.reverse.inputs, *self.rematerialize.inputs}
+        return tuple(v for v in self.split.hoisted if v in needed)
+
+    def stored(self, previous: bool) -> tuple[tuple[Value, ...], dict[Value, ResidualRef]]:
+        """The residuals that the forward loop must store, and where all of them are found.
+
+        What is emitted is not stored again. Nor is the state before a step, if its next state is
+        emitted or stored, and the backend reads the ``previous`` step.
+        """
+        width = len(self.split.state)
+        following, emitted = (
+            self.forward.outputs[:width],
+            self.forward.outputs[width : width + len(self.split.emitted)],
+        )
+        at = {v: n for n, v in reversed([*enumerate(emitted)]) if not is_literal(v)}
+        before = dict(zip(self.split.state, following, strict=True)) if previous else {}
+        there = [*at, *self.residuals]
+        late = [
+            v
+            for v in self.residuals
+            if before.get(v) in there and v not in at and before[v] not in before
         ]
-        vjp = executor.gradient.vjp
-
-        def segment(carry: Any, pieces: Any, time: int) -> tuple[Any, list[Any]]:
-            (of_state, total), (steps, arrays, some) = carry, pieces
-            part = sizes._replace(time=time)
-            hoisted, pull_prologue = executor.prologue_vjp(part, env, steps)
-            values = env_of(split.steps, steps) | hoisted | env_of(stored, arrays)
-            values |= env_of(vjp.residuals, evaluate(vjp.recompute, env, values, part.axes))
-            ends = spread(of_state, inexact), put(of_emitted, given, some)
-            of_parameters, of_steps, of_state = executor.pull(
-                part, env, values, pull_prologue, ends
-            )
-            total = [add(g, t) for g, t in zip(of_parameters, total, strict=True)]
-            return (choose(of_state, inexact), total), of_steps
-
-        start = [instantiate(g) for g in choose(of_final, inexact)]
-        zeros = [
-            jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in parameters
-        ]
-        pieces = steps, [*stored.values()], choose(of_emitted, given)
-        chunks = replace(self.chunks(sizes, executor.reverse), reverse=not executor.reverse)
-        (of_state, total), of_steps = in_chunks(segment, (start, zeros), pieces, chunks)
-        return narrowed(total, own), of_steps, spread(of_state, inexact)
+        own = tuple(v for v in self.residuals if v not in at and v not in late)
+        at |= {v: len(emitted) + n for n, v in enumerate(own)}
+        found = {v: ResidualRef(at[v], None) for v in self.residuals if v not in late}
+        found |= {v: ResidualRef(at[before[v]], self.split.state.index(v)) for v in late}
+        return own, found
 
 
-#: By the names that a layer's ``save=`` may have.
-STORAGE: dict[str, Storage] = {"gates": StoreGates(), "states": StoreStates()}
+def divide(
+    split: Split,
+    equations: Sequence[Equation],
+    outputs: Sequence[Atom],
+    uses: Sequence[ParameterUse],
+    *,
+    cotangents: Sequence[Value],
+    of_state: Sequence[Atom],
+    of_hoisted: Sequence[Atom | None],
+    constants: Env,
+) -> StepVJP:
+    """Divide the equations of a step and its pull-back between the two loops."""
+    inputs = dict.fromkeys((*split.hoisted, *split.state), FORWARD)
+    levels = dependence(equations, inputs | dict.fromkeys(cotangents, REVERSE))
+    maker = {v: equation for equation in equations for v in equation.outputs}
+
+    def level_of(equation: Equation) -> int:
+        return max((levels.get(v, SHARED) for v in equation.outputs), default=SHARED)
+
+    def nonzero(cotangents: Iterable[Atom | None]) -> tuple[Atom | None, ...]:
+        return tuple(None if g is None or is_zero(g, maker) else g for g in cotangents)
+
+    of_hoisted = nonzero(of_hoisted)
+    uses = [replace(use, cotangents=nonzero(use.cotangents)) for use in uses]
+    uses = [use for use in uses if any(g is not None for g in use.cotangents)]
+    wanted = [*of_hoisted, *(g for use in uses for g in use.cotangents)]
+    asked = list(values_of(g for g in wanted if g is not None))
+    shared = (*constants, *split.shared)
+    operands = _operands(asked, uses, levels, maker, shared)
+    crossing = min_cut(
+        equations,
+        early=[e for e in equations if level_of(e) == FORWARD and is_heavy(e)],
+        late=[e for e in equations if level_of(e) == REVERSE],
+        wanted=operands,
+        free=lambda v: levels.get(v, SHARED) != FORWARD,
+        recompute_cost=lambda e: _recompute_cost(e) if level_of(e) == FORWARD else 0,
+        prefer_early=True,
+    )
+    # Cotangents of emitted values come stacked already.
+    streamed = cotangents[sum(map(is_inexact, split.next_state)) :]
+    stacked = [g for g in asked if levels.get(g, SHARED) == REVERSE and g not in streamed]
+    residuals = tuple(v for v in crossing if v not in split.hoisted)
+    given = (*shared, *split.hoisted, *split.state)
+    return StepVJP(
+        split,
+        forward=extract(equations, (*outputs, *residuals), given),
+        reverse=extract(equations, (*of_state, *stacked), (*shared, *crossing, *cotangents)),
+        rematerialize=extract(equations, operands, (*shared, *crossing)),
+        recompute=extract(equations, residuals, given),
+        residuals=residuals,
+        stacked=tuple(stacked),
+        uses=tuple(uses),
+        cotangents=tuple(cotangents),
+        of_hoisted=of_hoisted,
+        constants=constants,
+    )
+
+
+def _operands(
+    asked: Sequence[Value],
+    uses: Sequence[ParameterUse],
+    levels: dict[Value, int],
+    maker: dict[Value, Equation],
+    shared: Sequence[Value],
+) -> list[Value]:
+    """The values of the forward loop that the contractions after the reverse loop read."""
+    # A rule may give a cotangent that does not depend on the one it was given.
+    early = [g for g in asked if levels.get(g, SHARED) != REVERSE]
+    read = values_of((*(v for use in uses for v in use.operands if v is not None), *early))
+    return [v for v in read if levels.get(v, SHARED) == FORWARD or v in maker or v in shared]
+
+
+def _recompute_cost(equation: Equation) -> int:
+    """Bytes that the minimum cut charges for computing an equation again.
+
+    A transcendental is computed again only if that saves more than three quarters of its size.
+    """
+    if equation.name not in TRANSCENDENTAL:
+        return 0
+    return 3 * sum(map(size_in_bytes, equation.outputs)) // 4

@@ -22,7 +22,7 @@ from noria.cells.base import advance
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import NotLinear, linear_executor
 from noria.compiler.program import Program, split_step
-from noria.compiler.residuals import STORAGE
+from noria.compiler.save_policies import SAVE_POLICIES
 from noria.compiler.sharding import local
 from noria.compiler.trace import Steps, Traced, check_transition, trace
 from noria.ir.build import Unsupported
@@ -183,10 +183,10 @@ def _loop(
     backend = loop_backend(name)
     traced, parts = split_step(traced, 1 if sizes.batch is None else sizes.batch, backend)
     order = sizes._replace(time_first=backend.time_first)
-    storage = STORAGE[options.save]
-    executor = LoopExecutor(parts, backend, order, problem.reverse, storage, problem.label)
+    save = SAVE_POLICIES[options.save]
+    executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
     program = Program(traced, executor, problem.reverse, options.checkpoint)
-    return program, backend.supports(executor.inference)
+    return program, backend.supports(executor.inference.call)
 
 
 def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:

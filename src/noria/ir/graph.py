@@ -67,6 +67,8 @@ class Graph:
         return [read(known, atom) for atom in self.outputs]
 
 
+EMPTY = Graph((), (), ())
+
 #: An environment: the array bound to each value.
 Env: TypeAlias = dict[Any, Any]
 

@@ -52,7 +52,13 @@ class Native:
     def should_hoist(
         self, equation: Equation, given: Sequence[Value], batch: int, light: bool
     ) -> bool:
-        """A product of what is given stays: the kernel computes it for a block of steps at once."""
+        """Whether to hoist a product of the input; there are three cases.
+
+        A product without native code leaves the loop, and so does any if the batch is symbolic.
+        A product of the input itself stays: the kernel computes it for a time block, or in the
+        step. A product of a computed value leaves the loop where a time block would be faster
+        than the step, since the kernel has time blocks for products of the input itself only.
+        """
         if is_symbolic(batch) or not has_native_code(equation):
             return True
         weight = max(map(size_in_bytes, equation.inputs))

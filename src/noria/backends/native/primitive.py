@@ -47,7 +47,7 @@ class NativeLoop:
         call: the loop; its sizes are those of the trace, arrays may have others.
         shared: the shared values that the loop reads.
         steps: the values that it reads from arrays of all steps.
-        previous: those of ``steps`` that are read one step late.
+        previous: those of ``steps`` that are read as `PreviousStep`.
         time_major: those of ``steps`` whose arrays have time in front. Others have the batch in
             front, as has what is emitted; residuals have time in front.
         isa: the instruction set, and

@@ -1,0 +1,201 @@
+"""The policies of a layer's ``save=``: store the gates, or the states only.
+
+`noria.compiler.residuals` chooses the residuals; a policy stores them, or recomputes them.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from noria._jax import SymbolicZero, is_symbolic
+from noria.backends.base import PreviousStep, Sizes
+from noria.compiler.chunks import Chunks, in_chunks
+from noria.compiler.cotangents import (
+    Cotangents,
+    Ends,
+    PullPrologue,
+    add,
+    choose,
+    instantiate,
+    put,
+    spread,
+)
+from noria.compiler.residuals import StepVJP
+from noria.ir.evaluate import evaluate, narrowed, widened
+from noria.ir.graph import Env, Graph, Value, env_of, is_inexact
+from noria.ir.passes import extract
+
+if TYPE_CHECKING:  # executors use policies, and policies call back
+    from noria.compiler.executors import LoopExecutor
+
+
+class SavePolicy(Protocol):
+    """The choice of arrays stored for the gradient, and their use in the reverse loop."""
+
+    def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
+        """The values stored besides the emitted ones; ``previous`` as in `StepVJP.stored`."""
+        ...
+
+    def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
+        """The forward loop, which stores these values, and how many of them are residuals."""
+        ...
+
+    def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
+        """The chunks of steps in which both loops run."""
+        ...
+
+    def stored(
+        self,
+        executor: "LoopExecutor",
+        sizes: Sizes,
+        env: Env,
+        steps: list[jax.Array],
+        state: list[jax.Array],
+        stacked: list[Any],
+    ) -> tuple[Env, PullPrologue | None]:
+        """Arrays to keep for the gradient, from all that the forward loop stacked."""
+        ...
+
+    def pull(
+        self,
+        executor: "LoopExecutor",
+        sizes: Sizes,
+        env: Env,
+        steps: list[jax.Array],
+        stored: Env,
+        pull_prologue: PullPrologue | None,
+        cotangents: Ends,
+    ) -> Cotangents:
+        """Cotangents of parameters, steps and state, from the arrays kept."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoreGates:
+    """Store the values that the reverse loop needs, as they are computed."""
+
+    def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
+        hoisted = (v for v in vjp.hoisted if v not in vjp.split.steps)
+        return (*vjp.stored(previous)[0], *hoisted)
+
+    def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
+        own, _ = vjp.stored(previous)
+        outputs = (*vjp.forward.outputs[: len(vjp.split.loop.outputs)], *own)
+        return extract(vjp.forward.equations, outputs, vjp.forward.inputs), len(own)
+
+    def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
+        return Chunks(sizes.time, sizes.time, sizes.time_axis, reverse)
+
+    def stored(
+        self,
+        executor: "LoopExecutor",
+        sizes: Sizes,
+        env: Env,
+        steps: list[jax.Array],
+        state: list[jax.Array],
+        stacked: list[Any],
+    ) -> tuple[Env, PullPrologue | None]:
+        vjp = executor.gradient.vjp
+        _, refs = vjp.stored(executor.backend.reads_previous_step)
+        found: Env = {
+            v: stacked[place] if before is None else PreviousStep(stacked[place], state[before])
+            for v, (place, before) in refs.items()
+        }
+        hoisted, pull_prologue = executor.prologue_vjp(sizes, env, steps)
+        return found | {v: hoisted[v] for v in vjp.hoisted}, pull_prologue
+
+    def pull(
+        self,
+        executor: "LoopExecutor",
+        sizes: Sizes,
+        env: Env,
+        steps: list[jax.Array],
+        stored: Env,
+        pull_prologue: PullPrologue | None,
+        cotangents: Ends,
+    ) -> Cotangents:
+        assert pull_prologue is not None
+        values = env_of(executor.split.steps, steps) | stored
+        return executor.pull(sizes, env, values, pull_prologue, cotangents)
+
+
+@dataclass(frozen=True)
+class StoreStates:
+    """Store states only. The reverse loop takes chunks of steps, the last chunk first.
+
+    All else is computed again from the states, for all steps of a chunk at once.
+    """
+
+    def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
+        return vjp.states
+
+    def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
+        loop = vjp.split.loop
+        return Graph(loop.inputs, (*loop.outputs, *vjp.states), loop.equations), 0
+
+    def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
+        """So few steps that recomputed values take little more memory than the states."""
+        time = sizes.time
+        size = time if is_symbolic(time) else max(16, math.isqrt(time))
+        return Chunks(time, size, sizes.time_axis, reverse)
+
+    def stored(
+        self,
+        executor: "LoopExecutor",
+        sizes: Sizes,
+        env: Env,
+        steps: list[jax.Array],
+        state: list[jax.Array],
+        stacked: list[Any],
+    ) -> tuple[Env, PullPrologue | None]:
+        return env_of(executor.gradient.vjp.states, stacked[len(executor.split.emitted) :]), None
+
+    def pull(
+        self,
+        executor: "LoopExecutor",
+        sizes: Sizes,
+        env: Env,
+        steps: list[jax.Array],
+        stored: Env,
+        pull_prologue: PullPrologue | None,
+        cotangents: Ends,
+    ) -> Cotangents:
+        split, (of_final, of_emitted) = executor.split, cotangents
+        own = [env[v] for v in split.parameters]
+        parameters = widened(own)  # so are the sums over chunks
+        env = env | env_of(split.parameters, parameters)
+        inexact = [is_inexact(v) for v in split.state]
+        given = [
+            is_inexact(v) and not isinstance(g, SymbolicZero)
+            for v, g in zip(split.emitted, of_emitted, strict=True)
+        ]
+        vjp = executor.gradient.vjp
+
+        def segment(carry: Any, pieces: Any, time: int) -> tuple[Any, list[Any]]:
+            (of_state, total), (steps, arrays, some) = carry, pieces
+            part = sizes._replace(time=time)
+            hoisted, pull_prologue = executor.prologue_vjp(part, env, steps)
+            values = env_of(split.steps, steps) | hoisted | env_of(stored, arrays)
+            values |= env_of(vjp.residuals, evaluate(vjp.recompute, env, values, part.axes))
+            ends = spread(of_state, inexact), put(of_emitted, given, some)
+            of_parameters, of_steps, of_state = executor.pull(
+                part, env, values, pull_prologue, ends
+            )
+            total = [add(g, t) for g, t in zip(of_parameters, total, strict=True)]
+            return (choose(of_state, inexact), total), of_steps
+
+        start = [instantiate(g) for g in choose(of_final, inexact)]
+        zeros = [
+            jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in parameters
+        ]
+        pieces = steps, [*stored.values()], choose(of_emitted, given)
+        chunks = replace(self.chunks(sizes, executor.reverse), reverse=not executor.reverse)
+        (of_state, total), of_steps = in_chunks(segment, (start, zeros), pieces, chunks)
+        return narrowed(total, own), of_steps, spread(of_state, inexact)
+
+
+#: By the names that a layer's ``save=`` may have.
+SAVE_POLICIES: dict[str, SavePolicy] = {"gates": StoreGates(), "states": StoreStates()}

@@ -35,10 +35,10 @@ from noria.ir.passes import dependence, extract, inlined, inputs_of
 class EquationVJP:
     """One equation and its pull-back, with names of their own.
 
-    =========== ============================================ ==========================================
+    =========== ============================================ =======================================
     ``forward`` ``constants``, inputs of the equation        its outputs, then residuals
     ``reverse`` ``constants``, inputs, residuals, cotangents cotangents of the differentiable inputs
-    =========== ============================================ ==========================================
+    =========== ============================================ =======================================
 
     ``constants`` are arrays that a derivative rule closes over. ``cotangents`` are those of the
     inexact outputs. An output of ``reverse`` is ``None`` where the cotangent is zero as written.

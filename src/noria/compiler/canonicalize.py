@@ -1,13 +1,13 @@
 """Rewrite rules that let more of a step leave the loop; each keeps the values up to rounding.
 
-==================== ================================ ==================================================
+==================== ================================ ==============================================
 `unroll`             an inner loop of a few rounds    one round after the other
 `operand_first`      ``W @ h``                        ``h @ W^T``, one form for all products
 `split_products`     ``W @ concat([x, h])``           ``W[:, :n] @ x + W[:, n:] @ h``
 `regroup_sums`       ``(U h + W x) + b``              ``U h + (W x + b)``
 `merge_products`     ``U1 h``, ``U2 h``               two slices of ``[U1; U2] h``
 `slices_first`       ``split(W x + U h)``             ``split(W x) + split(U h)``
-==================== ================================ ==================================================
+==================== ================================ ==============================================
 
 The level of a value is the highest it depends on: `CONSTANT` (parameters), `INPUT` (of the step),
 `STATE`.
@@ -67,7 +67,7 @@ def _rewrite(
 
 
 def without_transposes(graph: Graph) -> Graph:
-    """``h @ W.T`` becomes a product over the other axis of ``W``, for backends that pack weights."""
+    """``h @ W.T`` becomes a product over the other axis of ``W``, for backends that pack it."""
     maker = {v: equation for equation in graph.equations for v in equation.outputs}
 
     def unturn(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
@@ -234,7 +234,7 @@ def _sum_of_products(
 
 
 def regroup_sums(graph: Graph, levels: dict[Value, int]) -> Graph:
-    """In a sum of many terms, add those of parameters first, then of the input, then of the state."""
+    """In long sums, terms of parameters come first, then those of the input, then of the state."""
     uses = users(graph.equations, graph.outputs)
     maker = {
         v: equation
@@ -367,7 +367,7 @@ def _merged(group: list[Equation]) -> Callable[..., list[jax.Array]]:
 
 
 def slices_first(graph: Graph, levels: dict[Value, int]) -> Graph:
-    """Slices of a sum become sums of slices where a term is of the input: it is hoisted in slices."""
+    """Slices of a sum become sums of slices if a term is of the input, which is then hoisted."""
     maker = {v: equation for equation in graph.equations for v in equation.outputs}
     uses = users(graph.equations, graph.outputs)
 

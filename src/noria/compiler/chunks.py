@@ -54,7 +54,7 @@ class Chunks:
 
     @property
     def groups(self) -> list[tuple[int, int, int]]:
-        """(first step, number of chunks, size of each) of chunks of one size, in the order of the run."""
+        """(first step, count, size) of each run of chunks of one size, in the order of the run."""
         count, left = divmod(self.time, self.size)
         found = [(0, count, self.size), (count * self.size, 1, left)]
         found = [group for group in found if group[1] and group[2]]

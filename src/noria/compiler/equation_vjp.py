@@ -35,10 +35,10 @@ from noria.ir.passes import dependence, extract, inlined, inputs_of
 class EquationVJP:
     """One equation and its pull-back, with new values for inputs and outputs.
 
-    =========== ============================================ ==========================================
+    =========== ============================================ =======================================
     ``forward`` ``constants``, inputs of the equation        its outputs, then residuals
     ``reverse`` ``constants``, inputs, residuals, cotangents cotangents of the differentiable inputs
-    =========== ============================================ ==========================================
+    =========== ============================================ =======================================
 
     ``constants`` are arrays that a derivative rule closes over. ``cotangents`` are those of the
     inexact outputs. ``gradients`` has ``None`` for each cotangent that is a constant zero, for which

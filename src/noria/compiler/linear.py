@@ -146,7 +146,7 @@ def is_linear(split: Split) -> bool:
 
 
 class Form(NamedTuple):
-    """``scale * leaf + shift``, arrays of the shape of the value; without state ``leaf`` is ``None``.
+    """``scale * leaf + shift``, arrays shaped like the value; without state ``leaf`` is ``None``.
 
     A ``scale`` or ``shift`` of ``None`` is a one or a zero that need not be computed with.
     """

@@ -61,7 +61,7 @@ def min_cut(
 
 
 class _Network:
-    """Nodes and capacities; the maximum flow by shortest augmenting paths (Edmonds and Karp 1972)."""
+    """Nodes and capacities. Shortest augmenting paths give the flow (Edmonds and Karp 1972)."""
 
     def __init__(self) -> None:
         self.capacity: dict[Node, dict[Node, int]] = defaultdict(dict)

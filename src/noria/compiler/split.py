@@ -16,7 +16,7 @@ from noria.ir.primitives import is_heavy
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The parts of a step. Inputs of each are parameters, parts of the input, and outputs of others.
+    """The parts of a step. Each reads parameters, parts of the input, and outputs of other parts.
 
     ============= ========================================== =====================================
     ``invariant`` parameters                                 loop-invariant values

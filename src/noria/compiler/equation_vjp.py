@@ -41,8 +41,8 @@ class EquationVJP:
     =========== ============================================ =======================================
 
     ``constants`` are arrays that a derivative rule closes over. ``cotangents`` are those of the
-    inexact outputs. ``gradients`` has ``None`` for each cotangent that is a constant zero, for which
-    ``reverse`` has no output.
+    inexact outputs. ``gradients`` has ``None`` for a cotangent that is a constant zero; ``reverse``
+    has no output for it.
     """
 
     wrt: tuple[int, ...]

@@ -187,9 +187,8 @@ def hoist_slices(prologue: Graph, loop: Graph, constants: Sequence[Value]) -> tu
         equations = [e for e in uses.get(value, [None]) if e and slices(e)]
         if len(equations) == len(uses.get(value, [None])):
             for equation in equations:
-                for output, (start, stop) in zip(
-                    equation.outputs, slices(equation) or [], strict=True
-                ):
+                cuts = zip(equation.outputs, slices(equation) or [], strict=True)
+                for output, (start, stop) in cuts:
                     taken[output] = part(value, start, stop)
     if not taken:
         return prologue, loop

@@ -6,7 +6,7 @@ backend may ask for time first: then every array of its loops has it, and only `
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import equinox as eqx
 import jax
@@ -47,15 +47,19 @@ class Problem(eqx.Module):
     label: str = eqx.field(static=True)
 
 
+#: A number, or a symbolic size of `jax.export`, whose type is not public.
+Size: TypeAlias = Any
+
+
 class Sizes(NamedTuple):
     """The sizes of time and batch, and the order of these axes in arrays of all steps."""
 
-    time: int
-    batch: int | None = None
+    time: Size
+    batch: Size | None = None
     time_first: bool = False
 
     @property
-    def axes(self) -> tuple[int, ...]:
+    def axes(self) -> tuple[Size, ...]:
         """The leading axes of an array of all steps."""
         if self.batch is None:
             return (self.time,)
@@ -241,7 +245,7 @@ class LoopBackend(Protocol):
         ...
 
     def should_hoist(
-        self, equation: Equation, given: Sequence[Value], batch: int, light: bool
+        self, equation: Equation, given: Sequence[Value], batch: Size, light: bool
     ) -> bool:
         """Whether to hoist a product of the input.
 

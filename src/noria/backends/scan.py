@@ -15,6 +15,7 @@ from noria.backends.base import (
     LoopCall,
     LoopResult,
     RunLoop,
+    Size,
     TimeMajor,
     grouped,
     in_time_order,
@@ -46,7 +47,7 @@ class Scan:
         return functools.partial(run, call)
 
     def should_hoist(
-        self, equation: Equation, given: Sequence[Value], batch: int, light: bool
+        self, equation: Equation, given: Sequence[Value], batch: Size, light: bool
     ) -> bool:
         """Whether to hoist a product of the input; its gradient is one product in any case.
 

@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 
 from noria._jax import is_symbolic
 from noria._types import State
-from noria.backends.base import LoopBackend, Sizes, swapped
+from noria.backends.base import LoopBackend, Size, Sizes, swapped
 from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.executors import Outputs
@@ -135,7 +135,7 @@ class Program:
         return math.isqrt(time - 1) + 1 if given == "sqrt" else int(given)
 
 
-def split_step(traced: Traced, batch: int, backend: LoopBackend) -> tuple[Traced, Split]:
+def split_step(traced: Traced, batch: Size, backend: LoopBackend) -> tuple[Traced, Split]:
     """A step in parts, as a loop backend prefers them; and the step."""
     if backend.packs_weights:
         traced = replace(traced, graph=without_transposes(traced.graph))

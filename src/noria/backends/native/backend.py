@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax
 
 from noria._jax import is_symbolic
-from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, TimeMajor
+from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, Size, TimeMajor
 from noria.backends.native.lower.legalize import legal_step
 from noria.backends.native.lower.precision import in_32_bits, is_narrow, of_types, widened
 from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
@@ -51,7 +51,7 @@ class Native:
         return functools.partial(_run, call)
 
     def should_hoist(
-        self, equation: Equation, given: Sequence[Value], batch: int, light: bool
+        self, equation: Equation, given: Sequence[Value], batch: Size, light: bool
     ) -> bool:
         """Whether to hoist a product of the input; there are three cases.
 

@@ -16,14 +16,15 @@ from pathlib import Path
 import noria
 
 
-def run(page: Path) -> int:
-    """Run a page in the current folder; return the number of its blocks."""
-    text, namespace = page.read_text(), {"__name__": page.name}
+def run(page: Path) -> tuple[dict[str, object], int]:
+    """Run a page in the current folder; return its names and the number of its blocks."""
+    text = page.read_text()
+    namespace: dict[str, object] = {"__name__": page.name}
     blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
     for block in blocks:
         lines_before = "\n" * text[: block.start(1)].count("\n")
         exec(compile(lines_before + block[1], str(page), "exec"), namespace)
-    return len(blocks)
+    return namespace, len(blocks)
 
 
 def main() -> None:
@@ -36,7 +37,8 @@ def main() -> None:
     for page in pages:
         with tempfile.TemporaryDirectory() as scratch:
             os.chdir(scratch)
-            print(f"{page.name}: {run(page)} blocks ran with {folder}", flush=True)
+            _, count = run(page)
+            print(f"{page.name}: {count} blocks ran with {folder}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import jax
@@ -36,14 +37,8 @@ def test_examples_in_docstrings(name):
 GENERATED = {"site", "dist", "build", ".venv"}
 
 
-def run_page(page):
-    """Run the blocks of a page in one namespace, without blocks marked ``python skip``."""
-    namespace: dict[str, object] = {"__name__": page.name}
-    text = page.read_text()
-    for match in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        line = text[: match.start(1)].count("\n")
-        exec(compile("\n" * line + match[1], str(page), "exec"), namespace)
-    return namespace
+#: `run` of the script that checks the wheel: the names of a page, and the number of its blocks.
+run_page = runpy.run_path(str(ROOT / "scripts" / "run_page.py"))["run"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +85,7 @@ CONVERTERS = [
     ("library", "page", "function", "make", "cases"), CONVERTERS, ids=lambda value: str(value)[:12]
 )
 def test_converters_of_pages_give_the_frozen_outputs(library, page, function, make, cases):
-    convert = run_page(ROOT / "docs" / page)[function]
+    convert = run_page(ROOT / "docs" / page)[0][function]
     frozen = np.load(ROOT / "tests" / "golden" / f"{library}.npz")
     for case in cases.split():
         keys = [key for key in frozen if key.startswith(f"{case}/")]

@@ -7,7 +7,6 @@ of the time of differentiating a step; ``benchmarks/tracing.py`` measures it.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -89,14 +88,16 @@ class EquationVJP:
                 total[value] = g
         for value in parameters:
             if value not in total:
-                more, (total[value],) = build(partial(_zeros, value), [], equation.source)
+                more, total[value] = zeros_of(value, equation.source)
                 equations += more
         outputs = [total[value] for value in parameters]
         return extract(equations, outputs, inputs_of(equations, outputs))
 
 
-def _zeros(value: Value) -> list[jax.Array]:
-    return [jnp.zeros(value.aval.shape, value.aval.dtype)]
+def zeros_of(value: Value, source: object) -> tuple[list[Equation], Atom]:
+    """Zeros like a value, and the equations that make them."""
+    equations, (zeros,) = build(lambda: [jnp.zeros(value.aval.shape, value.aval.dtype)], [], source)
+    return equations, zeros
 
 
 def equation_vjps(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[EquationVJP]:

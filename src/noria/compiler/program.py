@@ -9,6 +9,7 @@ from typing import Protocol
 import jax
 import jax.tree_util as jtu
 
+from noria._integers import ceil_div
 from noria._jax import is_symbolic
 from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
@@ -124,7 +125,7 @@ class Program:
         """The values stored for the gradient besides inputs and outputs, and how often."""
         batch, size = math.prod(sizes.state_axes), self.checkpoint_steps(sizes.time)
         if size < sizes.time:
-            return self.split.state, batch * math.ceil(sizes.time / size)
+            return self.split.state, batch * ceil_div(sizes.time, size)
         return self.executor.stored(), batch * sizes.time
 
     def checkpoint_steps(self, time: int) -> int:

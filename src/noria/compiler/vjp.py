@@ -15,14 +15,12 @@ A backend with accumulators sums it in the reverse loop (`noria.compiler.accumul
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria.compiler.equation_vjp import EquationVJP, equation_vjps
+from noria.compiler.equation_vjp import EquationVJP, equation_vjps, zeros_of
 from noria.compiler.param_use import ParameterUse
 from noria.compiler.residuals import StepVJP, divide
 from noria.compiler.split import Split
-from noria.ir.build import build
 from noria.ir.graph import Atom, Env, Equation, Graph, Value, is_inexact, is_literal, values_of
 from noria.ir.passes import cse, dependence, inlined
 from noria.ir.primitives import LIGHT
@@ -141,9 +139,7 @@ class _Tape:
     def gradient(self, value: Value) -> Atom:
         """The cotangent of a value, zeros if there is none."""
         if value not in self.cotangent:
-            made, (zeros,) = build(
-                lambda: [jnp.zeros(value.aval.shape, value.aval.dtype)], [], None
-            )
+            made, zeros = zeros_of(value, None)
             self.reverse += made
             return zeros
         return self.cotangent[value]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria._errors import check_key, check_numbers, check_sizes
+from noria._integers import ceil_div
 from noria._types import Key
 
 
@@ -139,7 +140,7 @@ class Batches:
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        return -(-len(self._columns[0]) // self._batch_size)
+        return ceil_div(len(self._columns[0]), self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         key = None if self._key is None else jax.random.fold_in(self._key, self._epoch)

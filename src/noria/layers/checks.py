@@ -5,7 +5,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 
 from noria._errors import check_choice
 from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, names
@@ -61,11 +60,6 @@ def check_options(call: str, backend: str, save: str, checkpoint: int | str | No
 def chooses_residuals(backend: str) -> bool:
     """Whether a backend has an option ``save=``."""
     return backend in ("auto", *LOOP_BACKENDS)
-
-
-def spec_of(tree: Any) -> Any:
-    """Structure, shapes and dtypes of a pytree, to compare."""
-    return jtu.tree_structure(tree), [(leaf.shape, leaf.dtype) for leaf in jtu.tree_leaves(tree)]
 
 
 def strip_weak_type(leaf: Any) -> jax.Array:

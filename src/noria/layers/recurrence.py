@@ -15,12 +15,12 @@ from noria._types import Key, State
 from noria.backends.base import Problem
 from noria.cells.base import cell_name, needs_key, takes_key
 from noria.compiler.select import Options, is_listening, run_locally, run_single_step
+from noria.compiler.trace import tree_spec
 from noria.ir.evaluate import of_one, spread
 from noria.layers.base import Layer
 from noria.layers.checks import (
     check_cell,
     check_options,
-    spec_of,
     strip_weak_type,
 )
 from noria.layers.compiled import dependence_of
@@ -125,7 +125,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         state = jtu.tree_map(strip_weak_type, initial_state)
         if hasattr(self.cell, "initial_state") and state is not None:
             own = jtu.tree_map(strip_weak_type, self.cell.initial_state())
-            if spec_of(state) != spec_of(own):
+            if tree_spec(state) != tree_spec(own):
                 raise ValueError(
                     f"{call}: initial_state is {describe(state)}; "
                     f"expected {describe(own)}, the state of one example. "

@@ -19,6 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from noria._integers import ceil_div
+
 #: Steps of a chunk: many enough to keep a device busy, few enough that products rarely overflow.
 CHUNK = 256
 
@@ -140,8 +142,8 @@ def _parallel(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> ja
 
 def _composed(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> jax.Array:
     time = a.shape[0]
-    count = -(-time // CHUNK)
-    size = -(-time // count)
+    count = ceil_div(time, CHUNK)
+    size = ceil_div(time, count)
     # Identity steps pad the last chunk.
     scales, shifts = _compose(
         _chunks(a, jnp.ones_like(start), count, size),

@@ -173,13 +173,15 @@ class NativeLoop:
                 lambda weight: not unpacked and limits.prefer_block(weight, batch),
             )
         shares, by_features = shares_of(schedule, time, batch, limits)
-        staged = self._staged(schedule) if min(time, batch) > 1 and not by_features else ()
+        batch_major = self._batch_major(schedule)
+        is_staged = min(time, batch) > 1 and not by_features
+        staged = self._staged(schedule, batch_major) if is_staged else ()
         plan = KernelPlan(schedule, self.isa, by_features, unpacked, staged, limits)
         block = block_steps(plan, time, batch, limits)
         scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, block),), jnp.uint8)
         sizes = handler.sizes(time, batch, self.call.reverse, block, shares)
         given, wanted = (
-            [slot in self._batch_major(schedule) and slot not in plan.staged for slot in slots]
+            [slot in batch_major and slot not in plan.staged for slot in slots]
             for slots in (schedule.buffers(INPUTS), schedule.buffers(RESULTS))
         )
         results = jax.eval_shape(
@@ -197,7 +199,7 @@ class NativeLoop:
         one, two, _ = self.call.ends
         return found + schedule.buffers(("emitted",))[: two - one]
 
-    def _staged(self, schedule: Schedule) -> list[Slot]:
+    def _staged(self, schedule: Schedule, batch_major: Sequence[Slot]) -> list[Slot]:
         """Those that pass through a staging buffer: not those that are multiplied for a block."""
         blocks = {(p.source.kind, p.source.number) for p in schedule.prologue}
         blocks |= {(p.target.kind, p.target.number) for p in schedule.epilogue}
@@ -206,7 +208,7 @@ class NativeLoop:
         outputs = self.call.graph.outputs
         return [
             slot
-            for slot in self._batch_major(schedule)
+            for slot in batch_major
             if (slot.kind, slot.number) not in blocks
             and not (slot.kind == "emitted" and is_literal(outputs[one + slot.number]))
         ]

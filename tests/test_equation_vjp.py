@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.extend.core import Primitive
+from jax.interpreters import ad
 from jax.sharding import AxisType
 
 from noria.compiler import equation_vjp
@@ -88,6 +90,18 @@ def test_each_setting_of_jax_has_its_own_pull_backs(traced, setting):
         gradients(lambda x: jax.lax.sin(x), X)
         assert len(traced) == 2
     gradients(lambda x: jax.lax.sin(x), X)
+    assert len(traced) == 2
+
+
+def test_the_rule_of_a_primitive_of_the_user_is_traced_each_time(traced):
+    """It can be replaced: here it is another one the second time."""
+    primitive = Primitive("sin")
+    primitive.def_abstract_eval(lambda x: x)
+    primitive.def_impl(jax.lax.sin)
+    for factor in (2.0, 3.0):
+        ad.defjvp(primitive, lambda t, x, factor=factor: factor * t)
+        (found,) = gradients(lambda x: primitive.bind(x), X)
+        np.testing.assert_array_equal(found, np.full_like(X, factor))
     assert len(traced) == 2
 
 

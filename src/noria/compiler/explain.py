@@ -11,10 +11,20 @@ from typing import Any
 
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import LinearExecutor, is_linear
+from noria.compiler.param_use import pull_back_of_a_step
 from noria.compiler.program import Executor
 from noria.compiler.select import Decision, listening
 from noria.display import explanation_html, explanations_html
-from noria.ir.graph import EMPTY, Equation, Graph, is_literal, size_in_bytes
+from noria.ir.graph import (
+    EMPTY,
+    Equation,
+    Graph,
+    is_inexact,
+    is_literal,
+    size_in_bytes,
+    values_of,
+)
+from noria.ir.passes import extract
 from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.source import origin
 
@@ -239,13 +249,21 @@ def _gradient(executor: Executor) -> tuple[Graph | None, Graph, list[str]]:
 
     The reverse loop is ``None`` for a step without a gradient; a note gives the reason.
     """
-    if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
-        return EMPTY, EMPTY, []
     try:
+        _check_derivative(executor.split.prologue)
+        if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
+            return EMPTY, EMPTY, []
         gradient = executor.gradient
     except Exception as error:  # a derivative rule may be the user's and raise any error
         return None, EMPTY, [f"no gradient: {_first_line(error)}"]
     return gradient.reverse.call.graph, Graph((), (), gradient.uses), gradient.notes
+
+
+def _check_derivative(graph: Graph) -> None:
+    """Raise the error of an equation without a derivative, as JAX does in a gradient."""
+    outputs = tuple(filter(is_inexact, values_of(graph.outputs)))
+    inputs = tuple(filter(is_inexact, graph.inputs))
+    pull_back_of_a_step(extract(graph.equations, outputs, graph.inputs), inputs)
 
 
 def _first_line(error: Exception) -> str:

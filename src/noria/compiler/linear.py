@@ -71,7 +71,19 @@ class LinearExecutor:
 
     @property
     def as_run(self) -> tuple[Graph, Graph]:
-        return self.split.prologue, self.split.loop
+        """The prologue, and as the loop: coefficients, the recurrence, and the emission."""
+        split, width = self.split, len(self.split.state)
+        scales, shifts = self.coefficients.outputs[:width], self.coefficients.outputs[width:]
+        sources = {v: e.source for e in split.loop.equations for v in e.outputs}
+        recurrence: list[Equation] = []
+        for before, after, a, b in zip(split.state, split.next_state, scales, shifts, strict=True):
+            scaled = Value(before.aval)
+            recurrence += [
+                Equation(jax.lax.mul_p, (a, before), (scaled,), {}, sources[after]),
+                Equation(jax.lax.add_p, (scaled, b), (after,), {}, sources[after]),
+            ]
+        equations = (*self.coefficients.equations, *recurrence, *self.emission.equations)
+        return split.prologue, Graph(split.loop.inputs, split.loop.outputs, equations)
 
     def stored(self) -> tuple[Value, ...]:
         """The scales and the states; what else is stored is up to JAX."""

@@ -31,7 +31,7 @@ class Executor(Protocol):
 
     Attributes:
         split: the parts of the step.
-        time_first: whether arrays of all steps have time in front.
+        time_major: whether arrays of all steps have time in front.
         as_run: prologue and loop without a derivative, in the form that the backend runs.
     """
 
@@ -42,7 +42,7 @@ class Executor(Protocol):
     def as_run(self) -> tuple[Graph, Graph]: ...
 
     @property
-    def time_first(self) -> bool: ...
+    def time_major(self) -> bool: ...
 
     def __call__(self, parameters: Arrays, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
         """Final state and emitted values."""
@@ -86,7 +86,7 @@ class Program:
         env |= env_of(parts.invariant.outputs, evaluate(parts.invariant, env, {}, ()))
         needed = {*parts.parameters, *parts.epilogue.inputs}
         used = tuple(v for v in env if v in needed)
-        order = sizes._replace(time_first=self.executor.time_first)
+        order = sizes._replace(time_major=self.executor.time_major)
         swap = order.time_axis != sizes.time_axis
         steps = [swapped(a, sizes) for a in steps] if swap else steps
 

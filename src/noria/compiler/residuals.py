@@ -88,7 +88,7 @@ class StepVJP:
         needed = {*self.reverse.inputs, *self.rematerialize.inputs}
         return tuple(v for v in self.split.hoisted if v in needed)
 
-    def stored(self, previous: bool) -> tuple[tuple[Value, ...], dict[Value, ResidualRef]]:
+    def places(self, previous: bool) -> tuple[tuple[Value, ...], dict[Value, ResidualRef]]:
         """The residuals that the forward loop must store, and the places of all residuals.
 
         Emitted values are not stored again. Nor is the state before a step, if its next state is

@@ -168,7 +168,7 @@ def _loop(
     """The program on a loop backend, and an obstacle if the backend cannot run it."""
     backend = loop_backend(name)
     traced, parts = split_step(traced, 1 if sizes.batch is None else sizes.batch, backend)
-    order = sizes._replace(time_first=backend.time_first)
+    order = sizes._replace(time_major=backend.time_major)
     save = SAVE_POLICIES[options.save]
     executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
     program = Program(traced, executor, problem.reverse, options.checkpoint)

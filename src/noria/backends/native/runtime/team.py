@@ -102,7 +102,7 @@ class Team:
         )
 
     def claim(self, share: ir.Value, phase: ir.Value) -> ir.Value:
-        """Whether this thread gets a phase of a share: it advances the counter before any other."""
+        """Whether this thread claims a phase of a share: it is the first to advance the counter."""
         b = self.b
         claimed = self.counter(share, "claimed")
         found = b.cmpxchg(claimed, phase, b.add(phase, i64(1)), "acq_rel", "acquire")

@@ -82,7 +82,7 @@ class Tuning:
 
     #: Rows (steps times examples) up to which weights are read in place, not packed into panels:
     #: packing reads a weight once more.
-    unpacked_rows: int = 4
+    unpacked_rows: int = 8
 
     #: Bytes of a weight that a step reads fast for one example. A larger one is multiplied for a
     #: time block at once; the limit grows with the batch, up to ``small_weight_examples``.

@@ -68,4 +68,4 @@ def add(a: Any, b: Any) -> Any:
     """The sum of two cotangents, ``None`` where there is none."""
     if a is None or a.dtype == jax.dtypes.float0:
         return b
-    return a if b is None else a + b
+    return a if b is None else jax.lax.add(a, b)

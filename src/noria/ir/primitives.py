@@ -16,7 +16,7 @@ from noria.ir.graph import Equation
 
 
 class Kind(Enum):
-    """What a primitive does to numbers."""
+    """The effect of a primitive on numbers."""
 
     MOVE = "moves or selects numbers"
     LIGHT = "a few instructions for each number"
@@ -181,7 +181,7 @@ def is_contraction(equation: Equation) -> bool:
 
 
 def is_heavy(equation: Equation) -> bool:
-    """Whether an equation is a contraction, a convolution, a gather, a loop: not light."""
+    """Whether an equation is a contraction, a convolution, a gather or a loop."""
     if equation.name == "dot_general":
         return is_contraction(equation)
     if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):

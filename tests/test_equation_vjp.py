@@ -1,5 +1,7 @@
 """Pull-backs of equations: kept between steps, and never one that is out of date."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from noria.compiler import equation_vjp
 from noria.compiler.equation_vjp import equation_vjps
 from noria.ir.build import graph_of
 
+CONFIG: Any = jax.config
 X = np.array([0.5, -1.5, 2.0], np.float32)
 
 
@@ -50,7 +53,7 @@ def test_equal_equations_of_two_steps_are_traced_once(traced):
     assert traced == ["sin"]
 
 
-VARIANTS = {
+VARIANTS: dict[str, list[Any]] = {
     "dtype": [(lambda x: jax.lax.sin(x), (X.astype(d),), (0,)) for d in (np.float32, np.float16)],
     "shape": [(lambda x: jax.lax.sin(x), (X[:n],), (0,)) for n in (2, 3)],
     "parameter": [(lambda x, y=y: jax.lax.integer_pow(x, y), (X,), (0,)) for y in (2, 3)],
@@ -76,7 +79,7 @@ def test_equations_that_differ_have_their_own_pull_backs(traced, difference):
 @pytest.mark.parametrize(
     "setting",
     [
-        lambda: jax.enable_x64(not jax.config.jax_enable_x64),
+        lambda: jax.enable_x64(not CONFIG.jax_enable_x64),
         lambda: jax.default_matmul_precision("highest"),
         lambda: jax.numpy_dtype_promotion("standard"),
         lambda: jax.numpy_rank_promotion("raise"),
@@ -109,6 +112,7 @@ def test_the_rule_of_a_primitive_of_the_user_is_traced_each_time(traced):
 def test_a_rule_of_the_user_is_traced_each_time(traced, form):
     """It can read a variable, here ``factor``."""
     factor = 1.0
+    function: Any
     if form == "jvp":
         function = jax.custom_jvp(jax.lax.sin)
         function.defjvp(lambda xs, ts: (jax.lax.sin(xs[0]), factor * ts[0]))

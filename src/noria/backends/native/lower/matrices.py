@@ -124,7 +124,9 @@ def _pad(equation: Equation) -> Function | None:
         for axis, (low, high, _) in enumerate(config):
             a = jax.lax.slice_in_dim(a, max(0, -low), a.shape[axis] - max(0, -high), axis=axis)
             before, after = (
-                [jnp.broadcast_to(value, (*a.shape[:axis], n, *a.shape[axis + 1 :]))] * (n > 0)
+                [jnp.broadcast_to(value, (*a.shape[:axis], n, *a.shape[axis + 1 :]))]
+                if n > 0
+                else []
                 for n in (low, high)
             )
             if before or after:

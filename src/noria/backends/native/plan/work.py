@@ -15,8 +15,8 @@ def shares_of(schedule: Schedule, time: int, batch: int, tuning: Tuning) -> tupl
     """The number of shares, and whether they are shares of the features, not rows of the batch.
 
     Features are divided if there are few rows, and each stage is so much work that waiting for the
-    other threads after it costs little. Reductions need all features, and stages on matrices all rows, so
-    they rule that out.
+    other threads after it costs little. Reductions need all features, and stages on matrices all
+    rows, so they rule that out.
     """
     products = {equation: 2 * dot.depth * dot.width for equation, dot in schedule.dots.items()}
     hoisted = sum(products[p.equation] for p in (*schedule.prologue, *schedule.epilogue))

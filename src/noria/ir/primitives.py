@@ -163,6 +163,9 @@ LIGHT = _of_kind(Kind.MOVE, Kind.LIGHT, Kind.TRANSCENDENTAL, Kind.REDUCTION)
 #: Views, which become offsets in native code.
 VIEWS = frozenset(name for name, primitive in PRIMITIVES.items() if primitive.view)
 
+#: Views in a loop over rows and features.
+MATRIX_VIEWS = VIEWS | {"rev"}
+
 #: Reductions with native code, and the primitive that each repeats.
 COMBINE = {name: primitive.combine for name, primitive in PRIMITIVES.items() if primitive.combine}
 

@@ -108,6 +108,9 @@ class Tuning:
     #: Vectors of a block of features in a stage without products.
     elementwise_vectors: int = 2
 
+    #: Vectors of a block of features in a stage on matrices: a head of 64 numbers with AVX-512.
+    matrix_vectors: int = 4
+
     # --- time blocks ------------------------------------------------------------------------------
 
     #: Rows of a time block whose operands are kept for accumulators: enough to hide the loads and

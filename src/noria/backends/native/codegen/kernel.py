@@ -46,12 +46,20 @@ from noria.backends.native.codegen.llvm import (
     stack,
     store_lanes,
 )
+from noria.backends.native.codegen.matrix import MatrixStageCode
 from noria.backends.native.codegen.microkernels import gemm_microkernel
 from noria.backends.native.codegen.packing import emit_pack
 from noria.backends.native.codegen.row import combine, emit_row, neutral
 from noria.backends.native.codegen.time_block import emit_time_block
 from noria.backends.native.plan.stages import Stage
-from noria.backends.native.plan.tiling import ALIGN, KernelPlan, Panel, StageTiling, item_of
+from noria.backends.native.plan.tiling import (
+    ALIGN,
+    KernelPlan,
+    MatrixTiling,
+    Panel,
+    StageTiling,
+    item_of,
+)
 from noria.ir.graph import size
 
 
@@ -134,8 +142,13 @@ class _Run:
 
     # --- stages -----------------------------------------------------------------------------------
 
-    def _stage(self, tiling: StageTiling) -> None:
+    def _stage(self, tiling: StageTiling | MatrixTiling) -> None:
         b, plan = self.b, self.plan
+        if isinstance(tiling, MatrixTiling):
+            code = MatrixStageCode(self.addresses, tiling)
+            with loop(b, self.first, self.last) as row:
+                code.emit(row)
+            return
         share, shares = self.part[2:] if plan.by_features else (i64(0), i64(1))
         self._start_reductions(tiling.stage)
         if tiling.panels:

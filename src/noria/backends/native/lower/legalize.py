@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from noria._jax import call
+from noria.backends.native.lower.matrices import on_rows
 from noria.backends.native.lower.small_matrices import Refused, in_pieces
 from noria.backends.native.lower.supported import (
     TooLong,
     UnsupportedEquation,
     check_dtype,
     has_native_code,
+    has_row_code,
     is_sized,
 )
 from noria.backends.native.machine import tuning
@@ -75,7 +77,8 @@ def legalized(graph: Graph, weights: Iterable[Any]) -> Graph:
             continue
         inner = _expanded(equation, function, is_constant)
         equations += inner.equations
-        replaced |= dict(zip(equation.outputs, inner.outputs, strict=True))
+        pairs = zip(equation.outputs, inner.outputs, strict=True)
+        replaced |= {old: new for old, new in pairs if old is not new}
     found = Graph(graph.inputs, graph.outputs, tuple(equations))
     return substitute(found, replaced) if replaced else found
 
@@ -94,18 +97,30 @@ def _is_legal(equation: Equation, is_constant: Sequence[bool]) -> bool:
 
 
 def _expanded(equation: Equation, function: Function | None, is_constant: list[bool]) -> Graph:
-    """The legal equations that replace an equation."""
+    """The legal equations that replace an equation: in a few pieces, else in a loop over rows."""
     weights = [*itertools.compress(equation.inputs, is_constant)]
     if function is not None:
-        made, outputs = build(function, equation.inputs, equation.source)
-        return legalized(Graph((), tuple(outputs), tuple(made)), weights)
+        return _built(equation, function, weights)
     if not is_sized(equation):
         raise UnsupportedEquation(equation)
     try:
-        made, outputs = build(in_pieces(equation, is_constant), equation.inputs, equation.source)
-        return legalized(Graph((), tuple(outputs), tuple(made)), weights)
+        return _built(equation, in_pieces(equation, is_constant), weights)
     except (Refused, UnsupportedEquation):
+        pass
+    if has_row_code(equation):
+        return Graph((), equation.outputs, (equation,))
+    function = on_rows(equation)
+    if function is None:
+        raise UnsupportedEquation(equation)
+    try:
+        return _built(equation, function, weights)
+    except UnsupportedEquation:
         raise UnsupportedEquation(equation) from None
+
+
+def _built(equation: Equation, function: Function, weights: Sequence[Any]) -> Graph:
+    made, outputs = build(function, equation.inputs, equation.source)
+    return legalized(Graph((), tuple(outputs), tuple(made)), weights)
 
 
 # --- rewrites -------------------------------------------------------------------------------------

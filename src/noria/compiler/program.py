@@ -20,7 +20,7 @@ from noria.compiler.executors import Outputs
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Graph, Value, env_of
+from noria.ir.graph import Env, Equation, Graph, Value, env_of
 from noria.ir.passes import dependence
 from noria.ir.primitives import is_heavy
 
@@ -137,10 +137,16 @@ class Program:
         return math.isqrt(time - 1) + 1 if given == "sqrt" else int(given)
 
 
-def split_step(traced: Traced, batch: Size, backend: LoopBackend) -> tuple[Traced, Split]:
+def split_step(
+    traced: Traced, batch: Size, backend: LoopBackend, *, products_leave: bool = False
+) -> tuple[Traced, Split]:
     """Rewrite and split a step as a loop backend prefers. Return the step, and the parts."""
     if backend.packs_weights:
         traced = replace(traced, graph=without_transposes(traced.graph))
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
-    return traced, split(traced, lambda e: backend.should_hoist(e, traced.steps, batch, light))
+
+    def should_hoist(equation: Equation) -> bool:
+        return backend.should_hoist(equation, traced.steps, batch, light)
+
+    return traced, split(traced, should_hoist, products_leave=products_leave)

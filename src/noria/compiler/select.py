@@ -167,14 +167,27 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
 def _loop(
     name: str, traced: Traced, problem: Problem, sizes: Sizes, options: Options
 ) -> tuple[Program, str | None]:
-    """The program on a loop backend, and an obstacle if the backend cannot run it."""
+    """The program on a loop backend, and an obstacle if the backend cannot run it.
+
+    The obstacle may be a product that reads the state out. Then the product leaves the loop.
+    """
     backend = loop_backend(name)
-    traced, parts = split_step(traced, 1 if sizes.batch is None else sizes.batch, backend)
+    batch = 1 if sizes.batch is None else sizes.batch
     order = sizes._replace(time_major=backend.time_major)
     save = SAVE_POLICIES[options.save]
-    executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
-    program = Program(traced, executor, problem.reverse, options.checkpoint)
-    return program, backend.supports(executor.inference.call)
+
+    def attempt(products_leave: bool) -> tuple[Program, str | None]:
+        step, parts = split_step(traced, batch, backend, products_leave=products_leave)
+        executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
+        program = Program(step, executor, problem.reverse, options.checkpoint)
+        return program, backend.supports(executor.inference.call)
+
+    program, obstacle = attempt(False)
+    if obstacle is not None and program.split.reads_out:
+        other, remaining = attempt(True)
+        if remaining is None:
+            return other, None
+    return program, obstacle
 
 
 def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:

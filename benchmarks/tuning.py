@@ -93,6 +93,20 @@ def fast_weights(steps: int, size: int) -> tuple[Any, jax.Array]:
     return layer, jax.random.normal(jax.random.key(1), (8, steps, size))
 
 
+def retention(steps: int, batch: int, heads: int, size: int) -> tuple[Any, jax.Array]:
+    """A matrix for each head, with an outer product and a read-out."""
+    width = heads * size
+    W = jax.random.normal(jax.random.key(0), (3 * width, width)) / math.sqrt(width)
+
+    def step(state: Any, x: jax.Array) -> Any:
+        q, k, v = (W @ x).reshape(3, heads, size)
+        S = 0.9 * state[1] + k[:, :, None] * v[:, None, :]
+        return jnp.einsum("hk,hkv->hv", q, S), S
+
+    layer = nr.Recurrence(step, (jnp.zeros((heads, size)), jnp.zeros((heads, size, size))))
+    return layer, jax.random.normal(jax.random.key(1), (batch, steps, width))
+
+
 def layer_norm(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, jax.Array]:
     """A step with a hoisted product of a computed value, on the scan."""
     W = jax.random.normal(jax.random.key(0), (units, inputs)) / math.sqrt(inputs)
@@ -136,7 +150,8 @@ ALWAYS_BLOCK = tuned(small_weight_bytes=0, block_examples=HUGE)
 UNPACKED, PACKED = tuned(unpacked_rows=HUGE), tuned(unpacked_rows=0)
 ONE_THREAD, THREADS = tuned(threads=1), tuned(thread_flops=1)
 BY_ROWS, BY_FEATURES = (tuned(thread_flops=1, stage_flops=n) for n in (HUGE, 0))
-SCAN, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
+ROWS, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
+TOGETHER, ONE_BY_ONE = tuned(matrix_state_bytes=HUGE), tuned(matrix_state_bytes=0)
 
 
 # --- thresholds -----------------------------------------------------------------------------------
@@ -160,7 +175,12 @@ def lines(name: str) -> Iterator[Line]:
                 yield Line(label, infer, lstm(1, batch, units, units), PACKED, UNPACKED)
     elif name == "pieces":
         for size in (4, 8, 16, 24):
-            yield Line(f"{size} pieces", infer, fast_weights(100, size), SCAN, PIECES)
+            yield Line(f"{size} pieces", infer, fast_weights(100, size), ROWS, PIECES)
+    elif name == "matrix_state_bytes":
+        for heads, size in ((1, 8), (1, 16), (2, 16), (4, 16), (2, 32), (4, 32)):
+            label = f"{4 * heads * size * size:,} bytes of matrices"
+            problem = retention(64, 16, heads, size)
+            yield Line(label, infer, problem, TOGETHER, ONE_BY_ONE)
     else:
         for batch, units in _BLOCKS[name]:
             label = f"{batch} examples, weight of {4 * 4 * units * units:,} bytes"
@@ -184,6 +204,7 @@ SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = 
     "tile_rows": ((1, 2, 4, 6), infer, partial(rnn, 50, 64, 128, 256)),
     "panel_vectors": (((1, 1), (2, 2), (3, 3), (6, 6)), infer, partial(rnn, 200, 1, 128, 256)),
     "elementwise_vectors": ((1, 4), train, partial(lstm, 100, 64, 16, 64)),
+    "matrix_vectors": ((1, 2, 8), infer, partial(retention, 200, 1, 2, 64)),
     "block_rows": ((64, 128, 2048, 8192), train, partial(lstm, 200, 32, 64, 128)),
     "block_bytes": ((2**15, 2**17, 2**21, 2**23), infer, partial(lstm, 400, 1, 256, 256)),
     "update_vectors": ((1, 2, 4), train, partial(lstm, 100, 32, 64, 128)),

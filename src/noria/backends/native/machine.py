@@ -136,7 +136,8 @@ class Tuning:
 
     # --- size of the code -------------------------------------------------------------------------
 
-    #: Pieces of an equation on a small matrix. With more, XLA's code is faster than the many lines.
+    #: Pieces of an equation on a small matrix. With more it becomes a loop over rows, whose code
+    #: does not grow.
     pieces: int = 16
 
     #: Equations of a step. The time of LLVM grows faster than their number: 1.1 s for 820, 2.5 s

@@ -8,7 +8,8 @@ There is native code for vectors, and for the product of a vector with a weight:
     v M = v₁ M[1] + v₂ M[2] …    or a sum of rows
     (v kᵀ)[k] = v[k] k           moves: runs of elements that are neighbours
 
-The code grows with the number of pieces, so `Tuning.pieces` limits it; XLA runs larger matrices.
+The code grows with the number of pieces, so `Tuning.pieces` limits it; larger matrices have loops
+over rows (`matrices`).
 """
 
 from bisect import bisect

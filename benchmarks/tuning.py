@@ -83,14 +83,15 @@ def rnn(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, jax.Array
     return layer, jax.random.normal(jax.random.key(1), (batch, steps, inputs))
 
 
-def fast_weights(steps: int, size: int) -> tuple[Any, jax.Array]:
-    """A state that is a matrix: M' = 0.9 M + tanh(M x) xᵀ."""
+def heads_of(count: int) -> tuple[Any, jax.Array]:
+    """A product for each head with its part of a weight."""
+    U = jax.random.normal(jax.random.key(0), (count, 32, 32)) / 6
 
-    def step(m: jax.Array, x: jax.Array) -> jax.Array:
-        return 0.9 * m + jnp.outer(jnp.tanh(m @ x), x) / size
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(jnp.einsum("hi,hij->hj", h, U) + x)
 
-    layer = nr.Recurrence(step, jnp.zeros((size, size)))
-    return layer, jax.random.normal(jax.random.key(1), (8, steps, size))
+    layer = nr.Recurrence(step, jnp.zeros((count, 32)))
+    return layer, jax.random.normal(jax.random.key(1), (16, 100, count, 32))
 
 
 def retention(steps: int, batch: int, heads: int, size: int) -> tuple[Any, jax.Array]:
@@ -174,8 +175,9 @@ def lines(name: str) -> Iterator[Line]:
                 label = f"{batch} rows, {units} units"
                 yield Line(label, infer, lstm(1, batch, units, units), PACKED, UNPACKED)
     elif name == "pieces":
-        for size in (4, 8, 16, 24):
-            yield Line(f"{size} pieces", infer, fast_weights(100, size), ROWS, PIECES)
+        for count in (1, 2, 4, 8, 16):
+            label = f"{2 * count} pieces"
+            yield Line(label, infer, heads_of(count), ROWS, PIECES)
     elif name == "matrix_state_bytes":
         for heads, size in ((1, 8), (1, 16), (2, 16), (4, 16), (2, 32), (4, 32)):
             label = f"{4 * heads * size * size:,} bytes of matrices"

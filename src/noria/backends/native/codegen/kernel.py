@@ -90,16 +90,25 @@ class _Run:
         if self.plan.by_features:
             self._one_stage()
             return
-        b, plan, (begin, end, _, _) = self.b, self.plan, self.part
-        if plan.staged:
-            few = i64(plan.staged_steps)
-            count = b.udiv(b.add(b.sub(end, begin), b.sub(few, i64(1))), few)
-            with loop(b, i64(0), count) as n:
-                start = b.add(begin, b.mul(n, few))
-                self._steps(start, minimum(b, b.add(start, few), end))
+        begin, end = self.part[:2]
+        if self.plan.one_by_one:
+            with loop(self.b, self.first, self.last) as row:
+                self.first, self.last = row, self.b.add(row, i64(1))
+                self._all_steps(begin, end)
         else:
+            self._all_steps(begin, end)
+        self.b.ret_void()
+
+    def _all_steps(self, begin: ir.Value, end: ir.Value) -> None:
+        b, plan = self.b, self.plan
+        if not plan.staged:
             self._steps(begin, end)
-        b.ret_void()
+            return
+        few = i64(plan.staged_steps)
+        count = b.udiv(b.add(b.sub(end, begin), b.sub(few, i64(1))), few)
+        with loop(b, i64(0), count) as n:
+            start = b.add(begin, b.mul(n, few))
+            self._steps(start, minimum(b, b.add(start, few), end))
 
     def _one_stage(self) -> None:
         """A share of the features of one stage of one step."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from noria._integers import ceil_div
 from noria.backends.native.codegen.addresses import Addresses, vector_of
 from noria.backends.native.codegen.elementwise import EMITTERS, in_memory
 from noria.backends.native.codegen.gemv import horizontal
@@ -68,8 +69,9 @@ class MatrixStageCode:
         for equation, targets in stage.reductions:
             wide = self._access(targets[0]).strides[last] != 0
             (self.over_rows if wide else self.over_features).append((equation, targets))
-        vectors = -(-self.features // self.lanes)
-        self.sums = [self._memory(e, vectors) for e, _ in self.over_rows]
+        vectors = ceil_div(self.features, self.lanes)
+        rows_of_tiles = self.over_rows if self.over_features else ()
+        self.sums = [self._memory(e, vectors) for e, _ in rows_of_tiles]
         self.partial = [self._memory(e, self.lanes) for e, _ in self.over_features]
         self._nodes: dict[Any, MatrixNode] = {}
 
@@ -95,15 +97,15 @@ class MatrixStageCode:
 
     def _one_matrix(self) -> None:
         b = self.b
-        for (equation, _), memory in zip(self.over_rows, self.sums, strict=True):
-            self._fill(memory, equation, -(-self.features // self.lanes))
-        if self.over_features:
-            with loop(b, i64(0), i64(-(-self.rows // self.lanes))) as tile:
-                start = b.mul(tile, i64(self.lanes))
-                self._rows(start, minimum(b, b.add(start, i64(self.lanes)), i64(self.rows)))
-                self._finish_tile(tile, start)
-        else:
+        if not self.over_features:
             self._rows(i64(0), i64(self.rows))
+            return
+        for (equation, _), memory in zip(self.over_rows, self.sums, strict=True):
+            self._fill(memory, equation, ceil_div(self.features, self.lanes))
+        with loop(b, i64(0), i64(ceil_div(self.rows, self.lanes))) as tile:
+            start = b.mul(tile, i64(self.lanes))
+            self._rows(start, minimum(b, b.add(start, i64(self.lanes)), i64(self.rows)))
+            self._finish_tile(tile, start)
         for (_, targets), memory in zip(self.over_rows, self.sums, strict=True):
             self._finish_sums(targets, memory)
 
@@ -112,7 +114,7 @@ class MatrixStageCode:
         kind = self._vector(equation)
         with loop(self.b, i64(0), i64(count)) as n:
             address = advance(self.b, memory, self.b.mul(n, i64(bytes_of(kind))))
-            self.b.store(constant(kind, neutral(equation)), address, align=bytes_of(kind))
+            self.b.store(neutral_vector(kind, equation), address, align=bytes_of(kind))
 
     # --- rows -------------------------------------------------------------------------------------
 
@@ -135,12 +137,6 @@ class MatrixStageCode:
         self._computed: dict[Any, ir.Value] = {}
         self._load_constant_rows()
         before = dict(self._computed)
-        kinds = [self._vector(equation) for equation, _ in self.over_rows]
-        cells = [
-            (advance(b, memory, b.mul(place, i64(bytes_of(kind) // self.lanes))), kind)
-            for memory, kind in zip(self.sums, kinds, strict=True)
-            for place in self.places
-        ]
 
         def step(k: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
             if self.row_axis is not None:
@@ -148,9 +144,22 @@ class MatrixStageCode:
             self._computed = dict(before)
             return self._row(k, sums)
 
+        count = b.sub(stop, start)
+        if not self.over_features:
+            begin = [neutral_vector(self._vector(e), e) for e, _ in self.over_rows for _ in counts]
+            found = iter(carry_loop(b, count, begin, step))
+            for _, targets in self.over_rows:
+                for place, number in zip(self.places, counts, strict=True):
+                    self._store_sum(next(found), targets, place, number)
+            return
+        cells = [
+            (advance(b, memory, b.mul(place, i64(bytes_of(kind) // self.lanes))), kind)
+            for (equation, _), memory in zip(self.over_rows, self.sums, strict=True)
+            for kind in [self._vector(equation)]
+            for place in self.places
+        ]
         sums = [b.load(cell, typ=kind, align=bytes_of(kind)) for cell, kind in cells]
-        sums = carry_loop(b, b.sub(stop, start), sums, step)
-        for (cell, kind), value in zip(cells, sums, strict=True):
+        for (cell, kind), value in zip(cells, carry_loop(b, count, sums, step), strict=True):
             b.store(value, cell, align=bytes_of(kind))
 
     def _load_constant_rows(self) -> None:
@@ -198,7 +207,7 @@ class MatrixStageCode:
         value, count = self._value(operand, whole, n), self.counts[n]
         node = self._nodes.get((id(operand), whole))
         if count < self.lanes:
-            rest = constant(value.type, neutral(equation))
+            rest = neutral_vector(value.type, equation)
             value = b.select(mask(self.lanes, count), value, rest)
         elif total is not None and _is_sum_of_products(equation, node):
             assert isinstance(node, ElementwiseAt)
@@ -301,10 +310,15 @@ class MatrixStageCode:
         for n, count in for_share(b, full, lanes, rest, i64(0), i64(1)):
             shift = b.mul(n, i64(bytes_of(kind)))
             found = b.load(advance(b, memory, shift), typ=kind, align=bytes_of(kind))
-            for target in targets:
-                access = self._access(target)
-                address = self._address(target.slot, access, b.mul(n, i64(lanes)))
-                self._write(found, target, address, access.strides[-1], count)
+            self._store_sum(found, targets, b.mul(n, i64(lanes)), count)
+
+    def _store_sum(
+        self, value: ir.Value, targets: Sequence[Target], feature: ir.Value, count: int
+    ) -> None:
+        for target in targets:
+            access = self._access(target)
+            address = self._address(target.slot, access, feature)
+            self._write(value, target, address, access.strides[-1], count)
 
     def _finish_tile(self, tile: ir.Value, start: ir.Value) -> None:
         """Reduce the vectors of a tile of rows, and store one number for each row."""
@@ -335,6 +349,11 @@ class MatrixStageCode:
                 stride = access.strides[self.row_axis] if self.row_axis is not None else 1
                 address = self._address(target.slot, access, i64(0))
                 self._write(found, target, address, stride, count)
+
+
+def neutral_vector(kind: ir.VectorType, equation: Equation) -> ir.Value:
+    """The neutral element of a reduction in all lanes."""
+    return constant(kind, neutral(equation))
 
 
 def _is_sum_of_products(equation: Equation, node: MatrixNode | None) -> bool:

@@ -114,15 +114,17 @@ def _spread(
 # --- moves ----------------------------------------------------------------------------------------
 
 
-def _pad(equation: Equation) -> Function | None:
+def pad(equation: Equation) -> Function | None:
     """One axis after the other; negative padding cuts."""
     config = equation.params["padding_config"]
     if any(interior for _, _, interior in config):
         return None
 
-    def pad(a: jax.Array, value: jax.Array) -> list[jax.Array]:
+    def padded(a: jax.Array, value: jax.Array) -> list[jax.Array]:
         for axis, (low, high, _) in enumerate(config):
-            a = jax.lax.slice_in_dim(a, max(0, -low), a.shape[axis] - max(0, -high), axis=axis)
+            if min(low, high) < 0:
+                stop = a.shape[axis] - max(0, -high)
+                a = jax.lax.slice_in_dim(a, max(0, -low), stop, axis=axis)
             before, after = (
                 [jnp.broadcast_to(value, (*a.shape[:axis], n, *a.shape[axis + 1 :]))]
                 if n > 0
@@ -133,7 +135,7 @@ def _pad(equation: Equation) -> Function | None:
                 a = jnp.concatenate([*before, a, *after], axis)
         return [a]
 
-    return pad
+    return padded
 
 
 def _stack(equation: Equation) -> Function:
@@ -164,7 +166,6 @@ def _tile(equation: Equation) -> Function:
 
 
 _MOVES: dict[str, Callable[[Equation], Function | None]] = {
-    "pad": _pad,
     "stack": _stack,
     "tile": _tile,
     "unstack": _unstack,

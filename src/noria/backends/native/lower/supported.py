@@ -78,13 +78,15 @@ def has_native_code(equation: Equation) -> bool:
 
 def has_row_code(equation: Equation) -> bool:
     """Whether there is a loop over rows and features for an equation that has no other code."""
-    name, operand = equation.name, equation.inputs[0].aval
+    name = equation.name
+    if not is_sized(equation):
+        return False
     if name in COMBINE:
-        axes = equation.params["axes"]
+        axes, operand = equation.params["axes"], equation.inputs[0].aval
         return len(axes) == 1 and operand.shape[axes[0]] > 1 and operand.dtype != bool
     if name == "reshape":
         return equation.params.get("dimensions") is None
-    return is_sized(equation) and (name in MATRIX_VIEWS or name == "concatenate")
+    return name in MATRIX_VIEWS or name == "concatenate"
 
 
 def _is_elementwise(equation: Equation) -> bool:

@@ -10,6 +10,7 @@ only values that stages of lower levels have stored::
                      level 1: times the transposed U       over the units
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from noria.backends.native.plan.lookup import SpansPieces, pieces_of
@@ -76,7 +77,7 @@ class _Fusion:
                     if value in self.lookup.slots or value in storage.extra_stores:
                         self.levels[value] = self._place(value)
             for atom, slots in storage.extra_stores.items():
-                if atom in self.lookup.leaves:
+                if atom in self.lookup.leaves and not self._is_stored_by_matrices(atom, slots):
                     self._stage(0, size(atom)).stores.append((atom, tuple(slots)))
             for atom, slot in storage.constants:
                 self._stage(0, size(atom)).stores.append((atom, (slot,)))
@@ -149,6 +150,11 @@ class _Fusion:
         if copies := tuple(slot for slot in slots if slot.kind == "operand"):
             self._stage(level + 1, size(value)).stores.append((value, copies))
         return level
+
+    def _is_stored_by_matrices(self, leaf: Any, slots: Sequence[Slot]) -> bool:
+        """Whether a stage on matrices that loads a value has stored it, too."""
+        is_whole = all(slot.kind != "operand" for slot in slots)
+        return is_whole and self.matrices is not None and self.matrices.add_leaf(leaf, slots)
 
     def _is_of_matrix(self, value: Any) -> bool:
         return self.matrices is not None and self.matrices.stores(value)

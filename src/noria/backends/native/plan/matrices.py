@@ -9,11 +9,12 @@ broadcasts are never stored: each point of the domain reads the numbers that it 
                                    store S', reduce q S' over the rows
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from noria.backends.native.plan.access import (
+    Access,
     AffineMap,
     Domain,
     Misaligned,
@@ -27,7 +28,12 @@ from noria.backends.native.plan.access import (
     merged,
 )
 from noria.backends.native.plan.lookup import SpansPieces
-from noria.backends.native.plan.matrix_lookup import ElementwiseAt, LoadAt, MatrixLookup
+from noria.backends.native.plan.matrix_lookup import (
+    ElementwiseAt,
+    LoadAt,
+    MatrixLookup,
+    MatrixNode,
+)
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.storage import Storage
 from noria.ir.graph import Atom, Equation, is_literal, size
@@ -160,6 +166,16 @@ class Matrices:
         )
         return level
 
+    def add_leaf(self, leaf: Any, slots: Sequence[Slot]) -> bool:
+        """Store a value in more slots, in a stage that loads all of it; false if there is none."""
+        whole = affine(0, (size(leaf), 1))
+        for _, stage in self.stages:
+            load = LoadAt(leaf, identity(stage.domain))
+            if any(node == load for _, _, node in self._nodes_of(stage)):
+                stage.stores.append((leaf, tuple(Target(slot, whole) for slot in slots)))
+                return True
+        return False
+
     def _cut_for(self, place: AffineMap, value: Any) -> Domain:
         """The coarsest domain of a value in which a map is affine."""
         domain: Domain = (size(value),)
@@ -234,6 +250,9 @@ class Matrices:
 
     def computed(self, stage: MatrixStage) -> list[Any]:
         """The values that a stage computes."""
-        roots = [*(a for a, _ in stage.stores), *(e.inputs[0] for e, _ in stage.reductions)]
-        nodes = self.nodes.nodes(roots, stage.domain, stage.local.__contains__)
+        nodes = self._nodes_of(stage)
         return [value for value, _, node in nodes if isinstance(node, ElementwiseAt)]
+
+    def _nodes_of(self, stage: MatrixStage) -> Iterator[tuple[Any, Access, MatrixNode]]:
+        roots = [*(a for a, _ in stage.stores), *(e.inputs[0] for e, _ in stage.reductions)]
+        return self.nodes.nodes(roots, stage.domain, stage.local.__contains__)

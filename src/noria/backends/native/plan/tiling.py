@@ -116,6 +116,9 @@ class KernelPlan:
         prologue: the products before the steps of a time block, each as a stage of its own.
         epilogue: the products after them.
         reductions: the reductions of all stages.
+        one_by_one: whether each example goes through all steps before the next one begins: with
+            matrices, and without a product in a step, whose panels the examples would share. The
+            state of one example stays in the first-level cache.
         tile_rows: rows of the tile, at most.
         update_rows: rows of the left operand of a rank update that are multiplied at a time.
         update_vectors: vectors of the right operand that are multiplied at a time.
@@ -146,6 +149,9 @@ class KernelPlan:
             for stage in schedule.stages
         ]
         self.prologue, self.epilogue = map(self._of_block, (schedule.prologue, schedule.epilogue))
+        self.one_by_one = not any(tiling.panels for tiling in self.tilings) and any(
+            isinstance(tiling, MatrixTiling) for tiling in self.tilings
+        )
         flat = [stage for stage in schedule.stages if isinstance(stage, Stage)]
         self.reductions = [pair for stage in flat for pair in stage.reductions]
 

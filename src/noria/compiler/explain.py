@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import LinearExecutor, is_linear
 from noria.compiler.program import Executor
 from noria.compiler.select import Decision, listening
-from noria.display import explanation_html, explanations_html
+from noria.display import explanation_html, explanations_html, state_lines
 from noria.ir.graph import EMPTY, Equation, Graph, is_literal, size_in_bytes
 from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.source import origin
@@ -58,6 +58,10 @@ class Explanation:
         gradients: equations of the loop that read parameters. Their gradients are contracted after
             the reverse loop, for all steps at once, or summed in it on the native backend.
         linear: whether the next state is affine and element-wise in the state.
+        states: for each array of the state, in the order of `jax.tree.leaves`, where it is
+            computed: ``"loop"``; ``"delay"``, a value of the step before; ``"counter"``, a multiple
+            of the number of steps; or ``"output"``, emitted and read by no next state. The last
+            three need no loop, and ``linear`` is about the others.
         saved: the values stored for the gradient at each step, as shapes of one example.
         saved_bytes: bytes stored for the gradient, for all examples and steps, besides inputs and
             outputs of the layer. On the associative backend those of scales and states; JAX may
@@ -87,6 +91,7 @@ class Explanation:
     reverse: tuple[Line, ...] = ()
     gradients: tuple[Line, ...] = ()
     linear: bool = False
+    states: tuple[str, ...] = ()
     saved: tuple[str, ...] = ()
     saved_bytes: int = 0
     flops: dict[str, int] | None = None
@@ -97,12 +102,9 @@ class Explanation:
     def __str__(self) -> str:
         batch = "" if self.batch is None else f"{self.batch} examples, "
         lines = [f"{self.label}: {batch}{self.time} steps, backend {self.backend}: {self.reason}."]
-        if not self.loop:
+        if self.flops is None:
             return lines[0]
-        lines.append(
-            f"The next state is {'' if self.linear else 'not '}affine and element-wise in "
-            "the state."
-        )
+        lines += state_lines(self.states, self.linear)
         titles = {
             "constant": "constant: once",
             "before": "before: all steps at once",
@@ -201,11 +203,12 @@ def explanation_of(decision: Decision) -> Explanation:
     if program is None:
         return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
     parts, times = program.split, math.prod(sizes.axes)
-    prologue, loop = program.executor.as_run
+    peeled, (prologue, loop) = program.traced.peeled, program.executor.as_run
+    entries = () if peeled is None else peeled.equations
     reverse, gradients, notes = _gradient(program.executor)
     graphs = {
         "constant": (parts.invariant, 1),
-        "before": (prologue, times),
+        "before": (replace(prologue, equations=(*entries, *prologue.equations)), times),
         "loop": (loop, times),
         "after": (parts.epilogue, times),
         "reverse": (reverse or EMPTY, times),
@@ -224,6 +227,7 @@ def explanation_of(decision: Decision) -> Explanation:
         "; ".join((reason, *notes)),
         **lines,
         linear=isinstance(program.executor, LinearExecutor) or is_linear(parts),
+        states=("loop",) * len(parts.state) if peeled is None else peeled.kinds,
         saved=tuple(_shape(v) for v in saved),
         saved_bytes=count * sum(map(size_in_bytes, saved)),
         flops={name: sum(line.flops for line in found) for name, found in lines.items()},

@@ -16,6 +16,7 @@ from noria.backends.base import LoopBackend, Size, Sizes, swapped
 from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.executors import Outputs
+from noria.compiler.peeled import run_peeled
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
 from noria.ir.evaluate import evaluate
@@ -86,6 +87,7 @@ class Program:
         env = env_of(traced.parameter_values, traced.parameters)
         env |= env_of(parts.invariant.outputs, evaluate(parts.invariant, env, {}, ()))
         needed = {*parts.parameters, *parts.epilogue.inputs}
+        needed |= set() if traced.peeled is None else traced.peeled.inputs
         used = tuple(v for v in env if v in needed)
         order = sizes._replace(time_first=self.executor.time_first)
         swap = order.time_axis != sizes.time_axis
@@ -105,14 +107,23 @@ class Program:
         return final, [swapped(y, sizes) for y in ys] if swap else ys
 
     def _segment(self, env: Env, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
-        parts, executor = self.split, self.executor
-        values = env_of(self.traced.steps, steps)
+        traced = self.traced
+        values = env_of(traced.steps[: len(steps)], steps)
+        if traced.peeled is None:
+            return self._run(env, values, state, sizes)
+        return run_peeled(traced.peeled, self._run, env, values, state, sizes, self.reverse)
+
+    def _run(self, env: Env, values: Env, state: Arrays, sizes: Sizes) -> Outputs:
+        """Prologue, loop and epilogue; without a state there is no loop."""
+        parts, run = self.split, self.executor
         parameters, given = [env[v] for v in parts.parameters], [values[v] for v in parts.steps]
-        if self.single_step:
-            final, emitted = executor.infer(sizes, parameters, given, state)
-        else:
-            final, emitted = executor(parameters, given, state, sizes)
-        values |= env_of(parts.emitted, emitted)
+        final: Arrays = []
+        if self.traced.state:
+            if self.single_step:
+                final, emitted = run.infer(sizes, parameters, given, state)
+            else:
+                final, emitted = run(parameters, given, state, sizes)
+            values = values | env_of(parts.emitted, emitted)
         return final, evaluate(parts.epilogue, env, values, sizes.axes)
 
     def run_trees(self, state: State, steps: Steps, sizes: Sizes) -> tuple[State, State]:
@@ -125,7 +136,9 @@ class Program:
         """The values stored for the gradient besides inputs and outputs, and how often."""
         batch, size = math.prod(sizes.state_axes), self.checkpoint_steps(sizes.time)
         if size < sizes.time:
-            return self.split.state, batch * ceil_div(sizes.time, size)
+            peeled = self.traced.peeled
+            state = self.split.state if peeled is None else peeled.state
+            return state, batch * ceil_div(sizes.time, size)
         return self.executor.stored(), batch * sizes.time
 
     def checkpoint_steps(self, time: int) -> int:

@@ -54,6 +54,7 @@ class Split:
         return self.loop.outputs[len(self.state) :]
 
 
+EARLY=True
 def split(
     traced: Traced, should_hoist: Callable[[Equation], bool] = lambda equation: True
 ) -> Split:
@@ -68,7 +69,9 @@ def split(
     )
     levels = dependence(everything, traced.levels | counted)
     constants = [v for v in levels if levels[v] == CONSTANT and v not in next_state]
-    emitted = _emitted(everything, levels, next_state, emission)
+    kept = emission[len(emission) - len(traced.peeled.outputs) :] if traced.peeled else ()
+    if not EARLY: kept = ()
+    emitted = _emitted(everything, levels, (*next_state, *kept), emission)
     # Products of the input are hoisted, and element-wise work on the input if its result is no
     # larger.
     given = (*constants, *traced.steps, *traced.state)

@@ -1,0 +1,347 @@
+"""Arrays of the state that need no loop: delays, counters and outputs leave the step.
+
+============ ====================================== ============================================
+kind         the next array                         what replaces it
+============ ====================================== ============================================
+``delay``    needs no state                         the next arrays of all steps, a step later
+``delay``    is a window of the last entries        the entries of all steps, some steps later
+``counter``  is the array plus a constant           a multiple of the number of steps
+``output``   is emitted, and no next state reads    an output of the step; the last one of them
+             the array
+============ ====================================== ============================================
+
+A delay may read counters and other delays. The step reads both as parts of its input from then on:
+their products are hoisted, and a recurrence that is linear besides is found to be linear. Lengths
+and resets stay equations of the step. `noria.compiler.peeled` computes the arrays.
+"""
+
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from noria.compiler.canonicalize import CONSTANT, NUMBER
+from noria.compiler.windows import Makers, Window, entry_of, window_of
+from noria.ir.build import build
+from noria.ir.graph import Atom, Equation, Graph, Value, is_inexact, is_literal, size
+from noria.ir.passes import backward_slice, extract
+from noria.ir.primitives import is_heavy
+
+#: A larger array stays in the loop, which keeps one of it; outside there is one for each step. An
+#: array that is no larger than the input of a step leaves it all the same.
+MOST_ELEMENTS = 4096
+
+
+class Transition(NamedTuple):
+    """One step of one example as it was traced, with a value for each array of the state.
+
+    Attributes:
+        graph: from parameters, state and input to ``carried`` and ``emission``.
+        state: the state.
+        before: the state that the cell reads, after a reset.
+        after: the state that the cell returns.
+        carried: the next state: ``after``, or ``state`` past the end of an example.
+        emission: the outputs of the step.
+        own: the initial state, which a reset puts back.
+        steps: the input of a step.
+        valid: the part of it that is false past the end; ``None`` without lengths.
+        reset: the part of it that is true at a reset; ``None`` without resets.
+    """
+
+    graph: Graph
+    state: tuple[Value, ...]
+    before: tuple[Atom, ...]
+    after: tuple[Atom, ...]
+    carried: tuple[Atom, ...]
+    emission: tuple[Atom, ...]
+    own: tuple[Value, ...]
+    steps: tuple[Value, ...]
+    valid: Value | None
+    reset: Value | None
+
+
+@dataclass(frozen=True, eq=False)
+class Delay:
+    """An array that is ``entry`` of the step before; a window has that of several steps.
+
+    ``own`` is the initial state, which a reset puts back.
+    """
+
+    state: Value
+    own: Value
+    entry: Atom
+    window: Window | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Counter:
+    """An array that grows by the output of the graph ``by`` in each step.
+
+    ``known`` is the largest absolute value of that output, for a floating-point array.
+    """
+
+    state: Value
+    own: Value
+    by: Graph
+    known: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Delays, and the graph of their entries: it may read counters and delays of earlier stages.
+
+    The outputs of the graph are the entries, then products that the rest of the step reads too.
+    """
+
+    graph: Graph
+    delays: tuple[Delay, ...]
+
+    @property
+    def products(self) -> tuple[Value, ...]:
+        return self.graph.outputs[len(self.delays) :]
+
+
+@dataclass(frozen=True, eq=False)
+class Peeled:
+    """The arrays of the state that have left the loop.
+
+    Attributes:
+        state: the whole state.
+        looped: the arrays that are left.
+        counters: the counters.
+        stages: the delays, in the order in which they are computed.
+        outputs: the arrays that are the last outputs of the step.
+        valid: the input that is false past the end of an example; ``None`` without lengths.
+        reset: the input that is true at a reset; ``None`` without resets.
+    """
+
+    state: tuple[Value, ...]
+    looped: tuple[Value, ...]
+    counters: tuple[Counter, ...]
+    stages: tuple[Stage, ...]
+    outputs: tuple[Value, ...]
+    valid: Value | None
+    reset: Value | None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """For each array of the state, where it is computed."""
+        kinds = dict.fromkeys(self.looped, "loop") | dict.fromkeys(self.outputs, "output")
+        kinds |= {counter.state: "counter" for counter in self.counters}
+        return tuple(kinds.get(v, "delay") for v in self.state)
+
+    @property
+    def inputs(self) -> set[Value]:
+        """The values that delays and counters are computed from, parameters among them."""
+        delays = [delay for stage in self.stages for delay in stage.delays]
+        graphs = [*(stage.graph for stage in self.stages), *(c.by for c in self.counters)]
+        own = {part.own for part in (*self.counters, *delays)}
+        return own.union(*(graph.inputs for graph in graphs))
+
+    @property
+    def equations(self) -> tuple[Equation, ...]:
+        return tuple(e for stage in self.stages for e in stage.graph.equations)
+
+
+# --- what leaves the loop -----------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """What leaves the loop.
+
+    Attributes:
+        counters: the counters.
+        groups: the delays; each group reads counters and delays of earlier groups only.
+        outputs: the places of outputs in the state.
+        equations: those that make the entries of windows.
+    """
+
+    counters: tuple[Counter, ...]
+    groups: tuple[tuple[Delay, ...], ...]
+    outputs: tuple[int, ...]
+    equations: tuple[Equation, ...]
+
+    @property
+    def delays(self) -> tuple[Delay, ...]:
+        return tuple(delay for group in self.groups for delay in group)
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """The arrays that the step reads as parts of its input from now on."""
+        return tuple(part.state for part in (*self.counters, *self.delays))
+
+
+def plan_of(step: Transition, levels: dict[Value, int]) -> Plan | None:
+    """The arrays of the state that need no loop, or ``None`` if all of them do.
+
+    One pass over the equations finds the arrays that each next array reads. In an LSTM or GRU each
+    reads itself, and is neither a sum nor a window of it: nothing else is looked at. ``levels`` has
+    the level of each value.
+    """
+    masks = {atom: 1 << k for k, atom in enumerate(step.before)}
+    for equation in step.graph.equations:
+        mask = functools.reduce(operator.or_, (_mask(masks, a) for a in equation.inputs), 0)
+        for value in equation.outputs if mask else ():
+            masks.setdefault(value, mask)
+    reads = [_mask(masks, atom) for atom in step.after]
+    makers: Makers = {v: e for e in step.graph.equations for v in e.outputs}
+    counters = {}
+    for k, mask in enumerate(reads):
+        counter = _counter(step, k, makers, levels) if mask == 1 << k else None
+        if counter is not None:
+            counters[k] = counter
+    groups, equations = _delays(step, reads, masks, makers, {*counters})
+    peeled = {*counters, *(k for group in groups for k in group)}
+    read = functools.reduce(operator.or_, reads, 0)
+    unread = [k for k in range(len(reads)) if k not in peeled and not read >> k & 1]
+    shown = backward_slice(step.graph.equations, step.emission) if unread else set()
+    outputs = tuple(k for k in unread if makers.get(step.after[k]) in shown)
+    if not peeled and not outputs:
+        return None
+    delays = tuple(tuple(group.values()) for group in groups)
+    return Plan(tuple(counters.values()), delays, outputs, tuple(equations))
+
+
+def _mask(masks: dict[Value, int], atom: Atom) -> int:
+    """A bit for each array of the state that a value reads."""
+    return 0 if is_literal(atom) else masks.get(atom, 0)
+
+
+def _counter(step: Transition, k: int, makers: Makers, levels: dict[Value, int]) -> Counter | None:
+    """Array ``k`` as a counter. By how much a floating-point one grows is known and whole."""
+    equation, before, state = makers.get(step.after[k]), step.before[k], step.state[k]
+    if equation is None or equation.name not in ("add", "sub") or size(state) > MOST_ELEMENTS:
+        return None
+    left, right = equation.inputs
+    if right is before and equation.name == "add":
+        left, right = right, left
+    level = NUMBER if is_literal(right) else levels.get(right, NUMBER)
+    kinds = (jnp.integer, jnp.floating)
+    if (
+        left is not before
+        or level > CONSTANT
+        or not any(jnp.issubdtype(state.aval.dtype, kind) for kind in kinds)
+    ):
+        return None
+    made: list[Equation] = []
+    if equation.name == "sub":
+        made, (right,) = build(lambda by: [0 - by], [right], equation.source)
+    by = extract((*step.graph.equations, *made), (right,), step.graph.inputs)
+    if not is_inexact(state):
+        return Counter(state, step.own[k], by)
+    if by.inputs:
+        return None
+    with jax.ensure_compile_time_eval():
+        number = np.abs(np.asarray(by([])[0], np.float64))
+    whole = bool((np.isfinite(number) & (number == np.round(number))).all())
+    return Counter(state, step.own[k], by, float(number.max(initial=0.0))) if whole else None
+
+
+def _delays(
+    step: Transition,
+    reads: Sequence[int],
+    masks: dict[Value, int],
+    makers: Makers,
+    counters: set[int],
+) -> tuple[list[dict[int, Delay]], list[Equation]]:
+    """Groups of delays by their places in the state, and equations of new entries of windows."""
+    groups: list[dict[int, Delay]] = []
+    equations: list[Equation] = []
+    most = max(MOST_ELEMENTS, sum(map(size, step.steps)))
+    left = {k for k in range(len(reads)) if k not in counters}
+    known = sum(1 << k for k in counters)
+    while True:
+        group = {}
+        for k in sorted(left):
+            state, own, after = step.state[k], step.own[k], step.after[k]
+            others, window = reads[k] & ~known, None
+            if not others and size(state) <= most and not _is_key(state):
+                group[k] = Delay(state, own, after)
+            elif others == 1 << k and (found := window_of(step.before[k], after, makers)):
+                window, pieces = found
+                new = window.entries and all(
+                    not _mask(masks, piece.value) & ~known for piece in pieces
+                )
+                if new and size(state) <= most * window.entries:
+                    made, (entry,) = build(
+                        entry_of(pieces, window.axis),
+                        [piece.value for piece in pieces],
+                        makers[after].source,
+                    )
+                    equations += made
+                    group[k] = Delay(state, own, entry, window)
+        if not group:
+            return groups, equations
+        groups.append(group)
+        left -= {*group}
+        known |= sum(1 << k for k in group)
+
+
+def _is_key(value: Value) -> bool:
+    return bool(jnp.issubdtype(value.aval.dtype, jax.dtypes.extended))
+
+
+# --- the step without it ------------------------------------------------------------------------
+
+
+def without(step: Transition, plan: Plan | None) -> tuple[Graph, tuple[Value, ...]]:
+    """The step without the arrays of a plan, and the state that is left.
+
+    The outputs are the next state, the emission, the peeled outputs, and the entries of delays.
+    """
+    graph = step.graph
+    if plan is None:
+        return Graph(graph.inputs, (*step.carried, *step.emission), graph.equations), step.state
+    peeled = {*plan.inputs, *(step.state[k] for k in plan.outputs)}
+    looped = [k for k, value in enumerate(step.state) if value not in peeled]
+    outputs = (
+        *(step.carried[k] for k in looped),
+        *step.emission,
+        *(step.after[k] for k in plan.outputs),
+        *(delay.entry for delay in plan.delays),
+    )
+    equations = (*graph.equations, *plan.equations)
+    return Graph(graph.inputs, outputs, equations), tuple(step.state[k] for k in looped)
+
+
+def separate(
+    graph: Graph, step: Transition, plan: Plan, looped: tuple[Value, ...]
+) -> tuple[Graph, tuple[Value, ...], Peeled]:
+    """Divide a step `without` peeled arrays, now canonical, from the graphs of their entries.
+
+    Returns:
+        The graph of the rest, what it reads besides the input of the step, and the peeled arrays.
+        Products that both need are computed once, for the entries.
+    """
+    end = len(graph.outputs) - len(plan.delays)
+    rest, entries = graph.outputs[:end], iter(graph.outputs[end:])
+    available: list[Value] = [v for v in graph.inputs if v not in {*step.state}]
+    available += [counter.state for counter in plan.counters]
+    stages = []
+    for group in plan.groups:
+        wanted = [next(entries) for _ in group]
+        found = extract(graph.equations, wanted, available)
+        products = [v for e in found.equations if is_heavy(e) for v in e.outputs if v not in wanted]
+        found = extract(graph.equations, (*wanted, *products), available)
+        stages.append(Stage(found, group))
+        available += [*wanted, *products, *(delay.state for delay in group)]
+    parameters = graph.inputs[: graph.inputs.index(step.state[0])]
+    more = [v for v in available if v not in graph.inputs] + [*plan.inputs]
+    kept = extract(graph.equations, rest, (*available, *looped))
+    steps = tuple(v for v in dict.fromkeys(more) if v in kept.inputs)
+    inputs = (*parameters, *looped, *step.steps, *steps)
+    peeled = Peeled(
+        step.state,
+        looped,
+        plan.counters,
+        tuple(stages),
+        tuple(step.state[k] for k in plan.outputs),
+        step.valid,
+        step.reset,
+    )
+    return Graph(inputs, kept.outputs, kept.equations), steps, peeled

@@ -157,6 +157,18 @@ def test_looks_at_residuals():
             assert _jax.looks_at_residuals()
 
 
+def test_settings():
+    before = _jax.settings()
+    assert hash(before) == hash(_jax.settings())
+    for changed in (jax.enable_x64(not jax.config.jax_enable_x64), jax.debug_nans(True)):
+        with changed:
+            assert _jax.settings() != before
+    mesh = jax.make_mesh((1,), ("devices",), (jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        assert _jax.settings() != before
+    assert _jax.settings() == before
+
+
 DOUBLED: Any = _jax.primitive(
     "doubled_and_halved",
     shapes=lambda x, only: [jax.ShapeDtypeStruct(x.shape, x.dtype)] * len(only),

@@ -1,4 +1,4 @@
-"""The parts of a step put together over a whole sequence, at once or in chunks of steps."""
+"""Run all parts of a step over a whole sequence, at once or in chunks of steps."""
 
 import functools
 import math
@@ -28,13 +28,12 @@ Arrays = list[jax.Array]
 
 
 class Executor(Protocol):
-    """How the loop of a step is run: `LoopExecutor` or `LinearExecutor`.
+    """Prologue and loop as a function of arrays: `LoopExecutor` or `LinearExecutor`.
 
     Attributes:
         split: the parts of the step.
-        time_first: whether arrays of all steps have time in front.
-        as_run: prologue and loop as they run without a derivative, in the form that the backend
-            prefers.
+        time_major: whether arrays of all steps have time in front.
+        as_run: prologue and loop without a derivative, in the form that the backend runs.
     """
 
     @property
@@ -44,7 +43,7 @@ class Executor(Protocol):
     def as_run(self) -> tuple[Graph, Graph]: ...
 
     @property
-    def time_first(self) -> bool: ...
+    def time_major(self) -> bool: ...
 
     def __call__(self, parameters: Arrays, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
         """Final state and emitted values."""
@@ -61,14 +60,14 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A step in parts, and how to run it.
+    """A step in parts, with its executor.
 
     Attributes:
         traced: the step.
         executor: the executor of prologue and loop.
         reverse: whether steps are taken from the last to the first.
         checkpoint: steps from one stored state to the next, as a layer's ``checkpoint=``.
-        single_step: run by operations with derivatives of their own, in forward mode too.
+        single_step: whether JAX differentiates the operations, in forward mode too.
     """
 
     traced: Traced
@@ -89,7 +88,7 @@ class Program:
         needed = {*parts.parameters, *parts.epilogue.inputs}
         needed |= set() if traced.peeled is None else traced.peeled.inputs
         used = tuple(v for v in env if v in needed)
-        order = sizes._replace(time_first=self.executor.time_first)
+        order = sizes._replace(time_major=self.executor.time_major)
         swap = order.time_axis != sizes.time_axis
         steps = [swapped(a, sizes) for a in steps] if swap else steps
 
@@ -133,7 +132,7 @@ class Program:
         return jtu.tree_unflatten(jtu.tree_structure(state), final), ys
 
     def saved(self, sizes: Sizes) -> tuple[tuple[Value, ...], int]:
-        """The values stored for the gradient besides inputs and outputs, and how often."""
+        """The values stored for the gradient besides inputs and outputs, and the number of each."""
         batch, size = math.prod(sizes.state_axes), self.checkpoint_steps(sizes.time)
         if size < sizes.time:
             peeled = self.traced.peeled
@@ -150,7 +149,7 @@ class Program:
 
 
 def split_step(traced: Traced, batch: Size, backend: LoopBackend) -> tuple[Traced, Split]:
-    """A step in parts, as a loop backend prefers them; and the step."""
+    """Rewrite and split a step as a loop backend prefers. Return the step, and the parts."""
     if backend.packs_weights:
         traced = replace(traced, graph=without_transposes(traced.graph))
     levels = dependence(traced.graph.equations, traced.levels)

@@ -115,7 +115,8 @@ class Peeled:
         looped: the arrays that are left.
         counters: the counters.
         stages: the delays, in the order in which they are computed.
-        outputs: the arrays that are the last outputs of the step.
+        outputs: the arrays that are outputs of the step, and their places among these.
+        emitted: the number of outputs that the cell emits; the others are before a selection.
         valid: the input that is false past the end of an example; ``None`` without lengths.
         reset: the input that is true at a reset; ``None`` without resets.
     """
@@ -124,7 +125,8 @@ class Peeled:
     looped: tuple[Value, ...]
     counters: tuple[Counter, ...]
     stages: tuple[Stage, ...]
-    outputs: tuple[Value, ...]
+    outputs: dict[Value, int]
+    emitted: int
     valid: Value | None
     reset: Value | None
 
@@ -157,13 +159,15 @@ class Plan(NamedTuple):
     Attributes:
         counters: the counters.
         groups: the delays; each group reads counters and delays of earlier groups only.
-        outputs: the places of outputs in the state.
+        outputs: the outputs, and their places in the emission.
+        emission: the outputs of the step, then those of the state that are no outputs yet.
         equations: those that make the entries of windows.
     """
 
     counters: tuple[Counter, ...]
     groups: tuple[tuple[Delay, ...], ...]
-    outputs: tuple[int, ...]
+    outputs: dict[Value, int]
+    emission: tuple[Atom, ...]
     equations: tuple[Equation, ...]
 
     @property
@@ -199,12 +203,11 @@ def plan_of(step: Transition, levels: dict[Value, int]) -> Plan | None:
     peeled = {*counters, *(k for group in groups for k in group)}
     read = functools.reduce(operator.or_, reads, 0)
     unread = [k for k in range(len(reads)) if k not in peeled and not read >> k & 1]
-    shown = backward_slice(step.graph.equations, step.emission) if unread else set()
-    outputs = tuple(k for k in unread if makers.get(step.after[k]) in shown)
+    outputs, emission = _outputs(step, unread, makers) if unread else ({}, step.emission)
     if not peeled and not outputs:
         return None
     delays = tuple(tuple(group.values()) for group in groups)
-    return Plan(tuple(counters.values()), delays, outputs, tuple(equations))
+    return Plan(tuple(counters.values()), delays, outputs, emission, tuple(equations))
 
 
 def _mask(masks: dict[Value, int], atom: Atom) -> int:
@@ -282,6 +285,21 @@ def _delays(
         known |= sum(1 << k for k in group)
 
 
+def _outputs(
+    step: Transition, unread: Sequence[int], makers: Makers
+) -> tuple[dict[Value, int], tuple[Atom, ...]]:
+    """The arrays that are emitted, their places in the emission, and the emission with them."""
+    places, emission = {}, [*step.emission]
+    shown, most = backward_slice(step.graph.equations, emission), sum(map(size, emission))
+    for k in unread:
+        state, after = step.state[k], step.after[k]
+        if makers.get(after) in shown and size(state) <= most:
+            same = (n for n, atom in enumerate(emission) if atom is after)
+            places[state] = next(same, len(emission))
+            emission += [after] if places[state] == len(emission) else []
+    return places, tuple(emission)
+
+
 def _is_key(value: Value) -> bool:
     return bool(jnp.issubdtype(value.aval.dtype, jax.dtypes.extended))
 
@@ -292,17 +310,16 @@ def _is_key(value: Value) -> bool:
 def without(step: Transition, plan: Plan | None) -> tuple[Graph, tuple[Value, ...]]:
     """The step without the arrays of a plan, and the state that is left.
 
-    The outputs are the next state, the emission, the peeled outputs, and the entries of delays.
+    The outputs are the next state, the emission of the plan, and the entries of delays.
     """
     graph = step.graph
     if plan is None:
         return Graph(graph.inputs, (*step.carried, *step.emission), graph.equations), step.state
-    peeled = {*plan.inputs, *(step.state[k] for k in plan.outputs)}
+    peeled = {*plan.inputs, *plan.outputs}
     looped = [k for k, value in enumerate(step.state) if value not in peeled]
     outputs = (
         *(step.carried[k] for k in looped),
-        *step.emission,
-        *(step.after[k] for k in plan.outputs),
+        *plan.emission,
         *(delay.entry for delay in plan.delays),
     )
     equations = (*graph.equations, *plan.equations)
@@ -340,7 +357,8 @@ def separate(
         looped,
         plan.counters,
         tuple(stages),
-        tuple(step.state[k] for k in plan.outputs),
+        plan.outputs,
+        len(step.emission),
         step.valid,
         step.reset,
     )

@@ -62,10 +62,8 @@ def run_peeled(
             )
     ends, outputs = rest(env, values, [starts[v] for v in peeled.looped], sizes)
     finals |= env_of(peeled.looped, ends)
-    count = len(outputs) - len(peeled.outputs)
-    for value, array in zip(peeled.outputs, outputs[count:], strict=True):
-        finals[value] = taken.last(array, starts[value])
-    return [finals[v] for v in peeled.state], outputs[:count]
+    finals |= {v: taken.last(outputs[n], starts[v]) for v, n in peeled.outputs.items()}
+    return [finals[v] for v in peeled.state], outputs[: peeled.emitted]
 
 
 @dataclass(frozen=True)
@@ -158,14 +156,17 @@ class Taken:
         Two arrays of numbers, and two that are true if there was a reset since the start.
         """
         axes, axis = self.sizes.axes, self.axis
-        taken = jnp.ones(axes, bool) if self.valid is None else self.valid
-        total = jnp.sum(taken, axis, dtype=jnp.int32, keepdims=True)
-        place = jax.lax.broadcasted_iota(jnp.int32, axes, axis)
+        others = [n for n in range(len(axes)) if n != axis]
+        total = jnp.full([1] * len(axes), self.sizes.time, jnp.int32)
+        if self.valid is not None:
+            total = jnp.sum(self.valid, axis, dtype=jnp.int32, keepdims=True)
+        place = jnp.expand_dims(jnp.arange(self.sizes.time, dtype=jnp.int32), others)
         before = jnp.clip(total - 1 - place if self.reverse else place, 0, total)
         if self.reset is None:
             never = jnp.zeros((), bool)
             return before, jnp.squeeze(total, axis), never, never
-        marks = jnp.where(self.reset & taken, before, -1)
+        taken = self.reset if self.valid is None else self.reset & self.valid
+        marks = jnp.where(taken, before, -1)
         latest = jax.lax.cummax(marks, axis, reverse=self.reverse)
         at_end = jnp.max(marks, axis, keepdims=True, initial=-1)
         ends = jnp.squeeze(total - jnp.maximum(at_end, 0), axis)
@@ -202,7 +203,9 @@ class Taken:
 
         if not jnp.issubdtype(dtype, jnp.inexact):
             return at_once(start, own)
-        most = 2.0 ** (jnp.finfo(dtype).nmant + 1) - counter.known * self.sizes.time
+        most = 2.0 ** (jnp.finfo(dtype).nmant + 1) - counter.known * jnp.asarray(
+            self.sizes.time, dtype
+        )
         few = functools.reduce(
             jnp.logical_and,
             [jnp.all((a == jnp.round(a)) & (jnp.abs(a) <= most)) for a in (start, own)],
@@ -216,17 +219,16 @@ class Taken:
         flags = [
             None if a is None else jnp.moveaxis(a, self.axis, 0) for a in (self.valid, self.reset)
         ]
+        places = jnp.arange(self.sizes.time)
         again = spread(own, self.sizes.state_axes)
 
-        def step(state: jax.Array, flags: Any) -> tuple[jax.Array, jax.Array]:
-            valid, reset = flags
+        def step(state: jax.Array, given: Any) -> tuple[jax.Array, jax.Array]:
+            valid, reset, _ = given
             before = state if reset is None else jnp.where(_like(reset, state), again, state)
             after = before + by
             return after if valid is None else jnp.where(_like(valid, state), after, state), before
 
-        final, states = jax.lax.scan(
-            step, start, tuple(flags), self.sizes.time, reverse=self.reverse
-        )
+        final, states = jax.lax.scan(step, start, (*flags, places), reverse=self.reverse)
         return jnp.moveaxis(states, 0, self.axis), final
 
 

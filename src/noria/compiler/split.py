@@ -71,9 +71,9 @@ def split(
     )
     levels = dependence(everything, traced.levels | counted)
     constants = [v for v in levels if levels[v] == CONSTANT and v not in next_state]
-    kept = emission[len(emission) - len(traced.peeled.outputs) :] if traced.peeled else ()
+    kept = [emission[n] for n in traced.peeled.outputs.values()] if traced.peeled else []
     if not EARLY:
-        kept = ()
+        kept = []
     emitted = _emitted(everything, levels, (*next_state, *kept), emission)
     # Products of the input are hoisted. So is element-wise work if its result is no larger.
     given = (*constants, *traced.steps, *traced.state)

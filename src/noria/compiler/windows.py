@@ -81,6 +81,8 @@ def entry_of(pieces: Sequence[Piece], axis: int) -> Callable[..., list[jax.Array
         parts = [
             jnp.expand_dims(a, axis)
             if piece.is_row
+            else a
+            if a.shape[axis] == piece.stop - piece.start
             else jax.lax.slice_in_dim(a, piece.start, piece.stop, axis=axis)
             for piece, a in zip(pieces, arrays, strict=True)
         ]

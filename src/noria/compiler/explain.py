@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -214,11 +214,12 @@ def explanation_of(decision: Decision) -> Explanation:
         return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
     parts, times = program.split, math.prod(sizes.axes)
     peeled, (prologue, loop) = program.traced.peeled, program.executor.as_run
-    entries = () if peeled is None else peeled.equations
-    reverse, gradients, notes = _gradient(program.executor)
+    stages = [] if peeled is None else [stage.graph for stage in peeled.stages]
+    early = [e for graph in (*stages, prologue) for e in graph.equations]
+    reverse, gradients, notes = _gradient(program.executor, stages)
     graphs = {
         "constant": (parts.invariant, 1),
-        "before": (replace(prologue, equations=(*entries, *prologue.equations)), times),
+        "before": (Graph((), (), tuple(early)), times),
         "loop": (loop, times),
         "after": (parts.epilogue, times),
         "reverse": (reverse or EMPTY, times),
@@ -248,13 +249,14 @@ def explanation_of(decision: Decision) -> Explanation:
     )
 
 
-def _gradient(executor: Executor) -> tuple[Graph | None, Graph, list[str]]:
+def _gradient(executor: Executor, stages: Iterable[Graph]) -> tuple[Graph | None, Graph, list[str]]:
     """The reverse loop, the equations that read parameters, and notes for the reason.
 
-    The reverse loop is ``None`` for a step without a gradient; a note gives the reason.
+    ``stages`` run before the prologue. The reverse loop is ``None`` for a step without a gradient; a note gives the reason.
     """
     try:
-        _check_derivative(executor.split.prologue)
+        for graph in (*stages, executor.split.prologue):
+            _check_derivative(graph)
         if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
             return EMPTY, EMPTY, []
         gradient = executor.gradient

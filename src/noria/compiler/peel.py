@@ -145,10 +145,6 @@ class Peeled:
         own = {part.own for part in (*self.counters, *delays)}
         return own.union(*(graph.inputs for graph in graphs))
 
-    @property
-    def equations(self) -> tuple[Equation, ...]:
-        return tuple(e for stage in self.stages for e in stage.graph.equations)
-
 
 # --- what leaves the loop -----------------------------------------------------------------------
 
@@ -199,7 +195,7 @@ def plan_of(step: Transition, levels: dict[Value, int]) -> Plan | None:
         counter = _counter(step, k, makers, levels) if mask == 1 << k else None
         if counter is not None:
             counters[k] = counter
-    groups, equations = _delays(step, reads, masks, makers, {*counters})
+    groups, equations = _delays(step, masks, makers, {*counters})
     peeled = {*counters, *(k for group in groups for k in group)}
     read = functools.reduce(operator.or_, reads, 0)
     unread = [k for k in range(len(reads)) if k not in peeled and not read >> k & 1]
@@ -246,43 +242,36 @@ def _counter(step: Transition, k: int, makers: Makers, levels: dict[Value, int])
 
 
 def _delays(
-    step: Transition,
-    reads: Sequence[int],
-    masks: dict[Value, int],
-    makers: Makers,
-    counters: set[int],
+    step: Transition, masks: dict[Value, int], makers: Makers, counters: set[int]
 ) -> tuple[list[dict[int, Delay]], list[Equation]]:
     """Groups of delays by their places in the state, and equations of new entries of windows."""
     groups: list[dict[int, Delay]] = []
     equations: list[Equation] = []
-    most = max(MOST_ELEMENTS, sum(map(size, step.steps)))
-    left = {k for k in range(len(reads)) if k not in counters}
     known = sum(1 << k for k in counters)
-    while True:
-        group = {}
-        for k in sorted(left):
-            state, own, after = step.state[k], step.own[k], step.after[k]
-            others, window = reads[k] & ~known, None
-            if not others and size(state) <= most and not _is_key(state):
-                group[k] = Delay(state, own, after)
-            elif others == 1 << k and (found := window_of(step.before[k], after, makers)):
-                window, pieces = found
-                new = window.entries and all(
-                    not _mask(masks, piece.value) & ~known for piece in pieces
-                )
-                if new and size(state) <= most * window.entries:
-                    made, (entry,) = build(
-                        entry_of(pieces, window.axis),
-                        [piece.value for piece in pieces],
-                        makers[after].source,
-                    )
-                    equations += made
-                    group[k] = Delay(state, own, entry, window)
-        if not group:
-            return groups, equations
+
+    def delay(k: int) -> Delay | None:
+        """Array ``k`` as a delay that reads ``known`` arrays only."""
+        state, own, after = step.state[k], step.own[k], step.after[k]
+        most, reads = max(MOST_ELEMENTS, sum(map(size, step.steps))), _mask(masks, after) & ~known
+        if not reads and size(state) <= most:
+            return None if _is_key(state) else Delay(state, own, after)
+        found = window_of(step.before[k], after, makers) if reads == 1 << k else None
+        if found is None:
+            return None
+        window, pieces = found
+        values = [piece.value for piece in pieces]
+        if size(state) > most * window.entries or any(_mask(masks, v) & ~known for v in values):
+            return None
+        made, (entry,) = build(entry_of(pieces, window.axis), values, makers[after].source)
+        equations.extend(made)
+        return Delay(state, own, entry, window)
+
+    left = [k for k in range(len(step.state)) if k not in counters]
+    while group := {k: found for k in left if (found := delay(k)) is not None}:
         groups.append(group)
-        left -= {*group}
+        left = [k for k in left if k not in group]
         known |= sum(1 << k for k in group)
+    return groups, equations
 
 
 def _outputs(
@@ -301,6 +290,7 @@ def _outputs(
 
 
 def _is_key(value: Value) -> bool:
+    """Whether a value holds random keys, which cannot be put together with others."""
     return bool(jnp.issubdtype(value.aval.dtype, jax.dtypes.extended))
 
 

@@ -54,9 +54,6 @@ class Split:
         return self.loop.outputs[len(self.state) :]
 
 
-EARLY = True
-
-
 def split(
     traced: Traced, should_hoist: Callable[[Equation], bool] = lambda equation: True
 ) -> Split:
@@ -71,9 +68,9 @@ def split(
     )
     levels = dependence(everything, traced.levels | counted)
     constants = [v for v in levels if levels[v] == CONSTANT and v not in next_state]
+    # The loop computes peeled outputs, as it would if they were still in the state: after it, the
+    # products of the input that they read would be computed again.
     kept = [emission[n] for n in traced.peeled.outputs.values()] if traced.peeled else []
-    if not EARLY:
-        kept = []
     emitted = _emitted(everything, levels, (*next_state, *kept), emission)
     # Products of the input are hoisted. So is element-wise work if its result is no larger.
     given = (*constants, *traced.steps, *traced.state)

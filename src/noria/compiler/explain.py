@@ -252,7 +252,8 @@ def explanation_of(decision: Decision) -> Explanation:
 def _gradient(executor: Executor, stages: Iterable[Graph]) -> tuple[Graph | None, Graph, list[str]]:
     """The reverse loop, the equations that read parameters, and notes for the reason.
 
-    ``stages`` run before the prologue. The reverse loop is ``None`` for a step without a gradient; a note gives the reason.
+    ``stages`` run before the prologue. The reverse loop is ``None`` for a step without a gradient;
+    a note gives the reason.
     """
     try:
         for graph in (*stages, executor.split.prologue):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from agreement import assert_agree, pulled_at_once
 from graphs import aligned, split_text, traced_step
+from jax import export
 from models import assert_close, random
 from test_zoo import LENGTHS, NEEDS_NO_LOOP, RESETS, layer_of, start_of
 
@@ -306,6 +307,19 @@ def test_no_step(name):
     state, ys = layer.scan(start, jnp.zeros((2, 0, 3)))
     assert ys.shape[:2] == (2, 0)
     assert_close(state, start, 0.0)
+
+
+@pytest.mark.parametrize("name", ["everything_at_once", "rotated", "causal_convolution"])
+def test_free_sizes(name):
+    """One program for all batches and lengths."""
+    layer = layer_of(name, backend="scan")
+
+    def gradient(xs: jax.Array) -> jax.Array:
+        return jax.grad(lambda xs: jnp.sin(layer(xs)).sum())(xs)
+
+    struct = jax.ShapeDtypeStruct(export.symbolic_shape("b, t, 3"), jnp.float64)
+    program, xs = export.export(jax.jit(gradient))(struct), random(0, 2, 4, 3)
+    np.testing.assert_allclose(program.call(xs), gradient(xs), atol=1e-12)
 
 
 class Counting(nr.Cell):

@@ -553,6 +553,15 @@ def everything_at_once(state, x, W, U):
     return c * jnp.cos(W @ x), c, t - 2, x + t.astype(x.dtype)
 
 
+@zoo((Complex((4,)), Complex((4,)), Complex((4,))), angle=(4,), B=Complex((4, 3)))
+def complex_delay(state, x, angle, B):
+    """A delay and an output of complex numbers."""
+    _, h, before = state
+    turn = 0.9 * jnp.exp(jax.lax.complex(jnp.zeros_like(angle), angle))
+    h = turn * h + before
+    return h * before, h, B @ x.astype(B.dtype)
+
+
 #: The cells of this section: where each array of the state is computed, and whether the rest is
 #: linear.
 NEEDS_NO_LOOP: dict[str, tuple[tuple[str, ...], bool]] = {
@@ -566,6 +575,7 @@ NEEDS_NO_LOOP: dict[str, tuple[tuple[str, ...], bool]] = {
     "phased": (("loop", "counter"), False),
     "delays_of_delays": (("delay",) * 5, True),
     "everything_at_once": (("output", "loop", "counter", "delay"), False),
+    "complex_delay": (("output", "loop", "delay"), True),
 }
 
 # --- plain functions ------------------------------------------------------------------------------
@@ -594,8 +604,6 @@ REFUSED = {
     "implicit_step": "custom_linear_solve of",
     "sorted_and_summed": "sort of",
     "looks_itself_up": "argmax of",
-    "complex_diagonal": r".*c128\[4\]",
-    "complex_beside_real": r".*c128\[4\]",
     "attention_over_a_ring": "rem of",
 }
 

@@ -15,12 +15,13 @@ from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
 from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
+from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.executors import Outputs
 from noria.compiler.peeled import run_peeled
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Graph, Value, env_of
+from noria.ir.graph import Env, Equation, Graph, Value, env_of
 from noria.ir.passes import dependence
 from noria.ir.primitives import is_heavy
 
@@ -106,11 +107,25 @@ class Program:
         return final, [swapped(y, sizes) for y in ys] if swap else ys
 
     def _segment(self, env: Env, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
+        traced, peeled = self.traced, self.traced.peeled
+        if peeled is None:
+            return self._run(env, env_of(traced.steps, steps), state, sizes)
+        given, run = traced.steps, self._run
+        if isinstance(traced, PairedStep):
+            given, run = traced.original.steps, self._run_in_pairs
+        values = env_of(given[: len(steps)], steps)
+        return run_peeled(peeled, run, env, values, state, sizes, self.reverse)
+
+    def _run_in_pairs(self, env: Env, values: Env, state: Arrays, sizes: Sizes) -> Outputs:
+        """`_run` for complex arrays: peeled arrays are not in pairs."""
         traced = self.traced
-        values = env_of(traced.steps[: len(steps)], steps)
-        if traced.peeled is None:
-            return self._run(env, values, state, sizes)
-        return run_peeled(traced.peeled, self._run, env, values, state, sizes, self.reverse)
+        assert isinstance(traced, PairedStep)
+
+        def run(state: Arrays, steps: Arrays) -> Outputs:
+            return self._run(env, env_of(traced.steps, steps), state, sizes)
+
+        found: Outputs = traced.outside(run)(state, [values[v] for v in traced.original.steps])
+        return found
 
     def _run(self, env: Env, values: Env, state: Arrays, sizes: Sizes) -> Outputs:
         """Prologue, loop and epilogue; without a state there is no loop."""
@@ -127,7 +142,11 @@ class Program:
 
     def run_trees(self, state: State, steps: Steps, sizes: Sizes) -> tuple[State, State]:
         """Final state and outputs as pytrees, batch first."""
-        final, ys = self(jtu.tree_leaves(state), jtu.tree_leaves(steps), sizes)
+        traced = self.traced
+        run: Callable[[Arrays, Arrays, Sizes], Outputs] = self
+        if isinstance(traced, PairedStep) and traced.peeled is None:
+            run = traced.outside(self)
+        final, ys = run(jtu.tree_leaves(state), jtu.tree_leaves(steps), sizes)
         ys = jtu.tree_unflatten(self.traced.emission_tree, ys)
         return jtu.tree_unflatten(jtu.tree_structure(state), final), ys
 
@@ -148,10 +167,16 @@ class Program:
         return math.isqrt(time - 1) + 1 if given == "sqrt" else int(given)
 
 
-def split_step(traced: Traced, batch: Size, backend: LoopBackend) -> tuple[Traced, Split]:
+def split_step(
+    traced: Traced, batch: Size, backend: LoopBackend, *, products_leave: bool = False
+) -> tuple[Traced, Split]:
     """Rewrite and split a step as a loop backend prefers. Return the step, and the parts."""
     if backend.packs_weights:
         traced = replace(traced, graph=without_transposes(traced.graph))
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
-    return traced, split(traced, lambda e: backend.should_hoist(e, traced.steps, batch, light))
+
+    def should_hoist(equation: Equation) -> bool:
+        return backend.should_hoist(equation, traced.steps, batch, light)
+
+    return traced, split(traced, should_hoist, products_leave=products_leave)

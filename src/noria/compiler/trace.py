@@ -50,7 +50,7 @@ class Traced:
     steps: tuple[Value, ...]
     levels: dict[Value, int]
     emission_tree: Any
-    peeled: Peeled | None = None
+    peeled: Peeled | None
 
     @property
     def next_state(self) -> tuple[Value, ...]:
@@ -59,6 +59,12 @@ class Traced:
     @property
     def emitted(self) -> tuple[Value, ...]:
         return self.graph.outputs[len(self.state) :]
+
+    @property
+    def kept(self) -> tuple[Value, ...]:
+        """The outputs that were in the state."""
+        places = () if self.peeled is None else self.peeled.outputs.values()
+        return tuple(self.emitted[n] for n in places)
 
     @property
     def parameter_values(self) -> tuple[Value, ...]:
@@ -108,9 +114,9 @@ def trace(
         levels |= dict.fromkeys(plan.inputs, INPUT)
         found = dependence(graph.equations, levels)
     graph, looped = without(transition, plan)
-    graph = canonicalize(_own_outputs(graph, found), levels, len(looped))
+    graph = canonicalize(own_outputs(graph, found), levels, len(looped))
     if plan is None:
-        return Traced(graph, parameters, looped, transition.steps, levels, emission_tree)
+        return Traced(graph, parameters, looped, transition.steps, levels, emission_tree, None)
     graph, more, peeled = separate(graph, transition, plan, looped)
     levels |= dict.fromkeys(more, INPUT)
     steps = (*transition.steps, *more)
@@ -177,7 +183,7 @@ def _where(condition: Any, if_true: Any, if_false: Any) -> Any:
     return jtu.tree_map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
-def _own_outputs(graph: Graph, found: dict[Value, int]) -> Graph:
+def own_outputs(graph: Graph, found: dict[Value, int]) -> Graph:
     """Make each output a distinct value computed by an equation, by a copy where needed."""
     equations, outputs = list(graph.equations), list(graph.outputs)
     made = {v for equation in equations for v in equation.outputs}

@@ -231,6 +231,14 @@ def test_these_arrays_stay(name):
     assert traced.peeled is None
 
 
+def test_an_input_may_be_emitted_as_it_is():
+    traced, _ = traced_step(
+        lambda s, x: (jnp.tanh(s[1]), 0.5 * s[1]), c=(4,), read=lambda s, x: (s[0], x)
+    )
+    assert traced.peeled is not None
+    assert traced.peeled.kinds == ("output", "loop")
+
+
 @pytest.mark.parametrize("cell", [nr.LSTM, nr.GRU, nr.RNN])
 def test_the_layers_of_the_library_keep_their_state(cell):
     found = nr.explain(cell(3, 4, key=jax.random.key(0)), jnp.zeros((2, 3)))

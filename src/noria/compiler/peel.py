@@ -29,7 +29,7 @@ from noria.compiler.canonicalize import CONSTANT, NUMBER
 from noria.compiler.windows import Makers, Window, entry_of, window_of
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_inexact, is_literal, size
-from noria.ir.passes import backward_slice, extract
+from noria.ir.passes import extract
 from noria.ir.primitives import is_heavy
 
 #: A larger array stays in the loop, which keeps one of it; outside there is one for each step. An
@@ -279,7 +279,8 @@ def _outputs(
 ) -> tuple[dict[Value, int], tuple[Atom, ...]]:
     """The arrays that are emitted, their places in the emission, and the emission with them."""
     places, emission = {}, [*step.emission]
-    shown, most = backward_slice(step.graph.equations, emission), sum(map(size, emission))
+    shown = {*extract(step.graph.equations, emission, step.graph.inputs).equations}
+    most = sum(map(size, emission))
     for k in unread:
         state, after = step.state[k], step.after[k]
         if makers.get(after) in shown and size(state) <= most:

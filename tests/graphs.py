@@ -147,7 +147,8 @@ def traced_step(
     state = jnp.zeros(h) if c is None else (jnp.zeros(h), jnp.zeros(c))
     found = trace(Bound(arrays, step, read), state, Steps(_struct(x), None, None, None))
     names = dict(zip(found.parameter_values, sorted(parameters), strict=False))
-    names |= dict(zip(found.state, "hc", strict=False)) | {found.steps[0]: "x"}
+    whole = found.state if found.peeled is None else found.peeled.state
+    names |= dict(zip(whole, "hc", strict=False)) | {found.steps[0]: "x"}
     return found, Names(names)
 
 

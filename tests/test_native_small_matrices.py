@@ -1,4 +1,4 @@
-"""Legalization of equations on small matrices: vectors or loops over rows, with the same results."""
+"""Legalization of small matrices: vectors or loops over rows, with the same results."""
 
 from typing import Any
 

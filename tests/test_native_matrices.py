@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from agreement import assert_agree, check_native
 from matrix_cells import CELLS
-from models import learned, random
+from models import assert_close, learned, random
 from published import PUBLISHED
 
 import noria as nr
@@ -92,6 +92,46 @@ def test_matrix_cells_in_bfloat16(name):
     expected = nr.with_backend(nr.cast(low, jnp.float32), "reference")(xs)
     assert found.dtype == jnp.bfloat16
     assert jnp.abs(found.astype(jnp.float32) - expected).max() < jnp.abs(expected).max() / 100
+
+
+class Turned(nr.Cell):
+    """Parameters with the order of a transpose, and of parts of rows."""
+
+    A: jax.Array
+    B: jax.Array
+
+    def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
+        S = jnp.tanh(S + x[: S.shape[0], None])
+        joined = jnp.concatenate([S[:, 2:], S[:, :2] * x[0]], 1)
+        return jnp.tanh(jnp.tanh(self.A * S).T + jnp.flip(self.B * joined, 0) + (self.A * S.T).T)
+
+    def initial_state(self) -> jax.Array:
+        return jnp.zeros_like(self.A)
+
+
+@pytest.mark.parametrize("size", [3, 18])
+def test_gradients_of_parameters_keep_the_order_of_elements(size):
+    """Sums over steps of values that are transposes, concatenations and flips."""
+    cell = Turned(random(0, size, size), random(1, size, size))
+    check_native(learned(cell), random(2, 2, 5, size))
+
+
+def test_matrices_of_whole_numbers_and_truths():
+    """Sums, maxima and selections, along rows and features."""
+
+    def step(state, x):
+        n, m = state
+        n = jnp.where((n.sum(1) > 3)[:, None], n - m.max(0), n + (m > 0).T.astype(n.dtype))
+        return n, m.T + jnp.where(x > 0, 1, -1)[:, None] * n.min(0)
+
+    start = jnp.arange(25, dtype=jnp.int32).reshape(5, 5) % 7, jnp.ones((5, 5), jnp.int32)
+    layer = nr.Recurrence(step, start)
+    found, expected = (
+        nr.with_backend(layer, backend).scan(None, random(1, 3, 6, 5))
+        for backend in ("auto", "reference")
+    )
+    assert_close(found, expected, 0)
+    assert nr.explain(layer, random(1, 3, 6, 5)).backend == "native"
 
 
 # --- plans --------------------------------------------------------------------------------------

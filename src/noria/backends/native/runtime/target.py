@@ -79,6 +79,10 @@ class Library:
         """The address of a function."""
         return int(self.engine.get_function_address(name))
 
+    def variable(self, name: str) -> int:
+        """The address of a variable."""
+        return int(self.engine.get_global_value_address(name))
+
     def close(self) -> None:
         """Free the memory of the functions."""
         self.engine.close()
@@ -89,14 +93,24 @@ def add_symbol(name: str, address: int) -> None:
     llvm.add_symbol(name, address)
 
 
-def compile_module(module: ir.Module, isa: Isa) -> Library:
-    """Machine code for a module."""
+def object_code(module: ir.Module, isa: Isa) -> bytes:
+    """The machine code of a module, as an object file."""
     machine, optimized = _optimized(module, isa)
+    return bytes(machine.emit_object(optimized))
+
+
+def library_of(code: bytes, isa: Isa) -> Library:
+    """Load an object file."""
     # An engine keeps its module, a few megabytes. So it gets an empty one and an object file.
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(isa))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(machine.emit_object(optimized)))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return Library(engine)
+
+
+def compile_module(module: ir.Module, isa: Isa) -> Library:
+    """Machine code for a module, in memory only."""
+    return library_of(object_code(module, isa), isa)
 
 
 def assembly_of(module: ir.Module, isa: Isa) -> str:

@@ -15,6 +15,7 @@ from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
 from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
+from noria.compiler.context import Frontier
 from noria.compiler.executors import Outputs
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
@@ -66,6 +67,7 @@ class Program:
         executor: the executor of prologue and loop.
         reverse: whether steps are taken from the last to the first.
         checkpoint: steps from one stored state to the next, as a layer's ``checkpoint=``.
+        frontier: the values of the step that depend on the context, if it has one.
         single_step: whether JAX differentiates the operations, in forward mode too.
     """
 
@@ -74,6 +76,7 @@ class Program:
     reverse: bool
     checkpoint: int | str | None
     single_step: bool = False
+    frontier: Frontier | None = None
 
     @property
     def split(self) -> Split:
@@ -116,9 +119,26 @@ class Program:
 
     def run_trees(self, state: State, steps: Steps, sizes: Sizes) -> tuple[State, State]:
         """Final state and outputs as pytrees, batch first."""
-        final, ys = self(jtu.tree_leaves(state), jtu.tree_leaves(steps), sizes)
+        context, steps = steps.context, steps._replace(context=None)
+        given = jtu.tree_leaves(state), jtu.tree_leaves(steps)
+        final, ys = self._with_context(*given, context, sizes)
         ys = jtu.tree_unflatten(self.traced.emission_tree, ys)
         return jtu.tree_unflatten(jtu.tree_structure(state), final), ys
+
+    def _with_context(self, state: Arrays, steps: Arrays, context: object, sizes: Sizes) -> Outputs:
+        frontier = self.frontier
+        if frontier is None:
+            return self(state, steps, sizes)
+        arrays = frontier.evaluated(context, sizes)
+        if frontier.as_steps:
+            return self(state, [*steps, *arrays], sizes)
+
+        def one(state: Arrays, steps: Arrays, arrays: Arrays) -> Outputs:
+            traced = replace(self.traced, parameters=(*frontier.arrays, *arrays))
+            return replace(self, traced=traced)(state, steps, sizes._replace(batch=None))
+
+        found: Outputs = (one if sizes.batch is None else jax.vmap(one))(state, steps, arrays)
+        return found
 
     def saved(self, sizes: Sizes) -> tuple[tuple[Value, ...], int]:
         """The values stored for the gradient besides inputs and outputs, and the number of each."""

@@ -19,6 +19,7 @@ from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, loop_backend
 from noria.backends.base import Problem, Sizes
 from noria.backends.environment import environment
 from noria.cells.base import advance
+from noria.compiler.context import split_context
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import NotLinear, linear_executor
 from noria.compiler.program import Program, split_step
@@ -72,7 +73,7 @@ def run(options: Options, problem: Problem) -> tuple[State, Any]:
         carry = jtu.tree_map(lambda a: spread(a, sizes.state_axes), problem.initial_state)
         problem = replace(problem, carry=carry)
     valid = None if problem.lengths is None else valid_steps(problem.lengths, sizes.time)
-    steps = Steps(problem.xs, valid, problem.resets, problem.keys)
+    steps = Steps(problem.xs, valid, problem.resets, problem.keywords, problem.context)
     decision = decide(options, problem, steps, sizes)
     report(decision)
     if decision.program is None:
@@ -90,21 +91,21 @@ def run_single_step(options: Options, problem: Problem) -> tuple[State, Any]:
 
     For a few examples it is a loop of one step, if a backend prefers that; else the cell as it is.
     """
-    batched, keys = problem.batched, problem.keys
+    batched, keywords, context = problem.batched, problem.keywords, problem.context
     batch = jtu.tree_leaves(problem.xs)[0].shape[0] if batched else None
-    sizes, step = Sizes(1, batch), Steps(problem.xs, None, None, keys)
+    sizes, step = Sizes(1, batch), Steps(problem.xs, None, None, keywords)
     if _may_be_a_loop(options, sizes):
         steps = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, int(batched)), step)
+        steps = steps._replace(context=context)
         decision = decide(Options(), problem, steps, sizes)
         if decision.program is not None and _prefers_single_step(decision.backend, sizes):
             program = replace(decision.program, single_step=True)
             final, ys = program.run_trees(problem.carry, steps, sizes)
             return final, jtu.tree_map(lambda y: jnp.squeeze(y, int(batched)), ys)
-    check_transition(problem, of_one(step, int(batched)))
+    check_transition(problem, of_one(step._replace(context=context), int(batched)))
     advanced = functools.partial(advance, problem.cell)
-    in_axes = (0, 0, None if keys is None else 0)
-    one = jax.vmap(advanced, in_axes=in_axes) if batched else advanced
-    return one(problem.carry, problem.xs, keys)
+    one = jax.vmap(advanced) if batched else advanced
+    return one(problem.carry, problem.xs, step._replace(context=context).arguments)
 
 
 def _may_be_a_loop(options: Options, sizes: Sizes) -> bool:
@@ -129,7 +130,7 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         log.debug("%s", decision)
         return decision
 
-    one = of_one(steps, len(sizes.axes))
+    one = steps.of_one(len(sizes.axes))
     if options.backend in CELL_BACKENDS:
         check_transition(problem, one)
         return decided(options.backend, "as asked for")
@@ -167,17 +168,25 @@ def _loop(
 ) -> tuple[Program, str | None]:
     """The program on a loop backend, and an obstacle if the backend cannot run it."""
     backend = loop_backend(name)
+    traced, frontier = split_context(traced, sizes)
+    batch = sizes.batch
+    if frontier is not None and not frontier.as_steps:
+        sizes = sizes._replace(batch=None)
     traced, parts = split_step(traced, 1 if sizes.batch is None else sizes.batch, backend)
     order = sizes._replace(time_major=backend.time_major)
     save = SAVE_POLICIES[options.save]
     executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
-    program = Program(traced, executor, problem.reverse, options.checkpoint)
+    program = Program(traced, executor, problem.reverse, options.checkpoint, frontier=frontier)
+    if name != "scan" and sizes.batch != batch:
+        return program, "a value of its context has more axes than one for each example"
     return program, backend.supports(executor.inference.call)
 
 
 def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:
     """The program with its loop as a linear recurrence."""
-    batch = 1 if sizes.batch is None else sizes.batch
+    traced, frontier = split_context(traced, sizes)
+    one = sizes.batch is None or (frontier is not None and not frontier.as_steps)
+    batch = 1 if one else sizes.batch
     traced, parts = split_step(traced, batch, loop_backend("scan"))
     try:
         executor = linear_executor(parts, problem.reverse)
@@ -186,7 +195,7 @@ def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) ->
             f'{problem.label}: backend="associative" needs a next state that is affine and '
             f"element-wise in the state; {reason}."
         ) from reason
-    return Program(traced, executor, problem.reverse, options.checkpoint)
+    return Program(traced, executor, problem.reverse, options.checkpoint, frontier=frontier)
 
 
 # --- listeners ----------------------------------------------------------------------------------

@@ -159,6 +159,12 @@ def _polynomial(equation: Equation) -> Function:
     return horner
 
 
+def _power(equation: Equation) -> Function | None:
+    """A float to the power of an integer: the integer as a float, as in XLA."""
+    x, y = (v.aval.dtype for v in equation.inputs)
+    return None if x == y else lambda x, y: [jax.lax.pow(x, y.astype(x.dtype))]
+
+
 def _pad(equation: Equation) -> Function | None:
     """Concatenate a vector with its padding; negative padding cuts."""
     low, high, interior = zip(*equation.params["padding_config"], strict=True)
@@ -180,4 +186,5 @@ _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "log2": _log2,
     "pad": _pad,
     "polynomial": _polynomial,
+    "pow": _power,
 }

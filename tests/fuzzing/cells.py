@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import noria as nr
-from fuzzing.operations import table
+from fuzzing.operations import COMPLEX, table
+from noria._parameters import complex_dtype
 
 OPERATIONS = table()
 NATIVE = [name for name, operation in OPERATIONS.items() if operation.native]
@@ -25,7 +26,10 @@ KINDS = {
     "narrow": 1,
 }
 #: Arrays of the state that are not floating-point numbers of the cell's type, by what they do.
-EXTRAS = ("count", "flags", "bytes", "other")
+EXTRAS = ("count", "flags", "bytes", "other", "complex")
+#: Arrays of the state that need no loop: the last input, a value of it, a window of inputs, a
+#: counter, and a value that is emitted only.
+PEELED = ("before", "older", "window", "ticks", "shown")
 
 #: Operations that have a conversion to 32 bits in them.
 IN_32_BITS = frozenset(
@@ -51,6 +55,8 @@ class FuzzedCell(nr.Cell):
     extras: tuple[str, ...] = eqx.field(static=True)
     emits: str = eqx.field(static=True)
     linear: bool = eqx.field(static=True)
+    peeled: tuple[str, ...] = eqx.field(static=True)
+    turns: tuple[str, ...] = eqx.field(static=True, default=())
 
     @property
     def is_rough(self) -> bool:
@@ -64,11 +70,26 @@ class FuzzedCell(nr.Cell):
 
     def values(self, state: Any, x: jax.Array, key: Any = None) -> list[Any]:
         width = len(self.following)
-        found = [*state[:width], x.astype(state[0].dtype)]
+        found = [*state[:width], self.mixed(state, x.astype(state[0].dtype))]
         with jax.numpy_dtype_promotion("standard"):
             for instruction in self.instructions:
                 found.append(self.one(found, key, *instruction))
         return found
+
+    def kept(self, state: Any) -> dict[str, jax.Array]:
+        """The arrays that need no loop, by what they are."""
+        return dict(zip(self.peeled, state[len(state) - len(self.peeled) :], strict=True))
+
+    def mixed(self, state: Any, x: jax.Array) -> jax.Array:
+        """The input with what the state keeps of earlier ones."""
+        kept = self.kept(state)
+        if "before" in kept:
+            x = x + kept["before"] * jnp.asarray(0.5, x.dtype)
+        if "older" in kept:
+            x = x - kept["older"]
+        if "window" in kept:
+            x = x + jnp.tanh(kept["window"]).sum(0)
+        return x * jnp.cos(kept["ticks"]) if "ticks" in kept else x
 
     def one(self, found: list[Any], key: Any, kind: str, what: Any, *operands: int) -> Any:
         values = [found[n] for n in operands]
@@ -108,11 +129,14 @@ class FuzzedCell(nr.Cell):
             new = [jnp.tanh(a) * h + 0.5 * a for a, h in zip(new, state, strict=False)]
         else:
             new = [jnp.tanh(a) for a in new]
-        more = [
-            self.extra(*pair, found[-1]) for pair in zip(self.extras, state[width:], strict=True)
-        ]
+        extras = state[width : width + len(self.extras)]
+        more = [self.extra(*pair, found[-1]) for pair in zip(self.extras, extras, strict=True)]
+        more += self.next_kept(self.kept(state), x.astype(state[0].dtype), found[-1])
         if "count" in self.extras and not self.linear:  # the first array pauses in every other step
             new[0] = jnp.where(state[width + self.extras.index("count")] & 1 == 0, new[0], state[0])
+        if "complex" in self.extras:
+            turned = more[self.extras.index("complex")]
+            new[0] = new[0] + jnp.tanh(turned.real - turned.imag).sum().astype(new[0].dtype)
         return *new, *more
 
     def extra(self, kind: str, old: jax.Array, last: jax.Array) -> jax.Array:
@@ -126,8 +150,31 @@ class FuzzedCell(nr.Cell):
                 return old * jnp.asarray(3, old.dtype) + (jnp.abs(last[0]) * 1.7123).astype(
                     old.dtype
                 )
+            case "complex":
+                return self.turned(old, jnp.tanh(last[-1].astype(old.real.dtype)))
             case _:
                 return jnp.tanh(old * jnp.asarray(0.5, old.dtype) + last[-1].astype(old.dtype))
+
+    def next_kept(
+        self, kept: dict[str, jax.Array], x: jax.Array, last: jax.Array
+    ) -> list[jax.Array]:
+        """The next values of arrays that need no loop."""
+        following = {
+            "before": lambda: x,
+            "older": lambda: jnp.tanh(kept.get("before", x)),
+            "window": lambda: jnp.concatenate([kept["window"][1:], x[None]]),
+            "ticks": lambda: kept["ticks"] + jnp.ones_like(kept["ticks"]),
+            "shown": lambda: jnp.sin(last),
+        }
+        return [following[kind]() for kind in self.peeled]
+
+    def turned(self, old: jax.Array, last: jax.Array) -> jax.Array:
+        """The next complex numbers, by some operations; they stay in the unit circle."""
+        new = old
+        with jax.numpy_dtype_promotion("standard"):
+            for name in self.turns:
+                new = COMPLEX[name](new, last)
+            return new / (1 + jnp.abs(new))
 
     def output(self, state: Any, x: jax.Array) -> Any:
         if self.emits == "state":
@@ -264,17 +311,36 @@ def random_cell(seed: int, dtype: Any) -> tuple[FuzzedCell, int]:
     """A cell, and how many features it takes."""
     draw = drawn(seed)
     extras = tuple(kind for kind in EXTRAS if draw.rng.random() < 0.12 and not draw.linear)
+    weights = [jnp.asarray(p, dtype) for p in draw.parameters]
+    emits = draw.pick(["state", "last", "all", "all"])
+    some = draw.rng.random() < 0.3
+    peeled = tuple(kind for kind in PEELED if some and draw.rng.random() < 0.4)
+    # From numbers of their own, so that the other choices of a seed stay as they were.
+    rng = np.random.default_rng([seed, 1])
+    if rng.random() < 0.12 and not draw.linear:
+        extras += ("complex",)
+    turns = tuple(str(rng.choice([*COMPLEX])) for _ in range(rng.integers(1, 5)))
     zero = (
         *(jnp.zeros(size, dtype) for size in draw.sizes),
         *(_extra(kind, dtype) for kind in extras),
+        *(jnp.zeros(_kept_shape(kind, draw), dtype) for kind in peeled),
     )
-    weights = [jnp.asarray(p, dtype) for p in draw.parameters]
-    emits = draw.pick(["state", "last", "all", "all"])
     make = NoisyCell if draw.noisy else FuzzedCell
-    cell = make(
-        weights, zero, tuple(draw.instructions), tuple(draw.following), extras, emits, draw.linear
-    )
+    instructions, following = tuple(draw.instructions), tuple(draw.following)
+    cell = make(weights, zero, instructions, following, extras, emits, draw.linear, peeled, turns)
     return cell, draw.features
+
+
+def _kept_shape(kind: str, draw: Draw) -> tuple[int, ...]:
+    match kind:
+        case "window":
+            return (3, draw.features)
+        case "ticks":
+            return ()
+        case "shown":
+            return (draw.lengths[-1],)
+        case _:
+            return (draw.features,)
 
 
 def _extra(kind: str, dtype: Any) -> jax.Array:
@@ -285,6 +351,8 @@ def _extra(kind: str, dtype: Any) -> jax.Array:
             return jnp.zeros(3, jnp.bool_)
         case "bytes":
             return jnp.zeros(2, jnp.uint8)
+        case "complex":
+            return jnp.zeros(3, complex_dtype(dtype))
         case _:
             return jnp.zeros(2, _other(dtype))
 

@@ -125,7 +125,7 @@ def first_array(name: str, state: State) -> Any:
 KEYWORDS = ("key", "t", "dt", "context")
 
 
-def transition(cell: Callable[..., Any], state: State, x: Any, keywords: Keywords = None) -> State:
+def next_state(cell: Callable[..., Any], state: State, x: Any, keywords: Keywords = None) -> State:
     """The next state of any cell, which gets the ``keywords`` that its call names."""
     return cell(state, x, **_named(cell, keywords))
 
@@ -142,7 +142,7 @@ def advance(
     cell: Callable[..., Any], state: State, x: Any, keywords: Keywords = None
 ) -> tuple[State, Any]:
     """One step of any cell: its next state and its output."""
-    state = transition(cell, state, x, keywords)
+    state = next_state(cell, state, x, keywords)
     return state, emit(cell, state, x, keywords)
 
 

@@ -62,7 +62,8 @@ def _over_time(array: jax.Array, sizes: Sizes) -> jax.Array:
 
 def split_context(traced: Traced, sizes: Sizes) -> tuple[Traced, Frontier | None]:
     """Take the equations of the frontier out of a step that has a context."""
-    if not traced.context:
+    context = tuple(v for v, level in traced.levels.items() if level == CONTEXT)
+    if not context:
         return traced, None
     step, outputs = traced.graph, {*traced.graph.outputs}
     levels = dependence(step.equations, traced.levels)
@@ -74,9 +75,9 @@ def split_context(traced: Traced, sizes: Sizes) -> tuple[Traced, Frontier | None
     read = values_of((*(v for e in rest for v in e.inputs), *step.outputs))
     made = {v for e in rest for v in e.outputs}
     frontier = [v for v in read if levels.get(v, NUMBER) == CONTEXT and v not in made]
-    graph = extract(step.equations, frontier, (*traced.parameter_values, *traced.context))
+    graph = extract(step.equations, frontier, (*traced.parameter_values, *context))
     as_steps = sizes.batch is not None and all(map(_is_vector, frontier))
-    found = Frontier(traced.context, graph, traced.parameter_values, traced.parameters, as_steps)
+    found = Frontier(context, graph, traced.parameter_values, traced.parameters, as_steps)
     return _reading(traced, frontier, as_steps), found
 
 
@@ -95,9 +96,7 @@ def _reading(traced: Traced, frontier: Sequence[Value], as_steps: bool) -> Trace
     graph = Graph(inputs, part.outputs, part.equations)
     levels = {v: n for v, n in traced.levels.items() if n != CONTEXT}
     levels |= dict.fromkeys(frontier, level)
-    return replace(
-        traced, graph=graph, parameters=parameters, steps=steps, levels=levels, context=()
-    )
+    return replace(traced, graph=graph, parameters=parameters, steps=steps, levels=levels)
 
 
 def _is_vector(value: Value) -> bool:

@@ -15,12 +15,14 @@ from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
 from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
+from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.context import Frontier
 from noria.compiler.executors import Outputs
+from noria.compiler.peeled import run_peeled
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Graph, Value, env_of
+from noria.ir.graph import Env, Equation, Graph, Value, env_of
 from noria.ir.passes import dependence
 from noria.ir.primitives import is_heavy
 
@@ -88,6 +90,7 @@ class Program:
         env = env_of(traced.parameter_values, traced.parameters)
         env |= env_of(parts.invariant.outputs, evaluate(parts.invariant, env, {}, ()))
         needed = {*parts.parameters, *parts.epilogue.inputs}
+        needed |= set() if traced.peeled is None else traced.peeled.inputs
         used = tuple(v for v in env if v in needed)
         order = sizes._replace(time_major=self.executor.time_major)
         swap = order.time_axis != sizes.time_axis
@@ -107,14 +110,37 @@ class Program:
         return final, [swapped(y, sizes) for y in ys] if swap else ys
 
     def _segment(self, env: Env, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
-        parts, executor = self.split, self.executor
-        values = env_of(self.traced.steps, steps)
+        traced, peeled = self.traced, self.traced.peeled
+        if peeled is None:
+            return self._run(env, env_of(traced.steps, steps), state, sizes)
+        given, run = traced.steps, self._run
+        if isinstance(traced, PairedStep):
+            given, run = traced.original.steps, self._run_in_pairs
+        values = env_of(given[: len(steps)], steps)
+        return run_peeled(peeled, run, env, values, state, sizes, self.reverse)
+
+    def _run_in_pairs(self, env: Env, values: Env, state: Arrays, sizes: Sizes) -> Outputs:
+        """`_run` for complex arrays: peeled arrays are not in pairs."""
+        traced = self.traced
+        assert isinstance(traced, PairedStep)
+
+        def run(state: Arrays, steps: Arrays) -> Outputs:
+            return self._run(env, env_of(traced.steps, steps), state, sizes)
+
+        found: Outputs = traced.outside(run)(state, [values[v] for v in traced.original.steps])
+        return found
+
+    def _run(self, env: Env, values: Env, state: Arrays, sizes: Sizes) -> Outputs:
+        """Prologue, loop and epilogue; without a state there is no loop."""
+        parts, run = self.split, self.executor
         parameters, given = [env[v] for v in parts.parameters], [values[v] for v in parts.steps]
-        if self.single_step:
-            final, emitted = executor.infer(sizes, parameters, given, state)
-        else:
-            final, emitted = executor(parameters, given, state, sizes)
-        values |= env_of(parts.emitted, emitted)
+        final: Arrays = []
+        if self.traced.state:
+            if self.single_step:
+                final, emitted = run.infer(sizes, parameters, given, state)
+            else:
+                final, emitted = run(parameters, given, state, sizes)
+            values = values | env_of(parts.emitted, emitted)
         return final, evaluate(parts.epilogue, env, values, sizes.axes)
 
     def run_trees(self, state: State, steps: Steps, sizes: Sizes) -> tuple[State, State]:
@@ -128,23 +154,34 @@ class Program:
     def _with_context(self, state: Arrays, steps: Arrays, context: object, sizes: Sizes) -> Outputs:
         frontier = self.frontier
         if frontier is None:
-            return self(state, steps, sizes)
+            return self._outside(state, steps, sizes)
         arrays = frontier.evaluated(context, sizes)
         if frontier.as_steps:
-            return self(state, [*steps, *arrays], sizes)
+            return self._outside(state, [*steps, *arrays], sizes)
 
         def one(state: Arrays, steps: Arrays, arrays: Arrays) -> Outputs:
             traced = replace(self.traced, parameters=(*frontier.arrays, *arrays))
-            return replace(self, traced=traced)(state, steps, sizes._replace(batch=None))
+            program = replace(self, traced=traced)
+            return program._outside(state, steps, sizes._replace(batch=None))
 
         found: Outputs = (one if sizes.batch is None else jax.vmap(one))(state, steps, arrays)
+        return found
+
+    def _outside(self, state: Arrays, steps: Arrays, sizes: Sizes) -> Outputs:
+        """The same as a call, for complex arrays too."""
+        traced = self.traced
+        if not isinstance(traced, PairedStep) or traced.peeled is not None:
+            return self(state, steps, sizes)
+        found: Outputs = traced.outside(self)(state, steps, sizes)
         return found
 
     def saved(self, sizes: Sizes) -> tuple[tuple[Value, ...], int]:
         """The values stored for the gradient besides inputs and outputs, and the number of each."""
         batch, size = math.prod(sizes.state_axes), self.checkpoint_steps(sizes.time)
         if size < sizes.time:
-            return self.split.state, batch * ceil_div(sizes.time, size)
+            peeled = self.traced.peeled
+            state = self.split.state if peeled is None else peeled.state
+            return state, batch * ceil_div(sizes.time, size)
         return self.executor.stored(), batch * sizes.time
 
     def checkpoint_steps(self, time: int) -> int:
@@ -155,10 +192,16 @@ class Program:
         return math.isqrt(time - 1) + 1 if given == "sqrt" else int(given)
 
 
-def split_step(traced: Traced, batch: Size, backend: LoopBackend) -> tuple[Traced, Split]:
+def split_step(
+    traced: Traced, batch: Size, backend: LoopBackend, *, products_leave: bool = False
+) -> tuple[Traced, Split]:
     """Rewrite and split a step as a loop backend prefers. Return the step, and the parts."""
     if backend.packs_weights:
         traced = replace(traced, graph=without_transposes(traced.graph))
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
-    return traced, split(traced, lambda e: backend.should_hoist(e, traced.steps, batch, light))
+
+    def should_hoist(equation: Equation) -> bool:
+        return backend.should_hoist(equation, traced.steps, batch, light)
+
+    return traced, split(traced, should_hoist, products_leave=products_leave)

@@ -19,6 +19,7 @@ from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, loop_backend
 from noria.backends.base import Problem, Sizes
 from noria.backends.environment import environment
 from noria.cells.base import advance
+from noria.compiler.complex_pairs import in_pairs
 from noria.compiler.context import split_context
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import NotLinear, linear_executor
@@ -123,10 +124,12 @@ def _prefers_single_step(name: str, sizes: Sizes) -> bool:
 
 def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> Decision:
     """Choose the backend, and make the program that it runs."""
-    label = problem.label
+    label, given, frontier = problem.label, sizes, None
 
     def decided(backend: str, reason: str, program: Program | None = None) -> Decision:
-        decision = Decision(label, sizes, backend, reason, program)
+        if program is not None:
+            program = replace(program, frontier=frontier)
+        decision = Decision(label, given, backend, reason, program)
         log.debug("%s", decision)
         return decision
 
@@ -144,19 +147,29 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
                 'expected backend="plain", without save= and checkpoint=.'
             ) from found
         return decided("plain", f"{found}, so it cannot be split")
+    traced, frontier = split_context(traced, sizes)
+    if frontier is not None and not frontier.as_steps:
+        sizes = sizes._replace(batch=None)
+    if traced.peeled is not None and not traced.state:
+        name = "scan" if options.backend == "auto" else options.backend
+        reason = "no array of its state needs a loop"
+        return decided(name, reason, _loop("scan", traced, problem, sizes, options)[0])
     if options.backend == "associative":
         return decided("associative", "as asked for", _linear(traced, problem, sizes, options))
+    traced, no_pairs = in_pairs(traced)
     if environment().backend == "scan" != options.backend:
         reason = "as the environment variable NORIA_BACKEND asks for"
         return decided("scan", reason, _loop("scan", traced, problem, sizes, options)[0])
     obstacles: list[str] = []
     for name in LOOP_BACKENDS if options.backend == "auto" else [options.backend]:
         program, obstacle = _loop(name, traced, problem, sizes, options)
+        if name != "scan" and sizes != given:
+            obstacle = "a value that depends on the context is a matrix of each example"
         if obstacle is None:
             merits = [*obstacles, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else "as asked for"
             return decided(name, reason, program)
-        obstacles.append(obstacle)
+        obstacles.append(f"{obstacle}; {no_pairs}" if no_pairs else obstacle)
     raise ValueError(
         f'{label}: backend="{options.backend}" cannot run this step: {obstacles[-1]}; '
         'expected backend="auto" or backend="scan".'
@@ -166,27 +179,32 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
 def _loop(
     name: str, traced: Traced, problem: Problem, sizes: Sizes, options: Options
 ) -> tuple[Program, str | None]:
-    """The program on a loop backend, and an obstacle if the backend cannot run it."""
+    """The program on a loop backend, and an obstacle if the backend cannot run it.
+
+    The obstacle may be a product that reads the state out. Then the product leaves the loop.
+    """
     backend = loop_backend(name)
-    traced, frontier = split_context(traced, sizes)
-    batch = sizes.batch
-    if frontier is not None and not frontier.as_steps:
-        sizes = sizes._replace(batch=None)
-    traced, parts = split_step(traced, 1 if sizes.batch is None else sizes.batch, backend)
+    batch = 1 if sizes.batch is None else sizes.batch
     order = sizes._replace(time_major=backend.time_major)
     save = SAVE_POLICIES[options.save]
-    executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
-    program = Program(traced, executor, problem.reverse, options.checkpoint, frontier=frontier)
-    if name != "scan" and sizes.batch != batch:
-        return program, "a value of its context has more axes than one for each example"
-    return program, backend.supports(executor.inference.call)
+
+    def attempt(products_leave: bool) -> tuple[Program, str | None]:
+        step, parts = split_step(traced, batch, backend, products_leave=products_leave)
+        executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
+        program = Program(step, executor, problem.reverse, options.checkpoint)
+        return program, backend.supports(executor.inference.call)
+
+    program, obstacle = attempt(False)
+    if obstacle is not None and program.split.reads_out:
+        other, remaining = attempt(True)
+        if remaining is None:
+            return other, None
+    return program, obstacle
 
 
 def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:
     """The program with its loop as a linear recurrence."""
-    traced, frontier = split_context(traced, sizes)
-    one = sizes.batch is None or (frontier is not None and not frontier.as_steps)
-    batch = 1 if one else sizes.batch
+    batch = 1 if sizes.batch is None else sizes.batch
     traced, parts = split_step(traced, batch, loop_backend("scan"))
     try:
         executor = linear_executor(parts, problem.reverse)
@@ -195,7 +213,7 @@ def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) ->
             f'{problem.label}: backend="associative" needs a next state that is affine and '
             f"element-wise in the state; {reason}."
         ) from reason
-    return Program(traced, executor, problem.reverse, options.checkpoint, frontier=frontier)
+    return Program(traced, executor, problem.reverse, options.checkpoint)
 
 
 # --- listeners ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from noria.cells.base import arguments_of, cell_name
 from noria.compiler.select import Options, is_listening, run_locally, run_single_step
 from noria.compiler.trace import tree_spec
 from noria.ir.evaluate import of_one, spread
-from noria.layers.arguments import input_of, keywords_of, of_nonempty
+from noria.layers.arguments import keywords_of, of_nonempty
 from noria.layers.base import Layer
 from noria.layers.checks import (
     check_cell,
@@ -25,6 +25,7 @@ from noria.layers.checks import (
     strip_weak_type,
 )
 from noria.layers.compiled import dependence_of
+from noria.layers.inputs import input_of
 from noria.masking import check_lengths, keep_valid, where, without_padding
 from noria.module import as_pytree
 

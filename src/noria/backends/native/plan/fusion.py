@@ -171,11 +171,6 @@ class _Fusion:
     def _is_of_matrix(self, value: Any) -> bool:
         return self.matrices is not None and self.matrices.stores(value)
 
-    def _require(self, value: Any) -> None:
-        """Begin again with a slot for a value, if it has none."""
-        if value not in self.lookup.slots:
-            raise SpansPieces(value)
-
     def _level(self, value: Any) -> int:
         """The lowest level at which a value can be computed: after what it reads is stored."""
         highest = 0

@@ -171,11 +171,6 @@ class _Fusion:
     def _is_of_matrix(self, value: Any) -> bool:
         return self.matrices is not None and self.matrices.stores(value)
 
-    def _require(self, value: Any) -> None:
-        """Begin again with a slot for a value, if it has none."""
-        if value not in self.lookup.slots:
-            raise SpansPieces(value)
-
     def _level(self, value: Any) -> int:
         """The lowest level at which a value can be computed: after what it reads is stored."""
         highest = 0
@@ -206,8 +201,8 @@ class _Fusion:
                     needed.setdefault((value, offset), set()).add(key)
             stage.columns = list(columns)
         if self.matrices is not None:
-            for number, (_, stage) in enumerate(self.matrices.stages):
-                for value in self.matrices.computed(stage):
+            for number, (_, matrices) in enumerate(self.matrices.stages):
+                for value in self.matrices.computed(matrices):
                     if self.lookup.producer[value].name in TRANSCENDENTAL:
                         needed.setdefault((value, 0), set()).add((-1, number))
         slots = self.lookup.slots

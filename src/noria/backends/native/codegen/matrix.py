@@ -14,6 +14,7 @@ there are lanes are reduced together::
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -347,7 +348,7 @@ class MatrixStageCode:
                 for n in range(count)
             ]
             vectors += [constant(kind, 0)] * (self.lanes - count)
-            found = horizontal(b, vectors, lambda u, v, e=equation: combine(b, e, u, v))
+            found = horizontal(b, vectors, partial(combine, b, equation))
             for target in targets:
                 access = self._access(target)
                 stride = access.strides[self.row_axis] if self.row_axis is not None else 1

@@ -201,8 +201,8 @@ class _Fusion:
                     needed.setdefault((value, offset), set()).add(key)
             stage.columns = list(columns)
         if self.matrices is not None:
-            for number, (_, stage) in enumerate(self.matrices.stages):
-                for value in self.matrices.computed(stage):
+            for number, (_, matrices) in enumerate(self.matrices.stages):
+                for value in self.matrices.computed(matrices):
                     if self.lookup.producer[value].name in TRANSCENDENTAL:
                         needed.setdefault((value, 0), set()).add((-1, number))
         slots = self.lookup.slots

@@ -12,10 +12,10 @@ def map_of_view(equation: Equation, value: Any) -> AffineMap:
     shape, params = equation.inputs[0].aval.shape, equation.params
     strides = strides_of(shape)
     if equation.name == "broadcast_in_dim":
-        steps = dict(zip(params["broadcast_dimensions"], range(len(shape)), strict=True))
-        wide = [n in steps and shape[steps[n]] > 1 for n in range(len(params["shape"]))]
+        source = dict(zip(params["broadcast_dimensions"], range(len(shape)), strict=True))
+        wide = [n in source and shape[source[n]] > 1 for n in range(len(params["shape"]))]
         axes = [
-            (count, strides[steps[n]] if wide[n] else 0) for n, count in enumerate(params["shape"])
+            (count, strides[source[n]] if wide[n] else 0) for n, count in enumerate(params["shape"])
         ]
         return affine(0, *axes)
     if equation.name == "transpose":

@@ -125,18 +125,22 @@ def _optimized(module: ir.Module, isa: Isa) -> tuple[Any, Any]:
     module.triple = machine.triple
     parsed = llvm.parse_assembly(str(module), context=llvm.create_context())
     parsed.verify()
-    # The code is vectorized and unrolled already. At level 2 or with these passes LLVM takes twice
-    # as long (benchmarks/compiling.py), and the code is no faster.
+    # The code is vectorized and unrolled already, and its functions are not inlined. So each is
+    # simplified by itself. The passes over the module took twice as long for a code that is no
+    # faster, and one of them (LoopLoadElimination) a time that grows with the square of the loads.
+    # Without any passes, emission takes longer (benchmarks/compiling.py).
     options = llvm.create_pipeline_tuning_options(speed_level=1)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
-    passes = builder.getModulePassManager()
-    passes.run(parsed, builder)
+    passes = builder.getFunctionPassManager()
+    for function in parsed.functions:
+        if not function.is_declaration:
+            passes.run(function, builder)
     _free(passes)
     return machine, parsed
 
 
-def _free(passes: llvm.ModulePassManager) -> None:
+def _free(passes: llvm.FunctionPassManager) -> None:
     """Free the memory of a pass manager, 200 kilobytes and more.
 
     llvmlite 0.45 to 0.50 never does: the first of the base classes has a ``_dispose`` that does

@@ -20,7 +20,6 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-import noria
 from noria._atomic import replace_file
 from noria.backends.environment import cache_folder
 from noria.backends.native.runtime.header import api_version
@@ -36,10 +35,10 @@ _log = logging.getLogger(__name__)
 @functools.cache
 def code_version() -> str:
     """All that decides the machine code of a plan, besides the plan and the instruction set."""
-    package = Path(noria.__file__).parent
+    package = Path(__file__).parents[3]
     sources = [p for part in ("backends/native", "ir") for p in (package / part).rglob("*.py")]
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(sources)))
-    versions = noria.__version__, llvmlite.__version__, llvm.llvm_version_info, api_version()
+    versions = llvmlite.__version__, llvm.llvm_version_info, api_version()
     machine = llvm.get_process_triple(), platform.system(), platform.machine()
     return f"{digest.hexdigest()} {versions} {machine}"
 

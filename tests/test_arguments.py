@@ -20,11 +20,11 @@ class Timed(nr.Cell):
 
     U: jax.Array
 
-    def __call__(self, h, x, *, t, dt):
+    def __call__(self, h, x, *, t, dt):  # type: ignore[override]
         turn = jnp.where(t % 2 == 0, h @ self.U, h)
         return h + dt * (jnp.tanh(x + turn) - h) + 0.1 * jnp.sin(t.astype(h.dtype))
 
-    def output(self, h, x, *, dt, t):
+    def output(self, h, x, *, dt, t):  # type: ignore[override]
         return h * (1 + dt), t
 
     def initial_state(self):
@@ -37,10 +37,10 @@ class Conditioned(nr.Cell):
     W: jax.Array
     U: jax.Array
 
-    def __call__(self, h, x, *, context):
+    def __call__(self, h, x, *, context):  # type: ignore[override]
         return jnp.tanh(self.W @ context["speaker"] + self.U @ h + x)
 
-    def output(self, h, x, *, context):
+    def output(self, h, x, *, context):  # type: ignore[override]
         return h * context["scale"]
 
     def initial_state(self):
@@ -53,7 +53,7 @@ class Attending(nr.Cell):
     K: jax.Array
     U: jax.Array
 
-    def __call__(self, h, x, *, context):
+    def __call__(self, h, x, *, context):  # type: ignore[override]
         weights = jax.nn.softmax((context @ self.K) @ h)
         return jnp.tanh(weights @ context + self.U @ h + x)
 
@@ -339,8 +339,8 @@ WRONG: dict[str, tuple[Any, dict[str, Any], type, str]] = {
 @pytest.mark.parametrize("whole", [True, False])
 def test_errors_of_arguments(name, whole):
     cell, inputs, error, message = WRONG[name]
-    layer = nr.Recurrence(cell)
-    layer = layer if whole else nr.Chain(layer)
+    recurrence = nr.Recurrence(cell)
+    layer = recurrence if whole else nr.Chain(recurrence)
     with pytest.raises(error, match=message):
         layer(jnp.zeros((BATCH, TIME, SIZE)), **inputs)
 
@@ -363,7 +363,7 @@ class Framed(nr.Cell):
     """Reads an image and a number; ``kind`` makes one step from both."""
 
     W: jax.Array
-    in_shape = Frame((2, 2), ())
+    in_shape: ClassVar[Any] = Frame((2, 2), ())
 
     def __call__(self, h, x):
         image, gate = jtu.tree_leaves(x)
@@ -378,11 +378,11 @@ class Framed(nr.Cell):
 
 
 class FramedDict(Framed):
-    in_shape: ClassVar[dict[str, Any]] = {"a": (2, 2), "b": ()}
+    in_shape: ClassVar[Any] = {"a": (2, 2), "b": ()}
 
 
 class FramedTuple(Framed):
-    in_shape = ((2, 2), ())
+    in_shape: ClassVar[Any] = ((2, 2), ())
 
 
 FORMS: dict[str, tuple[Any, Any]] = {

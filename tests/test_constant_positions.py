@@ -37,7 +37,10 @@ def test_constant_positions(move, backend, request):
         pytest.skip("there is no machine code here")
     cell = lambda h, x: jnp.tanh(0.9 * MOVES[move](h) + x)  # noqa: E731
     layer = nr.Recurrence(cell, random(0, SIZE), backend=backend)
-    options = {"lengths": jnp.array([4, 2]), "resets": jnp.zeros((2, 4), bool).at[0, 2].set(True)}
+    options: dict[str, Any] = {
+        "lengths": jnp.array([4, 2]),
+        "resets": jnp.zeros((2, 4), bool).at[0, 2].set(True),
+    }
     xs = random(1, 2, 4, SIZE)
     assert_agree(layer, nr.with_backend(layer, "reference"), xs, random(2, 2, SIZE), **options)
 
@@ -103,7 +106,7 @@ class ClockworkOfSteps(nr.Cell):
     W: jax.Array
     U: jax.Array
 
-    def __call__(self, h, x, *, t):
+    def __call__(self, h, x, *, t):  # type: ignore[override]
         moves = t % jnp.repeat(jnp.array([1, 2, 4], t.dtype), 2) == 0
         return jnp.where(moves, jnp.tanh(self.W @ x + self.U @ h), h)
 
@@ -115,7 +118,7 @@ class ClockworkOfSteps(nr.Cell):
 def test_a_clockwork_cell_is_native(cell):
     weights, xs = (random(1, SIZE, 3), random(2, SIZE, SIZE)), random(3, 2, 9, 3)
     layer = nr.Recurrence(cell(*weights))
-    options = {"resets": jnp.zeros((2, 9), bool).at[0, 3].set(True)}
+    options: dict[str, Any] = {"resets": jnp.zeros((2, 9), bool).at[0, 3].set(True)}
     assert nr.explain(layer, xs, **options).backend == AUTO
     assert_agree(layer, nr.with_backend(layer, "reference"), xs, **options)
     other = nr.Recurrence(Clockwork(*weights))

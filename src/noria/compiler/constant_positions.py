@@ -40,7 +40,7 @@ def with_known_positions(graph: Graph, constants: Env) -> Graph:
     equations: list[Equation] = []
     instead: dict[Any, Any] = {}
     for equation in graph.equations:
-        function = None
+        function: Callable[..., Any] | None = None
         if equation.name in _EXTREMES:
             function = functools.partial(_position, equation)
         elif equation.name == "gather" and not unknown.get(equation.inputs[1]):

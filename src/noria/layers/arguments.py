@@ -54,7 +54,7 @@ def keywords_of(
     return found, None if given["context"] is None else _context(label, given["context"], batch)
 
 
-def _keys(label: str, key: Key | None, axes: Axes) -> Key:
+def _keys(label: str, key: Any, axes: Axes) -> Key:
     """One key for each step."""
     check_key(f"{label}, whose cell draws random numbers", key)
     return jax.random.split(key, axes) if axes else key

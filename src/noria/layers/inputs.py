@@ -83,7 +83,8 @@ def _of_shape(label: str, what: str, xs: Any, shape: Any, time: bool) -> tuple[A
     """Arrays whose last axes are those of ``shape``, a pytree of tuples, one for each array."""
     shapes, structure = jtu.tree_flatten(shape, is_leaf=_is_shape)
     xs = jtu.tree_map(jnp.asarray, xs)
-    leaves, found = jtu.tree_flatten(xs)
+    leaves: list[jax.Array] = jtu.tree_leaves(xs)
+    found: Any = jtu.tree_structure(xs)
     fit = structure == found and all(
         leaf.shape[leaf.ndim - len(one) :] == one
         for leaf, one in zip(leaves, shapes, strict=True)

@@ -75,6 +75,8 @@ class Explanation:
         flops: floating-point operations of each part, by its name.
         bytes: bytes that a part passes on, for all examples and steps: the hoisted values of
             ``before``, and the emitted values of ``loop``.
+        obstacles: all that keeps loops from a better backend, with the lines of the cell; ``reason``
+            has the first ones.
 
     All but the first five are empty or zero for a backend that runs the cell as it is.
 
@@ -101,14 +103,17 @@ class Explanation:
     saved_bytes: int = 0
     flops: dict[str, int] | None = None
     bytes: dict[str, int] | None = None
+    obstacles: tuple[str, ...] = ()
 
     _repr_html_ = explanation_html
 
     def __str__(self) -> str:
         batch = "" if self.batch is None else f"{self.batch} examples, "
         lines = [f"{self.label}: {batch}{self.time} steps, backend {self.backend}: {self.reason}."]
+        if len(self.obstacles) > 1:
+            lines += ["All obstacles:", *(f"  {obstacle}" for obstacle in self.obstacles)]
         if not self.loop:
-            return lines[0]
+            return "\n".join(lines)
         lines.append(
             f"The next state is {'' if self.linear else 'not '}affine and element-wise in "
             "the state."
@@ -209,10 +214,12 @@ def explanation_of(decision: Decision) -> Explanation:
     """A decision as an explanation, with the graphs and the reasons of the run."""
     sizes, program, reason = decision.sizes, decision.program, decision.reason
     if program is None:
-        return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
+        obstacles = decision.obstacles
+        where = decision.label, sizes.batch, sizes.time, decision.backend
+        return Explanation(*where, reason, obstacles=obstacles)
     parts, times = program.split, math.prod(sizes.axes)
     prologue, loop = program.executor.as_run
-    reverse, gradients, notes = _gradient(program.executor)
+    reverse, gradients, notes, obstacles = _gradient(program.executor)
     graphs = {
         "constant": (parts.invariant, 1),
         "before": (prologue, times),
@@ -241,22 +248,24 @@ def explanation_of(decision: Decision) -> Explanation:
             name: times * sum(map(size_in_bytes, values))
             for name, values in (("before", prologue.outputs), ("loop", parts.emitted))
         },
+        obstacles=tuple(dict.fromkeys((*decision.obstacles, *obstacles))),
     )
 
 
-def _gradient(executor: Executor) -> tuple[Graph | None, Graph, list[str]]:
-    """The reverse loop, the equations that read parameters, and notes for the reason.
+def _gradient(executor: Executor) -> tuple[Graph | None, Graph, list[str], list[str]]:
+    """The reverse loop, the equations that read parameters, notes for the reason, and obstacles.
 
     The reverse loop is ``None`` for a step without a gradient; a note gives the reason.
     """
     try:
         _check_derivative(executor.split.prologue)
         if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
-            return EMPTY, EMPTY, []
+            return EMPTY, EMPTY, [], []
         gradient = executor.gradient
     except Exception as error:  # a derivative rule may be the user's and raise any error
-        return None, EMPTY, [f"no gradient: {_first_line(error)}"]
-    return gradient.reverse.call.graph, Graph((), (), gradient.uses), gradient.notes
+        return None, EMPTY, [f"no gradient: {_first_line(error)}"], []
+    uses = Graph((), (), gradient.uses)
+    return gradient.reverse.call.graph, uses, gradient.notes, gradient.obstacles
 
 
 def _check_derivative(graph: Graph) -> None:

@@ -89,6 +89,8 @@ class _Pieces:
         ):
             raise Refused
         along = left[0] - len(first), right[0] - len(first)
+        if (a.ndim, b.ndim, along[1]) == (len(first) + 1, len(first) + 2, 0) and not any(weights):
+            return (jnp.broadcast_to(a[..., None], b.shape) * b).sum(-2)
         if not first:
             return self._product((a, b), along, weights)
         pairs = zip(self._rows(a), self._rows(b), strict=True)

@@ -1,16 +1,21 @@
 """Pull-backs of equations: kept between steps, and never one that is out of date."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.extend.core import Primitive
+from jax.interpreters import ad
 from jax.sharding import AxisType
 
 from noria.compiler import equation_vjp
 from noria.compiler.equation_vjp import equation_vjps
 from noria.ir.build import graph_of
 
+CONFIG: Any = jax.config
 X = np.array([0.5, -1.5, 2.0], np.float32)
 
 
@@ -48,7 +53,7 @@ def test_equal_equations_of_two_steps_are_traced_once(traced):
     assert traced == ["sin"]
 
 
-VARIANTS = {
+VARIANTS: dict[str, list[Any]] = {
     "dtype": [(lambda x: jax.lax.sin(x), (X.astype(d),), (0,)) for d in (np.float32, np.float16)],
     "shape": [(lambda x: jax.lax.sin(x), (X[:n],), (0,)) for n in (2, 3)],
     "parameter": [(lambda x, y=y: jax.lax.integer_pow(x, y), (X,), (0,)) for y in (2, 3)],
@@ -74,7 +79,7 @@ def test_equations_that_differ_have_their_own_pull_backs(traced, difference):
 @pytest.mark.parametrize(
     "setting",
     [
-        lambda: jax.enable_x64(not jax.config.jax_enable_x64),
+        lambda: jax.enable_x64(not CONFIG.jax_enable_x64),
         lambda: jax.default_matmul_precision("highest"),
         lambda: jax.numpy_dtype_promotion("standard"),
         lambda: jax.numpy_rank_promotion("raise"),
@@ -91,10 +96,23 @@ def test_each_setting_of_jax_has_its_own_pull_backs(traced, setting):
     assert len(traced) == 2
 
 
+def test_the_rule_of_a_primitive_of_the_user_is_traced_each_time(traced):
+    """It can be replaced: here it is another one the second time."""
+    primitive = Primitive("sin")
+    primitive.def_abstract_eval(lambda x: x)
+    primitive.def_impl(jax.lax.sin)
+    for factor in (2.0, 3.0):
+        ad.defjvp(primitive, lambda t, x, factor=factor: factor * t)
+        (found,) = gradients(lambda x: primitive.bind(x), X)
+        np.testing.assert_array_equal(found, np.full_like(X, factor))
+    assert len(traced) == 2
+
+
 @pytest.mark.parametrize("form", ["jvp", "vjp"])
 def test_a_rule_of_the_user_is_traced_each_time(traced, form):
     """It can read a variable, here ``factor``."""
     factor = 1.0
+    function: Any
     if form == "jvp":
         function = jax.custom_jvp(jax.lax.sin)
         function.defjvp(lambda xs, ts: (jax.lax.sin(xs[0]), factor * ts[0]))

@@ -5,7 +5,7 @@ import gc
 import weakref
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -158,9 +158,9 @@ def test_looks_at_residuals():
 
 
 def test_settings():
-    before = _jax.settings()
+    before, config = _jax.settings(), cast(Any, jax.config)
     assert hash(before) == hash(_jax.settings())
-    for changed in (jax.enable_x64(not jax.config.jax_enable_x64), jax.debug_nans(True)):
+    for changed in (jax.enable_x64(not config.jax_enable_x64), jax.debug_nans(True)):
         with changed:
             assert _jax.settings() != before
     mesh = jax.make_mesh((1,), ("devices",), (jax.sharding.AxisType.Explicit,))

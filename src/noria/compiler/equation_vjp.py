@@ -154,11 +154,12 @@ def equation_vjps(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[Equ
 def _key(equation: Equation, wrt: Sequence[int], context: Hashable) -> Hashable | None:
     """Equal for equations with the same pull-back; ``None`` for one that is traced on its own.
 
-    The pull-back of a primitive depends on its parameters, the types of its inputs, and the
-    settings of JAX. A parameter that holds a function or a jaxpr may have a derivative rule of the
-    user, which reads more than that.
+    The pull-back of a primitive of JAX depends on its parameters, the types of its inputs, and the
+    settings of JAX. A derivative rule of the user may read more than that: the rule of another
+    primitive, or one in a parameter that holds a function or a jaxpr.
     """
-    is_plain = all(map(_is_plain, equation.params.values()))
+    is_of_jax = getattr(jax.lax, f"{equation.name}_p", None) is equation.primitive
+    is_plain = is_of_jax and all(map(_is_plain, equation.params.values()))
     if not is_plain or any(is_symbolic(*a.aval.shape) for a in equation.inputs):
         return None
     atoms = tuple(

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import LinearExecutor, is_linear
 from noria.compiler.param_use import pull_back_of_a_step
-from noria.compiler.program import Executor
+from noria.compiler.program import Executor, Program
 from noria.compiler.select import Decision, listening
+from noria.compiler.split import split
 from noria.display import explanation_html, explanations_html
 from noria.ir.graph import (
     EMPTY,
@@ -240,7 +242,7 @@ def explanation_of(decision: Decision) -> Explanation:
         decision.backend,
         "; ".join((reason, *notes)),
         **lines,
-        linear=isinstance(program.executor, LinearExecutor) or is_linear(parts),
+        linear=_is_linear(program),
         saved=tuple(_shape(v) for v in saved),
         saved_bytes=count * sum(map(size_in_bytes, saved)),
         flops={name: sum(line.flops for line in found) for name, found in lines.items()},
@@ -250,6 +252,14 @@ def explanation_of(decision: Decision) -> Explanation:
         },
         obstacles=tuple(dict.fromkeys((*decision.obstacles, *obstacles))),
     )
+
+
+def _is_linear(program: Program) -> bool:
+    """Whether the step is a linear recurrence, a complex one in its complex form."""
+    if isinstance(program.executor, LinearExecutor) or is_linear(program.split):
+        return True
+    traced = program.traced
+    return isinstance(traced, PairedStep) and is_linear(split(traced.original))
 
 
 def _gradient(executor: Executor) -> tuple[Graph | None, Graph, list[str], list[str]]:

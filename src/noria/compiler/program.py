@@ -15,6 +15,7 @@ from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
 from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
+from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.executors import Outputs
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
@@ -116,7 +117,8 @@ class Program:
 
     def run_trees(self, state: State, steps: Steps, sizes: Sizes) -> tuple[State, State]:
         """Final state and outputs as pytrees, batch first."""
-        final, ys = self(jtu.tree_leaves(state), jtu.tree_leaves(steps), sizes)
+        run = self.traced.outside(self) if isinstance(self.traced, PairedStep) else self
+        final, ys = run(jtu.tree_leaves(state), jtu.tree_leaves(steps), sizes)
         ys = jtu.tree_unflatten(self.traced.emission_tree, ys)
         return jtu.tree_unflatten(jtu.tree_structure(state), final), ys
 

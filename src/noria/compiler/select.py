@@ -19,6 +19,7 @@ from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, loop_backend
 from noria.backends.base import Problem, Sizes
 from noria.backends.environment import environment
 from noria.cells.base import advance
+from noria.compiler.complex_pairs import in_pairs
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import NotLinear, linear_executor
 from noria.compiler.program import Program, split_step
@@ -149,6 +150,7 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         return decided("plain", f"{found}, so it cannot be split", obstacles=[str(found)])
     if options.backend == "associative":
         return decided("associative", "as asked for", _linear(traced, problem, sizes, options))
+    traced, no_pairs = in_pairs(traced)
     if environment().backend == "scan" != options.backend:
         reason = "as the environment variable NORIA_BACKEND asks for"
         return decided("scan", reason, _loop("scan", traced, problem, sizes, options)[0])
@@ -160,8 +162,8 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
             merits = [*first, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else "as asked for"
             return decided(name, reason, program, obstacles)
-        first.append(found[0])
-        obstacles += found
+        first.append(f"{found[0]}; {no_pairs}" if no_pairs else found[0])
+        obstacles += [*found, no_pairs] if no_pairs else found
     raise ValueError(
         f'{label}: backend="{options.backend}" cannot run this step: {first[-1]}; '
         'expected backend="auto" or backend="scan".'

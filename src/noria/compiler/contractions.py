@@ -31,11 +31,18 @@ CONSTANT = 1
 
 def canonical_contractions(graph: Graph, sources: dict[Value, int]) -> Graph:
     """Apply every rule; ``sources`` gives the level of each input."""
-    if not any(v.aval.ndim > 1 for e in graph.equations for v in e.outputs):
+    if not any(map(_is_matrix_work, graph.equations)):
         return graph
     for rule in (sums_to_products, outer_products, normal_products):
         graph = rule(graph, dependence(graph.equations, sources))
     return graph
+
+
+def _is_matrix_work(equation: Equation) -> bool:
+    """Whether a rule may apply to an equation; to none of a step on vectors."""
+    if equation.name == "dot_general":
+        return _is_deep(equation) or not is_contraction(equation)
+    return equation.name == "reduce_sum" and equation.inputs[0].aval.ndim > 1
 
 
 def _is_constant(levels: dict[Value, int], atom: Atom) -> bool:
@@ -60,8 +67,6 @@ def sums_to_products(graph: Graph, levels: dict[Value, int]) -> Graph:
 
     For float32 and float64: a sum of narrower numbers is rounded in another way.
     """
-    if not any(e.name == "reduce_sum" and e.inputs[0].aval.ndim > 1 for e in graph.equations):
-        return graph
     maker, uses = _makers(graph), users(graph.equations, graph.outputs)
 
     def contract(equation: Equation) -> Replacement | None:
@@ -224,8 +229,6 @@ class _Operand:
 
 def normal_products(graph: Graph, levels: dict[Value, int]) -> Graph:
     """Products with several heads, or several axes for one purpose, get their normal form."""
-    if not any(is_contraction(e) and _is_deep(e) for e in graph.equations):
-        return graph
     maker = _makers(graph)
 
     def normalize(equation: Equation) -> Replacement | None:

@@ -13,7 +13,7 @@ disturbs few turns. The exit status is 1 if a cell is still slower.
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -106,7 +106,7 @@ def compared(run: Callable[..., Any], layer: nr.Recurrence, xs: jax.Array, turns
     return _ratio(calls, 4 * turns, repeats) if ratio.is_slower else ratio
 
 
-def _ratio(calls: list[Callable[[], Any]], turns: int, repeats: int) -> Ratio:
+def _ratio(calls: Sequence[Callable[[], Any]], turns: int, repeats: int) -> Ratio:
     found: list[tuple[float, float]] = []
     for turn in range(turns):
         order = (0, 1) if turn % 2 else (1, 0)

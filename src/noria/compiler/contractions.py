@@ -25,8 +25,8 @@ from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import Replacement, dce, dependence, rewrite, users
 from noria.ir.primitives import is_contraction
 
-#: The level of what depends on parameters only; see `noria.compiler.canonicalize`.
-CONSTANT = 1
+#: Levels of `noria.compiler.canonicalize`: what depends on parameters only, and on the state.
+CONSTANT, STATE = 1, 3
 
 
 def canonical_contractions(graph: Graph, sources: dict[Value, int]) -> Graph:
@@ -129,8 +129,10 @@ def _contracted(
     """The product of a vector and a matrix, exact also where products are not by default."""
     vector, matrix = (factor.kept for factor in factors)
     batch = [axis for axis in vector if axis not in summed]
+    one, two = (factor.squeezed(a) for factor, a in zip(factors, arrays, strict=True))
     found = jax.lax.dot_general(
-        *(factor.squeezed(a) for factor, a in zip(factors, arrays, strict=True)),
+        one,
+        two,
         (
             ([vector.index(n) for n in summed], [matrix.index(n) for n in summed]),
             ([vector.index(n) for n in batch], [matrix.index(n) for n in batch]),
@@ -250,6 +252,8 @@ def normal_products(graph: Graph, levels: dict[Value, int]) -> Graph:
         groups = [operand.groups(batch, depth) for operand in pair]
         if pair[0].is_weight or not depth or groups[0] is None or groups[1] is None:
             return None
+        if pair[1].is_weight and levels[pair[0].atom] < STATE:
+            return None  # it leaves the loop in any form
         function = _Product(equation, pair, [g for g in groups if g], depth, result, sizes)
         return None if function.is_normal else build(function, function.atoms, equation.source)
 
@@ -311,12 +315,11 @@ class _Product:
         kept = [[g for g in some if g] for some in self.groups]
         heads = [0] if batch else []
         params = self.equation.params
+        vector, matrix = map(self._merged, arrays, self.pair, kept)
         found = jax.lax.dot_general(
-            *(
-                self._merged(a, operand, some)
-                for a, operand, some in zip(arrays, self.pair, kept, strict=True)
-            ),
-            (tuple([some.index(self.depth)] for some in kept), (heads, heads)),
+            vector,
+            matrix,
+            (([kept[0].index(self.depth)], [kept[1].index(self.depth)]), (heads, heads)),
             precision=params["precision"],
             preferred_element_type=params["preferred_element_type"],
         )

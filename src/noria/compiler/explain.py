@@ -216,9 +216,8 @@ def explanation_of(decision: Decision) -> Explanation:
     """A decision as an explanation, with the graphs and the reasons of the run."""
     sizes, program, reason = decision.sizes, decision.program, decision.reason
     if program is None:
-        obstacles = decision.obstacles
         where = decision.label, sizes.batch, sizes.time, decision.backend
-        return Explanation(*where, reason, obstacles=obstacles)
+        return Explanation(*where, reason, obstacles=decision.obstacles)
     parts, times = program.split, math.prod(sizes.axes)
     prologue, loop = program.executor.as_run
     reverse, gradients, notes, obstacles = _gradient(program.executor)

@@ -157,13 +157,13 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
     first: list[str] = []
     obstacles: list[str] = []
     for name in LOOP_BACKENDS if options.backend == "auto" else [options.backend]:
-        program, found = _loop(name, traced, problem, sizes, options)
-        if not found:
+        program, missing = _loop(name, traced, problem, sizes, options)
+        if not missing:
             merits = [*first, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else "as asked for"
             return decided(name, reason, program, obstacles)
-        first.append(f"{found[0]}; {no_pairs}" if no_pairs else found[0])
-        obstacles += [*found, no_pairs] if no_pairs else found
+        first.append(f"{missing[0]}; {no_pairs}" if no_pairs else missing[0])
+        obstacles += [*missing, no_pairs] if no_pairs else missing
     raise ValueError(
         f'{label}: backend="{options.backend}" cannot run this step: {first[-1]}; '
         'expected backend="auto" or backend="scan".'

@@ -24,7 +24,7 @@ from noria.compiler.param_use import ParameterUse
 from noria.compiler.residuals import StepVJP, divide
 from noria.compiler.split import Split
 from noria.ir.graph import Atom, Env, Equation, Graph, Value, is_inexact, is_literal, values_of
-from noria.ir.passes import cse, dependence, inlined, inputs_of
+from noria.ir.passes import cse, dce, dependence, inlined, inputs_of
 from noria.ir.primitives import LIGHT
 
 
@@ -64,12 +64,13 @@ def differentiate(split: Split) -> StepVJP:
 def _canonical(graph: Graph) -> Graph:
     """A graph without common subexpressions; its products, as those of a step, in one form.
 
-    All inputs count as state: a weight is not transposed in each step.
+    The pull-backs of parameters, which are not summed here, are dead code. All inputs count as
+    state: a weight is not transposed in each step.
     """
     graph = cse(graph, LIGHT)
     inputs = inputs_of(graph.equations, graph.outputs)
-    whole = replace(graph, inputs=tuple(inputs))
-    return canonical_contractions(whole, dict.fromkeys(inputs, STATE))
+    graph = dce(replace(graph, inputs=tuple(inputs)))
+    return canonical_contractions(graph, dict.fromkeys(inputs, STATE))
 
 
 class _Tape:

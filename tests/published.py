@@ -1,4 +1,4 @@
-"""Published cells whose state is a matrix for each head, or whose weights are stacked by head.
+"""Published cells whose state or whose weights are matrices for each head, and linear ones.
 
 `PUBLISHED` has a maker for each, from heads, their width, and features of the input to a cell. They
 are written as their papers write them, with the read-out in ``output``.
@@ -220,3 +220,48 @@ def slstm(state, x, heads, W, R, b):
     i, f = jnp.exp(i - top), jnp.exp(f + m - top)
     c, n = f * c + i * jnp.tanh(z), f * n + i
     return jax.nn.sigmoid(o) * c / n, c, n, top
+
+
+@published(
+    lambda h, d, n: (
+        (h * d,),
+        {"W": (h * d, n), "Wa": (h, d, d), "Wi": (h, d, d), "rate": (h * d,)},
+    )
+)
+def rglru(state, x, heads, W, Wa, Wi, rate):
+    """The real-gated linear recurrent unit of Griffin (De et al. 2024)."""
+    u = (W @ x).reshape(heads, -1)
+    gates = (jax.nn.sigmoid(jnp.einsum("hij,hj->hi", V, u).reshape(-1)) for V in (Wa, Wi))
+    keep, accept = gates
+    decay = jnp.exp(-8 * jax.nn.softplus(rate) * keep)
+    return decay * state + jnp.sqrt(1 - decay * decay) * accept * u.reshape(-1)
+
+
+@published(lambda h, d, n: ((h * d,), {"W": (3 * h * d, n)}))
+def minlstm(state, x, heads, W):
+    """A minimal LSTM with normalized gates (Feng et al. 2024)."""
+    f, i, a = _parts(W, x, 1, 3)
+    f, i = jax.nn.sigmoid(f[0]), jax.nn.sigmoid(i[0])
+    return (f * state + i * a[0]) / (f + i)
+
+
+# --- attention ----------------------------------------------------------------------------------
+
+
+def _of_window(state: Any, x: jax.Array, heads: int, W: jax.Array) -> jax.Array:
+    K, V = state
+    q = _parts(W, x, heads, 3)[2]
+    weights = jax.nn.softmax(jnp.einsum("hd,thd->ht", q, K) * q.shape[1] ** -0.5, axis=-1)
+    return jnp.einsum("ht,thd->hd", weights, V).reshape(-1)
+
+
+@published(
+    lambda h, d, n: (((8, h, d), (8, h, d)), {"W": (3 * h * d, n)}),
+    read=_of_window,
+)
+def window_attention(state, x, heads, W):
+    """Attention over the keys and values of the last steps."""
+    return tuple(
+        jnp.concatenate([old[1:], new[None]])
+        for old, new in zip(state, _parts(W, x, heads, 3)[:2], strict=True)
+    )

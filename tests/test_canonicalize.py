@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from graphs import aligned, traced
+from models import assert_close, random
 
-from noria.compiler import canonicalize
+from noria.compiler import canonicalize, contractions
 from noria.ir import passes
 from noria.ir.graph import Graph
 from noria.ir.passes import backward_slice, dependence
@@ -44,6 +45,9 @@ RULES: dict[str, Rule] = {
     "without_transposes": lambda graph, _: canonicalize.without_transposes(graph),
     "dce": lambda graph, _: passes.dce(Graph(graph.inputs, graph.outputs[:1], graph.equations)),
     "cse": lambda graph, _: passes.cse(graph, frozenset({"tanh", "add"})),
+    "sums_to_products": levelled(contractions.sums_to_products),
+    "outer_products": levelled(contractions.outer_products),
+    "normal_products": levelled(contractions.normal_products),
     "canonicalize": lambda graph, levels: canonicalize.canonicalize(graph, levels, 1),
 }
 
@@ -439,6 +443,249 @@ CASES: dict[str, tuple[str, Callable[..., Any], dict[str, Any], str, str | None]
         """,
         None,
     ),
+    "a sum of rows, each times a number, is a product": (
+        "sums_to_products",
+        lambda h, x: (x[:, None] * h).sum(0),
+        {"h": (3, 4), "x": (3,)},
+        """
+        a[3,1] = broadcast_in_dim(x)
+        b[3,4] = mul(a, h)
+        c[4] = reduce_sum(b) axes 0
+        return c
+        """,
+        """
+        d[4] = dot_general(x, h) over 0.0
+        return d
+        """,
+    ),
+    "a sum of numbers times each row is a product": (
+        "sums_to_products",
+        lambda h, x: (h * x).sum(1),
+        {"h": (3, 4), "x": (4,)},
+        """
+        a[1,4] = broadcast_in_dim(x)
+        b[3,4] = mul(h, a)
+        c[3] = reduce_sum(b) axes 1
+        return c
+        """,
+        """
+        d[3] = dot_general(x, h) over 0.1
+        return d
+        """,
+    ),
+    "the same for each head": (
+        "sums_to_products",
+        lambda h, x: (x[:, :, None] * h).sum(1),
+        {"h": (2, 3, 4), "x": (2, 3)},
+        """
+        a[2,3,1] = broadcast_in_dim(x)
+        b[2,3,4] = mul(a, h)
+        c[2,4] = reduce_sum(b) axes 1
+        return c
+        """,
+        """
+        d[2,4] = dot_general(x, h) over 1.1 batch 0.0
+        return d
+        """,
+    ),
+    "a sum of products of equal shapes stays": (
+        "sums_to_products",
+        lambda h, x: (h * x).sum(1),
+        {"h": (3, 4), "x": (3, 4)},
+        """
+        a[3,4] = mul(h, x)
+        b[3] = reduce_sum(a) axes 1
+        return b
+        """,
+        None,
+    ),
+    "a product that is read twice is made": (
+        "sums_to_products",
+        lambda h, x: (lambda a: (a.sum(1), a))(h * x),
+        {"h": (3, 4), "x": (4,)},
+        """
+        a[1,4] = broadcast_in_dim(x)
+        b[3,4] = mul(h, a)
+        c[3] = reduce_sum(b) axes 1
+        return c, b
+        """,
+        None,
+    ),
+    "an outer product": (
+        "outer_products",
+        lambda h, x: jnp.einsum("i,j->ij", x, h),
+        {"h": (4,), "x": (3,)},
+        """
+        a[3,4] = dot_general(x, h) outer
+        return a
+        """,
+        """
+        b[3,4] = broadcast_in_dim(x)
+        c[3,4] = broadcast_in_dim(h)
+        d[3,4] = mul(b, c)
+        return d
+        """,
+    ),
+    "the transpose of an outer product for each head": (
+        "outer_products",
+        lambda h, x: jnp.einsum("hi,hj->hij", x, h).swapaxes(1, 2),
+        {"h": (2, 4), "x": (2, 3)},
+        """
+        a[2,3,4] = dot_general(x, h) outer batch 0.0
+        b[2,4,3] = transpose(a) 0,2,1
+        return b
+        """,
+        """
+        c[2,4,3] = broadcast_in_dim(x)
+        d[2,4,3] = broadcast_in_dim(h)
+        e[2,4,3] = mul(c, d)
+        return e
+        """,
+    ),
+    "gates and heads in one product": (
+        "normal_products",
+        lambda h, U: jnp.einsum("ghij,hj->ghi", U, h),
+        {"h": (2, 4), "U": (3, 2, 5, 4)},
+        """
+        a[2,3,5] = dot_general(h, U) over 1.3 batch 0.1
+        b[3,2,5] = transpose(a) 1,0,2
+        return b
+        """,
+        """
+        c[2,3,5,4] = transpose(U) 1,0,2,3
+        d[2,15,4] = reshape(c)
+        e[2,15] = dot_general(h, d) over 1.2 batch 0.0
+        f[2,3,5] = reshape(e)
+        b[3,2,5] = transpose(f) 1,0,2
+        return b
+        """,
+    ),
+    "stacked gates": (
+        "normal_products",
+        lambda h, U: jnp.einsum("gij,j->gi", U, h),
+        {"h": (4,), "U": (3, 5, 4)},
+        """
+        a[3,5] = dot_general(U, h) over 2.0
+        return a
+        """,
+        """
+        b[15,4] = reshape(U)
+        c[15] = dot_general(h, b) over 0.1
+        d[3,5] = reshape(c)
+        return d
+        """,
+    ),
+    "two axes of depth": (
+        "normal_products",
+        lambda h, U: jnp.einsum("iab,ab->i", U, h),
+        {"h": (2, 4), "U": (5, 2, 4)},
+        """
+        a[5] = dot_general(U, h) over 1.0,2.1
+        return a
+        """,
+        """
+        b[8] = reshape(h)
+        c[5,8] = reshape(U)
+        d[5] = dot_general(b, c) over 0.1
+        return d
+        """,
+    ),
+    "the vector comes first": (
+        "normal_products",
+        lambda h, x: jnp.einsum("hij,hj->hi", h, x),
+        {"h": (2, 3, 4), "x": (2, 4)},
+        """
+        a[2,3] = dot_general(h, x) over 2.1 batch 0.0
+        return a
+        """,
+        """
+        b[2,3] = dot_general(x, h) over 1.2 batch 0.0
+        return b
+        """,
+    ),
+    "a matrix of one column is a vector": (
+        "normal_products",
+        lambda h, x: h @ x[:, :, None],
+        {"h": (2, 3, 4), "x": (2, 4)},
+        """
+        a[2,4,1] = broadcast_in_dim(x)
+        b[2,3,1] = dot_general(h, a) over 2.1 batch 0.0
+        return b
+        """,
+        """
+        a[2,4,1] = broadcast_in_dim(x)
+        c[2,4] = reshape(a)
+        d[2,3] = dot_general(c, h) over 1.2 batch 0.0
+        e[2,3,1] = reshape(d)
+        return e
+        """,
+    ),
+    "a transposed matrix is read over its other axis": (
+        "normal_products",
+        lambda h, x: jnp.einsum("hi,hij->hj", x, h.swapaxes(1, 2)),
+        {"h": (2, 3, 4), "x": (2, 4)},
+        """
+        a[2,4,3] = transpose(h) 0,2,1
+        b[2,3] = dot_general(x, a) over 1.1 batch 0.0
+        return b
+        """,
+        """
+        c[2,3] = dot_general(x, h) over 1.2 batch 0.0
+        return c
+        """,
+    ),
+    "one head has no axis": (
+        "normal_products",
+        lambda h, x: jnp.einsum("hi,hij->hj", x, h),
+        {"h": (1, 3, 4), "x": (1, 3)},
+        """
+        a[1,4] = dot_general(x, h) over 1.1 batch 0.0
+        return a
+        """,
+        """
+        b[3] = reshape(x)
+        c[3,4] = reshape(h)
+        d[4] = dot_general(b, c) over 0.0
+        e[1,4] = reshape(d)
+        return e
+        """,
+    ),
+    "heads in two axes": (
+        "normal_products",
+        lambda h, x: jnp.einsum("abi,abij->abj", x, h),
+        {"h": (2, 3, 4, 5), "x": (2, 3, 4)},
+        """
+        a[2,3,5] = dot_general(x, h) over 2.2 batch 0.0 batch 1.1
+        return a
+        """,
+        """
+        b[6,4] = reshape(x)
+        c[6,4,5] = reshape(h)
+        d[6,5] = dot_general(b, c) over 1.1 batch 0.0
+        e[2,3,5] = reshape(d)
+        return e
+        """,
+    ),
+    "an outer product with a parameter stays": (
+        "outer_products",
+        lambda h, b: jnp.einsum("i,j->ij", b, h),
+        {"h": (4,), "b": (3,)},
+        """
+        a[3,4] = dot_general(b, h) outer
+        return a
+        """,
+        None,
+    ),
+    "a product that would move a state stays": (
+        "normal_products",
+        lambda h, x: jnp.einsum("ia,iaj->aj", x, h),
+        {"h": (3, 2, 4), "x": (3, 2)},
+        """
+        a[2,4] = dot_general(x, h) over 0.0 batch 1.1
+        return a
+        """,
+        None,
+    ),
     "a step of an RNN, by all rules": (
         "canonicalize",
         lambda h, x, U, W, b: jnp.tanh(U @ h + W @ x + b),
@@ -504,6 +751,14 @@ def test_a_rule_turns_this_graph_into_that(name):
     graph, names, levels = traced(function, **shapes)
     assert names.graph(graph) == aligned(before)
     assert names.graph(RULES[rule](graph, levels)) == aligned(before if after is None else after)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "_products" in case[0]])
+def test_a_rule_for_products_keeps_the_numbers(name):
+    rule, function, shapes, *_ = CASES[name]
+    graph, _, levels = traced(function, **shapes)
+    arrays = [random(n, *v.aval.shape) for n, v in enumerate(graph.inputs)]
+    assert_close(RULES[rule](graph, levels)(arrays), graph(arrays), 1e-12)
 
 
 def test_each_rule_has_a_case_in_which_it_applies():

@@ -65,12 +65,12 @@ def test_each_decision_is_logged_once(caplog):
 @native_only
 def test_a_reverse_loop_without_native_code_is_logged_and_explained(caplog, monkeypatch):
     native = sys.modules[LOOP_BACKENDS["native"]].BACKEND
-    supports = type(native).supports
+    obstacles = type(native).obstacles
 
-    def only_forward(self: Any, call: LoopCall) -> str | None:
-        return "of the test" if call.accumulators else supports(self, call)
+    def only_forward(self: Any, call: LoopCall) -> tuple[str, ...]:
+        return ("of the test",) if call.accumulators else obstacles(self, call)
 
-    monkeypatch.setattr(type(native), "supports", only_forward)
+    monkeypatch.setattr(type(native), "obstacles", only_forward)
     layer = nr.Recurrence(make_cell("lstm", 3, 6))
     with caplog.at_level(logging.DEBUG, "noria"):
         found = jax.jit(jax.grad(value))(layer, XS)
@@ -80,6 +80,28 @@ def test_a_reverse_loop_without_native_code_is_logged_and_explained(caplog, monk
     assert page.reason.endswith("; the reverse loop runs on backend scan: of the test")
     expected = jax.grad(value)(nr.with_backend(layer, "scan"), XS)
     assert_close(jax.tree.leaves(found), jax.tree.leaves(expected), 1e-10)
+
+
+@native_only
+def test_all_obstacles_are_explained():
+    """Each with its line, in the order of the cell."""
+
+    def cell(h: jax.Array, x: jax.Array) -> jax.Array:
+        a = jnp.sort(h + x)
+        b = jax.lax.cumsum(a)
+        return jnp.tanh(jnp.sort(b))
+
+    page = nr.explain(nr.Recurrence(cell, initial_state=jnp.zeros(3)), XS)
+    line = cell.__code__.co_firstlineno
+    assert page.backend == "scan"
+    assert page.obstacles == (
+        f"there is no native code for sort of f64[3], test_decisions.py:{line + 1}",
+        f"there is no native code for cumsum of f64[3], test_decisions.py:{line + 2}",
+        f"there is no native code for sort of f64[3], test_decisions.py:{line + 3}",
+    )
+    assert page.reason.startswith(page.obstacles[0] + "; ")
+    shown = str(page).splitlines()
+    assert shown[1:5] == ["All obstacles:", *(f"  {obstacle}" for obstacle in page.obstacles)]
 
 
 @native_only

@@ -28,9 +28,12 @@ def test_one_example_in_reverse_equals_the_definition(name):
     assert_agree(layer, nr.with_backend(layer, "reference"), random(1, 4, 5))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "window_attention"])
 def test_the_loop_emits_no_matrix(name):
-    """A read-out ``q S`` needs no parameter, so it stays in the loop, which then emits vectors."""
+    """A read-out ``q S`` needs no parameter, so it stays in the loop, which then emits vectors.
+
+    The read-out of a window leaves the loop where that has machine code only without it.
+    """
     heads, width, features = 2, 16, 5
     layer = nr.Recurrence(PUBLISHED[name](heads, width, features, jnp.float64))
     found = nr.explain(layer, random(1, 3, 4, features))

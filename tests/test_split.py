@@ -299,7 +299,7 @@ RESIDUALS: dict[str, tuple[Step, dict[str, Any], str, str]] = {
         lambda h, x: jnp.outer(jnp.exp(x @ h), x),
         {"x": (4,), "h": (4, 4)},
         "h[4,4] [4]",
-        "broadcast_in_dim broadcast_in_dim",
+        "broadcast_in_dim",
     ),
     "hoisted values are not saved again": (
         lambda h, x, W: jnp.exp(W @ x) * h,

@@ -134,6 +134,10 @@ def explanations_html(explanations: Iterable[Any]) -> str:
     return page("<hr>".join(map(_diagram, explanations)))
 
 
+def _obstacle(text: str) -> str:
+    return f'<div class="dim">{escape(text)}</div>'
+
+
 def _diagram(explanation: Any) -> str:
     batch = "" if explanation.batch is None else f"{explanation.batch} examples, "
     title = (
@@ -141,6 +145,8 @@ def _diagram(explanation: Any) -> str:
         f'<b>{escape(explanation.backend)}</b>: <span class="dim">{escape(explanation.reason)}'
         "</span></div>"
     )
+    if len(explanation.obstacles) > 1:
+        title += "<div>All obstacles:</div>" + "".join(map(_obstacle, explanation.obstacles))
     if explanation.flops is None:
         return title
     about = " ".join(state_lines(explanation.states, explanation.linear))

@@ -238,8 +238,8 @@ class LoopBackend(Protocol):
     slices_in_loop: bool
     can_accumulate: Callable[[Equation], bool] | None
 
-    def supports(self, call: LoopCall) -> str | None:
-        """The reason why the backend cannot run a loop, or ``None`` if it can."""
+    def obstacles(self, call: LoopCall) -> tuple[str, ...]:
+        """All reasons why the backend cannot run a loop; none if it can."""
         ...
 
     def prepare(self, call: LoopCall) -> RunLoop:

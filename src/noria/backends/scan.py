@@ -40,8 +40,8 @@ class Scan:
     slices_in_loop = False
     can_accumulate: Callable[[Equation], bool] | None = None
 
-    def supports(self, call: LoopCall) -> str | None:
-        return None
+    def obstacles(self, call: LoopCall) -> tuple[str, ...]:
+        return ()
 
     def prepare(self, call: LoopCall) -> RunLoop:
         return functools.partial(run, call)

@@ -9,6 +9,8 @@
 `slices_first`       ``split(W x + U h)``             ``split(W x) + split(U h)``
 ==================== ================================ ==============================================
 
+`noria.compiler.contractions` has the rules that bring all spellings of a product into one form.
+
 The level of a value is the highest it depends on: `CONSTANT` (parameters), `INPUT` (of the step),
 `STATE`.
 """
@@ -23,9 +25,19 @@ import jax
 import jax.numpy as jnp
 
 from noria._jax import call, parts_of
+from noria.compiler.contractions import canonical_contractions
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
-from noria.ir.passes import backward_slice, dce, dependence, slices, substitute, toposort, users
+from noria.ir.passes import (
+    backward_slice,
+    dce,
+    dependence,
+    rewrite,
+    slices,
+    substitute,
+    toposort,
+    users,
+)
 
 NUMBER, CONSTANT, CONTEXT, INPUT, STATE = range(5)
 
@@ -38,7 +50,7 @@ def canonicalize(graph: Graph, sources: dict[Value, int], width: int) -> Graph:
 
     ``sources`` gives the level of each input; the first ``width`` outputs are the next state.
     """
-    graph = unroll(graph)
+    graph = canonical_contractions(unroll(graph), sources)
     for rule in (operand_first, split_products, regroup_sums):
         graph = rule(graph, dependence(graph.equations, sources))
     fed_back = backward_slice(graph.equations, graph.outputs[:width])
@@ -48,22 +60,6 @@ def canonicalize(graph: Graph, sources: dict[Value, int], width: int) -> Graph:
 
 def _level(levels: dict[Value, int], atom: Atom) -> int:
     return NUMBER if is_literal(atom) else levels.get(atom, NUMBER)
-
-
-def _rewrite(
-    graph: Graph, replace: Callable[[Equation], tuple[list[Equation], list[Atom]] | None]
-) -> Graph:
-    """Replace equations by others that give the same outputs; ``None`` leaves one as it is."""
-    equations: list[Equation] = []
-    instead: dict[Value, Atom] = {}
-    for equation in graph.equations:
-        found = replace(equation)
-        if found is None:
-            equations.append(equation)
-        else:
-            equations += found[0]
-            instead.update(zip(equation.outputs, found[1], strict=True))
-    return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
 
 
 def without_transposes(graph: Graph) -> Graph:
@@ -87,7 +83,7 @@ def without_transposes(graph: Graph) -> Graph:
             output
         ]
 
-    return dce(_rewrite(graph, unturn))
+    return dce(rewrite(graph, unturn))
 
 
 # --- inner loops --------------------------------------------------------------------------------
@@ -109,7 +105,7 @@ def unroll(graph: Graph) -> Graph:
         inner = unroll(Graph((), tuple(outputs), tuple(equations)))
         return [*inner.equations], [*inner.outputs]
 
-    return _rewrite(graph, write_out)
+    return rewrite(graph, write_out)
 
 
 def _counts(loop: Equation) -> tuple[int, int]:
@@ -156,7 +152,7 @@ def operand_first(graph: Graph, levels: dict[Value, int]) -> Graph:
             output
         ]
 
-    return _rewrite(graph, swap)
+    return rewrite(graph, swap)
 
 
 def split_products(graph: Graph, levels: dict[Value, int]) -> Graph:
@@ -193,7 +189,7 @@ def split_products(graph: Graph, levels: dict[Value, int]) -> Graph:
                 return build(function, inputs, equation.source)
         return None
 
-    return _rewrite(graph, split)
+    return rewrite(graph, split)
 
 
 def _contracted(equation: Equation) -> list[tuple[int, int, int]]:
@@ -278,7 +274,7 @@ def regroup_sums(graph: Graph, levels: dict[Value, int]) -> Graph:
         below = sum(_level(levels, term) < STATE for term in found)
         if below >= 2 and below < len(found):
             replaced[equation] = by_level
-    return _rewrite(
+    return rewrite(
         graph,
         lambda e: (
             None if e not in replaced else build(lambda *terms: _sum(terms), replaced[e], e.source)
@@ -389,4 +385,4 @@ def slices_first(graph: Graph, levels: dict[Value, int]) -> Graph:
 
         return build(sums, terms, equation.source)
 
-    return dce(_rewrite(graph, move))
+    return dce(rewrite(graph, move))

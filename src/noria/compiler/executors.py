@@ -49,12 +49,14 @@ class ChosenLoop:
         backend: the backend that runs it.
         prologue: the graph of its hoisted values; empty for a reverse loop.
         note: the reason for another backend than the layer's; ``None`` if it is the same.
+        obstacles: all reasons for that.
     """
 
     call: LoopCall
     backend: LoopBackend
     prologue: Graph = EMPTY
     note: str | None = None
+    obstacles: tuple[str, ...] = ()
 
     def __call__(self, sizes: Sizes, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
         call = self.call if sizes == self.call.sizes else replace(self.call, sizes=sizes)
@@ -63,25 +65,29 @@ class ChosenLoop:
 
 
 def loop_on(
-    backend: LoopBackend, call: LoopCall, prologue: Graph = EMPTY, note: str | None = None
+    backend: LoopBackend,
+    call: LoopCall,
+    prologue: Graph = EMPTY,
+    note: str | None = None,
+    obstacles: tuple[str, ...] = (),
 ) -> ChosenLoop:
     """Put slices of hoisted values where ``backend`` prefers them: in the prologue or the loop."""
     if not backend.slices_in_loop:
         prologue, graph = hoist_slices(prologue, call.graph, call.shared)
         call = replace(call, graph=graph)
-    return ChosenLoop(call, backend, prologue, note)
+    return ChosenLoop(call, backend, prologue, note, obstacles)
 
 
 def choose_loop(
     backend: LoopBackend, call: LoopCall, name: str, label: str, prologue: Graph = EMPTY
 ) -> ChosenLoop:
     """Choose ``backend`` for a loop, or a scan if ``backend`` does not support the loop."""
-    obstacle = backend.supports(call)
-    if obstacle is None:
+    obstacles = backend.obstacles(call)
+    if not obstacles:
         return loop_on(backend, call, prologue)
-    note = f"the {name} runs on backend scan: {obstacle}"
+    note = f"the {name} runs on backend scan: {obstacles[0]}"
     log.debug("%s: %s", label, note)
-    return loop_on(loop_backend("scan"), call, prologue, note)
+    return loop_on(loop_backend("scan"), call, prologue, note, obstacles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +110,11 @@ class Gradient:
     def notes(self) -> list[str]:
         """The reason for each loop that runs on another backend than the layer's."""
         return [loop.note for loop in (self.forward, self.reverse) if loop.note is not None]
+
+    @property
+    def obstacles(self) -> list[str]:
+        """All that keeps the loops from the backend of the layer."""
+        return [*self.forward.obstacles, *self.reverse.obstacles]
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,6 +82,8 @@ class Explanation:
         flops: floating-point operations of each part, by its name.
         bytes: bytes that a part passes on, for all examples and steps: the hoisted values of
             ``before``, and the emitted values of ``loop``.
+        obstacles: all that keeps loops from a better backend, with the lines of the cell; ``reason``
+            has the first ones.
 
     All but the first five are empty or zero for a backend that runs the cell as it is.
 
@@ -110,14 +112,17 @@ class Explanation:
     flops: dict[str, int] | None = None
     bytes: dict[str, int] | None = None
     context: tuple[Line, ...] = ()
+    obstacles: tuple[str, ...] = ()
 
     _repr_html_ = explanation_html
 
     def __str__(self) -> str:
         batch = "" if self.batch is None else f"{self.batch} examples, "
         lines = [f"{self.label}: {batch}{self.time} steps, backend {self.backend}: {self.reason}."]
+        if len(self.obstacles) > 1:
+            lines += ["All obstacles:", *(f"  {obstacle}" for obstacle in self.obstacles)]
         if self.flops is None:
-            return lines[0]
+            return "\n".join(lines)
         lines += state_lines(self.states, self.linear)
         titles = {
             "constant": "constant: once",
@@ -218,12 +223,13 @@ def explanation_of(decision: Decision) -> Explanation:
     """A decision as an explanation, with the graphs and the reasons of the run."""
     sizes, program, reason = decision.sizes, decision.program, decision.reason
     if program is None:
-        return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
+        where = decision.label, sizes.batch, sizes.time, decision.backend
+        return Explanation(*where, reason, obstacles=decision.obstacles)
     parts, times = program.split, math.prod(sizes.axes)
     peeled, (prologue, loop) = program.traced.peeled, program.executor.as_run
     stages = [] if peeled is None else [stage.graph for stage in peeled.stages]
     early = [e for graph in (*stages, prologue) for e in graph.equations]
-    reverse, gradients, notes = _gradient(program.executor, stages)
+    reverse, gradients, notes, obstacles = _gradient(program.executor, stages)
     batch = math.prod(sizes.state_axes)
     graphs = {
         "constant": (parts.invariant, 1),
@@ -255,6 +261,7 @@ def explanation_of(decision: Decision) -> Explanation:
             name: times * sum(map(size_in_bytes, values))
             for name, values in (("before", prologue.outputs), ("loop", parts.emitted))
         },
+        obstacles=tuple(dict.fromkeys((*decision.obstacles, *obstacles))),
     )
 
 
@@ -266,8 +273,10 @@ def _is_linear(program: Program) -> bool:
     return isinstance(traced, PairedStep) and is_linear(split(traced.original))
 
 
-def _gradient(executor: Executor, stages: Iterable[Graph]) -> tuple[Graph | None, Graph, list[str]]:
-    """The reverse loop, the equations that read parameters, and notes for the reason.
+def _gradient(
+    executor: Executor, stages: Iterable[Graph]
+) -> tuple[Graph | None, Graph, list[str], list[str]]:
+    """The reverse loop, the equations that read parameters, notes for the reason, and obstacles.
 
     ``stages`` run before the prologue. The reverse loop is ``None`` for a step without a gradient;
     a note gives the reason.
@@ -276,11 +285,12 @@ def _gradient(executor: Executor, stages: Iterable[Graph]) -> tuple[Graph | None
         for graph in (*stages, executor.split.prologue):
             _check_derivative(graph)
         if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
-            return EMPTY, EMPTY, []
+            return EMPTY, EMPTY, [], []
         gradient = executor.gradient
     except Exception as error:  # a derivative rule may be the user's and raise any error
-        return None, EMPTY, [f"no gradient: {_first_line(error)}"]
-    return gradient.reverse.call.graph, Graph((), (), gradient.uses), gradient.notes
+        return None, EMPTY, [f"no gradient: {_first_line(error)}"], []
+    uses = Graph((), (), gradient.uses)
+    return gradient.reverse.call.graph, uses, gradient.notes, gradient.obstacles
 
 
 def _check_derivative(graph: Graph) -> None:

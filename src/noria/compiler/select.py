@@ -4,7 +4,7 @@ import contextvars
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,6 +53,7 @@ class Decision:
         backend: the name of the backend.
         reason: the reason for this backend.
         program: the program that runs; ``None`` for a backend that runs the cell as it is.
+        obstacles: all that keeps the layer from a backend that would be better.
     """
 
     label: str
@@ -60,6 +61,7 @@ class Decision:
     backend: str
     reason: str
     program: Program | None
+    obstacles: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.label}: backend {self.backend}: {self.reason}"
@@ -126,10 +128,12 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
     """Choose the backend, and make the program that it runs."""
     label, given, frontier = problem.label, sizes, None
 
-    def decided(backend: str, reason: str, program: Program | None = None) -> Decision:
+    def decided(
+        backend: str, reason: str, program: Program | None = None, obstacles: Sequence[str] = ()
+    ) -> Decision:
         if program is not None:
             program = replace(program, frontier=frontier)
-        decision = Decision(label, given, backend, reason, program)
+        decision = Decision(label, given, backend, reason, program, tuple(obstacles))
         log.debug("%s", decision)
         return decision
 
@@ -146,7 +150,7 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
                 f"{label}: {found}, so it cannot be split; "
                 'expected backend="plain", without save= and checkpoint=.'
             ) from found
-        return decided("plain", f"{found}, so it cannot be split")
+        return decided("plain", f"{found}, so it cannot be split", obstacles=[str(found)])
     traced, frontier = split_context(traced, sizes)
     if frontier is not None and not frontier.as_steps:
         sizes = sizes._replace(batch=None)
@@ -160,46 +164,48 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
     if environment().backend == "scan" != options.backend:
         reason = "as the environment variable NORIA_BACKEND asks for"
         return decided("scan", reason, _loop("scan", traced, problem, sizes, options)[0])
+    first: list[str] = []
     obstacles: list[str] = []
     for name in LOOP_BACKENDS if options.backend == "auto" else [options.backend]:
-        program, obstacle = _loop(name, traced, problem, sizes, options)
+        program, missing = _loop(name, traced, problem, sizes, options)
         if name != "scan" and sizes != given:
-            obstacle = "a value that depends on the context is a matrix of each example"
-        if obstacle is None:
-            merits = [*obstacles, loop_backend(name).merit]
+            missing = ("a value that depends on the context is a matrix of each example",)
+        if not missing:
+            merits = [*first, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else "as asked for"
-            return decided(name, reason, program)
-        obstacles.append(f"{obstacle}; {no_pairs}" if no_pairs else obstacle)
+            return decided(name, reason, program, obstacles)
+        first.append(f"{missing[0]}; {no_pairs}" if no_pairs else missing[0])
+        obstacles += [*missing, no_pairs] if no_pairs else missing
     raise ValueError(
-        f'{label}: backend="{options.backend}" cannot run this step: {obstacles[-1]}; '
+        f'{label}: backend="{options.backend}" cannot run this step: {first[-1]}; '
         'expected backend="auto" or backend="scan".'
     )
 
 
 def _loop(
     name: str, traced: Traced, problem: Problem, sizes: Sizes, options: Options
-) -> tuple[Program, str | None]:
-    """The program on a loop backend, and an obstacle if the backend cannot run it.
+) -> tuple[Program, tuple[str, ...]]:
+    """The program on a loop backend, and all obstacles if the backend cannot run it.
 
-    The obstacle may be a product that reads the state out. Then the product leaves the loop.
+    An obstacle may be a product that reads the state out. Then the product leaves the loop.
     """
     backend = loop_backend(name)
     batch = 1 if sizes.batch is None else sizes.batch
     order = sizes._replace(time_major=backend.time_major)
     save = SAVE_POLICIES[options.save]
 
-    def attempt(products_leave: bool) -> tuple[Program, str | None]:
+    def attempt(products_leave: bool) -> tuple[Program, tuple[str, ...]]:
         step, parts = split_step(traced, batch, backend, products_leave=products_leave)
         executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
         program = Program(step, executor, problem.reverse, options.checkpoint)
-        return program, backend.supports(executor.inference.call)
+        return program, backend.obstacles(executor.inference.call)
 
-    program, obstacle = attempt(False)
-    if obstacle is not None and program.split.reads_out:
+    program, obstacles = attempt(False)
+    if obstacles and program.split.reads_out:
         other, remaining = attempt(True)
-        if remaining is None:
-            return other, None
-    return program, obstacle
+        if not remaining:
+            return other, ()
+    return program, obstacles
 
 
 def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:

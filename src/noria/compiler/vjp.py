@@ -17,12 +17,14 @@ from dataclasses import replace
 import jax
 import jax.tree_util as jtu
 
+from noria.compiler.canonicalize import STATE
+from noria.compiler.contractions import canonical_contractions
 from noria.compiler.equation_vjp import EquationVJP, equation_vjps, zeros_of
 from noria.compiler.param_use import ParameterUse
 from noria.compiler.residuals import StepVJP, divide
 from noria.compiler.split import Split
 from noria.ir.graph import Atom, Env, Equation, Graph, Value, is_inexact, is_literal, values_of
-from noria.ir.passes import cse, dependence, inlined
+from noria.ir.passes import cse, dce, dependence, inlined, inputs_of
 from noria.ir.primitives import LIGHT
 
 
@@ -40,7 +42,7 @@ def differentiate(split: Split) -> StepVJP:
     of_hoisted = [tape.cotangent.get(v) if v in tape.hoisted else None for v in split.hoisted]
     found = outputs, [(operands, g) for _, _, operands, g in uses], of_state, of_hoisted
     atoms, tree = jtu.tree_flatten(found)
-    graph = cse(Graph((), tuple(atoms), (*tape.forward, *tape.reverse)), LIGHT)
+    graph = _canonical(Graph((), tuple(atoms), (*tape.forward, *tape.reverse)))
     outputs, parts, of_state, of_hoisted = jtu.tree_unflatten(tree, graph.outputs)
     return divide(
         split,
@@ -65,6 +67,18 @@ def _active(graph: Graph) -> list[Equation]:
     A primitive without a derivative may follow ``stop_gradient``, and is not asked for one there.
     """
     return [e for e in graph.equations if e.name != "stop_gradient"]
+
+
+def _canonical(graph: Graph) -> Graph:
+    """A graph without common subexpressions; its products, as those of a step, in one form.
+
+    The pull-backs of parameters, which are not summed here, are dead code. All inputs count as
+    state: a weight is not transposed in each step.
+    """
+    graph = cse(graph, LIGHT)
+    inputs = inputs_of(graph.equations, graph.outputs)
+    graph = dce(replace(graph, inputs=tuple(inputs)))
+    return canonical_contractions(graph, dict.fromkeys(inputs, STATE))
 
 
 class _Tape:

@@ -9,6 +9,7 @@ import jax.tree_util as jtu
 from noria._jax import parts_of
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, struct
 from noria.ir.passes import dce
+from noria.ir.source import located
 
 #: Call primitives that are inlined, and the parameter that holds their jaxpr. Calls with a custom
 #: derivative rule are kept, because differentiation needs the rule. So are loops and conditionals.
@@ -45,9 +46,12 @@ def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any]
 
 
 def _inline(
-    jaxpr: Any, inputs: Sequence[Atom], equations: list[Equation], source: Any
+    jaxpr: Any, inputs: Sequence[Atom], equations: list[Equation], source: Any, call: Any = None
 ) -> tuple[list[Atom], dict[Any, Any]]:
-    """Append the equations of ``jaxpr`` on ``inputs``; return outputs and constants of calls."""
+    """Append the equations of ``jaxpr`` on ``inputs``; return outputs and constants of calls.
+
+    ``source`` replaces the tracebacks of all equations, and ``call`` those without a line.
+    """
     known: dict[Any, Atom] = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True))
     hidden: dict[Any, Any] = {}
 
@@ -61,11 +65,12 @@ def _inline(
             values = {Value(jax.typeof(const)): const for const in consts}
             hidden |= values
             arguments = [*values, *arguments]
-            outputs, more = _inline(inner, arguments, equations, source)
+            around = located(equation.source_info.traceback, call)
+            outputs, more = _inline(inner, arguments, equations, source, around)
             hidden |= more
         else:
             outputs = [Value(v.aval) for v in equation.outvars]
-            origin = equation.source_info.traceback if source is None else source
+            origin = source or located(equation.source_info.traceback, call)
             equations.append(
                 Equation(
                     equation.primitive, tuple(arguments), tuple(outputs), equation.params, origin

@@ -1,6 +1,6 @@
 """Graph passes: dead-code and common-subexpression elimination, subgraphs, data dependence."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, values_of
@@ -63,6 +63,24 @@ def substitute(graph: Graph, instead: dict[Any, Atom]) -> Graph:
         for e in graph.equations
     ]
     return Graph(graph.inputs, tuple(map(get, graph.outputs)), tuple(equations))
+
+
+#: The equations that replace an equation, and its outputs among their values.
+Replacement = tuple[list[Equation], list[Atom]]
+
+
+def rewrite(graph: Graph, replace: Callable[[Equation], Replacement | None]) -> Graph:
+    """Replace equations by others that give the same outputs; ``None`` leaves one as it is."""
+    equations: list[Equation] = []
+    instead: dict[Value, Atom] = {}
+    for equation in graph.equations:
+        found = replace(equation)
+        if found is None:
+            equations.append(equation)
+        else:
+            equations += found[0]
+            instead.update(zip(equation.outputs, found[1], strict=True))
+    return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
 
 
 def inlined(graph: Graph, names: dict[Any, Atom], source: Any) -> tuple[list[Equation], list[Atom]]:

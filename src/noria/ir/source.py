@@ -1,7 +1,9 @@
 """The line of the user's cell that asked for an equation."""
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,7 +23,16 @@ _HIDDEN = (
 
 def origin(equation: Equation) -> tuple[str, int]:
     """File and line of the cell that asked for an equation; an empty path if none did."""
-    for path, line in user_frames(equation.source):
-        if not path.startswith(_HIDDEN):
-            return path, line
-    return "", 0
+    return next(_lines(equation.source), ("", 0))
+
+
+def located(source: Any, call: Any) -> Any:
+    """The traceback of an equation, or that of the call around it if it has no line of the cell.
+
+    JAX traces a compiled function once, and keeps no line of the cell for its equations.
+    """
+    return source if call is None or next(_lines(source), None) else call
+
+
+def _lines(source: Any) -> Iterator[tuple[str, int]]:
+    return (frame for frame in user_frames(source) if not frame[0].startswith(_HIDDEN))

@@ -45,20 +45,22 @@ class Native:
     slices_in_loop = True
     can_accumulate: Callable[[Equation], bool] | None = staticmethod(_can_accumulate)
 
-    def supports(self, call: LoopCall) -> str | None:
+    def obstacles(self, call: LoopCall) -> tuple[str, ...]:
         if is_symbolic(*call.sizes.axes):
-            return f"machine code needs sizes that are numbers, and there is {call.sizes.axes}"
+            return (f"machine code needs sizes that are numbers, and there is {call.sizes.axes}",)
         if jax.default_backend() != "cpu":
-            return f"the device is not a CPU but {jax.default_backend()}"
+            return (f"the device is not a CPU but {jax.default_backend()}",)
         if not call.state:
-            return "there is no state"
+            return ("there is no state",)
         try:
             header.api_version()
             chosen()
             _check(call)
-        except (UnsupportedEquation, NoSuchMachine) as reason:
-            return str(reason)
-        return None
+        except NoSuchMachine as reason:
+            return (str(reason),)
+        except UnsupportedEquation as error:
+            return error.obstacles
+        return ()
 
     def prepare(self, call: LoopCall) -> RunLoop:
         return functools.partial(_run, call)

@@ -21,10 +21,10 @@ from noria.backends.native.lower.small_matrices import Refused, in_pieces
 from noria.backends.native.lower.supported import (
     TooLong,
     UnsupportedEquation,
-    check_dtype,
     has_native_code,
     has_row_code,
     is_sized,
+    is_storable,
 )
 from noria.backends.native.machine import tuning
 from noria.ir.build import build
@@ -50,8 +50,8 @@ def legal_step(graph: Graph, weights: Iterable[Any]) -> Graph:
     if len(graph.equations) > (most := tuning().equations):
         raise TooLong(len(graph.equations), most)
     results = (v for e in graph.equations for v in e.outputs)
-    for value in (*graph.inputs, *graph.outputs, *results):
-        check_dtype(value)
+    unstorable = (v for v in (*graph.inputs, *graph.outputs, *results) if not is_storable(v))
+    UnsupportedEquation.raise_all(map(UnsupportedEquation, unstorable))
     return graph
 
 
@@ -63,11 +63,13 @@ def legalized(graph: Graph, weights: Iterable[Any]) -> Graph:
         weights: the values that are the same for all steps and examples.
 
     Raises:
-        UnsupportedEquation: if there is no code for an equation in any form.
+        UnsupportedEquation: if there is no code for an equation in any form; for the first one,
+            with the obstacles of all.
     """
     equations: list[Equation] = []
     replaced: dict[Any, Any] = {}
     constants = set(weights)
+    errors: list[UnsupportedEquation] = []
     for equation in graph.equations:
         is_constant = [not is_literal(v) and v in constants for v in equation.inputs]
         function = _rewritten(equation)
@@ -76,10 +78,15 @@ def legalized(graph: Graph, weights: Iterable[Any]) -> Graph:
             if _is_view(equation) and all(is_constant):
                 constants.update(equation.outputs)
             continue
-        inner = _expanded(equation, function, is_constant)
+        try:
+            inner = _expanded(equation, function, is_constant)
+        except UnsupportedEquation as error:
+            errors.append(error)
+            continue
         equations += inner.equations
         pairs = zip(equation.outputs, inner.outputs, strict=True)
         replaced |= {old: new for old, new in pairs if old is not new}
+    UnsupportedEquation.raise_all(errors)
     found = Graph(graph.inputs, graph.outputs, tuple(equations))
     return substitute(found, replaced) if replaced else found
 

@@ -1,7 +1,7 @@
 """The equations and values with native code, by `noria.ir.primitives`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,41 @@ from noria.ir.source import origin
 
 
 class UnsupportedEquation(Exception):
-    """The native backend has no code for an equation or a value; the message says for which."""
+    """The native backend has no code for an equation or a value; the message says for which.
+
+    Attributes:
+        obstacles: the messages of all errors that were found, this one first.
+    """
 
     def __init__(self, subject: Any):
         if isinstance(subject, Equation):
             path, line = origin(subject)
             shapes = " ".join(v.aval.str_short(short_dtypes=True) for v in subject.inputs)
             where = f", {Path(path).name}:{line}" if path else ""
-            super().__init__(f"there is no native code for {subject.name} of {shapes}{where}")
+            self._say(f"there is no native code for {subject.name} of {shapes}{where}")
         else:
             shape = subject.aval.str_short(short_dtypes=True)
-            super().__init__(f"there is no native code for values of {shape}")
+            self._say(f"there is no native code for values of {shape}")
+
+    def _say(self, message: str) -> None:
+        Exception.__init__(self, message)
+        self.obstacles: tuple[str, ...] = (message,)
+
+    @classmethod
+    def raise_all(cls, errors: Iterable["UnsupportedEquation"]) -> None:
+        """Raise the first of some errors, if there is one, with the obstacles of all."""
+        found = [*errors]
+        if found:
+            every = (obstacle for error in found for obstacle in error.obstacles)
+            found[0].obstacles = tuple(dict.fromkeys(every))
+            raise found[0] from None
 
 
 class TooLong(UnsupportedEquation):
     """A step has more equations than machine code is made for."""
 
     def __init__(self, count: int, most: int):
-        Exception.__init__(
-            self, f"the step has {count} operations, and native code is made of at most {most}"
-        )
+        self._say(f"the step has {count} operations, and native code is made of at most {most}")
 
 
 def kind_of(dtype: Any) -> str:
@@ -46,15 +61,20 @@ def kind_of(dtype: Any) -> str:
     return "" if dtype == np.float16 else getattr(dtype, "kind", "")
 
 
+def is_storable(value: Any) -> bool:
+    """Whether the native backend can store a value: it has a known dtype, and elements."""
+    dtype = value.aval.dtype
+    is_known = isinstance(dtype, np.dtype) and dtype.kind in "fiub" and dtype != np.float16
+    return is_known and bool(size(value))
+
+
 def check_dtype(value: Any) -> None:
     """Raise an error if the native backend cannot store a value.
 
     Raises:
         UnsupportedEquation: if it has another dtype, or no elements.
     """
-    dtype = value.aval.dtype
-    is_known = isinstance(dtype, np.dtype) and dtype.kind in "fiub" and dtype != np.float16
-    if not is_known or not size(value):
+    if not is_storable(value):
         raise UnsupportedEquation(value)
 
 

@@ -1,0 +1,154 @@
+"""Check that ``backend="auto"`` is never slower than ``"plain"``: python benchmarks/guard.py
+
+The cells are those of the library, the published ones of tests/published.py and, with ``--zoo``,
+the small ones of tests/test_zoo.py. Each is run in inference, in training and step by step, with
+(batch, time, features) of (16, 256, 128) and (1, 1024, 64), the zoo with (3, 256, 3).
+
+Calls of the two backends alternate. A ratio is the median over turns of the time of ``plain``
+divided by the time of ``auto``: wall-clock time, and in brackets processor time. A cell is slower
+if both are below 0.95. It is then measured again with four times as many turns, since other load
+disturbs few turns. The exit status is 1 if a cell is still slower.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import typer
+
+import noria as nr
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from models import CELLS, make_cell
+from published import PUBLISHED
+
+#: How much slower ``auto`` may be.
+LEAST = 0.95
+
+#: (batch, time, features, width of each of four heads).
+SHAPES = ((16, 256, 128, 32), (1, 1024, 64, 16))
+BACKENDS = ("auto", "plain")
+
+
+class Ratio(NamedTuple):
+    """Time of ``plain`` divided by time of ``auto``."""
+
+    wall: float
+    processor: float
+
+    @property
+    def is_slower(self) -> bool:
+        return max(self) < LEAST
+
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} ({self.processor:.2f})" + " SLOWER" * self.is_slower
+
+
+def cells(names: list[str], zoo: bool) -> Iterator[tuple[str, tuple[int, int, int], Any]]:
+    """Name, (batch, time, features), and layer."""
+    for batch, steps, features, width in SHAPES:
+        for name in CELLS:
+            if not names or name in names:
+                cell = make_cell(name, features, 4 * width, dtype=jnp.float32)
+                yield name, (batch, steps, features), nr.Recurrence(cell)
+        for name, make in PUBLISHED.items():
+            if not names or name in names:
+                cell = make(4, width, features)
+                yield name, (batch, steps, features), nr.Recurrence(cell)
+    if zoo:
+        from test_zoo import ZOO, DrawingCell
+
+        for name, enter in ZOO.items():
+            cell, start = enter(jnp.float32)
+            if (not names or name in names) and not isinstance(cell, DrawingCell):
+                yield name, (3, 256, 3), nr.Recurrence(cell, start)
+
+
+def backend_of(layer: nr.Recurrence, xs: jax.Array) -> str:
+    """The backend, and of a layer on machine code that of a reverse loop on scan."""
+    page = nr.explain(layer, xs)
+    return page.backend + ", reverse scan" * ("reverse loop runs on" in page.reason)
+
+
+def infer(layer: nr.Recurrence, xs: jax.Array) -> Any:
+    return layer(xs)
+
+
+def train(layer: nr.Recurrence, xs: jax.Array) -> Any:
+    return nr.value_and_grad(lambda layer, xs: jnp.mean(jnp.abs(layer(xs)) ** 2))(layer, xs)
+
+
+def step(layer: nr.Recurrence, xs: jax.Array) -> Any:
+    state = jax.tree.map(
+        lambda a: jnp.broadcast_to(a, (xs.shape[0], *a.shape)), layer.initial_state()
+    )
+    return layer.step(state, xs[:, 0])
+
+
+MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": train, "step": step}
+
+
+def compared(run: Callable[..., Any], layer: nr.Recurrence, xs: jax.Array, turns: int) -> Ratio:
+    """Compile both programs, and time them in turns; once more if ``auto`` seems slower."""
+    calls = []
+    for backend in BACKENDS:
+        program = jax.jit(run)
+        chosen = nr.with_backend(layer, backend)
+        calls.append(partial(program, chosen, xs))
+    repeats = max(1, int(0.02 / max(_clock(call, 1)[0] for call in calls for _ in range(2))))
+    ratio = _ratio(calls, turns, repeats)
+    return _ratio(calls, 4 * turns, repeats) if ratio.is_slower else ratio
+
+
+def _ratio(calls: Sequence[Callable[[], Any]], turns: int, repeats: int) -> Ratio:
+    found: list[tuple[float, float]] = []
+    for turn in range(turns):
+        order = (0, 1) if turn % 2 else (1, 0)
+        times = {which: _clock(calls[which], repeats) for which in order}
+        found.append((times[1][0] / times[0][0], times[1][1] / times[0][1]))
+    wall, processor = zip(*found, strict=True)
+    return Ratio(statistics.median(wall), statistics.median(processor))
+
+
+def _clock(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Wall-clock seconds and processor seconds of some calls."""
+    start = time.perf_counter(), time.process_time()
+    for _ in range(repeats):
+        jax.block_until_ready(call())
+    return time.perf_counter() - start[0], max(time.process_time() - start[1], 1e-9)
+
+
+def main(
+    name: Annotated[
+        list[str] | None, typer.Argument(help="Names of cells; all by default.")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="Modes with commas between.")] = ",".join(MODES),
+    turns: Annotated[int, typer.Option(help="Turns of each measurement.")] = 7,
+    zoo: Annotated[bool, typer.Option(help="The small cells of the tests, too.")] = False,
+) -> None:
+    """Compare ``auto`` with ``plain`` for every cell."""
+    modes, slower = mode.split(","), 0
+    print(f"| cell | batch, time, features | backend | {' | '.join(modes)} |")
+    print("|" + "---|" * (3 + len(modes)))
+    for label, shape, layer in cells(name or [], zoo):
+        xs = jax.random.normal(jax.random.key(1), shape)
+        backend = backend_of(layer, xs)
+        ratios = [compared(MODES[one], layer, xs, turns) for one in modes]
+        slower += sum(ratio.is_slower for ratio in ratios)
+        print(f"| {label} | {shape} | {backend} | {' | '.join(map(str, ratios))} |", flush=True)
+        jax.clear_caches()
+    if slower:
+        print(
+            f'\n{slower} programs are more than 5 % slower with backend="auto" than with "plain".'
+        )
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

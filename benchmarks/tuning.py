@@ -1,6 +1,7 @@
 """Measure the thresholds of the native backend: python benchmarks/tuning.py [--quick] [NAME ...]
 
-Without names, all fields of `Tuning` are measured. There are two kinds of tables:
+Without names, all fields of `Tuning` are measured, and the constants of other modules (in capital
+letters). There are two kinds of tables:
 
 * A threshold selects one of two methods. Each line is a problem below or above the threshold, with
   the time of the first method divided by the time of the second. The threshold belongs where the
@@ -17,8 +18,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, replace
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -26,24 +29,40 @@ import jax.numpy as jnp
 
 import noria as nr
 from noria.backends.native.machine import Tuning, using
+from noria.backends.native.runtime import team
+from noria.compiler import accumulate, chunks
+from noria.ops import linear_recurrence
 
-DEFAULT, HUGE = Tuning(), 2**60
-NEVER_BLOCK = replace(DEFAULT, small_weight_bytes=HUGE, cached_weight_bytes=HUGE)
-ALWAYS_BLOCK = replace(DEFAULT, small_weight_bytes=0, block_examples=HUGE)
-UNPACKED, PACKED = replace(DEFAULT, unpacked_rows=HUGE), replace(DEFAULT, unpacked_rows=0)
-ONE_THREAD, THREADS = replace(DEFAULT, threads=1), replace(DEFAULT, thread_flops=1)
-BY_ROWS, BY_FEATURES = (replace(THREADS, stage_flops=n) for n in (HUGE, 0))
-SCAN, PIECES = replace(DEFAULT, pieces=0), replace(DEFAULT, pieces=HUGE)
+#: Makes a context.
+Setting = Callable[[], AbstractContextManager[Any]]
+HUGE = 2**60
+
+
+def tuned(**values: Any) -> Setting:
+    """The default thresholds except for some."""
+    return partial(using, replace(Tuning(), **values))
+
+
+@contextmanager
+def constant(module: ModuleType, name: str, value: Any) -> Iterator[None]:
+    """A context in which a constant of a module has another value."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    jax.clear_caches()
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 class Line(NamedTuple):
-    """A problem and the two settings to compare."""
+    """A problem, and the two settings to compare: contexts in which programs are compiled."""
 
     label: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
-    first: Tuning
-    second: Tuning
+    first: Setting
+    second: Setting
 
 
 def infer(layer: Any, xs: jax.Array) -> Any:
@@ -58,6 +77,12 @@ def lstm(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, jax.Arra
     return layer, jax.random.normal(jax.random.key(1), (batch, steps, inputs))
 
 
+def rnn(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, jax.Array]:
+    """A step with one product for each operand: its panels are as wide as the threshold allows."""
+    layer = nr.Recurrence(nr.RNNCell(inputs, units, key=jax.random.key(0)), backend="native")
+    return layer, jax.random.normal(jax.random.key(1), (batch, steps, inputs))
+
+
 def fast_weights(steps: int, size: int) -> tuple[Any, jax.Array]:
     """A state that is a matrix: M' = 0.9 M + tanh(M x) xᵀ."""
 
@@ -66,6 +91,52 @@ def fast_weights(steps: int, size: int) -> tuple[Any, jax.Array]:
 
     layer = nr.Recurrence(step, jnp.zeros((size, size)))
     return layer, jax.random.normal(jax.random.key(1), (8, steps, size))
+
+
+def layer_norm(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, jax.Array]:
+    """A step with a hoisted product of a computed value, on the scan."""
+    W = jax.random.normal(jax.random.key(0), (units, inputs)) / math.sqrt(inputs)
+    layer = nr.Recurrence(
+        lambda h, x: jnp.tanh(h + W @ (x / jnp.linalg.norm(x))), jnp.zeros(units), backend="scan"
+    )
+    return layer, jax.random.normal(jax.random.key(1), (batch, steps, inputs))
+
+
+class Scaled(nr.Cell):
+    """A state with a matrix parameter that is no operand of a product."""
+
+    scale: jax.Array
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(jnp.sum(self.scale * jnp.tanh(h), axis=0) + x)
+
+    def initial_state(self) -> jax.Array:
+        return jnp.zeros(self.scale.shape[1])
+
+
+def scaled(steps: int, batch: int, units: int) -> tuple[Any, jax.Array]:
+    cell = Scaled(jnp.full((8, units), 0.1))
+    return nr.Recurrence(cell), jax.random.normal(jax.random.key(1), (batch, steps, units))
+
+
+def min_gru(steps: int, batch: int, units: int) -> tuple[Any, jax.Array]:
+    W = jax.random.normal(jax.random.key(0), (2 * units, units)) / math.sqrt(units)
+
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        z, c = jnp.split(W @ x, 2)
+        return h + jax.nn.sigmoid(z) * (c - h)
+
+    layer = nr.Recurrence(step, jnp.zeros(units), backend="associative")
+    return layer, jax.random.normal(jax.random.key(1), (batch, steps, units))
+
+
+DEFAULT = tuned()
+NEVER_BLOCK = tuned(small_weight_bytes=HUGE, cached_weight_bytes=HUGE)
+ALWAYS_BLOCK = tuned(small_weight_bytes=0, block_examples=HUGE)
+UNPACKED, PACKED = tuned(unpacked_rows=HUGE), tuned(unpacked_rows=0)
+ONE_THREAD, THREADS = tuned(threads=1), tuned(thread_flops=1)
+BY_ROWS, BY_FEATURES = (tuned(thread_flops=1, stage_flops=n) for n in (HUGE, 0))
+SCAN, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
 
 
 # --- thresholds -----------------------------------------------------------------------------------
@@ -83,8 +154,10 @@ def lines(name: str) -> Iterator[Line]:
             label = f"{2 * 4 * units * units:,} operations of a stage"
             yield Line(label, infer, lstm(50, 1, 16, units), BY_ROWS, BY_FEATURES)
     elif name == "unpacked_rows":
-        for batch in (1, 2, 4, 8, 16):
-            yield Line(f"{batch} rows", infer, lstm(1, batch, 128, 128), PACKED, UNPACKED)
+        for batch in (1, 2, 4, 8, 16, 32, 64):
+            for units in (128, 512):
+                label = f"{batch} rows, {units} units"
+                yield Line(label, infer, lstm(1, batch, units, units), PACKED, UNPACKED)
     elif name == "pieces":
         for size in (4, 8, 16, 24):
             yield Line(f"{size} pieces", infer, fast_weights(100, size), SCAN, PIECES)
@@ -108,21 +181,35 @@ _BLOCKS: dict[str, Sequence[tuple[int, int]]] = {
 #: By name: the values to measure, and the problem.
 SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = {
     "threads": ((1, 2), infer, partial(lstm, 50, 64, 128, 128)),
-    "tile_rows": ((2, 4, 6, 12), infer, partial(lstm, 50, 64, 128, 256)),
-    "panel_vectors": (((1, 1), (3, 3), (4, 4), (6, 6)), infer, partial(lstm, 50, 64, 128, 256)),
+    "tile_rows": ((1, 2, 4, 6), infer, partial(rnn, 50, 64, 128, 256)),
+    "panel_vectors": (((1, 1), (2, 2), (3, 3), (6, 6)), infer, partial(rnn, 200, 1, 128, 256)),
     "elementwise_vectors": ((1, 4), train, partial(lstm, 100, 64, 16, 64)),
     "block_rows": ((64, 128, 2048, 8192), train, partial(lstm, 200, 32, 64, 128)),
     "block_bytes": ((2**15, 2**17, 2**21, 2**23), infer, partial(lstm, 400, 1, 256, 256)),
     "update_vectors": ((1, 2, 4), train, partial(lstm, 100, 32, 64, 128)),
     "update_rows": (((2, 2), (4, 4), (8, 8)), train, partial(lstm, 100, 32, 64, 128)),
-    "staged_bytes": ((2**7, 2**9, 2**13, 2**15), infer, partial(lstm, 200, 64, 64, 64)),
+    "staged_bytes": ((2**5, 2**7, 2**13, 2**15), infer, partial(rnn, 400, 64, 8, 8)),
+}
+
+
+#: Constants of modules, by name: the module, and as above.
+CONSTANTS: dict[str, tuple[ModuleType, Sequence[Any], Callable[..., Any], Callable[[], Any]]] = {
+    "POLLS": (team, (1, 10, 1_000, 10_000), infer, partial(lstm, 100, 1, 16, 256)),
+    "BUDGET": (chunks, (2**23, 2**26, 2**28, 2**30), infer, partial(layer_norm, 4000, 8, 64, 128)),
+    "WIDEST": (accumulate, (0, 2**10, 2**18), train, partial(scaled, 200, 8, 256)),
+    "CHUNK": (linear_recurrence, (16, 64, 1024, 4096), train, partial(min_gru, 4096, 4, 64)),
 }
 
 
 def sizes(name: str) -> Iterator[Line]:
-    values, function, problem = SIZES[name]
-    for value in values:
-        yield Line(str(value), function, problem(), DEFAULT, replace(DEFAULT, **{name: value}))
+    if name in CONSTANTS:
+        module, values, function, problem = CONSTANTS[name]
+        settings = [partial(constant, module, name, value) for value in values]
+    else:
+        values, function, problem = SIZES[name]
+        settings = [tuned(**{name: value}) for value in values]
+    for value, setting in zip(values, settings, strict=True):
+        yield Line(str(value), function, problem(), DEFAULT, setting)
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -132,7 +219,7 @@ def ratio(line: Line, seconds: float) -> float:
     """The ratio of the median times of a problem with the first and the second setting."""
     programs = []
     for setting in (line.first, line.second):
-        with using(setting):
+        with setting():
             programs.append(jax.jit(line.function).lower(*line.arguments).compile())
     times: list[list[float]] = [[], []]
     end = time.perf_counter() + seconds
@@ -161,18 +248,19 @@ def compile_seconds(count: int) -> float:
 
 def main(arguments: Sequence[str]) -> None:
     quick = "--quick" in arguments
-    names = [field.name for field in fields(Tuning)]
+    names = [*(field.name for field in fields(Tuning)), *CONSTANTS]
     chosen = [name for name in arguments if name != "--quick"] or names
     if unknown := {*chosen} - {*names}:
         sys.exit(f"tuning.py: no threshold {', '.join(sorted(unknown))}; there are {names}")
     print(f"{os.cpu_count()} cores, JAX {jax.__version__}")
     for name in chosen:
-        print(f"\n{name}: {getattr(DEFAULT, name)}", flush=True)
+        owner = CONSTANTS[name][0] if name in CONSTANTS else Tuning()
+        print(f"\n{name}: {getattr(owner, name)}", flush=True)
         if name == "equations":
             for count in (100, 200) if quick else (800, 1600, 3200, 4000):
                 print(f"  {compile_seconds(count):8.2f} s  {count} operations", flush=True)
             continue
-        table = [*(sizes if name in SIZES else lines)(name)]
+        table = [*(sizes if name in SIZES or name in CONSTANTS else lines)(name)]
         for line in table[:: len(table) - 1] if quick else table:
             found = ratio(line, 0.02 if quick else 1.0)
             assert math.isfinite(found)

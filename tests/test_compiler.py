@@ -362,6 +362,22 @@ def test_a_layer_without_a_gradient_is_explained(backend, options):
         jax.grad(loss)(layer, jnp.ones((2, 3, 4)))
 
 
+@pytest.mark.parametrize("backend", ["scan", "native", "associative"])
+def test_a_prologue_without_a_gradient_is_explained(backend):
+    """`jax.lax.while_loop` of the input is hoisted, and JAX differentiates the prologue."""
+
+    def cell(h: jax.Array, x: jax.Array) -> jax.Array:
+        return 0.5 * h + jax.lax.while_loop(lambda a: a.sum() < 3.0, lambda a: a + 1.0, x)
+
+    layer = nr.Recurrence(cell, initial_state=jnp.zeros(4), backend=backend)
+    found = nr.explain(layer, jnp.ones((2, 3, 4)))
+    assert "while" in [line.name for line in found.before]
+    assert "; no gradient: Reverse-mode differentiation does not work for" in found.reason
+    assert (found.reverse, found.gradients, found.saved, found.saved_bytes) == ((), (), (), 0)
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work for"):
+        jax.grad(loss, argnums=1)(layer, jnp.ones((2, 3, 4)))
+
+
 # --- limits ---------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Linear recurrences: which steps are found to be one, and `associative` against the definition."""
 
 import itertools
+from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
@@ -236,6 +237,22 @@ def force(monkeypatch: Any, parallel: bool, chunk: int = CHUNK) -> None:
     monkeypatch.setattr("noria.ops.linear_recurrence.CHUNK", chunk)
     monkeypatch.setattr(linear, "linear_recurrence", forced)
     jax.clear_caches()
+
+
+def test_the_loop_that_runs_is_explained():
+    """The page shows scale, shift and recurrence, not the equations of the cell."""
+
+    def cell(h: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(x) * (jax.nn.sigmoid(x) * h + x)
+
+    layer = nr.Recurrence(cell, initial_state=jnp.zeros(SIZE), backend="associative")
+    split = nr.explain(nr.with_backend(layer, "scan"), random(0, 2, TIME, SIZE))
+    found = nr.explain(layer, random(0, 2, TIME, SIZE))
+    names = Counter(line.name for line in found.loop)
+    assert names == {"logistic": 2, "mul": 3, "add": 1}  # a * a', x * a and the recurrence
+    assert Counter(line.name for line in split.loop) == {"logistic": 2, "mul": 2, "add": 1}
+    assert found.bytes == split.bytes
+    assert {line.where.split(":")[0] for line in found.loop[-2:]} == {"test_linear.py"}
 
 
 @pytest.mark.parametrize("checkpoint", [2, "sqrt"])

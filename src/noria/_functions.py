@@ -93,7 +93,7 @@ class Place:
 
 
 def place_of(function: Any) -> Place | None:
-    """Where a function that pickle does not find can be imported from, or ``None``.
+    """The import path of a function that pickle does not find, or ``None``.
 
     For a function that `jax.jit` made, such as ``jnp.tanh``, pickle stores the function inside,
     which is not the object with that name, and fails. A lambda that a module bound to a name does

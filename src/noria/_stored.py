@@ -60,7 +60,7 @@ def to_dtype(name: str) -> np.dtype:
 
 
 def is_stored_in_parts(dtype: np.dtype) -> bool:
-    """Whether arrays of this dtype have one more axis in the file: parts or bytes of a number."""
+    """Whether arrays of this dtype have one more axis in the file, for parts of a number."""
     return dtype.name not in _NATIVE
 
 

@@ -37,5 +37,5 @@ def loop_backend(name: str) -> LoopBackend:
 
 
 def names() -> tuple[str, ...]:
-    """What a layer may ask for, besides ``"auto"``. A linear recurrence needs no loop."""
+    """The backends that a layer may name, besides ``"auto"``. A linear recurrence needs no loop."""
     return (*CELL_BACKENDS, *reversed(LOOP_BACKENDS), "associative")

@@ -1,7 +1,7 @@
 """The interfaces of backends: `Problem` from a layer, `LoopCall` from the compiler.
 
 Arrays of all steps have the axes ``(batch, time, ...)``, without ``batch`` for one example. A loop
-backend may ask for time first: then every array of its loops has it, and only `Sizes` knows.
+backend may ask for time first: then `Sizes` gives this order for all arrays of its loops.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ class Sizes(NamedTuple):
 
     @property
     def mapped_axis(self) -> int:
-        """The place where `jax.vmap` puts an axis of an array of all steps that a loop stacks."""
+        """The place where `jax.vmap` puts an axis of a stacked array."""
         return int(self.time_first)
 
     @property
@@ -84,20 +84,20 @@ class Sizes(NamedTuple):
 
 
 class TimeMajor(NamedTuple):
-    """An array of all steps with time in front, whatever the order of the others.
+    """An array of all steps with time in front, independent of the order in `Sizes`.
 
-    A loop may return residuals in this order, in which it computes them. The reverse loop reads
-    them in the same order, so they are never transposed.
+    A loop may return residuals in the order in which it computes them. The reverse loop reads
+    them in this order, so they are never transposed.
     """
 
     array: jax.Array
 
 
 class PreviousStep(NamedTuple):
-    """An array of all steps in which a step reads the value of the step that the loop takes next.
+    """An array of all steps, read one step late: a step reads the element of the loop's next step.
 
-    The last step that the loop takes reads ``boundary``. The reverse loop so reads, at each step,
-    the state that the forward loop had before it, from the next states that this one stacked.
+    The last step of the loop reads ``boundary``. At each step, the reverse loop reads the state
+    before the step in this way, from the next states that the forward loop stacked.
     """
 
     array: Any
@@ -130,7 +130,7 @@ def swapped(array: jax.Array, sizes: Sizes) -> jax.Array:
 
 
 def grouped(operands: Sequence[Any], counts: Sequence[int]) -> list[tuple[Any, ...]]:
-    """The operands of each accumulator: one or two, one after the other."""
+    """Group operands by accumulator; each has one or two."""
     rest = iter(operands)
     return [tuple(next(rest) for _ in range(count)) for count in counts]
 
@@ -161,15 +161,15 @@ class LoopCall:
 
     Attributes:
         graph: one step of one example. Its inputs are among ``shared`` and ``state``; all others
-            are read from arrays of all steps. Its outputs are the next state, what is emitted, the
-            residuals, and the operands of the accumulators, in this order.
+            are read from arrays of all steps. Its outputs are the next state, the emitted values,
+            the residuals, and the operands of the accumulators, in this order.
         shared: values that are the same for all steps and examples.
-        state: values that the first outputs replace.
+        state: values that the first outputs replace at the next step.
         sizes: of time and batch.
         reverse: whether steps are taken from the last to the first.
         residuals: the number of residuals: arrays that only a later loop reads.
-        accumulators: the number of operands of each: the sum over steps and examples is that of a
-            value (1), or of the outer product of two vectors (2).
+        accumulators: the number of operands of each accumulator. It sums one value, or the outer
+            product of two vectors, over steps and examples.
     """
 
     graph: Graph
@@ -188,7 +188,7 @@ class LoopCall:
 
     @property
     def ends(self) -> tuple[int, int, int]:
-        """Where state, emitted values and residuals end among the outputs."""
+        """The ends of state, emitted values and residuals among the outputs."""
         end = len(self.graph.outputs) - sum(self.accumulators)
         return len(self.state), end - self.residuals, end
 
@@ -217,16 +217,16 @@ RunLoop = Callable[[Env, Env, list[jax.Array]], LoopResult]
 
 
 class LoopBackend(Protocol):
-    """A way to run loops. A module with one as ``BACKEND`` is named in `noria.backends`.
+    """An implementation of loops: ``BACKEND`` of a module that `noria.backends` names.
 
     Attributes:
-        merit: the reason for it, if a layer leaves the choice open.
+        merit: the reason for its choice by ``backend="auto"``.
         time_first: whether arrays of all steps have time in front.
-        packs_weights: whether it lays out weights itself, so that the compiler need not transpose.
+        packs_weights: whether it packs weights itself; if not, the compiler transposes them.
         reads_previous_step: whether arrays of all steps may be `PreviousStep`.
         slices_in_loop: whether the loop may slice a hoisted value; if not, slices are hoisted.
-        can_accumulate: whether an accumulator may be made of an equation; ``None`` for a backend
-            without accumulators: the compiler then contracts stacked operands after the loop.
+        can_accumulate: whether an accumulator may contain an equation; ``None`` for a backend
+            without accumulators. Then stacked operands are contracted after the loop.
     """
 
     merit: str
@@ -237,7 +237,7 @@ class LoopBackend(Protocol):
     can_accumulate: Callable[[Equation], bool] | None
 
     def supports(self, call: LoopCall) -> str | None:
-        """Why the backend cannot run a loop, or ``None`` if it can."""
+        """The reason why the backend cannot run a loop, or ``None`` if it can."""
         ...
 
     def prepare(self, call: LoopCall) -> RunLoop:
@@ -251,12 +251,12 @@ class LoopBackend(Protocol):
 
         Args:
             equation: the product.
-            given: the input of a step as it comes, before any equation.
+            given: the input of a step, before any equation.
             batch: the number of examples.
             light: whether the loop has no product of the state.
         """
         ...
 
     def prefers_single_step(self, rows: int) -> bool:
-        """Whether one step of so many examples is faster here than as operations of XLA."""
+        """Whether one step of ``rows`` examples is faster here than as operations of XLA."""
         ...

@@ -34,7 +34,7 @@ SECTIONS = {
 
 @dataclass
 class Plan:
-    """Which works on which lanes, for how long; ``missing`` are peers that are not installed."""
+    """Works by lane, and their time; ``missing`` are peers that are not installed."""
 
     what: str
     works: list[Work]
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def advice(self) -> str:
-        """Which peers are left out, and how to get them; empty if none is."""
+        """The missing peers, and the command that installs them; empty if all are present."""
         if not self.missing:
             return ""
         titles = ", ".join(

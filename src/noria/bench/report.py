@@ -17,7 +17,7 @@ from noria.bench.run import Lane, Point, Setting
 
 
 class Unit(NamedTuple):
-    """How values of a section are shown: in what, and a value in it."""
+    """The unit and the format of the values of a section."""
 
     name: str
     convert: Callable[[float, Point], float]
@@ -32,7 +32,7 @@ UNITS = {
 
 
 def header(command: str, peers: Sequence[str], peaks: Mapping[Setting, float]) -> str:
-    """Where the numbers come from: command, date, machine, versions, and its speed in products."""
+    """The origin of the numbers: command, date, machine, versions, and speed of products."""
     software = ", ".join(f"{name} {version}" for name, version in versions(list(peers)).items())
     speeds = "; ".join(
         f"{speed / 1e9:.0f} GFLOP/s ({describe(setting)})" for setting, speed in peaks.items()

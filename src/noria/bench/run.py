@@ -39,7 +39,7 @@ PAUSE = 0.05
 
 
 class Setting(NamedTuple):
-    """How processes are started: an allocator, and on how many cores."""
+    """The settings of processes: allocator, and number of cores."""
 
     allocator: str = "default"
     cores: int = 0  # all

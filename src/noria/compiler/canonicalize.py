@@ -1,4 +1,4 @@
-"""Rewrite rules that let more of a step leave the loop; each keeps the values up to rounding.
+"""Rewrite rules that move more of a step out of the loop, and change values only by rounding.
 
 ==================== ================================ ==============================================
 `unroll`             an inner loop of a few rounds    one round after the other
@@ -29,7 +29,7 @@ from noria.ir.passes import backward_slice, dce, dependence, slices, substitute,
 
 NUMBER, CONSTANT, INPUT, STATE = range(4)
 
-#: An inner loop is written out if that makes no more equations.
+#: The limit of equations for unrolling an inner loop.
 MOST_EQUATIONS = 256
 
 
@@ -113,7 +113,7 @@ def unroll(graph: Graph) -> Graph:
 
 
 def _counts(loop: Equation) -> tuple[int, int]:
-    """How many operands are the same in all rounds, and how many are carried from one to the next.
+    """The number of operands that are the same in all rounds, and of carried operands.
 
     JAX keeps them under names that change; but they are those that have no axis of the rounds.
     """
@@ -141,7 +141,7 @@ def _rounds(params: dict[str, Any], same: int, carried: int, *arrays: jax.Array)
 
 
 def operand_first(graph: Graph, levels: dict[Value, int]) -> Graph:
-    """``W @ h`` becomes ``h @ W^T`` where that moves no axis: every product has the batch first."""
+    """``W @ h`` becomes ``h @ W^T`` if no axis moves: every product has the batch first."""
 
     def swap(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
         if equation.name != "dot_general":
@@ -245,7 +245,7 @@ def regroup_sums(graph: Graph, levels: dict[Value, int]) -> Graph:
     inner = set()  # sums that are one term of another sum, and of nothing else
 
     def is_one_term(atom: Atom) -> bool:
-        """Whether a sum is read in one place; ``a + a`` reads it in two."""
+        """Whether a sum has one reader; ``a + a`` counts as two."""
         users = uses[atom]
         return len(users) == 1 and (
             users[0] is None or sum(v is atom for v in users[0].inputs) == 1
@@ -367,7 +367,7 @@ def _merged(group: list[Equation]) -> Callable[..., list[jax.Array]]:
 
 
 def slices_first(graph: Graph, levels: dict[Value, int]) -> Graph:
-    """Slices of a sum become sums of slices if a term is of the input, which is then hoisted."""
+    """Slices of a sum become sums of slices if a term needs only the input: it is hoisted."""
     maker = {v: equation for equation in graph.equations for v in equation.outputs}
     uses = users(graph.equations, graph.outputs)
 

@@ -1,4 +1,4 @@
-"""A sequence in chunks of steps: hoisted values stay in cache, or less is stored."""
+"""Chunks of steps: hoisted values stay in cache, and a checkpoint stores fewer states."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from noria.ir.evaluate import narrowed, widened
 
 #: Bytes of hoisted values up to which all steps are hoisted at once if no derivative is taken.
 #: Larger blocks of memory are not recycled between calls, and touching fresh pages costs as much
-#: as the arithmetic.
+#: as the arithmetic (``python benchmarks/tuning.py BUDGET``).
 BUDGET = 32 * 2**20
 
 #: ``(state, steps, time) -> (state, stacked)``.
@@ -24,7 +24,7 @@ Segment = Callable[[Any, Any, int], tuple[Any, Any]]
 
 
 def chunk_size(time: int, bytes_a_step: int) -> int:
-    """Steps at a time: all within the budget, else as many as take a quarter of it, at least 16."""
+    """Steps of a chunk: all within the budget, else a quarter of the budget, at least 16."""
     if is_symbolic(time, bytes_a_step) or time * bytes_a_step <= BUDGET:
         return time
     return max(16, BUDGET // 4 // bytes_a_step)
@@ -32,14 +32,14 @@ def chunk_size(time: int, bytes_a_step: int) -> int:
 
 @dataclass(frozen=True)
 class Chunks:
-    """How a sequence is cut.
+    """The division of a sequence into chunks.
 
     Attributes:
         time: steps of the sequence.
-        size: steps of a chunk; the rest is one more at the end.
+        size: steps of a chunk; the remainder is one more chunk at the end.
         axis: the time axis of all arrays.
         reverse: whether steps are taken from the last to the first.
-        mapped: where `jax.vmap` puts an axis of stacked arrays, see `results`.
+        mapped: the place where `jax.vmap` puts an axis of stacked arrays, see `results`.
     """
 
     time: int
@@ -76,13 +76,13 @@ class Chunks:
         )
 
     def _flat(self, a: jax.Array) -> jax.Array:
-        """The first axis, chunks, and the time axis of each chunk, as one."""
+        """Merge the first axis, chunks, and the time axis of each chunk."""
         a, axis = jnp.moveaxis(a, 0, self.axis), self.axis
         return a.reshape(*a.shape[:axis], a.shape[axis] * a.shape[axis + 1], *a.shape[axis + 2 :])
 
 
 def in_chunks(segment: Segment, state: State, steps: State, chunks: Chunks) -> tuple[Any, Any]:
-    """``segment`` over one chunk after the other: the final state, and all that was stacked."""
+    """Run ``segment`` on each chunk in turn: the final state, and the stacked arrays."""
     if chunks.is_one:
         return segment(state, steps, chunks.time)
     state, _, stacked = _run(segment, state, steps, chunks)
@@ -92,7 +92,7 @@ def in_chunks(segment: Segment, state: State, steps: State, chunks: Chunks) -> t
 def _run(
     segment: Segment, state: State, steps: State, chunks: Chunks
 ) -> tuple[Any, list[jax.Array], Any]:
-    """The final state, the states before each chunk, group by group, and all that was stacked."""
+    """The final state, the states before each chunk in groups, and the stacked arrays."""
     starts, stacked = [], []
     for first, count, size in chunks.groups:
 
@@ -109,9 +109,9 @@ def _run(
 def results(
     final: list[jax.Array], stacked: list[jax.Array], given: Any, mapped: int
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Both, aligned: an axis of `jax.vmap` is in front of states, and ``mapped`` in stacked arrays.
+    """Align the axes of `jax.vmap`: in front of states, at ``mapped`` in stacked arrays.
 
-    The loops of `jax.lax.scan` put it after time, native ones in front.
+    Loops of `jax.lax.scan` put the axis after time, native loops put it in front.
     """
     axes = [0] * len(final) + [mapped] * len(stacked)
     found = aligned([*final, *stacked], axes, jtu.tree_leaves(given))
@@ -170,7 +170,7 @@ def _pull(
     starts: list[jax.Array],
     cotangents: Any,
 ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-    """Cotangents of parameters, steps and state: chunk by chunk from the end, each run again."""
+    """Cotangents of parameters, steps and state. Each chunk runs again, the last one first."""
     of_parameters, of_steps, of_state = (
         [eqx.is_inexact_array(a) for a in arrays] for arrays in (parameters, steps, starts[0])
     )

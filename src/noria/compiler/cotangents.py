@@ -13,8 +13,8 @@ from noria._jax import SymbolicZero
 #: Cotangents of parameters, steps and state, ``None`` for zero.
 Cotangents = tuple[list[Any], list[Any], list[Any]]
 
-#: Cotangents of final state and emitted values: arrays, symbolic zeros, or ``None`` for whole
-#: numbers.
+#: Cotangents of final state and emitted values: arrays, symbolic zeros, or ``None`` for
+#: integers.
 Ends = tuple[Sequence[Any], Sequence[Any]]
 
 #: From cotangents of the hoisted values to those of parameters and steps.
@@ -22,11 +22,11 @@ PullPrologue = Callable[[list[Any]], tuple[list[Any], list[Any]]]
 
 
 def arrays_of(primals: Any) -> Any:
-    """The arrays that `jax.custom_vjp` hands over with symbolic zeros.
+    """The arrays that `jax.custom_vjp` passes with symbolic zeros.
 
-    JAX also says which of them are differentiated, but nothing may depend on it. JAX traces two
-    layers of equal shapes once, and keeps one structure of residuals for both, even if parameters
-    are differentiated in one and only the input in the other. So every inexact array is
+    JAX also marks differentiated arrays, but nothing may depend on this. JAX traces two layers
+    of equal shapes once, and keeps one structure of residuals for both. Yet parameters may be
+    differentiated in one layer, and only the input in the other. So every inexact array is
     differentiated, and dead-code elimination removes unused gradients.
     """
     return jtu.tree_map(lambda p: p.value, primals, is_leaf=lambda p: hasattr(p, "perturbed"))
@@ -49,7 +49,7 @@ def spread(chosen: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
 
 
 def instantiate(cotangent: Any) -> Any:
-    """A cotangent as an array, be it a symbolic zero."""
+    """A cotangent as an array, also of a symbolic zero."""
     return (
         jnp.zeros(cotangent.shape, cotangent.dtype)
         if isinstance(cotangent, SymbolicZero)
@@ -58,7 +58,7 @@ def instantiate(cotangent: Any) -> Any:
 
 
 def or_zeros(cotangent: Any, like: Any) -> Any:
-    """A cotangent for ``like``, ``None`` being zero; those of whole numbers are of type float0."""
+    """A cotangent for ``like``; ``None`` is zero, and integers have the dtype float0."""
     if not jnp.issubdtype(like.dtype, jnp.inexact):
         return np.zeros(like.shape, jax.dtypes.float0)
     return jnp.zeros(like.shape, like.dtype) if cotangent is None else cotangent

@@ -1,4 +1,4 @@
-"""The loop over a whole sequence, with a reverse loop that carries cotangents of the state only."""
+"""The loop over a whole sequence. Its reverse loop carries cotangents of the state only."""
 
 import functools
 import logging
@@ -48,7 +48,7 @@ class ChosenLoop:
         call: the loop.
         backend: the backend that runs it.
         prologue: the graph of its hoisted values; empty for a reverse loop.
-        note: why that is not the backend of the layer; ``None`` if it is.
+        note: the reason for another backend than the layer's; ``None`` if it is the same.
     """
 
     call: LoopCall
@@ -65,7 +65,7 @@ class ChosenLoop:
 def loop_on(
     backend: LoopBackend, call: LoopCall, prologue: Graph = EMPTY, note: str | None = None
 ) -> ChosenLoop:
-    """A loop as ``backend`` runs it, with slices of hoisted values in the prologue or the loop."""
+    """Put slices of hoisted values where ``backend`` prefers them: in the prologue or the loop."""
     if not backend.slices_in_loop:
         prologue, graph = hoist_slices(prologue, call.graph, call.shared)
         call = replace(call, graph=graph)
@@ -75,7 +75,7 @@ def loop_on(
 def choose_loop(
     backend: LoopBackend, call: LoopCall, name: str, label: str, prologue: Graph = EMPTY
 ) -> ChosenLoop:
-    """Run a loop on ``backend``, or as a scan if that does not support it."""
+    """Choose ``backend`` for a loop, or a scan if ``backend`` does not support the loop."""
     obstacle = backend.supports(call)
     if obstacle is None:
         return loop_on(backend, call, prologue)
@@ -102,7 +102,7 @@ class Gradient:
 
     @property
     def notes(self) -> list[str]:
-        """The loops that the backend of the layer does not run, and why."""
+        """The reason for each loop that runs on another backend than the layer's."""
         return [loop.note for loop in (self.forward, self.reverse) if loop.note is not None]
 
 
@@ -116,7 +116,7 @@ class LoopExecutor:
     Attributes:
         split: the parts of a step.
         backend: the backend of the loops that it supports.
-        sizes: those of the whole sequence.
+        sizes: the sizes of the whole sequence.
         reverse: whether steps are taken from the last to the first.
         save: the policy that chooses the arrays stored for the gradient.
         label: the layer in messages.
@@ -137,7 +137,7 @@ class LoopExecutor:
 
     @functools.cached_property
     def inference(self) -> ChosenLoop:
-        """The loop without residuals: it runs if no derivative is taken."""
+        """The loop without residuals. It runs if no derivative is taken."""
         split = self.split
         call = LoopCall(split.loop, split.parameters, split.state, self.sizes, self.reverse)
         return loop_on(self.backend, call, split.prologue)
@@ -148,9 +148,9 @@ class LoopExecutor:
 
     @property
     def gradient(self) -> Gradient:
-        """The loops of the gradient: decided once, whether they are run or explained.
+        """The loops of the gradient. One decision serves the run and the explanation.
 
-        Values are known by identity, so two threads must not get two of them.
+        Values are compared by identity, so all threads must share one gradient.
         """
         with self.lock:
             return self._gradient
@@ -179,7 +179,7 @@ class LoopExecutor:
         )
 
     def stored(self) -> tuple[Value, ...]:
-        """The values stored for the gradient besides inputs and outputs of the layer."""
+        """The values stored for the gradient, besides inputs and outputs of the layer."""
         return self.save.values(self.gradient.vjp, self.backend.reads_previous_step)
 
     def __call__(
@@ -207,7 +207,7 @@ class LoopExecutor:
     ) -> Outputs:
         """Final state and emitted values, without a derivative rule.
 
-        They are computed in chunks, if hoisted values would not stay in cache.
+        A sequence runs in chunks if its hoisted values would not stay in cache.
         """
         loop, env = self.inference, env_of(self.split.parameters, parameters)
         segment = functools.partial(self._advance, loop, sizes, env)
@@ -220,7 +220,7 @@ class LoopExecutor:
         return results(final, emitted, given, self.sizes.mapped_axis)
 
     def _forward(self, sizes: Sizes, *primals: Any) -> tuple[Outputs, jtu.Partial]:
-        """Final state and emitted values, and their pull-back with the arrays that it needs."""
+        """Final state, emitted values, and their pull-back with the arrays that it reads."""
         parameters, steps, state = arrays_of(primals)
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
@@ -254,7 +254,7 @@ class LoopExecutor:
         steps: list[jax.Array],
         time: int,
     ) -> tuple[list[jax.Array], list[Any]]:
-        """Run the prologue and ``loop`` on some steps: the final state, and all stacked arrays."""
+        """Run the prologue and ``loop`` on some steps. Return final state and stacked arrays."""
         sizes = sizes._replace(time=time)
         found = loop(sizes, env, self._with_prologue(loop.prologue, sizes, env, steps), state)
         return found.carry, [*found.emitted, *found.residuals]
@@ -311,7 +311,10 @@ class LoopExecutor:
         values: Env,
         cotangents: Ends,
     ) -> tuple[Env, list[Any], list[Any]]:
-        """The reverse loop, then the contractions: cotangents of shared, hoisted values, state."""
+        """Run the reverse loop and the contractions.
+
+        Returns the cotangents of shared values, hoisted values, and state.
+        """
         split, vjp, loop = self.split, self.gradient.vjp, self.gradient.reverse
         ends = zip(split.loop.outputs, (*cotangents[0], *cotangents[1]), strict=True)
         given = dict(zip(vjp.cotangents, (g for v, g in ends if is_inexact(v)), strict=True))

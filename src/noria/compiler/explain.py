@@ -11,17 +11,27 @@ from typing import Any
 
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import LinearExecutor, is_linear
+from noria.compiler.param_use import pull_back_of_a_step
 from noria.compiler.program import Executor
 from noria.compiler.select import Decision, listening
 from noria.display import explanation_html, explanations_html
-from noria.ir.graph import EMPTY, Equation, Graph, is_literal, size_in_bytes
+from noria.ir.graph import (
+    EMPTY,
+    Equation,
+    Graph,
+    is_inexact,
+    is_literal,
+    size_in_bytes,
+    values_of,
+)
+from noria.ir.passes import extract
 from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.source import origin
 
 
 @dataclass(frozen=True)
 class Line:
-    """One equation, where it came from, and what it costs for a whole call.
+    """One equation, its line in the cell, and its cost for a whole call.
 
     Attributes:
         name: the primitive, such as ``dot_general``.
@@ -41,15 +51,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How one recurrent layer runs; ``print`` it for a page.
+    """The decisions about one recurrent layer; ``print`` it for a page.
 
     Attributes:
         label: the layer in messages.
         batch: examples, or ``None`` if there is no batch axis.
         time: steps.
         backend: the backend that runs.
-        reason: why that one; also which loops run on another backend, and why a layer that runs
-            has no gradient.
+        reason: the reason for the backend, for loops on another backend, and for a missing
+            gradient.
         constant: equations that depend on parameters only; they run once.
         before: equations that run for all steps at once, before the loop.
         loop: equations of the forward loop.
@@ -60,11 +70,11 @@ class Explanation:
         linear: whether the next state is affine and element-wise in the state.
         saved: the values stored for the gradient at each step, as shapes of one example.
         saved_bytes: bytes stored for the gradient, for all examples and steps, besides inputs and
-            outputs of the layer. On the associative backend those of scales and states; JAX may
-            store more.
+            outputs of the layer. The associative backend counts scales and states; JAX may store
+            more.
         flops: floating-point operations of each part, by its name.
-        bytes: bytes that a part passes on, for all examples and steps: ``before`` those of hoisted
-            values, ``loop`` those of emitted values.
+        bytes: bytes that a part passes on, for all examples and steps: the hoisted values of
+            ``before``, and the emitted values of ``loop``.
 
     All but the first five are empty or zero for a backend that runs the cell as it is.
 
@@ -185,7 +195,7 @@ def _amount(number: float) -> str:
 
 @contextmanager
 def explaining() -> Iterator[list[Explanation]]:
-    """Collect the explanation of each recurrent layer that is traced meanwhile."""
+    """Collect the explanations of recurrent layers that are traced in this block."""
     found: list[Explanation] = []
 
     with listening(lambda decision: found.append(explanation_of(decision))):
@@ -196,7 +206,7 @@ def explaining() -> Iterator[list[Explanation]]:
 
 
 def explanation_of(decision: Decision) -> Explanation:
-    """A decision as an explanation: the graphs and the reasons are those of the run."""
+    """A decision as an explanation, with the graphs and the reasons of the run."""
     sizes, program, reason = decision.sizes, decision.program, decision.reason
     if program is None:
         return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
@@ -239,13 +249,21 @@ def _gradient(executor: Executor) -> tuple[Graph | None, Graph, list[str]]:
 
     The reverse loop is ``None`` for a step without a gradient; a note gives the reason.
     """
-    if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
-        return EMPTY, EMPTY, []
     try:
+        _check_derivative(executor.split.prologue)
+        if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
+            return EMPTY, EMPTY, []
         gradient = executor.gradient
     except Exception as error:  # a derivative rule may be the user's and raise any error
         return None, EMPTY, [f"no gradient: {_first_line(error)}"]
     return gradient.reverse.call.graph, Graph((), (), gradient.uses), gradient.notes
+
+
+def _check_derivative(graph: Graph) -> None:
+    """Raise the error of an equation without a derivative, as JAX does in a gradient."""
+    outputs = tuple(filter(is_inexact, values_of(graph.outputs)))
+    inputs = tuple(filter(is_inexact, graph.inputs))
+    pull_back_of_a_step(extract(graph.equations, outputs, graph.inputs), inputs)
 
 
 def _first_line(error: Exception) -> str:
@@ -269,7 +287,7 @@ def _shape(atom: Any) -> str:
 
 
 def flops_of(equation: Equation) -> int:
-    """Floating-point operations: two for a multiplication of a product, one for a number else."""
+    """Floating-point operations: two per multiplication of a product, else one per number."""
     return _flops(
         equation.name,
         equation.params,

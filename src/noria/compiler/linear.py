@@ -1,16 +1,16 @@
-"""Linear recurrences: whether the next state is affine and element-wise in the state, and how.
+"""Linear recurrences: next states that are affine and element-wise in the state.
 
-Each value of the loop that depends on the state is followed as ``scale * leaf + shift``. The
-``leaf`` is one array of the state; ``scale`` and ``shift`` do not depend on the state::
+Each value of the loop that depends on the state has the form ``scale * leaf + shift``. The ``leaf``
+is one array of the state; ``scale`` and ``shift`` do not depend on the state::
 
     h        1 * h + 0
-    u * v    (v * scale) * h + v * shift        v not of the state
-    u + v    (scale + scale') * h + ...         of the same leaf, or v not of the state
-    select   by a condition that is not of the state: lengths and resets are affine
+    u * v    (v * scale) * h + v * shift        v independent of the state
+    u + v    (scale + scale') * h + ...         the same leaf, or v independent of the state
+    select   by a condition independent of the state: lengths and resets are affine
 
-Nothing is probed with numbers. A step is not linear with an operation outside of `RULES`, with one
-that moves, widens or sums elements of the state, or with one that combines two of its arrays. Whole
-numbers, such as a counter, are affine by the same rules (except division), without a derivative.
+The rules read equations; they never test numbers. A step is not linear if an operation has no rule
+in `RULES`, moves, broadcasts or sums elements of the state, or combines two of its arrays.
+Integers, such as a counter, are affine by the same rules (except division), without a derivative.
 Emitted values may depend on the state in any way: they are computed for all steps at once.
 """
 
@@ -44,7 +44,7 @@ from noria.ops.linear_recurrence import linear_recurrence, shifted
 
 
 class NotLinear(Exception):
-    """The step is not linear; the message says what is not."""
+    """The step is not linear; the message names the operation or the array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,8 @@ class LinearExecutor:
     Attributes:
         split: the parts of the step.
         reverse: whether steps are taken from the last to the first.
-        coefficients: from shared and hoisted values to all of ``a``, then all of ``b``.
-        emission: from those, the state before the step and the next one to what is emitted.
+        coefficients: the graph from shared and hoisted values to all ``a``, then all ``b``.
+        emission: the graph from these, the state and the next state to the emitted values.
         constants: arrays that derivative rules close over.
         parallel: as in `linear_recurrence`.
     """
@@ -71,10 +71,22 @@ class LinearExecutor:
 
     @property
     def as_run(self) -> tuple[Graph, Graph]:
-        return self.split.prologue, self.split.loop
+        """The prologue, and as the loop: coefficients, the recurrence, and the emission."""
+        split, width = self.split, len(self.split.state)
+        scales, shifts = self.coefficients.outputs[:width], self.coefficients.outputs[width:]
+        sources = {v: e.source for e in split.loop.equations for v in e.outputs}
+        recurrence: list[Equation] = []
+        for before, after, a, b in zip(split.state, split.next_state, scales, shifts, strict=True):
+            scaled = Value(before.aval)
+            recurrence += [
+                Equation(jax.lax.mul_p, (a, before), (scaled,), {}, sources[after]),
+                Equation(jax.lax.add_p, (scaled, b), (after,), {}, sources[after]),
+            ]
+        equations = (*self.coefficients.equations, *recurrence, *self.emission.equations)
+        return split.prologue, Graph(split.loop.inputs, split.loop.outputs, equations)
 
     def stored(self) -> tuple[Value, ...]:
-        """The scales and the states; what else is stored is up to JAX."""
+        """The scales and the states. JAX may store more."""
         return (*self.split.state, *self.split.state)
 
     def __call__(
@@ -84,7 +96,7 @@ class LinearExecutor:
         state: list[jax.Array],
         sizes: Sizes,
     ) -> Outputs:
-        """Final state and what is emitted; arguments as for `LoopExecutor`."""
+        """Final state and emitted values; arguments as for `LoopExecutor`."""
         return self.infer(sizes, parameters, steps, state)
 
     def infer(
@@ -115,7 +127,7 @@ def linear_executor(split: Split, reverse: bool = False) -> LinearExecutor:
     """The loop of ``split`` as a linear recurrence.
 
     Raises:
-        NotLinear: if it is none.
+        NotLinear: if the step is not linear.
     """
     same = (*split.shared, *split.hoisted)
     loop = extract(split.loop.equations, split.next_state, (*same, *split.state))
@@ -148,7 +160,7 @@ def is_linear(split: Split) -> bool:
 class Form(NamedTuple):
     """``scale * leaf + shift``, arrays shaped like the value; without state ``leaf`` is ``None``.
 
-    A ``scale`` or ``shift`` of ``None`` is a one or a zero that need not be computed with.
+    A ``scale`` of ``None`` is one, a ``shift`` of ``None`` is zero. Neither is computed.
     """
 
     leaf: Any
@@ -157,7 +169,7 @@ class Form(NamedTuple):
 
 
 def _follow(loop: Graph, state: Sequence[Any], known: Env) -> list[Form]:
-    """The form of each next state, complete."""
+    """The form of each next state, with all arrays."""
     forms = {leaf: Form(leaf, None, None) for leaf in state}
     for equation in loop.equations:
         if any(v in forms for v in values_of(equation.inputs)):
@@ -187,7 +199,7 @@ def _complete(form: Form, aval: Any) -> Form:
 
 
 def _apply(equation: Equation, forms: dict[Any, Form], known: Env) -> Form:
-    """The form of what an equation gives."""
+    """The form of the output of an equation."""
     output = equation.outputs[0].aval
     rule = RULES.get(equation.name)
     moved = any(v in forms and v.aval.shape != output.shape for v in values_of(equation.inputs))
@@ -205,8 +217,8 @@ def _apply(equation: Equation, forms: dict[Any, Form], known: Env) -> Form:
     return Form(leaves.pop(), scale, shift)
 
 
-#: ``(equation, forms of its inputs, shape and dtype of its output) -> (scale, shift)``; ``None``
-#: if that is not affine.
+#: ``(equation, forms of its inputs, aval of its output) -> (scale, shift)``; ``None`` if the output
+#: is not affine.
 Rule = Callable[[Equation, list[Form], Any], tuple[Any, Any] | None]
 
 
@@ -223,7 +235,7 @@ def _sum(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, An
 
 
 def _filled(form: Form, output: Any) -> Form:
-    """A form with arrays in all places, of one shape."""
+    """A form with all arrays, in one shape."""
     if form.leaf is None:
         form = Form(
             None, None, jnp.broadcast_to(jnp.asarray(form.shift, output.dtype), output.shape)
@@ -280,7 +292,7 @@ def _conversion(equation: Equation, operands: list[Form], output: Any) -> tuple[
     if not any(
         jnp.issubdtype(before, kind) and jnp.issubdtype(output.dtype, kind) for kind in kinds
     ):
-        return None  # to whole numbers it rounds, and to real ones it drops a part
+        return None  # integers round, and real numbers lose the imaginary part
     scale, shift = (None if a is None else a.astype(output.dtype) for a in form[1:])
     return scale, shift
 

@@ -1,7 +1,7 @@
-"""The cheapest frontier between two parts of a graph: a minimum cut, in bytes a step.
+"""A minimum cut between two parts of a graph, in bytes per step (Ford and Fulkerson 1956).
 
-Ford and Fulkerson 1956. It decides what enters the loop, what leaves it, and what the forward loop
-stores for the reverse loop. SciPy and NetworkX have one too, but graphs of a step are small.
+The cut decides which values enter the loop, leave it, or are stored for the reverse loop. SciPy and
+NetworkX have one too, but graphs of a step are small.
 """
 
 from collections import defaultdict, deque
@@ -28,12 +28,12 @@ def min_cut(
     """The values that cross from early to late equations, with the fewest bytes.
 
     Args:
-        equations: those to be divided.
-        early: equations whose side is given.
-        late: the same.
-        wanted: values that must be known on the late side.
-        free: says which values are known on both sides.
-        recompute_cost: bytes that it is worth to compute an equation only once.
+        equations: the equations to divide.
+        early: equations that must be on the early side.
+        late: equations that must be on the late side.
+        wanted: values that the late side must know.
+        free: whether a value is known on both sides.
+        recompute_cost: the price of computing an equation again, in bytes.
         prefer_early: of cuts with equal bytes, take the one with the most work on the early side;
             else with the least.
     """
@@ -52,10 +52,10 @@ def min_cut(
         if not free(value):
             network.join(value, "late", _NEVER)
     for value in [v for v in network.nodes() if not isinstance(v, str | Equation)]:
-        # One more for each array: of two frontiers with equal bytes, the one with fewer arrays.
+        # One more for each array: of two cuts with equal bytes, the one with fewer arrays.
         network.join(maker.get(value, "early"), value, 8 * size_in_bytes(value) + 1)
     before = network.early_side(prefer_early)
-    # A value crosses if its equation is on the early side, and its node, with its price, is not.
+    # A value crosses if only its equation is on the early side, and its node is not.
     values = [v for v in network.nodes() if not isinstance(v, str | Equation)]
     return tuple(v for v in values if v not in before and maker.get(v, "early") in before)
 

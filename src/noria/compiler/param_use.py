@@ -1,4 +1,4 @@
-"""Where parameters enter the loop: an equation, and its pull-back for one step or all steps."""
+"""Parameter uses: equations of the loop, and their pull-backs for one step or all steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,15 +28,15 @@ from noria.ir.passes import extract, substitute, users
 
 @dataclass(frozen=True, eq=False)
 class ParameterUse:
-    """An equation of the loop into which parameters enter.
+    """An equation of the loop that reads parameters.
 
     Attributes:
         equation: the equation.
-        parameters: those of its inputs whose cotangents are asked for.
-        operands: the values of its inputs in the forward loop, ``None`` for those that are the same
-            in each step, and for those that the pull-back does not need.
-        cotangents: those of its inexact outputs, ``None`` for zero.
-        step: the pull-back in one step, from operands and cotangents to the cotangents of the
+        parameters: the inputs with a requested cotangent.
+        operands: the values of its inputs in the forward loop; ``None`` for an input that is the
+            same at each step, or that the pull-back does not read.
+        cotangents: the cotangents of its inexact outputs, ``None`` for zero.
+        step: the pull-back at one step, from operands and cotangents to the cotangents of the
             parameters; ``None`` if it closes over arrays.
     """
 
@@ -55,7 +55,7 @@ class ParameterUse:
         operands: Sequence[Atom],
         cotangents: Sequence[Atom],
     ) -> "ParameterUse":
-        """With what the pull-back does not need left out."""
+        """A use without the operands that the pull-back does not read."""
         inputs = [v if o is None else o for v, o in zip(equation.inputs, operands, strict=True)]
         step = (
             None if vjp.constants else vjp.of_parameters(equation, parameters, inputs, cotangents)
@@ -78,16 +78,16 @@ class ParameterUse:
         known = known | {v: jnp.zeros(v.aval.shape, v.aval.dtype) for v in unused}
         graph = extract([self.equation], outputs, values_of(self.equation.inputs))
 
-        def contact(parameters: list[Any]) -> list[Any]:
+        def outputs_of(parameters: list[Any]) -> list[Any]:
             return evaluate(graph, known | env_of(self.parameters, parameters), local, axes)
 
-        values, pull = jax.vjp(contact, [known[v] for v in self.parameters])
+        values, pull = jax.vjp(outputs_of, [known[v] for v in self.parameters])
         (found,) = pull([or_zeros(a, value) for a, value in zip(arrays, values, strict=True)])
         return env_of(self.parameters, found)
 
 
 def pull_back_of_a_step(graph: Graph, parameters: Sequence[Atom]) -> Graph | None:
-    """From inputs of a graph, then cotangents of its outputs, to the cotangents of parameters.
+    """The pull-back of a graph, from its inputs and cotangents to the cotangents of parameters.
 
     ``None`` if it closes over arrays.
     """
@@ -95,10 +95,10 @@ def pull_back_of_a_step(graph: Graph, parameters: Sequence[Atom]) -> Graph | Non
     def pull(arrays: list[Any], cotangents: list[Any]) -> Any:
         here = env_of(graph.inputs, arrays)
 
-        def contact(some: list[Any]) -> list[Any]:
+        def outputs_of(some: list[Any]) -> list[Any]:
             return evaluate(graph, here | env_of(parameters, some), {}, ())
 
-        return jax.vjp(contact, [here[v] for v in parameters])[1](cotangents)[0]
+        return jax.vjp(outputs_of, [here[v] for v in parameters])[1](cotangents)[0]
 
     found, arrays, _ = graph_of(
         pull, list(map(struct, graph.inputs)), list(map(struct, graph.outputs))

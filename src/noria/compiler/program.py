@@ -1,4 +1,4 @@
-"""The parts of a step put together over a whole sequence, at once or in chunks of steps."""
+"""Run all parts of a step over a whole sequence, at once or in chunks of steps."""
 
 import functools
 import math
@@ -27,13 +27,12 @@ Arrays = list[jax.Array]
 
 
 class Executor(Protocol):
-    """How the loop of a step is run: `LoopExecutor` or `LinearExecutor`.
+    """Prologue and loop as a function of arrays: `LoopExecutor` or `LinearExecutor`.
 
     Attributes:
         split: the parts of the step.
         time_first: whether arrays of all steps have time in front.
-        as_run: prologue and loop as they run without a derivative, in the form that the backend
-            prefers.
+        as_run: prologue and loop without a derivative, in the form that the backend runs.
     """
 
     @property
@@ -60,14 +59,14 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A step in parts, and how to run it.
+    """A step in parts, with its executor.
 
     Attributes:
         traced: the step.
         executor: the executor of prologue and loop.
         reverse: whether steps are taken from the last to the first.
         checkpoint: steps from one stored state to the next, as a layer's ``checkpoint=``.
-        single_step: run by operations with derivatives of their own, in forward mode too.
+        single_step: whether JAX differentiates the operations, in forward mode too.
     """
 
     traced: Traced
@@ -122,7 +121,7 @@ class Program:
         return jtu.tree_unflatten(jtu.tree_structure(state), final), ys
 
     def saved(self, sizes: Sizes) -> tuple[tuple[Value, ...], int]:
-        """The values stored for the gradient besides inputs and outputs, and how often."""
+        """The values stored for the gradient besides inputs and outputs, and the number of each."""
         batch, size = math.prod(sizes.state_axes), self.checkpoint_steps(sizes.time)
         if size < sizes.time:
             return self.split.state, batch * ceil_div(sizes.time, size)
@@ -137,7 +136,7 @@ class Program:
 
 
 def split_step(traced: Traced, batch: Size, backend: LoopBackend) -> tuple[Traced, Split]:
-    """A step in parts, as a loop backend prefers them; and the step."""
+    """Rewrite and split a step as a loop backend prefers. Return the step, and the parts."""
     if backend.packs_weights:
         traced = replace(traced, graph=without_transposes(traced.graph))
     levels = dependence(traced.graph.equations, traced.levels)

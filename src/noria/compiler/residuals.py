@@ -1,4 +1,4 @@
-"""The residuals of a step: which values the forward loop stores for the reverse loop.
+"""The residuals of a step: the values that the forward loop stores for the reverse loop.
 
 The reverse loop carries cotangents of the state only. The residuals are a minimum cut between the
 equations of the step and of its pull-back: the values from which the reverse loop can be computed
@@ -31,7 +31,7 @@ SHARED, FORWARD, REVERSE = range(3)
 
 
 class ResidualRef(NamedTuple):
-    """Where a residual is found: in array ``stack`` of all that the forward loop stacks.
+    """The place of a residual: array ``stack`` among the arrays that the forward loop stacks.
 
     With ``carried_from`` it is the state of this number before the step, a `PreviousStep`.
     """
@@ -47,13 +47,13 @@ class StepVJP:
     ================= ======================================= ====================================
     ``forward``       shared, hoisted, state                  next state, emitted, ``residuals``
     ``reverse``       shared, hoisted, residuals, cotangents  cotangents of the state, ``stacked``
-    ``rematerialize`` shared, hoisted, residuals              operands of uses not worth storing
+    ``rematerialize`` shared, hoisted, residuals              operands of uses, not stored
     ``recompute``     shared, hoisted, state                  ``residuals``
     ================= ======================================= ====================================
 
     Attributes:
         split: the parts of the step.
-        uses: the equations of the loop that read parameters, but for those that are accumulated.
+        uses: the equations of the loop that read parameters, without accumulated ones.
         cotangents: the inputs of ``reverse`` for cotangents of the loop's inexact outputs.
         of_hoisted: the cotangents of the hoisted values, ``None`` for zero.
         constants: arrays that derivative rules close over.
@@ -89,9 +89,9 @@ class StepVJP:
         return tuple(v for v in self.split.hoisted if v in needed)
 
     def stored(self, previous: bool) -> tuple[tuple[Value, ...], dict[Value, ResidualRef]]:
-        """The residuals that the forward loop must store, and where all of them are found.
+        """The residuals that the forward loop must store, and the places of all residuals.
 
-        What is emitted is not stored again. Nor is the state before a step, if its next state is
+        Emitted values are not stored again. Nor is the state before a step, if its next state is
         emitted or stored, and the backend reads the ``previous`` step.
         """
         width = len(self.split.state)

@@ -40,7 +40,7 @@ class SavePolicy(Protocol):
         ...
 
     def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
-        """The forward loop, which stores these values, and how many of them are residuals."""
+        """The forward loop that stores these values, and the number of residuals among them."""
         ...
 
     def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
@@ -56,7 +56,7 @@ class SavePolicy(Protocol):
         state: list[jax.Array],
         stacked: list[Any],
     ) -> tuple[Env, PullPrologue | None]:
-        """Arrays to keep for the gradient, from all that the forward loop stacked."""
+        """The arrays to keep for the gradient, from the arrays that the forward loop stacked."""
         ...
 
     def pull(
@@ -126,7 +126,7 @@ class StoreGates:
 class StoreStates:
     """Store states only. The reverse loop takes chunks of steps, the last chunk first.
 
-    All else is computed again from the states, for all steps of a chunk at once.
+    It recomputes all other values from the states, for all steps of a chunk at once.
     """
 
     def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
@@ -137,7 +137,7 @@ class StoreStates:
         return Graph(loop.inputs, (*loop.outputs, *vjp.states), loop.equations), 0
 
     def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
-        """So few steps that recomputed values take little more memory than the states."""
+        """Chunks so short that recomputed values take little more memory than the states."""
         time = sizes.time
         size = time if is_symbolic(time) else max(16, math.isqrt(time))
         return Chunks(time, size, sizes.time_axis, reverse)

@@ -34,7 +34,7 @@ log = logging.getLogger("noria")
 
 @dataclass(frozen=True)
 class Options:
-    """How a layer wants its loop: the fields of `noria.Recurrence` of the same names."""
+    """The options of a layer for its loop: fields of `noria.Recurrence` with the same names."""
 
     backend: str = "auto"
     save: str = "gates"
@@ -43,13 +43,13 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """How a layer runs: the run executes it, and an explanation prints it.
+    """The choice for one layer: the run executes it, and an explanation prints it.
 
     Attributes:
         label: the layer in messages.
         sizes: of time and batch.
         backend: the name of the backend.
-        reason: why that one.
+        reason: the reason for this backend.
         program: the program that runs; ``None`` for a backend that runs the cell as it is.
     """
 
@@ -165,7 +165,7 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
 def _loop(
     name: str, traced: Traced, problem: Problem, sizes: Sizes, options: Options
 ) -> tuple[Program, str | None]:
-    """The program with its loop on a loop backend, and why that cannot run it."""
+    """The program on a loop backend, and an obstacle if the backend cannot run it."""
     backend = loop_backend(name)
     traced, parts = split_step(traced, 1 if sizes.batch is None else sizes.batch, backend)
     order = sizes._replace(time_first=backend.time_first)
@@ -199,7 +199,7 @@ _listeners: contextvars.ContextVar[tuple[Listener, ...]] = contextvars.ContextVa
 
 
 def report(decision: Decision) -> None:
-    """Tell the listeners how a layer is run."""
+    """Pass a decision to all listeners."""
     for listener in _listeners.get():
         listener(decision)
 
@@ -210,7 +210,7 @@ def is_listening() -> bool:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Have ``listener`` called for each layer that is traced meanwhile."""
+    """Call ``listener`` for each layer that is traced in this block."""
     token = _listeners.set((*_listeners.get(), listener))
     try:
         yield

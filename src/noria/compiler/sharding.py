@@ -1,12 +1,12 @@
-"""Layers among several devices: they compute locally, and need not know of meshes.
+"""Layers on several devices: they compute locally, without a mesh.
 
-A type of JAX can say how an array lies on the devices of a mesh, in two ways:
+A type of JAX can give the placement of an array on the devices of a mesh, in two ways:
 
-* inside of `jax.shard_map`, over which axes of the mesh it varies. JAX wants operands of one
-  operation to vary alike, and the carry of a loop not to change. So all arguments of a layer are
-  made to vary alike, and inside of the layer their types no longer say so.
-* on a mesh with axes of the type ``Explicit``, along which axes it is sharded. There a layer is a
-  region of the type ``Auto``, whose results are sharded along the batch as its input is.
+* Inside `jax.shard_map`: the axes of the mesh over which it varies. JAX requires operands of one
+  operation to vary over equal axes, and the carry of a loop not to change. So all arguments of a
+  layer vary over equal axes, and inside the layer their types do not contain these.
+* On a mesh with axes of the type ``Explicit``: the axes along which it is sharded. There a layer is
+  a region of the type ``Auto``, and its results are sharded along the batch like its input.
 """
 
 import functools
@@ -26,9 +26,9 @@ from noria.backends.base import Problem
 def local(
     function: Callable[[Any, Problem], tuple[State, Any]],
 ) -> Callable[[Any, Problem], tuple[State, Any]]:
-    """A decorator: inside, types of arrays say nothing of devices.
+    """A decorator: inside the function, types of arrays carry no placement.
 
-    The function takes options and a problem, and gives pytrees with the batch in front, if any.
+    The function takes options and a problem, and returns pytrees with the batch in front, if any.
     """
 
     @functools.wraps(function)
@@ -44,7 +44,7 @@ def local(
 
 
 def _unvarying(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of arrays whose types do not say over which axes they vary."""
+    """The function on arrays whose types carry no varying axes."""
 
     def run(arrays: Any) -> Any:
         axes = frozenset().union(*map(varying_axes, jtu.tree_leaves(arrays)))
@@ -57,9 +57,9 @@ def _unvarying(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def automatic(function: Callable[[Any], Any], arrays: Any, *axes: Any) -> Any:
-    """``function(arrays)``, where XLA chooses how to share it out.
+    """``function(arrays)``, partitioned by XLA.
 
-    On a mesh with explicit axes the results are sharded along these, first axis first.
+    On a mesh with explicit axes the results are sharded along ``axes``, first axis first.
     """
     meshes = [jax.typeof(a).sharding.mesh for a in jtu.tree_leaves(arrays)]
     mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)

@@ -16,18 +16,18 @@ from noria.ir.primitives import is_heavy
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The parts of a step. Each reads parameters, parts of the input, and outputs of other parts.
+    """The parts of a step. Each reads parameters, the input, and outputs of other parts.
 
     ============= ========================================== =====================================
     ``invariant`` parameters                                 loop-invariant values
-    ``prologue``  those, and the input of a step             values hoisted out of the loop
-    ``loop``      those, hoisted values, the input, state    the next state, then what is emitted
-    ``epilogue``  parameters, the input, what is emitted     the outputs of the layer
+    ``prologue``  these, and the input of a step             values hoisted out of the loop
+    ``loop``      these, hoisted values, the input, state    the next state, then emitted values
+    ``epilogue``  parameters, the input, emitted values      the outputs of the layer
     ============= ========================================== =====================================
 
-    ``shared`` are the inputs of the loop that are the same at each step. ``hoisted`` are those that
-    are not, made by the prologue or parts of the input. ``parameters`` and ``steps`` are the
-    loop-invariant values and the parts of the input that prologue and loop read.
+    ``shared`` are the inputs of the loop that are the same at each step. ``hoisted`` are its other
+    inputs but the state: results of the prologue, or parts of the input. Prologue and loop read
+    two groups of values: loop-invariant ``parameters``, and ``steps``, parts of the input.
     """
 
     invariant: Graph
@@ -69,8 +69,7 @@ def split(
     levels = dependence(everything, traced.levels | counted)
     constants = [v for v in levels if levels[v] == CONSTANT and v not in next_state]
     emitted = _emitted(everything, levels, next_state, emission)
-    # Products of the input are hoisted, and element-wise work on the input if its result is no
-    # larger.
+    # Products of the input are hoisted. So is element-wise work if its result is no larger.
     given = (*constants, *traced.steps, *traced.state)
     needed = extract(everything, (*next_state, *emitted), given).equations
     heavy = [e for e in _at(needed, levels, INPUT) if is_heavy(e)]
@@ -111,7 +110,7 @@ def _emitted(
     next_state: Sequence[Atom],
     emission: Sequence[Atom],
 ) -> tuple[Value, ...]:
-    """The values that leave the loop for the outputs, where they have the fewest bytes.
+    """The values that the loop emits for the outputs: the cut with the fewest bytes.
 
     Products that do not feed the state are computed after the loop.
     """
@@ -127,12 +126,12 @@ def _emitted(
     )
 
 
-#: How many equations in a row a slice is moved through; the gates of cells have far fewer.
+#: The number of equations in a row that a slice passes; the gates of cells have far fewer.
 _DEEPEST = 64
 
 
 def hoist_slices(prologue: Graph, loop: Graph, constants: Sequence[Value]) -> tuple[Graph, Graph]:
-    """Prologue and loop with hoisted slices: of each value that the loop reads in slices only.
+    """Prologue and loop with slices hoisted, for each value that the loop reads only in slices.
 
     A slice of a product becomes a product with a slice of its weights. Each step then reads whole
     arrays from memory, which compilers turn into better code than slices of a larger one.

@@ -1,4 +1,4 @@
-"""A cell becomes the graph of one step of one example, with lengths and resets in it."""
+"""Trace a cell: the graph of one step of one example, including lengths and resets."""
 
 import functools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from noria.ir.passes import dependence
 
 
 class Steps(NamedTuple):
-    """The inputs of each step: ``(time, ...)`` or ``(batch, time, ...)`` arrays, or of one step.
+    """The inputs of one step, or of all: ``(time, ...)`` or ``(batch, time, ...)`` arrays.
 
     ``valid`` is false past the end of an example. ``reset`` is true where the initial state is put
     back before the step is taken. All but ``x`` may be ``None``.
@@ -37,8 +37,8 @@ class Steps(NamedTuple):
 class Traced:
     """One step of one example: a canonical graph from parameters, state, input to state and output.
 
-    ``parameters`` are the arrays for the first inputs of the graph: those that the cell closes
-    over, those in its fields, and the initial state. ``levels`` has the level of each input.
+    ``parameters`` are the arrays for the first inputs of the graph: arrays that the cell closes
+    over, its fields, and the initial state. ``levels`` has the level of each input.
     """
 
     graph: Graph
@@ -69,7 +69,7 @@ def trace(
     Args:
         cell: transition and emission of one example and one step; its arrays may be traced.
         initial_state: the layer's initial state for one example.
-        step: shapes and dtypes of what enters at one step of one example.
+        step: shapes and dtypes of the inputs of one step of one example.
         label: the layer in messages.
 
     Raises:
@@ -108,7 +108,7 @@ def trace(
 
 
 def check_transition(problem: Problem, step: Steps) -> None:
-    """Raise what `trace` raises for a cell that cannot be carried, if nothing traces it first."""
+    """Raise the errors of `trace` about the state, for backends that do not trace the cell."""
     cell = functools.partial(_checked, problem.label, problem.cell)
     jax.eval_shape(cell, problem.initial_state, step.x, step.key)
 
@@ -116,7 +116,7 @@ def check_transition(problem: Problem, step: Steps) -> None:
 def _checked(
     label: str, cell: Callable[..., Any], state: State, x: Any, key: Key | None
 ) -> tuple[State, Any]:
-    """One step; its errors say what the cell was called with, before XLA finds them."""
+    """One step; its errors give the arguments of the cell."""
     try:
         after = cell(state, x) if key is None else cell(state, x, key=key)
     except Exception as error:
@@ -149,7 +149,7 @@ def _where(condition: Any, if_true: Any, if_false: Any) -> Any:
 
 
 def _own_outputs(graph: Graph, found: dict[Value, int]) -> Graph:
-    """Make each output a value of its own, made by an equation: no number, no input, none twice."""
+    """Make each output a distinct value computed by an equation, by a copy where needed."""
     equations, outputs = list(graph.equations), list(graph.outputs)
     made = {v for equation in equations for v in equation.outputs}
     for i, atom in enumerate(outputs):

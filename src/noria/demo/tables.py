@@ -156,7 +156,7 @@ def _header(path: Path, row: list[str]) -> list[str]:
 
 
 def _in_order(path: Path, names: list[str], channels: list[str]) -> list[int]:
-    """Which of the columns is each channel: by name if they are those, else by place."""
+    """The column of each channel: by name if the names match, else by position."""
     if sorted(names) == sorted(channels):
         return [names.index(name) for name in channels]
     if set(names) & set(channels):

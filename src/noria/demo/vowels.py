@@ -121,7 +121,7 @@ def save(result: Result, folder: Path) -> list[Path]:
 
 
 def draw(result: Result, path: Path) -> None:
-    """Who was taken for whom, into the PNG file ``path``."""
+    """Write the confusion matrix to the PNG file ``path``."""
     from noria import plot
 
     names = [str(speaker + 1) for speaker in range(SPEAKERS)]

@@ -16,7 +16,7 @@ from noria.ir.graph import Equation
 
 
 class Kind(Enum):
-    """What a primitive does to numbers."""
+    """The effect of a primitive on numbers."""
 
     MOVE = "moves or selects numbers"
     LIGHT = "a few instructions for each number"
@@ -176,7 +176,7 @@ IN_PIECES = frozenset(name for name, primitive in PRIMITIVES.items() if primitiv
 
 
 def is_heavy(equation: Equation) -> bool:
-    """Whether an equation is a contraction, a convolution, a gather, a loop: not light."""
+    """Whether an equation is a contraction, a convolution, a gather or a loop."""
     if equation.name == "dot_general":
         return bool(equation.params["dimension_numbers"][0][0])
     if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):

@@ -12,7 +12,7 @@ from noria.layers.base import Layer
 def explain(
     layer: Layer, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
 ) -> Any:
-    """How ``layer`` runs on ``xs``: which equations are hoisted, what is stored, and why.
+    """The decisions for ``layer`` on ``xs``: backend, hoisted equations, stored values, reasons.
 
     Nothing is computed. ``print`` the result, or show it in a notebook.
 

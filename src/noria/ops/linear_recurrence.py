@@ -21,7 +21,8 @@ import jax.numpy as jnp
 
 from noria._integers import ceil_div
 
-#: Steps of a chunk: many enough to keep a device busy, few enough that products rarely overflow.
+#: Steps of a chunk: many enough to keep a device busy, few enough that products rarely overflow
+#: (``python benchmarks/tuning.py CHUNK``).
 CHUNK = 256
 
 

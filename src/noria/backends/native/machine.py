@@ -43,7 +43,7 @@ class Isa:
     features: str = ""
 
     def lanes(self, dtype: np.dtype[Any]) -> int:
-        """How many numbers of a dtype fit a vector."""
+        """The number of elements of a dtype in a vector."""
         return self.bits // (8 * dtype.itemsize)
 
 
@@ -82,7 +82,7 @@ class Tuning:
 
     #: Rows (steps times examples) up to which weights are read in place, not packed into panels:
     #: packing reads a weight once more.
-    unpacked_rows: int = 4
+    unpacked_rows: int = 8
 
     #: Bytes of a weight that a step reads fast for one example. A larger one is multiplied for a
     #: time block at once; the limit grows with the batch, up to ``small_weight_examples``.
@@ -136,7 +136,7 @@ class Tuning:
     equations: int = 4096
 
     def prefer_block(self, weight: int, batch: int) -> bool:
-        """Whether a product with a weight of so many bytes is faster for a time block at once.
+        """Whether a product is faster for a time block at once, by the bytes of its weight.
 
         The fewer the examples, the more a block gains. From eight examples on the product runs at
         full speed in the step too, unless the weight is larger than the cache of a core.

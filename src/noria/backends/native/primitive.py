@@ -68,7 +68,7 @@ class NativeLoop:
         self.steps = call.steps
         self.previous, self.time_major = previous, time_major
         self.isa, self.tuning = isa, tuning
-        #: Those that were asked for; an executable holds them too, but only once it is compiled.
+        #: The requested kernels. An executable holds them too, but only once it is compiled.
         self.kernels: dict[str, kernels.Kernel] = {}
 
     def __reduce__(self) -> Any:
@@ -81,7 +81,7 @@ class NativeLoop:
     # --- variants -------------------------------------------------------------------------------
 
     def without_accumulation(self) -> "NativeLoop":
-        """The same, with the operands of the accumulators emitted."""
+        """The same loop, with the operands of the accumulators emitted."""
         outputs, (_, two, three) = self.call.graph.outputs, self.call.ends
         graph = replace(
             self.call.graph, outputs=(*outputs[:two], *outputs[three:], *outputs[two:three])
@@ -89,7 +89,7 @@ class NativeLoop:
         return self._with(replace(self.call, graph=graph, accumulators=()))
 
     def prune_outputs(self, used: Sequence[bool]) -> tuple["NativeLoop", list[bool]]:
-        """Without outputs that are not used, and which inputs it still needs; all state stays."""
+        """The loop without unused outputs, and flags of the inputs it needs. All state stays."""
         call, (one, two, three) = self.call, self.call.ends
         flags = call.result(used)
         outputs = call.graph.outputs
@@ -157,7 +157,7 @@ class NativeLoop:
         return [*found.carry, *found.emitted, *residuals, *found.accumulated]
 
     def lower_native(self, *arrays: Any, time: int) -> list[Any]:
-        """The loop as machine code: planned and compiled here, once."""
+        """Plan and compile the loop: machine code."""
         batch, limits = self.batch(arrays), self.tuning
         if not time * batch:
             return self.lower_scan(*arrays, time=time)
@@ -200,7 +200,7 @@ class NativeLoop:
         return found + schedule.buffers(("emitted",))[: two - one]
 
     def _staged(self, schedule: Schedule, batch_major: Sequence[Slot]) -> list[Slot]:
-        """Those that pass through a staging buffer: not those that are multiplied for a block."""
+        """The batch-major buffers with a staging buffer: all but operands of a time block."""
         blocks = {(p.source.kind, p.source.number) for p in schedule.prologue}
         blocks |= {(p.target.kind, p.target.number) for p in schedule.epilogue}
         # A number is stored once for all steps, so nothing is staged.

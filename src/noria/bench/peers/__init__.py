@@ -67,5 +67,5 @@ def versions(peers: list[str]) -> dict[str, str]:
 
 
 def cores() -> int:
-    """How many this process may run on."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

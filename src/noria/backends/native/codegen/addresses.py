@@ -70,7 +70,7 @@ class Columns(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """How many numbers are summed up."""
+        """The number of terms of the sum."""
         return self.shape[self.contracted_axis]
 
 

@@ -160,5 +160,5 @@ def _integer(number: float, f: Format) -> int:
 
 
 def _small(x: Vector) -> Vector:
-    """Where x + x² rounds to x, and squares may underflow."""
+    """The mask of numbers at which x + x² rounds to x. Their squares may underflow."""
     return x.intrinsic("fabs").compare("<", 2.0 ** -(x.format.mantissa + 2))

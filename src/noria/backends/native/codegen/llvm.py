@@ -85,7 +85,7 @@ def share_of(
 ) -> tuple[ir.Value, ir.Value]:
     """Cut ``count`` things into nearly equal shares: the first thing of a share, and its end.
 
-    No share is larger than the first, which is that of the calling thread: it starts while the
+    No share is larger than the first, the share of the calling thread: it starts while the
     other threads still have to wake up.
     """
     first = b.mul(share, count)
@@ -162,7 +162,7 @@ def internal_function(
 
 
 class _Callee:
-    """What llvmlite's ``call`` asks of a callee, as its own ``InlineAsm`` answers it.
+    """The attributes that llvmlite's ``call`` reads of a callee, as in its own ``InlineAsm``.
 
     A pointer that was loaded from memory has no function type, and llvmlite knows no other way.
     """

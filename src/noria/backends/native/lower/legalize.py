@@ -81,7 +81,7 @@ def legalized(graph: Graph, weights: Iterable[Any]) -> Graph:
 
 
 def _is_view(equation: Equation) -> bool:
-    """Whether the result is a part of the operand, no repetition of it."""
+    """Whether the result is a part of the operand, without repetition."""
     return equation.name in VIEWS and size(equation.inputs[0]) >= size(equation.outputs[0])
 
 

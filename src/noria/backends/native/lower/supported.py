@@ -1,4 +1,4 @@
-"""Which equations and values the native backend has code for, by `noria.ir.primitives`."""
+"""The equations and values with native code, by `noria.ir.primitives`."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which values are stored, and where: the working state of the planner."""
+"""The stored values and their slots: the working state of the planner."""
 
 from collections.abc import Container, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from noria.ir.graph import Atom, Equation, Graph, is_literal, size
 
 
 class Storage:
-    """The slots of values. The planner adds to them until each stage can compute what it stores.
+    """The slots of values. The planner adds slots until each stage can compute its results.
 
     Args:
         graph: legal equations of one example and one step.

@@ -1,4 +1,4 @@
-"""Tiling: the stages of a schedule are cut into blocks, panels and arrays for one instruction set.
+"""Tiling: divide the stages of a schedule into blocks and panels for one instruction set.
 
 A *block* is a few vectors of neighbouring features. The columns of a weight that a block needs
 form *panels*: for each step along the contracted axis, a panel has one or more vectors side by
@@ -81,7 +81,7 @@ class StageTiling:
 
 
 class KernelPlan:
-    """A schedule, cut up for one instruction set.
+    """A schedule, tiled for one instruction set.
 
     Args:
         schedule: the schedule of a step.
@@ -206,7 +206,7 @@ class KernelPlan:
         return max(1, min(self.tile_rows, (self._registers - width - 1) // width))
 
     def segments(self, panel: Panel, counts: Sequence[int]) -> list[list[PanelSegment]]:
-        """The columns in each vector of a panel, if the vectors of the block have so many features.
+        """The columns in each vector of a panel, for vectors with the features of the block.
 
         In a dense panel the features of one product follow those of the other without a gap::
 
@@ -238,7 +238,7 @@ class KernelPlan:
         return panel.columns.index((product, v)) * self.lanes
 
     def _is_dense(self, panel: Panel, counts: Sequence[int]) -> bool:
-        """Whether the panel of a last block fills fewer vectors without gaps between products."""
+        """Whether the last block's panel fills fewer vectors without gaps between products."""
         vectors = ceil_div(sum(counts) * len(_products(panel)), self.lanes)
         return not self.unpacked and vectors < len(panel.columns)
 
@@ -261,7 +261,7 @@ def _dtypes(schedule: Schedule) -> list[Any]:
 
 
 def _equal_parts(things: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
-    """As few parts as possible of at most so many things, nearly equal in size."""
+    """Divide ``things`` into as few nearly equal parts as possible, of at most ``most``."""
     width = ceil_div(len(things), ceil_div(len(things), most))
     for start in range(0, len(things), width):
         yield things[start : start + width]

@@ -1,4 +1,4 @@
-"""How the work of a call is divided: the shares of threads, and the steps of a time block."""
+"""The division of a call: the shares of threads, and the steps of a time block."""
 
 import os
 

@@ -196,7 +196,7 @@ def _immortal(thing: Any) -> Any:
 
 
 def memory_maps() -> tuple[int, int]:
-    """How many memory maps the process has, and how many Linux allows; zeros on other systems."""
+    """The memory maps of the process, and the limit of Linux; zeros on other systems."""
     maps, limit = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
     if not (maps.exists() and limit.exists()):
         return 0, 0

@@ -72,7 +72,8 @@ _PERFORM = ir.FunctionType(VOID, [POINTER, I64, I64])
 
 #: How often a thread polls a counter before it yields its core, in case more threads run than
 #: there are cores. With a pause instruction each, that takes about as long as a short phase.
-_POLLS = 100
+#: ``python benchmarks/tuning.py POLLS`` repeats the measurement.
+POLLS = 100
 
 #: Bits 15 and 6 of the register MXCSR of x86: flush to zero, and denormals are zero.
 _FLUSH_DENORMALS = 0x8040
@@ -101,7 +102,7 @@ class Team:
         )
 
     def claim(self, share: ir.Value, phase: ir.Value) -> ir.Value:
-        """Whether this thread gets a phase of a share: it advances the counter before any other."""
+        """Whether this thread claims a phase of a share: it is the first to advance the counter."""
         b = self.b
         claimed = self.counter(share, "claimed")
         found = b.cmpxchg(claimed, phase, b.add(phase, i64(1)), "acq_rel", "acquire")
@@ -124,7 +125,7 @@ class Team:
             )
             b.position_at_end(rest)
             more = b.add(polls, i64(1))
-            b.cbranch(b.icmp_signed("<", polls, i64(_POLLS)), pause, sleep)
+            b.cbranch(b.icmp_signed("<", polls, i64(POLLS)), pause, sleep)
             b.position_at_end(pause)
             if _is_x86():
                 b.call(declared(b.module, "llvm.x86.sse2.pause", VOID), [])

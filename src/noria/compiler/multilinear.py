@@ -115,9 +115,7 @@ class Algebra:
             if equation is not None and len(equation.outputs) == 1 and size(value) > 1:
                 inputs = [v for v in equation.inputs if not is_literal(v)]
                 known = equation.name in RULES or _is_unary(equation)
-                grows = equation.name in ("broadcast_in_dim", "dot_general") and all(
-                    size(v) < size(value) for v in inputs
-                )
+                grows = known and all(size(v) < size(value) for v in inputs)
                 found = grows or (
                     known
                     and equation.name not in ("dot_general", "reduce_sum")
@@ -185,10 +183,18 @@ class Algebra:
         return Sum(tuple(map(name, form.labels)), terms)
 
     def aligned(self, form: Sum, labels: tuple[int, ...]) -> Sum:
-        """The same over ``labels``; a number has no axes."""
-        if not form.labels:
-            return self.renamed(form)._replace(labels=labels)
-        return self.renamed(form, dict(zip(form.labels, labels, strict=True)))
+        """The same over ``labels``, along which it is repeated if its axis has size 1."""
+        names = {
+            own: label
+            for own, label in zip(form.labels, labels, strict=bool(form.labels))
+            if self.sizes[own] == self.sizes[label]
+        }
+        return self.renamed(form, names)._replace(labels=labels)
+
+    def common(self, equation: Equation, operands: list[Sum]) -> list[Sum]:
+        """The operands of an element-wise equation over the labels of its output."""
+        labels = self.fresh(equation.outputs[0].aval.shape)
+        return [self.aligned(form, labels) for form in operands]
 
     def multiply(self, left: Sum, right: Sum, labels: tuple[int, ...]) -> Sum | None:
         """All products of terms; labels that ``labels`` has not are summed."""
@@ -231,19 +237,13 @@ def _is_unary(equation: Equation) -> bool:
     )
 
 
-def _common(algebra: Algebra, operands: list[Sum]) -> list[Sum]:
-    """Operands of an element-wise operation over the same labels."""
-    labels = max((form.labels for form in operands), key=len)
-    return [form if form.labels is labels else algebra.aligned(form, labels) for form in operands]
-
-
 def _scaled(form: Sum, by: float) -> Sum:
     terms = tuple(t._replace(coefficient=by * t.coefficient) for t in form.terms)
     return form._replace(terms=terms)
 
 
 def _add(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum:
-    left, right = _common(algebra, operands)
+    left, right = algebra.common(equation, operands)
     right = _scaled(right, -1.0) if equation.name == "sub" else right
     return Sum(left.labels, (*left.terms, *right.terms))
 
@@ -253,10 +253,8 @@ def _neg(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum:
 
 
 def _mul(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum | None:
-    labels = max((form.labels for form in operands), key=len)
-    left, right = operands
-    left = left if left.labels is labels else algebra.aligned(left, labels)
-    return algebra.multiply(left, algebra.aligned(right, labels), labels)
+    left, right = algebra.common(equation, operands)
+    return algebra.multiply(left, right, left.labels)
 
 
 def _div(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum | None:
@@ -276,11 +274,10 @@ def _div(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum | Non
 def _select(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum | None:
     if len(operands) != 3 or equation.inputs[0].aval.dtype != jnp.bool_:
         return None
-    which, *cases = operands
+    which = operands[0]
     if which.leaves or len(which.terms) != 1 or len(which.terms[0].factors) != 1:
         return None
-    labels = max((form.labels for form in cases), key=len)
-    which, no, yes = (algebra.aligned(form, labels) for form in (which, *cases))
+    which, no, yes = algebra.common(equation, operands)
     mask = which.terms[0].factors[0]
     if mask.kind != "times":
         return None
@@ -288,7 +285,7 @@ def _select(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum | 
     for form, kind in ((no, "unless"), (yes, "where")):
         factor = mask._replace(kind=kind)
         terms += [t._replace(factors=(*t.factors, factor)) for t in form.terms if not _is_zero(t)]
-    return Sum(labels, tuple(terms))
+    return Sum(which.labels, tuple(terms))
 
 
 def _is_zero(term: Term) -> bool:
@@ -404,11 +401,9 @@ def _product(
     """A mask that spans summed labels is a factor of 0 or 1; others select from the product."""
     operands: list[Any] = [jnp.asarray(coefficient, dtype), []]
     masks = []
-    for factor in dict.fromkeys(factors):
+    for factor in factors:
         if factor.is_mask and {*factor.labels} <= {*labels}:
             masks.append(factor)
-    for factor in factors:
-        if factor in masks:
             continue
         array = jnp.asarray(read(known, factor.atom))
         array = ~array if factor.kind == "unless" else array

@@ -25,3 +25,11 @@ def origin(equation: Equation) -> tuple[str, int]:
         if not path.startswith(_HIDDEN):
             return path, line
     return "", 0
+
+
+def place(equation: Equation) -> str:
+    """The operation and the line of the cell that asked for it: ``tanh at cells/gru.py:57``."""
+    path, number = origin(equation)
+    return (
+        f"{equation.name} at {'/'.join(Path(path).parts[-2:])}:{number}" if path else equation.name
+    )

@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from noria._integers import ceil_div
+from noria.ops.linear_recurrence import linear_recurrence
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Chunking:
     rows: int = 4096
 
 
+    def segment(self, rows: int) -> int:
+        """The steps of a segment, for so many examples times heads."""
+        return self.steps * max(1, self.rows // (self.steps * max(1, rows)))
+
+
 CHUNKING = Chunking()
 
 
@@ -69,7 +75,7 @@ def matrix_recurrence(
 ) -> tuple[jax.Array, jax.Array | None]:
     size = _chunk_size(decay, feedback, chunking)
     time, rows = decay.shape[0], math.prod(start.shape[:-2])
-    per_segment = size * max(1, chunking.rows // (size * max(1, rows)))
+    per_segment = chunking.segment(rows)
     steps = _Steps(decay, write, value, feedback, read, reset)
     run = partial(_segment, size, initial)
     if time <= per_segment:
@@ -118,39 +124,67 @@ def _padded(steps: _Steps, time: int) -> _Steps:
 def _segment(
     size: int, initial: jax.Array | None, start: jax.Array, steps: _Steps
 ) -> tuple[jax.Array, jax.Array | None]:
-    time = steps.decay.shape[0]
+    """The state after some steps, and the reads."""
+    if steps.reset is not None:
+        axes = (*steps.reset.shape, *(1,) * (steps.decay.ndim + 1 - steps.reset.ndim))
+        steps = steps._replace(reset=steps.reset.astype(bool).reshape(axes))
+    steps = steps._replace(decay=steps.decay[..., None, :])
     decay, write, value, feedback, read, reset = (_chunks(a, size) for a in steps)
+    value, offset = _rows(value), 0.0
+    given = 0.0
+    if reset is not None:
+        since = _since_reset(decay, reset)
+        initial = initial[..., None, :, :]
+        if feedback is not None:
+            value = value + _rows(feedback * since) @ initial
+            feedback = jnp.where(reset, 0, feedback)
+        if read is not None:
+            offset = _rows(read * since) @ initial
+            read = jnp.where(reset, 0, read)
+        given = jnp.swapaxes(decay[..., -1, :, :] * since[..., -1, :, :], -1, -2) * initial
+        decay = jnp.where(reset, 0, decay)
     readers = [a for a in (feedback, read) if a is not None]
     form = _between(decay[..., 0, :], readers, write, feedback is not None)
-    outside = write * form.after[..., None, :]
-    total = form.total[..., 0, :, None]
-    z0 = _rows(value)
+    outside = jnp.swapaxes(_rows(write * form.after[..., None, :]), -1, -2)
+    factors = [form.total[..., 0, :, None]]
     if feedback is not None:
-        z0 = form.inverse @ z0
-        w0 = form.inverse @ _rows(feedback * form.before[..., None, :])
-    outside = jnp.swapaxes(_rows(outside), -1, -2)
-    shift = outside @ z0
-    if feedback is not None:
-        scale = outside @ w0
-
-    def one(state, chunk):
-        new = chunk[0] * state + chunk[1]
-        if feedback is not None:
-            new = new + chunk[2] @ state
-        return new, state
-
-    given = [total, shift] + ([scale] if feedback is not None else [])
-    final, before = jax.lax.scan(one, start, [jnp.moveaxis(a, -3, 0) for a in given])
+        value = form.inverse @ value
+        scale = form.inverse @ _rows(feedback * form.before[..., None, :])
+        factors.append(outside @ scale)
+    final, before = _carried(start, outside @ value + given, *factors)
     if read is None:
         return final, None
-    before = jnp.moveaxis(before, 0, -3)
-    q0 = _rows(read * form.before[..., None, :])
+    query = _rows(read * form.before[..., None, :])
     scores = form.scores[-1]
     if feedback is not None:
-        q0 = q0 + scores @ w0
-    reads = q0 @ before + scores @ z0
+        query = query + scores @ scale
+    reads = query @ before + scores @ value + offset
     reads = reads.reshape(*reads.shape[:-2], size, read.shape[-2], reads.shape[-1])
     return final, _unchunked(reads)
+
+
+def _carried(
+    start: jax.Array, shift: jax.Array, decay: jax.Array, mix: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """The state after all chunks, and before each: ``S' = decay * S + mix S + shift``."""
+
+    def one(state: jax.Array, chunk: Any) -> tuple[jax.Array, jax.Array]:
+        shift, decay, mix = chunk
+        after = decay * state + shift
+        return after if mix is None else after + mix @ state, state
+
+    given = jax.tree.map(lambda a: jnp.moveaxis(a, -3, 0), (shift, decay, mix))
+    final, before = jax.lax.scan(one, start, given)
+    return final, jnp.moveaxis(before, 0, -3)
+
+
+def _since_reset(decay: jax.Array, reset: jax.Array) -> jax.Array:
+    """The decays from the last reset in the chunk to each step; zero where there was none."""
+    previous = jnp.pad(decay[..., :-1, :, :], [(0, 0)] * (decay.ndim - 3) + [(1, 0), (0, 0), (0, 0)])
+    previous = jnp.where(reset, 0, previous)
+    shift = jnp.broadcast_to(reset, previous.shape).astype(decay.dtype)
+    previous, shift = (jnp.moveaxis(a, -3, 0) for a in (previous, shift))
+    return jnp.moveaxis(linear_recurrence(previous, shift, jnp.zeros_like(shift[0])), 0, -3)
 
 
 def _rows(a):

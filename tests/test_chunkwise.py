@@ -19,7 +19,7 @@ LENGTHS = jnp.array([11, 0, 6])
 RESETS = jnp.zeros((3, TIME), bool).at[0, jnp.array([0, 5, 6])].set(True).at[2, 3].set(True)
 
 #: Several chunks in a segment, and several segments.
-SMALL = Chunking(steps=4, channel_steps=4, feedback_steps=2, rows=16)
+SMALL = Chunking(steps=4, key_steps=4, rows=16)
 
 
 @pytest.fixture(autouse=True)

@@ -204,7 +204,7 @@ CONSTANTS: dict[str, tuple[ModuleType, Sequence[Any], Callable[..., Any], Callab
 def sizes(name: str) -> Iterator[Line]:
     if name in CONSTANTS:
         module, values, function, problem = CONSTANTS[name]
-        settings = [partial(constant, module, name, value) for value in values]
+        settings: list[Setting] = [partial(constant, module, name, value) for value in values]
     else:
         values, function, problem = SIZES[name]
         settings = [tuned(**{name: value}) for value in values]

@@ -4,7 +4,7 @@ Short convolutions, norms of the output and output gates are left out: they are 
 recurrence. Keys have the first axis of a memory, values the second, except where noted.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,7 +28,7 @@ class Memory(nr.Cell):
     size: int = eqx.field(static=True)
 
     #: Projections of the input: the numbers of each head that they give; 0 for ``size``.
-    GIVES = {"q": 0, "k": 0, "v": 0}
+    GIVES: ClassVar[dict[str, int]] = {"q": 0, "k": 0, "v": 0}
 
     @classmethod
     def make(cls, heads: int, size: int, width: int, dtype: Any = jnp.float64) -> Any:
@@ -70,7 +70,7 @@ class RetNet(Memory):
 class GLA(Memory):
     """Yang et al. 2023, eq. 3: S' = diag(a) S + k v^T, a = sigmoid(W x)^(1/16)."""
 
-    GIVES = {**Memory.GIVES, "a": 0}
+    GIVES: ClassVar[dict[str, int]] = {**Memory.GIVES, "a": 0}
 
     def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
         _, k, v = self.qkv(x)
@@ -81,7 +81,7 @@ class GLA(Memory):
 class Mamba2(Memory):
     """Dao and Gu 2024: S' = exp(-dt A) S + (dt v) k^T; keys, last here, are shared by all heads."""
 
-    GIVES = {**Memory.GIVES, "d": 1}
+    GIVES: ClassVar[dict[str, int]] = {**Memory.GIVES, "d": 1}
 
     def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
         _, k, v = self.qkv(x)
@@ -96,7 +96,7 @@ class Mamba2(Memory):
 class HGRN2(Memory):
     """Qin et al. 2024, eq. 7: S' = diag(f) S + (1 - f) v^T; the forget gate gives the keys."""
 
-    GIVES = {"q": 0, "f": 0, "v": 0}
+    GIVES: ClassVar[dict[str, int]] = {"q": 0, "f": 0, "v": 0}
 
     def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
         f = sigmoid(self.of("f", x))[..., None]
@@ -117,7 +117,7 @@ class RWKV6(Memory):
     The output needs the state before the step, so it is part of the state.
     """
 
-    GIVES = {**Memory.GIVES, "w": 0, "u": 0}
+    GIVES: ClassVar[dict[str, int]] = {**Memory.GIVES, "w": 0, "u": 0}
 
     def mixed(self, state: Shifted, x: jax.Array) -> jax.Array:
         return 0.7 * x + 0.3 * state.x
@@ -138,7 +138,7 @@ class RWKV6(Memory):
 class DeltaNet(Memory):
     """Schlag et al. 2021, eq. 24: S' = S + b k (v - k^T S)^T."""
 
-    GIVES = {**Memory.GIVES, "b": 1}
+    GIVES: ClassVar[dict[str, int]] = {**Memory.GIVES, "b": 1}
 
     def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
         _, k, v = self.qkv(x)
@@ -149,7 +149,7 @@ class DeltaNet(Memory):
 class GatedDeltaNet(Memory):
     """Yang et al. 2024, eq. 10: S' = S (a (1 - b k k^T)) + b v k^T; keys are last."""
 
-    GIVES = {**Memory.GIVES, "b": 1, "a": 1}
+    GIVES: ClassVar[dict[str, int]] = {**Memory.GIVES, "b": 1, "a": 1}
 
     def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
         _, k, v = self.qkv(x)
@@ -165,7 +165,7 @@ class GatedDeltaNet(Memory):
 class KDA(DeltaNet):
     """Kimi delta attention (2025): S' = (1 - b k k^T) diag(a) S + b k v^T, a for each key."""
 
-    GIVES = {**DeltaNet.GIVES, "a": 0}
+    GIVES: ClassVar[dict[str, int]] = {**DeltaNet.GIVES, "a": 0}
 
     def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
         a = jnp.exp(-softplus(self.of("a", x)))
@@ -175,7 +175,7 @@ class KDA(DeltaNet):
 class RWKV7(Memory):
     """Peng et al. 2025, eq. 17: S' = S (diag(w) - k' (a * k')^T) + v k^T; keys are last."""
 
-    GIVES = {**Memory.GIVES, "w": 0, "a": 0}
+    GIVES: ClassVar[dict[str, int]] = {**Memory.GIVES, "w": 0, "a": 0}
 
     def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
         _, k, v = self.qkv(x)
@@ -191,7 +191,7 @@ class RWKV7(Memory):
 class DeltaProduct(Memory):
     """Siems et al. 2025, eq. 4: two steps of the delta rule for each input."""
 
-    GIVES = {**Memory.GIVES, "b": 1, "k2": 0, "v2": 0, "b2": 1}
+    GIVES: ClassVar[dict[str, int]] = {**Memory.GIVES, "b": 1, "k2": 0, "v2": 0, "b2": 1}
 
     def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
         for k, v, b in (("k", "v", "b"), ("k2", "v2", "b2")):
@@ -209,7 +209,7 @@ class Normalised(NamedTuple):
 class MLSTM(Memory):
     """Beck et al. 2024, eqs. 19 to 27: gates with a max-plus stabiliser m, and a normaliser n."""
 
-    GIVES = {**Memory.GIVES, "i": 1, "f": 1}
+    GIVES: ClassVar[dict[str, int]] = {**Memory.GIVES, "i": 1, "f": 1}
 
     def __call__(self, state: Normalised, x: jax.Array) -> Normalised:
         _, k, v = self.qkv(x)

@@ -1,10 +1,13 @@
 """Run every ``>>>`` example of the package and every Python block of README and docs."""
 
+import contextlib
 import doctest
+import functools
 import importlib
 import pkgutil
 import re
 import runpy
+import tempfile
 from pathlib import Path
 
 import jax
@@ -41,12 +44,18 @@ GENERATED = {"site", "dist", "build", ".venv"}
 run_page = runpy.run_path(str(ROOT / "scripts" / "run_page.py"))["run"]
 
 
+@functools.cache
+def names_of(page):
+    """What the blocks of a page define. They run once, in an empty folder."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        return run_page(page)[0]
+
+
 @pytest.mark.parametrize(
     "page", [pytest.param(PAGES[0], marks=pytest.mark.versions), *PAGES[1:]], ids=lambda p: p.name
 )
-def test_python_blocks_of_pages_run(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_page(page)
+def test_python_blocks_of_pages_run(page):
+    names_of(page)
 
 
 def torch_cell(convert, case, arrays):
@@ -85,7 +94,7 @@ CONVERTERS = [
     ("library", "page", "function", "make", "cases"), CONVERTERS, ids=lambda value: str(value)[:12]
 )
 def test_converters_of_pages_give_the_frozen_outputs(library, page, function, make, cases):
-    convert = run_page(ROOT / "docs" / page)[0][function]
+    convert = names_of(ROOT / "docs" / page)[function]
     frozen = np.load(ROOT / "tests" / "golden" / f"{library}.npz")
     for case in cases.split():
         keys = [key for key in frozen if key.startswith(f"{case}/")]

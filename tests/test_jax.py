@@ -5,7 +5,7 @@ import gc
 import weakref
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -155,6 +155,18 @@ def test_looks_at_residuals():
     for switch in (jax.debug_nans, jax.debug_infs):
         with switch(True):
             assert _jax.looks_at_residuals()
+
+
+def test_settings():
+    before, config = _jax.settings(), cast(Any, jax.config)
+    assert hash(before) == hash(_jax.settings())
+    for changed in (jax.enable_x64(not config.jax_enable_x64), jax.debug_nans(True)):
+        with changed:
+            assert _jax.settings() != before
+    mesh = jax.make_mesh((1,), ("devices",), (jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        assert _jax.settings() != before
+    assert _jax.settings() == before
 
 
 DOUBLED: Any = _jax.primitive(

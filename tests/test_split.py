@@ -167,6 +167,44 @@ PARTS: dict[str, tuple[Step, Step | None, dict[str, Any], bool, str]] = {
         return d
         """,
     ),
+    "a product without a parameter stays where the loop emits the fewest bytes": (
+        lambda h, x, W, V: 0.5 * h + jnp.outer(x, W @ x),
+        lambda h, x, W, V: V @ (x @ h),
+        {"h": (3, 3), "W": (3, 3), "V": (5, 3)},
+        True,
+        """
+        prologue:
+        a[3] = dot_general(x, W) over 0.1
+        b[1,3] = broadcast_in_dim(a)
+        return b
+        loop:
+        c[3,3] = mul(0.5, h)
+        d[3,1] = broadcast_in_dim(x)
+        e[3,3] = mul(d, b)
+        f[3,3] = add(c, e)
+        g[3] = dot_general(x, f) over 0.0
+        return f, g
+        epilogue:
+        i[5] = dot_general(g, V) over 0.1
+        return i
+        """,
+    ),
+    "a product without a parameter leaves the loop if it is larger": (
+        lambda h, x: jnp.tanh(h + x),
+        lambda h, x: h.T @ h,
+        {"h": (2, 5), "x": (2, 5)},
+        True,
+        """
+        loop:
+        a[2,5] = add(h, x)
+        b[2,5] = tanh(a)
+        return b, b
+        epilogue:
+        c[5,2] = transpose(b) 1,0
+        d[5,5] = dot_general(c, b) over 1.0
+        return d
+        """,
+    ),
 }
 
 
@@ -250,6 +288,18 @@ RESIDUALS: dict[str, tuple[Step, dict[str, Any], str, str]] = {
         {"x": (4,), "A": (4, 4)},
         "h[4]",
         "",
+    ),
+    "a product larger than its operands is repeated": (
+        lambda h, x: 0.5 * h * jnp.einsum("rk,rv->kv", jnp.exp(h[:1, :] + x), jnp.sin(h[:1] - x)),
+        {"x": (2, 7), "h": (7, 7)},
+        "[2,7] [2,7] [7,7] [2,7]",
+        "dot_general",
+    ),
+    "a product smaller than its operands is saved": (
+        lambda h, x: jnp.outer(jnp.exp(x @ h), x),
+        {"x": (4,), "h": (4, 4)},
+        "h[4,4] [4]",
+        "broadcast_in_dim broadcast_in_dim",
     ),
     "hoisted values are not saved again": (
         lambda h, x, W: jnp.exp(W @ x) * h,

@@ -490,8 +490,6 @@ REFUSED = {
     "implicit_step": "custom_linear_solve of",
     "sorted_and_summed": "sort of",
     "looks_itself_up": "argmax of",
-    "complex_diagonal": r".*c128\[4\]",
-    "complex_beside_real": r".*c128\[4\]",
     "attention_over_a_ring": "rem of",
 }
 

@@ -26,3 +26,8 @@ def default_dtype(dtype: Any) -> jnp.dtype:
     if not jnp.issubdtype(chosen, jnp.floating):
         raise TypeError(f"dtype is {chosen}; expected a floating type such as jnp.float32.")
     return chosen
+
+
+def complex_dtype(dtype: Any) -> jnp.dtype:
+    """The complex dtype for numbers of a floating one: complex128 for float64, else complex64."""
+    return jnp.dtype(jnp.complex128 if jnp.finfo(dtype).bits == 64 else jnp.complex64)

@@ -17,6 +17,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from noria._functions import Function, Place, place_of
+from noria._parameters import complex_dtype
 from noria.display import Array, Node, page, tree
 
 M = TypeVar("M")
@@ -253,14 +254,15 @@ def count_parameters(model: Any, *, trainable: bool | None = None) -> int:
 
 
 def cast(model: M, dtype: Any) -> M:
-    """A copy of ``model`` whose floating arrays have another dtype.
+    """A copy of ``model`` whose floating and complex arrays have another dtype.
 
     Args:
         model: any pytree.
         dtype: a floating dtype, such as ``jnp.bfloat16``.
 
     Returns:
-        The copy; complex, integer and boolean arrays are unchanged.
+        The copy. Complex arrays get the complex dtype of the same precision: complex64 for float32
+        and narrower dtypes, complex128 for float64. Integer and boolean arrays are unchanged.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr
@@ -269,8 +271,10 @@ def cast(model: M, dtype: Any) -> M:
     """
 
     def convert(leaf: Any) -> Any:
-        floating = is_inexact(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.asarray(leaf, dtype) if floating else leaf
+        if not is_inexact(leaf):
+            return leaf
+        wide = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+        return jnp.asarray(leaf, complex_dtype(dtype) if wide else dtype)
 
     return typing.cast(M, jtu.tree_map(convert, model))
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
 
@@ -222,9 +223,11 @@ def update(
 
     ::
 
-        model' = model + optimiser(gradient, state, model)
+        model' = model + optimiser(conj(gradient), state, model)
 
-    Nothing is changed in place, unlike in Flux and PyTorch.
+    Nothing is changed in place, unlike in Flux and PyTorch. The conjugate matters for complex
+    parameters only: ``u + i v`` has the gradient ``dL/du - i dL/dv`` in JAX, and optimisers expect
+    the direction of steepest ascent, ``dL/du + i dL/dv``, which PyTorch calls the gradient.
 
     Args:
         opt_state: from `setup`, or from the update before.
@@ -276,7 +279,7 @@ def update(
     old = opt_state._arrays(trained)
     optimiser, gradient = (
         optax.with_extra_args_support(opt_state.optimiser),
-        opt_state._arrays(gradient),
+        jtu.tree_map(jnp.conj, opt_state._arrays(gradient)),
     )
 
     def as_model(arrays: Any) -> M:

@@ -90,16 +90,18 @@ class Case:
         """The transformed layer as a function of its differentiable arrays; and these arrays."""
         trained = self.layer(backend), self.state, self.xs
         smooth, rest = eqx.partition(trained, eqx.is_inexact_array)
-        leaves, tree = jtu.tree_flatten(smooth)
+        arrays, tree = jtu.tree_flatten(smooth)
+        leaves = _real(arrays)
 
         def run(*leaves: Any) -> tuple[list[Any], list[Any]]:
-            layer, state, xs = eqx.combine(jtu.tree_unflatten(tree, leaves), rest)
-            found = jtu.tree_leaves(self.run(layer, state, xs, backend))
+            smooth = jtu.tree_unflatten(tree, _joined(leaves, arrays))
+            layer, state, xs = eqx.combine(smooth, rest)
+            found = _real(jtu.tree_leaves(self.run(layer, state, xs, backend)))
             return [a for a in found if eqx.is_inexact_array(a)], [
                 a for a in found if not eqx.is_inexact_array(a)
             ]
 
-        weights = len(jtu.tree_leaves(eqx.filter(trained[0], eqx.is_inexact_array)))
+        weights = len(_real(jtu.tree_leaves(eqx.filter(trained[0], eqx.is_inexact_array))))
         which = [
             self.mapped == "both" or (n < weights) == (self.mapped == "weights")
             for n in range(len(leaves))
@@ -183,6 +185,19 @@ def _pulled(run: Callable[..., Any], seed: int, *leaves: Any) -> tuple[list[Any]
     return [*values, *cotangents], rest
 
 
+def _real(arrays: Any) -> list[Any]:
+    """The arrays, with two in the place of a complex one."""
+    return [part for a in arrays for part in ([a.real, a.imag] if jnp.iscomplexobj(a) else [a])]
+
+
+def _joined(arrays: Any, like: Any) -> list[Any]:
+    """The inverse of `_real`."""
+    rest = iter(arrays)
+    return [
+        jax.lax.complex(next(rest), next(rest)) if jnp.iscomplexobj(a) else next(rest) for a in like
+    ]
+
+
 def _two(a: jax.Array) -> jax.Array:
     return jnp.stack([a, a * jnp.asarray(0.875, a.dtype)])
 
@@ -240,6 +255,8 @@ def _drawn(rng: np.random.Generator, often: dict[str, int]) -> str:
 def _state(rng: np.random.Generator, zero: Any, batch: tuple[int, ...]) -> Any:
     def one(a: jax.Array) -> jax.Array:
         shape = batch + a.shape
+        if jnp.issubdtype(a.dtype, jnp.complexfloating):
+            return jnp.asarray(rng.normal(size=shape) + 1j * rng.normal(size=shape), a.dtype)
         if jnp.issubdtype(a.dtype, jnp.inexact):
             return jnp.asarray(rng.normal(size=shape), a.dtype)
         return jnp.asarray(rng.integers(0, 2, shape), a.dtype)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import noria as nr
-from fuzzing.operations import table
+from fuzzing.operations import COMPLEX, table
+from noria._parameters import complex_dtype
 
 OPERATIONS = table()
 NATIVE = [name for name, operation in OPERATIONS.items() if operation.native]
@@ -25,7 +26,7 @@ KINDS = {
     "narrow": 1,
 }
 #: Arrays of the state that are not floating-point numbers of the cell's type, by what they do.
-EXTRAS = ("count", "flags", "bytes", "other")
+EXTRAS = ("count", "flags", "bytes", "other", "complex")
 
 #: Operations that have a conversion to 32 bits in them.
 IN_32_BITS = frozenset(
@@ -51,6 +52,7 @@ class FuzzedCell(nr.Cell):
     extras: tuple[str, ...] = eqx.field(static=True)
     emits: str = eqx.field(static=True)
     linear: bool = eqx.field(static=True)
+    turns: tuple[str, ...] = eqx.field(static=True, default=())
 
     @property
     def is_rough(self) -> bool:
@@ -113,6 +115,9 @@ class FuzzedCell(nr.Cell):
         ]
         if "count" in self.extras and not self.linear:  # the first array pauses in every other step
             new[0] = jnp.where(state[width + self.extras.index("count")] & 1 == 0, new[0], state[0])
+        if "complex" in self.extras:
+            turned = more[self.extras.index("complex")]
+            new[0] = new[0] + jnp.tanh(turned.real - turned.imag).sum().astype(new[0].dtype)
         return *new, *more
 
     def extra(self, kind: str, old: jax.Array, last: jax.Array) -> jax.Array:
@@ -126,8 +131,18 @@ class FuzzedCell(nr.Cell):
                 return old * jnp.asarray(3, old.dtype) + (jnp.abs(last[0]) * 1.7123).astype(
                     old.dtype
                 )
+            case "complex":
+                return self.turned(old, jnp.tanh(last[-1].astype(old.real.dtype)))
             case _:
                 return jnp.tanh(old * jnp.asarray(0.5, old.dtype) + last[-1].astype(old.dtype))
+
+    def turned(self, old: jax.Array, last: jax.Array) -> jax.Array:
+        """The next complex numbers, by some operations; they stay in the unit circle."""
+        new = old
+        with jax.numpy_dtype_promotion("standard"):
+            for name in self.turns:
+                new = COMPLEX[name](new, last)
+            return new / (1 + jnp.abs(new))
 
     def output(self, state: Any, x: jax.Array) -> Any:
         if self.emits == "state":
@@ -264,6 +279,11 @@ def random_cell(seed: int, dtype: Any) -> tuple[FuzzedCell, int]:
     """A cell, and how many features it takes."""
     draw = drawn(seed)
     extras = tuple(kind for kind in EXTRAS if draw.rng.random() < 0.12 and not draw.linear)
+    # From numbers of their own, so that the other choices of a seed stay as they were.
+    rng = np.random.default_rng([seed, 1])
+    if rng.random() < 0.12 and not draw.linear:
+        extras += ("complex",)
+    turns = tuple(str(rng.choice([*COMPLEX])) for _ in range(rng.integers(1, 5)))
     zero = (
         *(jnp.zeros(size, dtype) for size in draw.sizes),
         *(_extra(kind, dtype) for kind in extras),
@@ -272,7 +292,14 @@ def random_cell(seed: int, dtype: Any) -> tuple[FuzzedCell, int]:
     emits = draw.pick(["state", "last", "all", "all"])
     make = NoisyCell if draw.noisy else FuzzedCell
     cell = make(
-        weights, zero, tuple(draw.instructions), tuple(draw.following), extras, emits, draw.linear
+        weights,
+        zero,
+        tuple(draw.instructions),
+        tuple(draw.following),
+        extras,
+        emits,
+        draw.linear,
+        turns,
     )
     return cell, draw.features
 
@@ -285,6 +312,8 @@ def _extra(kind: str, dtype: Any) -> jax.Array:
             return jnp.zeros(3, jnp.bool_)
         case "bytes":
             return jnp.zeros(2, jnp.uint8)
+        case "complex":
+            return jnp.zeros(3, complex_dtype(dtype))
         case _:
             return jnp.zeros(2, _other(dtype))
 

@@ -110,6 +110,8 @@ def expectations(case: Case, count: int = 0) -> list[tuple[list[Any], list[Any]]
     )
 
     def moved(a: Any) -> Any:
+        if np.iscomplexobj(a):
+            return moved(a.real) + 1j * moved(a.imag)
         return np.asarray(a.astype(np.float64) * (1 + rough * rng.uniform(-1, 1, a.shape))).astype(
             a.dtype
         )

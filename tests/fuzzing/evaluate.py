@@ -91,7 +91,7 @@ def _results(noise: Noise, equation: Any, inputs: list[Any]) -> list[Any]:
         dtype = output.aval.dtype
         found = np.asarray(_RULES[name](*map(_wide, inputs), **params))
         assert found.shape == output.aval.shape, (name, found.shape, output.aval.shape)
-        noisy = name not in _EXACT and jnp.issubdtype(dtype, np.floating)
+        noisy = name not in _EXACT and jnp.issubdtype(dtype, np.inexact)
         return [(noise(found) if noisy else found).astype(dtype, copy=False)]
     found = equation.primitive.bind(*inputs, **params)
     return [_known(a) for a in (found if equation.primitive.multiple_results else [found])]
@@ -211,7 +211,7 @@ def _select(which: Any, *cases: Any) -> Any:
 
 
 def _divided(a: Any, b: Any) -> Any:
-    if a.dtype.kind == "f":
+    if a.dtype.kind in "fc":
         return a / b
     quotient = np.where(
         b == 0, -1, np.abs(a) // np.abs(np.where(b == 0, 1, b)) * np.sign(a) * np.sign(b)
@@ -233,7 +233,7 @@ def _converted(a: Any, new_dtype: Any, **_: Any) -> Any:
         info = np.iinfo(new_dtype)
         inside = np.where((a > info.min) & (a < info.max), a, 0).astype(new_dtype)
         return np.where(a >= info.max, info.max, np.where(a <= info.min, info.min, inside))
-    return a.astype(new_dtype)
+    return (a if np.dtype(new_dtype).kind == "c" else a.real).astype(new_dtype)
 
 
 def _rounded(a: Any, rounding_method: Any) -> Any:

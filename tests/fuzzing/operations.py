@@ -198,3 +198,20 @@ def table() -> dict[str, Operation]:
             named(name)
             add(name, function, arity=function.__code__.co_argcount, keeps=keeps, native=native)
     return found
+
+
+# --- complex numbers ------------------------------------------------------------------------------
+
+#: Functions of three complex numbers of moderate size and of a real one between -1 and 1.
+COMPLEX: dict[str, Function] = {
+    "turn": lambda z, x: z * jnp.exp(0.3j * x) + x,
+    "decay": lambda z, x: (0.6 + 0.5j) * z + 1j * x,
+    "mix": lambda z, x: z @ ((0.1 - 0.05j) * jnp.arange(9).reshape(3, 3)).astype(z.dtype) + x,
+    "gate": lambda z, x: jax.nn.sigmoid(z) * z + jax.nn.sigmoid(z.imag),
+    "bend": lambda z, x: jnp.tanh(0.5 * z + x.astype(z.dtype)),
+    "divide": lambda z, x: (z + 1j) / (2 + 0.3 * jnp.sin(z.real) + 0.4j * x),
+    "sizes": lambda z, x: jax.lax.complex(jnp.abs(z), z.real * x),
+    "angles": lambda z, x: z + jnp.cos(jnp.angle(z + 3)) + jnp.log(z + 3),
+    "shift": lambda z, x: jnp.concatenate([z[1:], z[:1].conj()]) ** 2 + 0.1j,
+    "choose": lambda z, x: jnp.where(z.real > 0.1234, z, x * z.conj()) + z.sum() / 3,
+}

@@ -9,7 +9,7 @@ that names it. Everything else in Noria uses documented functions of `jax` only.
 `Tracer`, `SymbolicZero`               arguments of a function that JAX traces or differentiates
 `parts_of`, `call`                     jaxprs with and without closed-over arrays
 `is_symbolic`                          sizes that `jax.export` leaves open
-`looks_at_residuals`                   switches for debugging
+`looks_at_residuals`, `settings`       the options of JAX
 `bind`, `user_frames`                  bind an equation again; the user's lines that led to it
 `primitive`                            a primitive with all its rules
 `Rows`                                 the batch axes of a primitive, for several devices
@@ -31,6 +31,7 @@ from noria._jax.jaxprs import (
     is_symbolic,
     looks_at_residuals,
     parts_of,
+    settings,
     user_frames,
 )
 from noria._jax.mapped_axes import aligned
@@ -54,6 +55,7 @@ __all__ = [
     "parts_of",
     "primitive",
     "retyped",
+    "settings",
     "user_frames",
     "varying",
     "varying_axes",

@@ -1,6 +1,6 @@
 """Jaxprs: their parts, their equations, and the switches that concern them."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
@@ -46,3 +46,9 @@ def looks_at_residuals() -> bool:
     """Whether JAX looks for NaN or infinities in all results of a compiled program."""
     config: Any = jax.config
     return bool(config.jax_debug_nans or config.jax_debug_infs)
+
+
+def settings() -> Hashable:
+    """Equal where JAX traces a function in the same way: all options, and the mesh around it."""
+    config: Any = jax.config
+    return tuple(config.values.values()), jax.sharding.get_abstract_mesh()

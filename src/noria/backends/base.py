@@ -56,23 +56,23 @@ class Sizes(NamedTuple):
 
     time: Size
     batch: Size | None = None
-    time_first: bool = False
+    time_major: bool = False
 
     @property
     def axes(self) -> tuple[Size, ...]:
         """The leading axes of an array of all steps."""
         if self.batch is None:
             return (self.time,)
-        return (self.time, self.batch) if self.time_first else (self.batch, self.time)
+        return (self.time, self.batch) if self.time_major else (self.batch, self.time)
 
     @property
     def time_axis(self) -> int:
-        return 0 if self.time_first or self.batch is None else 1
+        return 0 if self.time_major or self.batch is None else 1
 
     @property
     def mapped_axis(self) -> int:
         """The place where `jax.vmap` puts an axis of a stacked array."""
-        return int(self.time_first)
+        return int(self.time_major)
 
     @property
     def state_axes(self) -> tuple[int, ...]:
@@ -221,7 +221,7 @@ class LoopBackend(Protocol):
 
     Attributes:
         merit: the reason for its choice by ``backend="auto"``.
-        time_first: whether arrays of all steps have time in front.
+        time_major: whether arrays of all steps have time in front.
         packs_weights: whether it packs weights itself; if not, the compiler transposes them.
         reads_previous_step: whether arrays of all steps may be `PreviousStep`.
         slices_in_loop: whether the loop may slice a hoisted value; if not, slices are hoisted.
@@ -230,7 +230,7 @@ class LoopBackend(Protocol):
     """
 
     merit: str
-    time_first: bool
+    time_major: bool
     packs_weights: bool
     reads_previous_step: bool
     slices_in_loop: bool

@@ -34,7 +34,7 @@ def run(problem: Problem) -> tuple[State, Any]:
         after, y = one((before, x, key), batch)
         return (after if valid is None else where(valid, after, state)), y
 
-    def time_first(tree: Any) -> Any:
+    def swap_axes(tree: Any) -> Any:
         return jtu.tree_map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tree) if batched else tree
 
     valid = None
@@ -43,7 +43,7 @@ def run(problem: Problem) -> tuple[State, Any]:
         xs = keep_valid(xs, lengths)
         valid = valid_steps(lengths, jtu.tree_leaves(xs)[0].shape[lengths.ndim])
     state, ys = jax.lax.scan(
-        step, carry, time_first((xs, valid, resets, keys)), reverse=problem.reverse
+        step, carry, swap_axes((xs, valid, resets, keys)), reverse=problem.reverse
     )
-    ys = time_first(ys)
+    ys = swap_axes(ys)
     return state, ys if lengths is None else keep_valid(ys, lengths)

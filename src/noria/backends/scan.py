@@ -34,7 +34,7 @@ class Scan:
     """
 
     merit = "this one runs any cell on any device"
-    time_first = True
+    time_major = True
     packs_weights = False
     reads_previous_step = False
     slices_in_loop = False

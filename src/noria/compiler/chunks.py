@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 
 from noria._jax import SymbolicZero, aligned, is_symbolic
 from noria._types import State
-from noria.compiler.cotangents import arrays_of, choose, instantiate, put, spread
+from noria.compiler.cotangents import arrays_of, choose, instantiate, put, scatter
 from noria.ir.evaluate import narrowed, widened
 
 #: Bytes of hoisted values up to which all steps are hoisted at once if no derivative is taken.
@@ -212,7 +212,7 @@ def _pull(
     of_state_0, total = carry
     of_x = chunks.join(pieces[::-1])
     return (
-        spread(narrowed(total, own), of_parameters),
-        spread(of_x, of_steps),
-        spread(of_state_0, of_state),
+        scatter(narrowed(total, own), of_parameters),
+        scatter(of_x, of_steps),
+        scatter(of_state_0, of_state),
     )

@@ -14,8 +14,9 @@ from noria.backends.base import LoopCall, Sizes
 from noria.compiler.canonicalize import CONSTANT, INPUT, NUMBER
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.executors import Outputs
-from noria.compiler.matrix_form import MatrixForm, MatrixStep, Products, Read, matrix_step
-from noria.compiler.multilinear import evaluated
+from noria.compiler.matrix_analysis import matrix_step
+from noria.compiler.matrix_form import MatrixForm, MatrixStep, Products, Read
+from noria.compiler.products import evaluated
 from noria.compiler.split import Split
 from noria.compiler.trace import Traced
 from noria.ir.build import graph_of
@@ -48,7 +49,7 @@ class ChunkwiseExecutor:
     counts: tuple[int, ...]
     constants: Env
 
-    time_first = True  # as `matrix_recurrence` takes its arrays
+    time_major = True  # as `matrix_recurrence` takes its arrays
 
     @property
     def as_run(self) -> tuple[Graph, Graph]:
@@ -110,7 +111,9 @@ class ChunkwiseExecutor:
             names = tuple(split.state[i] for i in step.others)
             call = LoopCall(self.others, tuple(env), names, sizes, self.reverse)
             steps = {v: a for v, a in values.items() if v in self.others.inputs}
-            found = scan.run(call, {v: env[v] for v in self.others.inputs if v in env}, steps, carry)
+            found = scan.run(
+                call, {v: env[v] for v in self.others.inputs if v in env}, steps, carry
+            )
             values = values | env_of(names, found.emitted)
             for i, array in zip(step.others, found.carry, strict=True):
                 final[i] = array

@@ -43,7 +43,7 @@ def put(values: Sequence[Any], flags: Sequence[bool], chosen: Sequence[Any]) -> 
     return [next(new) if flag else value for value, flag in zip(values, flags, strict=True)]
 
 
-def spread(chosen: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
+def scatter(chosen: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
     """``chosen`` where the flag is set, ``None`` elsewhere."""
     return put([None] * len(flags), flags, chosen)
 
@@ -68,4 +68,4 @@ def add(a: Any, b: Any) -> Any:
     """The sum of two cotangents, ``None`` where there is none."""
     if a is None or a.dtype == jax.dtypes.float0:
         return b
-    return a if b is None else a + b
+    return a if b is None else jax.lax.add(a, b)

@@ -1,12 +1,15 @@
 """The vector-Jacobian product of one equation, as equations.
 
 One call of `jax.vjp` differentiates all equations of a step. Equal equations are differentiated
-once: three sigmoids of one shape trace the rule of the sigmoid once. Tracing these rules takes most
-of the time of differentiating a step; ``benchmarks/tracing.py`` measures it.
+once: three sigmoids of one shape trace the rule of the sigmoid once. Tracing these rules takes a
+quarter of the time of tracing a training step; ``benchmarks/tracing.py`` measures it. So pull-backs
+are kept, and later steps with equal equations use them again.
 """
 
+import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
+from noria._jax import is_symbolic, settings
 from noria.ir.build import build, graph_of
 from noria.ir.graph import (
     Atom,
@@ -100,31 +104,79 @@ def zeros_of(value: Value, source: object) -> tuple[list[Equation], Atom]:
     return equations, zeros
 
 
+class _Known:
+    """Pull-backs by `_key`. The oldest is dropped when there are too many."""
+
+    #: A pull-back has a few kilobytes, and a step has about ten kinds of equations.
+    MOST = 512
+
+    def __init__(self) -> None:
+        self._vjps: dict[Hashable, EquationVJP] = {}
+        self._lock = threading.Lock()
+
+    def among(self, keys: Sequence[Hashable]) -> dict[Hashable, EquationVJP]:
+        with self._lock:
+            return {key: self._vjps[key] for key in keys if key in self._vjps}
+
+    def add(self, vjps: dict[Hashable, EquationVJP]) -> None:
+        with self._lock:
+            self._vjps |= vjps
+            while len(self._vjps) > self.MOST:
+                del self._vjps[next(iter(self._vjps))]
+
+
+_known = _Known()
+
+
 def equation_vjps(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[EquationVJP]:
     """The pull-backs of equations with respect to some inputs, given by their positions.
 
     The rules are traced together, and once for all equations that differ in their values only.
     """
-    keys = [_key(*kind) or (n,) for n, kind in enumerate(kinds)]
+    context = settings()
+    keys = [_key(*kind, context) or kind[0] for kind in kinds]
+    found = _known.among(keys)
     first = dict(reversed([*zip(keys, kinds, strict=True)]))
-    traced = dict(zip(first, _trace([*first.values()]), strict=True))
-    return [traced[key] for key in keys]
+    new = {key: kind for key, kind in first.items() if key not in found}
+    if new:
+        traced = dict(zip(new, _trace([*new.values()]), strict=True))
+        found |= traced
+        _known.add(
+            {
+                key: vjp
+                for key, vjp in traced.items()
+                if not (isinstance(key, Equation) or vjp.constants)
+            }
+        )
+    return [found[key] for key in keys]
 
 
-def _key(equation: Equation, wrt: Sequence[int]) -> Hashable:
-    """Equal for equations with the same pull-back; ``None`` for one that is traced on its own."""
-    atoms = [
+def _key(equation: Equation, wrt: Sequence[int], context: Hashable) -> Hashable | None:
+    """Equal for equations with the same pull-back; ``None`` for one that is traced on its own.
+
+    The pull-back of a primitive of JAX depends on its parameters, the types of its inputs, and the
+    settings of JAX. A derivative rule of the user may read more than that: the rule of another
+    primitive, or one in a parameter that holds a function or a jaxpr.
+    """
+    is_of_jax = getattr(jax.lax, f"{equation.name}_p", None) is equation.primitive
+    is_plain = is_of_jax and all(map(_is_plain, equation.params.values()))
+    if not is_plain or any(is_symbolic(*a.aval.shape) for a in equation.inputs):
+        return None
+    atoms = tuple(
         (np.asarray(a.val).tobytes(), a.aval) if is_literal(a) else a.aval for a in equation.inputs
-    ]
+    )
     params = tuple(sorted(equation.params.items()))
-    if any(callable(value) or hasattr(value, "eqns") for _, value in params):
-        return None
-    key = equation.primitive, params, tuple(atoms), tuple(wrt)
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
+    return equation.primitive, params, atoms, tuple(wrt), context
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a parameter is a whole number, a name, a dtype, or a tuple of such.
+
+    Values that compare equal must mean the same, so floats do not count: ``0.0 == -0.0``.
+    """
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | np.integer | str | np.dtype | Enum)
 
 
 def _trace(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[EquationVJP]:

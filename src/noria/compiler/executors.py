@@ -132,8 +132,8 @@ class LoopExecutor:
     lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     @property
-    def time_first(self) -> bool:
-        return self.backend.time_first
+    def time_major(self) -> bool:
+        return self.backend.time_major
 
     @functools.cached_property
     def inference(self) -> ChosenLoop:
@@ -227,7 +227,7 @@ class LoopExecutor:
         segment = functools.partial(self._advance, gradient.forward, sizes, env)
         chunks = self.save.chunks(sizes, self.reverse)
         final, stacked = in_chunks(segment, state, steps, chunks)
-        stored, pull_prologue = self.save.stored(self, sizes, env, steps, state, stacked)
+        stored, pull_prologue = self.save.keep(self, sizes, env, steps, state, stacked)
         names = tuple(stored)
 
         def pull(

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import LinearExecutor, is_linear
 from noria.compiler.param_use import pull_back_of_a_step
-from noria.compiler.program import Executor
+from noria.compiler.program import Executor, Program
 from noria.compiler.select import Decision, listening
+from noria.compiler.split import split
 from noria.display import explanation_html, explanations_html
 from noria.ir.graph import (
     EMPTY,
@@ -27,6 +29,9 @@ from noria.ir.graph import (
 from noria.ir.passes import extract
 from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.source import origin
+
+#: How a loop that is no loop runs.
+_LOOP = {"associative": "loop: as a linear recurrence", "chunkwise": "loop: chunk by chunk"}
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Explanation:
         flops: floating-point operations of each part, by its name.
         bytes: bytes that a part passes on, for all examples and steps: the hoisted values of
             ``before``, and the emitted values of ``loop``.
+        chunkwise: ``"yes"`` if the matrices of the state have a chunkwise form, else the reason;
+            empty for a state without matrices.
 
     All but the first five are empty or zero for a backend that runs the cell as it is.
 
@@ -101,6 +108,7 @@ class Explanation:
     saved_bytes: int = 0
     flops: dict[str, int] | None = None
     bytes: dict[str, int] | None = None
+    chunkwise: str = ""
 
     _repr_html_ = explanation_html
 
@@ -113,12 +121,14 @@ class Explanation:
             f"The next state is {'' if self.linear else 'not '}affine and element-wise in "
             "the state."
         )
+        if self.chunkwise:
+            form = "a chunkwise form" if self.chunkwise == "yes" else "no chunkwise form"
+            reason = "" if self.chunkwise == "yes" else f": {self.chunkwise}"
+            lines.append(f"Its matrices have {form}{reason}.")
         titles = {
             "constant": "constant: once",
             "before": "before: all steps at once",
-            "loop": "loop: step by step"
-            if self.backend != "associative"
-            else "loop: as a linear recurrence",
+            "loop": _LOOP.get(self.backend, "loop: step by step"),
             "after": "after: all steps at once",
             "reverse": "reverse loop: step by step, for the gradient",
             "gradients": "where parameters enter the loop; their gradients: all steps at once, "
@@ -131,7 +141,7 @@ class Explanation:
             )
         for part, title in titles.items():
             found: tuple[Line, ...] = getattr(self, part)
-            if part in ("reverse", "gradients") and self.backend == "associative":
+            if part in ("reverse", "gradients") and self.backend in _LOOP:
                 continue
             flops = f", {_amount(self.flops[part])}flop" if self.flops and found else ""
             passed = (
@@ -233,7 +243,8 @@ def explanation_of(decision: Decision) -> Explanation:
         decision.backend,
         "; ".join((reason, *notes)),
         **lines,
-        linear=isinstance(program.executor, LinearExecutor) or is_linear(parts),
+        linear=_is_linear(program),
+        chunkwise=obstacle_to_chunks(program.traced),
         saved=tuple(_shape(v) for v in saved),
         saved_bytes=count * sum(map(size_in_bytes, saved)),
         flops={name: sum(line.flops for line in found) for name, found in lines.items()},
@@ -242,6 +253,14 @@ def explanation_of(decision: Decision) -> Explanation:
             for name, values in (("before", prologue.outputs), ("loop", parts.emitted))
         },
     )
+
+
+def _is_linear(program: Program) -> bool:
+    """Whether the step is a linear recurrence, a complex one in its complex form."""
+    if isinstance(program.executor, LinearExecutor) or is_linear(program.split):
+        return True
+    traced = program.traced
+    return isinstance(traced, PairedStep) and is_linear(split(traced.original))
 
 
 def _gradient(executor: Executor) -> tuple[Graph | None, Graph, list[str]]:

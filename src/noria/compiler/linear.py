@@ -66,7 +66,7 @@ class LinearExecutor:
     constants: Env
     parallel: bool | None = None
 
-    time_first = True  # as `linear_recurrence` takes its arrays
+    time_major = True  # as `linear_recurrence` takes its arrays
 
     @property
     def as_run(self) -> tuple[Graph, Graph]:

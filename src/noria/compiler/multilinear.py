@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from noria.ir.build import build
-from noria.ir.graph import Atom, Env, Equation, Value, is_literal, read, size
+from noria.ir.graph import Atom, Equation, Value, is_literal, size
 from noria.ir.primitives import MOVES
 from noria.ir.source import place
 
@@ -264,9 +263,7 @@ def _div(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum | Non
     if len(divisor.terms) != 1 or any(f.is_mask for f in divisor.terms[0].factors):
         divisor = algebra._atomic(equation.inputs[1])
     term = divisor.terms[0]
-    inverse = tuple(
-        f._replace(kind="over" if f.kind == "times" else "times") for f in term.factors
-    )
+    inverse = tuple(f._replace(kind="over" if f.kind == "times" else "times") for f in term.factors)
     inverted = divisor._replace(terms=(Term(1 / term.coefficient, inverse),))
     return _mul(algebra, equation, [operands[0], inverted])
 
@@ -369,64 +366,3 @@ RULES: dict[str, Rule] = {
     "reduce_sum": _reduce,
     "dot_general": _dot,
 }
-
-
-# --- evaluation ---------------------------------------------------------------------------------
-
-
-def evaluated(
-    known: Env,
-    terms: Iterable[tuple[float, Sequence[Factor]]],
-    labels: Sequence[int],
-    sizes: dict[int, int],
-    dtype: Any,
-) -> jax.Array:
-    """The sum of products of factors as an array over ``labels``."""
-    shape = tuple(sizes[label] for label in labels)
-    total = None
-    for coefficient, factors in terms:
-        term = _product(known, coefficient, factors, labels, shape, dtype)
-        total = term if total is None else total + term
-    return jnp.zeros(shape, dtype) if total is None else total
-
-
-def _product(
-    known: Env,
-    coefficient: float,
-    factors: Sequence[Factor],
-    labels: Sequence[int],
-    shape: tuple[int, ...],
-    dtype: Any,
-) -> jax.Array:
-    """A mask that spans summed labels is a factor of 0 or 1; others select from the product."""
-    operands: list[Any] = [jnp.asarray(coefficient, dtype), []]
-    masks = []
-    for factor in factors:
-        if factor.is_mask and {*factor.labels} <= {*labels}:
-            masks.append(factor)
-            continue
-        array = jnp.asarray(read(known, factor.atom))
-        array = ~array if factor.kind == "unless" else array
-        array = array.astype(dtype)
-        operands += [1 / array if factor.kind == "over" else array, [*factor.labels]]
-    present = {label for used in operands[1::2] for label in used}
-    names = {label: i for i, label in enumerate(present | {*labels})}
-    for i in range(1, len(operands), 2):
-        operands[i] = [names[label] for label in operands[i]]
-    kept = [label for label in labels if label in present]
-    product = jnp.einsum(*operands, [names[label] for label in kept])
-    product = _spread(product, kept, labels, shape)
-    for mask in masks:
-        array = jnp.asarray(read(known, mask.atom))
-        order = [label for label in labels if label in mask.labels]
-        array = jnp.transpose(array, [mask.labels.index(label) for label in order])
-        array = _spread(array, order, labels, shape)
-        array = ~array if mask.kind == "unless" else array
-        product = jnp.where(array, product, jnp.zeros_like(product))
-    return product
-
-
-def _spread(
-    array: jax.Array, present: Sequence[int], labels: Sequence[int], shape: tuple[int, ...]
-) -> jax.Array:
-    return jax.lax.broadcast_in_dim(array, shape, [labels.index(label) for label in present])

@@ -15,11 +15,12 @@ from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
 from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
+from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.executors import Outputs
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Graph, Value, env_of
+from noria.ir.graph import Env, Equation, Graph, Value, env_of
 from noria.ir.passes import dependence
 from noria.ir.primitives import is_heavy
 
@@ -31,7 +32,7 @@ class Executor(Protocol):
 
     Attributes:
         split: the parts of the step.
-        time_first: whether arrays of all steps have time in front.
+        time_major: whether arrays of all steps have time in front.
         as_run: prologue and loop without a derivative, in the form that the backend runs.
     """
 
@@ -42,7 +43,7 @@ class Executor(Protocol):
     def as_run(self) -> tuple[Graph, Graph]: ...
 
     @property
-    def time_first(self) -> bool: ...
+    def time_major(self) -> bool: ...
 
     def __call__(self, parameters: Arrays, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
         """Final state and emitted values."""
@@ -86,7 +87,7 @@ class Program:
         env |= env_of(parts.invariant.outputs, evaluate(parts.invariant, env, {}, ()))
         needed = {*parts.parameters, *parts.epilogue.inputs}
         used = tuple(v for v in env if v in needed)
-        order = sizes._replace(time_first=self.executor.time_first)
+        order = sizes._replace(time_major=self.executor.time_major)
         swap = order.time_axis != sizes.time_axis
         steps = [swapped(a, sizes) for a in steps] if swap else steps
 
@@ -116,7 +117,8 @@ class Program:
 
     def run_trees(self, state: State, steps: Steps, sizes: Sizes) -> tuple[State, State]:
         """Final state and outputs as pytrees, batch first."""
-        final, ys = self(jtu.tree_leaves(state), jtu.tree_leaves(steps), sizes)
+        run = self.traced.outside(self) if isinstance(self.traced, PairedStep) else self
+        final, ys = run(jtu.tree_leaves(state), jtu.tree_leaves(steps), sizes)
         ys = jtu.tree_unflatten(self.traced.emission_tree, ys)
         return jtu.tree_unflatten(jtu.tree_structure(state), final), ys
 
@@ -135,10 +137,16 @@ class Program:
         return math.isqrt(time - 1) + 1 if given == "sqrt" else int(given)
 
 
-def split_step(traced: Traced, batch: Size, backend: LoopBackend) -> tuple[Traced, Split]:
+def split_step(
+    traced: Traced, batch: Size, backend: LoopBackend, *, products_leave: bool = False
+) -> tuple[Traced, Split]:
     """Rewrite and split a step as a loop backend prefers. Return the step, and the parts."""
     if backend.packs_weights:
         traced = replace(traced, graph=without_transposes(traced.graph))
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
-    return traced, split(traced, lambda e: backend.should_hoist(e, traced.steps, batch, light))
+
+    def should_hoist(equation: Equation) -> bool:
+        return backend.should_hoist(equation, traced.steps, batch, light)
+
+    return traced, split(traced, should_hoist, products_leave=products_leave)

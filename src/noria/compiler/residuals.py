@@ -2,7 +2,8 @@
 
 The reverse loop carries cotangents of the state only. The residuals are a minimum cut between the
 equations of the step and of its pull-back: the values from which the reverse loop can be computed
-without a product of the forward loop, and with the fewest bytes.
+with the fewest bytes, and without a product of the forward loop that has a parameter, or is smaller
+than its operands.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,7 @@ from noria.ir.graph import (
     values_of,
 )
 from noria.ir.passes import dependence, extract
-from noria.ir.primitives import TRANSCENDENTAL, is_heavy
+from noria.ir.primitives import TRANSCENDENTAL, is_contraction, is_heavy
 
 SHARED, FORWARD, REVERSE = range(3)
 
@@ -88,7 +89,7 @@ class StepVJP:
         needed = {*self.reverse.inputs, *self.rematerialize.inputs}
         return tuple(v for v in self.split.hoisted if v in needed)
 
-    def stored(self, previous: bool) -> tuple[tuple[Value, ...], dict[Value, ResidualRef]]:
+    def places(self, previous: bool) -> tuple[tuple[Value, ...], dict[Value, ResidualRef]]:
         """The residuals that the forward loop must store, and the places of all residuals.
 
         Emitted values are not stored again. Nor is the state before a step, if its next state is
@@ -136,6 +137,11 @@ def divide(
     def nonzero(cotangents: Iterable[Atom | None]) -> tuple[Atom | None, ...]:
         return tuple(None if g is None or is_zero(g, maker) else g for g in cotangents)
 
+    def is_stored(equation: Equation) -> bool:
+        """Whether an equation is never computed again."""
+        constant = any(levels.get(v, SHARED) == SHARED for v in values_of(equation.inputs))
+        return is_heavy(equation) and (constant or not _expands(equation))
+
     of_hoisted = nonzero(of_hoisted)
     uses = [replace(use, cotangents=nonzero(use.cotangents)) for use in uses]
     uses = [use for use in uses if any(g is not None for g in use.cotangents)]
@@ -145,7 +151,7 @@ def divide(
     operands = _operands(asked, uses, levels, maker, shared)
     crossing = min_cut(
         equations,
-        early=[e for e in equations if level_of(e) == FORWARD and is_heavy(e)],
+        early=[e for e in equations if level_of(e) == FORWARD and is_stored(e)],
         late=[e for e in equations if level_of(e) == REVERSE],
         wanted=operands,
         free=lambda v: levels.get(v, SHARED) != FORWARD,
@@ -184,6 +190,13 @@ def _operands(
     early = [g for g in asked if levels.get(g, SHARED) != REVERSE]
     read = values_of((*(v for use in uses for v in use.operands if v is not None), *early))
     return [v for v in read if levels.get(v, SHARED) == FORWARD or v in maker or v in shared]
+
+
+def _expands(equation: Equation) -> bool:
+    """Whether a product is larger than its operands, as a sum of outer products is."""
+    return is_contraction(equation) and size_in_bytes(equation.outputs[0]) > sum(
+        map(size_in_bytes, values_of(equation.inputs))
+    )
 
 
 def _recompute_cost(equation: Equation) -> int:

@@ -21,7 +21,7 @@ from noria.compiler.cotangents import (
     choose,
     instantiate,
     put,
-    spread,
+    scatter,
 )
 from noria.compiler.residuals import StepVJP
 from noria.ir.evaluate import evaluate, narrowed, widened
@@ -36,7 +36,7 @@ class SavePolicy(Protocol):
     """The choice of arrays stored for the gradient, and their use in the reverse loop."""
 
     def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
-        """The values stored besides the emitted ones; ``previous`` as in `StepVJP.stored`."""
+        """The values stored besides the emitted ones; ``previous`` as in `StepVJP.places`."""
         ...
 
     def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
@@ -47,7 +47,7 @@ class SavePolicy(Protocol):
         """The chunks of steps in which both loops run."""
         ...
 
-    def stored(
+    def keep(
         self,
         executor: "LoopExecutor",
         sizes: Sizes,
@@ -79,17 +79,17 @@ class StoreGates:
 
     def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
         hoisted = (v for v in vjp.hoisted if v not in vjp.split.steps)
-        return (*vjp.stored(previous)[0], *hoisted)
+        return (*vjp.places(previous)[0], *hoisted)
 
     def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
-        own, _ = vjp.stored(previous)
+        own, _ = vjp.places(previous)
         outputs = (*vjp.forward.outputs[: len(vjp.split.loop.outputs)], *own)
         return extract(vjp.forward.equations, outputs, vjp.forward.inputs), len(own)
 
     def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
         return Chunks(sizes.time, sizes.time, sizes.time_axis, reverse)
 
-    def stored(
+    def keep(
         self,
         executor: "LoopExecutor",
         sizes: Sizes,
@@ -99,7 +99,7 @@ class StoreGates:
         stacked: list[Any],
     ) -> tuple[Env, PullPrologue | None]:
         vjp = executor.gradient.vjp
-        _, refs = vjp.stored(executor.backend.reads_previous_step)
+        _, refs = vjp.places(executor.backend.reads_previous_step)
         found: Env = {
             v: stacked[place] if before is None else PreviousStep(stacked[place], state[before])
             for v, (place, before) in refs.items()
@@ -142,7 +142,7 @@ class StoreStates:
         size = time if is_symbolic(time) else max(16, math.isqrt(time))
         return Chunks(time, size, sizes.time_axis, reverse)
 
-    def stored(
+    def keep(
         self,
         executor: "LoopExecutor",
         sizes: Sizes,
@@ -180,7 +180,7 @@ class StoreStates:
             hoisted, pull_prologue = executor.prologue_vjp(part, env, steps)
             values = env_of(split.steps, steps) | hoisted | env_of(stored, arrays)
             values |= env_of(vjp.residuals, evaluate(vjp.recompute, env, values, part.axes))
-            ends = spread(of_state, inexact), put(of_emitted, given, some)
+            ends = scatter(of_state, inexact), put(of_emitted, given, some)
             of_parameters, of_steps, of_state = executor.pull(
                 part, env, values, pull_prologue, ends
             )
@@ -194,7 +194,7 @@ class StoreStates:
         pieces = steps, [*stored.values()], choose(of_emitted, given)
         chunks = replace(self.chunks(sizes, executor.reverse), reverse=not executor.reverse)
         (of_state, total), of_steps = in_chunks(segment, (start, zeros), pieces, chunks)
-        return narrowed(total, own), of_steps, spread(of_state, inexact)
+        return narrowed(total, own), of_steps, scatter(of_state, inexact)
 
 
 #: By the names that a layer's ``save=`` may have.

@@ -20,6 +20,7 @@ from noria.backends.base import Problem, Sizes
 from noria.backends.environment import environment
 from noria.cells.base import advance
 from noria.compiler.chunkwise import chunkwise_executor
+from noria.compiler.complex_pairs import in_pairs
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import NotLinear, linear_executor
 from noria.compiler.matrix_form import NotChunkwise
@@ -149,6 +150,7 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         return decided("associative", "as asked for", _linear(traced, problem, sizes, options))
     if options.backend == "chunkwise":
         return decided("chunkwise", "as asked for", _chunkwise(traced, problem, sizes, options))
+    traced, no_pairs = in_pairs(traced)
     if environment().backend == "scan" != options.backend:
         reason = "as the environment variable NORIA_BACKEND asks for"
         return decided("scan", reason, _loop("scan", traced, problem, sizes, options)[0])
@@ -159,7 +161,7 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
             merits = [*obstacles, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else "as asked for"
             return decided(name, reason, program)
-        obstacles.append(obstacle)
+        obstacles.append(f"{obstacle}; {no_pairs}" if no_pairs else obstacle)
     raise ValueError(
         f'{label}: backend="{options.backend}" cannot run this step: {obstacles[-1]}; '
         'expected backend="auto" or backend="scan".'
@@ -169,14 +171,27 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
 def _loop(
     name: str, traced: Traced, problem: Problem, sizes: Sizes, options: Options
 ) -> tuple[Program, str | None]:
-    """The program on a loop backend, and an obstacle if the backend cannot run it."""
+    """The program on a loop backend, and an obstacle if the backend cannot run it.
+
+    The obstacle may be a product that reads the state out. Then the product leaves the loop.
+    """
     backend = loop_backend(name)
-    traced, parts = split_step(traced, 1 if sizes.batch is None else sizes.batch, backend)
-    order = sizes._replace(time_first=backend.time_first)
+    batch = 1 if sizes.batch is None else sizes.batch
+    order = sizes._replace(time_major=backend.time_major)
     save = SAVE_POLICIES[options.save]
-    executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
-    program = Program(traced, executor, problem.reverse, options.checkpoint)
-    return program, backend.supports(executor.inference.call)
+
+    def attempt(products_leave: bool) -> tuple[Program, str | None]:
+        step, parts = split_step(traced, batch, backend, products_leave=products_leave)
+        executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
+        program = Program(step, executor, problem.reverse, options.checkpoint)
+        return program, backend.supports(executor.inference.call)
+
+    program, obstacle = attempt(False)
+    if obstacle is not None and program.split.reads_out:
+        other, remaining = attempt(True)
+        if remaining is None:
+            return other, None
+    return program, obstacle
 
 
 def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:

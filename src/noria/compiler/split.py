@@ -11,7 +11,7 @@ from noria.compiler.trace import Traced
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_inexact, is_literal, values_of
 from noria.ir.passes import backward_slice, dependence, extract, slices, substitute, users
-from noria.ir.primitives import is_heavy
+from noria.ir.primitives import is_contraction, is_heavy
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +53,26 @@ class Split:
     def emitted(self) -> tuple[Atom, ...]:
         return self.loop.outputs[len(self.state) :]
 
+    @property
+    def reads_out(self) -> bool:
+        """Whether the loop has products that do not feed the state."""
+        fed_back = backward_slice(self.loop.equations, self.next_state)
+        return any(is_contraction(e) and e not in fed_back for e in self.loop.equations)
+
 
 def split(
-    traced: Traced, should_hoist: Callable[[Equation], bool] = lambda equation: True
+    traced: Traced,
+    should_hoist: Callable[[Equation], bool] = lambda equation: True,
+    *,
+    products_leave: bool = False,
 ) -> Split:
     """Assign each equation of a canonical step to a part.
 
-    ``should_hoist`` says which products of the input leave the loop.
+    Args:
+        traced: the step.
+        should_hoist: says which products of the input leave the loop.
+        products_leave: whether products that do not feed the state leave the loop at any price; by
+            default those without a parameter leave it if it then emits fewer bytes.
     """
     everything, next_state, emission = traced.graph.equations, traced.next_state, traced.emitted
     # Counters are made once, before the loop.
@@ -68,7 +81,7 @@ def split(
     )
     levels = dependence(everything, traced.levels | counted)
     constants = [v for v in levels if levels[v] == CONSTANT and v not in next_state]
-    emitted = _emitted(everything, levels, next_state, emission)
+    emitted = _emitted(everything, levels, next_state, emission, products_leave)
     # Products of the input are hoisted. So is element-wise work if its result is no larger.
     given = (*constants, *traced.steps, *traced.state)
     needed = extract(everything, (*next_state, *emitted), given).equations
@@ -109,17 +122,26 @@ def _emitted(
     levels: dict[Value, int],
     next_state: Sequence[Atom],
     emission: Sequence[Atom],
+    products_leave: bool,
 ) -> tuple[Value, ...]:
     """The values that the loop emits for the outputs: the cut with the fewest bytes.
 
-    Products that do not feed the state are computed after the loop.
+    Products with a parameter that do not feed the state are computed after the loop: the parameter
+    is then read once for all steps. A product without one, such as ``q S`` of a memory ``S``, gains
+    nothing there.
     """
     stateful = _at(everything, levels, STATE)
     fed_back = backward_slice(everything, next_state)
+
+    def leaves(equation: Equation) -> bool:
+        movable = is_contraction(equation) and not products_leave
+        constant = any(levels.get(v, NUMBER) == CONSTANT for v in values_of(equation.inputs))
+        return is_heavy(equation) and (constant or not movable)
+
     return min_cut(
         stateful,
         early=[e for e in stateful if e in fed_back],
-        late=[e for e in stateful if e not in fed_back and is_heavy(e)],
+        late=[e for e in stateful if e not in fed_back and leaves(e)],
         wanted=emission,
         free=lambda v: levels.get(v, NUMBER) < STATE,
         prefer_early=False,

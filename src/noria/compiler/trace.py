@@ -102,7 +102,7 @@ def trace(
         inputs[first : first + width], STATE
     )
     levels |= dict.fromkeys(inputs[first + width :], INPUT)
-    graph = canonicalize(_own_outputs(graph, dependence(graph.equations, levels)), levels, width)
+    graph = canonicalize(own_outputs(graph, dependence(graph.equations, levels)), levels, width)
     state, steps = inputs[first : first + width], inputs[first + width :]
     return Traced(graph, parameters, state, steps, levels, emission_tree)
 
@@ -148,7 +148,7 @@ def _where(condition: Any, if_true: Any, if_false: Any) -> Any:
     return jtu.tree_map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
-def _own_outputs(graph: Graph, found: dict[Value, int]) -> Graph:
+def own_outputs(graph: Graph, found: dict[Value, int]) -> Graph:
     """Make each output a distinct value computed by an equation, by a copy where needed."""
     equations, outputs = list(graph.equations), list(graph.outputs)
     made = {v for equation in equations for v in equation.outputs}

@@ -175,10 +175,15 @@ ELEMENTWISE = {
 IN_PIECES = frozenset(name for name, primitive in PRIMITIVES.items() if primitive.in_pieces)
 
 
+def is_contraction(equation: Equation) -> bool:
+    """Whether an equation is a product with a contracted axis."""
+    return equation.name == "dot_general" and bool(equation.params["dimension_numbers"][0][0])
+
+
 def is_heavy(equation: Equation) -> bool:
     """Whether an equation is a contraction, a convolution, a gather or a loop."""
     if equation.name == "dot_general":
-        return bool(equation.params["dimension_numbers"][0][0])
+        return is_contraction(equation)
     if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):
         inner = equation.params.get("call_jaxpr") or equation.params.get("fun_jaxpr")
         return inner is None or any(name not in LIGHT for name in _names(parts_of(inner)[0]))

@@ -9,7 +9,12 @@ import jax
 from noria._jax import is_symbolic
 from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, Size, TimeMajor
 from noria.backends.native.lower.legalize import legal_step
-from noria.backends.native.lower.precision import in_32_bits, is_narrow, of_types, widened
+from noria.backends.native.lower.precision import (
+    graph_in_32_bits,
+    has_bfloat16,
+    in_32_bits,
+    of_types,
+)
 from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
 from noria.backends.native.machine import NoSuchMachine, tuning
 from noria.backends.native.primitive import NativeLoop
@@ -26,7 +31,7 @@ class Native:
     """
 
     merit = "the fastest one on CPUs"
-    time_first = False
+    time_major = False
     packs_weights = True
     reads_previous_step = True
     slices_in_loop = True
@@ -78,17 +83,17 @@ BACKEND = Native()
 def _check(call: LoopCall) -> None:
     """Raise `UnsupportedEquation` where a loop cannot be planned; planning waits until it runs."""
     graph, shared = call.graph, call.shared
-    if is_narrow(graph):
-        graph, now = widened(graph, shared, call.state)
+    if has_bfloat16(graph):
+        graph, now = graph_in_32_bits(graph, shared, call.state)
         shared = tuple(now[v] for v in shared if v in now)
     legal_step(graph, shared)
 
 
 def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
     """Run a loop; numbers of 16 bits are computed with, and carried, in 32."""
-    if not is_narrow(call.graph):
+    if not has_bfloat16(call.graph):
         return _bound(call, env, steps, carry)
-    graph, now = widened(call.graph, call.shared, call.state)
+    graph, now = graph_in_32_bits(call.graph, call.shared, call.state)
     wide = _renamed(call, graph, now)
     env, steps = (
         {now[v]: in_32_bits(a) for v, a in some.items() if v in now} for some in (env, steps)
@@ -121,7 +126,7 @@ def _bound(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> Loop
     arrays = [a.array if isinstance(a, TimeMajor) else a for a in read]
     if one:
         arrays, boundary, carry = ([a[None] for a in some] for some in (arrays, boundary, carry))
-        call = replace(call, sizes=call.sizes._replace(batch=1, time_first=False))
+        call = replace(call, sizes=call.sizes._replace(batch=1, time_major=False))
     loop = NativeLoop(call, tuple(previous), time_major, chosen(), tuning())
     shared = [env[v] for v in loop.shared]
     found = call.result(loop([*shared, *arrays, *boundary, *carry], call.sizes.time))

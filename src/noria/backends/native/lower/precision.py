@@ -20,13 +20,13 @@ from noria.ir.graph import Equation, Graph, Value, is_literal
 _NARROW, _WIDE = jnp.dtype(jnp.bfloat16), np.dtype(np.float32)
 
 
-def is_narrow(graph: Graph) -> bool:
+def has_bfloat16(graph: Graph) -> bool:
     """Whether a graph has numbers of bfloat16."""
     made = (v for e in graph.equations for v in (*e.inputs, *e.outputs))
     return any(v.aval.dtype == _NARROW for v in (*graph.inputs, *graph.outputs, *made))
 
 
-def widened(
+def graph_in_32_bits(
     graph: Graph, known: Iterable[Any], state: Iterable[Any]
 ) -> tuple[Graph, dict[Any, Any]]:
     """A legal graph in float32, and its values by those of the old graph, the state included.

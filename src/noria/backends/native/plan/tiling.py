@@ -153,9 +153,9 @@ class KernelPlan:
         for value in self.schedule.time_block:
             yield size(value) * item_of(value)
         for value in self.schedule.update_operands:
-            yield self.blocks(value) * self.lanes * item_of(value)
+            yield self.vectors(value) * self.lanes * item_of(value)
 
-    def blocks(self, value: Atom) -> int:
+    def vectors(self, value: Atom) -> int:
         """Vectors that a value fills."""
         return ceil_div(size(value), self.lanes)
 
@@ -294,7 +294,7 @@ def update_groups(plan: KernelPlan, value: Atom) -> list[VectorGroup]:
         [0 1 2] [3 4 5]   [6 7]             [8 9]
         (0, 2, 3, lanes)  (6, 1, 2, lanes)  (8, 1, 2, 3)
     """
-    count, lanes = plan.blocks(value), plan.lanes
+    count, lanes = plan.vectors(value), plan.lanes
     groups = ceil_div(count, plan.update_vectors)
     narrow, wider = divmod(count, groups)
     found = [(0, wider, narrow + 1), (wider * (narrow + 1), groups - wider, narrow)]

@@ -20,6 +20,7 @@ _NEEDS = {
 }
 
 
+@functools.cache
 def available() -> tuple[Isa, ...]:
     """The instruction sets that this machine has, best first."""
     family = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}.get(

@@ -12,6 +12,7 @@ from typing import Any
 from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import LinearExecutor, is_linear
+from noria.compiler.matrix_analysis import obstacle_to_chunks
 from noria.compiler.param_use import pull_back_of_a_step
 from noria.compiler.program import Executor, Program
 from noria.compiler.select import Decision, listening

@@ -38,7 +38,7 @@ def seconds(call: Any) -> float:
     return time.process_time() - begin
 
 
-def main(steps: int = 2048, heads: int = 4, size: int = 32, *names: str) -> None:
+def main(steps: int, heads: int, size: int, *names: str) -> None:
     kinds = [k for k in matrix_memories.CHUNKWISE if not names or k.__name__ in names]
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(1, steps, WIDTH)), jnp.float32)
     for kind in kinds:
@@ -58,4 +58,5 @@ def main(steps: int = 2048, heads: int = 4, size: int = 32, *names: str) -> None
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), *sys.argv[4:])
+    steps, heads, size = (int(a) for a in sys.argv[1:4] or ("2048", "4", "32"))
+    main(steps, heads, size, *sys.argv[4:])

@@ -137,6 +137,7 @@ def test_sixteen_bits():
     args = jtu.tree_map(lambda a: a.astype(jnp.bfloat16), arguments(4))
     final, reads = matrix_recurrence(*args[:4], feedback=args[4], read=args[5])
     wide = jtu.tree_map(lambda a: a.astype(jnp.float32), args)
+    assert reads is not None
     assert final.dtype == reads.dtype == jnp.bfloat16
     assert_close(
         jtu.tree_map(lambda a: a.astype(jnp.float32), (final, reads)), one_by_one(*wide), 1e-2

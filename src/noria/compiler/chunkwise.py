@@ -150,6 +150,7 @@ class ChunkwiseExecutor:
         reads: Env = {}
         place = 0
         for read, offset in zip(matrix.reads, offsets, strict=True):
+            assert found is not None
             count = offset.shape[-2]
             array = found[..., place : place + count, :] + offset
             place += count

@@ -119,8 +119,8 @@ def matrix_recurrence(
             lambda a: a.reshape(count, segment, *a.shape[1:]), _padded(steps, count * segment)
         )
         final, reads = jax.lax.scan(jax.checkpoint(run), start, steps)
-        reads = None if read is None else reads.reshape(-1, *reads.shape[2:])
-    return final.astype(dtype), None if read is None else reads[:time].astype(dtype)
+        reads = None if reads is None else reads.reshape(-1, *reads.shape[2:])
+    return final.astype(dtype), None if reads is None else reads[:time].astype(dtype)
 
 
 class _Steps(NamedTuple):

@@ -83,14 +83,29 @@ def rnn(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, jax.Array
     return layer, jax.random.normal(jax.random.key(1), (batch, steps, inputs))
 
 
-def fast_weights(steps: int, size: int) -> tuple[Any, jax.Array]:
-    """A state that is a matrix: M' = 0.9 M + tanh(M x) xᵀ."""
+def heads_of(count: int) -> tuple[Any, jax.Array]:
+    """A product for each head with its part of a weight."""
+    U = jax.random.normal(jax.random.key(0), (count, 32, 32)) / 6
 
-    def step(m: jax.Array, x: jax.Array) -> jax.Array:
-        return 0.9 * m + jnp.outer(jnp.tanh(m @ x), x) / size
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(jnp.einsum("hi,hij->hj", h, U) + x)
 
-    layer = nr.Recurrence(step, jnp.zeros((size, size)))
-    return layer, jax.random.normal(jax.random.key(1), (8, steps, size))
+    layer = nr.Recurrence(step, jnp.zeros((count, 32)))
+    return layer, jax.random.normal(jax.random.key(1), (16, 100, count, 32))
+
+
+def retention(steps: int, batch: int, heads: int, size: int) -> tuple[Any, jax.Array]:
+    """A matrix for each head, with an outer product and a read-out."""
+    width = heads * size
+    W = jax.random.normal(jax.random.key(0), (3 * width, width)) / math.sqrt(width)
+
+    def step(state: Any, x: jax.Array) -> Any:
+        q, k, v = (W @ x).reshape(3, heads, size)
+        S = 0.9 * state[1] + k[:, :, None] * v[:, None, :]
+        return jnp.einsum("hk,hkv->hv", q, S), S
+
+    layer = nr.Recurrence(step, (jnp.zeros((heads, size)), jnp.zeros((heads, size, size))))
+    return layer, jax.random.normal(jax.random.key(1), (batch, steps, width))
 
 
 def layer_norm(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, jax.Array]:
@@ -136,7 +151,8 @@ ALWAYS_BLOCK = tuned(small_weight_bytes=0, block_examples=HUGE)
 UNPACKED, PACKED = tuned(unpacked_rows=HUGE), tuned(unpacked_rows=0)
 ONE_THREAD, THREADS = tuned(threads=1), tuned(thread_flops=1)
 BY_ROWS, BY_FEATURES = (tuned(thread_flops=1, stage_flops=n) for n in (HUGE, 0))
-SCAN, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
+ROWS, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
+TOGETHER, ONE_BY_ONE = tuned(matrix_state_bytes=HUGE), tuned(matrix_state_bytes=0)
 
 
 # --- thresholds -----------------------------------------------------------------------------------
@@ -159,8 +175,14 @@ def lines(name: str) -> Iterator[Line]:
                 label = f"{batch} rows, {units} units"
                 yield Line(label, infer, lstm(1, batch, units, units), PACKED, UNPACKED)
     elif name == "pieces":
-        for size in (4, 8, 16, 24):
-            yield Line(f"{size} pieces", infer, fast_weights(100, size), SCAN, PIECES)
+        for count in (1, 2, 4, 8, 16):
+            label = f"{2 * count} pieces"
+            yield Line(label, infer, heads_of(count), ROWS, PIECES)
+    elif name == "matrix_state_bytes":
+        for heads, size in ((1, 8), (1, 16), (2, 16), (4, 16), (2, 32), (4, 32)):
+            label = f"{4 * heads * size * size:,} bytes of matrices"
+            problem = retention(64, 16, heads, size)
+            yield Line(label, infer, problem, TOGETHER, ONE_BY_ONE)
     else:
         for batch, units in _BLOCKS[name]:
             label = f"{batch} examples, weight of {4 * 4 * units * units:,} bytes"
@@ -184,6 +206,7 @@ SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = 
     "tile_rows": ((1, 2, 4, 6), infer, partial(rnn, 50, 64, 128, 256)),
     "panel_vectors": (((1, 1), (2, 2), (3, 3), (6, 6)), infer, partial(rnn, 200, 1, 128, 256)),
     "elementwise_vectors": ((1, 4), train, partial(lstm, 100, 64, 16, 64)),
+    "matrix_vectors": ((1, 2, 8), infer, partial(retention, 200, 1, 2, 64)),
     "block_rows": ((64, 128, 2048, 8192), train, partial(lstm, 200, 32, 64, 128)),
     "block_bytes": ((2**15, 2**17, 2**21, 2**23), infer, partial(lstm, 400, 1, 256, 256)),
     "update_vectors": ((1, 2, 4), train, partial(lstm, 100, 32, 64, 128)),

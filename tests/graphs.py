@@ -17,6 +17,7 @@ import numpy as np
 
 import noria as nr
 from noria.backends.native.lower.legalize import legalized
+from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.schedule import schedule_of
 from noria.compiler.canonicalize import CONSTANT, INPUT, STATE
 from noria.compiler.split import Split
@@ -146,7 +147,8 @@ def traced_step(
     state = jnp.zeros(h) if c is None else (jnp.zeros(h), jnp.zeros(c))
     found = trace(Bound(arrays, step, read), state, Steps(_struct(x), None, None, None))
     names = dict(zip(found.parameter_values, sorted(parameters), strict=False))
-    names |= dict(zip(found.state, "hc", strict=False)) | {found.steps[0]: "x"}
+    whole = found.state if found.peeled is None else found.peeled.state
+    names |= dict(zip(whole, "hc", strict=False)) | {found.steps[0]: "x"}
     return found, Names(names)
 
 
@@ -196,8 +198,11 @@ def planned(
 
 def _stage(names: Names, stage: Any) -> Iterator[str]:
     """Products that a stage needs, with their first columns; what it stores, and where."""
-    columns = [f"{names.of(c.equation.outputs[0])}+{c.offset}" for c in stage.columns]
-    yield " ".join([f"stage of {stage.extent}:", *sorted(columns)])
+    if isinstance(stage, MatrixStage):
+        yield f"stage of {' x '.join(map(str, stage.domain))}, rows {stage.rows()}:"
+    else:
+        columns = [f"{names.of(c.equation.outputs[0])}+{c.offset}" for c in stage.columns]
+        yield " ".join([f"stage of {stage.extent}:", *sorted(columns)])
     for value, slots in stage.stores:
         yield f"store {names.of(value)} in {_slots(slots)}"
     for equation, slots in stage.reductions:
@@ -212,7 +217,9 @@ def legal(function: Callable[..., Any], **shapes: Any) -> str:
 
 
 def _slots(slots: Sequence[Any]) -> str:
-    return " ".join(f"{slot.kind}{slot.number}" for slot in slots)
+    """Those of a stage on matrices are targets."""
+    found = (getattr(slot, "slot", slot) for slot in slots)
+    return " ".join(f"{slot.kind}{slot.number}" for slot in found)
 
 
 def _struct(shape: Any) -> jax.ShapeDtypeStruct:

@@ -218,7 +218,8 @@ def test_transformations(name, backend, way):
     layer, xs = layer_of(name), random(0, BATCH, TIME, IN)
 
     def loss(layer: Any, xs: Any) -> jax.Array:
-        return sum(jnp.sum(jnp.abs(a + 1) ** 2) for a in jtu.tree_leaves(layer.scan(None, xs)))
+        leaves = jtu.tree_leaves(layer.scan(None, xs))
+        return jnp.sum(jnp.stack([jnp.sum(jnp.abs(a + 1) ** 2) for a in leaves]))
 
     def examples(layer: Any, xs: Any) -> Any:
         return jax.vmap(jax.grad(loss), in_axes=(None, 0))(layer, xs)
@@ -338,6 +339,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         jax.grad(lambda x: (x.astype(z.dtype) * z).real.sum())(x) * z,
     ),
     "cos": lambda z, w, x: jnp.cos(z),
+    "cosh": lambda z, w, x: jnp.cosh(z),
     "cumsum": lambda z, w, x: lax.cumsum(z),
     "div": lambda z, w, x: (z / w, z / (2 + x), x / w, z / 2, 1 / (z * 1e200)),
     "dot_general": lambda z, w, x: (z @ w, z @ x, x @ w, jnp.outer(z, w) @ x),
@@ -345,6 +347,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "dynamic_update_slice": lambda z, w, x: lax.dynamic_update_slice(z, w[:2], [1]),
     "eq": lambda z, w, x: (z == w, z == z, z.real == z),
     "exp": lambda z, w, x: (jnp.exp(z), jnp.exp(x.astype(z.dtype))),
+    "expm1": lambda z, w, x: (jnp.expm1(z), jnp.expm1(1e-9 * z)),
     "gather": lambda z, w, x: z[jnp.array([2, 0])],
     "imag": lambda z, w, x: (z.imag, x.astype(z.dtype).imag),
     "integer_pow": lambda z, w, x: (z**2, z**3, z**7),
@@ -361,6 +364,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "select_n": lambda z, w, x: (jnp.where(x > 0, z, w), jnp.where(x > 0, z, 0)),
     "sign": lambda z, w, x: jnp.sign(z),
     "sin": lambda z, w, x: jnp.sin(z),
+    "sinh": lambda z, w, x: jnp.sinh(z),
     "slice": lambda z, w, x: z[1:],
     "split": lambda z, w, x: jnp.split(z, 3),
     "square": lambda z, w, x: (jnp.square(z), lax.square(z)),

@@ -15,7 +15,7 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from fuzzing.cases import DTYPES, NUMBERS, TRANSFORMATIONS, random_case
-from fuzzing.cells import EXTRAS, KINDS, OPERATIONS, drawn
+from fuzzing.cells import EXTRAS, KINDS, OPERATIONS, PEELED, drawn
 from fuzzing.compare import is_of_edges, verdict, verdict_of
 from fuzzing.evaluate import evaluated
 from fuzzing.operations import named
@@ -49,6 +49,7 @@ def test_the_default_run_has_every_kind():
     assert {case.dtype.name for case in cases} == {*DTYPES}
     assert {name for case in cases for name in case.numbers} == {*NUMBERS}
     assert {kind for case in cases for kind in case.cell.extras} == {*EXTRAS}
+    assert {kind for case in cases for kind in case.cell.peeled} == {*PEELED}
     assert {name for case in cases for name in case.options} == {"lengths", "resets", "key"}
     assert {"int32", "uint8", "bool"} & {case.xs.dtype.name for case in cases}
     cases = [random_case(seed) for seed in SEEDS if not is_of_edges(seed)]

@@ -1,4 +1,4 @@
-"""Legalization of equations on small matrices: rows instead, with the same results."""
+"""Legalization of small matrices: vectors or loops over rows, with the same results."""
 
 from typing import Any
 
@@ -11,7 +11,11 @@ from models import random
 pytest.importorskip("llvmlite")
 
 from noria.backends.native.lower.legalize import legalized
-from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
+from noria.backends.native.lower.supported import (
+    UnsupportedEquation,
+    has_native_code,
+    has_row_code,
+)
 from noria.ir.build import build
 from noria.ir.graph import Graph
 
@@ -65,15 +69,16 @@ def graph_of(function: Any, *arrays: Any) -> Graph:
 
 
 @pytest.mark.covered(1)
+@pytest.mark.parametrize("pieces", [1, 64])
 @pytest.mark.parametrize("weights", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("name", CASES)
-def test_legalized_matrices_give_the_same_numbers(name, weights, tune):
-    tune(pieces=64)
+def test_legalized_matrices_give_the_same_numbers(name, weights, pieces, tune):
+    tune(pieces=pieces)
     function, *arrays = CASES[name]
     graph = graph_of(function, *arrays)
     constants = [v for v, is_constant in zip(graph.inputs, weights, strict=False) if is_constant]
     found = legalized(graph, constants)
-    assert all(map(has_native_code, found.equations))
+    assert all(has_native_code(e) or has_row_code(e) for e in found.equations)
     for one, two in zip(found(arrays), graph(arrays), strict=True):
         assert one.dtype == two.dtype
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-14, strict=True)
@@ -82,16 +87,13 @@ def test_legalized_matrices_give_the_same_numbers(name, weights, tune):
 @pytest.mark.parametrize(
     ("function", "arrays"),
     [
-        (lambda a: a.T @ a, [random(5, 70, 70)]),
-        (lambda a: a.T, [random(6, 9, 9)]),
-        (lambda v, w: v[:, None] * w, [random(7, 70), w]),
         (lambda n: n @ n.T, [n]),
-        (lambda a: jnp.einsum("hij,hgij->hg", a, a[:, None]), [c]),
+        (lambda a: jnp.cumsum(a, 0), [a]),
         (lambda a: a.sum(0), [jnp.zeros((0, 3))]),
     ],
 )
-def test_large_and_unusual_matrices_are_refused(function, arrays):
-    """Large matrices, products of whole numbers or over several axes, and empty arrays."""
+def test_unusual_matrices_are_refused(function, arrays):
+    """Products of whole numbers, sums along an axis that stay, and empty arrays."""
     graph = graph_of(function, *arrays)
     with pytest.raises(UnsupportedEquation, match="there is no native code for"):
         legalized(graph, ())

@@ -464,6 +464,120 @@ def rule_with_a_parameter(h, x, U, W, s):
     return jnp.tanh(times(U @ h + W @ x, s))
 
 
+# --- arrays of the state that need no loop --------------------------------------------------------
+
+
+@zoo(((4,), (3,)), W=(12, 3), V=(12, 3))
+def quasi_recurrent(state, x, W, V):
+    """Bradbury et al. 2017, arXiv 1611.01576, fo-pooling with a width of two."""
+    c, before = state
+    z, f, o = jnp.split(W @ x + V @ before, 3)
+    f = jax.nn.sigmoid(f)
+    return f * c + (1 - f) * jnp.tanh(z) * jax.nn.sigmoid(o), x
+
+
+@zoo(((4,), (4,)), W=(12, 3), b=(8,), V=(4, 3))
+def simple_recurrent_unit(state, x, W, b, V):
+    """Lei et al. 2018, arXiv 1709.02755, without the state in its gates."""
+    _, c = state
+    z, f, r = jnp.split(W @ x, 3)
+    f, r = jax.nn.sigmoid(f + b[:4]), jax.nn.sigmoid(r + b[4:])
+    c = f * c + (1 - f) * z
+    return r * jnp.tanh(c) + (1 - r) * (V @ x), c
+
+
+@zoo(((4,), (3,)), W=(12, 3), U=(12, 4), mix=(3,))
+def shifted_gru(state, x, W, U, mix):
+    """A GRU of a mixture of this input and the one before, as in RWKV."""
+    h, before = state
+    mixed = x + jax.nn.sigmoid(mix) * (before - x)
+    (a, b, c), (d, e, f) = jnp.split(W @ mixed, 3), jnp.split(U @ h, 3)
+    z, r = jax.nn.sigmoid(a + d), jax.nn.sigmoid(b + e)
+    return (1 - z) * jnp.tanh(c + r * f) + z * h, x
+
+
+@zoo(((4,), (4, 4)), W=(4, 3), taps=(4, 4), decay=(4,))
+def causal_convolution(state, x, W, taps, decay):
+    """Four taps of a projected input, as in Mamba."""
+    h, window = state
+    window = jnp.concatenate([window[1:], (W @ x)[None]])
+    a = jax.nn.silu(jnp.sum(taps * window, axis=0))
+    return jax.nn.sigmoid(decay) * h + a, window
+
+
+@zoo(((4,), (6,)), W=(4, 6), U=(4, 4))
+def newest_first(state, x, W, U):
+    """The window is rolled, and its newest entries come first."""
+    h, window = state
+    window = jnp.roll(window, 2).at[:2].set(x[:2] * x[2])
+    return jnp.tanh(W @ window + U @ h), window
+
+
+@zoo(((4,), ()), W=(4, 3), angle=(4,))
+def rotated(state, x, W, angle):
+    """RetNet's rotation by the number of the step, real."""
+    h, t = state
+    return 0.9 * h + jnp.cos(t * angle) * (W @ x), t + jnp.ones_like(t)
+
+
+@zoo(((4,), int), U=(4, 4), W=(4, 3))
+def clockwork(state, x, U, W):
+    """Koutnik et al. 2014, arXiv 1402.3511: groups of units that take a step now and then."""
+    h, t = state
+    due = t & jnp.asarray([0, 0, 1, 3], t.dtype) == 0
+    return jnp.where(due, jnp.tanh(W @ x + U @ h), h), t + 1
+
+
+@zoo(((4,), int), U=(4, 4), W=(4, 3), period=(4,), shift=(4,))
+def phased(state, x, U, W, period, shift):
+    """Neil et al. 2016, arXiv 1610.09513: a gate that opens periodically."""
+    h, t = state
+    phase = jnp.sin(t.astype(period.dtype) * period + shift)
+    k = jax.nn.sigmoid(4 * phase)
+    return k * jnp.tanh(W @ x + U @ h) + (1 - k) * h, t + 1
+
+
+@zoo(((4,), (4,), (4,), (4,), (3,)), W=(4, 3), V=(4, 4), b=(4,))
+def delays_of_delays(state, x, W, V, b):
+    """No array needs a loop; the second comes from parameters, a product is used twice."""
+    _, given, older, product, before = state
+    a = W @ (x - before)
+    return jnp.tanh(a + V @ older) * given, b * b, product + given, a, x * x
+
+
+@zoo(((4,), (4,), int, (3,)), W=(4, 3), U=(4, 4))
+def everything_at_once(state, x, W, U):
+    """A delay that reads a counter, an output, and a loop that reads all but the output."""
+    _, c, t, before = state
+    c = jnp.tanh(U @ c + W @ before * t.astype(x.dtype))
+    return c * jnp.cos(W @ x), c, t - 2, x + t.astype(x.dtype)
+
+
+@zoo((Complex((4,)), Complex((4,)), Complex((4,))), angle=(4,), B=Complex((4, 3)))
+def complex_delay(state, x, angle, B):
+    """A delay and an output of complex numbers."""
+    _, h, before = state
+    turn = 0.9 * jnp.exp(jax.lax.complex(jnp.zeros_like(angle), angle))
+    h = turn * h + before
+    return h * before, h, B @ x.astype(B.dtype)
+
+
+#: The cells of this section: where each array of the state is computed, and whether the rest is
+#: linear.
+NEEDS_NO_LOOP: dict[str, tuple[tuple[str, ...], bool]] = {
+    "quasi_recurrent": (("loop", "delay"), True),
+    "simple_recurrent_unit": (("output", "loop"), True),
+    "shifted_gru": (("loop", "delay"), False),
+    "causal_convolution": (("loop", "delay"), True),
+    "newest_first": (("loop", "delay"), False),
+    "rotated": (("loop", "counter"), True),
+    "clockwork": (("loop", "counter"), False),
+    "phased": (("loop", "counter"), False),
+    "delays_of_delays": (("delay",) * 5, True),
+    "everything_at_once": (("output", "loop", "counter", "delay"), False),
+    "complex_delay": (("output", "loop", "delay"), True),
+}
+
 # --- plain functions ------------------------------------------------------------------------------
 
 
@@ -595,6 +709,9 @@ def test_auto_runs_machine_code_unless_a_primitive_has_none(name):
     """The reason names the primitive."""
     found = nr.explain(layer_of(name), random(0, 2, TIME, IN), **key_of(layer_of(name)))
     refused = REFUSED.get(name)
+    if "loop" not in found.states:
+        assert found.reason == "no array of its state needs a loop"
+        return
     if refused is None:
         assert found.backend == "native"
         assert found.reason == "the fastest one on CPUs"

@@ -141,16 +141,33 @@ def _diagram(explanation: Any) -> str:
         f'<b>{escape(explanation.backend)}</b>: <span class="dim">{escape(explanation.reason)}'
         "</span></div>"
     )
-    if not explanation.loop:
+    if explanation.flops is None:
         return title
-    linear = "" if explanation.linear else "not "
+    about = " ".join(state_lines(explanation.states, explanation.linear))
     stored = ", ".join(f"{n} {shape}" for shape, n in Counter(explanation.saved).items())
     return (
-        f"{title}<div>The next state is {linear}affine and element-wise in the state.</div>"
+        f"{title}<div>{about}</div>"
         f"{_flow(explanation, _FORWARD)}{_flow(explanation, _BACKWARD)}"
         f"<div>Stored for the gradient, <b>{_amount(explanation.saved_bytes)}B</b>: at each step "
         f"<code>{escape(stored or 'nothing')}</code></div>"
     )
+
+
+def state_lines(states: Sequence[str], linear: bool) -> list[str]:
+    """Sentences about the arrays of the state."""
+    places: dict[str, list[int]] = {}
+    for n, kind in enumerate(states):
+        places.setdefault(kind, []).append(n)
+    lines = [
+        f"No loop is needed for {kind} {', '.join(map(str, places[kind]))} of the state."
+        for kind in ("delay", "counter", "output")
+        if kind in places
+    ]
+    if "loop" in places:
+        lines.append(
+            f"The next state is {'' if linear else 'not '}affine and element-wise in the state."
+        )
+    return lines
 
 
 def _flow(explanation: Any, parts: Iterable[tuple[str, str, str]]) -> str:

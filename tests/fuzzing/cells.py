@@ -27,6 +27,9 @@ KINDS = {
 }
 #: Arrays of the state that are not floating-point numbers of the cell's type, by what they do.
 EXTRAS = ("count", "flags", "bytes", "other", "complex")
+#: Arrays of the state that need no loop: the last input, a value of it, a window of inputs, a
+#: counter, and a value that is emitted only.
+PEELED = ("before", "older", "window", "ticks", "shown")
 
 #: Operations that have a conversion to 32 bits in them.
 IN_32_BITS = frozenset(
@@ -52,6 +55,7 @@ class FuzzedCell(nr.Cell):
     extras: tuple[str, ...] = eqx.field(static=True)
     emits: str = eqx.field(static=True)
     linear: bool = eqx.field(static=True)
+    peeled: tuple[str, ...] = eqx.field(static=True)
     turns: tuple[str, ...] = eqx.field(static=True, default=())
 
     @property
@@ -66,11 +70,26 @@ class FuzzedCell(nr.Cell):
 
     def values(self, state: Any, x: jax.Array, key: Any = None) -> list[Any]:
         width = len(self.following)
-        found = [*state[:width], x.astype(state[0].dtype)]
+        found = [*state[:width], self.mixed(state, x.astype(state[0].dtype))]
         with jax.numpy_dtype_promotion("standard"):
             for instruction in self.instructions:
                 found.append(self.one(found, key, *instruction))
         return found
+
+    def kept(self, state: Any) -> dict[str, jax.Array]:
+        """The arrays that need no loop, by what they are."""
+        return dict(zip(self.peeled, state[len(state) - len(self.peeled) :], strict=True))
+
+    def mixed(self, state: Any, x: jax.Array) -> jax.Array:
+        """The input with what the state keeps of earlier ones."""
+        kept = self.kept(state)
+        if "before" in kept:
+            x = x + kept["before"] * jnp.asarray(0.5, x.dtype)
+        if "older" in kept:
+            x = x - kept["older"]
+        if "window" in kept:
+            x = x + jnp.tanh(kept["window"]).sum(0)
+        return x * jnp.cos(kept["ticks"]) if "ticks" in kept else x
 
     def one(self, found: list[Any], key: Any, kind: str, what: Any, *operands: int) -> Any:
         values = [found[n] for n in operands]
@@ -110,9 +129,9 @@ class FuzzedCell(nr.Cell):
             new = [jnp.tanh(a) * h + 0.5 * a for a, h in zip(new, state, strict=False)]
         else:
             new = [jnp.tanh(a) for a in new]
-        more = [
-            self.extra(*pair, found[-1]) for pair in zip(self.extras, state[width:], strict=True)
-        ]
+        extras = state[width : width + len(self.extras)]
+        more = [self.extra(*pair, found[-1]) for pair in zip(self.extras, extras, strict=True)]
+        more += self.next_kept(self.kept(state), x.astype(state[0].dtype), found[-1])
         if "count" in self.extras and not self.linear:  # the first array pauses in every other step
             new[0] = jnp.where(state[width + self.extras.index("count")] & 1 == 0, new[0], state[0])
         if "complex" in self.extras:
@@ -135,6 +154,19 @@ class FuzzedCell(nr.Cell):
                 return self.turned(old, jnp.tanh(last[-1].astype(old.real.dtype)))
             case _:
                 return jnp.tanh(old * jnp.asarray(0.5, old.dtype) + last[-1].astype(old.dtype))
+
+    def next_kept(
+        self, kept: dict[str, jax.Array], x: jax.Array, last: jax.Array
+    ) -> list[jax.Array]:
+        """The next values of arrays that need no loop."""
+        following = {
+            "before": lambda: x,
+            "older": lambda: jnp.tanh(kept.get("before", x)),
+            "window": lambda: jnp.concatenate([kept["window"][1:], x[None]]),
+            "ticks": lambda: kept["ticks"] + jnp.ones_like(kept["ticks"]),
+            "shown": lambda: jnp.sin(last),
+        }
+        return [following[kind]() for kind in self.peeled]
 
     def turned(self, old: jax.Array, last: jax.Array) -> jax.Array:
         """The next complex numbers, by some operations; they stay in the unit circle."""
@@ -279,6 +311,10 @@ def random_cell(seed: int, dtype: Any) -> tuple[FuzzedCell, int]:
     """A cell, and how many features it takes."""
     draw = drawn(seed)
     extras = tuple(kind for kind in EXTRAS if draw.rng.random() < 0.12 and not draw.linear)
+    weights = [jnp.asarray(p, dtype) for p in draw.parameters]
+    emits = draw.pick(["state", "last", "all", "all"])
+    some = draw.rng.random() < 0.3
+    peeled = tuple(kind for kind in PEELED if some and draw.rng.random() < 0.4)
     # From numbers of their own, so that the other choices of a seed stay as they were.
     rng = np.random.default_rng([seed, 1])
     if rng.random() < 0.12 and not draw.linear:
@@ -287,21 +323,24 @@ def random_cell(seed: int, dtype: Any) -> tuple[FuzzedCell, int]:
     zero = (
         *(jnp.zeros(size, dtype) for size in draw.sizes),
         *(_extra(kind, dtype) for kind in extras),
+        *(jnp.zeros(_kept_shape(kind, draw), dtype) for kind in peeled),
     )
-    weights = [jnp.asarray(p, dtype) for p in draw.parameters]
-    emits = draw.pick(["state", "last", "all", "all"])
     make = NoisyCell if draw.noisy else FuzzedCell
-    cell = make(
-        weights,
-        zero,
-        tuple(draw.instructions),
-        tuple(draw.following),
-        extras,
-        emits,
-        draw.linear,
-        turns,
-    )
+    instructions, following = tuple(draw.instructions), tuple(draw.following)
+    cell = make(weights, zero, instructions, following, extras, emits, draw.linear, peeled, turns)
     return cell, draw.features
+
+
+def _kept_shape(kind: str, draw: Draw) -> tuple[int, ...]:
+    match kind:
+        case "window":
+            return (3, draw.features)
+        case "ticks":
+            return ()
+        case "shown":
+            return (draw.lengths[-1],)
+        case _:
+            return (draw.features,)
 
 
 def _extra(kind: str, dtype: Any) -> jax.Array:

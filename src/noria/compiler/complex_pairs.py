@@ -35,6 +35,13 @@ class PairedStep(Traced):
 
     original: Traced
 
+    @property
+    def kept(self) -> tuple[Value, ...]:
+        rest = iter(self.emitted)
+        places = [[next(rest) for _ in range(1 + _is_complex(v))] for v in self.original.emitted]
+        kept = () if self.peeled is None else self.peeled.outputs.values()
+        return tuple(v for n in kept for v in places[n])
+
     def outside(self, run: Callable[..., tuple[Arrays, Arrays]]) -> Callable[..., Any]:
         """``run``, which takes and returns pairs, as a function of complex arrays."""
         before = self.original
@@ -95,9 +102,8 @@ def in_pairs(traced: Traced) -> tuple[Traced, str | None]:
     sources |= dict.fromkeys(steps, INPUT)
     graph = own_outputs(graph, dependence(graph.equations, sources))
     graph = canonicalize(graph, sources, len(state))
-    paired = PairedStep(
-        graph, traced.parameters, state, steps, sources, traced.emission_tree, traced
-    )
+    tree, peeled = traced.emission_tree, traced.peeled
+    paired = PairedStep(graph, traced.parameters, state, steps, sources, tree, peeled, traced)
     return paired, None
 
 

@@ -190,6 +190,12 @@ def _exponential(pair: Pair) -> Pair:
     return Pair(size * jnp.cos(pair.im), size * jnp.sin(pair.im))
 
 
+def _exponential_minus_one(pair: Pair) -> Pair:
+    x, y = pair.re, imaginary(pair)
+    half = jnp.sin(y / 2)  # 1 - cos y = 2 sin^2(y / 2)
+    return Pair(jnp.expm1(x) * jnp.cos(y) - 2 * half * half, jnp.exp(x) * jnp.sin(y))
+
+
 def _logarithm(pair: Pair) -> Pair:
     return Pair(jnp.log(_absolute(pair)), jnp.arctan2(imaginary(pair), pair.re))
 
@@ -216,6 +222,16 @@ def _sine(pair: Pair) -> Pair:
 def _cosine(pair: Pair) -> Pair:
     x, y = pair.re, imaginary(pair)
     return Pair(jnp.cos(x) * jnp.cosh(y), -jnp.sin(x) * jnp.sinh(y))
+
+
+def _hyperbolic_sine(pair: Pair) -> Pair:
+    x, y = pair.re, imaginary(pair)
+    return Pair(jnp.sinh(x) * jnp.cos(y), jnp.cosh(x) * jnp.sin(y))
+
+
+def _hyperbolic_cosine(pair: Pair) -> Pair:
+    x, y = pair.re, imaginary(pair)
+    return Pair(jnp.cosh(x) * jnp.cos(y), jnp.sinh(x) * jnp.sin(y))
 
 
 def _equality(equation: Equation, operands: list[Operand]) -> list[Operand]:
@@ -249,11 +265,13 @@ RULES: dict[str, Rule] = MOVES | {
     "add_any": _sum,
     "conv_general_dilated": _product,
     "cos": _unary(_cosine),
+    "cosh": _unary(_hyperbolic_cosine),
     "cumsum": _each_part,
     "div": _quotient,
     "dot_general": _product,
     "eq": _equality,
     "exp": _unary(_exponential),
+    "expm1": _unary(_exponential_minus_one),
     "integer_pow": _integer_power,
     "log": _unary(_logarithm),
     "logistic": _unary(_sigmoid),
@@ -263,6 +281,7 @@ RULES: dict[str, Rule] = MOVES | {
     "reduce_sum": _each_part,
     "sign": _unary(_sign),
     "sin": _unary(_sine),
+    "sinh": _unary(_hyperbolic_sine),
     "square": _unary(lambda pair: _power(pair, 2)),
     "sub": _sum,
     "tanh": _unary(_tanh),

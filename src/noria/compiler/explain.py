@@ -17,7 +17,7 @@ from noria.compiler.param_use import pull_back_of_a_step
 from noria.compiler.program import Executor, Program
 from noria.compiler.select import Decision, listening
 from noria.compiler.split import split
-from noria.display import explanation_html, explanations_html
+from noria.display import explanation_html, explanations_html, state_lines
 from noria.ir.graph import (
     EMPTY,
     Equation,
@@ -74,6 +74,10 @@ class Explanation:
         gradients: equations of the loop that read parameters. Their gradients are contracted after
             the reverse loop, for all steps at once, or summed in it on the native backend.
         linear: whether the next state is affine and element-wise in the state.
+        states: for each array of the state, in the order of `jax.tree.leaves`, where it is
+            computed: ``"loop"``; ``"delay"``, a value of the step before; ``"counter"``, a multiple
+            of the number of steps; or ``"output"``, emitted and read by no next state. The last
+            three need no loop, and ``linear`` is about the others.
         saved: the values stored for the gradient at each step, as shapes of one example.
         saved_bytes: bytes stored for the gradient, for all examples and steps, besides inputs and
             outputs of the layer. The associative backend counts scales and states; JAX may store
@@ -105,6 +109,7 @@ class Explanation:
     reverse: tuple[Line, ...] = ()
     gradients: tuple[Line, ...] = ()
     linear: bool = False
+    states: tuple[str, ...] = ()
     saved: tuple[str, ...] = ()
     saved_bytes: int = 0
     flops: dict[str, int] | None = None
@@ -116,12 +121,9 @@ class Explanation:
     def __str__(self) -> str:
         batch = "" if self.batch is None else f"{self.batch} examples, "
         lines = [f"{self.label}: {batch}{self.time} steps, backend {self.backend}: {self.reason}."]
-        if not self.loop:
+        if self.flops is None:
             return lines[0]
-        lines.append(
-            f"The next state is {'' if self.linear else 'not '}affine and element-wise in "
-            "the state."
-        )
+        lines += state_lines(self.states, self.linear)
         if self.chunkwise:
             form = "a chunkwise form" if self.chunkwise == "yes" else "no chunkwise form"
             reason = "" if self.chunkwise == "yes" else f": {self.chunkwise}"
@@ -222,11 +224,13 @@ def explanation_of(decision: Decision) -> Explanation:
     if program is None:
         return Explanation(decision.label, sizes.batch, sizes.time, decision.backend, reason)
     parts, times = program.split, math.prod(sizes.axes)
-    prologue, loop = program.executor.as_run
-    reverse, gradients, notes = _gradient(program.executor)
+    peeled, (prologue, loop) = program.traced.peeled, program.executor.as_run
+    stages = [] if peeled is None else [stage.graph for stage in peeled.stages]
+    early = [e for graph in (*stages, prologue) for e in graph.equations]
+    reverse, gradients, notes = _gradient(program.executor, stages)
     graphs = {
         "constant": (parts.invariant, 1),
-        "before": (prologue, times),
+        "before": (Graph((), (), tuple(early)), times),
         "loop": (loop, times),
         "after": (parts.epilogue, times),
         "reverse": (reverse or EMPTY, times),
@@ -245,6 +249,7 @@ def explanation_of(decision: Decision) -> Explanation:
         "; ".join((reason, *notes)),
         **lines,
         linear=_is_linear(program),
+        states=("loop",) * len(parts.state) if peeled is None else peeled.kinds,
         chunkwise=obstacle_to_chunks(program.traced),
         saved=tuple(_shape(v) for v in saved),
         saved_bytes=count * sum(map(size_in_bytes, saved)),
@@ -264,13 +269,15 @@ def _is_linear(program: Program) -> bool:
     return isinstance(traced, PairedStep) and is_linear(split(traced.original))
 
 
-def _gradient(executor: Executor) -> tuple[Graph | None, Graph, list[str]]:
+def _gradient(executor: Executor, stages: Iterable[Graph]) -> tuple[Graph | None, Graph, list[str]]:
     """The reverse loop, the equations that read parameters, and notes for the reason.
 
-    The reverse loop is ``None`` for a step without a gradient; a note gives the reason.
+    ``stages`` run before the prologue. The reverse loop is ``None`` for a step without a gradient;
+    a note gives the reason.
     """
     try:
-        _check_derivative(executor.split.prologue)
+        for graph in (*stages, executor.split.prologue):
+            _check_derivative(graph)
         if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
             return EMPTY, EMPTY, []
         gradient = executor.gradient

@@ -17,6 +17,7 @@ from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.executors import Outputs
+from noria.compiler.peeled import run_peeled
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
 from noria.ir.evaluate import evaluate
@@ -86,6 +87,7 @@ class Program:
         env = env_of(traced.parameter_values, traced.parameters)
         env |= env_of(parts.invariant.outputs, evaluate(parts.invariant, env, {}, ()))
         needed = {*parts.parameters, *parts.epilogue.inputs}
+        needed |= set() if traced.peeled is None else traced.peeled.inputs
         used = tuple(v for v in env if v in needed)
         order = sizes._replace(time_major=self.executor.time_major)
         swap = order.time_axis != sizes.time_axis
@@ -105,19 +107,45 @@ class Program:
         return final, [swapped(y, sizes) for y in ys] if swap else ys
 
     def _segment(self, env: Env, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
-        parts, executor = self.split, self.executor
-        values = env_of(self.traced.steps, steps)
+        traced, peeled = self.traced, self.traced.peeled
+        if peeled is None:
+            return self._run(env, env_of(traced.steps, steps), state, sizes)
+        given, run = traced.steps, self._run
+        if isinstance(traced, PairedStep):
+            given, run = traced.original.steps, self._run_in_pairs
+        values = env_of(given[: len(steps)], steps)
+        return run_peeled(peeled, run, env, values, state, sizes, self.reverse)
+
+    def _run_in_pairs(self, env: Env, values: Env, state: Arrays, sizes: Sizes) -> Outputs:
+        """`_run` for complex arrays: peeled arrays are not in pairs."""
+        traced = self.traced
+        assert isinstance(traced, PairedStep)
+
+        def run(state: Arrays, steps: Arrays) -> Outputs:
+            return self._run(env, env_of(traced.steps, steps), state, sizes)
+
+        found: Outputs = traced.outside(run)(state, [values[v] for v in traced.original.steps])
+        return found
+
+    def _run(self, env: Env, values: Env, state: Arrays, sizes: Sizes) -> Outputs:
+        """Prologue, loop and epilogue; without a state there is no loop."""
+        parts, run = self.split, self.executor
         parameters, given = [env[v] for v in parts.parameters], [values[v] for v in parts.steps]
-        if self.single_step:
-            final, emitted = executor.infer(sizes, parameters, given, state)
-        else:
-            final, emitted = executor(parameters, given, state, sizes)
-        values |= env_of(parts.emitted, emitted)
+        final: Arrays = []
+        if self.traced.state:
+            if self.single_step:
+                final, emitted = run.infer(sizes, parameters, given, state)
+            else:
+                final, emitted = run(parameters, given, state, sizes)
+            values = values | env_of(parts.emitted, emitted)
         return final, evaluate(parts.epilogue, env, values, sizes.axes)
 
     def run_trees(self, state: State, steps: Steps, sizes: Sizes) -> tuple[State, State]:
         """Final state and outputs as pytrees, batch first."""
-        run = self.traced.outside(self) if isinstance(self.traced, PairedStep) else self
+        traced = self.traced
+        run: Callable[[Arrays, Arrays, Sizes], Outputs] = self
+        if isinstance(traced, PairedStep) and traced.peeled is None:
+            run = traced.outside(self)
         final, ys = run(jtu.tree_leaves(state), jtu.tree_leaves(steps), sizes)
         ys = jtu.tree_unflatten(self.traced.emission_tree, ys)
         return jtu.tree_unflatten(jtu.tree_structure(state), final), ys
@@ -126,7 +154,9 @@ class Program:
         """The values stored for the gradient besides inputs and outputs, and the number of each."""
         batch, size = math.prod(sizes.state_axes), self.checkpoint_steps(sizes.time)
         if size < sizes.time:
-            return self.split.state, batch * ceil_div(sizes.time, size)
+            peeled = self.traced.peeled
+            state = self.split.state if peeled is None else peeled.state
+            return state, batch * ceil_div(sizes.time, size)
         return self.executor.stored(), batch * sizes.time
 
     def checkpoint_steps(self, time: int) -> int:

@@ -146,6 +146,10 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
                 'expected backend="plain", without save= and checkpoint=.'
             ) from found
         return decided("plain", f"{found}, so it cannot be split")
+    if traced.peeled is not None and not traced.state:
+        name = "scan" if options.backend == "auto" else options.backend
+        reason = "no array of its state needs a loop"
+        return decided(name, reason, _loop("scan", traced, problem, sizes, options)[0])
     if options.backend == "associative":
         return decided("associative", "as asked for", _linear(traced, problem, sizes, options))
     if options.backend == "chunkwise":

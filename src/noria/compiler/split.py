@@ -81,7 +81,10 @@ def split(
     )
     levels = dependence(everything, traced.levels | counted)
     constants = [v for v in levels if levels[v] == CONSTANT and v not in next_state]
-    emitted = _emitted(everything, levels, next_state, emission, products_leave)
+    # The loop computes peeled outputs, as it would if they were still in the state: after it, the
+    # products of the input that they read would be computed again.
+    kept = (*next_state, *traced.kept)
+    emitted = _emitted(everything, levels, kept, emission, products_leave)
     # Products of the input are hoisted. So is element-wise work if its result is no larger.
     given = (*constants, *traced.steps, *traced.state)
     needed = extract(everything, (*next_state, *emitted), given).equations

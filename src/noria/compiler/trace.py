@@ -15,6 +15,7 @@ from noria._types import Key, State
 from noria.backends.base import Problem
 from noria.cells.base import emit
 from noria.compiler.canonicalize import CONSTANT, INPUT, STATE, canonicalize
+from noria.compiler.peel import Peeled, Transition, plan_of, separate, without
 from noria.ir.build import graph_of
 from noria.ir.graph import Equation, Graph, Value, is_literal
 from noria.ir.passes import dependence
@@ -39,6 +40,8 @@ class Traced:
 
     ``parameters`` are the arrays for the first inputs of the graph: arrays that the cell closes
     over, its fields, and the initial state. ``levels`` has the level of each input.
+    ``peeled`` are the arrays of the state that have left the step: ``state`` has the others, and
+    ``steps`` ends with the arrays that the step reads instead; ``None`` if no array has left it.
     """
 
     graph: Graph
@@ -47,6 +50,7 @@ class Traced:
     steps: tuple[Value, ...]
     levels: dict[Value, int]
     emission_tree: Any
+    peeled: Peeled | None
 
     @property
     def next_state(self) -> tuple[Value, ...]:
@@ -55,6 +59,12 @@ class Traced:
     @property
     def emitted(self) -> tuple[Value, ...]:
         return self.graph.outputs[len(self.state) :]
+
+    @property
+    def kept(self) -> tuple[Value, ...]:
+        """The outputs that were in the state."""
+        places = () if self.peeled is None else self.peeled.outputs.values()
+        return tuple(self.emitted[n] for n in places)
 
     @property
     def parameter_values(self) -> tuple[Value, ...]:
@@ -78,7 +88,7 @@ def trace(
     """
     arrays, rest = eqx.partition(cell, eqx.is_array)
 
-    def one(arrays: Any, own: State, state: State, step: Steps) -> tuple[State, Any]:
+    def one(arrays: Any, own: State, state: State, step: Steps) -> tuple[State, ...]:
         x = (
             step.x
             if step.valid is None
@@ -87,24 +97,49 @@ def trace(
         before = state if step.reset is None else _where(step.reset, own, state)
         after, y = _checked(label, eqx.combine(arrays, rest), before, x, step.key)
         if step.valid is None:
-            return after, y
-        return _where(step.valid, after, state), _where(
-            step.valid, y, jtu.tree_map(jnp.zeros_like, y)
-        )
+            return after, before, after, y
+        y = _where(step.valid, y, jtu.tree_map(jnp.zeros_like, y))
+        return _where(step.valid, after, state), before, after, y
 
     state = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), initial_state)
     graph, closed_over, tree = graph_of(one, arrays, initial_state, state, step)
     parameters = (*closed_over, *jtu.tree_leaves((arrays, initial_state)))
-    _, emission_tree = tree.children()
-    width = len(jtu.tree_leaves(initial_state))
-    inputs, first = graph.inputs, len(parameters)
-    levels = dict.fromkeys(inputs[:first], CONSTANT) | dict.fromkeys(
-        inputs[first : first + width], STATE
+    *_, emission_tree = tree.children()
+    transition = _transition(graph, len(parameters), len(jtu.tree_leaves(initial_state)), step)
+    levels = dict.fromkeys(graph.inputs[: len(parameters)], CONSTANT)
+    levels |= dict.fromkeys(transition.state, STATE) | dict.fromkeys(transition.steps, INPUT)
+    found = dependence(graph.equations, levels)
+    plan = plan_of(transition, found)
+    if plan is not None:
+        levels |= dict.fromkeys(plan.inputs, INPUT)
+        found = dependence(graph.equations, levels)
+    graph, looped = without(transition, plan)
+    graph = canonicalize(own_outputs(graph, found), levels, len(looped))
+    if plan is None:
+        return Traced(graph, parameters, looped, transition.steps, levels, emission_tree, None)
+    graph, more, peeled = separate(graph, transition, plan, looped)
+    levels |= dict.fromkeys(more, INPUT)
+    steps = (*transition.steps, *more)
+    return Traced(graph, parameters, looped, steps, levels, emission_tree, peeled)
+
+
+def _transition(graph: Graph, first: int, width: int, step: Steps) -> Transition:
+    """One step with ``first`` parameters and ``width`` arrays in its state."""
+    inputs, outputs = graph.inputs, graph.outputs
+    steps = iter(inputs[first + width + len(jtu.tree_leaves(step.x)) :])
+    carried, before, after = (outputs[n * width : (n + 1) * width] for n in range(3))
+    return Transition(
+        graph,
+        state=inputs[first : first + width],
+        before=before,
+        after=after,
+        carried=carried,
+        emission=outputs[3 * width :],
+        own=inputs[first - width : first],
+        steps=inputs[first + width :],
+        valid=None if step.valid is None else next(steps),
+        reset=None if step.reset is None else next(steps),
     )
-    levels |= dict.fromkeys(inputs[first + width :], INPUT)
-    graph = canonicalize(own_outputs(graph, dependence(graph.equations, levels)), levels, width)
-    state, steps = inputs[first : first + width], inputs[first + width :]
-    return Traced(graph, parameters, state, steps, levels, emission_tree)
 
 
 def check_transition(problem: Problem, step: Steps) -> None:

@@ -34,14 +34,12 @@ class Primitive:
         elementwise: kinds of operands (`numpy.dtype.kind`) for which the native backend has an
             element-wise emitter.
         view: whether the native backend turns it into an offset, if the result is contiguous.
-        in_pieces: whether the native backend can write it as pieces of a small matrix.
         combine: for a reduction with native code, the primitive that it repeats.
     """
 
     kind: Kind
     elementwise: str = ""
     view: bool = False
-    in_pieces: bool = False
     combine: str = ""
 
 
@@ -49,22 +47,22 @@ _MOVE, _LIGHT, _SLOW, _REDUCTION = Kind.MOVE, Kind.LIGHT, Kind.TRANSCENDENTAL, K
 
 PRIMITIVES: dict[str, Primitive] = {
     # moves
-    "broadcast_in_dim": Primitive(_MOVE, view=True, in_pieces=True),
+    "broadcast_in_dim": Primitive(_MOVE, view=True),
     "copy": Primitive(_MOVE, view=True),
     "copy_p": Primitive(_MOVE, view=True),
     "expand_dims": Primitive(_MOVE, view=True),
     "reshape": Primitive(_MOVE, view=True),
-    "slice": Primitive(_MOVE, view=True, in_pieces=True),
-    "split": Primitive(_MOVE, view=True, in_pieces=True),
+    "slice": Primitive(_MOVE, view=True),
+    "split": Primitive(_MOVE, view=True),
     "squeeze": Primitive(_MOVE, view=True),
     "stop_gradient": Primitive(_MOVE, view=True),
-    "transpose": Primitive(_MOVE, view=True, in_pieces=True),
-    "concatenate": Primitive(_MOVE, in_pieces=True),
-    "pad": Primitive(_MOVE, in_pieces=True),
-    "rev": Primitive(_MOVE, in_pieces=True),
-    "stack": Primitive(_MOVE, in_pieces=True),
-    "tile": Primitive(_MOVE, in_pieces=True),
-    "unstack": Primitive(_MOVE, in_pieces=True),
+    "transpose": Primitive(_MOVE, view=True),
+    "concatenate": Primitive(_MOVE),
+    "pad": Primitive(_MOVE),
+    "rev": Primitive(_MOVE),
+    "stack": Primitive(_MOVE),
+    "tile": Primitive(_MOVE),
+    "unstack": Primitive(_MOVE),
     "bitcast_convert_type": Primitive(_MOVE, "fiu"),
     "complex": Primitive(_MOVE),
     "convert_element_type": Primitive(_MOVE, "fiub"),
@@ -163,6 +161,9 @@ LIGHT = _of_kind(Kind.MOVE, Kind.LIGHT, Kind.TRANSCENDENTAL, Kind.REDUCTION)
 #: Views, which become offsets in native code.
 VIEWS = frozenset(name for name, primitive in PRIMITIVES.items() if primitive.view)
 
+#: Views in a loop over rows and features.
+MATRIX_VIEWS = VIEWS | {"rev"}
+
 #: Reductions with native code, and the primitive that each repeats.
 COMBINE = {name: primitive.combine for name, primitive in PRIMITIVES.items() if primitive.combine}
 
@@ -170,9 +171,6 @@ COMBINE = {name: primitive.combine for name, primitive in PRIMITIVES.items() if 
 ELEMENTWISE = {
     name: primitive.elementwise for name, primitive in PRIMITIVES.items() if primitive.elementwise
 }
-
-#: Moves that can be written as pieces of a small matrix.
-IN_PIECES = frozenset(name for name, primitive in PRIMITIVES.items() if primitive.in_pieces)
 
 
 def is_contraction(equation: Equation) -> bool:

@@ -91,12 +91,17 @@ def times(scale: jax.Array, state: jax.Array) -> jax.Array:
     return jnp.where(scale == 0, jnp.zeros_like(state), scale * state)
 
 
-def shifted(states: jax.Array, start: jax.Array, reverse: bool) -> jax.Array:
-    """The state before each step: ``start``, then all ``states`` except the final one."""
-    if not states.shape[0]:
+def shifted(states: jax.Array, start: jax.Array, reverse: bool, axis: int = 0) -> jax.Array:
+    """The state before each step: ``start``, then all ``states`` except the final one.
+
+    ``axis`` is the time axis of ``states``.
+    """
+    time = states.shape[axis]
+    if not time:
         return states
-    pieces = [states[1:], start[None]] if reverse else [start[None], states[:-1]]
-    return jnp.concatenate(pieces)
+    first, part = jnp.expand_dims(start, axis), functools.partial(jax.lax.slice_in_dim, states)
+    pieces = [part(1, time, axis=axis), first] if reverse else [first, part(0, time - 1, axis=axis)]
+    return jnp.concatenate(pieces, axis)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))

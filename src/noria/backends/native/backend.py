@@ -15,12 +15,20 @@ from noria.backends.native.lower.precision import (
     in_32_bits,
     of_types,
 )
-from noria.backends.native.lower.supported import UnsupportedEquation, has_native_code
+from noria.backends.native.lower.supported import (
+    UnsupportedEquation,
+    has_native_code,
+    has_row_code,
+)
 from noria.backends.native.machine import NoSuchMachine, tuning
 from noria.backends.native.primitive import NativeLoop
 from noria.backends.native.runtime import header
 from noria.backends.native.runtime.target import chosen
 from noria.ir.graph import Env, Equation, Graph, Value, size_in_bytes, values_of
+
+
+def _can_accumulate(equation: Equation) -> bool:
+    return has_native_code(equation) or has_row_code(equation)
 
 
 class Native:
@@ -35,7 +43,7 @@ class Native:
     packs_weights = True
     reads_previous_step = True
     slices_in_loop = True
-    can_accumulate: Callable[[Equation], bool] | None = staticmethod(has_native_code)
+    can_accumulate: Callable[[Equation], bool] | None = staticmethod(_can_accumulate)
 
     def supports(self, call: LoopCall) -> str | None:
         if is_symbolic(*call.sizes.axes):

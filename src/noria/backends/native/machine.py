@@ -108,6 +108,14 @@ class Tuning:
     #: Vectors of a block of features in a stage without products.
     elementwise_vectors: int = 2
 
+    #: Bytes of the matrices in the state of one example from which all products of the input are
+    #: computed for a time block: then each example goes through the steps of a block alone, and
+    #: its state stays in the first-level cache.
+    matrix_state_bytes: int = 2**12
+
+    #: Vectors of a block of features in a stage on matrices: a head of 64 numbers with AVX-512.
+    matrix_vectors: int = 4
+
     # --- time blocks ------------------------------------------------------------------------------
 
     #: Rows of a time block whose operands are kept for accumulators: enough to hide the loads and
@@ -128,22 +136,26 @@ class Tuning:
 
     # --- size of the code -------------------------------------------------------------------------
 
-    #: Pieces of an equation on a small matrix. With more, XLA's code is faster than the many lines.
+    #: Pieces of an equation on a small matrix. With more it becomes a loop over rows, whose code
+    #: does not grow.
     pieces: int = 16
 
     #: Equations of a step. The time of LLVM grows faster than their number: 1.1 s for 820, 2.5 s
     #: for 1650, 7 s for 3300, 21 s for 5500 (sines and products; on one core).
     equations: int = 4096
 
-    def prefer_block(self, weight: int, batch: int) -> bool:
+    def prefer_block(self, weight: int, batch: int, matrices: int = 0) -> bool:
         """Whether a product is faster for a time block at once, by the bytes of its weight.
 
+        So are all products beside ``matrices`` of so many bytes in the state of an example.
         The fewer the examples, the more a block gains. From eight examples on the product runs at
         full speed in the step too, unless the weight is larger than the cache of a core.
         """
         small = min(batch, self.small_weight_examples) * self.small_weight_bytes
-        return (batch < self.block_examples and weight > small) or (
-            batch < self.uncached_block_examples and weight > self.cached_weight_bytes
+        return (
+            matrices >= self.matrix_state_bytes
+            or (batch < self.block_examples and weight > small)
+            or (batch < self.uncached_block_examples and weight > self.cached_weight_bytes)
         )
 
 

@@ -32,7 +32,7 @@ from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, kernels
-from noria.ir.graph import Value, is_literal
+from noria.ir.graph import Value, is_literal, size_in_bytes
 from noria.ir.passes import extract
 
 
@@ -162,6 +162,7 @@ class NativeLoop:
         if not time * batch:
             return self.lower_scan(*arrays, time=time)
         unpacked = time * batch <= limits.unpacked_rows
+        matrices = sum(size_in_bytes(v) for v in self.call.state if v.aval.ndim > 1)
         with using(limits):
             schedule = schedule_of(
                 self.call.graph,
@@ -170,7 +171,7 @@ class NativeLoop:
                 self.call.state,
                 self.call.accumulators,
                 self.previous,
-                lambda weight: not unpacked and limits.prefer_block(weight, batch),
+                lambda weight: not unpacked and limits.prefer_block(weight, batch, matrices),
             )
         shares, by_features = shares_of(schedule, time, batch, limits)
         batch_major = self._batch_major(schedule)

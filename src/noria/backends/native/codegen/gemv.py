@@ -3,7 +3,7 @@
 Each function makes one vector of products, up to as many columns of the weight as it has lanes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from llvmlite import ir
@@ -63,7 +63,8 @@ def _emit_dots(
     whole, left = divmod(depth, lanes)
     sums = carry_loop(b, i64(whole), [zero] * count, step) if whole else [zero] * count
     sums = step(i64(whole), sums, left) if left else sums
-    b.store(_horizontal_sums(b, sums + [zero] * (lanes - count)), target, align=size)
+    total = horizontal(b, sums + [zero] * (lanes - count), b.fadd)
+    b.store(total, target, align=size)
     b.ret_void()
 
 
@@ -92,7 +93,9 @@ def _emit_axpys(
     b.ret_void()
 
 
-def _horizontal_sums(b: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
+def horizontal(
+    b: ir.IRBuilder, vectors: list[ir.Value], add: Callable[[ir.Value, ir.Value], ir.Value]
+) -> ir.Value:
     """The sum of the lanes of each of n vectors of n lanes, as one vector.
 
     Each round halves the number of vectors: it adds the halves of blocks of lanes, and puts the
@@ -124,8 +127,6 @@ def _horizontal_sums(b: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
             for half in (0, block // 2)
         )
         pairs = zip(vectors[: len(vectors) // 2], vectors[len(vectors) // 2 :], strict=True)
-        vectors = [
-            b.fadd(b.shuffle_vector(u, v, low), b.shuffle_vector(u, v, high)) for u, v in pairs
-        ]
+        vectors = [add(b.shuffle_vector(u, v, low), b.shuffle_vector(u, v, high)) for u, v in pairs]
         block //= 2
     return vectors[0]

@@ -46,12 +46,20 @@ from noria.backends.native.codegen.llvm import (
     stack,
     store_lanes,
 )
+from noria.backends.native.codegen.matrix import MatrixStageCode
 from noria.backends.native.codegen.microkernels import gemm_microkernel
 from noria.backends.native.codegen.packing import emit_pack
 from noria.backends.native.codegen.row import combine, emit_row, neutral
 from noria.backends.native.codegen.time_block import emit_time_block
 from noria.backends.native.plan.stages import Stage
-from noria.backends.native.plan.tiling import ALIGN, KernelPlan, Panel, StageTiling, item_of
+from noria.backends.native.plan.tiling import (
+    ALIGN,
+    KernelPlan,
+    MatrixTiling,
+    Panel,
+    StageTiling,
+    item_of,
+)
 from noria.ir.graph import size
 
 
@@ -82,16 +90,25 @@ class _Run:
         if self.plan.by_features:
             self._one_stage()
             return
-        b, plan, (begin, end, _, _) = self.b, self.plan, self.part
-        if plan.staged:
-            few = i64(plan.staged_steps)
-            count = b.udiv(b.add(b.sub(end, begin), b.sub(few, i64(1))), few)
-            with loop(b, i64(0), count) as n:
-                start = b.add(begin, b.mul(n, few))
-                self._steps(start, minimum(b, b.add(start, few), end))
+        begin, end = self.part[:2]
+        if self.plan.one_by_one:
+            with loop(self.b, self.first, self.last) as row:
+                self.first, self.last = row, self.b.add(row, i64(1))
+                self._all_steps(begin, end)
         else:
+            self._all_steps(begin, end)
+        self.b.ret_void()
+
+    def _all_steps(self, begin: ir.Value, end: ir.Value) -> None:
+        b, plan = self.b, self.plan
+        if not plan.staged:
             self._steps(begin, end)
-        b.ret_void()
+            return
+        few = i64(plan.staged_steps)
+        count = b.udiv(b.add(b.sub(end, begin), b.sub(few, i64(1))), few)
+        with loop(b, i64(0), count) as n:
+            start = b.add(begin, b.mul(n, few))
+            self._steps(start, minimum(b, b.add(start, few), end))
 
     def _one_stage(self) -> None:
         """A share of the features of one stage of one step."""
@@ -134,8 +151,13 @@ class _Run:
 
     # --- stages -----------------------------------------------------------------------------------
 
-    def _stage(self, tiling: StageTiling) -> None:
+    def _stage(self, tiling: StageTiling | MatrixTiling) -> None:
         b, plan = self.b, self.plan
+        if isinstance(tiling, MatrixTiling):
+            code = MatrixStageCode(self.addresses, tiling)
+            with loop(b, self.first, self.last) as row:
+                code.emit(row)
+            return
         share, shares = self.part[2:] if plan.by_features else (i64(0), i64(1))
         self._start_reductions(tiling.stage)
         if tiling.panels:

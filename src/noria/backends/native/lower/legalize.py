@@ -1,8 +1,9 @@
 """Legalization: equations are rewritten until there is native code for each.
 
-Calls are inlined, branches become selections, paddings become concatenations, and operations on
-small matrices become operations on their rows (`small_matrices`). Derivative rules were applied
-before, so functions with such a rule are inlined too.
+Calls are inlined, branches become selections, paddings become concatenations. Products of heads
+with weights become products of vectors (`small_matrices`). Other products and moves of matrices get
+a form for which there is a loop over rows (`matrices`). Derivative rules were applied before, so
+functions with such a rule are inlined too.
 """
 
 import functools
@@ -15,12 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from noria._jax import call
+from noria.backends.native.lower.matrices import on_rows, pad
 from noria.backends.native.lower.small_matrices import Refused, in_pieces
 from noria.backends.native.lower.supported import (
     TooLong,
     UnsupportedEquation,
     check_dtype,
     has_native_code,
+    has_row_code,
     is_sized,
 )
 from noria.backends.native.machine import tuning
@@ -75,7 +78,8 @@ def legalized(graph: Graph, weights: Iterable[Any]) -> Graph:
             continue
         inner = _expanded(equation, function, is_constant)
         equations += inner.equations
-        replaced |= dict(zip(equation.outputs, inner.outputs, strict=True))
+        pairs = zip(equation.outputs, inner.outputs, strict=True)
+        replaced |= {old: new for old, new in pairs if old is not new}
     found = Graph(graph.inputs, graph.outputs, tuple(equations))
     return substitute(found, replaced) if replaced else found
 
@@ -94,18 +98,30 @@ def _is_legal(equation: Equation, is_constant: Sequence[bool]) -> bool:
 
 
 def _expanded(equation: Equation, function: Function | None, is_constant: list[bool]) -> Graph:
-    """The legal equations that replace an equation."""
+    """The legal equations that replace an equation: products with a weight are in pieces."""
     weights = [*itertools.compress(equation.inputs, is_constant)]
     if function is not None:
-        made, outputs = build(function, equation.inputs, equation.source)
-        return legalized(Graph((), tuple(outputs), tuple(made)), weights)
+        return _built(equation, function, weights)
     if not is_sized(equation):
         raise UnsupportedEquation(equation)
     try:
-        made, outputs = build(in_pieces(equation, is_constant), equation.inputs, equation.source)
-        return legalized(Graph((), tuple(outputs), tuple(made)), weights)
+        return _built(equation, in_pieces(equation, is_constant), weights)
     except (Refused, UnsupportedEquation):
+        pass
+    if has_row_code(equation):
+        return Graph((), equation.outputs, (equation,))
+    function = on_rows(equation)
+    if function is None:
+        raise UnsupportedEquation(equation)
+    try:
+        return _built(equation, function, weights)
+    except UnsupportedEquation:
         raise UnsupportedEquation(equation) from None
+
+
+def _built(equation: Equation, function: Function, weights: Sequence[Any]) -> Graph:
+    made, outputs = build(function, equation.inputs, equation.source)
+    return legalized(Graph((), tuple(outputs), tuple(made)), weights)
 
 
 # --- rewrites -------------------------------------------------------------------------------------
@@ -159,25 +175,11 @@ def _polynomial(equation: Equation) -> Function:
     return horner
 
 
-def _pad(equation: Equation) -> Function | None:
-    """Concatenate a vector with its padding; negative padding cuts."""
-    low, high, interior = zip(*equation.params["padding_config"], strict=True)
-    if any(interior) or len(low) != 1:
-        return None
-
-    def pad(a: jax.Array, value: jax.Array) -> list[jax.Array]:
-        before, after = ([jnp.broadcast_to(value, n)] if n[0] > 0 else [] for n in (low, high))
-        kept = a[max(0, -low[0]) : a.shape[0] - max(0, -high[0])]
-        return [jnp.concatenate([*before, kept, *after])]
-
-    return pad
-
-
 _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "cond": _cond,
     "empty": _empty,
     "empty2": _empty,
     "log2": _log2,
-    "pad": _pad,
+    "pad": pad,
     "polynomial": _polynomial,
 }

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.ir.graph import Equation, size
-from noria.ir.primitives import COMBINE, ELEMENTWISE, VIEWS
+from noria.ir.primitives import COMBINE, ELEMENTWISE, MATRIX_VIEWS, VIEWS
 from noria.ir.source import origin
 
 
@@ -74,6 +74,19 @@ def has_native_code(equation: Equation) -> bool:
         operand = equation.inputs[0].aval
         return len(equation.params["axes"]) == operand.ndim and operand.dtype != bool
     return name in VIEWS or (name in ELEMENTWISE and _is_elementwise(equation))
+
+
+def has_row_code(equation: Equation) -> bool:
+    """Whether there is a loop over rows and features for an equation that has no other code."""
+    name = equation.name
+    if not is_sized(equation):
+        return False
+    if name in COMBINE:
+        axes, operand = equation.params["axes"], equation.inputs[0].aval
+        return len(axes) == 1 and operand.shape[axes[0]] > 1 and operand.dtype != bool
+    if name == "reshape":
+        return equation.params.get("dimensions") is None
+    return name in MATRIX_VIEWS or name == "concatenate"
 
 
 def _is_elementwise(equation: Equation) -> bool:

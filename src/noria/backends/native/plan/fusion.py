@@ -10,9 +10,11 @@ only values that stages of lower levels have stored::
                      level 1: times the transposed U       over the units
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from noria.backends.native.plan.lookup import SpansPieces, pieces_of
+from noria.backends.native.plan.matrices import Matrices, MatrixStage
 from noria.backends.native.plan.stages import (
     Constant,
     DotColumns,
@@ -22,14 +24,14 @@ from noria.backends.native.plan.stages import (
     Stage,
 )
 from noria.backends.native.plan.storage import Storage
-from noria.ir.graph import size, values_of
+from noria.ir.graph import Equation, size, values_of
 from noria.ir.primitives import COMBINE, TRANSCENDENTAL
 
 #: The level and the extent of a stage.
 _Key = tuple[int, int]
 
 
-def fuse(storage: Storage) -> list[Stage]:
+def fuse(storage: Storage) -> list[Stage | MatrixStage]:
     """The stages of a step; further values are stored until each can be computed.
 
     A new slot can change the stages, so they are made again until no value lacks one.
@@ -38,7 +40,7 @@ def fuse(storage: Storage) -> list[Stage]:
         fusion = _Fusion(storage)
         missing = fusion.run()
         if not missing:
-            return [stage for _, stage in sorted(fusion.stages.items())]
+            return fusion.in_order()
         for value in missing:
             storage.store(value)
 
@@ -55,6 +57,15 @@ class _Fusion:
         self.storage, self.lookup = storage, storage.lookup
         self.stages: dict[_Key, Stage] = {}
         self.levels: dict[Any, int] = {}
+        self.matrices = Matrices(storage, self.levels) if storage.lookup.matrix else None
+
+    def in_order(self) -> list[Stage | MatrixStage]:
+        """The stages by level."""
+        found = [*((level, stage) for (level, _), stage in sorted(self.stages.items()))]
+        if self.matrices is None:
+            return [stage for _, stage in found]
+        both: list[tuple[int, Stage | MatrixStage]] = [*found, *self.matrices.stages]
+        return [stage for _, stage in sorted(both, key=lambda pair: pair[0])]
 
     def run(self) -> list[Any]:
         """Make the stages; the values that must be stored first, if any."""
@@ -66,7 +77,7 @@ class _Fusion:
                     if value in self.lookup.slots or value in storage.extra_stores:
                         self.levels[value] = self._place(value)
             for atom, slots in storage.extra_stores.items():
-                if atom in self.lookup.leaves:
+                if atom in self.lookup.leaves and not self._is_stored_by_matrices(atom, slots):
                     self._stage(0, size(atom)).stores.append((atom, tuple(slots)))
             for atom, slot in storage.constants:
                 self._stage(0, size(atom)).stores.append((atom, (slot,)))
@@ -98,10 +109,14 @@ class _Fusion:
         own = (self.lookup.slots[value],) if value in self.lookup.slots else ()
         slots = (*own, *self.storage.extra_stores.get(value, ()))
         equation = self.lookup.producer[value]
+        if self.matrices is not None and self.matrices.owns(value):
+            return self._place_matrix(self.matrices, value, slots)
         if equation.name == "concatenate":
-            return self._place_pieces(pieces_of(equation), slots)
+            return self._place_pieces(equation, slots)
         if equation.name in COMBINE:
             operand = equation.inputs[0]
+            if self.matrices is not None and self.matrices.owns(operand):
+                self._require(operand)
             level = self._level(operand)
             self._stage(level, size(operand)).reductions.append((equation, slots))
             return level
@@ -111,21 +126,52 @@ class _Fusion:
         stage.local.add(value)
         return level
 
-    def _place_pieces(self, pieces: Any, slots: tuple[Slot, ...]) -> int:
-        highest = 0
-        for piece, start in pieces:
-            level = self._level(piece)
-            moved = tuple(slot.moved(start) for slot in slots)
-            self._stage(level, size(piece)).stores.append((piece, moved))
-            highest = max(highest, level)
-        return highest
+    def _place_pieces(self, equation: Equation, slots: tuple[Slot, ...]) -> int:
+        """The level at which the last piece of a concatenation is computed."""
+        levels, along = [], 0
+        for piece, start in pieces_of(equation):
+            if self.matrices is not None and (
+                equation in self.lookup.matrix or self.matrices.owns(piece)
+            ):
+                levels.append(self.matrices.place_piece(equation, along, piece, slots))
+            else:
+                levels.append(self._level(piece))
+                moved = tuple(slot.moved(start) for slot in slots)
+                self._stage(levels[-1], size(piece)).stores.append((piece, moved))
+            along += piece.aval.shape[equation.params["dimension"]]
+        return max(levels)
+
+    def _place_matrix(self, matrices: Matrices, value: Any, slots: tuple[Slot, ...]) -> int:
+        """Operands of rank updates, which have an order of their own, are copied."""
+        own = [slot for slot in slots if slot.kind != "operand"]
+        if not own:
+            self._require(value)
+        level = matrices.place(value, own)
+        if copies := tuple(slot for slot in slots if slot.kind == "operand"):
+            self._stage(level + 1, size(value)).stores.append((value, copies))
+        return level
+
+    def _is_stored_by_matrices(self, leaf: Any, slots: Sequence[Slot]) -> bool:
+        """Whether a stage on matrices that loads a value has stored it, too."""
+        is_whole = all(slot.kind != "operand" for slot in slots)
+        return is_whole and self.matrices is not None and self.matrices.add_leaf(leaf, slots)
+
+    def _is_of_matrix(self, value: Any) -> bool:
+        return self.matrices is not None and self.matrices.stores(value)
+
+    def _require(self, value: Any) -> None:
+        """Begin again with a slot for a value, if it has none."""
+        if value not in self.lookup.slots:
+            raise SpansPieces(value)
 
     def _level(self, value: Any) -> int:
         """The lowest level at which a value can be computed: after what it reads is stored."""
         highest = 0
         for _, _, node in self.lookup.nodes([value], size(value), lambda v: v is value):
             if isinstance(node, Load):
-                is_inlined = node.value in self.lookup.leaves or self.lookup.is_computed_at(*node)
+                is_inlined = node.value in self.lookup.leaves or (
+                    self.lookup.is_computed_at(*node) and not self._is_of_matrix(node.value)
+                )
                 highest = max(highest, self.levels.get(node.value, 0) + (not is_inlined))
             elif isinstance(node, DotColumns):
                 row = self.storage.dots[node.equation].row.value
@@ -147,6 +193,11 @@ class _Fusion:
                 elif isinstance(node, Elementwise) and _is_costly(node) and size(value) > 1:
                     needed.setdefault((value, offset), set()).add(key)
             stage.columns = list(columns)
+        if self.matrices is not None:
+            for number, (_, stage) in enumerate(self.matrices.stages):
+                for value in self.matrices.computed(stage):
+                    if self.lookup.producer[value].name in TRANSCENDENTAL:
+                        needed.setdefault((value, 0), set()).add((-1, number))
         slots = self.lookup.slots
         return [
             value for (value, _), keys in needed.items() if len(keys) > 1 and value not in slots

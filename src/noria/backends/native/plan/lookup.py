@@ -40,11 +40,13 @@ class Lookup:
         producer: the equation that computes a value.
         slots: the slot of a stored value.
         leaves: the stored values that no stage computes.
+        matrix: the equations that need a stage on matrices (`matrices`).
     """
 
     producer: dict[Any, Equation]
     slots: dict[Any, Slot]
     leaves: set[Any]
+    matrix: frozenset[Equation] = frozenset()
 
     def node_at(
         self, atom: Atom, offset: int, extent: int, inlined: Callable[[Any], bool] = _never
@@ -64,6 +66,8 @@ class Lookup:
             ):
                 return Load(atom, offset, extent)
             equation = self.producer[atom]
+            if equation in self.matrix:
+                raise SpansPieces(atom)
             if equation.name in VIEWS:
                 operand = equation.inputs[0]
                 offset = 0 if size(operand) == 1 else offset + _first_of(equation, atom)
@@ -82,8 +86,9 @@ class Lookup:
         """Whether a stage computes a stored value element by element at these features."""
         if atom in self.leaves or offset or size(atom) != extent:
             return False
-        name = self.producer[atom].name
-        return name != "concatenate" and name not in COMBINE
+        equation = self.producer[atom]
+        name = equation.name
+        return equation not in self.matrix and name != "concatenate" and name not in COMBINE
 
     def nodes(
         self, atoms: Iterable[Atom], extent: int, inlined: Callable[[Any], bool]

@@ -15,6 +15,7 @@ from noria.backends.native.plan.accumulators import rank_updates
 from noria.backends.native.plan.fusion import fuse
 from noria.backends.native.plan.hoist import hoist_to_block
 from noria.backends.native.plan.lookup import Lookup
+from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.stages import BlockDot, Dot, RankUpdate, Slot, Stage
 from noria.backends.native.plan.storage import Storage
 from noria.ir.graph import Atom, Equation, Graph, Value
@@ -61,7 +62,7 @@ class Schedule:
     prologue: tuple[BlockDot, ...]
     epilogue: tuple[BlockDot, ...]
     updates: tuple[RankUpdate, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage | MatrixStage, ...]
 
     @property
     def slots(self) -> dict[Any, Slot]:

@@ -3,7 +3,7 @@
 from collections.abc import Container, Sequence
 from typing import Any
 
-from noria.backends.native.lower.supported import check_dtype
+from noria.backends.native.lower.supported import check_dtype, has_native_code
 from noria.backends.native.plan.lookup import Lookup
 from noria.backends.native.plan.stages import Dot, Load, Slot
 from noria.ir.graph import Atom, Equation, Graph, is_literal, size
@@ -41,7 +41,8 @@ class Storage:
         producer = {v: e for e in graph.equations for v in e.outputs}
         for value in slots:
             check_dtype(value)  # also inputs that no equation reads, which are stored all the same
-        self.lookup = Lookup(producer, slots, set(slots))
+        matrix = frozenset(e for e in graph.equations if not has_native_code(e))
+        self.lookup = Lookup(producer, slots, set(slots), matrix)
         self.scratch: list[Any] = []
         self.time_block: list[Any] = []
         self.update_operands: list[Any] = []

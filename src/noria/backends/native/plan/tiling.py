@@ -14,6 +14,7 @@ import numpy as np
 
 from noria._integers import ceil_div
 from noria.backends.native.machine import Isa, Tuning
+from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, Slot, Stage
 from noria.ir.graph import Atom, size
@@ -80,6 +81,20 @@ class StageTiling:
     row_stride: int
 
 
+@dataclass(frozen=True)
+class MatrixTiling:
+    """A stage on matrices in blocks of ``vectors`` vectors of features."""
+
+    stage: MatrixStage
+    vectors: int
+    panels: tuple[Panel, ...] = ()
+    row_stride: int = 0
+
+    def counts(self, lanes: int) -> tuple[int, list[int], list[int]]:
+        """As `KernelPlan.counts`."""
+        return _counts(self.stage.domain[-1], self.vectors, lanes)
+
+
 class KernelPlan:
     """A schedule, tiled for one instruction set.
 
@@ -101,6 +116,9 @@ class KernelPlan:
         prologue: the products before the steps of a time block, each as a stage of its own.
         epilogue: the products after them.
         reductions: the reductions of all stages.
+        one_by_one: whether each example goes through all steps before the next one begins: with
+            matrices, and without a product in a step, whose panels the examples would share. The
+            state of one example stays in the first-level cache.
         tile_rows: rows of the tile, at most.
         update_rows: rows of the left operand of a rank update that are multiplied at a time.
         update_vectors: vectors of the right operand that are multiplied at a time.
@@ -119,15 +137,23 @@ class KernelPlan:
         many = isa.registers >= 32
         self._panel_vectors, self.update_rows = tuning.panel_vectors[many], tuning.update_rows[many]
         self._elementwise_vectors, self._registers = tuning.elementwise_vectors, isa.registers
+        self._matrix_vectors = tuning.matrix_vectors
         self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
         self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in batch_major}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
         self.staged_steps = max(1, tuning.staged_bytes // widest)
         self.lanes = min(map(isa.lanes, _dtypes(schedule)))
         self.panel_bytes = 0
-        self.tilings = [self._tiling(stage) for stage in schedule.stages]
+        self.tilings = [
+            self._tiling(stage) if isinstance(stage, Stage) else self._of_matrix(stage)
+            for stage in schedule.stages
+        ]
         self.prologue, self.epilogue = map(self._of_block, (schedule.prologue, schedule.epilogue))
-        self.reductions = [pair for stage in schedule.stages for pair in stage.reductions]
+        self.one_by_one = not any(tiling.panels for tiling in self.tilings) and any(
+            isinstance(tiling, MatrixTiling) for tiling in self.tilings
+        )
+        flat = [stage for stage in schedule.stages if isinstance(stage, Stage)]
+        self.reductions = [pair for stage in flat for pair in stage.reductions]
 
     # --- scratch memory ---------------------------------------------------------------------------
 
@@ -247,10 +273,18 @@ class KernelPlan:
 
         The last list is empty if all blocks are full.
         """
-        block = tiling.vectors * self.lanes
-        full, left = divmod(tiling.stage.extent, block)
-        rest = [max(0, min(self.lanes, left - v * self.lanes)) for v in range(tiling.vectors)]
-        return full, [self.lanes] * tiling.vectors, rest if left else []
+        return _counts(tiling.stage.extent, tiling.vectors, self.lanes)
+
+    def _of_matrix(self, stage: MatrixStage) -> MatrixTiling:
+        return MatrixTiling(
+            stage, min(self._matrix_vectors, ceil_div(stage.domain[-1], self.lanes))
+        )
+
+
+def _counts(extent: int, vectors: int, lanes: int) -> tuple[int, list[int], list[int]]:
+    full, left = divmod(extent, vectors * lanes)
+    rest = [max(0, min(lanes, left - v * lanes)) for v in range(vectors)]
+    return full, [lanes] * vectors, rest if left else []
 
 
 def _dtypes(schedule: Schedule) -> list[Any]:

@@ -4,6 +4,7 @@ import os
 
 from noria._integers import ceil_div
 from noria.backends.native.machine import Tuning
+from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.ir.graph import size
@@ -14,7 +15,8 @@ def shares_of(schedule: Schedule, time: int, batch: int, tuning: Tuning) -> tupl
     """The number of shares, and whether they are shares of the features, not rows of the batch.
 
     Features are divided if there are few rows, and each stage is so much work that waiting for the
-    other threads after it costs little. Reductions need all features, so they rule that out.
+    other threads after it costs little. Reductions need all features, and stages on matrices all
+    rows, so they rule that out.
     """
     products = {equation: 2 * dot.depth * dot.width for equation, dot in schedule.dots.items()}
     hoisted = sum(products[p.equation] for p in (*schedule.prologue, *schedule.epilogue))
@@ -25,7 +27,7 @@ def shares_of(schedule: Schedule, time: int, batch: int, tuning: Tuning) -> tupl
     threads = tuning.threads or _cores()
     shares = max(1, min(threads, time * batch * (step + block) // tuning.thread_flops))
     work = step * batch // len(schedule.stages)
-    reduces = any(stage.reductions for stage in schedule.stages)
+    reduces = any(isinstance(stage, MatrixStage) or stage.reductions for stage in schedule.stages)
     if shares > 1 and batch <= 2 * shares and work > tuning.stage_flops and not reduces:
         return shares, True
     return (shares if block else min(shares, batch)), False

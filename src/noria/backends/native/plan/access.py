@@ -1,0 +1,187 @@
+"""Affine maps: which element of a value each point of a domain reads or writes.
+
+A stage on matrices goes over a *domain*, a few dimensions of which the last is the features. All
+points of it are numbered in row-major order. Each view of JAX (a broadcast, a transpose, a slice)
+and each place of a result is an `AffineMap` from these numbers to the elements of a value. A map
+through several views is one `Access` again: an offset, and one stride for each dimension::
+
+    v[:, None] in the domain (3, 4)   offset 0, strides (1, 0)
+    w[None, :]                        offset 0, strides (0, 1)
+    a.T for a of shape (4, 3)         offset 0, strides (1, 3)
+"""
+
+import math
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from noria.ir.graph import Equation, size
+
+#: The sizes of the dimensions, all above one.
+Domain = tuple[int, ...]
+
+
+class Access(NamedTuple):
+    """Element ``offset + Σ strides[j] i[j]`` of a value at the indices ``i`` of a domain."""
+
+    offset: int
+    strides: tuple[int, ...]
+
+
+class AffineMap(NamedTuple):
+    """From the elements of an array with some axes to those of another.
+
+    Attributes:
+        offset: the element that the first one is mapped to.
+        axes: for each axis its size, and how far a step along it goes in the other array.
+    """
+
+    offset: int
+    axes: tuple[tuple[int, int], ...]
+
+
+class Misaligned(Exception):
+    """Dimension ``number`` of a domain must be cut into two, the inner one of size ``inner``."""
+
+    def __init__(self, number: int, inner: int):
+        self.number, self.inner = number, inner
+
+
+class Unreachable(Exception):
+    """A value is not an affine function of the indices of a domain."""
+
+
+def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The distances between neighbours along each axis, in row-major order."""
+    return tuple(math.prod(shape[n + 1 :]) for n in range(len(shape)))
+
+
+def identity(domain: Domain) -> Access:
+    """Each point reads the element of its own number."""
+    return Access(0, strides_of(domain) if domain != (1,) else (0,))
+
+
+def cut(domain: Domain, where: Misaligned) -> Domain:
+    """The domain with one dimension cut into two."""
+    n, inner = where.number, where.inner
+    return (*domain[:n], domain[n] // inner, inner, *domain[n + 1 :])
+
+
+def merged(one: Domain, other: Domain) -> Domain | None:
+    """The coarsest domain that refines both, if there is one."""
+    steps = sorted({*strides_of(one), *strides_of(other)}, reverse=True)
+    pairs = list(pairwise([math.prod(one), *steps]))
+    if math.prod(one) != math.prod(other) or any(a % b for a, b in pairs):
+        return None
+    return tuple(a // b for a, b in pairs)
+
+
+def affine(offset: int, *axes: tuple[int, int]) -> AffineMap:
+    """A map, without axes of one element; neighbours that are contiguous are one axis."""
+    found: list[tuple[int, int]] = []
+    for count, stride in axes:
+        if count == 1:
+            continue
+        if found and found[-1][1] == count * stride:
+            count *= found.pop()[0]
+        found.append((count, stride))
+    return AffineMap(offset, tuple(found))
+
+
+def composed(domain: Domain, access: Access, step: AffineMap) -> Access:
+    """The access to the array that ``step`` maps to, for an access to the one that it maps from.
+
+    Raises:
+        Misaligned: if the domain must be cut first.
+        Unreachable: if no cut helps.
+    """
+    sizes = tuple(count for count, _ in step.axes)
+    units = strides_of(sizes)
+    start = [access.offset // unit % count for unit, count in zip(units, sizes, strict=True)]
+    strides, along = [0] * len(domain), [[] for _ in sizes]  # type: list[int], list[list[int]]
+    factors = [0] * len(domain)
+    for j, (count, stride) in enumerate(zip(domain, access.strides, strict=True)):
+        if stride and count > 1:
+            axis = next((i for i, unit in enumerate(units) if unit <= abs(stride)), None)
+            if axis is None or stride % units[axis] or abs(stride) >= units[axis] * sizes[axis]:
+                raise Unreachable
+            factors[j] = stride // units[axis]
+            strides[j] = factors[j] * step.axes[axis][1]
+            along[axis].append(j)
+    for axis, some in enumerate(along):
+        reach = [factors[j] * (domain[j] - 1) for j in some]
+        low, high = (start[axis] + sum(f(0, r) for r in reach) for f in (min, max))
+        if low < 0 or high >= sizes[axis]:
+            j = max(some, key=lambda j: abs(factors[j]))
+            inner, left = divmod(sizes[axis], abs(factors[j]))
+            if left or inner < 2 or inner >= domain[j] or domain[j] % inner:
+                raise Unreachable
+            raise Misaligned(j, inner)
+    pairs = zip(start, step.axes, strict=True)
+    return Access(step.offset + sum(x * stride for x, (_, stride) in pairs), tuple(strides))
+
+
+# --- maps of equations ----------------------------------------------------------------------------
+
+
+def map_of_view(equation: Equation, value: Any) -> AffineMap:
+    """The map from a result of a view to its operand."""
+    shape, params = equation.inputs[0].aval.shape, equation.params
+    strides = strides_of(shape)
+    if equation.name == "broadcast_in_dim":
+        steps = dict(zip(params["broadcast_dimensions"], range(len(shape)), strict=True))
+        wide = [n in steps and shape[steps[n]] > 1 for n in range(len(params["shape"]))]
+        axes = [
+            (count, strides[steps[n]] if wide[n] else 0) for n, count in enumerate(params["shape"])
+        ]
+        return affine(0, *axes)
+    if equation.name == "transpose":
+        return affine(0, *[(shape[n], strides[n]) for n in params["permutation"]])
+    if equation.name == "slice":
+        starts, steps = params["start_indices"], params["strides"] or [1] * len(shape)
+        counts = value.aval.shape
+        offset = sum(a * b for a, b in zip(starts, strides, strict=True))
+        return affine(offset, *[(n, a * b) for n, a, b in zip(counts, steps, strides, strict=True)])
+    if equation.name == "split":
+        axis = params["axis"]
+        first = sum(map(int, params["sizes"][: equation.outputs.index(value)]))
+        return affine(first * strides[axis], *zip(value.aval.shape, strides, strict=True))
+    if equation.name == "rev":
+        turned = set(params["dimensions"])
+        signs = [-1 if n in turned else 1 for n in range(len(shape))]
+        offset = sum((shape[n] - 1) * strides[n] for n in turned)
+        return affine(offset, *[(n, a * b) for n, a, b in zip(shape, signs, strides, strict=True)])
+    return affine(0, (size(value), 1))
+
+
+def map_of_reduction(equation: Equation) -> AffineMap:
+    """The map from the operand of a reduction over one axis to the result."""
+    outer, depth, inner = around(equation.inputs[0].aval.shape, equation.params["axes"][0])
+    return AffineMap(0, tuple(p for p in ((outer, inner), (depth, 0), (inner, 1)) if p[0] > 1))
+
+
+def map_of_piece(equation: Equation, first: int, piece: Any) -> AffineMap:
+    """The map from a piece of a concatenation to the result; ``first`` is its start in the axis."""
+    axis = equation.params["dimension"]
+    outer, width, inner = around(piece.aval.shape, axis)
+    whole = equation.outputs[0].aval.shape[axis]
+    return affine(first * inner, (outer, whole * inner), (width * inner, 1))
+
+
+def map_to_piece(equation: Equation, first: int, piece: Any) -> AffineMap:
+    """The map from the result of a concatenation to a piece, where there is the piece."""
+    axis = equation.params["dimension"]
+    outer, width, inner = around(piece.aval.shape, axis)
+    whole = equation.outputs[0].aval.shape[axis]
+    axes = ((outer, width * inner), (whole, inner), (inner, 1))
+    return AffineMap(-first * inner, tuple(p for p in axes if p[0] > 1))
+
+
+def place_along(equation: Equation) -> AffineMap:
+    """The map from the result of a concatenation to the place along its axis."""
+    outer, whole, inner = around(equation.outputs[0].aval.shape, equation.params["dimension"])
+    return AffineMap(0, tuple(p for p in ((outer, 0), (whole, 1), (inner, 0)) if p[0] > 1))
+
+
+def around(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
+    """The number of elements before an axis, along it, and after it."""
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])

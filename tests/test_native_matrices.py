@@ -1,0 +1,175 @@
+"""Matrices of any size in machine code: loops over heads, rows and features."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from agreement import assert_agree, check_native
+from matrix_cells import CELLS
+from models import learned, random
+from published import PUBLISHED
+
+import noria as nr
+
+pytest.importorskip("llvmlite")
+
+from graphs import planned
+
+from noria.backends.native.plan.access import Access, Misaligned, Unreachable, affine, composed
+
+ALL = PUBLISHED | CELLS
+FEATURES = 4
+
+
+def native_and_reference(name, heads, size, dtype=jnp.float64, **options):
+    layer = learned(ALL[name](heads, size, FEATURES, dtype), **options)
+    return [nr.with_backend(layer, backend) for backend in ("native", "reference")]
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("name", ALL)
+def test_matrix_cells_with_lengths_equal_their_definition(name):
+    layers = native_and_reference(name, 2, 18)
+    assert_agree(*layers, random(1, 3, 4, FEATURES), lengths=jnp.array([4, 0, 2]))
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("name", ALL)
+def test_matrix_cells_with_resets_in_reverse_equal_their_definition(name):
+    layers = native_and_reference(name, 3, 17, reverse=True)
+    resets = jnp.array([False, False, True, False])
+    assert_agree(*layers, random(1, 4, FEATURES), resets=resets)
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("name", ALL)
+def test_matrix_cells_in_single_precision_equal_their_definition(name):
+    layers = native_and_reference(name, 2, 33, jnp.float32)
+    assert_agree(*layers, random(1, 1, 3, FEATURES, dtype=jnp.float32), tolerance=2e-5)
+
+
+@pytest.mark.parametrize("isa", ["avx2", "sse"])
+@pytest.mark.parametrize("name", ["gated_deltanet", "rwkv7", "mlstm", "mixed", "window attention"])
+def test_matrix_cells_with_narrow_vectors(name, isa, tune):
+    """The code for other instruction sets."""
+    tune(isa=isa)
+    check_native(learned(ALL[name](2, 19, FEATURES, jnp.float64)), random(1, 2, 3, FEATURES))
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "size"),
+    [
+        *[(name, 1, size) for name in ("deltanet", "mixed") for size in (3, 70)],
+        *[("rwkv7", heads, size) for heads, size in [(1, 1), (5, 1), (3, 5)]],
+    ],
+)
+def test_matrices_of_odd_sizes(name, heads, size, tune):
+    """Few rows and features, and many, all by loops."""
+    tune(pieces=1)
+    check_native(learned(ALL[name](heads, size, FEATURES, jnp.float64)), random(1, 2, 3, FEATURES))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 5])
+@pytest.mark.parametrize("name", ["gated_deltanet", "mamba", "ltc"])
+def test_matrix_cells_on_threads(name, batch, tune):
+    tune(cores=3, thread_flops=1, stage_flops=1)
+    check_native(learned(ALL[name](2, 18, FEATURES, jnp.float64)), random(1, batch, 4, FEATURES))
+
+
+@pytest.mark.parametrize("limit", [1, 2**20])
+def test_products_of_the_input_in_the_step_and_in_a_time_block(limit, tune):
+    """Each example alone goes through the steps of a block, or all of them through each step."""
+    tune(matrix_state_bytes=limit, block_bytes=2**12)
+    cell = ALL["gated_deltanet"](2, 18, FEATURES, jnp.float64)
+    check_native(learned(cell), random(1, 12, 7, FEATURES))
+
+
+@pytest.mark.parametrize("name", ["retnet", "mlstm"])
+def test_matrix_cells_in_bfloat16(name):
+    layer = learned(ALL[name](2, 18, FEATURES, jnp.float32))
+    xs = random(1, 2, 3, FEATURES, dtype=jnp.float32)
+    low = nr.cast(layer, jnp.bfloat16)
+    found = nr.with_backend(low, "native")(xs.astype(jnp.bfloat16))
+    expected = nr.with_backend(nr.cast(low, jnp.float32), "reference")(xs)
+    assert found.dtype == jnp.bfloat16
+    assert jnp.abs(found.astype(jnp.float32) - expected).max() < jnp.abs(expected).max() / 100
+
+
+# --- plans --------------------------------------------------------------------------------------
+
+
+def test_an_update_and_its_read_out_are_one_stage():
+    """No outer product is stored, and the state is read once."""
+    found = planned(
+        lambda hS, hy, q, k, v: (
+            0.9 * hS + k[:, :, None] * v[:, None, :],
+            jnp.einsum("hk,hkv->hv", q, 0.9 * hS + k[:, :, None] * v[:, None, :]),
+        ),
+        hS=(4, 32, 32),
+        hy=(4, 32),
+        q=(4, 32),
+        k=(4, 32),
+        v=(4, 32),
+    )
+    stages = [line for line in found.splitlines() if line.startswith("stage")]
+    assert stages == ["stage of 4 x 32 x 32, rows 1:"]
+
+
+def test_a_delta_rule_reads_the_state_twice():
+    def step(S, y, k, v):
+        u = v - jnp.einsum("hk,hkv->hv", k, S)
+        S = S + k[:, :, None] * u[:, None, :]
+        return S, jnp.einsum("hk,hkv->hv", k, S)
+
+    square, row = (2, 18, 18), (2, 18)
+    found = planned(lambda hS, hy, k, v: step(hS, hy, k, v), hS=square, hy=row, k=row, v=row)
+    stages = [line for line in found.splitlines() if line.startswith("stage")]
+    assert stages == [
+        "stage of 2 x 18 x 18, rows 1:",
+        "stage of 36:",
+        "stage of 2 x 18 x 18, rows 1:",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("domain", "access", "step", "found"),
+    [
+        ((3, 4), Access(0, (4, 1)), affine(0, (3, 1), (4, 0)), Access(0, (1, 0))),  # a column
+        ((3, 4), Access(0, (4, 1)), affine(0, (3, 0), (4, 1)), Access(0, (0, 1))),  # a row
+        ((3, 4), Access(0, (4, 1)), affine(0, (3, 1), (4, 3)), Access(0, (1, 3))),  # a transpose
+        ((2, 2), Access(0, (2, 1)), affine(5, (2, 4), (2, 1)), Access(5, (4, 1))),  # a part
+        ((12,), Access(0, (1,)), affine(0, (3, 1), (4, 0)), Misaligned),
+        ((4, 3), Access(0, (3, 1)), affine(0, (3, 1), (4, 0)), Unreachable),
+    ],
+)
+def test_accesses_through_views(domain, access, step, found):
+    if isinstance(found, type):
+        with pytest.raises(found):
+            composed(domain, access, step)
+    else:
+        assert composed(domain, access, step) == found
+
+
+def test_the_code_does_not_grow_with_the_rows():
+    """The same number of instructions for heads of 32 and of 256 numbers."""
+    cells = (ALL["deltanet"](2, size, FEATURES, jnp.float32) for size in (64, 256))
+    one, other = map(_instructions, cells)
+    assert one == other
+
+
+def _instructions(cell):
+    from noria.backends.native.runtime import kernels
+
+    made = []
+    original = kernels.emit
+
+    def spied(plan):
+        module = original(plan)
+        made.append(sum(1 for line in str(module).splitlines() if "=" in line))
+        return module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "emit", spied)
+        layer = nr.with_backend(nr.Recurrence(cell), "native")
+        jax.jit(layer).lower(jnp.zeros((2, 6, 4), jnp.float32))
+    assert made
+    return made[0]

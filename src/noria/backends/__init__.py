@@ -38,4 +38,4 @@ def loop_backend(name: str) -> LoopBackend:
 
 def names() -> tuple[str, ...]:
     """The backends that a layer may name, besides ``"auto"``. A linear recurrence needs no loop."""
-    return (*CELL_BACKENDS, *reversed(LOOP_BACKENDS), "associative")
+    return (*CELL_BACKENDS, *reversed(LOOP_BACKENDS), "associative", "chunkwise")

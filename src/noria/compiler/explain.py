@@ -12,6 +12,7 @@ from typing import Any
 from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import LinearExecutor, is_linear
+from noria.compiler.matrix_analysis import obstacle_to_chunks
 from noria.compiler.param_use import pull_back_of_a_step
 from noria.compiler.program import Executor, Program
 from noria.compiler.select import Decision, listening
@@ -29,6 +30,9 @@ from noria.ir.graph import (
 from noria.ir.passes import extract
 from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.source import origin
+
+#: How a loop that is no loop runs.
+_LOOP = {"associative": "loop: as a linear recurrence", "chunkwise": "loop: chunk by chunk"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ class Explanation:
             ``before``, and the emitted values of ``loop``.
         obstacles: all that keeps loops from a better backend, with the lines of the cell; ``reason``
             has the first ones.
+        chunkwise: ``"yes"`` if the matrices of the state have a chunkwise form, else the reason;
+            empty for a state without matrices.
 
     All but the first five are empty or zero for a backend that runs the cell as it is.
 
@@ -113,6 +119,7 @@ class Explanation:
     bytes: dict[str, int] | None = None
     context: tuple[Line, ...] = ()
     obstacles: tuple[str, ...] = ()
+    chunkwise: str = ""
 
     _repr_html_ = explanation_html
 
@@ -124,13 +131,15 @@ class Explanation:
         if self.flops is None:
             return "\n".join(lines)
         lines += state_lines(self.states, self.linear)
+        if self.chunkwise:
+            form = "a chunkwise form" if self.chunkwise == "yes" else "no chunkwise form"
+            reason = "" if self.chunkwise == "yes" else f": {self.chunkwise}"
+            lines.append(f"Its matrices have {form}{reason}.")
         titles = {
             "constant": "constant: once",
             "context": "context: once per example",
             "before": "before: all steps at once",
-            "loop": "loop: step by step"
-            if self.backend != "associative"
-            else "loop: as a linear recurrence",
+            "loop": _LOOP.get(self.backend, "loop: step by step"),
             "after": "after: all steps at once",
             "reverse": "reverse loop: step by step, for the gradient",
             "gradients": "where parameters enter the loop; their gradients: all steps at once, "
@@ -143,7 +152,7 @@ class Explanation:
             )
         for part, title in titles.items():
             found: tuple[Line, ...] = getattr(self, part)
-            if part in ("reverse", "gradients") and self.backend == "associative":
+            if part in ("reverse", "gradients") and self.backend in _LOOP:
                 continue
             if part == "context" and not found:
                 continue
@@ -254,6 +263,7 @@ def explanation_of(decision: Decision) -> Explanation:
         **lines,
         linear=_is_linear(program),
         states=("loop",) * len(parts.state) if peeled is None else peeled.kinds,
+        chunkwise=obstacle_to_chunks(program.traced),
         saved=tuple(_shape(v) for v in saved),
         saved_bytes=count * sum(map(size_in_bytes, saved)),
         flops={name: sum(line.flops for line in found) for name, found in lines.items()},

@@ -16,7 +16,6 @@ Emitted values may depend on the state in any way: they are computed for all ste
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +38,7 @@ from noria.ir.graph import (
     values_of,
 )
 from noria.ir.passes import extract, substitute
-from noria.ir.source import origin
+from noria.ir.source import place
 from noria.ops.linear_recurrence import linear_recurrence, shifted
 
 
@@ -204,7 +203,7 @@ def _apply(equation: Equation, forms: dict[Any, Form], known: Env) -> Form:
     rule = RULES.get(equation.name)
     moved = any(v in forms and v.aval.shape != output.shape for v in values_of(equation.inputs))
     if rule is None or moved or not jnp.issubdtype(output.dtype, jnp.number):
-        raise NotLinear(f"{_place(equation)} is not")
+        raise NotLinear(f"{place(equation)} is not")
     operands = []
     for atom in equation.inputs:
         form = None if is_literal(atom) else forms.get(atom)
@@ -212,7 +211,7 @@ def _apply(equation: Equation, forms: dict[Any, Form], known: Env) -> Form:
     leaves = {form.leaf for form in operands if form.leaf is not None}
     found = rule(equation, operands, output) if len(leaves) == 1 else None
     if found is None:
-        raise NotLinear(f"{_place(equation)} is not")
+        raise NotLinear(f"{place(equation)} is not")
     scale, shift = found
     return Form(leaves.pop(), scale, shift)
 
@@ -309,14 +308,3 @@ RULES: dict[str, Rule] = {
     "copy_p": _unchanged,
     "convert_element_type": _conversion,
 }
-
-
-# --- messages -----------------------------------------------------------------------------------
-
-
-def _place(equation: Equation) -> str:
-    """The operation and the line of the cell that asked for it: ``tanh at cells/gru.py:57``."""
-    path, number = origin(equation)
-    return (
-        f"{equation.name} at {'/'.join(Path(path).parts[-2:])}:{number}" if path else equation.name
-    )

@@ -19,10 +19,12 @@ from noria.backends import CELL_BACKENDS, LOOP_BACKENDS, loop_backend
 from noria.backends.base import Problem, Sizes
 from noria.backends.environment import environment
 from noria.cells.base import advance
+from noria.compiler.chunkwise import chunkwise_executor
 from noria.compiler.complex_pairs import in_pairs
 from noria.compiler.context import split_context
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import NotLinear, linear_executor
+from noria.compiler.matrix_form import NotChunkwise
 from noria.compiler.program import Program, split_step
 from noria.compiler.save_policies import SAVE_POLICIES
 from noria.compiler.sharding import local
@@ -160,6 +162,8 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         return decided(name, reason, _loop("scan", traced, problem, sizes, options)[0])
     if options.backend == "associative":
         return decided("associative", "as asked for", _linear(traced, problem, sizes, options))
+    if options.backend == "chunkwise":
+        return decided("chunkwise", "as asked for", _chunkwise(traced, problem, sizes, options))
     traced, no_pairs = in_pairs(traced)
     if environment().backend == "scan" != options.backend:
         reason = "as the environment variable NORIA_BACKEND asks for"
@@ -218,6 +222,20 @@ def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) ->
         raise ValueError(
             f'{problem.label}: backend="associative" needs a next state that is affine and '
             f"element-wise in the state; {reason}."
+        ) from reason
+    return Program(traced, executor, problem.reverse, options.checkpoint)
+
+
+def _chunkwise(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:
+    """The program with its loop as a recurrence of matrices, in chunks."""
+    try:
+        executor = chunkwise_executor(traced, problem.reverse)
+        if is_symbolic(*sizes.axes):
+            raise NotChunkwise("its sizes are symbolic")
+    except NotChunkwise as reason:
+        raise ValueError(
+            f'{problem.label}: backend="chunkwise" needs a state of matrices S with a next state '
+            f"D * S + sum u (w S + v); {reason}."
         ) from reason
     return Program(traced, executor, problem.reverse, options.checkpoint)
 

@@ -36,3 +36,11 @@ def located(source: Any, call: Any) -> Any:
 
 def _lines(source: Any) -> Iterator[tuple[str, int]]:
     return (frame for frame in user_frames(source) if not frame[0].startswith(_HIDDEN))
+
+
+def place(equation: Equation) -> str:
+    """The operation and the line of the cell that asked for it: ``tanh at cells/gru.py:57``."""
+    path, number = origin(equation)
+    return (
+        f"{equation.name} at {'/'.join(Path(path).parts[-2:])}:{number}" if path else equation.name
+    )

@@ -55,8 +55,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             * ``"scan"``: compiles it to one `jax.lax.scan`.
             * ``"associative"``: a parallel scan, for a next state that is affine and element-wise
               in the state.
+            * ``"chunkwise"``: products over chunks of steps, for a state of matrices that is linear
+              in them: linear attention, state-space duality, delta rules.
             * ``"plain"``: `jax.lax.scan` over the unchanged cell; has forward-mode derivatives.
-            * ``"reference"``: a Python loop, the definition of the other four.
+            * ``"reference"``: a Python loop, the definition of the others.
         save: the residuals that the forward pass stores for the gradient. ``"gates"`` stores all
             residuals; ``"states"`` stores the states and recomputes the rest, many steps at once.
             It needs a fraction of the memory and one product more.

@@ -113,9 +113,7 @@ def summary(model: Any) -> Summary:
         >>> table.trainable, table.frozen
         (9, 264)
     """
-    owners = sorted(
-        ((path, module) for path, module in iterate_modules(model)), key=lambda pair: len(pair[0])
-    )
+    owners = sorted(iterate_modules(model), key=lambda pair: len(pair[0]))
     rows = []
     for (name, leaf), trained in zip(
         named_leaves(model), jtu.tree_leaves(trainable_mask(model)), strict=True

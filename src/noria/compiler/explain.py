@@ -86,7 +86,7 @@ class Explanation:
         flops: floating-point operations of each part, by its name.
         bytes: bytes that a part passes on, for all examples and steps: the hoisted values of
             ``before``, and the emitted values of ``loop``.
-        obstacles: all that keeps loops from a better backend, with the lines of the cell; ``reason``
+        obstacles: all that keeps loops from a better backend, with lines of the cell; ``reason``
             has the first ones.
         chunkwise: ``"yes"`` if the matrices of the state have a chunkwise form, else the reason;
             empty for a state without matrices.

@@ -95,6 +95,18 @@ def test_odd_sizes_agree_with_the_scan(name, dtype, batch, time, features, hidde
     )
 
 
+def test_products_of_a_vector_and_of_its_beginning_have_panels_of_their_own():
+    """Both multiply the same row from its first number on, with different depths."""
+    U, V = random(1, 3, 3), random(2, 6, 3)
+
+    def cell(state: Any, x: jax.Array) -> Any:
+        a = jnp.concatenate([state[0], state[1]]) * x
+        return a[:3] @ U + 1, a @ V, a
+
+    start = jnp.ones(3), jnp.ones(3), jnp.ones(6)
+    check_against_scan(nr.Recurrence(cell, start), random(3, 3, 5, 6))
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("batch", [0, 1, 2, 5, 6, 7, 8, 9, 13, 29, 70])
 def test_every_batch_size_agrees_with_the_scan(batch):

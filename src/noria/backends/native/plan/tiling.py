@@ -220,11 +220,11 @@ class KernelPlan:
         return self.schedule.dots[product.equation]
 
     def _by_row(self, stage: Stage) -> list[list[DotColumns]]:
-        """The products of a stage, together if they multiply the same row."""
-        found: dict[tuple[Any, int, Any], list[DotColumns]] = {}
+        """The products of a stage, together if they multiply the same numbers of the same row."""
+        found: dict[tuple[Any, int, int, Any], list[DotColumns]] = {}
         for column in stage.columns:
-            row, dtype = self._dot(column).row, column.equation.outputs[0].aval.dtype
-            found.setdefault((row.value, row.offset, dtype), []).append(column)
+            dot, dtype = self._dot(column), column.equation.outputs[0].aval.dtype
+            found.setdefault((dot.row.value, dot.row.offset, dot.depth, dtype), []).append(column)
         return list(found.values())
 
     def register_rows(self, width: int) -> int:

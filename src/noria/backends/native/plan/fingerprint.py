@@ -82,10 +82,22 @@ class _Encoder:
         self._line(array, f"{array.dtype} {array.shape} {array.tobytes().hex()}")
 
     def _set(self, members: Any) -> None:
-        """Values in a set have occurred before, so their numbers order them."""
-        if not all(isinstance(member, Value) and member in self.numbers for member in members):
-            raise NoFingerprint("a set of other things than values in the plan of a kernel")
-        self._items(members, sorted(self.numbers[member] for member in members))
+        """In the order of their lines, since the order of a set differs between processes.
+
+        Raises:
+            NoFingerprint: if a value occurs here first, whose number would depend on that order.
+        """
+        lines, self.lines, known, found = self.lines, [], len(self.numbers), []
+        for member in members:
+            self.add(member)
+            found.append(self.lines)
+            self.lines = []
+        self.lines = lines
+        if len(self.numbers) > known:
+            raise NoFingerprint("a value that is only in a set, in the plan of a kernel")
+        self._line(members, "(")
+        self.lines += [line for member in sorted(found) for line in member]
+        self.lines.append(")")
 
 
 def _type_of(atom: Any) -> tuple[str, tuple[int, ...]]:

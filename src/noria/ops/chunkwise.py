@@ -23,7 +23,6 @@ that of delta rules. Both keep decays as logarithms.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,7 +31,9 @@ import jax
 import jax.numpy as jnp
 
 from noria._integers import ceil_div
-from noria.ops.linear_recurrence import linear_recurrence
+from noria.ops.chunk_decays import exclusive, since_reset
+from noria.ops.chunk_scores import rows_of, scores_of
+from noria.ops.unit_triangular import inverse
 
 
 @dataclass(frozen=True)
@@ -160,33 +161,33 @@ def _segment(
         reset = jnp.broadcast_to(reset.astype(bool).reshape(axes), (*steps.decay.shape[:-2], 1, 1))
         steps = steps._replace(reset=reset)
     decay, write, value, feedback, read, reset = (_chunks(a, size) for a in steps)
-    value, offset, given = _rows(value), 0.0, 0.0
+    value, offset, given = rows_of(value), 0.0, 0.0
     if reset is not None:
-        since = _since_reset(decay, reset)
+        since = since_reset(decay, reset)
         initial = jnp.broadcast_to(initial, start.shape)[..., None, :, :]
         shape = (*start.shape[:-2], count, *start.shape[-2:])
         initial = jnp.broadcast_to(initial, shape).reshape(-1, *start.shape[-2:])
         if feedback is not None:
-            value = value + _rows(feedback * since) @ initial
+            value = value + rows_of(feedback * since) @ initial
             feedback = jnp.where(reset, 0, feedback)
         if read is not None:
-            offset = _rows(read * since) @ initial
+            offset = rows_of(read * since) @ initial
             read = jnp.where(reset, 0, read)
         given = jnp.swapaxes((decay * since)[..., -1, :, :], -1, -2) * initial
         decay = jnp.where(reset, 0, decay)
-    scores = _scores(decay, [a for a in (feedback, read) if a is not None], write)
-    before, after = _exclusive(decay), _exclusive(decay, reverse=True)
-    outside = jnp.swapaxes(_rows(write * after), -1, -2)
+    scores = scores_of(decay, [a for a in (feedback, read) if a is not None], write)
+    before, after = exclusive(decay), exclusive(decay, reverse=True)
+    outside = jnp.swapaxes(rows_of(write * after), -1, -2)
     factors = [jnp.swapaxes((decay * before)[..., -1, :, :], -1, -2)]
     if feedback is not None:
-        inverse = _inverse(scores[0], write.shape[-2])
-        value = inverse @ value
-        scale = inverse @ _rows(feedback * before)
+        solved = inverse(scores[0], write.shape[-2])
+        value = solved @ value
+        scale = solved @ rows_of(feedback * before)
         factors.append(outside @ scale)
     final, states = _carried(start, outside @ value + given, *factors)
     if read is None:
         return final, None
-    query = _rows(read * before)
+    query = rows_of(read * before)
     if feedback is not None:
         query = query + scores[-1] @ scale
     reads = query @ states + scores[-1] @ value + offset
@@ -206,11 +207,6 @@ def _chunks(a: Any, size: int) -> Any:
     return a.reshape(-1, *a.shape[-3:])
 
 
-def _rows(a: jax.Array) -> jax.Array:
-    """``(..., size, n, d)`` as ``(..., size * n, d)``."""
-    return a.reshape(*a.shape[:-3], a.shape[-3] * a.shape[-2], a.shape[-1])
-
-
 def _carried(
     start: jax.Array, shift: jax.Array, decay: jax.Array, mix: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
@@ -227,137 +223,3 @@ def _carried(
     )
     final, states = jax.lax.scan(one, start, given)
     return final, jnp.moveaxis(states, 0, -3).reshape(-1, *start.shape[-2:])
-
-
-# --- decays -------------------------------------------------------------------------------------
-
-
-def _exclusive(decay: jax.Array, reverse: bool = False) -> jax.Array:
-    """The product of the decays of all steps of the chunk before each one; in reverse, after it."""
-    a = jnp.moveaxis(decay, -3, 0)
-    one = jnp.ones_like(a[:1])
-    a = jnp.concatenate([a[1:], one] if reverse else [one, a[:-1]])
-    found = linear_recurrence(a, jnp.zeros_like(a), one[0], reverse)
-    return jnp.moveaxis(found, 0, -3)
-
-
-def _since_reset(decay: jax.Array, reset: jax.Array) -> jax.Array:
-    """The decays from the last reset in the chunk to each step; zero where there was none."""
-    a = jnp.moveaxis(decay, -3, 0)
-    reset = jnp.moveaxis(reset, -3, 0)
-    a = jnp.where(reset, 0, jnp.concatenate([jnp.zeros_like(a[:1]), a[:-1]]))
-    shift = jnp.broadcast_to(reset, a.shape).astype(a.dtype)
-    return jnp.moveaxis(linear_recurrence(a, shift, jnp.zeros_like(a[0])), 0, -3)
-
-
-def _between(decay: jax.Array) -> jax.Array:
-    """``P``: from ``(..., size)`` to ``(..., size, size)``, strictly lower triangular."""
-    size = decay.shape[-1]
-    a = jnp.moveaxis(decay, -1, 0)
-    a = jnp.concatenate([jnp.zeros_like(a[:1]), a[:-1]])[..., None]
-    ones = jnp.eye(size, k=-1, dtype=a.dtype).reshape(size, *(1,) * (a.ndim - 2), size)
-    shape = (*a.shape[:-1], size)
-    a, ones = jnp.broadcast_to(a, shape), jnp.broadcast_to(ones, shape)
-    return jnp.moveaxis(linear_recurrence(a, ones, jnp.zeros(shape[1:], a.dtype)), 0, -2)
-
-
-# --- scores -------------------------------------------------------------------------------------
-
-
-def _scores(decay: jax.Array, readers: Sequence[jax.Array], write: jax.Array) -> list[jax.Array]:
-    """``q_t^T (P[t, s] * u_s)`` for each reader: ``(..., size * J, size * R)``."""
-    size, rank = write.shape[-3:-1]
-    if decay.shape[-1] > 1:
-        counts = [reader.shape[-2] for reader in readers]
-        found = _key_scores(decay, jnp.concatenate(readers, -2), write)
-        found = found.reshape(*found.shape[:-2], size, sum(counts), size * rank)
-        ends = [sum(counts[:i]) for i in range(1, len(counts))]
-        return [_rows(part) for part in jnp.split(found, ends, -2)]
-    between = _between(decay[..., 0, 0])[..., :, None, :, None]
-    writers = jnp.swapaxes(_rows(write), -1, -2)
-
-    def one(reader: jax.Array) -> jax.Array:
-        count = reader.shape[-2]
-        shape = (*reader.shape[:-3], size, count, size, rank)
-        found = (_rows(reader) @ writers).reshape(shape) * between
-        return found.reshape(*shape[:-4], size * count, size * rank)
-
-    return [one(reader) for reader in readers]
-
-
-def _key_scores(decay: jax.Array, reader: jax.Array, write: jax.Array) -> jax.Array:
-    """The same with a decay for each key, by halves."""
-    size, half = decay.shape[-3], 1
-    found = jnp.zeros((decay.shape[0] * size, reader.shape[-2], write.shape[-2]), decay.dtype)
-    while half < size:
-        (_, q), (u, _) = _halves(reader, half), _halves(write, half)
-        before, after = _halves(decay, half)
-        q = q * _exclusive_of_few(after)
-        u = u * _exclusive_of_few(before, reverse=True)
-        found = _assembled(found, _rows(q) @ jnp.swapaxes(_rows(u), -1, -2))
-        half *= 2
-    return found
-
-
-def _halves(a: jax.Array, half: int) -> tuple[jax.Array, jax.Array]:
-    """The first and second half of each two: ``(..., half, n, d)``."""
-    # Cotangents of `split` are concatenated, those of slices are padded and added.
-    first, second = jax.lax.split(a.reshape(-1, 2, half, *a.shape[-2:]), (1, 1), axis=1)
-    return first[:, 0], second[:, 0]
-
-
-def _exclusive_of_few(decay: jax.Array, reverse: bool = False) -> jax.Array:
-    """The same as `_exclusive`, step by step without a loop."""
-    count = decay.shape[-3]
-    found = [jnp.ones_like(decay[:, :1])]
-    steps = jax.lax.split(decay, (1,) * count, axis=1)
-    for step in steps[:0:-1] if reverse else steps[:-1]:
-        found.append(found[-1] * step)
-    return jnp.concatenate(found[::-1] if reverse else found, 1)
-
-
-def _assembled(diagonal: jax.Array, below: jax.Array) -> jax.Array:
-    """Lower triangular matrices from those of their halves and the part below."""
-    pairs = diagonal.reshape(*below.shape[:-2], 2, *diagonal.shape[-2:])
-    first, second = pairs[..., 0, :, :], pairs[..., 1, :, :]
-    zero = jnp.zeros((*first.shape[:-1], second.shape[-1]), below.dtype)
-    above = jnp.concatenate([first, zero], -1)
-    return jnp.concatenate([above, jnp.concatenate([below, second], -1)], -2)
-
-
-# --- the inverse --------------------------------------------------------------------------------
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _inverse(matrix: jax.Array, rank: int) -> jax.Array:
-    """``(1 - matrix)^-1`` for a matrix that is strictly lower triangular in blocks of ``rank``."""
-    size = matrix.shape[-1]
-    steps = min(8, size // rank)
-    block = steps * rank
-
-    def cut(height: int, row: int, column: int, stride: int) -> jax.Array:
-        return jnp.stack(
-            [
-                matrix[..., i + row : i + row + height, i + column : i + column + height]
-                for i in range(0, size, stride)
-            ],
-            -3,
-        )
-
-    power = cut(block, 0, 0, block)
-    found = power + jnp.eye(block, dtype=matrix.dtype)
-    for _ in range(max(0, steps.bit_length() - 2)):
-        power = power @ power
-        found = found + found @ power
-    while block < size:
-        below = cut(block, block, 0, 2 * block)
-        first, second = found[..., 0::2, :, :], found[..., 1::2, :, :]
-        found = _assembled(found, second @ (below @ first))
-        block *= 2
-    return found[..., 0, :, :]
-
-
-@_inverse.defjvp
-def _(rank: int, primals: Any, tangents: Any) -> Any:
-    found = _inverse(primals[0], rank)
-    return found, found @ tangents[0] @ found

@@ -373,7 +373,7 @@ def test_a_folder_that_cannot_be_written(folder, compiled, monkeypatch, caplog):
     value()
     assert len(compiled) == 1
     jax.device_get(jax.jit(jax.grad(loss))(LAYER, XS))
-    assert len(compiled) == 2  # the forward loop is that of the value
+    assert len(compiled) > 1  # the reverse loop, and in some versions of JAX another forward loop
     assert caplog.text.count("it cannot be written") == 1
     assert np.isfinite(value()).all()
 

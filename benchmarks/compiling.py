@@ -1,10 +1,12 @@
 """Measure the first call of each layer and its time in LLVM: python benchmarks/compiling.py
 
 This process has not compiled the layer before, so the first call includes tracing, XLA and LLVM.
+Kernels on disk are not used.
 LLVM compiles one kernel for inference and two for training.
 """
 
 import logging
+import os
 import re
 import time
 from typing import Any
@@ -43,6 +45,7 @@ MODES: dict[str, Any] = {
 
 
 def main() -> None:
+    os.environ["NORIA_CACHE"] = "off"
     log, seconds = logging.getLogger("noria.backends.native.runtime.kernels"), Seconds()
     log.setLevel(logging.DEBUG)
     log.addHandler(seconds)

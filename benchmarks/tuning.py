@@ -69,6 +69,10 @@ def infer(layer: Any, xs: jax.Array) -> Any:
     return layer.scan(None, xs)
 
 
+def step(layer: Any, xs: jax.Array) -> Any:
+    return layer.step(None, xs[:, 0])
+
+
 train = jax.grad(lambda layer, xs: jnp.mean(layer(xs) ** 2))
 
 
@@ -153,6 +157,7 @@ ONE_THREAD, THREADS = tuned(threads=1), tuned(thread_flops=1)
 BY_ROWS, BY_FEATURES = (tuned(thread_flops=1, stage_flops=n) for n in (HUGE, 0))
 ROWS, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
 TOGETHER, ONE_BY_ONE = tuned(matrix_state_bytes=HUGE), tuned(matrix_state_bytes=0)
+IN_XLA, STEP = tuned(step_rows=0), tuned(step_rows=HUGE)
 
 
 # --- thresholds -----------------------------------------------------------------------------------
@@ -174,6 +179,11 @@ def lines(name: str) -> Iterator[Line]:
             for units in (128, 512):
                 label = f"{batch} rows, {units} units"
                 yield Line(label, infer, lstm(1, batch, units, units), PACKED, UNPACKED)
+    elif name == "step_rows":
+        for batch in (1, 8, 16, 32, 64, 128, 256):
+            for units in (32, 128, 512):
+                label = f"{batch} rows, {units} units"
+                yield Line(label, step, lstm(1, batch, units, units), IN_XLA, STEP)
     elif name == "pieces":
         for count in (1, 2, 4, 8, 16):
             label = f"{2 * count} pieces"

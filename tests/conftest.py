@@ -8,6 +8,7 @@ import gc
 import itertools
 import os
 from contextlib import ExitStack
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +45,12 @@ VERSIONS = tuple(f"test_{name}.py" for name in ("each_layer", "versions", "jax",
 def pytest_configure(config):
     """By default XLA compiles quickly and examples are few; other selections are thorough."""
     quick = config.option.markexpr == "not full"
+    if not hasattr(config, "workerinput"):
+        # Machine code is kept for one run, so that none of another version is tested. The workers
+        # of the run share the folder; nobody's own folder is used.
+        folder = TemporaryDirectory(prefix="noria-tests-")
+        os.environ["NORIA_CACHE"] = folder.name
+        config.add_cleanup(folder.cleanup)
     # An option that a version does not know ends the process.
     if quick and jax.__version_info__ < (0, 11):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"

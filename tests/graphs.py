@@ -176,7 +176,7 @@ def planned(
     arrays whose names begin with ``h``, then what is emitted, then operands of accumulators.
     """
     graph, names, levels = traced(function, **shapes)
-    of_level = {level: [v for v in graph.inputs if levels[v] == level] for level in range(4)}
+    of_level = {level: [v for v in graph.inputs if levels[v] == level] for level in range(STATE + 1)}
     plan = schedule_of(
         graph,
         of_level[CONSTANT],

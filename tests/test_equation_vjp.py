@@ -11,6 +11,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 from jax.sharding import AxisType
 
+import noria as nr
 from noria.compiler import equation_vjp
 from noria.compiler.equation_vjp import equation_vjps
 from noria.ir.build import graph_of
@@ -139,3 +140,16 @@ def test_the_oldest_pull_backs_are_dropped(traced, monkeypatch):
         gradients(lambda x: jax.lax.sin(x), np.ones(n, np.float32))
     assert len(traced) == 4  # 1, 2, 3, and 1 again
     assert len(equation_vjp._known._vjps) == 2
+
+
+def test_a_primitive_without_a_derivative_may_follow_stop_gradient():
+    """It is not asked for a rule, as JAX asks for none."""
+
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(h + x + jnp.nextafter(*jax.lax.stop_gradient((h, x))))
+
+    def gradient(backend: str) -> jax.Array:
+        layer = nr.Recurrence(step, jnp.zeros(2), backend=backend)
+        return jax.grad(lambda xs: jnp.sum(layer(xs)))(jnp.ones((3, 2)))
+
+    np.testing.assert_allclose(gradient("scan"), gradient("plain"))

@@ -215,7 +215,7 @@ def test_only_kernels_that_run_are_compiled(monkeypatch):
         return original(*args)
 
     monkeypatch.setattr(llvmlite.binding, "create_mcjit_compiler", spy)
-    layer, xs = layer_of("lstm", 3, 43), random(0, 2, 4, 3)
+    layer, xs = layer_of("lstm", 3, 43), random(0, 3, 4, 3)
     jax.jit(loss)(layer_of("rnn", 3, 2), xs)  # also loads the code that all kernels share
     compiled.clear()
 

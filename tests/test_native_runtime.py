@@ -125,7 +125,7 @@ class Mode:
 def library() -> Any:
     """The resident code, with an allocator that calls back, and functions for the mode."""
     module = ir.Module("team")
-    Resident(module, 0).emit()
+    Resident(module).emit()
     for name in ("malloc", "free"):
         module.globals[name].name = f"counted_{name}"
         address = ctypes.cast(ALLOCATOR[name], ADDRESS).value

@@ -129,9 +129,9 @@ def test_weights_of_few_rows_are_not_packed(name, batch, time, features, hidden,
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("batch", [(), (1,), (3,), (9,)], ids=str)
+@pytest.mark.parametrize("batch", [(), (1,), (3,), (9,), (128,), (129,)], ids=str)
 def test_a_single_step_agrees_with_the_plain_loop(batch):
-    """As machine code for a few examples; with derivatives of both modes."""
+    """As machine code up to 128 examples; with derivatives of both modes."""
     layer, x = layer_of("lstm", 6, 20), random(14, *batch, 6)
     state = layer.step(None, x)[0]
 
@@ -143,6 +143,12 @@ def test_a_single_step_agrees_with_the_plain_loop(batch):
 
     assert_backends_agree(both, layer, state, x, backends=("auto", "plain"))
     assert_backends_agree(pull, layer, state, x, backends=("auto", "plain"))
+
+
+@pytest.mark.parametrize(("rows", "packed"), [(8, [False]), (9, [True]), (128, [True]), (129, [])])
+def test_a_single_step_packs_weights_for_more_than_eight_rows(rows, packed, plans):
+    layer_of("lstm", 6, 20).step(None, random(14, rows, 6))
+    assert [not plan.unpacked for plan in plans] == packed
 
 
 @pytest.mark.parametrize("backend", ["auto", "scan", "plain", "reference"])

@@ -46,7 +46,7 @@ def garbage_past(xs: jax.Array, lengths: Any) -> jax.Array:
     return jnp.where(jnp.arange(TIME)[:, None] < jnp.asarray(lengths)[..., None, None], xs, jnp.nan)
 
 
-@pytest.mark.covered(2)
+@pytest.mark.covered(1, together="name backend")
 @cells
 @directions
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "lengths"])
@@ -110,7 +110,7 @@ def of_backend(
     return values, jtu.tree_leaves(of_layer), of_state, of_xs
 
 
-@pytest.mark.covered(2)
+@pytest.mark.covered(1, together="name backend")
 @cells
 @directions
 @pytest.mark.parametrize("resets", [False, True], ids=["one", "resets"])

@@ -604,7 +604,7 @@ REFUSED = {
     "implicit_step": "custom_linear_solve of",
     "sorted_and_summed": "sort of",
     "looks_itself_up": "argmax of",
-    "attention_over_a_ring": "rem of",
+    "attention_over_a_ring": "scatter of",
 }
 
 cells = pytest.mark.parametrize(

@@ -19,12 +19,15 @@ except ImportError:  # on Windows, where there are no such locks
 _DAY = 24 * 60 * 60
 
 
-def replace_file(call: str, path: str, data: bytes) -> None:
+def replace_file(
+    call: str, path: str, data: bytes, *, mode: int = 0o666, sync: bool = True
+) -> None:
     """Write ``data`` to the file that ``path`` leads to, through symbolic links.
 
     The bytes go to a piece beside the file, which then takes its place. Mode, owner and group of an
-    existing file are kept, owner and group as far as this user may set them. A new file has the
-    mode that the umask gives. File and folder are on the disk when the call returns.
+    existing file are kept, owner and group as far as this user may set them. A new file has what
+    the umask leaves of ``mode``. With ``sync``, file and folder are on the disk when the call
+    returns.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -35,21 +38,23 @@ def replace_file(call: str, path: str, data: bytes) -> None:
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{call}: there is no folder {target.parent}.")
     _remove_dead_pieces(target.parent)
-    piece, file = _create(call, target.parent, 0o666 if old is None else 0o600)
+    piece, file = _create(call, target.parent, mode if old is None else 0o600)
     try:
         with file:
             if old is not None:
                 _take_over(piece, old)
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
             if fcntl is None:
                 file.close()  # Windows does not rename an open file
             os.replace(piece, target)  # still locked: no other save takes it for a dead piece
     except BaseException:
         piece.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    if sync:
+        _sync_folder(target.parent)
 
 
 def _status(call: str, target: Path) -> os.stat_result | None:

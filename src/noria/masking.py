@@ -67,6 +67,11 @@ def keep_valid(tree: Any, lengths: Integer[Array, "*batch"]) -> Any:
     return jtu.tree_map(keep, tree)
 
 
+def without_padding(keywords: dict[str, Any], lengths: Integer[Array, "*batch"]) -> dict[str, Any]:
+    """The arguments of all steps by name, with a ``dt`` of zero past the end of each example."""
+    return keywords | keep_valid({k: v for k, v in keywords.items() if k == "dt"}, lengths)
+
+
 def last(ys: jax.Array, lengths: Any = None) -> jax.Array:
     """The last valid output of each example.
 

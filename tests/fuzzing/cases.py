@@ -38,6 +38,7 @@ NUMBERS: dict[str, list[Any]] = {
     "small_weight_bytes": [1, 64],
     "cached_weight_bytes": [1, 64],
     "unpacked_rows": [0, 64],
+    "step_rows": [0],
     "cores": [1, 2, 3],
     "staged_bytes": [1, 60],
     "pieces": [4, 64],

@@ -313,12 +313,13 @@ def random_cell(seed: int, dtype: Any) -> tuple[FuzzedCell, int]:
     extras = tuple(kind for kind in EXTRAS if draw.rng.random() < 0.12 and not draw.linear)
     weights = [jnp.asarray(p, dtype) for p in draw.parameters]
     emits = draw.pick(["state", "last", "all", "all"])
-    some = draw.rng.random() < 0.3
-    peeled = tuple(kind for kind in PEELED if some and draw.rng.random() < 0.4)
     # From numbers of their own, so that the other choices of a seed stay as they were.
     rng = np.random.default_rng([seed, 1])
     if rng.random() < 0.12 and not draw.linear:
         extras += ("complex",)
+    own = np.random.default_rng([seed, 4])
+    some = own.random() < 0.3
+    peeled = tuple(kind for kind in PEELED if some and own.random() < 0.4)
     turns = tuple(str(rng.choice([*COMPLEX])) for _ in range(rng.integers(1, 5)))
     zero = (
         *(jnp.zeros(size, dtype) for size in draw.sizes),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from noria._jax import ShapedArray
-from noria._types import Key, State
+from noria._types import State
 from noria.ir.graph import Env, Equation, Graph, Value
 
 
@@ -29,7 +29,8 @@ class Problem(eqx.Module):
         lengths: ``()`` or ``(batch,)`` valid steps, or ``None``.
         resets: ``(time,)`` or ``(batch, time)``, true where the initial state is put back before
             the step is taken, or ``None``.
-        keys: random keys, one a step, or ``None``.
+        keywords: arrays of all steps that the cell takes by name: ``key``, ``t`` and ``dt``.
+        context: pytree of ``(...)`` or ``(batch, ...)``, the same at all steps, or ``None``.
         batched: whether there is a batch axis.
         reverse: whether steps are taken from the last to the first.
         label: the layer in messages.
@@ -41,7 +42,8 @@ class Problem(eqx.Module):
     xs: Any
     lengths: jax.Array | None
     resets: jax.Array | None
-    keys: Key | None
+    keywords: dict[str, Any]
+    context: Any
     batched: bool = eqx.field(static=True)
     reverse: bool = eqx.field(static=True)
     label: str = eqx.field(static=True)

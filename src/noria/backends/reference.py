@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._types import Key, State
+from noria._types import State
 from noria.backends.base import Problem
-from noria.cells.base import emit
+from noria.cells.base import advance
 from noria.ir.evaluate import narrowed, of_one, widened
 
 
@@ -29,30 +29,36 @@ def run(problem: Problem) -> tuple[State, Any]:
         found: tuple[Callable[..., Any], State] = eqx.combine(narrowed(copies, arrays), rest)
         return found
 
-    def example(state: State, xs: Any, length: Any, resets: Any, keys: Any) -> Any:
-        return _run_example(given, state, xs, length, resets, keys, problem.reverse)
+    def example(
+        state: State, context: Any, xs: Any, length: Any, resets: Any, keywords: Any
+    ) -> Any:
+        same = {} if context is None else {"context": context}
+        return _run_example(given, state, same, xs, length, resets, keywords, problem.reverse)
 
-    sequences = problem.xs, problem.lengths, problem.resets, problem.keys
+    sequences = problem.xs, problem.lengths, problem.resets, problem.keywords
     if not problem.batched:
-        return example(problem.carry, *sequences)
+        return example(problem.carry, problem.context, *sequences)
     size = jtu.tree_leaves(problem.xs)[0].shape[0]
     if size == 0:
-        one = jax.eval_shape(functools.partial(example, own), *of_one(sequences, 1))
+        one = jax.eval_shape(
+            functools.partial(example, own), *of_one((problem.context, *sequences), 1)
+        )
         return jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
     examples = []
     for n in range(size):
         pick = lambda tree, n=n: jtu.tree_map(lambda leaf: leaf[n], tree)  # noqa: E731
-        examples.append(example(*map(pick, (problem.carry, *sequences))))
+        examples.append(example(*map(pick, (problem.carry, problem.context, *sequences))))
     return jtu.tree_map(lambda *leaves: jnp.stack(leaves), *examples)
 
 
 def _run_example(
     given: Callable[[], tuple[Callable[..., Any], State]],
     state: State,
+    same: dict[str, Any],
     xs: Any,
     length: jax.Array | None,
     resets: jax.Array | None,
-    keys: Key | None,
+    keywords: dict[str, Any],
     reverse: bool,
 ) -> tuple[State, Any]:
     steps = jtu.tree_leaves(xs)[0].shape[0]
@@ -64,12 +70,17 @@ def _run_example(
         )
         cell, own = given()
         before = state if resets is None else _where(resets[t], own, state)
-        after = cell(before, x) if keys is None else cell(before, x, key=keys[t])
-        y = emit(cell, after, x)
+        here = {name: array[t] for name, array in keywords.items()} | same
+        if "dt" in here:
+            here["dt"] = jnp.where(valid, here["dt"], jnp.zeros_like(here["dt"]))
+        after, y = advance(cell, before, x, here)
         state = _where(valid, after, state)
         ys[t] = _where(valid, y, jtu.tree_map(jnp.zeros_like, y))
     if steps == 0:
-        y = jax.eval_shape(lambda state, x: emit(given()[0], state, x), state, of_one(xs, 1))
+        one = of_one((xs, keywords), 1)
+        _, y = jax.eval_shape(
+            lambda state, x, here: advance(given()[0], state, x, here | same), state, *one
+        )
         return state, jtu.tree_map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), y)
     return state, jtu.tree_map(lambda *leaves: jnp.stack(leaves), *ys)
 

@@ -4,7 +4,7 @@ import abc
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from noria.initializers import zeros
 from noria.module import Module
 
 G = TypeVar("G", bound="GatedCell")
+
+#: Arguments of a step by name, among `KEYWORDS`.
+Keywords: TypeAlias = dict[str, Any] | None
 
 
 class Cell(Module):
@@ -34,7 +37,15 @@ class Cell(Module):
     Shapes:
         ``x`` is ``(in,)``. The state is any pytree of arrays of one example; if there is more than
         one array, a `NamedTuple` whose first field is the output. A step must not change the
-        structure, shapes or dtypes of the state.
+        structure, shapes or dtypes of the state. A cell whose ``x`` is another array or a pytree
+        declares its shapes as ``in_shape``: ``(8, 8, 3)`` or ``{"frame": (8, 8), "gate": ()}``.
+
+    `__call__` and `output` may take arguments by name:
+
+    * ``key``: a random key of the step; `__call__` only.
+    * ``t``: int32, the number of the step. It counts from 0, and again from 0 after a reset.
+    * ``dt``: the time difference of the step, which the caller passes.
+    * ``context``: data of the example that is the same at each step, which the caller passes.
 
     Raises:
         TypeError: for a class without `__call__` or `initial_state`.
@@ -110,16 +121,61 @@ def first_array(name: str, state: State) -> Any:
     )
 
 
-def emit(cell: Callable[..., Any], state: State, x: Any) -> Any:
+#: The arguments that a cell may take besides the state and ``x``, by their names.
+KEYWORDS = ("key", "t", "dt", "context")
+
+
+def next_state(cell: Callable[..., Any], state: State, x: Any, keywords: Keywords = None) -> State:
+    """The next state of any cell, which gets the ``keywords`` that its call names."""
+    return cell(state, x, **_named(cell, keywords))
+
+
+def emit(cell: Callable[..., Any], state: State, x: Any, keywords: Keywords = None) -> Any:
     """The output of any cell; a plain function emits the first array of its state."""
     output = getattr(cell, "output", None)
-    return first_array(cell_name(cell), state) if output is None else output(state, x)
+    if output is None:
+        return first_array(cell_name(cell), state)
+    return output(state, x, **_named(output, keywords))
 
 
-def advance(cell: Callable[..., Any], state: State, x: Any, key: Key | None) -> tuple[State, Any]:
+def advance(
+    cell: Callable[..., Any], state: State, x: Any, keywords: Keywords = None
+) -> tuple[State, Any]:
     """One step of any cell: its next state and its output."""
-    state = cell(state, x) if key is None else cell(state, x, key=key)
-    return state, emit(cell, state, x)
+    state = next_state(cell, state, x, keywords)
+    return state, emit(cell, state, x, keywords)
+
+
+def _named(function: Callable[..., Any], keywords: Keywords) -> dict[str, Any]:
+    """Those of ``keywords`` that a function takes."""
+    if not keywords:
+        return {}
+    return {name: keywords[name] for name in _arguments(function) if name in keywords}
+
+
+def _arguments(function: Callable[..., Any]) -> dict[str, bool]:
+    """Which of `KEYWORDS` a function takes after ``(state, x)``; true if it has no default."""
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    bound = getattr(function, "keywords", None) or {}
+    return {
+        p.name: p.default is inspect.Parameter.empty
+        for p in parameters
+        if p.name in KEYWORDS and p.name not in bound
+    }
+
+
+def arguments_of(cell: Callable[..., Any]) -> dict[str, bool]:
+    """Which of `KEYWORDS` a step takes; true if it cannot run without.
+
+    The output takes all but ``key``: it would draw the numbers of the transition again.
+    """
+    found = _arguments(cell)
+    output = getattr(cell, "output", None)
+    if output is not None and getattr(output, "__func__", None) is not Cell.output:
+        for name, needed in _arguments(output).items():
+            if name != "key":
+                found[name] = needed or found.get(name, False)
+    return found
 
 
 def cell_name(cell: Callable[..., Any]) -> str:
@@ -139,17 +195,9 @@ def cell_name(cell: Callable[..., Any]) -> str:
     return getattr(cell, "__name__", type(cell).__name__)
 
 
-def takes_key(cell: Callable[..., Any]) -> bool:
-    """Whether the cell may draw random numbers: its call has an argument ``key``."""
-    return "key" in inspect.signature(cell).parameters
-
-
-def needs_key(cell: Callable[..., Any]) -> bool:
-    """Whether the cell cannot run without a key: its argument ``key`` has no default."""
-    return (
-        takes_key(cell)
-        and inspect.signature(cell).parameters["key"].default is inspect.Parameter.empty
-    )
+def takes_key(function: Callable[..., Any]) -> bool:
+    """Whether a function may draw random numbers: its call has an argument ``key``."""
+    return "key" in inspect.signature(function).parameters
 
 
 class GatedCell(Cell):

@@ -27,7 +27,7 @@ from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import backward_slice, dce, dependence, slices, substitute, toposort, users
 
-NUMBER, CONSTANT, INPUT, STATE = range(4)
+NUMBER, CONSTANT, CONTEXT, INPUT, STATE = range(5)
 
 #: The limit of equations for unrolling an inner loop.
 MOST_EQUATIONS = 256

@@ -67,6 +67,7 @@ class Explanation:
         reason: the reason for the backend, for loops on another backend, and for a missing
             gradient.
         constant: equations that depend on parameters only; they run once.
+        context: equations that depend on the context only; they run once per example.
         before: equations that run for all steps at once, before the loop.
         loop: equations of the forward loop.
         after: equations that run for all steps at once, after the loop.
@@ -114,6 +115,7 @@ class Explanation:
     saved_bytes: int = 0
     flops: dict[str, int] | None = None
     bytes: dict[str, int] | None = None
+    context: tuple[Line, ...] = ()
     chunkwise: str = ""
 
     _repr_html_ = explanation_html
@@ -130,6 +132,7 @@ class Explanation:
             lines.append(f"Its matrices have {form}{reason}.")
         titles = {
             "constant": "constant: once",
+            "context": "context: once per example",
             "before": "before: all steps at once",
             "loop": _LOOP.get(self.backend, "loop: step by step"),
             "after": "after: all steps at once",
@@ -145,6 +148,8 @@ class Explanation:
         for part, title in titles.items():
             found: tuple[Line, ...] = getattr(self, part)
             if part in ("reverse", "gradients") and self.backend in _LOOP:
+                continue
+            if part == "context" and not found:
                 continue
             flops = f", {_amount(self.flops[part])}flop" if self.flops and found else ""
             passed = (
@@ -228,8 +233,10 @@ def explanation_of(decision: Decision) -> Explanation:
     stages = [] if peeled is None else [stage.graph for stage in peeled.stages]
     early = [e for graph in (*stages, prologue) for e in graph.equations]
     reverse, gradients, notes = _gradient(program.executor, stages)
+    batch = math.prod(sizes.state_axes)
     graphs = {
         "constant": (parts.invariant, 1),
+        "context": (EMPTY if program.frontier is None else program.frontier.graph, batch),
         "before": (Graph((), (), tuple(early)), times),
         "loop": (loop, times),
         "after": (parts.epilogue, times),

@@ -142,7 +142,7 @@ class Peeled:
         """The values that delays and counters are computed from, parameters among them."""
         delays = [delay for stage in self.stages for delay in stage.delays]
         graphs = [*(stage.graph for stage in self.stages), *(c.by for c in self.counters)]
-        own = {part.own for part in (*self.counters, *delays)}
+        own = {delay.own for delay in delays} | {counter.own for counter in self.counters}
         return own.union(*(graph.inputs for graph in graphs))
 
 
@@ -173,7 +173,8 @@ class Plan(NamedTuple):
     @property
     def inputs(self) -> tuple[Value, ...]:
         """The arrays that the step reads as parts of its input from now on."""
-        return tuple(part.state for part in (*self.counters, *self.delays))
+        counters = (counter.state for counter in self.counters)
+        return (*counters, *(delay.state for delay in self.delays))
 
 
 def plan_of(step: Transition, levels: dict[Value, int]) -> Plan | None:

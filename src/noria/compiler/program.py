@@ -16,6 +16,7 @@ from noria.backends.base import LoopBackend, Size, Sizes, swapped
 from noria.compiler.canonicalize import STATE, without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.complex_pairs import PairedStep
+from noria.compiler.context import Frontier
 from noria.compiler.executors import Outputs
 from noria.compiler.peeled import run_peeled
 from noria.compiler.split import Split, split
@@ -68,6 +69,7 @@ class Program:
         executor: the executor of prologue and loop.
         reverse: whether steps are taken from the last to the first.
         checkpoint: steps from one stored state to the next, as a layer's ``checkpoint=``.
+        frontier: the values of the step that depend on the context, if it has one.
         single_step: whether JAX differentiates the operations, in forward mode too.
     """
 
@@ -76,6 +78,7 @@ class Program:
     reverse: bool
     checkpoint: int | str | None
     single_step: bool = False
+    frontier: Frontier | None = None
 
     @property
     def split(self) -> Split:
@@ -142,13 +145,35 @@ class Program:
 
     def run_trees(self, state: State, steps: Steps, sizes: Sizes) -> tuple[State, State]:
         """Final state and outputs as pytrees, batch first."""
-        traced = self.traced
-        run: Callable[[Arrays, Arrays, Sizes], Outputs] = self
-        if isinstance(traced, PairedStep) and traced.peeled is None:
-            run = traced.outside(self)
-        final, ys = run(jtu.tree_leaves(state), jtu.tree_leaves(steps), sizes)
+        context, steps = steps.context, steps._replace(context=None)
+        given = jtu.tree_leaves(state), jtu.tree_leaves(steps)
+        final, ys = self._with_context(*given, context, sizes)
         ys = jtu.tree_unflatten(self.traced.emission_tree, ys)
         return jtu.tree_unflatten(jtu.tree_structure(state), final), ys
+
+    def _with_context(self, state: Arrays, steps: Arrays, context: object, sizes: Sizes) -> Outputs:
+        frontier = self.frontier
+        if frontier is None:
+            return self._outside(state, steps, sizes)
+        arrays = frontier.evaluated(context, sizes)
+        if frontier.as_steps:
+            return self._outside(state, [*steps, *arrays], sizes)
+
+        def one(state: Arrays, steps: Arrays, arrays: Arrays) -> Outputs:
+            traced = replace(self.traced, parameters=(*frontier.arrays, *arrays))
+            program = replace(self, traced=traced)
+            return program._outside(state, steps, sizes._replace(batch=None))
+
+        found: Outputs = (one if sizes.batch is None else jax.vmap(one))(state, steps, arrays)
+        return found
+
+    def _outside(self, state: Arrays, steps: Arrays, sizes: Sizes) -> Outputs:
+        """The same as a call, for complex arrays too."""
+        traced = self.traced
+        if not isinstance(traced, PairedStep) or traced.peeled is not None:
+            return self(state, steps, sizes)
+        found: Outputs = traced.outside(self)(state, steps, sizes)
+        return found
 
     def saved(self, sizes: Sizes) -> tuple[tuple[Value, ...], int]:
         """The values stored for the gradient besides inputs and outputs, and the number of each."""

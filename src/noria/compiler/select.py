@@ -21,6 +21,7 @@ from noria.backends.environment import environment
 from noria.cells.base import advance
 from noria.compiler.chunkwise import chunkwise_executor
 from noria.compiler.complex_pairs import in_pairs
+from noria.compiler.context import split_context
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import NotLinear, linear_executor
 from noria.compiler.matrix_form import NotChunkwise
@@ -75,7 +76,7 @@ def run(options: Options, problem: Problem) -> tuple[State, Any]:
         carry = jtu.tree_map(lambda a: spread(a, sizes.state_axes), problem.initial_state)
         problem = replace(problem, carry=carry)
     valid = None if problem.lengths is None else valid_steps(problem.lengths, sizes.time)
-    steps = Steps(problem.xs, valid, problem.resets, problem.keys)
+    steps = Steps(problem.xs, valid, problem.resets, problem.keywords, problem.context)
     decision = decide(options, problem, steps, sizes)
     report(decision)
     if decision.program is None:
@@ -93,21 +94,21 @@ def run_single_step(options: Options, problem: Problem) -> tuple[State, Any]:
 
     For a few examples it is a loop of one step, if a backend prefers that; else the cell as it is.
     """
-    batched, keys = problem.batched, problem.keys
+    batched, keywords, context = problem.batched, problem.keywords, problem.context
     batch = jtu.tree_leaves(problem.xs)[0].shape[0] if batched else None
-    sizes, step = Sizes(1, batch), Steps(problem.xs, None, None, keys)
+    sizes, step = Sizes(1, batch), Steps(problem.xs, None, None, keywords)
     if _may_be_a_loop(options, sizes):
         steps = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, int(batched)), step)
+        steps = steps._replace(context=context)
         decision = decide(Options(), problem, steps, sizes)
         if decision.program is not None and _prefers_single_step(decision.backend, sizes):
             program = replace(decision.program, single_step=True)
             final, ys = program.run_trees(problem.carry, steps, sizes)
             return final, jtu.tree_map(lambda y: jnp.squeeze(y, int(batched)), ys)
-    check_transition(problem, of_one(step, int(batched)))
+    check_transition(problem, of_one(step._replace(context=context), int(batched)))
     advanced = functools.partial(advance, problem.cell)
-    in_axes = (0, 0, None if keys is None else 0)
-    one = jax.vmap(advanced, in_axes=in_axes) if batched else advanced
-    return one(problem.carry, problem.xs, keys)
+    one = jax.vmap(advanced) if batched else advanced
+    return one(problem.carry, problem.xs, step._replace(context=context).arguments)
 
 
 def _may_be_a_loop(options: Options, sizes: Sizes) -> bool:
@@ -125,14 +126,16 @@ def _prefers_single_step(name: str, sizes: Sizes) -> bool:
 
 def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> Decision:
     """Choose the backend, and make the program that it runs."""
-    label = problem.label
+    label, given, frontier = problem.label, sizes, None
 
     def decided(backend: str, reason: str, program: Program | None = None) -> Decision:
-        decision = Decision(label, sizes, backend, reason, program)
+        if program is not None:
+            program = replace(program, frontier=frontier)
+        decision = Decision(label, given, backend, reason, program)
         log.debug("%s", decision)
         return decision
 
-    one = of_one(steps, len(sizes.axes))
+    one = steps.of_one(len(sizes.axes))
     if options.backend in CELL_BACKENDS:
         check_transition(problem, one)
         return decided(options.backend, "as asked for")
@@ -146,6 +149,9 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
                 'expected backend="plain", without save= and checkpoint=.'
             ) from found
         return decided("plain", f"{found}, so it cannot be split")
+    traced, frontier = split_context(traced, sizes)
+    if frontier is not None and not frontier.as_steps:
+        sizes = sizes._replace(batch=None)
     if traced.peeled is not None and not traced.state:
         name = "scan" if options.backend == "auto" else options.backend
         reason = "no array of its state needs a loop"
@@ -161,6 +167,8 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
     obstacles: list[str] = []
     for name in LOOP_BACKENDS if options.backend == "auto" else [options.backend]:
         program, obstacle = _loop(name, traced, problem, sizes, options)
+        if name != "scan" and sizes != given:
+            obstacle = "a value that depends on the context is a matrix of each example"
         if obstacle is None:
             merits = [*obstacles, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else "as asked for"

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._errors import describe
-from noria._types import Key, State
+from noria._types import State
 from noria.backends.base import Problem
-from noria.cells.base import emit
-from noria.compiler.canonicalize import CONSTANT, INPUT, STATE, canonicalize
+from noria.cells.base import Keywords, emit, next_state
+from noria.compiler.canonicalize import CONSTANT, CONTEXT, INPUT, STATE, canonicalize
+from noria.compiler.constant_positions import with_known_positions
 from noria.compiler.peel import Peeled, Transition, plan_of, separate, without
 from noria.ir.build import graph_of
+from noria.ir.evaluate import of_one
 from noria.ir.graph import Equation, Graph, Value, is_literal
 from noria.ir.passes import dependence
 
@@ -25,13 +27,28 @@ class Steps(NamedTuple):
     """The inputs of one step, or of all: ``(time, ...)`` or ``(batch, time, ...)`` arrays.
 
     ``valid`` is false past the end of an example. ``reset`` is true where the initial state is put
-    back before the step is taken. All but ``x`` may be ``None``.
+    back before the step is taken. ``keywords`` are further arguments of the cell by name. The
+    ``context`` has no axis of time. All but ``x`` may be ``None``.
     """
 
     x: Any
     valid: Any
     reset: Any
-    key: Key | None
+    keywords: Keywords = None
+    context: Any = None
+
+    def of_one(self, axes: int) -> "Steps":
+        """Shapes and dtypes of one step of one example; arrays have ``axes`` in front."""
+        one: Steps = of_one(self._replace(context=None), axes)
+        return one._replace(context=of_one(self.context, axes - 1))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the cell by name, at a step that may be padding."""
+        found = dict(self.keywords or {})
+        if self.valid is not None and "dt" in found:
+            found["dt"] = jnp.where(self.valid, found["dt"], jnp.zeros_like(found["dt"]))
+        return found if self.context is None else found | {"context": self.context}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +56,8 @@ class Traced:
     """One step of one example: a canonical graph from parameters, state, input to state and output.
 
     ``parameters`` are the arrays for the first inputs of the graph: arrays that the cell closes
-    over, its fields, and the initial state. ``levels`` has the level of each input.
+    over, its fields, and the initial state. ``levels`` has the level of each input. The last
+    inputs are those of the context, if there is one; they have the level `CONTEXT`.
     ``peeled`` are the arrays of the state that have left the step: ``state`` has the others, and
     ``steps`` ends with the arrays that the step reads instead; ``None`` if no array has left it.
     """
@@ -95,7 +113,7 @@ def trace(
             else _where(step.valid, step.x, jtu.tree_map(jnp.zeros_like, step.x))
         )
         before = state if step.reset is None else _where(step.reset, own, state)
-        after, y = _checked(label, eqx.combine(arrays, rest), before, x, step.key)
+        after, y = _checked(label, eqx.combine(arrays, rest), before, x, step.arguments)
         if step.valid is None:
             return after, before, after, y
         y = _where(step.valid, y, jtu.tree_map(jnp.zeros_like, y))
@@ -103,13 +121,16 @@ def trace(
 
     state = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), initial_state)
     graph, closed_over, tree = graph_of(one, arrays, initial_state, state, step)
+    graph = with_known_positions(graph, dict(zip(graph.inputs, closed_over, strict=False)))
     parameters = (*closed_over, *jtu.tree_leaves((arrays, initial_state)))
     *_, emission_tree = tree.children()
     transition = _transition(graph, len(parameters), len(jtu.tree_leaves(initial_state)), step)
     levels = dict.fromkeys(graph.inputs[: len(parameters)], CONSTANT)
     levels |= dict.fromkeys(transition.state, STATE) | dict.fromkeys(transition.steps, INPUT)
+    context = graph.inputs[len(graph.inputs) - len(jtu.tree_leaves(step.context)) :]
+    levels |= dict.fromkeys(context, CONTEXT)
     found = dependence(graph.equations, levels)
-    plan = plan_of(transition, found)
+    plan = None if context else plan_of(transition, found)
     if plan is not None:
         levels |= dict.fromkeys(plan.inputs, INPUT)
         found = dependence(graph.equations, levels)
@@ -126,6 +147,7 @@ def trace(
 def _transition(graph: Graph, first: int, width: int, step: Steps) -> Transition:
     """One step with ``first`` parameters and ``width`` arrays in its state."""
     inputs, outputs = graph.inputs, graph.outputs
+    end = len(inputs) - len(jtu.tree_leaves(step.context))
     steps = iter(inputs[first + width + len(jtu.tree_leaves(step.x)) :])
     carried, before, after = (outputs[n * width : (n + 1) * width] for n in range(3))
     return Transition(
@@ -136,7 +158,7 @@ def _transition(graph: Graph, first: int, width: int, step: Steps) -> Transition
         carried=carried,
         emission=outputs[3 * width :],
         own=inputs[first - width : first],
-        steps=inputs[first + width :],
+        steps=inputs[first + width : end],
         valid=None if step.valid is None else next(steps),
         reset=None if step.reset is None else next(steps),
     )
@@ -145,15 +167,15 @@ def _transition(graph: Graph, first: int, width: int, step: Steps) -> Transition
 def check_transition(problem: Problem, step: Steps) -> None:
     """Raise the errors of `trace` about the state, for backends that do not trace the cell."""
     cell = functools.partial(_checked, problem.label, problem.cell)
-    jax.eval_shape(cell, problem.initial_state, step.x, step.key)
+    jax.eval_shape(cell, problem.initial_state, step.x, step._replace(valid=None).arguments)
 
 
 def _checked(
-    label: str, cell: Callable[..., Any], state: State, x: Any, key: Key | None
+    label: str, cell: Callable[..., Any], state: State, x: Any, keywords: Keywords
 ) -> tuple[State, Any]:
     """One step; its errors give the arguments of the cell."""
     try:
-        after = cell(state, x) if key is None else cell(state, x, key=key)
+        after = next_state(cell, state, x, keywords)
     except Exception as error:
         error.add_note(
             f"{label}: this came from one step of the cell, called with a state of "
@@ -167,7 +189,7 @@ def _checked(
             "expected the same structure, shapes and dtypes. Check the initial state and the dtype "
             "of xs."
         )
-    return after, emit(cell, after, x)
+    return after, emit(cell, after, x, keywords)
 
 
 def _structs(tree: Any) -> Any:

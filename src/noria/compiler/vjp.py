@@ -59,6 +59,14 @@ def differentiate(split: Split) -> StepVJP:
     )
 
 
+def _active(graph: Graph) -> list[Equation]:
+    """The equations that lead derivatives on.
+
+    A primitive without a derivative may follow ``stop_gradient``, and is not asked for one there.
+    """
+    return [e for e in graph.equations if e.name != "stop_gradient"]
+
+
 class _Tape:
     """Reverse-mode differentiation of a loop body, equation by equation (Wengert 1964).
 
@@ -69,12 +77,12 @@ class _Tape:
 
     def __init__(self, split: Split):
         loop, differentiable = split.loop, split.differentiable
-        moves = dependence(split.prologue.equations, dict.fromkeys(differentiable, 1))
+        moves = dependence(_active(split.prologue), dict.fromkeys(differentiable, 1))
         self.loop, self.shared = loop, frozenset(split.shared)
         self.parameters = differentiable & self.shared
         self.hoisted = {v for v in split.hoisted if moves.get(v) and is_inexact(v)}
         inputs = (*self.parameters, *self.hoisted, *filter(is_inexact, split.state))
-        self._depends = dependence(loop.equations, dict.fromkeys(inputs, 1))
+        self._depends = dependence(_active(loop), dict.fromkeys(inputs, 1))
         self._names: dict[Value, Atom] = {}
         self._recorded: list[tuple[Equation, EquationVJP, dict[Value, Atom]]] = []
         self.seeds = [Value(v.aval) for v in loop.outputs if is_inexact(v)]

@@ -118,8 +118,11 @@ class _Pieces:
     def _row(self, value: Atom) -> list[Piece]:
         """A value that lacks the axis; ``window[2]`` is a slice of one entry without it."""
         equation = None if is_literal(value) else self.makers.get(value)
-        is_squeeze = equation is not None and equation.name == "squeeze"
-        if is_squeeze and equation.params["dimensions"] == (self.axis,):
+        if (
+            equation is not None
+            and equation.name == "squeeze"
+            and equation.params["dimensions"] == (self.axis,)
+        ):
             return self.of(equation.inputs[0])
         return [Piece(value, 0, 1, is_row=True)]
 

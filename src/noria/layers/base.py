@@ -1,6 +1,8 @@
 """The methods that every layer and every model of layers has."""
 
 import abc
+import inspect
+from collections.abc import Container, Iterable
 from typing import Any, ClassVar
 
 import jax
@@ -47,7 +49,12 @@ class Layer(Module):
     """
 
     def __call__(
-        self, *state_and_xs: Any, lengths: Any = None, resets: Any = None, key: Key | None = None
+        self,
+        *state_and_xs: Any,
+        lengths: Any = None,
+        resets: Any = None,
+        key: Key | None = None,
+        **inputs: Any,
     ) -> Any:
         """The outputs of whole sequences: ``layer(xs)`` or ``layer(state, xs)``.
 
@@ -56,12 +63,15 @@ class Layer(Module):
             lengths: see `scan`.
             resets: see `scan`.
             key: see `scan`.
+            **inputs: ``t``, ``dt`` and ``context``, for layers whose cells take them; see
+                `Recurrence.scan`.
 
         Returns:
             The outputs of `scan`.
 
         Raises:
-            TypeError: if there are no positional arguments or more than two.
+            TypeError: if there are no positional arguments or more than two, or if one of
+                ``inputs`` is given that no cell takes.
 
         Examples:
             >>> import jax.numpy as jnp, noria as nr
@@ -77,7 +87,8 @@ class Layer(Module):
                 "expected layer(xs) or layer(state, xs)."
             )
         state, xs = (None, *state_and_xs)[-2:]
-        return self.scan(state, xs, lengths=lengths, resets=resets, key=key)[1]
+        check_taken(self.label, inputs, self.takes())
+        return self.scan(state, xs, lengths=lengths, resets=resets, key=key, **inputs)[1]
 
     @abc.abstractmethod
     def scan(
@@ -161,10 +172,35 @@ class Layer(Module):
             (4,)
         """
 
+    def takes(self) -> frozenset[str]:
+        """Which of ``t``, ``dt`` and ``context`` the cells of this layer take.
+
+        Returns:
+            Their names; by default those that `scan` has as arguments.
+
+        Examples:
+            >>> import jax.numpy as jnp, noria as nr
+            >>> leaky = lambda h, x, *, dt: h + dt * (x - h)
+            >>> sorted(nr.Recurrence(leaky, initial_state=jnp.zeros(3)).takes())
+            ['dt']
+        """
+        arguments = inspect.signature(self.scan).parameters
+        return frozenset(name for name in ("t", "dt", "context") if name in arguments)
+
     @property
     def label(self) -> str:
         """The name of this layer in messages and tables."""
         return type(self).__name__
+
+
+def check_taken(label: str, inputs: Iterable[str], taken: Container[str]) -> None:
+    """Raise an error for inputs that no cell of a model takes."""
+    for name in inputs:
+        if name not in taken:
+            raise TypeError(
+                f"{label}: {name} was given, but none of its cells takes it; leave {name}= out, or "
+                f"expected a cell with an argument of this name: (state, x, *, {name})."
+            )
 
 
 class StatelessLayer(Layer):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from noria._errors import check_choice
 from noria._types import Key, State
-from noria.layers.base import Layer
+from noria.layers.base import Layer, check_taken
 from noria.layers.recurrence import Recurrence
 from noria.module import map_modules
 
@@ -87,16 +87,43 @@ class Bidirectional(Layer):
         lengths: Any = None,
         resets: Any = None,
         key: Key | None = None,
+        **inputs: Any,
     ) -> tuple[State, Any]:
+        """The final state and the outputs of whole sequences; see `Layer.scan`.
+
+        Args:
+            state: see `Layer.scan`.
+            xs: see `Layer.scan`.
+            lengths: see `Layer.scan`.
+            resets: see `Layer.scan`.
+            key: see `Layer.scan`.
+            **inputs: ``t``, ``dt`` and ``context``; see `Recurrence.scan`. Each
+                direction gets those that its cell takes.
+
+        Returns:
+            As `Layer.scan`.
+
+        Raises:
+            ValueError: see `Layer.scan`.
+            TypeError: see `Layer.scan`; if one of ``inputs`` is missing, or no cell takes it.
+        """
         states = (None, None) if state is None else state
         if not isinstance(states, tuple) or len(states) != 2:
             raise ValueError(
                 f"{self.label}: the state is a {type(state).__name__}; "
                 "expected the pair (forward, backward). The state comes first: layer(state, xs)."
             )
+        check_taken(self.label, inputs, self.takes())
         keys = (None, None) if key is None else jax.random.split(key)
         (forward, f), (backward, b) = (
-            layer.scan(state, xs, lengths=lengths, resets=resets, key=key)
+            layer.scan(
+                state,
+                xs,
+                lengths=lengths,
+                resets=resets,
+                key=key,
+                **{name: a for name, a in inputs.items() if name in layer.takes()},
+            )
             for layer, state, key in zip(self._directions, states, keys, strict=True)
         )
         if self.merge not in ("concat", "pair") and f.shape != b.shape:
@@ -108,7 +135,13 @@ class Bidirectional(Layer):
         return (forward, backward), MERGES[self.merge](f, b)
 
     def step(
-        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+        self,
+        state: State,
+        x: Any,
+        *,
+        resets: Any = None,
+        key: Key | None = None,
+        **inputs: Any,
     ) -> tuple[State, Any]:
         """Not available: the backward recurrence needs whole sequences.
 
@@ -117,6 +150,7 @@ class Bidirectional(Layer):
             x: ignored.
             resets: ignored.
             key: ignored.
+            **inputs: ignored.
 
         Returns:
             Nothing.
@@ -136,6 +170,10 @@ class Bidirectional(Layer):
             The pair ``(forward, backward)``.
         """
         return tuple(layer.initial_state() for layer in self._directions)
+
+    def takes(self) -> frozenset[str]:
+        forward, backward = self._directions
+        return forward.takes() | backward.takes()
 
     @property
     def label(self) -> str:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from noria._errors import as_given, check_key
 from noria._types import Key, State
 from noria.cells.base import Cell
-from noria.layers.base import Layer
+from noria.layers.base import Layer, check_taken
 from noria.layers.per_step import PerStep
 from noria.masking import check_lengths, keep_valid
 
@@ -71,17 +71,66 @@ class Chain(Layer):
         lengths: Any = None,
         resets: Any = None,
         key: Key | None = None,
+        **inputs: Any,
     ) -> tuple[State, Any]:
-        return self._run("scan", state, xs, key, lengths=lengths, resets=resets)
+        """The final state and the outputs of whole sequences; see `Layer.scan`.
+
+        Args:
+            state: see `Layer.scan`.
+            xs: see `Layer.scan`.
+            lengths: see `Layer.scan`.
+            resets: see `Layer.scan`.
+            key: see `Layer.scan`.
+            **inputs: ``t``, ``dt`` and ``context``; see `Recurrence.scan`. Each layer
+                gets those that its cells take.
+
+        Returns:
+            As `Layer.scan`.
+
+        Raises:
+            ValueError: see `Layer.scan`.
+            TypeError: see `Layer.scan`; if one of ``inputs`` is missing, or no cell takes it.
+        """
+        return self._run("scan", state, xs, key, inputs, lengths=lengths, resets=resets)
 
     def step(
-        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+        self,
+        state: State,
+        x: Any,
+        *,
+        resets: Any = None,
+        key: Key | None = None,
+        **inputs: Any,
     ) -> tuple[State, Any]:
-        return self._run("step", state, x, key, resets=resets)
+        """The next state and the output of one step, for streaming; see `Layer.step`.
+
+        Args:
+            state: see `Layer.step`.
+            x: see `Layer.step`.
+            resets: see `Layer.step`.
+            key: see `Layer.step`.
+            **inputs: ``t``, ``dt`` and ``context``; see `Recurrence.step`. Each layer
+                gets those that its cells take.
+
+        Returns:
+            As `Layer.step`.
+
+        Raises:
+            ValueError: see `Layer.step`.
+            TypeError: see `Layer.step`; if one of ``inputs`` is missing, or no cell takes it.
+        """
+        return self._run("step", state, x, key, inputs, resets=resets)
 
     def _run(
-        self, verb: str, state: State, xs: Any, key: Key | None, **options: Any
+        self,
+        verb: str,
+        state: State,
+        xs: Any,
+        key: Key | None,
+        inputs: dict[str, Any],
+        **options: Any,
     ) -> tuple[State, Any]:
+        check_taken(self.label, inputs, self.takes())
         states = (None,) * len(self) if state is None else state
         if not isinstance(states, tuple) or len(states) != len(self):
             came = (
@@ -98,7 +147,8 @@ class Chain(Layer):
         keys = (None,) * len(self) if key is None else jax.random.split(key, len(self))
         finals = []
         for layer, before, k in zip(self.layers, states, keys, strict=True):
-            after, xs = getattr(layer, verb)(before, xs, key=k, **options)
+            own = {name: a for name, a in inputs.items() if name in layer.takes()}
+            after, xs = getattr(layer, verb)(before, xs, key=k, **options, **own)
             finals.append(after)
         return tuple(finals), xs
 
@@ -109,6 +159,9 @@ class Chain(Layer):
             A tuple with one state for each layer, ``None`` for a layer without a state.
         """
         return tuple(layer.initial_state() for layer in self.layers)
+
+    def takes(self) -> frozenset[str]:
+        return frozenset().union(*(layer.takes() for layer in self.layers))
 
     def __getitem__(self, index: int | slice) -> Any:
         return Chain(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
@@ -163,8 +216,26 @@ class Residual(Layer):
         lengths: Any = None,
         resets: Any = None,
         key: Key | None = None,
+        **inputs: Any,
     ) -> tuple[State, Any]:
-        state, ys = self.layer.scan(state, xs, lengths=lengths, resets=resets, key=key)
+        """The final state and the outputs of whole sequences; see `Layer.scan`.
+
+        Args:
+            state: see `Layer.scan`.
+            xs: see `Layer.scan`.
+            lengths: see `Layer.scan`.
+            resets: see `Layer.scan`.
+            key: see `Layer.scan`.
+            **inputs: ``t``, ``dt`` and ``context``; see `Recurrence.scan`.
+
+        Returns:
+            As `Layer.scan`.
+
+        Raises:
+            ValueError: see `Layer.scan`.
+            TypeError: see `Layer.scan`; if one of ``inputs`` is missing, or no cell takes it.
+        """
+        state, ys = self.layer.scan(state, xs, lengths=lengths, resets=resets, key=key, **inputs)
         xs = jnp.asarray(xs)
         if lengths is not None:
             lengths = as_given(lengths)
@@ -172,9 +243,31 @@ class Residual(Layer):
         return state, self._add(xs, ys)
 
     def step(
-        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+        self,
+        state: State,
+        x: Any,
+        *,
+        resets: Any = None,
+        key: Key | None = None,
+        **inputs: Any,
     ) -> tuple[State, Any]:
-        state, y = self.layer.step(state, x, resets=resets, key=key)
+        """The next state and the output of one step, for streaming; see `Layer.step`.
+
+        Args:
+            state: see `Layer.step`.
+            x: see `Layer.step`.
+            resets: see `Layer.step`.
+            key: see `Layer.step`.
+            **inputs: ``t``, ``dt`` and ``context``; see `Recurrence.step`.
+
+        Returns:
+            As `Layer.step`.
+
+        Raises:
+            ValueError: see `Layer.step`.
+            TypeError: see `Layer.step`; if one of ``inputs`` is missing, or no cell takes it.
+        """
+        state, y = self.layer.step(state, x, resets=resets, key=key, **inputs)
         return state, self._add(jnp.asarray(x), y)
 
     def _add(self, xs: jax.Array, ys: jax.Array) -> jax.Array:
@@ -188,6 +281,9 @@ class Residual(Layer):
 
     def initial_state(self) -> State:
         return self.layer.initial_state()
+
+    def takes(self) -> frozenset[str]:
+        return self.layer.takes()
 
 
 def _as_layer(call: str, layer: Any) -> Layer:

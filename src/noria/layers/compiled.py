@@ -16,37 +16,35 @@ import jax.tree_util as jtu
 import numpy as np
 
 from noria._jax import Literal, parts_of
-from noria._types import Key, State
+from noria._types import State
 from noria.backends.environment import environment
 from noria.cells.base import advance
 
 
-def dependence_of(
-    cell: Callable[..., Any], state: State, x: Any, key: Key | None
-) -> Hashable | None:
+def dependence_of(cell: Callable[..., Any], state: State, x: Any, keywords: Any) -> Hashable | None:
     """Equal for two calls that may share a program; ``None`` if the call cannot share one.
 
     Args:
         cell: the cell of a layer.
         state: one example's state; shapes and dtypes suffice.
         x: one step of the input, likewise.
-        key: one random key, likewise, or ``None``.
+        keywords: the arguments of the cell by name, likewise.
     """
     if _computes_from_its_fields(cell):
         return environment()
     arrays, rest = eqx.partition(cell, eqx.is_array)
 
-    def step(key: Key | None, *given: Any) -> Any:
+    def step(keywords: Any, *given: Any) -> Any:
         arrays, state, x = given
-        return advance(eqx.combine(arrays, rest), state, x, key)
+        return advance(eqx.combine(arrays, rest), state, x, keywords)
 
-    def derivative(cotangents: Any, key: Key | None, *given: Any) -> Any:
+    def derivative(cotangents: Any, keywords: Any, *given: Any) -> Any:
         # Integers and booleans have none.
-        return eqx.filter_vjp(partial(step, key), *given)[1](
+        return eqx.filter_vjp(partial(step, keywords), *given)[1](
             eqx.filter(cotangents, eqx.is_inexact_array)
         )
 
-    given = key, arrays, state, x
+    given = keywords, arrays, state, x
     content = _Content()
     try:
         jaxpr, outputs = jax.make_jaxpr(step, return_shape=True)(*given)

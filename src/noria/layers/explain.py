@@ -10,7 +10,13 @@ from noria.layers.base import Layer
 
 
 def explain(
-    layer: Layer, xs: Any, *, lengths: Any = None, resets: Any = None, key: Key | None = None
+    layer: Layer,
+    xs: Any,
+    *,
+    lengths: Any = None,
+    resets: Any = None,
+    key: Key | None = None,
+    **inputs: Any,
 ) -> Any:
     """The decisions for ``layer`` on ``xs``: backend, hoisted equations, stored values, reasons.
 
@@ -23,6 +29,7 @@ def explain(
         lengths: as in that call.
         resets: as in that call.
         key: as in that call.
+        **inputs: ``t``, ``dt`` and ``context`` as in that call.
 
     Returns:
         An `Explanation`; for a model with several recurrent layers `Explanations`, a tuple of them
@@ -39,7 +46,8 @@ def explain(
         (2, 'native')
     """
     with explaining() as found:
-        jax.eval_shape(lambda xs: layer.scan(None, xs, lengths=lengths, resets=resets, key=key), xs)
+        given = {"lengths": lengths, "resets": resets, "key": key, **inputs}
+        jax.eval_shape(lambda xs: layer.scan(None, xs, **given), xs)
     if not found:
         raise ValueError(
             f"explain({layer.label}, xs): it holds no recurrent layer; there is no loop to explain."

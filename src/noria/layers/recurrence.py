@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._errors import check_dtype, check_key, describe
+from noria._errors import describe
 from noria._jax import looks_at_residuals
 from noria._types import Key, State
 from noria.backends.base import Problem
-from noria.cells.base import cell_name, needs_key, takes_key
+from noria.cells.base import arguments_of, cell_name
 from noria.compiler.select import Options, is_listening, run_locally, run_single_step
 from noria.compiler.trace import tree_spec
 from noria.ir.evaluate import of_one, spread
+from noria.layers.arguments import keywords_of, of_nonempty
 from noria.layers.base import Layer
 from noria.layers.checks import (
     check_cell,
@@ -24,7 +25,8 @@ from noria.layers.checks import (
     strip_weak_type,
 )
 from noria.layers.compiled import dependence_of
-from noria.masking import check_lengths, keep_valid, where
+from noria.layers.inputs import input_of
+from noria.masking import check_lengths, keep_valid, where, without_padding
 from noria.module import as_pytree
 
 
@@ -77,7 +79,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         ``xs`` is ``(time, in)`` or ``(batch, time, in)``; the outputs are ``(time, out)`` or
         ``(batch, time, out)``. A state has the shapes of one example, which broadcast over the
         batch, or a leading ``batch`` axis. All arrays have the dtype of the parameters. See `Layer`
-        for ``lengths``, ``resets`` and ``key``.
+        for ``lengths``, ``resets`` and ``key``, and `scan` for ``t``, ``dt`` and ``context``.
+
+        A cell without ``in_size`` takes inputs of any form: ``xs`` may be a pytree of arrays
+        ``(batch, time, ...)``. With ``in_shape``, the shapes of one step, the batch may be missing.
 
     Raises:
         TypeError: if the cell is not callable, needs a key and gets none, or changes the dtype of
@@ -154,25 +159,63 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         lengths: Any = None,
         resets: Any = None,
         key: Key | None = None,
+        t: Any = None,
+        dt: Any = None,
+        context: Any = None,
     ) -> tuple[State, Any]:
-        xs, batch, time = self._sequence(xs)
+        """The final state and the outputs of whole sequences; see `Layer.scan`.
+
+        Args:
+            state: see `Layer.scan`.
+            xs: see `Layer.scan`.
+            lengths: see `Layer.scan`.
+            resets: see `Layer.scan`.
+            key: see `Layer.scan`.
+            t: ``()`` or ``(batch,)`` integers, the number of the first step, 0 by default. A
+                sequence that continues another one passes the number of steps since the last reset.
+            dt: ``(time,)`` or ``(batch, time)``, time differences, one for each step.
+            context: a pytree of arrays, with a leading ``batch`` axis if ``xs`` has one, which
+                every step of an example reads.
+
+        Returns:
+            As `Layer.scan`.
+
+        Raises:
+            ValueError: see `Layer.scan`.
+            TypeError: see `Layer.scan`; if the cell takes ``dt`` or ``context`` and none is given,
+                or one of ``t``, ``dt`` and ``context`` is given that the cell does not take.
+        """
+        xs, axes = input_of(self.label, self.cell, "xs", xs, time=True)
+        batch = axes[:-1]
         if lengths is not None:
-            lengths = check_lengths(self.label, lengths, (*batch, time), len(batch))
+            lengths = check_lengths(self.label, lengths, axes, len(batch))
         if resets is not None:
-            resets = self._resets(resets, (*batch, time))
-            if self.reverse:  # the boundary before step t is crossed on the way from t to t - 1
-                resets = jnp.concatenate(
-                    [resets[..., 1:], jnp.zeros_like(resets[..., :1])], axis=-1
-                )
+            resets = self._resets(resets, axes)
+        given = {"key": key, "t": t, "dt": dt, "context": context}
+        keywords, context = keywords_of(self.label, self.cell, axes, resets, given, time=True)
+        context = of_nonempty(context, lengths)
+        if resets is not None and self.reverse:
+            # The boundary before step t is crossed on the way from t to t - 1.
+            resets = jnp.concatenate([resets[..., 1:], jnp.zeros_like(resets[..., :1])], axis=-1)
         own = self.initial_state()
         start = None if state is None else self._state(state, own, batch)
-        keys = self._keys(key, (*batch, time))
         if lengths is not None and looks_at_residuals():
-            xs = keep_valid(xs, lengths)  # JAX then looks at what is kept for the gradient too
+            # JAX then looks at what is kept for the gradient too.
+            xs, keywords = keep_valid(xs, lengths), without_padding(keywords, lengths)
         problem = Problem(
-            self.cell, own, start, xs, lengths, resets, keys, bool(batch), self.reverse, self.label
+            self.cell,
+            own,
+            start,
+            xs,
+            lengths,
+            resets,
+            keywords,
+            context,
+            bool(batch),
+            self.reverse,
+            self.label,
         )
-        shared = None if is_listening() else self._dependence(own, xs, keys, len(batch) + 1)
+        shared = None if is_listening() else self._dependence(problem, len(axes))
         try:
             run = run_locally if shared is None else functools.partial(_compiled_run, shared)
             return run(self._options, problem)
@@ -191,35 +234,80 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         return Options(self.backend, self.save, self.checkpoint)
 
     def step(
-        self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
+        self,
+        state: State,
+        x: Any,
+        *,
+        resets: Any = None,
+        key: Key | None = None,
+        t: Any = None,
+        dt: Any = None,
+        context: Any = None,
     ) -> tuple[State, Any]:
+        """The next state and the output of one step, for streaming; see `Layer.step`.
+
+        Args:
+            state: see `Layer.step`.
+            x: see `Layer.step`.
+            resets: see `Layer.step`.
+            key: see `Layer.step`.
+            t: ``()`` or ``(batch,)`` integers, the number of the step, 0 by default and where an
+                episode begins.
+            dt: ``()`` or ``(batch,)``, the time difference of the step.
+            context: as in `scan`.
+
+        Returns:
+            As `Layer.step`.
+
+        Raises:
+            ValueError: if a shape does not fit, or the layer is reversed.
+            TypeError: see `scan`.
+        """
         if self.reverse:
             raise ValueError(
                 f"{self.label}.step: a reversed layer starts at the end; "
                 "call scan with the whole sequence."
             )
-        x, batch = self._one_step(x)
+        x, batch = input_of(self.label, self.cell, "x", x, time=False)
         own = self.initial_state()
         state = self._state(state, own, batch)
         if resets is not None:
-            state = where(self._resets(resets, batch), own, state)
-
-        keys = self._keys(key, batch)
+            resets = self._resets(resets, batch)
+            state = where(resets, own, state)
+        given = {"key": key, "t": t, "dt": dt, "context": context}
+        keywords, context = keywords_of(self.label, self.cell, batch, resets, given, time=False)
         problem = Problem(
-            self.cell, own, state, x, None, None, keys, bool(batch), False, self.label
+            self.cell,
+            own,
+            state,
+            x,
+            None,
+            None,
+            keywords,
+            context,
+            bool(batch),
+            False,
+            self.label,
         )
-        shared = self._dependence(own, x, keys, len(batch))
+        shared = self._dependence(problem, len(batch))
         if shared is None:
             return run_single_step(Options("plain"), problem)
         return _compiled_step(shared, self._options, problem)
 
-    def _dependence(self, own: State, xs: Any, keys: Key | None, axes: int) -> Hashable | None:
-        """Equal for calls that may share a program; ``None`` for a call that must not."""
-        return (
-            None
-            if self.backend == "reference"
-            else dependence_of(self.cell, own, of_one(xs, axes), of_one(keys, axes))
-        )
+    def takes(self) -> frozenset[str]:
+        return frozenset(arguments_of(self.cell)) - {"key"}
+
+    def _dependence(self, problem: Problem, axes: int) -> Hashable | None:
+        """Equal for calls that may share a program; ``None`` for a call that must not.
+
+        The inputs of ``problem`` have ``axes`` in front.
+        """
+        if self.backend == "reference":
+            return None
+        x, keywords = of_one((problem.xs, problem.keywords), axes)
+        if problem.context is not None:
+            keywords["context"] = of_one(problem.context, int(problem.batched))
+        return dependence_of(self.cell, problem.initial_state, x, keywords)
 
     @property
     def label(self) -> str:
@@ -232,34 +320,6 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         )
 
     # --- Arguments -------------------------------------------------------------------------------
-
-    def _sequence(self, xs: Any) -> tuple[Any, tuple[int, ...], int]:
-        """``xs`` as an array, its batch axes and its number of steps."""
-        xs = self._arrays("xs", xs, (2, 3), "(time, {}) or (batch, time, {})")
-        return xs, xs.shape[:-2], xs.shape[-2]
-
-    def _one_step(self, x: Any) -> tuple[Any, tuple[int, ...]]:
-        x = self._arrays("x", x, (1, 2), "({},) or (batch, {})")
-        return x, x.shape[:-1]
-
-    def _arrays(self, what: str, xs: Any, ranks: tuple[int, int], form: str) -> jax.Array:
-        size = getattr(self.cell, "in_size", None)
-        if isinstance(xs, list | tuple):
-            raise TypeError(
-                f"{self.label}: {what} is a {type(xs).__name__}; "
-                f"expected one array, {form.format(size or 'in', size or 'in')}: stack equal steps "
-                "with jnp.stack, pad unequal sequences with noria.data.pad."
-            )
-        array = jnp.asarray(xs)
-        if array.ndim not in ranks or size not in (None, array.shape[-1]):
-            hint = "; the state comes first: layer(state, xs)" if array.ndim == ranks[0] - 1 else ""
-            raise ValueError(
-                f"{self.label}: {what} has shape {array.shape}; expected "
-                f"{form.format(size or 'in', size or 'in')}{hint}."
-            )
-        if size is not None:
-            check_dtype(self.label, what, array, self.cell.dtype)
-        return array
 
     def _state(self, state: State, own: State, batch: tuple[int, ...]) -> State:
         """The state to start from, with a batch axis where the input has one."""
@@ -302,13 +362,6 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 f"expected {shape}, one for each step."
             )
         return array
-
-    def _keys(self, key: Key | None, shape: tuple[int, ...]) -> Key | None:
-        """One key for each step, for a cell that takes keys; ``None`` for other cells."""
-        if not takes_key(self.cell) or (key is None and not needs_key(self.cell)):
-            return None
-        check_key(f"{self.label}, whose cell draws random numbers", key)
-        return key if key is None or not shape else jax.random.split(key, shape)
 
 
 @eqx.filter_jit

@@ -11,5 +11,5 @@
 ============= ====================================================================
 
 ``NORIA_NATIVE_ISA`` names the instruction set. ``NORIA_BACKEND=scan`` keeps layers from this
-backend.
+backend. ``NORIA_CACHE`` is the folder of machine code on disk.
 """

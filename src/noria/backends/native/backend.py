@@ -81,8 +81,8 @@ class Native:
         )
 
     def prefers_single_step(self, rows: int) -> bool:
-        """For few rows, weights are not packed, and one call replaces many operations."""
-        return rows <= tuning().unpacked_rows
+        """For up to some rows: one call replaces many operations, and XLA packs weights too."""
+        return rows <= tuning().step_rows
 
 
 BACKEND = Native()

@@ -84,6 +84,10 @@ class Tuning:
     #: packing reads a weight once more.
     unpacked_rows: int = 8
 
+    #: Rows of one step outside of a loop up to which machine code is faster than XLA's operations.
+    #: XLA also packs the weights of a product.
+    step_rows: int = 128
+
     #: Bytes of a weight that a step reads fast for one example. A larger one is multiplied for a
     #: time block at once; the limit grows with the batch, up to ``small_weight_examples``.
     small_weight_bytes: int = 2**15

@@ -2,7 +2,8 @@
 
 Numbers are vectors of their own type, booleans vectors of single bits. Rules take care of the
 differences between JAX and LLVM: a maximum propagates NaN, a conversion to integers saturates, a
-remainder has the sign of its first operand.
+remainder has the sign of its first operand. Integers may be divided by zero, and shifted by any
+number of bits.
 """
 
 from collections.abc import Callable
@@ -76,7 +77,46 @@ def _extreme(sign: str) -> Rule:
 
 
 def _divide(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
-    return b.fdiv(*args)
+    """As XLA divides integers: ``x / 0`` is -1 in all bits, and ``min / -1`` is ``min``."""
+    (x, y), kind = args, _kind(equation)
+    if kind == "f":
+        return b.fdiv(x, y)
+    is_zero, divisor = b.icmp_unsigned("==", y, constant(y.type, 0)), _divisor(b, kind, y)
+    found = (b.sdiv if kind == "i" else b.udiv)(x, divisor)
+    if kind == "i":
+        found = b.select(b.icmp_signed("==", y, constant(y.type, -1)), b.neg(x), found)
+    return b.select(is_zero, b.not_(constant(x.type, 0)), found)
+
+
+def _remainder(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+    """As XLA divides integers: ``x rem 0`` is ``x``."""
+    (x, y), kind = args, _kind(equation)
+    if kind == "f":
+        return b.frem(x, y)
+    found = (b.srem if kind == "i" else b.urem)(x, _divisor(b, kind, y))
+    return b.select(b.icmp_unsigned("==", y, constant(y.type, 0)), x, found)
+
+
+def _divisor(b: ir.IRBuilder, kind: str, y: ir.Value) -> ir.Value:
+    """``y``, or 1 where the processor would stop the program: for 0, and for -1 below zero."""
+    stops = b.icmp_unsigned("==", y, constant(y.type, 0))
+    if kind == "i":
+        stops = b.or_(stops, b.icmp_signed("==", y, constant(y.type, -1)))
+    return b.select(stops, constant(y.type, 1), y)
+
+
+def _shift(name: str) -> Rule:
+    """A shift by all bits or more gives 0, or the sign in all bits; so does a negative one."""
+
+    def rule(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
+        x, count = args
+        bits = x.type.element.width
+        inside = b.icmp_unsigned("<", count, constant(x.type, bits))
+        last = bits - 1 if name == "ashr" else 0
+        found = getattr(b, name)(x, b.select(inside, count, constant(x.type, last)))
+        return found if name == "ashr" else b.select(inside, found, constant(x.type, 0))
+
+    return rule
 
 
 def _negate(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
@@ -184,10 +224,6 @@ def _round(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Valu
     )
 
 
-def _remainder(b: ir.IRBuilder, equation: Equation, args: list[ir.Value]) -> ir.Value:
-    return b.frem(*args)
-
-
 #: The emitter of each primitive that `noria.ir.primitives` calls element-wise.
 EMITTERS: dict[str, Rule] = {
     "add": _arithmetic("fadd", "add"),
@@ -215,6 +251,9 @@ EMITTERS: dict[str, Rule] = {
     "and": lambda b, equation, args: b.and_(*args),
     "or": lambda b, equation, args: b.or_(*args),
     "xor": lambda b, equation, args: b.xor(*args),
+    "shift_left": _shift("shl"),
+    "shift_right_arithmetic": _shift("ashr"),
+    "shift_right_logical": _shift("lshr"),
     "not": lambda b, equation, args: b.not_(args[0]),
     "eq": _comparison("=="),
     "ne": _comparison("!="),

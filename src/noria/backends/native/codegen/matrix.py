@@ -14,6 +14,7 @@ there are lanes are reduced together::
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -114,7 +115,7 @@ class MatrixStageCode:
         kind = self._vector(equation)
         with loop(self.b, i64(0), i64(count)) as n:
             address = advance(self.b, memory, self.b.mul(n, i64(bytes_of(kind))))
-            self.b.store(neutral_vector(kind, equation), address, align=bytes_of(kind))
+            self.b.store(neutral_vector(kind, equation), address, align=min(bytes_of(kind), ALIGN))
 
     # --- rows -------------------------------------------------------------------------------------
 
@@ -158,9 +159,9 @@ class MatrixStageCode:
             for kind in [self._vector(equation)]
             for place in self.places
         ]
-        sums = [b.load(cell, typ=kind, align=bytes_of(kind)) for cell, kind in cells]
+        sums = [b.load(cell, typ=kind, align=min(bytes_of(kind), ALIGN)) for cell, kind in cells]
         for (cell, kind), value in zip(cells, carry_loop(b, count, sums, step), strict=True):
-            b.store(value, cell, align=bytes_of(kind))
+            b.store(value, cell, align=min(bytes_of(kind), ALIGN))
 
     def _load_constant_rows(self) -> None:
         """What is the same for all rows is loaded before the loop over them."""
@@ -195,10 +196,10 @@ class MatrixStageCode:
         for (equation, _), memory in zip(self.over_features, self.partial, strict=True):
             kind = self._vector(equation)
             address = advance(b, memory, b.mul(k, i64(bytes_of(kind))))
-            total = b.load(address, typ=kind, align=bytes_of(kind)) if several else None
+            total = b.load(address, typ=kind, align=min(bytes_of(kind), ALIGN)) if several else None
             for n in vectors:
                 total = self._added(equation, total, n)
-            b.store(total, address, align=bytes_of(kind))
+            b.store(total, address, align=min(bytes_of(kind), ALIGN))
         return found
 
     def _added(self, equation: Equation, total: ir.Value | None, n: int) -> ir.Value:
@@ -309,7 +310,7 @@ class MatrixStageCode:
         full, rest = divmod(self.features, lanes)
         for n, count in for_share(b, full, lanes, rest, i64(0), i64(1)):
             shift = b.mul(n, i64(bytes_of(kind)))
-            found = b.load(advance(b, memory, shift), typ=kind, align=bytes_of(kind))
+            found = b.load(advance(b, memory, shift), typ=kind, align=min(bytes_of(kind), ALIGN))
             self._store_sum(found, targets, b.mul(n, i64(lanes)), count)
 
     def _store_sum(
@@ -339,11 +340,15 @@ class MatrixStageCode:
         for (equation, targets), memory in zip(self.over_features, self.partial, strict=True):
             kind = self._vector(equation)
             vectors = [
-                b.load(advance(b, memory, n * bytes_of(kind)), typ=kind, align=bytes_of(kind))
+                b.load(
+                    advance(b, memory, n * bytes_of(kind)),
+                    typ=kind,
+                    align=min(bytes_of(kind), ALIGN),
+                )
                 for n in range(count)
             ]
             vectors += [constant(kind, 0)] * (self.lanes - count)
-            found = horizontal(b, vectors, lambda u, v, e=equation: combine(b, e, u, v))
+            found = horizontal(b, vectors, partial(combine, b, equation))
             for target in targets:
                 access = self._access(target)
                 stride = access.strides[self.row_axis] if self.row_axis is not None else 1

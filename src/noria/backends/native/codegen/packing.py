@@ -40,7 +40,8 @@ def emit_pack(plan: KernelPlan, module: ir.Module) -> None:
     b, (table, share, shares) = begin_function(module, "pack", VOID, POINTER, I64, I64)
     buffers = Buffers(b, table, plan.schedule)
     of_blocks = [tiling for _, tiling in (*plan.prologue, *plan.epilogue)]
-    for tiling in () if plan.unpacked else (*plan.tilings, *of_blocks):
+    of_steps = [tiling for tiling in plan.tilings if isinstance(tiling, StageTiling)]
+    for tiling in () if plan.unpacked else (*of_steps, *of_blocks):
         for panel in tiling.panels:
             for j, counts in for_share(b, *plan.counts(tiling), share, shares):
                 _pack_block(b, buffers, plan, tiling, panel, j, counts)

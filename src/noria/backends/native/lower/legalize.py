@@ -175,6 +175,12 @@ def _polynomial(equation: Equation) -> Function:
     return horner
 
 
+def _power(equation: Equation) -> Function | None:
+    """A float to the power of an integer: the integer as a float, as in XLA."""
+    x, y = (v.aval.dtype for v in equation.inputs)
+    return None if x == y else lambda x, y: [jax.lax.pow(x, y.astype(x.dtype))]
+
+
 _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "cond": _cond,
     "empty": _empty,
@@ -182,4 +188,5 @@ _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "log2": _log2,
     "pad": pad,
     "polynomial": _polynomial,
+    "pow": _power,
 }

@@ -36,6 +36,8 @@ def _pieces(storage: Storage, atom: Atom) -> list[tuple[Any, int]]:
     while todo:
         atom, start = todo.pop()
         equation = None if is_literal(atom) else storage.lookup.producer.get(atom)
+        if equation in storage.lookup.matrix:
+            equation = None  # its elements are in another order
         if equation is not None and equation.name == "concatenate":
             todo += reversed([(piece, start + first) for piece, first in pieces_of(equation)])
         elif (

@@ -108,9 +108,16 @@ class _Fusion:
         """Put the stores of a value into stages; the level at which it is computed."""
         own = (self.lookup.slots[value],) if value in self.lookup.slots else ()
         slots = (*own, *self.storage.extra_stores.get(value, ()))
+        copies = self._copies(value, slots)
+        level = self._place_in(value, tuple(slot for slot in slots if slot not in copies))
+        if copies:
+            self._stage(level + 1, size(value)).stores.append((value, copies))
+        return level
+
+    def _place_in(self, value: Any, slots: tuple[Slot, ...]) -> int:
         equation = self.lookup.producer[value]
         if self.matrices is not None and self.matrices.owns(value):
-            return self._place_matrix(self.matrices, value, slots)
+            return self.matrices.place(value, slots)
         if equation.name == "concatenate":
             return self._place_pieces(equation, slots)
         if equation.name in COMBINE:
@@ -141,15 +148,20 @@ class _Fusion:
             along += piece.aval.shape[equation.params["dimension"]]
         return max(levels)
 
-    def _place_matrix(self, matrices: Matrices, value: Any, slots: tuple[Slot, ...]) -> int:
-        """Operands of rank updates, which have an order of their own, are copied."""
-        own = [slot for slot in slots if slot.kind != "operand"]
-        if not own:
+    def _copies(self, value: Any, slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
+        """The operands of rank updates, whose order is their own, that are copied from a matrix."""
+        if self.matrices is None:
+            return ()
+        is_whole = self.lookup.producer[value].name == "concatenate" or self.matrices.owns(value)
+        found = tuple(slot for slot in slots if is_whole and slot.kind == "operand")
+        if found:
             self._require(value)
-        level = matrices.place(value, own)
-        if copies := tuple(slot for slot in slots if slot.kind == "operand"):
-            self._stage(level + 1, size(value)).stores.append((value, copies))
-        return level
+        return found
+
+    def _require(self, value: Any) -> None:
+        """Begin again with a slot for a value, if it has none."""
+        if value not in self.lookup.slots:
+            raise SpansPieces(value)
 
     def _is_stored_by_matrices(self, leaf: Any, slots: Sequence[Slot]) -> bool:
         """Whether a stage on matrices that loads a value has stored it, too."""
@@ -158,11 +170,6 @@ class _Fusion:
 
     def _is_of_matrix(self, value: Any) -> bool:
         return self.matrices is not None and self.matrices.stores(value)
-
-    def _require(self, value: Any) -> None:
-        """Begin again with a slot for a value, if it has none."""
-        if value not in self.lookup.slots:
-            raise SpansPieces(value)
 
     def _level(self, value: Any) -> int:
         """The lowest level at which a value can be computed: after what it reads is stored."""
@@ -194,8 +201,8 @@ class _Fusion:
                     needed.setdefault((value, offset), set()).add(key)
             stage.columns = list(columns)
         if self.matrices is not None:
-            for number, (_, stage) in enumerate(self.matrices.stages):
-                for value in self.matrices.computed(stage):
+            for number, (_, matrices) in enumerate(self.matrices.stages):
+                for value in self.matrices.computed(matrices):
                     if self.lookup.producer[value].name in TRANSCENDENTAL:
                         needed.setdefault((value, 0), set()).add((-1, number))
         slots = self.lookup.slots

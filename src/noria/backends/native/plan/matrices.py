@@ -23,11 +23,10 @@ from noria.backends.native.plan.access import (
     composed,
     cut,
     identity,
-    map_of_piece,
-    map_of_reduction,
     merged,
 )
 from noria.backends.native.plan.lookup import SpansPieces
+from noria.backends.native.plan.maps import map_of_piece, map_of_reduction
 from noria.backends.native.plan.matrix_lookup import (
     ElementwiseAt,
     LoadAt,

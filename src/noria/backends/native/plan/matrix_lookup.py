@@ -13,11 +13,9 @@ from noria.backends.native.plan.access import (
     composed,
     cut,
     identity,
-    map_of_view,
-    map_to_piece,
-    place_along,
 )
 from noria.backends.native.plan.lookup import Lookup, SpansPieces
+from noria.backends.native.plan.maps import map_of_view, map_to_piece, place_along
 from noria.backends.native.plan.stages import Constant
 from noria.ir.graph import Atom, Equation, is_literal, size
 from noria.ir.primitives import COMBINE, MATRIX_VIEWS

@@ -3,6 +3,7 @@
 ============ ===============================================================================
 `target`     the instruction sets of the machine; from a module to machine code
 `kernels`    the kernels of the process: compiled, shared, released
+`cache`      machine code on disk
 `handler`    the handler of a kernel: checks the arrays of a call, starts the thread team
 `phases`     which function of a kernel does a share of a phase
 `team`       the thread team: how a thread claims its share, and waits for the others

@@ -1,11 +1,21 @@
 """Code for a function that XLA calls: ``XLA_FFI_Error* handler(XLA_FFI_CallFrame*)``."""
 
 import ctypes
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 
-from noria.backends.native.codegen.llvm import I8, I32, POINTER, advance, call_pointer, i64, stack
+from noria.backends.native.codegen.llvm import (
+    I8,
+    I32,
+    POINTER,
+    advance,
+    begin_function,
+    call_pointer,
+    i64,
+    stack,
+)
 from noria.backends.native.runtime.header import api_version
 from noria.backends.native.runtime.xla_abi import (
     Api,
@@ -89,7 +99,37 @@ class Frame:
             constant = ir.GlobalVariable(module, kind, module.get_unique_name("message"))
             constant.global_constant, constant.linkage = True, "internal"
             constant.initializer = ir.Constant(kind, text)
-            argument = self.arguments(ErrorArgs)
-            store_field(b, address_of(constant), argument, ErrorArgs, "message")
-            store_field(b, ir.Constant(I32, _INVALID_ARGUMENT), argument, ErrorArgs, "code")
-            b.ret(self.call("error_create", argument))
+            b.ret(b.call(_new_error(module), [self.pointer, address_of(constant)]))
+
+
+def small_function(
+    module: ir.Module,
+    name: str,
+    result: ir.Type,
+    kinds: Sequence[ir.Type],
+    emit: Callable[..., None],
+) -> ir.Function:
+    """A function that is called in many places; ``emit(b, *args)`` makes it once.
+
+    It is not inlined. Otherwise a third of the code of a kernel would be checks, and LLVM would
+    take as long for them as for the loop (``python benchmarks/compiling.py``).
+    """
+    if name not in module.globals:
+        b, arguments = begin_function(module, name, result, *kinds)
+        b.function.linkage = "internal"
+        b.function.attributes.add("noinline")
+        emit(b, *arguments)
+    return module.globals[name]
+
+
+def _new_error(module: ir.Module) -> ir.Function:
+    """``new_error(frame, message)``: an error of XLA."""
+
+    def emit(b: ir.IRBuilder, pointer: ir.Value, message: ir.Value) -> None:
+        frame = Frame(b, pointer)
+        argument = frame.arguments(ErrorArgs)
+        store_field(b, message, argument, ErrorArgs, "message")
+        store_field(b, ir.Constant(I32, _INVALID_ARGUMENT), argument, ErrorArgs, "code")
+        b.ret(frame.call("error_create", argument))
+
+    return small_function(module, "new_error", POINTER, [POINTER, POINTER], emit)

@@ -25,7 +25,12 @@ from noria.backends.native.codegen.llvm import (
 )
 from noria.backends.native.plan.schedule import INPUTS, RESULTS
 from noria.backends.native.plan.tiling import KernelPlan, item_of
-from noria.backends.native.runtime.frame import Frame, address_of, load_field
+from noria.backends.native.runtime.frame import (
+    Frame,
+    address_of,
+    load_field,
+    small_function,
+)
 from noria.backends.native.runtime.phases import Phases
 from noria.backends.native.runtime.resident import RUN_TEAM, RUN_TEAM_TYPE
 from noria.backends.native.runtime.xla_abi import Buffer
@@ -116,13 +121,8 @@ class Handler:
             b.icmp_signed("!=", code, ir.Constant(I32, _DTYPES[dtype])),
             f"{name} is not of dtype {dtype}",
         )
-        total = stack(b, 8, 16)
-        b.store(i64(1), total)
-        dims = load_field(b, item, Buffer, "dims")
-        with loop(b, i64(0), load_field(b, item, Buffer, "rank", kind=I64)) as i:
-            dim = b.load(b.gep(dims, [i], source_etype=I64), typ=I64, align=8)
-            b.store(b.mul(b.load(total, typ=I64), dim), total)
-        wrong = b.icmp_signed("!=", b.load(total, typ=I64), elements)
+        found = b.call(_count_elements(b.module), [item])
+        wrong = b.icmp_signed("!=", found, elements)
         self.frame.fail_if(wrong, f"{name} has another size than the kernel was made for")
 
     def _elements(self, kind: str, value: Any) -> ir.Value:
@@ -177,3 +177,18 @@ class Handler:
                 advise,
                 [b.inttoptr(start, POINTER), b.sub(end, start), ir.Constant(I32, _MADV_HUGEPAGE)],
             )
+
+
+def _count_elements(module: ir.Module) -> ir.Function:
+    """``count_elements(buffer)``: the number of elements of an XLA buffer."""
+
+    def emit(b: ir.IRBuilder, item: ir.Value) -> None:
+        total = stack(b, 8, 16)
+        b.store(i64(1), total)
+        dims = load_field(b, item, Buffer, "dims")
+        with loop(b, i64(0), load_field(b, item, Buffer, "rank", kind=I64)) as i:
+            dim = b.load(b.gep(dims, [i], source_etype=I64), typ=I64, align=8)
+            b.store(b.mul(b.load(total, typ=I64), dim), total)
+        b.ret(b.load(total, typ=I64))
+
+    return small_function(module, "count_elements", I64, [POINTER], emit)

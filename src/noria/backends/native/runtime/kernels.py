@@ -1,4 +1,4 @@
-"""The kernels of the process: compiled when a program first needs them, shared, and released.
+"""The kernels of the process: compiled or loaded when a program needs them, shared, and released.
 
 Each `Kernel` in Python holds a reference to its kernel, and so does each executable of XLA that
 calls it (`noria.backends.native.runtime.resident`). Programs with equal code share one kernel. Its
@@ -23,22 +23,28 @@ from llvmlite import ir
 
 from noria.backends.native.codegen.kernel import emit
 from noria.backends.native.machine import Isa
+from noria.backends.native.plan.fingerprint import NoFingerprint, fingerprint
 from noria.backends.native.plan.tiling import KernelPlan
+from noria.backends.native.runtime import cache
 from noria.backends.native.runtime.handler import Handler
-from noria.backends.native.runtime.header import api_version
-from noria.backends.native.runtime.resident import RUN_TEAM, Resident
+from noria.backends.native.runtime.resident import RUN_TEAM, TYPE_ID, Resident
 from noria.backends.native.runtime.state import Record
 from noria.backends.native.runtime.target import (
     Library,
     add_symbol,
     chosen,
-    compile_module,
+    library_of,
+    object_code,
     processor,
 )
 from noria.backends.native.runtime.xla_abi import TypeInfo
+from noria.ir.source import origin
 
 #: The name by which XLA knows the one handler of all kernels.
 TARGET = "noria_native"
+
+#: A kernel that takes longer to compile is reported on the logger ``noria``.
+SLOW_SECONDS = 2.0
 
 _capsule: Callable[[Any], Any] = jax.ffi.pycapsule  # JAX does not annotate it
 _log = logging.getLogger(__name__)
@@ -52,7 +58,7 @@ class Kernel:
     """A reference to a kernel, which is not released as long as this object lives.
 
     Attributes:
-        name: the hash of its code.
+        name: the hash of all that decides its code.
     """
 
     def __init__(self, name: str, record: Record):
@@ -62,28 +68,63 @@ class Kernel:
 
 
 def kernel_of(plan: KernelPlan, isa: Isa) -> Kernel:
-    """The kernel for a plan, compiled if the process does not have it.
+    """The kernel for a plan; compiled, if neither the process nor the disk has it.
 
     Raises:
         RuntimeError: if the process has almost as many memory maps as the system allows.
     """
-    module = emit(plan)
-    Handler(plan, module).emit()
-    content = "\n".join([str(module), isa.name, processor(isa), str(api_version())])
-    name = hashlib.sha256(content.encode()).hexdigest()[: Record.name.size]
-    resident = _resident()
+    try:
+        content = fingerprint(plan)
+    except NoFingerprint as error:
+        _log.debug("%s; its code names the kernel", error)
+        content = str(_module_of(plan))
+    name, resident = _name(content, isa), _resident()
     with _lock:
         check_maps()
         record = _records.get(name) or _new_record(name)
         if not resident.retain_record(ctypes.addressof(record)):
             began = time.perf_counter()
-            library = compile_module(module, isa)
-            _log.debug("%s: LLVM took %.3f s", name, time.perf_counter() - began)
+            library = _loaded(name, functools.partial(_module_of, plan), isa)
+            _say_if_slow(plan, time.perf_counter() - began)
             _libraries[name], record.handler = library, library.address("handler")
             resident.publish_record(ctypes.addressof(record))
         kernel = Kernel(name, record)
     release_unused()  # a request that came while this thread had the lock was left for it
     return kernel
+
+
+def _module_of(plan: KernelPlan) -> ir.Module:
+    module = emit(plan)
+    Handler(plan, module).emit()
+    return module
+
+
+def _name(content: str, isa: Isa) -> str:
+    """The name of the machine code of ``content``."""
+    parts = content, isa.name, processor(isa), cache.code_version()
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[: Record.name.size]
+
+
+def _loaded(name: str, emit_module: Callable[[], ir.Module], isa: Isa) -> Library:
+    """The machine code of a name, from the disk or else from LLVM."""
+    code = cache.load(name)
+    if code is None:
+        module, began = emit_module(), time.perf_counter()
+        code = object_code(module, isa)
+        _log.debug("%s: LLVM took %.3f s", name, time.perf_counter() - began)
+        cache.save(name, code)
+    return library_of(code, isa)
+
+
+def _say_if_slow(plan: KernelPlan, seconds: float) -> None:
+    if seconds < SLOW_SECONDS:
+        return
+    equations = plan.schedule.equations
+    lines = (f"{path}:{line}" for path, line in map(origin, equations) if path)
+    logging.getLogger("noria").info(
+        "Machine code for a loop of %d operations took %.1f s to compile; the first is in %s",
+        *(len(equations), seconds, next(lines, "no line of a cell")),
+    )
 
 
 def _new_record(name: str) -> Record:
@@ -144,11 +185,10 @@ def _resident() -> _Functions:
 @functools.cache
 def _started() -> _Functions:
     """Compile the resident code, and register it with XLA."""
-    type_id = _immortal(ctypes.c_int64(0))
-    module = ir.Module("resident")
-    Resident(module, ctypes.addressof(type_id)).emit()
-    library = _immortal(compile_module(module, chosen()))
+    isa = chosen()
+    library = _immortal(_loaded(_name("resident", isa), _resident_module, isa))
     add_symbol(RUN_TEAM, library.address(RUN_TEAM))
+    type_id = ctypes.c_int64.from_address(library.variable(TYPE_ID))
     _register_type(type_id, library.address("release_record"))
     handlers = {
         stage: ctypes.c_void_p(library.address(stage)) for stage in ("instantiate", "execute")
@@ -175,6 +215,12 @@ def _started() -> _Functions:
     # XLA may free executables after the interpreter has ended.
     atexit.register(functions.set_listener, None, None)
     return functions
+
+
+def _resident_module() -> ir.Module:
+    module = ir.Module("resident")
+    Resident(module).emit()
+    return module
 
 
 def _register_type(type_id: ctypes.c_int64, deleter: int) -> None:

@@ -47,6 +47,9 @@ RUN_TEAM = "noria_run_team"
 #: Its type, see `Resident`.
 RUN_TEAM_TYPE = ir.FunctionType(POINTER, [POINTER, POINTER, *[I64] * 6, POINTER])
 
+#: The variable with the number by which XLA knows the type of a record.
+TYPE_ID = "noria_type_id"
+
 # Enumerators of c_api.h: XLA_FFI_ExecutionStage_INSTANTIATE and _EXECUTE, and the type of an
 # attribute that is a string, XLA_FFI_AttrType_STRING.
 _INSTANTIATE, _EXECUTE = 0, 3
@@ -74,16 +77,19 @@ class Resident:
     ``set_listener(function, argument)``         call this when a record has no more references
     ============================================ ==============================================
 
-    ``type_id`` is the address of the number by which XLA knows the type of a record.
+    and the variable `TYPE_ID`.
     """
 
-    def __init__(self, module: ir.Module, type_id: int):
-        self.module, self.type_id = module, type_id
+    def __init__(self, module: ir.Module):
+        self.module = module
 
     def emit(self) -> None:
         self.variables = {
             name: self._variable(name) for name in ("records", "listener", "argument")
         }
+        type_id = ir.GlobalVariable(self.module, I64, TYPE_ID)
+        type_id.initializer, type_id.align = i64(0), 8
+        self.variables[TYPE_ID] = address_of(type_id)
         ThreadTeam(self.module).emit()
         self._run_team()
         self._set_listener()
@@ -244,7 +250,7 @@ class Resident:
         b, argument = frame.b, frame.arguments(StateArgs)
         store_field(b, frame.load("context"), argument, StateArgs, "context")
         store_field(b, ir.Constant(I32, _INSTANTIATE), argument, StateArgs, "stage")
-        store_field(b, i64(self.type_id), argument, StateArgs, "type_id")
+        store_field(b, self.variables[TYPE_ID], argument, StateArgs, "type_id")
         return argument
 
     def _run_team(self) -> None:

@@ -79,6 +79,10 @@ class Library:
         """The address of a function."""
         return int(self.engine.get_function_address(name))
 
+    def variable(self, name: str) -> int:
+        """The address of a variable."""
+        return int(self.engine.get_global_value_address(name))
+
     def close(self) -> None:
         """Free the memory of the functions."""
         self.engine.close()
@@ -89,14 +93,24 @@ def add_symbol(name: str, address: int) -> None:
     llvm.add_symbol(name, address)
 
 
-def compile_module(module: ir.Module, isa: Isa) -> Library:
-    """Machine code for a module."""
+def object_code(module: ir.Module, isa: Isa) -> bytes:
+    """The machine code of a module, as an object file."""
     machine, optimized = _optimized(module, isa)
+    return bytes(machine.emit_object(optimized))
+
+
+def library_of(code: bytes, isa: Isa) -> Library:
+    """Load an object file."""
     # An engine keeps its module, a few megabytes. So it gets an empty one and an object file.
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(isa))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(machine.emit_object(optimized)))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return Library(engine)
+
+
+def compile_module(module: ir.Module, isa: Isa) -> Library:
+    """Machine code for a module, in memory only."""
+    return library_of(object_code(module, isa), isa)
 
 
 def assembly_of(module: ir.Module, isa: Isa) -> str:
@@ -111,18 +125,22 @@ def _optimized(module: ir.Module, isa: Isa) -> tuple[Any, Any]:
     module.triple = machine.triple
     parsed = llvm.parse_assembly(str(module), context=llvm.create_context())
     parsed.verify()
-    # The code is vectorized and unrolled already. At level 2 or with these passes LLVM takes twice
-    # as long (benchmarks/compiling.py), and the code is no faster.
+    # The code is vectorized and unrolled already, and its functions are not inlined. So each is
+    # simplified by itself. The passes over the module took twice as long for a code that is no
+    # faster, and one of them (LoopLoadElimination) a time that grows with the square of the loads.
+    # Without any passes, emission takes longer (benchmarks/compiling.py).
     options = llvm.create_pipeline_tuning_options(speed_level=1)
-    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
-    passes = builder.getModulePassManager()
-    passes.run(parsed, builder)
+    passes = builder.getFunctionPassManager()
+    for function in parsed.functions:
+        if not function.is_declaration:
+            passes.run(function, builder)
     _free(passes)
     return machine, parsed
 
 
-def _free(passes: llvm.ModulePassManager) -> None:
+def _free(passes: llvm.FunctionPassManager) -> None:
     """Free the memory of a pass manager, 200 kilobytes and more.
 
     llvmlite 0.45 to 0.50 never does: the first of the base classes has a ``_dispose`` that does

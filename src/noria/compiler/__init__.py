@@ -14,10 +14,12 @@
 `save_policies` the policies of ``save=``: store gates, or states only
 `linear`        affine steps as a linear recurrence
 `multilinear`   values as sums of products of known factors and a matrix of the state
+`terms`         their terms
 `products`      such sums as arrays
 `matrix_form`   steps that are linear in such a matrix: their form
 `matrix_analysis` the search for it
 `chunkwise`     their recurrence, chunk by chunk
+`chunk_coefficients` the arguments of that recurrence
 `chunks`        a sequence in chunks: checkpoints, hoisting for long sequences
 `program`       all parts over a sequence
 `select`        the choice of a backend: one `Decision`, run and explained

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from noria.backends import scan
 from noria.backends.base import LoopCall, Sizes
 from noria.compiler.canonicalize import CONSTANT, INPUT, NUMBER
+from noria.compiler.chunk_coefficients import coefficients_of
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.executors import Outputs
 from noria.compiler.matrix_analysis import matrix_step
-from noria.compiler.matrix_form import MatrixForm, MatrixStep, Products, Read
-from noria.compiler.products import evaluated
+from noria.compiler.matrix_form import MatrixForm, MatrixStep, Read
 from noria.compiler.split import Split
 from noria.compiler.trace import Traced
 from noria.ir.build import graph_of
@@ -188,7 +188,7 @@ def chunkwise_executor(traced: Traced, reverse: bool = False) -> ChunkwiseExecut
     def coefficients(arrays: list[Any]) -> list[Any]:
         inner = env_of(known, arrays)
         inner |= env_of(atoms, own([inner[v] for v in own.inputs]))
-        return [a for m in step.matrices for a in _coefficients(inner, step, m, split)]
+        return [a for m in step.matrices for a in coefficients_of(inner, step, m, split)]
 
     graph, hidden, _ = graph_of(coefficients, list(map(struct, known)))
     first, inputs = graph.inputs[: len(hidden)], graph.inputs[len(hidden) :]
@@ -254,48 +254,3 @@ def _split(
         parameters,
         tuple(v for v in traced.steps if v in steps),
     )
-
-
-def _coefficients(env: Env, step: MatrixStep, matrix: MatrixForm, split: Split) -> list[jax.Array]:
-    """Decay, write, value, then those of feedback, reads and reset that there are; the offsets."""
-    sizes, heads = step.algebra.sizes, matrix.heads
-    dtype = split.state[matrix.index].aval.dtype
-
-    def array(products: Products, labels: Sequence[int], over: Sequence[int]) -> jax.Array:
-        """The products over ``over``, a vector, of which ``labels`` count several."""
-        found = evaluated(env, products, (*heads, *labels, *over), sizes, dtype)
-        lead = found.shape[: len(heads)]
-        return found.reshape(*lead, -1, *(sizes[label] for label in over))
-
-    def stacked(arrays: list[jax.Array], width: int) -> jax.Array:
-        shape = (*(sizes[label] for label in heads), 0, width)
-        return jnp.concatenate(arrays, -2) if arrays else jnp.zeros(shape, dtype)
-
-    decay = evaluated(
-        env, matrix.decay, (*heads, matrix.key) if matrix.has_key_decay else heads, sizes, dtype
-    )
-    found = [decay if matrix.has_key_decay else decay[..., None]]
-    ranks = [() if u.rank is None else (u.rank,) for u in matrix.updates]
-    updates = list(zip(matrix.updates, ranks, strict=True))
-    keys, values = sizes[matrix.key], sizes[matrix.value]
-    found.append(stacked([array([(1.0, u.write)], r, [matrix.key]) for u, r in updates], keys))
-    found.append(stacked([array(u.value, r, [matrix.value]) for u, r in updates], values))
-    if matrix.has_feedback:
-        found.append(stacked([array(u.feedback, r, [matrix.key]) for u, r in updates], keys))
-    if matrix.reads:
-        found.append(stacked([_query(env, step, r, dtype) for r in matrix.reads], keys))
-    if matrix.reset:
-        found.append(evaluated(env, [(1.0, matrix.reset)], (), sizes, dtype))
-    return [*found, *(_offset(env, step, r, dtype) for r in matrix.reads)]
-
-
-def _query(env: Env, step: MatrixStep, read: Read, dtype: Any) -> jax.Array:
-    labels = (*read.heads, *read.extra, read.key)
-    found = evaluated(env, read.query, labels, step.algebra.sizes, dtype)
-    return found.reshape(*found.shape[: len(read.heads)], -1, found.shape[-1])
-
-
-def _offset(env: Env, step: MatrixStep, read: Read, dtype: Any) -> jax.Array:
-    labels = (*read.heads, *read.extra, read.value)
-    found = evaluated(env, read.offset, labels, step.algebra.sizes, dtype)
-    return found.reshape(*found.shape[: len(read.heads)], -1, found.shape[-1])

@@ -18,7 +18,8 @@ from noria.compiler.matrix_form import (
     signature,
     summed_axis,
 )
-from noria.compiler.multilinear import Algebra, Factor, NotMultilinear, Sum, Term
+from noria.compiler.multilinear import Algebra, NotMultilinear
+from noria.compiler.terms import Factor, Sum, Term
 from noria.compiler.trace import Traced
 from noria.ir.graph import Atom, Equation, Value, is_literal, size, values_of
 from noria.ir.passes import backward_slice, extract

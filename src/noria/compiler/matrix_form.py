@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from noria.compiler.multilinear import Algebra, Factor, Term
+from noria.compiler.multilinear import Algebra
+from noria.compiler.terms import Factor, Term
 from noria.ir.graph import Atom, Value, is_literal
 
 #: Products of factors, each with its coefficient, that are added.

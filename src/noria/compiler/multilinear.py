@@ -14,10 +14,11 @@ product, with transposes or with broadcasts. A selection by a known condition is
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 
+from noria.compiler.terms import Factor, Sum, Term
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Value, is_literal, size
 from noria.ir.primitives import MOVES
@@ -29,38 +30,6 @@ MOST_TERMS = 64
 
 class NotMultilinear(Exception):
     """An operation is no sum of products; the message names it."""
-
-
-class Factor(NamedTuple):
-    """A known value over labelled axes: ``"times"``, ``"over"``, ``"where"`` or ``"unless"``."""
-
-    atom: Atom
-    labels: tuple[int, ...]
-    kind: str = "times"
-
-    @property
-    def is_mask(self) -> bool:
-        return self.kind in ("where", "unless")
-
-
-class Term(NamedTuple):
-    """``coefficient`` times factors times, if there is one, ``leaf`` over ``axes``."""
-
-    coefficient: float
-    factors: tuple[Factor, ...]
-    leaf: Value | None = None
-    axes: tuple[int, ...] = ()
-
-
-class Sum(NamedTuple):
-    """A value whose axes have ``labels``."""
-
-    labels: tuple[int, ...]
-    terms: tuple[Term, ...]
-
-    @property
-    def leaves(self) -> set[Value]:
-        return {term.leaf for term in self.terms if term.leaf is not None}
 
 
 class Algebra:

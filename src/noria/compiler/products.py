@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria.compiler.multilinear import Factor
+from noria.compiler.terms import Factor
 from noria.ir.graph import Env, read
 
 

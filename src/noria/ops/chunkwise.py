@@ -38,15 +38,16 @@ from noria.ops.unit_triangular import inverse
 
 @dataclass(frozen=True)
 class Chunking:
-    """Thresholds of the chunkwise form; ``python benchmarks/chunkwise.py`` measures them.
+    """Thresholds of the chunkwise form, from a few measurements on one machine with AVX-512.
+
+    ``python benchmarks/chunkwise.py`` compares the form with the plain loop at these values.
 
     Attributes:
         steps: the steps of a chunk, a power of two. More steps cost more scores, fewer cost more
-            states: 16, 32 and 64 steps took 18, 15 and 20 ms for a gradient with 4 heads of 32.
-        key_steps: the same, if each key has a decay of its own: 7 and 10 ms for 16 and 32 steps.
+            states.
+        key_steps: the same, if each key has a decay of its own.
         rows: steps times examples times heads of a segment. A gradient computes a segment again,
-            and keeps only the states between segments. Small segments stay in the cache: a
-            gradient of HGRN2 took 41, 56, 46 and 75 ms with 1024, 2048, 4096 and 8192 rows.
+            and keeps only the states between segments. Small segments stay in the cache.
     """
 
     steps: int = 32

@@ -19,7 +19,7 @@ import noria as nr
 from noria.backends.native.lower.legalize import legalized
 from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.schedule import schedule_of
-from noria.compiler.canonicalize import CONSTANT, INPUT, STATE
+from noria.compiler.levels import CONSTANT, INPUT, STATE
 from noria.compiler.split import Split
 from noria.compiler.trace import Steps, Traced, trace
 from noria.ir.build import graph_of

@@ -603,7 +603,7 @@ REFUSED = {
     "convolutional_lstm": "conv_general_dilated of",
     "implicit_step": "custom_linear_solve of",
     "sorted_and_summed": "sort of",
-    "looks_itself_up": "argmax of",
+    "looks_itself_up": "dynamic_slice of",
     "attention_over_a_ring": "scatter of",
 }
 

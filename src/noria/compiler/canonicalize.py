@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from noria._jax import call, parts_of
 from noria.compiler.contractions import canonical_contractions
+from noria.compiler.levels import CONSTANT, NUMBER, STATE
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import (
@@ -39,18 +40,20 @@ from noria.ir.passes import (
     users,
 )
 
-NUMBER, CONSTANT, CONTEXT, INPUT, STATE = range(5)
-
 #: The limit of equations for unrolling an inner loop.
 MOST_EQUATIONS = 256
 
 
-def canonicalize(graph: Graph, sources: dict[Value, int], width: int) -> Graph:
-    """Apply every rule.
+def canonicalize(
+    graph: Graph, sources: dict[Value, int], width: int, *, contractions: bool = True
+) -> Graph:
+    """Apply every rule; the rules for contractions may be left out.
 
     ``sources`` gives the level of each input; the first ``width`` outputs are the next state.
     """
-    graph = canonical_contractions(unroll(graph), sources)
+    graph = unroll(graph)
+    if contractions:
+        graph = canonical_contractions(graph, sources)
     for rule in (operand_first, split_products, regroup_sums):
         graph = rule(graph, dependence(graph.equations, sources))
     fed_back = backward_slice(graph.equations, graph.outputs[:width])

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from noria.backends import scan
 from noria.backends.base import LoopCall, Sizes
-from noria.compiler.canonicalize import CONSTANT, INPUT, NUMBER
 from noria.compiler.chunk_coefficients import coefficients_of
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.executors import Outputs
+from noria.compiler.levels import CONSTANT, INPUT, NUMBER
 from noria.compiler.matrix_analysis import matrix_step
 from noria.compiler.matrix_form import MatrixForm, MatrixStep, Read
 from noria.compiler.split import Split

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from noria._jax import Literal, ShapedArray
-from noria.compiler.canonicalize import CONSTANT, INPUT, NUMBER, STATE, canonicalize
+from noria.compiler.canonicalize import canonicalize
 from noria.compiler.complex_rules import MOVES, RULES, Operand, Pair, real_dtype
+from noria.compiler.levels import CONSTANT, INPUT, NUMBER, STATE
 from noria.compiler.trace import Traced, own_outputs
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
@@ -103,7 +104,7 @@ def in_pairs(traced: Traced) -> tuple[Traced, str | None]:
     graph = own_outputs(graph, dependence(graph.equations, sources))
     graph = canonicalize(graph, sources, len(state))
     tree, peeled = traced.emission_tree, traced.peeled
-    paired = PairedStep(graph, traced.parameters, state, steps, sources, tree, peeled, traced)
+    paired = PairedStep(graph, traced.parameters, state, steps, sources, tree, peeled, None, traced)
     return paired, None
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria.backends.base import Sizes
-from noria.compiler.canonicalize import CONSTANT, CONTEXT, INPUT, NUMBER
+from noria.compiler.levels import CONSTANT, CONTEXT, INPUT, NUMBER
 from noria.compiler.trace import Traced
 from noria.ir.evaluate import evaluate, widened
 from noria.ir.graph import Env, Graph, Value, env_of, struct, values_of

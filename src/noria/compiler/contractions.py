@@ -20,13 +20,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from noria.compiler.levels import CONSTANT, STATE
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import Replacement, dce, dependence, rewrite, users
 from noria.ir.primitives import is_contraction
-
-#: Levels of `noria.compiler.canonicalize`: what depends on parameters only, and on the state.
-CONSTANT, STATE = 1, 3
 
 
 def canonical_contractions(graph: Graph, sources: dict[Value, int]) -> Graph:

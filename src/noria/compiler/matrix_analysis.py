@@ -65,7 +65,7 @@ def obstacle_to_chunks(traced: Traced) -> str:
     if not candidates(traced):
         return ""
     try:
-        matrix_step(traced)
+        matrix_step(traced.written())
     except NotChunkwise as reason:
         return str(reason)
     return "yes"

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria.compiler.canonicalize import CONSTANT, NUMBER
+from noria.compiler.levels import CONSTANT, NUMBER
 from noria.compiler.windows import Makers, Window, entry_of, window_of
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_inexact, is_literal, size

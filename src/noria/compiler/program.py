@@ -13,11 +13,12 @@ from noria._integers import ceil_div
 from noria._jax import is_symbolic
 from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
-from noria.compiler.canonicalize import STATE, without_transposes
+from noria.compiler.canonicalize import without_transposes
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.context import Frontier
 from noria.compiler.executors import Outputs
+from noria.compiler.levels import STATE
 from noria.compiler.peeled import run_peeled
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced

@@ -145,6 +145,8 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         return decided(options.backend, "as asked for")
     try:
         traced = trace(problem.cell, problem.initial_state, one, label)
+        if options.backend == "chunkwise":
+            traced = traced.written()
     except Unsupported as found:
         check_transition(problem, one)
         if options != Options():

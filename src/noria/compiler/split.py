@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax
 
-from noria.compiler.canonicalize import CONSTANT, INPUT, NUMBER, STATE
+from noria.compiler.levels import CONSTANT, INPUT, NUMBER, STATE
 from noria.compiler.min_cut import min_cut
 from noria.compiler.trace import Traced
 from noria.ir.build import build

@@ -14,8 +14,9 @@ from noria._errors import describe
 from noria._types import State
 from noria.backends.base import Problem
 from noria.cells.base import Keywords, emit, next_state
-from noria.compiler.canonicalize import CONSTANT, CONTEXT, INPUT, STATE, canonicalize
+from noria.compiler.canonicalize import canonicalize
 from noria.compiler.constant_positions import with_known_positions
+from noria.compiler.levels import CONSTANT, CONTEXT, INPUT, STATE
 from noria.compiler.peel import Peeled, Transition, plan_of, separate, without
 from noria.ir.build import graph_of
 from noria.ir.evaluate import of_one
@@ -60,6 +61,7 @@ class Traced:
     inputs are those of the context, if there is one; they have the level `CONTEXT`.
     ``peeled`` are the arrays of the state that have left the step: ``state`` has the others, and
     ``steps`` ends with the arrays that the step reads instead; ``None`` if no array has left it.
+    ``again`` traces the step with its contractions as they are.
     """
 
     graph: Graph
@@ -69,6 +71,11 @@ class Traced:
     levels: dict[Value, int]
     emission_tree: Any
     peeled: Peeled | None
+    again: "Callable[[], Traced] | None"
+
+    def written(self) -> "Traced":
+        """The step with its contractions as the cell has them: no axes are merged."""
+        return self if self.again is None else self.again()
 
     @property
     def next_state(self) -> tuple[Value, ...]:
@@ -90,7 +97,12 @@ class Traced:
 
 
 def trace(
-    cell: Callable[..., Any], initial_state: State, step: Steps, label: str = "Recurrence"
+    cell: Callable[..., Any],
+    initial_state: State,
+    step: Steps,
+    label: str = "Recurrence",
+    *,
+    contractions: bool = True,
 ) -> Traced:
     """Trace one step of ``cell``.
 
@@ -99,6 +111,7 @@ def trace(
         initial_state: the layer's initial state for one example.
         step: shapes and dtypes of the inputs of one step of one example.
         label: the layer in messages.
+        contractions: whether contractions get their normal form.
 
     Raises:
         Unsupported: if a step has side effects.
@@ -135,13 +148,19 @@ def trace(
         levels |= dict.fromkeys(plan.inputs, INPUT)
         found = dependence(graph.equations, levels)
     graph, looped = without(transition, plan)
-    graph = canonicalize(own_outputs(graph, found), levels, len(looped))
-    if plan is None:
-        return Traced(graph, parameters, looped, transition.steps, levels, emission_tree, None)
-    graph, more, peeled = separate(graph, transition, plan, looped)
-    levels |= dict.fromkeys(more, INPUT)
-    steps = (*transition.steps, *more)
-    return Traced(graph, parameters, looped, steps, levels, emission_tree, peeled)
+    graph = own_outputs(graph, found)
+    graph = canonicalize(graph, levels, len(looped), contractions=contractions)
+    steps, peeled = transition.steps, None
+    if plan is not None:
+        graph, more, peeled = separate(graph, transition, plan, looped)
+        levels |= dict.fromkeys(more, INPUT)
+        steps = (*steps, *more)
+    again = (
+        functools.partial(trace, cell, initial_state, step, label, contractions=False)
+        if contractions
+        else None
+    )
+    return Traced(graph, parameters, looped, steps, levels, emission_tree, peeled, again)
 
 
 def _transition(graph: Graph, first: int, width: int, step: Steps) -> Transition:

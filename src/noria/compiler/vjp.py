@@ -17,9 +17,9 @@ from dataclasses import replace
 import jax
 import jax.tree_util as jtu
 
-from noria.compiler.canonicalize import STATE
 from noria.compiler.contractions import canonical_contractions
 from noria.compiler.equation_vjp import EquationVJP, equation_vjps, zeros_of
+from noria.compiler.levels import STATE
 from noria.compiler.param_use import ParameterUse
 from noria.compiler.residuals import StepVJP, divide
 from noria.compiler.split import Split

@@ -1,0 +1,5 @@
+"""The levels of values: what a value depends on at most."""
+
+#: Nothing; parameters; the context, which is the same in each step of an example; the input of a
+#: step; the state.
+NUMBER, CONSTANT, CONTEXT, INPUT, STATE = range(5)

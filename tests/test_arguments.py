@@ -104,6 +104,7 @@ def agree(cell: Any, xs: Any, variant: str, backend: str, **inputs: Any) -> None
     assert_close(found, expected, 1e-10)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_gets_its_number_and_time_difference(backend, variant):
@@ -114,6 +115,7 @@ def test_a_step_gets_its_number_and_time_difference(backend, variant):
     agree(Timed(MATRIX), xs, variant, backend, dt=dt, **given)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_gets_the_context_of_its_example(backend, variant):
@@ -123,6 +125,7 @@ def test_a_step_gets_the_context_of_its_example(backend, variant):
     agree(Conditioned(MATRIX, MATRIX.T), xs, variant, backend, context=context)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_attends_to_a_memory(backend, variant):
@@ -158,6 +161,7 @@ def test_a_number_counts_from_the_last_reset_also_reversed_and_continued():
     assert many[..., 0].tolist() == [[0, 1, 2], [4, 5, 6]]
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
 @pytest.mark.parametrize("batched", [True, False])
 def test_steps_give_what_a_sequence_gives(backend, batched):
@@ -185,6 +189,7 @@ def test_steps_give_what_a_sequence_gives(backend, batched):
     )
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("cell", [Conditioned(MATRIX, MATRIX.T), Attending(MATRIX, MATRIX.T)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_of_a_stream_reads_the_context(cell, backend):
@@ -392,6 +397,7 @@ FORMS: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -127,7 +127,7 @@ def _optimized(module: ir.Module, isa: Isa) -> tuple[Any, Any]:
     parsed.verify()
     # The code is vectorized and unrolled already, and its functions are not inlined. So each is
     # simplified by itself. The passes over the module took twice as long for a code that is no
-    # faster, and one of them (LoopLoadElimination) a time that grows with the square of the loads.
+    # faster; of a highway cell, one of them (LoopLoadElimination) took more than half of that time.
     # Without any passes, emission takes longer (benchmarks/compiling.py).
     options = llvm.create_pipeline_tuning_options(speed_level=1)
     options.loop_unrolling = False

@@ -216,6 +216,11 @@ def setup(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState
     return OptimiserState(optimiser, state, jtu.tree_structure(trained))
 
 
+def _ascent(gradient: jax.Array) -> jax.Array:
+    """The direction of steepest ascent; real arrays, the usual ones, cost no operation."""
+    return jnp.conj(gradient) if jnp.iscomplexobj(gradient) else gradient
+
+
 def update(
     opt_state: OptimiserState, model: M, gradient: Any, **extra: Any
 ) -> tuple[M, OptimiserState]:
@@ -279,7 +284,7 @@ def update(
     old = opt_state._arrays(trained)
     optimiser, gradient = (
         optax.with_extra_args_support(opt_state.optimiser),
-        jtu.tree_map(jnp.conj, opt_state._arrays(gradient)),
+        jtu.tree_map(_ascent, opt_state._arrays(gradient)),
     )
 
     def as_model(arrays: Any) -> M:

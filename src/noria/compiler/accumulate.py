@@ -11,7 +11,7 @@ from dataclasses import replace
 from noria.compiler.param_use import pull_back_of_a_step
 from noria.compiler.residuals import StepVJP
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, values_of
-from noria.ir.passes import extract, inputs_of, substitute, toposort
+from noria.ir.passes import extract, inputs_of, producers, substitute, toposort
 
 #: Numbers up to which the cotangent of a step that is no outer product is summed in the loop. Sums
 #: of more do not stay in the cache (``python benchmarks/tuning.py WIDEST``).
@@ -103,7 +103,7 @@ def _summands(
 
     ``None`` if the backend cannot accumulate one of them.
     """
-    maker = {v: equation for equation in graph.equations for v in equation.outputs}
+    maker = producers(graph.equations)
     found = [_factors(atom, maker) for atom in graph.outputs]
     wanted = [atom for some in found for atom in some]
     needed = extract(graph.equations, wanted, inputs_of(graph.equations, wanted)).equations

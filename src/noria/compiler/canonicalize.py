@@ -33,6 +33,7 @@ from noria.ir.passes import (
     backward_slice,
     dce,
     dependence,
+    producers,
     rewrite,
     slices,
     substitute,
@@ -67,7 +68,7 @@ def _level(levels: dict[Value, int], atom: Atom) -> int:
 
 def without_transposes(graph: Graph) -> Graph:
     """``h @ W.T`` becomes a product over the other axis of ``W``, for backends that pack it."""
-    maker = {v: equation for equation in graph.equations for v in equation.outputs}
+    maker = producers(graph.equations)
 
     def unturn(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
         if equation.name != "dot_general" or any(equation.params["dimension_numbers"][1]):
@@ -160,7 +161,7 @@ def operand_first(graph: Graph, levels: dict[Value, int]) -> Graph:
 
 def split_products(graph: Graph, levels: dict[Value, int]) -> Graph:
     """A product over a concatenation of input and state becomes a sum over its pieces."""
-    maker = {v: equation for equation in graph.equations for v in equation.outputs}
+    maker = producers(graph.equations)
 
     def pieces_of(atom: Atom, axis: int) -> list[tuple[Atom, int]]:
         """The pieces of a concatenation along ``axis``, nested ones too, each with its size."""
@@ -367,7 +368,7 @@ def _merged(group: list[Equation]) -> Callable[..., list[jax.Array]]:
 
 def slices_first(graph: Graph, levels: dict[Value, int]) -> Graph:
     """Slices of a sum become sums of slices if a term needs only the input: it is hoisted."""
-    maker = {v: equation for equation in graph.equations for v in equation.outputs}
+    maker = producers(graph.equations)
     uses = users(graph.equations, graph.outputs)
 
     def move(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:

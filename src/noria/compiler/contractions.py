@@ -23,7 +23,7 @@ import numpy as np
 from noria.compiler.levels import CONSTANT, STATE
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
-from noria.ir.passes import Replacement, dce, dependence, rewrite, users
+from noria.ir.passes import Replacement, dce, dependence, producers, rewrite, users
 from noria.ir.primitives import is_contraction
 
 
@@ -47,10 +47,6 @@ def _is_constant(levels: dict[Value, int], atom: Atom) -> bool:
     return is_literal(atom) or levels.get(atom, 0) <= CONSTANT
 
 
-def _makers(graph: Graph) -> dict[Any, Equation]:
-    return {v: equation for equation in graph.equations for v in equation.outputs}
-
-
 def _ordered(a: jax.Array, axes: Sequence[int], order: Sequence[int]) -> jax.Array:
     """An array whose axes are named by ``axes``, with its axes in ``order``."""
     moved = [axes.index(axis) for axis in order]
@@ -65,7 +61,7 @@ def sums_to_products(graph: Graph, levels: dict[Value, int]) -> Graph:
 
     For float32 and float64: a sum of narrower numbers is rounded in another way.
     """
-    maker, uses = _makers(graph), users(graph.equations, graph.outputs)
+    maker, uses = producers(graph.equations), users(graph.equations, graph.outputs)
 
     def contract(equation: Equation) -> Replacement | None:
         if equation.name != "reduce_sum" or is_literal(equation.inputs[0]):
@@ -229,7 +225,7 @@ class _Operand:
 
 def normal_products(graph: Graph, levels: dict[Value, int]) -> Graph:
     """Products with several heads, or several axes for one purpose, get their normal form."""
-    maker = _makers(graph)
+    maker = producers(graph.equations)
 
     def normalize(equation: Equation) -> Replacement | None:
         if not is_contraction(equation) or not _is_deep(equation):

@@ -31,7 +31,7 @@ from noria.ir.graph import (
     struct,
     values_of,
 )
-from noria.ir.passes import dependence, extract, inlined, inputs_of
+from noria.ir.passes import dependence, extract, inlined, inputs_of, producers
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +238,7 @@ def _part(
     constants: Env,
 ) -> EquationVJP:
     """The pull-back of one equation, out of the graph of all."""
-    maker = {v: e for e in graph.equations for v in e.outputs}
+    maker = producers(graph.equations)
     kept = tuple(None if is_zero(g, maker) else g for g in gradients)
     wanted = [g for g in kept if g is not None]
     given = (*constants, *inputs, *cotangents)

@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from noria.ir.graph import Atom, Equation, Value, size_in_bytes, values_of
+from noria.ir.passes import producers
 
 _NEVER = 1 << 60
 
@@ -38,7 +39,7 @@ def min_cut(
             else with the least.
     """
     network = _Network()
-    maker = {v: equation for equation in equations for v in equation.outputs}
+    maker = producers(equations)
     for equation in early:
         network.join("early", equation, _NEVER)
     for equation in late:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from noria.compiler.terms import Factor, Sum, Term
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Value, is_literal, size
+from noria.ir.passes import producers
 from noria.ir.primitives import MOVES
 from noria.ir.source import place
 
@@ -43,7 +44,7 @@ class Algebra:
     def __init__(self, equations: Sequence[Equation], leaves: Iterable[Value]):
         self.sizes: dict[int, int] = {}
         self.equations: list[Equation] = []
-        self._maker = {v: e for e in equations for v in e.outputs}
+        self._maker = producers(equations)
         self._labels = count()
         self._grows: dict[Value, bool] = {}
         self._forms: dict[Any, Sum] = {}

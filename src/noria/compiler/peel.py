@@ -29,7 +29,7 @@ from noria.compiler.levels import CONSTANT, NUMBER
 from noria.compiler.windows import Makers, Window, entry_of, window_of
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_inexact, is_literal, size
-from noria.ir.passes import extract
+from noria.ir.passes import extract, producers
 from noria.ir.primitives import is_heavy
 
 #: A larger array stays in the loop, which keeps one of it; outside there is one for each step. An
@@ -190,7 +190,7 @@ def plan_of(step: Transition, levels: dict[Value, int]) -> Plan | None:
         for value in equation.outputs if mask else ():
             masks.setdefault(value, mask)
     reads = [_mask(masks, atom) for atom in step.after]
-    makers: Makers = {v: e for e in step.graph.equations for v in e.outputs}
+    makers: Makers = producers(step.graph.equations)
     counters = {}
     for k, mask in enumerate(reads):
         counter = _counter(step, k, makers, levels) if mask == 1 << k else None

@@ -25,7 +25,7 @@ from noria.ir.graph import (
     size_in_bytes,
     values_of,
 )
-from noria.ir.passes import dependence, extract
+from noria.ir.passes import dependence, extract, producers
 from noria.ir.primitives import TRANSCENDENTAL, is_contraction, is_heavy
 
 SHARED, FORWARD, REVERSE = range(3)
@@ -129,7 +129,7 @@ def divide(
     """Divide the equations of a step and its pull-back between the two loops."""
     inputs = dict.fromkeys((*split.hoisted, *split.state), FORWARD)
     levels = dependence(equations, inputs | dict.fromkeys(cotangents, REVERSE))
-    maker = {v: equation for equation in equations for v in equation.outputs}
+    maker = producers(equations)
 
     def level_of(equation: Equation) -> int:
         return max((levels.get(v, SHARED) for v in equation.outputs), default=SHARED)

@@ -144,9 +144,8 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         check_transition(problem, one)
         return decided(options.backend, "as asked for")
     try:
-        traced = trace(problem.cell, problem.initial_state, one, label)
-        if options.backend == "chunkwise":
-            traced = traced.written()
+        normal = options.backend != "chunkwise"
+        traced = trace(problem.cell, problem.initial_state, one, label, contractions=normal)
     except Unsupported as found:
         check_transition(problem, one)
         if options != Options():

@@ -10,7 +10,15 @@ from noria.compiler.min_cut import min_cut
 from noria.compiler.trace import Traced
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_inexact, is_literal, values_of
-from noria.ir.passes import backward_slice, dependence, extract, slices, substitute, users
+from noria.ir.passes import (
+    backward_slice,
+    dependence,
+    extract,
+    producers,
+    slices,
+    substitute,
+    users,
+)
 from noria.ir.primitives import is_contraction, is_heavy
 
 
@@ -162,7 +170,7 @@ def hoist_slices(prologue: Graph, loop: Graph, constants: Sequence[Value]) -> tu
     arrays from memory, which compilers turn into better code than slices of a larger one.
     """
     uses, inner = users(loop.equations, loop.outputs), users(prologue.equations)
-    maker = {v: equation for equation in prologue.equations for v in equation.outputs}
+    maker = producers(prologue.equations)
     more: list[Equation] = []
     taken: dict[Value, Atom] = {}
     parts: dict[tuple[int, int, int], Atom] = {}

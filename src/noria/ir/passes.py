@@ -35,9 +35,14 @@ def extract(
     return graph
 
 
+def producers(equations: Iterable[Equation]) -> dict[Any, Equation]:
+    """The equation that computes each value."""
+    return {v: equation for equation in equations for v in equation.outputs}
+
+
 def toposort(equations: Sequence[Equation]) -> list[Equation]:
     """A stable topological sort: each equation follows the equations that define its inputs."""
-    maker = {v: equation for equation in equations for v in equation.outputs}
+    maker = producers(equations)
     done: dict[Equation, None] = {}
     todo = [*reversed(equations)]
     while todo:

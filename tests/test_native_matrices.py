@@ -135,9 +135,6 @@ def test_matrices_of_whole_numbers_and_truths():
     assert nr.explain(layer, random(1, 3, 6, 5)).backend == "native"
 
 
-# --- plans --------------------------------------------------------------------------------------
-
-
 def test_a_reduction_follows_the_stage_that_stores_its_operand():
     """The operand is computed, point by point, from a matrix in another order."""
 
@@ -147,6 +144,22 @@ def test_a_reduction_follows_the_stage_that_stores_its_operand():
         return jnp.tanh(0.3 * largest.astype(h.dtype) + x * turned)
 
     check_native(nr.Recurrence(step, jnp.zeros(4)), random(2, 5, 4))
+
+
+def test_reductions_of_truths_and_choices_by_numbers():
+    """Along features, along rows, and of everything."""
+
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        above = h.reshape(2, 3) > x.reshape(2, 3)
+        kind = above.any(0).astype(jnp.int32) + jnp.min(above, 0).astype(jnp.int32)
+        chosen = jax.lax.select_n(kind, x[:3], -x[3:], h[:3])
+        wide = jnp.where(above.all(1), 0.2, 0.6)
+        return jnp.tanh(jnp.concatenate([chosen, wide, wide[:1]]) + jnp.where(above.any(), h, 0.3))
+
+    check_native(nr.Recurrence(step, jnp.zeros(6)), random(2, 5, 6))
+
+
+# --- plans --------------------------------------------------------------------------------------
 
 
 def test_an_update_and_its_read_out_are_one_stage():

@@ -115,7 +115,7 @@ def unroll(graph: Graph) -> Graph:
 def _counts(loop: Equation) -> tuple[int, int]:
     """The number of operands that are the same in all rounds, and of carried operands.
 
-    JAX keeps them under names that change; but they are those that have no axis of the rounds.
+    JAX keeps them under names that change, but they alone have no axis of the rounds.
     """
     inner, _ = parts_of(loop.params["jaxpr"])
     whole, carried = (
@@ -234,7 +234,7 @@ def _sum_of_products(
 
 
 def regroup_sums(graph: Graph, levels: dict[Value, int]) -> Graph:
-    """In long sums, terms of parameters come first, then those of the input, then of the state."""
+    """In long sums, terms of parameters come first, then of the input, then of the state."""
     uses = users(graph.equations, graph.outputs)
     maker = {
         v: equation

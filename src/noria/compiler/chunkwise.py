@@ -66,7 +66,7 @@ class ChunkwiseExecutor:
         state: list[jax.Array],
         sizes: Sizes,
     ) -> Outputs:
-        """Final state and what is emitted; arguments as for `LoopExecutor`."""
+        """Final state and emitted values; arguments as for `LoopExecutor`."""
         return self.infer(sizes, parameters, steps, state)
 
     def infer(
@@ -127,7 +127,7 @@ class ChunkwiseExecutor:
     def _matrix(
         self, env: Env, matrix: MatrixForm, given: list[jax.Array], start: jax.Array
     ) -> tuple[jax.Array, Env]:
-        """The final matrix and what is read."""
+        """The final matrix and the values of its reads."""
         reverse = (lambda a: jnp.flip(a, 0)) if self.reverse else (lambda a: a)
         arrays = iter(map(reverse, given))
         decay, write, value = next(arrays), next(arrays), next(arrays)
@@ -226,8 +226,8 @@ def _split(
     given = (*invariant(*levels), *traced.steps)
     after = extract(traced.graph.equations, traced.emitted, (*given, *others, *reads))
     emitted = (*reads, *(v for v in others if v in after.inputs))
-    # What the coefficients and the other arrays of the state need, of which the part that needs no
-    # state is made before.
+    # The coefficients and the other arrays of the state need these equations. The part that needs
+    # no state runs before.
     following = tuple(traced.next_state[i] for i in step.others)
     needed = extract(equations, (*atoms, *following), (*given, *others))
     read = [v for e in needed.equations for v in e.inputs if at(e.outputs[0]) > INPUT]

@@ -1,6 +1,6 @@
 """Complex numbers as pairs of real ones: a step over complex values becomes one over real values.
 
-What differs from step to step, or depends on the state, becomes a pair::
+A value that differs from step to step, or depends on the state, becomes a pair::
 
     h' = lam h + B x      re' = lam_re re - lam_im im + B_re x
                           im' = lam_re im + lam_im re + B_im x
@@ -160,7 +160,7 @@ class _Writer:
         return found
 
     def rewrite(self, equation: Equation) -> None:
-        """Write an equation, or the ones that replace it."""
+        """Write an equation, or its replacement."""
         if not any(map(_is_complex, (*equation.inputs, *equation.outputs))):
             self.equations.append(equation)
             return
@@ -172,7 +172,7 @@ class _Writer:
             raise _NoRule(equation)
 
     def _apply(self, equation: Equation) -> bool:
-        """Write what the rule of an equation gives; false if there is none."""
+        """Write the equations of the rule of an equation; false if there is no rule."""
         rule = RULES.get(equation.name)
         if rule is None:
             return False
@@ -211,7 +211,7 @@ class _Writer:
         return True
 
     def _parts(self, atom: Atom) -> Pair:
-        """The atoms of a complex value; those of a parameter are taken when first asked for."""
+        """The atoms of a complex value; a parameter is taken apart when first asked for."""
         if is_literal(atom):
             aval = ShapedArray(atom.aval.shape, real_dtype(atom.aval.dtype))
             re, im = (

@@ -62,7 +62,7 @@ class Algebra:
         return not is_literal(atom) and atom in self._forms
 
     def __getitem__(self, atom: Atom) -> Sum:
-        """The sum of a value: by its equation if it is larger than what it is made of."""
+        """The sum of a value: by its equation if it is larger than its operands."""
         if is_literal(atom):
             return self._atomic(atom)
         if atom not in self._forms:
@@ -132,7 +132,7 @@ class Algebra:
     # --- labels -----------------------------------------------------------------------------------
 
     def renamed(self, form: Sum, names: dict[int, int] | None = None) -> Sum:
-        """The same with new labels; ``names`` gives those of some axes."""
+        """The same with new labels; ``names`` gives some of them."""
         names = dict(names or {})
 
         def name(label: int) -> int:

@@ -67,7 +67,7 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Delay:
-    """An array that is ``entry`` of the step before; a window has that of several steps.
+    """An array that is ``entry`` of the step before, or of several steps for a window.
 
     ``own`` is the initial state, which a reset puts back.
     """
@@ -146,18 +146,18 @@ class Peeled:
         return own.union(*(graph.inputs for graph in graphs))
 
 
-# --- what leaves the loop -----------------------------------------------------------------------
+# --- peeled arrays ------------------------------------------------------------------------------
 
 
 class Plan(NamedTuple):
-    """What leaves the loop.
+    """The arrays that leave the loop.
 
     Attributes:
         counters: the counters.
         groups: the delays; each group reads counters and delays of earlier groups only.
         outputs: the outputs, and their places in the emission.
-        emission: the outputs of the step, then those of the state that are no outputs yet.
-        equations: those that make the entries of windows.
+        emission: the outputs of the step, then arrays of the state that are no outputs yet.
+        equations: the equations that make the entries of windows.
     """
 
     counters: tuple[Counter, ...]
@@ -324,7 +324,7 @@ def separate(
     """Divide a step `without` peeled arrays, now canonical, from the graphs of their entries.
 
     Returns:
-        The graph of the rest, what it reads besides the input of the step, and the peeled arrays.
+        The graph of the rest, its inputs besides the input of the step, and the peeled arrays.
         Products that both need are computed once, for the entries.
     """
     end = len(graph.outputs) - len(plan.delays)

@@ -97,7 +97,7 @@ def bytes_of_rows(b: ir.IRBuilder, rows: ir.Value, width: int) -> ir.Value:
 
 
 class Buffers:
-    """The addresses of all buffers of a call; those of ``next`` are for the final state."""
+    """The addresses of all buffers of a call; ``next`` is for the final state."""
 
     def __init__(self, b: ir.IRBuilder, table: ir.Value, schedule: Schedule):
         found = [(slot.kind, slot.number) for slot in schedule.buffers((*INPUTS, *RESULTS))]

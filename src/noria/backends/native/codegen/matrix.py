@@ -164,7 +164,7 @@ class MatrixStageCode:
             b.store(value, cell, align=min(bytes_of(kind), ALIGN))
 
     def _load_constant_rows(self) -> None:
-        """What is the same for all rows is loaded before the loop over them."""
+        """Load values that are the same for all rows before the loop over them."""
         stage = self.tiling.stage
         roots = [*(a for a, _ in stage.stores), *(e.inputs[0] for e, _ in stage.reductions)]
         for atom, access, node in self.lookup.nodes(roots, self.domain, self._is_local):

@@ -54,7 +54,7 @@ from noria.ir.graph import size
 
 
 def emit_time_block(plan: KernelPlan, module: ir.Module) -> None:
-    """Add to a module ``block_prologue`` and ``block_epilogue``, those that have work to do."""
+    """Add ``block_prologue`` and ``block_epilogue`` to a module, if they have work to do."""
     if plan.prologue:
         _TimeBlock(plan, module, "block_prologue").emit(plan.prologue, ())
     if plan.epilogue or plan.schedule.accumulators:

@@ -172,7 +172,7 @@ class _Fusion:
         return self.matrices is not None and self.matrices.stores(value)
 
     def _level(self, value: Any) -> int:
-        """The lowest level at which a value can be computed: after what it reads is stored."""
+        """The lowest level at which a value can be computed: after its operands are stored."""
         highest = 0
         for _, _, node in self.lookup.nodes([value], size(value), lambda v: v is value):
             if isinstance(node, Load):

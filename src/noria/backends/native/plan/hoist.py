@@ -28,12 +28,12 @@ def hoist_to_block(
     Args:
         storage: the slots of values.
         outputs: all outputs of the step.
-        emitted: those that are emitted.
+        emitted: the emitted values among them.
         previous: the inputs of which a step reads the step that the loop takes next.
         prefer_block: whether a product with a weight of so many bytes is hoisted, if it can be.
 
     Returns:
-        The products of the prologue, and those of the epilogue.
+        The products of the prologue, and the products of the epilogue.
     """
     prologue: list[BlockDot] = []
     epilogue: list[BlockDot] = []

@@ -32,7 +32,7 @@ class Schedule:
         shared: the inputs that are the same for all steps and examples.
         steps: the other inputs.
         state: the inputs that the next state replaces.
-        previous: those of ``steps`` of which a step reads the step that the loop takes next.
+        previous: ``steps`` of which a step reads the step that the loop takes next.
         outputs: the next state, then the emitted values.
         accumulators: sums over all steps and examples.
         equations: the equations of the steps; products of time blocks are taken out.
@@ -108,7 +108,7 @@ def schedule_of(
         steps: the other inputs.
         state: the inputs that the next state replaces.
         accumulators: the number of operands of each: one is summed, two give an outer product.
-        previous: those of ``steps`` of which a step reads the step that the loop takes next.
+        previous: ``steps`` of which a step reads the step that the loop takes next.
         prefer_block: whether a product with a weight of so many bytes is computed for a time block
             at once, if it can be.
 

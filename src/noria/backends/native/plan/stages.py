@@ -9,7 +9,7 @@ from noria.ir.graph import Equation
 class Slot(NamedTuple):
     """A buffer, by kind and number, and the first element that a value has there.
 
-    Kinds are those of `schedule.Schedule.values`.
+    `schedule.Schedule.values` has the kinds.
     """
 
     kind: str

@@ -14,14 +14,14 @@ from noria.backends.base import LoopCall, Sizes
 from noria.compiler.chunk_coefficients import coefficients_of
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.executors import Outputs
-from noria.compiler.levels import CONSTANT, INPUT, NUMBER
+from noria.compiler.levels import CONSTANT, INPUT, level_of
 from noria.compiler.matrix_analysis import matrix_step
 from noria.compiler.matrix_form import MatrixForm, MatrixStep, Read
 from noria.compiler.split import Split
 from noria.compiler.trace import Traced
 from noria.ir.build import graph_of
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Equation, Graph, Value, env_of, is_literal, struct, values_of
+from noria.ir.graph import Atom, Env, Equation, Graph, Value, env_of, struct, values_of
 from noria.ir.passes import dependence, extract, substitute
 from noria.ops.chunkwise import CHUNKING, matrix_recurrence
 
@@ -211,12 +211,12 @@ def _split(
     step: MatrixStep,
     equations: Sequence[Equation],
     levels: dict[Value, int],
-    atoms: list[Any],
+    atoms: Sequence[Atom],
 ) -> Split:
     """The parts of a step: all that needs no state is hoisted."""
 
-    def at(atom: Any) -> int:
-        return NUMBER if is_literal(atom) else levels.get(atom, NUMBER)
+    def at(atom: Atom) -> int:
+        return level_of(levels, atom)
 
     def invariant(*values: Any) -> tuple[Value, ...]:
         return tuple(v for v in values_of(values) if at(v) <= CONSTANT)

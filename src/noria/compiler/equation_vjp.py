@@ -56,12 +56,12 @@ class EquationVJP:
     gradients: tuple[Atom | None, ...]
     constants: Env
 
-    def named(self, equation: Equation, inputs: Sequence[Atom]) -> dict[Any, Atom]:
+    def named(self, equation: Equation, inputs: Sequence[Atom]) -> dict[Value, Atom]:
         """Arguments of ``equation`` by the names of the inputs here."""
         pairs = zip(equation.inputs, inputs, strict=True)
         return dict(zip(self.inputs, (a for v, a in pairs if not is_literal(v)), strict=True))
 
-    def computed(self, outputs: Sequence[Atom]) -> dict[Any, Atom]:
+    def computed(self, outputs: Sequence[Atom]) -> dict[Value, Atom]:
         """Values here by the names of outputs and residuals; a rule may return a constant."""
         pairs = zip(self.forward.outputs, outputs, strict=True)
         return {v: atom for v, atom in pairs if not is_literal(v)}

@@ -7,7 +7,6 @@ which weights that pays.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from noria.backends.native.plan.lookup import SpansPieces
 from noria.backends.native.plan.stages import BlockDot, Load, Slot
@@ -20,7 +19,7 @@ def hoist_to_block(
     storage: Storage,
     outputs: Sequence[Atom],
     emitted: Sequence[Atom],
-    previous: Sequence[Any],
+    previous: Sequence[Value],
     prefer_block: Callable[[int], bool],
 ) -> tuple[list[BlockDot], list[BlockDot]]:
     """Take products out of the steps.
@@ -68,7 +67,7 @@ def hoist_to_block(
     return prologue, epilogue
 
 
-def _input(storage: Storage, row: Any, previous: Sequence[Any]) -> Load | None:
+def _input(storage: Storage, row: Atom, previous: Sequence[Value]) -> Load | None:
     """A row vector as a part of the input of a step, if it is one."""
     try:
         read = storage.lookup.node_at(row, 0, size(row))

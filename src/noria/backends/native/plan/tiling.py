@@ -171,8 +171,8 @@ class KernelPlan:
             yield size(value) * item_of(value)
         for equation, _ in self.reductions:
             yield self.lanes * item_of(equation.inputs[0])
-        for value in self.staged.values():
-            yield self.staged_steps * size(value) * item_of(value)
+        for emitted in self.staged.values():
+            yield self.staged_steps * size(emitted) * item_of(emitted)
 
     def block_widths(self) -> Iterator[int]:
         """Bytes of one row of each array of a time block; update operands have whole vectors."""

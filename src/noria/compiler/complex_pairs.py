@@ -25,6 +25,7 @@ from noria.compiler.trace import Traced, own_outputs
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import dce, dependence, substitute
+from noria.ir.reasons import Reason
 from noria.ir.source import origin
 
 Arrays = list[jax.Array]
@@ -114,10 +115,7 @@ class _NoRule(Exception):
     def __init__(self, equation: Equation):
         path, line = origin(equation)
         where = f", {path.rsplit('/', 1)[-1]}:{line}" if path else ""
-        super().__init__(
-            "complex numbers do not become pairs of real ones, because there is no rule for "
-            f"{equation.name}{where}"
-        )
+        super().__init__(Reason.COMPLEX(name=equation.name, where=where))
 
 
 class _Writer:

@@ -14,7 +14,6 @@ product, with transposes or with broadcasts. A selection by a known condition is
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -23,6 +22,7 @@ from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Value, is_literal, size
 from noria.ir.passes import producers
 from noria.ir.primitives import MOVES
+from noria.ir.reasons import Reason
 from noria.ir.source import place
 
 #: More terms than any published memory has; a step with more is not worth the products.
@@ -47,7 +47,7 @@ class Algebra:
         self._maker = producers(equations)
         self._labels = count()
         self._grows: dict[Value, bool] = {}
-        self._forms: dict[Any, Sum] = {}
+        self._forms: dict[Value, Sum] = {}
         for leaf in leaves:
             labels = self.fresh(leaf.aval.shape)
             self._forms[leaf] = Sum(labels, (Term(1.0, (), leaf, labels),))
@@ -109,7 +109,7 @@ class Algebra:
         if found is None and not self._depends(equation):
             found = self._atomic(output)
         if found is None or len(found.terms) > MOST_TERMS:
-            raise NotMultilinear(f"{place(equation)} is not linear in the matrix")
+            raise NotMultilinear(Reason.NOT_LINEAR(place=place(equation)))
         self._forms[output] = found
         return found
 

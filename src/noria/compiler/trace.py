@@ -58,7 +58,7 @@ class Traced:
 
     ``parameters`` are the arrays for the first inputs of the graph: arrays that the cell closes
     over, its fields, and the initial state. ``levels`` has the level of each input. The last
-    inputs are those of the context, if there is one; they have the level `CONTEXT`.
+    inputs belong to the context, if there is one; they have the level `CONTEXT`.
     ``peeled`` are the arrays of the state that have left the step: ``state`` has the others, and
     ``steps`` ends with the arrays that the step reads instead; ``None`` if no array has left it.
     ``again`` traces the step with its contractions as they are.

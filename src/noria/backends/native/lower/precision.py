@@ -29,7 +29,7 @@ def has_bfloat16(graph: Graph) -> bool:
 def graph_in_32_bits(
     graph: Graph, known: Iterable[Value], state: Iterable[Value]
 ) -> tuple[Graph, dict[Any, Any]]:
-    """A legal graph in float32, and its values by those of the old graph, the state included.
+    """A legal graph in float32, and its values by values of the old graph, with the state.
 
     Raises:
         UnsupportedEquation: if there is no code for an equation.
@@ -69,7 +69,7 @@ def graph_in_32_bits(
 
 
 def in_32_bits(arrays: Any) -> Any:
-    """A tree of arrays, those of bfloat16 as float32."""
+    """A tree of arrays, with bfloat16 as float32."""
     return jtu.tree_map(lambda a: a.astype(_WIDE) if a.dtype == _NARROW else a, arrays)
 
 

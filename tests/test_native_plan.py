@@ -22,6 +22,19 @@ Function = Callable[..., Any]
 
 # --- legalization -------------------------------------------------------------------------------
 
+#: `log2` is a primitive in newer versions of JAX; the older ones trace `log(x) / log(2)`.
+LOG2 = """
+        a[4] = log(h)
+        b[4] = mul(a, 1.4427)
+        return b
+        """
+OLDER_LOG2 = """
+        a[4] = log(h)
+        b = log(2)
+        c[4] = div(a, b)
+        return c
+        """
+
 #: By name: a function, the shapes of its arguments, and its legal equations.
 LEGAL: dict[str, tuple[Function, Shapes, str]] = {
     "a rule for derivatives is inlined": (
@@ -48,12 +61,7 @@ LEGAL: dict[str, tuple[Function, Shapes, str]] = {
     "log2 is a multiple of log": (
         lambda h: jnp.log2(h),
         {"h": (4,)},
-        """
-        a[4] = log(h)
-        b = log(2)
-        c[4] = div(a, b)
-        return c
-        """,
+        LOG2 if hasattr(jax.lax, "log2") else OLDER_LOG2,
     ),
     "padding is a concatenation": (
         lambda h: jnp.pad(h, (1, 2)),

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 from graphs import aligned, split_text, traced_step
@@ -243,6 +244,10 @@ def test_slices_that_the_loop_takes_are_hoisted_one_by_one():
 
 # --- residuals ----------------------------------------------------------------------------------
 
+#: Newer versions of JAX have a primitive for the derivative of tanh from its result `t`; older ones
+#: add `1 - t` times the cotangent to that times `t`. The primitive alone can be saved as it is.
+ONE_MINUS_SQUARE = "one_minus_square" in str(jax.make_jaxpr(jax.grad(jnp.tanh))(0.0))
+
 #: By name: a step, shapes, what is saved, and what the reverse loop computes again from that.
 #: Slow work costs three quarters of its result: `exp` of five copies of a saved value is repeated,
 #: since 1/5 + 3/4 < 1; of three copies it is saved, since 1/3 + 3/4 > 1.
@@ -251,13 +256,13 @@ RESIDUALS: dict[str, tuple[Step, dict[str, Any], str, str]] = {
         lambda h, x, U: jnp.tanh(U @ h + x),
         {"x": (4,), "U": (4, 4)},
         "h[4] [4]",
-        "sub",
+        "" if ONE_MINUS_SQUARE else "sub",
     ),
     "light work after tanh is repeated": (
         lambda h, x, U: jnp.tanh(U @ h + x) ** 2,
         {"x": (4,), "U": (4, 4)},
         "h[4] [4]",
-        "sub mul",
+        "one_minus_square mul" if ONE_MINUS_SQUARE else "sub mul",
     ),
     "the derivative of sin is saved": (
         lambda h, x, U: jnp.sin(U @ h + x),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from noria.backends.native.lower.legalize import legalized
 from noria.backends.native.lower.supported import UnsupportedEquation
 from noria.ir.build import Unsupported, graph_of
-from noria.ir.graph import Graph
+from noria.ir.graph import Graph, values_of
 
 X = jnp.linspace(0.1, 0.9, 4)
 
@@ -46,7 +46,7 @@ def without_code(function: Callable[..., Any], *args: Any) -> set[str]:
         if not equation.inputs:  # such as iota: made once, before the loop
             continue
         try:
-            legalized(Graph(equation.inputs, equation.outputs, (equation,)), [])
+            legalized(Graph(tuple(values_of(equation.inputs)), equation.outputs, (equation,)), [])
         except UnsupportedEquation:
             found.add(equation.name)
     return found

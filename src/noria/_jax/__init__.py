@@ -21,11 +21,11 @@ that names it. Everything else in Noria uses documented functions of `jax` only.
 from jax.core import ShapedArray as ShapedArray
 from jax.core import Tracer as Tracer
 from jax.custom_derivatives import SymbolicZero as SymbolicZero
-from jax.extend.core import Literal as Literal
 from jax.extend.core import Primitive as Primitive
 from jax.extend.core import Var as Var
 
 from noria._jax.jaxprs import (
+    Literal,
     bind,
     call,
     is_symbolic,

@@ -1,12 +1,25 @@
 """Jaxprs: their parts, their equations, and the switches that concern them."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend import source_info_util
 from jax.extend.core import jaxpr_as_fun
+
+if TYPE_CHECKING:
+
+    class Literal:
+        """A constant in an equation. JAX declares an ``aval`` that has no shape and no dtype."""
+
+        val: Any
+        aval: ShapedArray
+
+        def __init__(self, val: Any, aval: ShapedArray) -> None: ...
+else:
+    from jax.extend.core import Literal as Literal
 
 
 def parts_of(jaxpr: Any) -> tuple[Any, list[Any]]:

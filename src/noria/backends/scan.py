@@ -24,6 +24,7 @@ from noria.backends.base import (
 )
 from noria.ir.evaluate import evaluate, is_narrow
 from noria.ir.graph import Env, Equation, Value, env_of
+from noria.ir.reasons import Reason
 
 
 class Scan:
@@ -33,7 +34,7 @@ class Scan:
     128 steps and 512 units 10 % slower, its gradient 45 %; transposing the input costs little.
     """
 
-    merit = "this one runs any cell on any device"
+    merit = Reason.ANY_DEVICE()
     time_major = True
     packs_weights = False
     reads_previous_step = False

@@ -120,7 +120,7 @@ def _factors(atom: Atom, maker: dict[Value, Equation]) -> tuple[Atom, ...]:
         and equation.params["permutation"] == (1, 0)
     ):
         turned = not turned
-        equation = maker.get(equation.inputs[0])
+        equation = next((maker.get(v) for v in values_of(equation.inputs)), None)
     if (
         equation is None
         or equation.name != "dot_general"

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from noria._jax import call, parts_of
 from noria.compiler.contractions import canonical_contractions
-from noria.compiler.levels import CONSTANT, NUMBER, STATE
+from noria.compiler.levels import CONSTANT, STATE, level_of
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import (
@@ -60,10 +60,6 @@ def canonicalize(
     fed_back = backward_slice(graph.equations, graph.outputs[:width])
     graph = merge_products(graph, dependence(graph.equations, sources), fed_back)
     return dce(slices_first(graph, dependence(graph.equations, sources)))
-
-
-def _level(levels: dict[Value, int], atom: Atom) -> int:
-    return NUMBER if is_literal(atom) else levels.get(atom, NUMBER)
 
 
 def without_transposes(graph: Graph) -> Graph:
@@ -115,7 +111,7 @@ def unroll(graph: Graph) -> Graph:
 def _counts(loop: Equation) -> tuple[int, int]:
     """The number of operands that are the same in all rounds, and of carried operands.
 
-    JAX keeps them under names that change; but they are those that have no axis of the rounds.
+    JAX keeps them under names that change, but they alone have no axis of the rounds.
     """
     inner, _ = parts_of(loop.params["jaxpr"])
     whole, carried = (
@@ -147,7 +143,7 @@ def operand_first(graph: Graph, levels: dict[Value, int]) -> Graph:
         if equation.name != "dot_general":
             return None
         (left, right), ((lc, rc), (lb, rb)) = equation.inputs, equation.params["dimension_numbers"]
-        weight_first = _level(levels, left) <= CONSTANT < _level(levels, right)
+        weight_first = level_of(levels, left) <= CONSTANT < level_of(levels, right)
         if not weight_first or lb or right.aval.ndim != len(rc):
             return None
         params = {**equation.params, "dimension_numbers": ((rc, lc), (rb, lb))}
@@ -183,7 +179,8 @@ def split_products(graph: Graph, levels: dict[Value, int]) -> Graph:
         for side, axis, other_axis in _contracted(equation):
             pieces = pieces_of(equation.inputs[side], axis)
             groups = [
-                list(group) for _, group in groupby(pieces, lambda p: _level(levels, p[0]) == STATE)
+                list(group)
+                for _, group in groupby(pieces, lambda p: level_of(levels, p[0]) == STATE)
             ]
             if len(groups) > 1:
                 function = _sum_of_products(equation, side, axis, other_axis, groups)
@@ -234,7 +231,7 @@ def _sum_of_products(
 
 
 def regroup_sums(graph: Graph, levels: dict[Value, int]) -> Graph:
-    """In long sums, terms of parameters come first, then those of the input, then of the state."""
+    """In long sums, terms of parameters come first, then of the input, then of the state."""
     uses = users(graph.equations, graph.outputs)
     maker = {
         v: equation
@@ -274,8 +271,8 @@ def regroup_sums(graph: Graph, levels: dict[Value, int]) -> Graph:
             continue
         (output,) = equation.outputs
         found = terms(output)
-        by_level = sorted(found, key=lambda term: max(_level(levels, term), CONSTANT))
-        below = sum(_level(levels, term) < STATE for term in found)
+        by_level = sorted(found, key=lambda term: max(level_of(levels, term), CONSTANT))
+        below = sum(level_of(levels, term) < STATE for term in found)
         if below >= 2 and below < len(found):
             replaced[equation] = by_level
     return rewrite(
@@ -330,7 +327,7 @@ def _merge_key(equation: Equation, levels: dict[Value, int]) -> Any:
         return None
     (operand, weight), ((oc, wc), (ob, _)) = equation.inputs, equation.params["dimension_numbers"]
     fits = (
-        _level(levels, weight) <= CONSTANT and _level(levels, operand) == STATE
+        level_of(levels, weight) <= CONSTANT and level_of(levels, operand) == STATE
     )  # hoisted ones are better apart
     if not fits or ob or weight.aval.ndim != len(wc) + 1:
         return None
@@ -372,15 +369,17 @@ def slices_first(graph: Graph, levels: dict[Value, int]) -> Graph:
     uses = users(graph.equations, graph.outputs)
 
     def move(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
-        atom: Atom = equation.inputs[0] if slices(equation) else None
+        if not slices(equation):
+            return None
+        atom = equation.inputs[0]
         total = maker.get(atom)
-        if total is None or total.name != "add" or _level(levels, atom) != STATE:
+        if total is None or total.name != "add" or level_of(levels, atom) != STATE:
             return None
         if not all(user and slices(user) for user in uses[atom]):
             return None
         terms = total.inputs
         if any(t.aval.shape != atom.aval.shape for t in terms) or all(
-            _level(levels, t) == STATE for t in terms
+            level_of(levels, t) == STATE for t in terms
         ):
             return None
 

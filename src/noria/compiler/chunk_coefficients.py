@@ -15,7 +15,7 @@ from noria.ir.graph import Env
 def coefficients_of(
     env: Env, step: MatrixStep, matrix: MatrixForm, split: Split
 ) -> list[jax.Array]:
-    """Decay, write, value, then those of feedback, reads and reset that there are; the offsets."""
+    """Decay, write, value; feedback, reads and reset, if present; then the offsets."""
     sizes, heads = step.algebra.sizes, matrix.heads
     dtype = split.state[matrix.index].aval.dtype
 

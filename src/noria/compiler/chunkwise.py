@@ -14,14 +14,14 @@ from noria.backends.base import LoopCall, Sizes
 from noria.compiler.chunk_coefficients import coefficients_of
 from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.executors import Outputs
-from noria.compiler.levels import CONSTANT, INPUT, NUMBER
+from noria.compiler.levels import CONSTANT, INPUT, level_of
 from noria.compiler.matrix_analysis import matrix_step
 from noria.compiler.matrix_form import MatrixForm, MatrixStep, Read
 from noria.compiler.split import Split
 from noria.compiler.trace import Traced
 from noria.ir.build import graph_of
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Equation, Graph, Value, env_of, is_literal, struct, values_of
+from noria.ir.graph import Atom, Env, Equation, Graph, Value, env_of, struct, values_of
 from noria.ir.passes import dependence, extract, substitute
 from noria.ops.chunkwise import CHUNKING, matrix_recurrence
 
@@ -66,7 +66,7 @@ class ChunkwiseExecutor:
         state: list[jax.Array],
         sizes: Sizes,
     ) -> Outputs:
-        """Final state and what is emitted; arguments as for `LoopExecutor`."""
+        """Final state and emitted values; arguments as for `LoopExecutor`."""
         return self.infer(sizes, parameters, steps, state)
 
     def infer(
@@ -127,7 +127,7 @@ class ChunkwiseExecutor:
     def _matrix(
         self, env: Env, matrix: MatrixForm, given: list[jax.Array], start: jax.Array
     ) -> tuple[jax.Array, Env]:
-        """The final matrix and what is read."""
+        """The final matrix and the values of its reads."""
         reverse = (lambda a: jnp.flip(a, 0)) if self.reverse else (lambda a: a)
         arrays = iter(map(reverse, given))
         decay, write, value = next(arrays), next(arrays), next(arrays)
@@ -211,12 +211,12 @@ def _split(
     step: MatrixStep,
     equations: Sequence[Equation],
     levels: dict[Value, int],
-    atoms: list[Any],
+    atoms: Sequence[Atom],
 ) -> Split:
     """The parts of a step: all that needs no state is hoisted."""
 
-    def at(atom: Any) -> int:
-        return NUMBER if is_literal(atom) else levels.get(atom, NUMBER)
+    def at(atom: Atom) -> int:
+        return level_of(levels, atom)
 
     def invariant(*values: Any) -> tuple[Value, ...]:
         return tuple(v for v in values_of(values) if at(v) <= CONSTANT)
@@ -226,8 +226,8 @@ def _split(
     given = (*invariant(*levels), *traced.steps)
     after = extract(traced.graph.equations, traced.emitted, (*given, *others, *reads))
     emitted = (*reads, *(v for v in others if v in after.inputs))
-    # What the coefficients and the other arrays of the state need, of which the part that needs no
-    # state is made before.
+    # The coefficients and the other arrays of the state need these equations. The part that needs
+    # no state runs before.
     following = tuple(traced.next_state[i] for i in step.others)
     needed = extract(equations, (*atoms, *following), (*given, *others))
     read = [v for e in needed.equations for v in e.inputs if at(e.outputs[0]) > INPUT]

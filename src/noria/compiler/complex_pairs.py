@@ -1,6 +1,6 @@
 """Complex numbers as pairs of real ones: a step over complex values becomes one over real values.
 
-What differs from step to step, or depends on the state, becomes a pair::
+A value that differs from step to step, or depends on the state, becomes a pair::
 
     h' = lam h + B x      re' = lam_re re - lam_im im + B_re x
                           im' = lam_re im + lam_im re + B_im x
@@ -25,6 +25,7 @@ from noria.compiler.trace import Traced, own_outputs
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import dce, dependence, substitute
+from noria.ir.reasons import Reason
 from noria.ir.source import origin
 
 Arrays = list[jax.Array]
@@ -114,10 +115,7 @@ class _NoRule(Exception):
     def __init__(self, equation: Equation):
         path, line = origin(equation)
         where = f", {path.rsplit('/', 1)[-1]}:{line}" if path else ""
-        super().__init__(
-            "complex numbers do not become pairs of real ones, because there is no rule for "
-            f"{equation.name}{where}"
-        )
+        super().__init__(Reason.COMPLEX(name=equation.name, where=where))
 
 
 class _Writer:
@@ -160,7 +158,7 @@ class _Writer:
         return found
 
     def rewrite(self, equation: Equation) -> None:
-        """Write an equation, or the ones that replace it."""
+        """Write an equation, or its replacement."""
         if not any(map(_is_complex, (*equation.inputs, *equation.outputs))):
             self.equations.append(equation)
             return
@@ -172,7 +170,7 @@ class _Writer:
             raise _NoRule(equation)
 
     def _apply(self, equation: Equation) -> bool:
-        """Write what the rule of an equation gives; false if there is none."""
+        """Write the equations of the rule of an equation; false if there is no rule."""
         rule = RULES.get(equation.name)
         if rule is None:
             return False
@@ -211,7 +209,7 @@ class _Writer:
         return True
 
     def _parts(self, atom: Atom) -> Pair:
-        """The atoms of a complex value; those of a parameter are taken when first asked for."""
+        """The atoms of a complex value; a parameter is taken apart when first asked for."""
         if is_literal(atom):
             aval = ShapedArray(atom.aval.shape, real_dtype(atom.aval.dtype))
             re, im = (

@@ -16,7 +16,7 @@ import numpy as np
 
 from noria._jax import Tracer
 from noria.ir.build import build
-from noria.ir.graph import Env, Equation, Graph, is_literal, size
+from noria.ir.graph import Atom, Env, Equation, Graph, is_literal, size
 from noria.ir.passes import dependence, extract, substitute
 
 #: Runs of neighbours of which a gather may consist. Its pull-back adds one padded array for each.
@@ -43,8 +43,10 @@ def with_known_positions(graph: Graph, constants: Env) -> Graph:
         function: Callable[..., Any] | None = None
         if equation.name in _EXTREMES:
             function = functools.partial(_position, equation)
-        elif equation.name == "gather" and not unknown.get(equation.inputs[1]):
-            function = _pieces(equation, _value(graph, equation.inputs[1], known))
+        elif equation.name == "gather":
+            positions = equation.inputs[1]
+            if is_literal(positions) or not unknown.get(positions):
+                function = _pieces(equation, _value(graph, positions, known))
         if function is None:
             equations.append(equation)
             continue
@@ -66,7 +68,7 @@ def _position(equation: Equation, x: jax.Array) -> list[jax.Array]:
     return [jnp.where(is_there, index, jnp.asarray(count - 1, dtype)).min(axis)]
 
 
-def _value(graph: Graph, atom: Any, known: Env) -> np.ndarray:
+def _value(graph: Graph, atom: Atom, known: Env) -> np.ndarray:
     """The number that constants give for a value."""
     if is_literal(atom):
         return np.asarray(atom.val)

@@ -1,4 +1,4 @@
-"""The context of a call: what depends on it alone is computed once per example.
+"""The context of a call: values that depend on it alone are computed once per example.
 
 A step reads a frontier: the values that depend on the context and on parameters only::
 

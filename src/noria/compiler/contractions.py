@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from noria.compiler.levels import CONSTANT, STATE
+from noria.compiler.levels import CONSTANT, STATE, level_of
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import Replacement, dce, dependence, producers, rewrite, users
@@ -246,7 +246,7 @@ def normal_products(graph: Graph, levels: dict[Value, int]) -> Graph:
         groups = [operand.groups(batch, depth) for operand in pair]
         if pair[0].is_weight or not depth or groups[0] is None or groups[1] is None:
             return None
-        if pair[1].is_weight and levels[pair[0].atom] < STATE:
+        if pair[1].is_weight and level_of(levels, pair[0].atom) < STATE:
             return None  # it leaves the loop in any form
         function = _Product(equation, pair, [g for g in groups if g], depth, result, sizes)
         return None if function.is_normal else build(function, function.atoms, equation.source)

@@ -17,7 +17,7 @@ Cotangents = tuple[list[Any], list[Any], list[Any]]
 #: integers.
 Ends = tuple[Sequence[Any], Sequence[Any]]
 
-#: From cotangents of the hoisted values to those of parameters and steps.
+#: From cotangents of the hoisted values to cotangents of parameters and steps.
 PullPrologue = Callable[[list[Any]], tuple[list[Any], list[Any]]]
 
 

@@ -43,7 +43,7 @@ class EquationVJP:
     ``reverse`` ``constants``, inputs, residuals, cotangents cotangents of the differentiable inputs
     =========== ============================================ =======================================
 
-    ``constants`` are arrays that a derivative rule closes over. ``cotangents`` are those of the
+    ``constants`` are arrays that a derivative rule closes over. ``cotangents`` belong to the
     inexact outputs. ``gradients`` has ``None`` for a cotangent that is a constant zero; ``reverse``
     has no output for it.
     """
@@ -56,12 +56,12 @@ class EquationVJP:
     gradients: tuple[Atom | None, ...]
     constants: Env
 
-    def named(self, equation: Equation, inputs: Sequence[Atom]) -> dict[Any, Atom]:
+    def named(self, equation: Equation, inputs: Sequence[Atom]) -> dict[Value, Atom]:
         """Arguments of ``equation`` by the names of the inputs here."""
         pairs = zip(equation.inputs, inputs, strict=True)
         return dict(zip(self.inputs, (a for v, a in pairs if not is_literal(v)), strict=True))
 
-    def computed(self, outputs: Sequence[Atom]) -> dict[Any, Atom]:
+    def computed(self, outputs: Sequence[Atom]) -> dict[Value, Atom]:
         """Values here by the names of outputs and residuals; a rule may return a constant."""
         pairs = zip(self.forward.outputs, outputs, strict=True)
         return {v: atom for v, atom in pairs if not is_literal(v)}
@@ -152,7 +152,7 @@ def equation_vjps(kinds: Sequence[tuple[Equation, tuple[int, ...]]]) -> list[Equ
 
 
 def _key(equation: Equation, wrt: Sequence[int], context: Hashable) -> Hashable | None:
-    """Equal for equations with the same pull-back; ``None`` for one that is traced on its own.
+    """A key of the pull-back of an equation; ``None`` if the equation is traced on its own.
 
     The pull-back of a primitive of JAX depends on its parameters, the types of its inputs, and the
     settings of JAX. A derivative rule of the user may read more than that: the rule of another

@@ -33,6 +33,7 @@ from noria.compiler.split import Split, hoist_slices
 from noria.compiler.vjp import differentiate
 from noria.ir.evaluate import evaluate
 from noria.ir.graph import EMPTY, Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
+from noria.ir.reasons import Reason
 
 log = logging.getLogger("noria")
 
@@ -85,7 +86,7 @@ def choose_loop(
     obstacles = backend.obstacles(call)
     if not obstacles:
         return loop_on(backend, call, prologue)
-    note = f"the {name} runs on backend scan: {obstacles[0]}"
+    note = Reason.OTHER_LOOP(loop=name, obstacle=obstacles[0])
     log.debug("%s: %s", label, note)
     return loop_on(loop_backend("scan"), call, prologue, note, obstacles)
 

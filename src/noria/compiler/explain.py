@@ -20,6 +20,7 @@ from noria.compiler.split import split
 from noria.display import explanation_html, explanations_html, state_lines
 from noria.ir.graph import (
     EMPTY,
+    Atom,
     Equation,
     Graph,
     is_inexact,
@@ -29,6 +30,7 @@ from noria.ir.graph import (
 )
 from noria.ir.passes import extract
 from noria.ir.primitives import LIGHT, MOVES
+from noria.ir.reasons import Reason
 from noria.ir.source import origin
 
 #: How a loop that is no loop runs.
@@ -298,7 +300,7 @@ def _gradient(
             return EMPTY, EMPTY, [], []
         gradient = executor.gradient
     except Exception as error:  # a derivative rule may be the user's and raise any error
-        return None, EMPTY, [f"no gradient: {_first_line(error)}"], []
+        return None, EMPTY, [Reason.NO_GRADIENT(error=_first_line(error))], []
     uses = Graph((), (), gradient.uses)
     return gradient.reverse.call.graph, uses, gradient.notes, gradient.obstacles
 
@@ -326,7 +328,7 @@ def _line(equation: Equation, count: int) -> Line:
     )
 
 
-def _shape(atom: Any) -> str:
+def _shape(atom: Atom) -> str:
     return atom.aval.str_short(short_dtypes=True)
 
 

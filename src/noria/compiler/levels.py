@@ -1,5 +1,12 @@
-"""The levels of values: what a value depends on at most."""
+"""The levels of values: constant, or dependent on parameters, context, input or state."""
+
+from noria.ir.graph import Atom, Value, is_literal
 
 #: Nothing; parameters; the context, which is the same in each step of an example; the input of a
 #: step; the state.
 NUMBER, CONSTANT, CONTEXT, INPUT, STATE = range(5)
+
+
+def level_of(levels: dict[Value, int], atom: Atom) -> int:
+    """The level of a value, or of a constant in an equation."""
+    return NUMBER if is_literal(atom) else levels.get(atom, NUMBER)

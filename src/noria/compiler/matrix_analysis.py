@@ -23,6 +23,7 @@ from noria.compiler.terms import Factor, Sum, Term
 from noria.compiler.trace import Traced
 from noria.ir.graph import Atom, Equation, Value, is_literal, size, values_of
 from noria.ir.passes import backward_slice, extract
+from noria.ir.reasons import Reason
 from noria.ir.source import place
 
 
@@ -45,7 +46,7 @@ def matrix_step(traced: Traced) -> MatrixStep:
     """
     matrices = sorted(candidates(traced), key=lambda i: -size(traced.state[i]))
     if not matrices:
-        raise NotChunkwise("its state has no matrix")
+        raise NotChunkwise(Reason.NO_MATRIX())
     reasons: list[NotChunkwise] = []
     while matrices:
         try:
@@ -90,7 +91,7 @@ class _Analysis:
         self.others = [i for i in range(len(traced.state)) if i not in matrices]
         for i in self.others:
             if _needs(traced, i, set(matrices)):
-                raise NotChunkwise(f"array {i} of its state depends on a matrix of the state")
+                raise NotChunkwise(Reason.FOLLOWS_MATRIX(index=i))
         self.equations = traced.graph.equations
         self.leaf = {traced.state[i]: i for i in matrices}
         self.resets: dict[int, tuple[Atom, Atom]] = {}
@@ -179,7 +180,7 @@ class _Analysis:
                 continue
             *own, a, b = term.axes
             if (a in form.labels) == (b in form.labels) or not {*own} <= {*form.labels}:
-                raise NotChunkwise(f"{name} reads a matrix as a whole")
+                raise NotChunkwise(Reason.WHOLE_READ(name=name))
             position = int(a in form.labels)
             summed, kept = (a, b)[position], (b, a)[position]
             this = self.leaf[term.leaf], position
@@ -187,9 +188,9 @@ class _Analysis:
                 found, heads, value = this, tuple(own), kept
                 (key,) = self.algebra.fresh([self.algebra.sizes[summed]])  # in no other term
             if found != this or heads != tuple(own) or value != kept:
-                raise NotChunkwise(f"{name} reads two matrices, or both axes of one")
+                raise NotChunkwise(Reason.TWO_READS(name=name))
             if any(kept in f.labels for f in term.factors):
-                raise NotChunkwise(f"{name} scales a matrix before it is read")
+                raise NotChunkwise(Reason.SCALED_READ(name=name))
             self._check_raw(term, name)
             query.append((term.coefficient, renamed(term.factors, {summed: key})))
         assert found is not None
@@ -216,7 +217,7 @@ class _Analysis:
             if term.leaf is not None:
                 positions |= {p for p, label in enumerate((a, b)) if label not in term.axes}
         if len(positions) > 1:
-            raise NotChunkwise("it reads a matrix along both of its axes")
+            raise NotChunkwise(Reason.BOTH_AXES())
         position = positions.pop() if positions else self._decay_axis(form)
         key, value = ((a, b), (b, a))[position]
         found = MatrixForm(
@@ -235,7 +236,7 @@ class _Analysis:
         for term in form.terms:
             if term.leaf is not None and key in term.axes:
                 if any(value in f.labels for f in term.factors):
-                    raise NotChunkwise(f"{self._dense(term)} decays each value of a matrix")
+                    raise NotChunkwise(Reason.DENSE_DECAY(name=self._dense(term)))
                 found.decay.append((term.coefficient, term.factors))
             else:
                 self._add_update(found, groups, term)
@@ -246,13 +247,13 @@ class _Analysis:
     def _check(self, index: int, term: Term, form: Sum) -> None:
         if self.leaf[term.leaf] != index:  # type: ignore[index]
             name = self._name(self.traced.next_state[index])
-            raise NotChunkwise(f"{name} makes one matrix of the state depend on another")
+            raise NotChunkwise(Reason.TWO_MATRICES(name=name))
         same = [x == y for x, y in zip(term.axes, form.labels, strict=True)]
         moved = {*term.axes} & {*form.labels} != {
             x for x, y in zip(term.axes, form.labels, strict=True) if x == y
         }
         if moved or not all(same[:-2]) or not any(same[-2:]):
-            raise NotChunkwise(f"{self._dense(term)} moves or mixes elements of a matrix")
+            raise NotChunkwise(Reason.MIXED(name=self._dense(term)))
 
     def _decay_axis(self, form: Sum) -> int:
         """The place of the axis that the decay varies along."""
@@ -278,7 +279,7 @@ class _Analysis:
         form = self.algebra[atom]
         factors = form.terms[0].factors
         if len(form.terms) != 1 or len(factors) != 1 or factors[0].labels:
-            raise NotChunkwise("it resets a part of a matrix")
+            raise NotChunkwise(Reason.PARTIAL_RESET())
         return factors[0]
 
     def _dense(self, term: Term) -> str:
@@ -296,14 +297,14 @@ class _Analysis:
         for f in term.factors:
             labels = {*f.labels}
             if labels & outer and labels & other:
-                raise NotChunkwise(f"{self._dense(term)} is a matrix, no product of two vectors")
+                raise NotChunkwise(Reason.DENSE_UPDATE(name=self._dense(term)))
             if term.leaf is not None and found.value in labels:
-                raise NotChunkwise(f"{self._dense(term)} scales the values that a matrix gives")
+                raise NotChunkwise(Reason.SCALED_FEEDBACK(name=self._dense(term)))
         left, right = sides(term.factors, found.key, {*found.heads}, inner)
         inside = {*found.heads, found.key, found.value, inner}
         shared = (labels_of(left) & labels_of(right)) - inside
         if len(shared) > 1:
-            raise NotChunkwise("it adds a product that is summed over two axes")
+            raise NotChunkwise(Reason.TWO_SUMS())
         rank = shared.pop() if shared else None
         key = signature(left, found, rank) or id(term)
         update = groups.setdefault(key, Update(rank, left))

@@ -3,7 +3,7 @@
 For each matrix ``S`` (the last two axes of an array of the state; the others are heads)::
 
     S' = D * S + sum_r u_r (w_r^T S + v_r)^T        D: one decay, or one for each key
-    y  = q^T S + o                                  what the outputs of the layer read
+    y  = q^T S + o                                  a read for the outputs of the layer
 
 The vectors are products of values that do not depend on the matrix. They may depend on other arrays
 of the state, such as a normaliser, a counter or the previous input: these run step by step first.
@@ -37,7 +37,7 @@ class Update:
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """``q^T S + o`` as ``output``, whose axes have ``labels``; ``extra`` are those of ``q``."""
+    """``q^T S + o`` as ``output`` with the axes ``labels``; ``extra`` are the labels of ``q``."""
 
     output: Value
     labels: tuple[int, ...]
@@ -60,8 +60,8 @@ class MatrixForm:
         key: the label of its keys.
         value: the label of its values.
         decay: the products of which it is the sum.
-        updates: those of the products of vectors.
-        reads: what the outputs read.
+        updates: the products of vectors.
+        reads: the reads for the outputs.
         reset: masks that all hold where the initial state is put back; empty if it never is.
         initial: the initial state.
     """

@@ -14,7 +14,6 @@ product, with transposes or with broadcasts. A selection by a known condition is
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -23,6 +22,7 @@ from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Value, is_literal, size
 from noria.ir.passes import producers
 from noria.ir.primitives import MOVES
+from noria.ir.reasons import Reason
 from noria.ir.source import place
 
 #: More terms than any published memory has; a step with more is not worth the products.
@@ -47,7 +47,7 @@ class Algebra:
         self._maker = producers(equations)
         self._labels = count()
         self._grows: dict[Value, bool] = {}
-        self._forms: dict[Any, Sum] = {}
+        self._forms: dict[Value, Sum] = {}
         for leaf in leaves:
             labels = self.fresh(leaf.aval.shape)
             self._forms[leaf] = Sum(labels, (Term(1.0, (), leaf, labels),))
@@ -62,7 +62,7 @@ class Algebra:
         return not is_literal(atom) and atom in self._forms
 
     def __getitem__(self, atom: Atom) -> Sum:
-        """The sum of a value: by its equation if it is larger than what it is made of."""
+        """The sum of a value: by its equation if it is larger than its operands."""
         if is_literal(atom):
             return self._atomic(atom)
         if atom not in self._forms:
@@ -109,7 +109,7 @@ class Algebra:
         if found is None and not self._depends(equation):
             found = self._atomic(output)
         if found is None or len(found.terms) > MOST_TERMS:
-            raise NotMultilinear(f"{place(equation)} is not linear in the matrix")
+            raise NotMultilinear(Reason.NOT_LINEAR(place=place(equation)))
         self._forms[output] = found
         return found
 
@@ -132,7 +132,7 @@ class Algebra:
     # --- labels -----------------------------------------------------------------------------------
 
     def renamed(self, form: Sum, names: dict[int, int] | None = None) -> Sum:
-        """The same with new labels; ``names`` gives those of some axes."""
+        """The same with new labels; ``names`` gives some of them."""
         names = dict(names or {})
 
         def name(label: int) -> int:

@@ -17,6 +17,7 @@ from noria.ir.graph import (
     Env,
     Equation,
     Graph,
+    Value,
     env_of,
     is_inexact,
     is_literal,
@@ -41,8 +42,8 @@ class ParameterUse:
     """
 
     equation: Equation
-    parameters: tuple[Atom, ...]
-    operands: tuple[Atom, ...]
+    parameters: tuple[Value, ...]
+    operands: tuple[Atom | None, ...]
     cotangents: tuple[Atom | None, ...]
     step: Graph | None
 
@@ -51,8 +52,8 @@ class ParameterUse:
         cls,
         equation: Equation,
         vjp: EquationVJP,
-        parameters: Sequence[Atom],
-        operands: Sequence[Atom],
+        parameters: Sequence[Value],
+        operands: Sequence[Atom | None],
         cotangents: Sequence[Atom],
     ) -> "ParameterUse":
         """A use without the operands that the pull-back does not read."""

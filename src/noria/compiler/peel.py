@@ -25,10 +25,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria.compiler.levels import CONSTANT, NUMBER
+from noria.compiler.levels import CONSTANT, level_of
 from noria.compiler.windows import Makers, Window, entry_of, window_of
 from noria.ir.build import build
-from noria.ir.graph import Atom, Equation, Graph, Value, is_inexact, is_literal, size
+from noria.ir.graph import (
+    Atom,
+    Equation,
+    Graph,
+    Value,
+    is_inexact,
+    is_literal,
+    size,
+    values_in,
+    values_of,
+)
 from noria.ir.passes import extract, producers
 from noria.ir.primitives import is_heavy
 
@@ -55,7 +65,7 @@ class Transition(NamedTuple):
 
     graph: Graph
     state: tuple[Value, ...]
-    before: tuple[Atom, ...]
+    before: tuple[Value, ...]
     after: tuple[Atom, ...]
     carried: tuple[Atom, ...]
     emission: tuple[Atom, ...]
@@ -67,7 +77,7 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Delay:
-    """An array that is ``entry`` of the step before; a window has that of several steps.
+    """An array that is ``entry`` of the step before, or of several steps for a window.
 
     ``own`` is the initial state, which a reset puts back.
     """
@@ -103,7 +113,7 @@ class Stage:
 
     @property
     def products(self) -> tuple[Value, ...]:
-        return self.graph.outputs[len(self.delays) :]
+        return values_in(self.graph.outputs[len(self.delays) :])
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,18 +156,18 @@ class Peeled:
         return own.union(*(graph.inputs for graph in graphs))
 
 
-# --- what leaves the loop -----------------------------------------------------------------------
+# --- peeled arrays ------------------------------------------------------------------------------
 
 
 class Plan(NamedTuple):
-    """What leaves the loop.
+    """The arrays that leave the loop.
 
     Attributes:
         counters: the counters.
         groups: the delays; each group reads counters and delays of earlier groups only.
         outputs: the outputs, and their places in the emission.
-        emission: the outputs of the step, then those of the state that are no outputs yet.
-        equations: those that make the entries of windows.
+        emission: the outputs of the step, then arrays of the state that are no outputs yet.
+        equations: the equations that make the entries of windows.
     """
 
     counters: tuple[Counter, ...]
@@ -184,7 +194,7 @@ def plan_of(step: Transition, levels: dict[Value, int]) -> Plan | None:
     reads itself, and is neither a sum nor a window of it: nothing else is looked at. ``levels`` has
     the level of each value.
     """
-    masks = {atom: 1 << k for k, atom in enumerate(step.before)}
+    masks: dict[Value, int] = {atom: 1 << k for k, atom in enumerate(step.before)}
     for equation in step.graph.equations:
         mask = functools.reduce(operator.or_, (_mask(masks, a) for a in equation.inputs), 0)
         for value in equation.outputs if mask else ():
@@ -200,7 +210,7 @@ def plan_of(step: Transition, levels: dict[Value, int]) -> Plan | None:
     peeled = {*counters, *(k for group in groups for k in group)}
     read = functools.reduce(operator.or_, reads, 0)
     unread = [k for k in range(len(reads)) if k not in peeled and not read >> k & 1]
-    outputs, emission = _outputs(step, unread, makers) if unread else ({}, step.emission)
+    outputs, emission = _outputs(step, unread) if unread else ({}, step.emission)
     if not peeled and not outputs:
         return None
     delays = tuple(tuple(group.values()) for group in groups)
@@ -214,13 +224,14 @@ def _mask(masks: dict[Value, int], atom: Atom) -> int:
 
 def _counter(step: Transition, k: int, makers: Makers, levels: dict[Value, int]) -> Counter | None:
     """Array ``k`` as a counter. By how much a floating-point one grows is known and whole."""
-    equation, before, state = makers.get(step.after[k]), step.before[k], step.state[k]
+    after, before, state = step.after[k], step.before[k], step.state[k]
+    equation = None if is_literal(after) else makers.get(after)
     if equation is None or equation.name not in ("add", "sub") or size(state) > MOST_ELEMENTS:
         return None
     left, right = equation.inputs
     if right is before and equation.name == "add":
         left, right = right, left
-    level = NUMBER if is_literal(right) else levels.get(right, NUMBER)
+    level = level_of(levels, right)
     kinds = (jnp.integer, jnp.floating)
     if (
         left is not before
@@ -256,7 +267,9 @@ def _delays(
         most, reads = max(MOST_ELEMENTS, sum(map(size, step.steps))), _mask(masks, after) & ~known
         if not reads and size(state) <= most:
             return None if _is_key(state) else Delay(state, own, after)
-        found = window_of(step.before[k], after, makers) if reads == 1 << k else None
+        if is_literal(after) or reads != 1 << k:
+            return None
+        found = window_of(step.before[k], after, makers)
         if found is None:
             return None
         window, pieces = found
@@ -275,16 +288,15 @@ def _delays(
     return groups, equations
 
 
-def _outputs(
-    step: Transition, unread: Sequence[int], makers: Makers
-) -> tuple[dict[Value, int], tuple[Atom, ...]]:
+def _outputs(step: Transition, unread: Sequence[int]) -> tuple[dict[Value, int], tuple[Atom, ...]]:
     """The arrays that are emitted, their places in the emission, and the emission with them."""
     places, emission = {}, [*step.emission]
-    shown = {*extract(step.graph.equations, emission, step.graph.inputs).equations}
+    needed = extract(step.graph.equations, emission, step.graph.inputs).equations
+    shown = {v for equation in needed for v in equation.outputs}
     most = sum(map(size, emission))
     for k in unread:
         state, after = step.state[k], step.after[k]
-        if makers.get(after) in shown and size(state) <= most:
+        if not is_literal(after) and after in shown and size(state) <= most:
             same = (n for n, atom in enumerate(emission) if atom is after)
             places[state] = next(same, len(emission))
             emission += [after] if places[state] == len(emission) else []
@@ -324,7 +336,7 @@ def separate(
     """Divide a step `without` peeled arrays, now canonical, from the graphs of their entries.
 
     Returns:
-        The graph of the rest, what it reads besides the input of the step, and the peeled arrays.
+        The graph of the rest, its inputs besides the input of the step, and the peeled arrays.
         Products that both need are computed once, for the entries.
     """
     end = len(graph.outputs) - len(plan.delays)
@@ -338,7 +350,7 @@ def separate(
         products = [v for e in found.equations if is_heavy(e) for v in e.outputs if v not in wanted]
         found = extract(graph.equations, (*wanted, *products), available)
         stages.append(Stage(found, group))
-        available += [*wanted, *products, *(delay.state for delay in group)]
+        available += [*values_of(wanted), *products, *(delay.state for delay in group)]
     parameters = graph.inputs[: graph.inputs.index(step.state[0])]
     more = [v for v in available if v not in graph.inputs] + [*plan.inputs]
     kept = extract(graph.equations, rest, (*available, *looped))

@@ -36,7 +36,7 @@ def run_peeled(
 
     Args:
         peeled: the peeled arrays.
-        rest: runs what is left.
+        rest: runs the rest of the step.
         env: the parameters.
         values: arrays of all steps for the input.
         state: the whole state before the first step.
@@ -104,7 +104,7 @@ class Taken:
         return jnp.where(_like(jnp.squeeze(index, axis) >= 0, start), found, start)
 
     def later(self, array: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The value of the step before at each step; and that of the last step.
+        """The value of the step before at each step, and the value of the last step.
 
         Past the end of an example it is the value of its last step, as in a loop.
         """
@@ -215,7 +215,7 @@ class Taken:
     def one_by_one(
         self, start: jax.Array, own: jax.Array, by: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """What `counted` gives, by a loop over the steps."""
+        """The result of `counted`, by a loop over the steps."""
         flags = [
             None if a is None else jnp.moveaxis(a, self.axis, 0) for a in (self.valid, self.reset)
         ]

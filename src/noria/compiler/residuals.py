@@ -23,6 +23,7 @@ from noria.ir.graph import (
     is_inexact,
     is_literal,
     size_in_bytes,
+    values_in,
     values_of,
 )
 from noria.ir.passes import dependence, extract, producers
@@ -101,7 +102,8 @@ class StepVJP:
             self.forward.outputs[width : width + len(self.split.emitted)],
         )
         at = {v: n for n, v in reversed([*enumerate(emitted)]) if not is_literal(v)}
-        before = dict(zip(self.split.state, following, strict=True)) if previous else {}
+        pairs = zip(self.split.state, values_in(following), strict=True)
+        before = dict(pairs) if previous else {}
         there = [*at, *self.residuals]
         late = [
             v

@@ -31,6 +31,7 @@ from noria.compiler.sharding import local
 from noria.compiler.trace import Steps, Traced, check_transition, trace
 from noria.ir.build import Unsupported
 from noria.ir.evaluate import of_one, spread
+from noria.ir.reasons import Reason
 from noria.masking import valid_steps
 
 log = logging.getLogger("noria")
@@ -142,7 +143,7 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
     one = steps.of_one(len(sizes.axes))
     if options.backend in CELL_BACKENDS:
         check_transition(problem, one)
-        return decided(options.backend, "as asked for")
+        return decided(options.backend, Reason.AS_ASKED())
     try:
         normal = options.backend != "chunkwise"
         traced = trace(problem.cell, problem.initial_state, one, label, contractions=normal)
@@ -159,25 +160,25 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         sizes = sizes._replace(batch=None)
     if traced.peeled is not None and not traced.state:
         name = "scan" if options.backend == "auto" else options.backend
-        reason = "no array of its state needs a loop"
+        reason = Reason.NO_LOOP()
         return decided(name, reason, _loop("scan", traced, problem, sizes, options)[0])
     if options.backend == "associative":
-        return decided("associative", "as asked for", _linear(traced, problem, sizes, options))
+        return decided("associative", Reason.AS_ASKED(), _linear(traced, problem, sizes, options))
     if options.backend == "chunkwise":
-        return decided("chunkwise", "as asked for", _chunkwise(traced, problem, sizes, options))
+        return decided("chunkwise", Reason.AS_ASKED(), _chunkwise(traced, problem, sizes, options))
     traced, no_pairs = in_pairs(traced)
     if environment().backend == "scan" != options.backend:
-        reason = "as the environment variable NORIA_BACKEND asks for"
+        reason = Reason.VARIABLE()
         return decided("scan", reason, _loop("scan", traced, problem, sizes, options)[0])
     first: list[str] = []
     obstacles: list[str] = []
     for name in LOOP_BACKENDS if options.backend == "auto" else [options.backend]:
         program, missing = _loop(name, traced, problem, sizes, options)
         if name != "scan" and sizes != given:
-            missing = ("a value that depends on the context is a matrix of each example",)
+            missing = (Reason.CONTEXT(),)
         if not missing:
             merits = [*first, loop_backend(name).merit]
-            reason = "; ".join(merits) if options.backend == "auto" else "as asked for"
+            reason = "; ".join(merits) if options.backend == "auto" else Reason.AS_ASKED()
             return decided(name, reason, program, obstacles)
         first.append(f"{missing[0]}; {no_pairs}" if no_pairs else missing[0])
         obstacles += [*missing, no_pairs] if no_pairs else missing
@@ -232,7 +233,7 @@ def _chunkwise(traced: Traced, problem: Problem, sizes: Sizes, options: Options)
     try:
         executor = chunkwise_executor(traced, problem.reverse)
         if is_symbolic(*sizes.axes):
-            raise NotChunkwise("its sizes are symbolic")
+            raise NotChunkwise(Reason.FREE_SIZES())
     except NotChunkwise as reason:
         raise ValueError(
             f'{problem.label}: backend="chunkwise" needs a state of matrices S with a next state '

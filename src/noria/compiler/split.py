@@ -9,7 +9,16 @@ from noria.compiler.levels import CONSTANT, INPUT, NUMBER, STATE
 from noria.compiler.min_cut import min_cut
 from noria.compiler.trace import Traced
 from noria.ir.build import build
-from noria.ir.graph import Atom, Equation, Graph, Value, is_inexact, is_literal, values_of
+from noria.ir.graph import (
+    Atom,
+    Equation,
+    Graph,
+    Value,
+    is_inexact,
+    is_literal,
+    values_in,
+    values_of,
+)
 from noria.ir.passes import (
     backward_slice,
     dependence,
@@ -54,8 +63,8 @@ class Split:
         return frozenset(filter(is_inexact, (*self.parameters, *self.steps)))
 
     @property
-    def next_state(self) -> tuple[Atom, ...]:
-        return self.loop.outputs[: len(self.state)]
+    def next_state(self) -> tuple[Value, ...]:
+        return values_in(self.loop.outputs[: len(self.state)])
 
     @property
     def emitted(self) -> tuple[Atom, ...]:

@@ -20,7 +20,7 @@ from noria.compiler.levels import CONSTANT, CONTEXT, INPUT, STATE
 from noria.compiler.peel import Peeled, Transition, plan_of, separate, without
 from noria.ir.build import graph_of
 from noria.ir.evaluate import of_one
-from noria.ir.graph import Equation, Graph, Value, is_literal
+from noria.ir.graph import Equation, Graph, Value, is_literal, values_in
 from noria.ir.passes import dependence
 
 
@@ -58,7 +58,7 @@ class Traced:
 
     ``parameters`` are the arrays for the first inputs of the graph: arrays that the cell closes
     over, its fields, and the initial state. ``levels`` has the level of each input. The last
-    inputs are those of the context, if there is one; they have the level `CONTEXT`.
+    inputs belong to the context, if there is one; they have the level `CONTEXT`.
     ``peeled`` are the arrays of the state that have left the step: ``state`` has the others, and
     ``steps`` ends with the arrays that the step reads instead; ``None`` if no array has left it.
     ``again`` traces the step with its contractions as they are.
@@ -79,11 +79,11 @@ class Traced:
 
     @property
     def next_state(self) -> tuple[Value, ...]:
-        return self.graph.outputs[: len(self.state)]
+        return values_in(self.graph.outputs[: len(self.state)])
 
     @property
     def emitted(self) -> tuple[Value, ...]:
-        return self.graph.outputs[len(self.state) :]
+        return values_in(self.graph.outputs[len(self.state) :])
 
     @property
     def kept(self) -> tuple[Value, ...]:
@@ -172,7 +172,7 @@ def _transition(graph: Graph, first: int, width: int, step: Steps) -> Transition
     return Transition(
         graph,
         state=inputs[first : first + width],
-        before=before,
+        before=values_in(before),
         after=after,
         carried=carried,
         emission=outputs[3 * width :],
@@ -235,6 +235,6 @@ def own_outputs(graph: Graph, found: dict[Value, int]) -> Graph:
             or atom in outputs[:i]
             or found.get(atom) == CONSTANT
         ):
-            outputs[i] = Value(atom.aval)
-            equations.append(Equation(jax.lax.copy_p, (atom,), (outputs[i],), {}, None))
+            outputs[i] = copied = Value(atom.aval)
+            equations.append(Equation(jax.lax.copy_p, (atom,), (copied,), {}, None))
     return Graph(graph.inputs, tuple(outputs), tuple(equations))

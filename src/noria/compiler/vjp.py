@@ -72,7 +72,7 @@ def _active(graph: Graph) -> list[Equation]:
 
 
 def _canonical(graph: Graph) -> Graph:
-    """A graph without common subexpressions; its products, as those of a step, in one form.
+    """A graph without common subexpressions, and with products in the form of a step.
 
     The pull-backs of parameters, which are not summed here, are dead code. All inputs count as
     state: a weight is not transposed in each step.

@@ -50,7 +50,7 @@ class Piece(NamedTuple):
 Makers = dict[Value, Equation]
 
 
-def window_of(before: Atom, after: Atom, makers: Makers) -> tuple[Window, list[Piece]] | None:
+def window_of(before: Atom, after: Value, makers: Makers) -> tuple[Window, list[Piece]] | None:
     """How ``after`` is ``before`` moved along an axis, and the new entries; ``None`` if it is not.
 
     The new entries may depend on anything but ``before``.

@@ -9,6 +9,7 @@ import jax.tree_util as jtu
 from noria._jax import parts_of
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, struct
 from noria.ir.passes import dce
+from noria.ir.reasons import Reason
 from noria.ir.source import located
 
 #: Call primitives that are inlined, and the parameter that holds their jaxpr. Calls with a custom
@@ -36,7 +37,7 @@ def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any]
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     if closed.effects:
-        raise Unsupported(f"a step has the side effect {next(iter(closed.effects))}")
+        raise Unsupported(Reason.SIDE_EFFECT(effect=next(iter(closed.effects))))
     jaxpr, consts = parts_of(closed)
     inputs = (*jaxpr.constvars, *jaxpr.invars)
     equations: list[Equation] = []
@@ -47,13 +48,14 @@ def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any]
 
 def _inline(
     jaxpr: Any, inputs: Sequence[Atom], equations: list[Equation], source: Any, call: Any = None
-) -> tuple[list[Atom], dict[Any, Any]]:
+) -> tuple[list[Atom], dict[Value, Any]]:
     """Append the equations of ``jaxpr`` on ``inputs``; return outputs and constants of calls.
 
     ``source`` replaces the tracebacks of all equations, and ``call`` those without a line.
     """
     known: dict[Any, Atom] = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True))
-    hidden: dict[Any, Any] = {}
+    hidden: dict[Value, Any] = {}
+    outputs: Sequence[Atom]
 
     def get(atom: Atom) -> Atom:
         return atom if is_literal(atom) else known[atom]
@@ -69,12 +71,10 @@ def _inline(
             outputs, more = _inline(inner, arguments, equations, source, around)
             hidden |= more
         else:
-            outputs = [Value(v.aval) for v in equation.outvars]
+            outputs = made = tuple(Value(v.aval) for v in equation.outvars)
             origin = source or located(equation.source_info.traceback, call)
             equations.append(
-                Equation(
-                    equation.primitive, tuple(arguments), tuple(outputs), equation.params, origin
-                )
+                Equation(equation.primitive, tuple(arguments), made, equation.params, origin)
             )
         known.update(zip(equation.outvars, outputs, strict=True))
     return [get(atom) for atom in jaxpr.outvars], hidden
@@ -82,7 +82,7 @@ def _inline(
 
 def build(
     function: Callable[..., Any], inputs: Sequence[Atom], source: Any
-) -> tuple[list[Equation], list[Any]]:
+) -> tuple[list[Equation], list[Atom]]:
     """Trace ``function``, which returns a list, on values of a graph: its equations and outputs."""
     jaxpr, consts = parts_of(jax.make_jaxpr(function)(*map(struct, inputs)))
     equations: list[Equation] = []

@@ -100,7 +100,7 @@ def evaluate(graph: Graph, known: Env, varying: Env, axes: Sequence[int]) -> lis
 
 
 def _with_copies(
-    graph: Graph, known: Env, names: Sequence[Any], axes: Sequence[int]
+    graph: Graph, known: Env, names: Sequence[Value], axes: Sequence[int]
 ) -> tuple[Graph, Env, Env]:
     """The varying part of the graph, its shared arrays, and their copies per step and example."""
     depends = dependence(graph.equations, dict.fromkeys(names, 1))
@@ -118,7 +118,7 @@ def _with_copies(
     given = {v: known[v] for v in same.inputs}
     arrays = {v: a.astype(v.aval.dtype) if is_narrow(v.aval) else a for v, a in given.items()}
     arrays |= env_of(asked, same([arrays[v] for v in same.inputs]))
-    copy_of: dict[Any, Any] = {}
+    copy_of: dict[Value, Value] = {}
 
     def copy(atom: Any, rank: float = math.inf) -> Any:
         fits = not varies(atom) and is_narrow(atom.aval) and atom.aval.ndim <= rank

@@ -7,13 +7,16 @@ import math
 from abc import ABCMeta
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria._jax import Literal, Var, bind
+from noria._jax import Literal, ShapedArray, Var, bind
+
+if TYPE_CHECKING:  # in `typing` from Python 3.13 on
+    from typing_extensions import TypeIs
 
 
 class Value(metaclass=ABCMeta):  # noqa: B024 - for `register`
@@ -21,14 +24,14 @@ class Value(metaclass=ABCMeta):  # noqa: B024 - for `register`
 
     __slots__ = ("aval",)
 
-    def __init__(self, aval: Any):
+    def __init__(self, aval: ShapedArray):
         self.aval = aval
 
 
 Value.register(Var)
 
 #: A value, or a constant in the equation (`jax.extend.core.Literal`).
-Atom: TypeAlias = Any
+Atom: TypeAlias = Value | Literal
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +40,7 @@ class Equation:
 
     primitive: Any
     inputs: tuple[Atom, ...]
-    outputs: tuple[Any, ...]
+    outputs: tuple[Value, ...]
     params: dict[str, Any]
     source: Any
 
@@ -54,7 +57,7 @@ class Equation:
 class Graph:
     """Equations in topological order, from ``inputs`` to ``outputs``."""
 
-    inputs: tuple[Any, ...]
+    inputs: tuple[Value, ...]
     outputs: tuple[Atom, ...]
     equations: tuple[Equation, ...]
 
@@ -77,11 +80,16 @@ def env_of(names: Iterable[Any], arrays: Iterable[Any]) -> Env:
     return dict(zip(names, arrays, strict=True))
 
 
-def is_literal(atom: Atom) -> TypeGuard[Any]:
+def is_literal(atom: Atom) -> "TypeIs[Literal]":
     return isinstance(atom, Literal)
 
 
-def read(known: dict[Any, Any], atom: Atom) -> Any:
+def values_in(atoms: Iterable[Atom]) -> tuple[Value, ...]:
+    """``atoms`` as values, where no atom can be a literal."""
+    return cast(tuple[Value, ...], tuple(atoms))
+
+
+def read(known: Env, atom: Atom) -> Any:
     return atom.val if is_literal(atom) else known[atom]
 
 
@@ -109,6 +117,6 @@ def is_inexact(atom: Atom) -> bool:
     return bool(jnp.issubdtype(atom.aval.dtype, np.inexact))
 
 
-def values_of(atoms: Iterable[Atom]) -> Iterator[Any]:
+def values_of(atoms: Iterable[Atom]) -> Iterator[Value]:
     """The values among ``atoms`` in order, without literals and duplicates."""
     return iter(dict.fromkeys(atom for atom in atoms if not is_literal(atom)))

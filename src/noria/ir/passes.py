@@ -55,7 +55,7 @@ def toposort(equations: Sequence[Equation]) -> list[Equation]:
     return list(done)
 
 
-def substitute(graph: Graph, instead: dict[Any, Atom]) -> Graph:
+def substitute(graph: Graph, instead: dict[Value, Atom]) -> Graph:
     """The graph with each use of a key of ``instead`` replaced by its value, transitively."""
 
     def get(atom: Atom) -> Atom:
@@ -88,7 +88,9 @@ def rewrite(graph: Graph, replace: Callable[[Equation], Replacement | None]) -> 
     return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
 
 
-def inlined(graph: Graph, names: dict[Any, Atom], source: Any) -> tuple[list[Equation], list[Atom]]:
+def inlined(
+    graph: Graph, names: dict[Value, Atom], source: Any
+) -> tuple[list[Equation], list[Atom]]:
     """The equations of ``graph`` with new outputs; ``names`` maps some inputs to new ones."""
     names = dict(names)
     equations = []
@@ -103,7 +105,7 @@ def inlined(graph: Graph, names: dict[Any, Atom], source: Any) -> tuple[list[Equ
 def cse(graph: Graph, kinds: frozenset[str]) -> Graph:
     """Common-subexpression elimination among the primitives named in ``kinds``."""
     seen: dict[Any, Equation] = {}
-    instead: dict[Any, Atom] = {}
+    instead: dict[Value, Atom] = {}
     equations = []
     for equation in graph.equations:
         inputs = tuple(
@@ -153,7 +155,7 @@ def users(
     return found
 
 
-def dependence(equations: Sequence[Equation], sources: dict[Any, int]) -> dict[Any, int]:
+def dependence(equations: Sequence[Equation], sources: dict[Value, int]) -> dict[Value, int]:
     """The largest level among the ``sources`` that each value depends on, 0 for none.
 
     The output of an equation may be a source.

@@ -14,7 +14,7 @@ from noria.ir.graph import Equation
 _PACKAGE = Path(__file__).parent.parent
 
 
-#: Files whose lines are not the cell's own: those of the compiler, and of the libraries below it.
+#: Files whose lines are not the cell's own: the compiler, and the libraries below it.
 _HIDDEN = (
     *(str(_PACKAGE / part) for part in ("compiler", "backends", "ir", "layers", "ops", "_jax")),
     *(f"{Path(inspect.getfile(library)).parent}/" for library in (jax, eqx)),
@@ -27,7 +27,7 @@ def origin(equation: Equation) -> tuple[str, int]:
 
 
 def located(source: Any, call: Any) -> Any:
-    """The traceback of an equation, or that of the call around it if it has no line of the cell.
+    """The traceback of an equation, or of the call around it if it has no line of the cell.
 
     JAX traces a compiled function once, and keeps no line of the cell for its equations.
     """

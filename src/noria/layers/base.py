@@ -176,7 +176,7 @@ class Layer(Module):
         """Which of ``t``, ``dt`` and ``context`` the cells of this layer take.
 
         Returns:
-            Their names; by default those that `scan` has as arguments.
+            Their names; by default all that are arguments of `scan`.
 
         Examples:
             >>> import jax.numpy as jnp, noria as nr

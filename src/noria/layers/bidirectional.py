@@ -98,7 +98,7 @@ class Bidirectional(Layer):
             resets: see `Layer.scan`.
             key: see `Layer.scan`.
             **inputs: ``t``, ``dt`` and ``context``; see `Recurrence.scan`. Each
-                direction gets those that its cell takes.
+                direction gets the arguments that its cell takes.
 
         Returns:
             As `Layer.scan`.

@@ -82,7 +82,7 @@ class Chain(Layer):
             resets: see `Layer.scan`.
             key: see `Layer.scan`.
             **inputs: ``t``, ``dt`` and ``context``; see `Recurrence.scan`. Each layer
-                gets those that its cells take.
+                gets the arguments that its cells take.
 
         Returns:
             As `Layer.scan`.
@@ -110,7 +110,7 @@ class Chain(Layer):
             resets: see `Layer.step`.
             key: see `Layer.step`.
             **inputs: ``t``, ``dt`` and ``context``; see `Recurrence.step`. Each layer
-                gets those that its cells take.
+                gets the arguments that its cells take.
 
         Returns:
             As `Layer.step`.

@@ -80,7 +80,7 @@ def _tree(label: str, what: str, xs: Any, time: bool) -> tuple[Any, Axes]:
 
 
 def _of_shape(label: str, what: str, xs: Any, shape: Any, time: bool) -> tuple[Any, Axes]:
-    """Arrays whose last axes are those of ``shape``, a pytree of tuples, one for each array."""
+    """Arrays that end in the axes of ``shape``, a pytree of tuples, one for each array."""
     shapes, structure = jtu.tree_flatten(shape, is_leaf=_is_shape)
     xs = jtu.tree_map(jnp.asarray, xs)
     leaves: list[jax.Array] = jtu.tree_leaves(xs)

@@ -51,7 +51,7 @@ def _key_scores(decay: jax.Array, reader: jax.Array, write: jax.Array) -> jax.Ar
 
 def _halves(a: jax.Array, half: int) -> tuple[jax.Array, jax.Array]:
     """The first and second half of each two: ``(..., half, n, d)``."""
-    # Cotangents of `split` are concatenated, those of slices are padded and added.
+    # Cotangents of `split` are concatenated; cotangents of slices are padded and added.
     first, second = jax.lax.split(a.reshape(-1, 2, half, *a.shape[-2:]), (1, 1), axis=1)
     return first[:, 0], second[:, 0]
 

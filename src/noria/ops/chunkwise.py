@@ -18,8 +18,8 @@ The inverse is a product of powers in blocks of 8 steps, and composed from halve
 larger blocks cancel: for 32 equal keys they reach 1e8 where the inverse has ones. A triangular
 solve takes four times as long.
 
-Yang et al. 2023 (arXiv 2312.06635) have the form of chunks, Yang et al. 2024 (arXiv 2406.06484)
-that of delta rules. Both keep decays as logarithms.
+Yang et al. 2023 (arXiv 2312.06635) give the chunkwise form, Yang et al. 2024 (arXiv 2406.06484) its
+extension to delta rules. Both keep decays as logarithms.
 """
 
 import math

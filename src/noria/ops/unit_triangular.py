@@ -1,4 +1,4 @@
-"""Lower triangular matrices from halves, and the inverse of those with a unit diagonal."""
+"""Lower triangular matrices from halves, and their inverse for a unit diagonal."""
 
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def assembled(diagonal: jax.Array, below: jax.Array) -> jax.Array:
-    """Lower triangular matrices from those of their halves and the part below."""
+    """Lower triangular matrices from the matrices of their halves and the part below."""
     pairs = diagonal.reshape(*below.shape[:-2], 2, *diagonal.shape[-2:])
     first, second = pairs[..., 0, :, :], pairs[..., 1, :, :]
     zero = jnp.zeros((*first.shape[:-1], second.shape[-1]), below.dtype)

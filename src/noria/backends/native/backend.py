@@ -25,6 +25,7 @@ from noria.backends.native.primitive import NativeLoop
 from noria.backends.native.runtime import header
 from noria.backends.native.runtime.target import chosen
 from noria.ir.graph import Env, Equation, Graph, Value, size_in_bytes, values_of
+from noria.ir.reasons import Reason
 
 
 def _can_accumulate(equation: Equation) -> bool:
@@ -38,7 +39,7 @@ class Native:
     them in place. Residuals have time in front, as a step reads them.
     """
 
-    merit = "the fastest one on CPUs"
+    merit = Reason.FASTEST()
     time_major = False
     packs_weights = True
     reads_previous_step = True
@@ -47,11 +48,11 @@ class Native:
 
     def obstacles(self, call: LoopCall) -> tuple[str, ...]:
         if is_symbolic(*call.sizes.axes):
-            return (f"machine code needs sizes that are numbers, and there is {call.sizes.axes}",)
+            return (Reason.SYMBOLIC(sizes=call.sizes.axes),)
         if jax.default_backend() != "cpu":
-            return (f"the device is not a CPU but {jax.default_backend()}",)
+            return (Reason.DEVICE(device=jax.default_backend()),)
         if not call.state:
-            return ("there is no state",)
+            return (Reason.NO_STATE(),)
         try:
             header.api_version()
             chosen()

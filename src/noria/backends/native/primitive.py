@@ -40,15 +40,15 @@ class NativeLoop:
     """A loop over a batch: the parameter of the primitive, ``arrays -> results``.
 
     The arrays are those of the shared values, of all steps, the boundaries of the ``previous``
-    ones, and the state. The results are the final state, what is emitted, residuals, accumulators.
+    ones, and the state. The results are the final state, emitted values, residuals, accumulators.
 
     Attributes:
-        call: the loop; its sizes are those of the trace, arrays may have others.
+        call: the loop, with the sizes of the trace; arrays may have others.
         shared: the shared values that the loop reads.
         steps: the values that it reads from arrays of all steps.
-        previous: those of ``steps`` that are read as `PreviousStep`.
-        time_major: those of ``steps`` whose arrays have time in front. Others have the batch in
-            front, as has what is emitted; residuals have time in front.
+        previous: ``steps`` that are read as `PreviousStep`.
+        time_major: ``steps`` whose arrays have time in front. Other arrays and emitted values have
+            the batch in front; residuals have time in front.
         isa: the instruction set, and
         tuning: the thresholds, both of the time of the trace: the code is made later, when others
             may hold.

@@ -34,7 +34,7 @@ from noria.backends.native.plan.tiling import (
     StageTiling,
     item_of,
 )
-from noria.ir.graph import size
+from noria.ir.graph import Equation, size
 
 #: Addresses, by kind and index.
 Table = dict[tuple[str, int], ir.Value]
@@ -97,7 +97,7 @@ def bytes_of_rows(b: ir.IRBuilder, rows: ir.Value, width: int) -> ir.Value:
 
 
 class Buffers:
-    """The addresses of all buffers of a call; those of ``next`` are for the final state."""
+    """The addresses of all buffers of a call; ``next`` is for the final state."""
 
     def __init__(self, b: ir.IRBuilder, table: ir.Value, schedule: Schedule):
         found = [(slot.kind, slot.number) for slot in schedule.buffers((*INPUTS, *RESULTS))]
@@ -254,7 +254,7 @@ class Addresses:
             return advance(b, base, (slot.offset + offset) * item)
         return advance(b, base, b.mul(b.add(offset, i64(slot.offset)), i64(item)))
 
-    def reduction_at(self, equation: Any, row: ir.Value) -> ir.Value:
+    def reduction_at(self, equation: Equation, row: ir.Value) -> ir.Value:
         """The address of the partial results of a reduction for an example, one for each lane."""
         n = next(n for n, (e, _) in enumerate(self.plan.reductions) if e is equation)
         width = self.plan.lanes * item_of(equation.inputs[0])

@@ -1,8 +1,8 @@
 """Elementary functions of vectors, as inline code for most functions.
 
 ``FUNCTIONS[name](builder, x)`` emits one for ``<N x float>`` or ``<N x double>`` with any N;
-``BINARY_FUNCTIONS`` has those of two arguments. ``tests/test_native_maths.py`` measures errors over
-every binade, with and without fused multiply-add, also where sin and cos are nearly zero. The
+``BINARY_FUNCTIONS`` has functions of two arguments. ``tests/test_native_maths.py`` measures errors
+over every binade, with and without fused multiply-add, also where sin and cos are nearly zero. The
 largest relative errors, in units of 2⁻²³ and 2⁻⁵², rounded up:
 
     ========  =======  =======

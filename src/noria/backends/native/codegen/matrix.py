@@ -47,7 +47,7 @@ from noria.backends.native.plan.matrices import Target
 from noria.backends.native.plan.matrix_lookup import ElementwiseAt, LoadAt, MatrixLookup, MatrixNode
 from noria.backends.native.plan.stages import Constant
 from noria.backends.native.plan.tiling import ALIGN, MatrixTiling, item_of
-from noria.ir.graph import Equation
+from noria.ir.graph import Atom, Equation, Value
 
 
 class MatrixStageCode:
@@ -164,7 +164,7 @@ class MatrixStageCode:
             b.store(value, cell, align=min(bytes_of(kind), ALIGN))
 
     def _load_constant_rows(self) -> None:
-        """What is the same for all rows is loaded before the loop over them."""
+        """Load values that are the same for all rows before the loop over them."""
         stage = self.tiling.stage
         roots = [*(a for a, _ in stage.stores), *(e.inputs[0] for e, _ in stage.reductions)]
         for atom, access, node in self.lookup.nodes(roots, self.domain, self._is_local):
@@ -173,7 +173,7 @@ class MatrixStageCode:
                 for n in range(len(self.counts)):
                     self._value(atom, access, n)
 
-    def _is_local(self, value: Any) -> bool:
+    def _is_local(self, value: Value) -> bool:
         return value in self.tiling.stage.local
 
     def _is_constant(self, access: Access) -> bool:
@@ -218,7 +218,7 @@ class MatrixStageCode:
 
     # --- values -----------------------------------------------------------------------------------
 
-    def _value(self, atom: Any, access: Access, n: int) -> ir.Value:
+    def _value(self, atom: Atom, access: Access, n: int) -> ir.Value:
         """Vector ``n`` of the block of a value; each is computed once."""
         todo = [(atom, access)]
         while todo:
@@ -237,7 +237,7 @@ class MatrixStageCode:
                 self._computed[key] = self._of_node(node, n)
         return self._computed[id(atom), access, n]
 
-    def _node(self, atom: Any, access: Access) -> MatrixNode:
+    def _node(self, atom: Atom, access: Access) -> MatrixNode:
         key = id(atom), access
         if key not in self._nodes:
             self._nodes[key] = self.lookup.node_at(atom, self.domain, access, self._is_local)

@@ -21,7 +21,7 @@ from noria.backends.native.codegen.llvm import (
 )
 from noria.backends.native.plan.stages import Constant, DotColumns, Elementwise, Load, Slot
 from noria.backends.native.plan.tiling import StageTiling, item_of
-from noria.ir.graph import Equation
+from noria.ir.graph import Atom, Equation
 from noria.ir.primitives import COMBINE
 
 
@@ -94,7 +94,7 @@ class _Vector:
         for equation, _ in self.stage.reductions:
             self._accumulate(equation)
 
-    def _value(self, atom: Any, offset: int) -> ir.Value:
+    def _value(self, atom: Atom, offset: int) -> ir.Value:
         """The vector of ``atom``; each is computed once."""
         todo = [(atom, offset)]  # no recursion: a cell may be thousands of operations deep
         while todo:
@@ -170,5 +170,5 @@ class _Vector:
         b.store(combine(b, equation, before, value), address, align=4)
 
 
-def _key(atom: Any, offset: int) -> tuple[int, int]:
+def _key(atom: Atom, offset: int) -> tuple[int, int]:
     return id(atom), offset  # literals are not hashable

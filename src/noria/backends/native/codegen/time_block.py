@@ -15,7 +15,6 @@ products are summed in registers::
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from llvmlite import ir
 
@@ -50,11 +49,11 @@ from noria.backends.native.plan.tiling import (
     item_of,
     update_groups,
 )
-from noria.ir.graph import size
+from noria.ir.graph import Value, size
 
 
 def emit_time_block(plan: KernelPlan, module: ir.Module) -> None:
-    """Add to a module ``block_prologue`` and ``block_epilogue``, those that have work to do."""
+    """Add ``block_prologue`` and ``block_epilogue`` to a module, if they have work to do."""
     if plan.prologue:
         _TimeBlock(plan, module, "block_prologue").emit(plan.prologue, ())
     if plan.epilogue or plan.schedule.accumulators:
@@ -133,7 +132,7 @@ class _TimeBlock:
         shift = b.mul(b.mul(number, self.rows), i64(self.plan.lanes * item_of(value)))
         return advance(b, self.arrays["operand", operand], shift)
 
-    def _in_share(self, value: Any) -> Iterator[tuple[ir.Value, int]]:
+    def _in_share(self, value: Value) -> Iterator[tuple[ir.Value, int]]:
         """The vectors of a value in this share, and how many numbers each has."""
         full, left = divmod(size(value), self.plan.lanes)
         yield from for_share(self.b, full, self.plan.lanes, left, self.share, self.shares)

@@ -28,7 +28,7 @@ from noria.backends.native.lower.supported import (
 )
 from noria.backends.native.machine import tuning
 from noria.ir.build import build
-from noria.ir.graph import Equation, Graph, is_literal, size
+from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, size
 from noria.ir.passes import substitute
 from noria.ir.primitives import VIEWS
 
@@ -36,7 +36,7 @@ from noria.ir.primitives import VIEWS
 Function = Callable[..., list[Any]]
 
 
-def legal_step(graph: Graph, weights: Iterable[Any]) -> Graph:
+def legal_step(graph: Graph, weights: Iterable[Value]) -> Graph:
     """A step in legal equations; their number and all dtypes are checked, too.
 
     Args:
@@ -55,7 +55,7 @@ def legal_step(graph: Graph, weights: Iterable[Any]) -> Graph:
     return graph
 
 
-def legalized(graph: Graph, weights: Iterable[Any]) -> Graph:
+def legalized(graph: Graph, weights: Iterable[Atom]) -> Graph:
     """A graph with the same results, of equations that there is native code for.
 
     Args:
@@ -67,7 +67,7 @@ def legalized(graph: Graph, weights: Iterable[Any]) -> Graph:
             with the obstacles of all.
     """
     equations: list[Equation] = []
-    replaced: dict[Any, Any] = {}
+    replaced: dict[Value, Atom] = {}
     constants = set(weights)
     errors: list[UnsupportedEquation] = []
     for equation in graph.equations:
@@ -126,7 +126,7 @@ def _expanded(equation: Equation, function: Function | None, is_constant: list[b
         raise UnsupportedEquation(equation) from None
 
 
-def _built(equation: Equation, function: Function, weights: Sequence[Any]) -> Graph:
+def _built(equation: Equation, function: Function, weights: Sequence[Atom]) -> Graph:
     made, outputs = build(function, equation.inputs, equation.source)
     return legalized(Graph((), tuple(outputs), tuple(made)), weights)
 

@@ -56,7 +56,7 @@ def _product(equation: Equation) -> Function | None:
     dtypes = {v.aval.dtype for v in (*equation.inputs, *equation.outputs)}
     if len(dtypes) > 1 or (left and kind_of(a.dtype) != "f"):
         return None
-    # Names of axes: each axis of the left operand its number; those of the right one follow.
+    # Names of axes: first the axes of the left operand by number, then of the right one.
     names_a = list(range(a.ndim))
     names_b = [a.ndim + n for n in range(b.ndim)]
     for one, two in (*zip(left, right, strict=True), *zip(*batch, strict=True)):

@@ -15,7 +15,7 @@ import numpy as np
 
 from noria._jax import Literal, ShapedArray
 from noria.backends.native.lower.legalize import legalized
-from noria.ir.graph import Equation, Graph, Value, is_literal
+from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 
 _NARROW, _WIDE = jnp.dtype(jnp.bfloat16), np.dtype(np.float32)
 
@@ -27,9 +27,9 @@ def has_bfloat16(graph: Graph) -> bool:
 
 
 def graph_in_32_bits(
-    graph: Graph, known: Iterable[Any], state: Iterable[Any]
+    graph: Graph, known: Iterable[Value], state: Iterable[Value]
 ) -> tuple[Graph, dict[Any, Any]]:
-    """A legal graph in float32, and its values by those of the old graph, the state included.
+    """A legal graph in float32, and its values by values of the old graph, with the state.
 
     Raises:
         UnsupportedEquation: if there is no code for an equation.
@@ -37,7 +37,7 @@ def graph_in_32_bits(
     old, graph = graph, legalized(graph, known)
     found: dict[Any, Any] = {}
 
-    def wide(atom: Any) -> Any:
+    def wide(atom: Atom) -> Any:
         if atom.aval.dtype != _NARROW:
             return atom
         aval = ShapedArray(atom.aval.shape, _WIDE)
@@ -69,12 +69,12 @@ def graph_in_32_bits(
 
 
 def in_32_bits(arrays: Any) -> Any:
-    """A tree of arrays, those of bfloat16 as float32."""
+    """A tree of arrays, with bfloat16 as float32."""
     return jtu.tree_map(lambda a: a.astype(_WIDE) if a.dtype == _NARROW else a, arrays)
 
 
 def of_types(
-    outputs: Sequence[Any], totals: Sequence[int], found: tuple[list[Any], list[Any], list[Any]]
+    outputs: Sequence[Atom], totals: Sequence[int], found: tuple[list[Any], list[Any], list[Any]]
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """Results in the dtypes of the graph before it was widened; accumulators stay in float32."""
     final, stacked, summed = found

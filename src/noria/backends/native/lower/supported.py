@@ -8,8 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from noria.ir.graph import Equation, size
+from noria.ir.graph import Atom, Equation, size
 from noria.ir.primitives import COMBINE, ELEMENTWISE, MATRIX_VIEWS, VIEWS
+from noria.ir.reasons import Reason
 from noria.ir.source import origin
 
 
@@ -20,15 +21,15 @@ class UnsupportedEquation(Exception):
         obstacles: the messages of all errors that were found, this one first.
     """
 
-    def __init__(self, subject: Any):
+    def __init__(self, subject: Equation | Atom):
         if isinstance(subject, Equation):
             path, line = origin(subject)
             shapes = " ".join(v.aval.str_short(short_dtypes=True) for v in subject.inputs)
             where = f", {Path(path).name}:{line}" if path else ""
-            self._say(f"there is no native code for {subject.name} of {shapes}{where}")
+            self._say(Reason.NO_CODE(name=subject.name, shapes=shapes, where=where))
         else:
             shape = subject.aval.str_short(short_dtypes=True)
-            self._say(f"there is no native code for values of {shape}")
+            self._say(Reason.NO_VALUES(shape=shape))
 
     def _say(self, message: str) -> None:
         Exception.__init__(self, message)
@@ -48,7 +49,7 @@ class TooLong(UnsupportedEquation):
     """A step has more equations than machine code is made for."""
 
     def __init__(self, count: int, most: int):
-        self._say(f"the step has {count} operations, and native code is made of at most {most}")
+        self._say(Reason.TOO_LONG(count=count, most=most))
 
 
 def kind_of(dtype: Any) -> str:
@@ -61,14 +62,14 @@ def kind_of(dtype: Any) -> str:
     return "" if dtype == np.float16 else getattr(dtype, "kind", "")
 
 
-def is_storable(value: Any) -> bool:
+def is_storable(value: Atom) -> bool:
     """Whether the native backend can store a value: it has a known dtype, and elements."""
     dtype = value.aval.dtype
     is_known = isinstance(dtype, np.dtype) and dtype.kind in "fiub" and dtype != np.float16
     return is_known and bool(size(value))
 
 
-def check_dtype(value: Any) -> None:
+def check_dtype(value: Atom) -> None:
     """Raise an error if the native backend cannot store a value.
 
     Raises:

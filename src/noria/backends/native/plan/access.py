@@ -26,7 +26,7 @@ class Access(NamedTuple):
 
 
 class AffineMap(NamedTuple):
-    """From the elements of an array with some axes to those of another.
+    """A map from the elements of one array, by axes, to the elements of another.
 
     Attributes:
         offset: the element that the first one is mapped to.
@@ -86,7 +86,7 @@ def affine(offset: int, *axes: tuple[int, int]) -> AffineMap:
 
 
 def composed(domain: Domain, access: Access, step: AffineMap) -> Access:
-    """The access to the array that ``step`` maps to, for an access to the one that it maps from.
+    """An access to the source of ``step`` as an access to its target.
 
     Raises:
         Misaligned: if the domain must be cut first.

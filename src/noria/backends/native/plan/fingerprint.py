@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from noria.backends.native.plan.tiling import KernelPlan
-from noria.ir.graph import Equation, Value, is_literal
+from noria.ir.graph import Atom, Equation, Value, is_literal
 
 
 class NoFingerprint(TypeError):
@@ -100,7 +100,7 @@ class _Encoder:
         self.lines.append(")")
 
 
-def _type_of(atom: Any) -> tuple[str, tuple[int, ...]]:
+def _type_of(atom: Atom) -> tuple[str, tuple[int, ...]]:
     return str(atom.aval.dtype), atom.aval.shape
 
 

@@ -24,7 +24,7 @@ from noria.backends.native.plan.stages import (
     Stage,
 )
 from noria.backends.native.plan.storage import Storage
-from noria.ir.graph import Equation, size, values_of
+from noria.ir.graph import Atom, Equation, size, values_of
 from noria.ir.primitives import COMBINE, TRANSCENDENTAL
 
 #: The level and the extent of a stage.
@@ -101,10 +101,10 @@ class _Fusion:
                     if size(value) == 1 < size(equation.outputs[0]) and not self._is_read(value):
                         storage.store(value)
 
-    def _is_read(self, value: Any) -> bool:
+    def _is_read(self, value: Atom) -> bool:
         return isinstance(self.lookup.node_at(value, 0, size(value)), Load | Constant)
 
-    def _place(self, value: Any) -> int:
+    def _place(self, value: Atom) -> int:
         """Put the stores of a value into stages; the level at which it is computed."""
         own = (self.lookup.slots[value],) if value in self.lookup.slots else ()
         slots = (*own, *self.storage.extra_stores.get(value, ()))
@@ -114,7 +114,7 @@ class _Fusion:
             self._stage(level + 1, size(value)).stores.append((value, copies))
         return level
 
-    def _place_in(self, value: Any, slots: tuple[Slot, ...]) -> int:
+    def _place_in(self, value: Atom, slots: tuple[Slot, ...]) -> int:
         equation = self.lookup.producer[value]
         if self.matrices is not None and self.matrices.owns(value):
             return self.matrices.place(value, slots)
@@ -150,7 +150,7 @@ class _Fusion:
             along += piece.aval.shape[equation.params["dimension"]]
         return max(levels)
 
-    def _copies(self, value: Any, slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
+    def _copies(self, value: Atom, slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
         """The operands of rank updates, whose order is their own, that are copied from a matrix."""
         if self.matrices is None:
             return ()
@@ -160,21 +160,21 @@ class _Fusion:
             self._require(value)
         return found
 
-    def _require(self, value: Any) -> None:
+    def _require(self, value: Atom) -> None:
         """Begin again with a slot for a value, if it has none."""
         if value not in self.lookup.slots:
             raise SpansPieces(value)
 
-    def _is_stored_by_matrices(self, leaf: Any, slots: Sequence[Slot]) -> bool:
+    def _is_stored_by_matrices(self, leaf: Atom, slots: Sequence[Slot]) -> bool:
         """Whether a stage on matrices that loads a value has stored it, too."""
         is_whole = all(slot.kind != "operand" for slot in slots)
         return is_whole and self.matrices is not None and self.matrices.add_leaf(leaf, slots)
 
-    def _is_of_matrix(self, value: Any) -> bool:
+    def _is_of_matrix(self, value: Atom) -> bool:
         return self.matrices is not None and self.matrices.stores(value)
 
-    def _level(self, value: Any) -> int:
-        """The lowest level at which a value can be computed: after what it reads is stored."""
+    def _level(self, value: Atom) -> int:
+        """The lowest level at which a value can be computed: after its operands are stored."""
         highest = 0
         for _, _, node in self.lookup.nodes([value], size(value), lambda v: v is value):
             if isinstance(node, Load):
@@ -189,7 +189,7 @@ class _Fusion:
 
     def _assign_products(self) -> list[Any]:
         """Give each stage its products; the costly values that more than one stage computes."""
-        needed: dict[tuple[Any, int], set[_Key]] = {}
+        needed: dict[tuple[Atom, int], set[_Key]] = {}
         for key, stage in self.stages.items():
             columns: dict[DotColumns, None] = {}
             atoms = *(a for a, _ in stage.stores), *(e.inputs[0] for e, _ in stage.reductions)

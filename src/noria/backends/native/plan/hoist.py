@@ -7,7 +7,6 @@ which weights that pays.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from noria.backends.native.plan.lookup import SpansPieces
 from noria.backends.native.plan.stages import BlockDot, Load, Slot
@@ -20,7 +19,7 @@ def hoist_to_block(
     storage: Storage,
     outputs: Sequence[Atom],
     emitted: Sequence[Atom],
-    previous: Sequence[Any],
+    previous: Sequence[Value],
     prefer_block: Callable[[int], bool],
 ) -> tuple[list[BlockDot], list[BlockDot]]:
     """Take products out of the steps.
@@ -28,12 +27,12 @@ def hoist_to_block(
     Args:
         storage: the slots of values.
         outputs: all outputs of the step.
-        emitted: those that are emitted.
+        emitted: the emitted values among them.
         previous: the inputs of which a step reads the step that the loop takes next.
         prefer_block: whether a product with a weight of so many bytes is hoisted, if it can be.
 
     Returns:
-        The products of the prologue, and those of the epilogue.
+        The products of the prologue, and the products of the epilogue.
     """
     prologue: list[BlockDot] = []
     epilogue: list[BlockDot] = []
@@ -68,7 +67,7 @@ def hoist_to_block(
     return prologue, epilogue
 
 
-def _input(storage: Storage, row: Any, previous: Sequence[Any]) -> Load | None:
+def _input(storage: Storage, row: Atom, previous: Sequence[Value]) -> Load | None:
     """A row vector as a part of the input of a step, if it is one."""
     try:
         read = storage.lookup.node_at(row, 0, size(row))

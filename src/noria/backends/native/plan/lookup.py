@@ -17,18 +17,18 @@ from noria.backends.native.plan.stages import (
     Node,
     Slot,
 )
-from noria.ir.graph import Atom, Equation, is_literal, size
+from noria.ir.graph import Atom, Equation, Value, is_literal, size
 from noria.ir.primitives import COMBINE, VIEWS
 
 
 class SpansPieces(Exception):
     """A stage needs features of several pieces of a concatenation at once, so it must be stored."""
 
-    def __init__(self, value: Any):
+    def __init__(self, value: Atom):
         self.value = value
 
 
-def _never(value: Any) -> bool:
+def _never(value: Value) -> bool:
     return False
 
 
@@ -44,12 +44,12 @@ class Lookup:
     """
 
     producer: dict[Any, Equation]
-    slots: dict[Any, Slot]
-    leaves: set[Any]
+    slots: dict[Value, Slot]
+    leaves: set[Value]
     matrix: frozenset[Equation] = frozenset()
 
     def node_at(
-        self, atom: Atom, offset: int, extent: int, inlined: Callable[[Any], bool] = _never
+        self, atom: Atom, offset: int, extent: int, inlined: Callable[[Value], bool] = _never
     ) -> Node:
         """The node of ``atom`` at ``extent`` features from ``offset`` on.
 
@@ -82,7 +82,7 @@ class Lookup:
                 return Elementwise(equation, tuple(operands))
         return Constant(atom.val, atom.aval.dtype)
 
-    def is_computed_at(self, atom: Any, offset: int, extent: int) -> bool:
+    def is_computed_at(self, atom: Atom, offset: int, extent: int) -> bool:
         """Whether a stage computes a stored value element by element at these features."""
         if atom in self.leaves or offset or size(atom) != extent:
             return False
@@ -91,10 +91,10 @@ class Lookup:
         return equation not in self.matrix and name != "concatenate" and name not in COMBINE
 
     def nodes(
-        self, atoms: Iterable[Atom], extent: int, inlined: Callable[[Any], bool]
-    ) -> Iterator[tuple[Any, int, Node]]:
+        self, atoms: Iterable[Atom], extent: int, inlined: Callable[[Value], bool]
+    ) -> Iterator[tuple[Atom, int, Node]]:
         """Everything that a stage computes or loads for ``atoms``, each value once."""
-        seen: set[tuple[Any, int]] = set()
+        seen: set[tuple[Atom, int]] = set()
         for root in atoms:
             todo = [(root, 0)]
             while todo:
@@ -108,7 +108,7 @@ class Lookup:
                     todo += node.operands
 
 
-def pieces_of(equation: Equation) -> Iterator[tuple[Any, int]]:
+def pieces_of(equation: Equation) -> Iterator[tuple[Atom, int]]:
     """The operands of a concatenation, and the first element of each in the result."""
     start = 0
     for operand in equation.inputs:
@@ -116,7 +116,7 @@ def pieces_of(equation: Equation) -> Iterator[tuple[Any, int]]:
         start += size(operand)
 
 
-def _piece(equation: Equation, offset: int, extent: int) -> tuple[Any, int]:
+def _piece(equation: Equation, offset: int, extent: int) -> tuple[Atom, int]:
     """The operand of a concatenation that has all these features, and the first of them in it."""
     for piece, start in pieces_of(equation):
         if start <= offset and offset + extent <= start + size(piece):
@@ -124,7 +124,7 @@ def _piece(equation: Equation, offset: int, extent: int) -> tuple[Any, int]:
     raise SpansPieces(equation.outputs[0])
 
 
-def _first_of(equation: Equation, value: Any) -> int:
+def _first_of(equation: Equation, value: Value) -> int:
     """The first element of a view in its operand."""
     if equation.name == "slice":
         shape = equation.inputs[0].aval.shape

@@ -1,13 +1,12 @@
 """The affine maps of views, of reductions over one axis, and of the pieces of a concatenation."""
 
 import math
-from typing import Any
 
 from noria.backends.native.plan.access import AffineMap, affine, strides_of
-from noria.ir.graph import Equation, size
+from noria.ir.graph import Atom, Equation, Value, size
 
 
-def map_of_view(equation: Equation, value: Any) -> AffineMap:
+def map_of_view(equation: Equation, value: Value) -> AffineMap:
     """The map from a result of a view to its operand."""
     shape, params = equation.inputs[0].aval.shape, equation.params
     strides = strides_of(shape)
@@ -43,7 +42,7 @@ def map_of_reduction(equation: Equation) -> AffineMap:
     return AffineMap(0, tuple(p for p in ((outer, inner), (depth, 0), (inner, 1)) if p[0] > 1))
 
 
-def map_of_piece(equation: Equation, first: int, piece: Any) -> AffineMap:
+def map_of_piece(equation: Equation, first: int, piece: Atom) -> AffineMap:
     """The map from a piece of a concatenation to the result; ``first`` is its start in the axis."""
     axis = equation.params["dimension"]
     outer, width, inner = around(piece.aval.shape, axis)
@@ -51,7 +50,7 @@ def map_of_piece(equation: Equation, first: int, piece: Any) -> AffineMap:
     return affine(first * inner, (outer, whole * inner), (width * inner, 1))
 
 
-def map_to_piece(equation: Equation, first: int, piece: Any) -> AffineMap:
+def map_to_piece(equation: Equation, first: int, piece: Atom) -> AffineMap:
     """The map from the result of a concatenation to a piece, where there is the piece."""
     axis = equation.params["dimension"]
     outer, width, inner = around(piece.aval.shape, axis)

@@ -64,7 +64,7 @@ class MatrixStage:
     local: set[Any] = field(default_factory=set)
 
     def rows(self) -> int | None:
-        """The dimension of the rows: the one that is summed over, else the last but one.
+        """The dimension of the rows: the axis of the sum, else the last axis but one.
 
         Raises:
             Unreachable: if there is no such dimension.
@@ -112,7 +112,7 @@ class Matrices:
         return value in self._stage_of
 
     def _owns(self, value: Atom) -> bool:
-        """Also what is computed, without a product, from a value that such a stage stores."""
+        """Whether such a stage makes a value, or stores one that gives it without a product."""
         lookup, follows, multiplies = self.storage.lookup, False, False
         todo, seen = [value], set()
         while todo:

@@ -17,14 +17,14 @@ from noria.backends.native.plan.access import (
 from noria.backends.native.plan.lookup import Lookup, SpansPieces
 from noria.backends.native.plan.maps import map_of_view, map_to_piece, place_along
 from noria.backends.native.plan.stages import Constant
-from noria.ir.graph import Atom, Equation, is_literal, size
+from noria.ir.graph import Atom, Equation, Value, is_literal, size
 from noria.ir.primitives import COMBINE, MATRIX_VIEWS
 
 
 class LoadAt(NamedTuple):
     """Read a stored value."""
 
-    value: Any
+    value: Value
     access: Access
 
 
@@ -32,7 +32,7 @@ class ElementwiseAt(NamedTuple):
     """An element-wise operation on values, each at an access."""
 
     equation: Equation
-    operands: tuple[tuple[Any, Access], ...]
+    operands: tuple[tuple[Atom, Access], ...]
 
 
 MatrixNode = Constant | LoadAt | ElementwiseAt
@@ -49,7 +49,7 @@ class MatrixLookup:
     lookup: Lookup
 
     def node_at(
-        self, atom: Atom, domain: Domain, access: Access, inlined: Callable[[Any], bool]
+        self, atom: Atom, domain: Domain, access: Access, inlined: Callable[[Value], bool]
     ) -> MatrixNode:
         """The node of ``atom`` at the points of a domain.
 
@@ -89,7 +89,7 @@ class MatrixLookup:
                 )
         return Constant(atom.val, atom.aval.dtype)
 
-    def is_computed_at(self, atom: Any, domain: Domain, access: Access) -> bool:
+    def is_computed_at(self, atom: Atom, domain: Domain, access: Access) -> bool:
         """Whether a stage computes a stored value point by point at this access."""
         if atom in self.lookup.leaves or access != identity(domain):
             return False
@@ -97,10 +97,10 @@ class MatrixLookup:
         return name not in ("concatenate", "dot_general") and name not in COMBINE
 
     def nodes(
-        self, roots: Iterable[Atom], domain: Domain, inlined: Callable[[Any], bool]
-    ) -> Iterator[tuple[Any, Access, MatrixNode]]:
+        self, roots: Iterable[Atom], domain: Domain, inlined: Callable[[Value], bool]
+    ) -> Iterator[tuple[Atom, Access, MatrixNode]]:
         """Everything that a stage computes or loads for ``roots``, each value once."""
-        seen: set[tuple[Any, Access]] = set()
+        seen: set[tuple[Atom, Access]] = set()
         todo = [(root, identity(domain)) for root in roots]
         while todo:
             key = atom, access = todo.pop()
@@ -129,13 +129,13 @@ class MatrixLookup:
             else:
                 return domain
 
-    def _through(self, value: Any, domain: Domain, access: Access, step: AffineMap) -> Access:
+    def _through(self, value: Value, domain: Domain, access: Access, step: AffineMap) -> Access:
         try:
             return composed(domain, access, step)
         except Unreachable:
             raise SpansPieces(value) from None
 
-    def _piece(self, equation: Equation, domain: Domain, access: Access) -> tuple[Any, Access]:
+    def _piece(self, equation: Equation, domain: Domain, access: Access) -> tuple[Atom, Access]:
         """The operand of a concatenation that has all these points, and the access to it."""
         value, start = equation.outputs[0], 0
         place = self._through(value, domain, access, place_along(equation))

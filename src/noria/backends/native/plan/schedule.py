@@ -7,7 +7,6 @@ equations form a stage (`fusion`).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from noria.backends.base import aval_of_total, grouped
 from noria.backends.native.lower.legalize import legal_step
@@ -32,7 +31,7 @@ class Schedule:
         shared: the inputs that are the same for all steps and examples.
         steps: the other inputs.
         state: the inputs that the next state replaces.
-        previous: those of ``steps`` of which a step reads the step that the loop takes next.
+        previous: ``steps`` of which a step reads the step that the loop takes next.
         outputs: the next state, then the emitted values.
         accumulators: sums over all steps and examples.
         equations: the equations of the steps; products of time blocks are taken out.
@@ -47,17 +46,17 @@ class Schedule:
         stages: the passes of a step over its features, in order.
     """
 
-    shared: tuple[Any, ...]
-    steps: tuple[Any, ...]
-    state: tuple[Any, ...]
-    previous: tuple[Any, ...]
+    shared: tuple[Value, ...]
+    steps: tuple[Value, ...]
+    state: tuple[Value, ...]
+    previous: tuple[Value, ...]
     outputs: tuple[Atom, ...]
     accumulators: tuple[Value, ...]
     equations: tuple[Equation, ...]
     lookup: Lookup
-    scratch: tuple[Any, ...]
-    time_block: tuple[Any, ...]
-    update_operands: tuple[Any, ...]
+    scratch: tuple[Value, ...]
+    time_block: tuple[Value, ...]
+    update_operands: tuple[Value, ...]
     dots: dict[Equation, Dot]
     prologue: tuple[BlockDot, ...]
     epilogue: tuple[BlockDot, ...]
@@ -65,11 +64,11 @@ class Schedule:
     stages: tuple[Stage | MatrixStage, ...]
 
     @property
-    def slots(self) -> dict[Any, Slot]:
+    def slots(self) -> dict[Value, Slot]:
         """The slot of each stored value."""
         return self.lookup.slots
 
-    def values(self, kind: str) -> Sequence[Any]:
+    def values(self, kind: str) -> Sequence[Atom]:
         """The values in the buffers of a kind."""
         width = len(self.state)
         return {
@@ -92,11 +91,11 @@ class Schedule:
 
 def schedule_of(
     graph: Graph,
-    shared: Sequence[Any],
-    steps: Sequence[Any],
-    state: Sequence[Any],
+    shared: Sequence[Value],
+    steps: Sequence[Value],
+    state: Sequence[Value],
     accumulators: Sequence[int] = (),
-    previous: Sequence[Any] = (),
+    previous: Sequence[Value] = (),
     prefer_block: Callable[[int], bool] = lambda weight: False,
 ) -> Schedule:
     """The schedule of a step.
@@ -108,7 +107,7 @@ def schedule_of(
         steps: the other inputs.
         state: the inputs that the next state replaces.
         accumulators: the number of operands of each: one is summed, two give an outer product.
-        previous: those of ``steps`` of which a step reads the step that the loop takes next.
+        previous: ``steps`` of which a step reads the step that the loop takes next.
         prefer_block: whether a product with a weight of so many bytes is computed for a time block
             at once, if it can be.
 

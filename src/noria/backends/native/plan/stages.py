@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from noria.ir.graph import Equation
+from noria.ir.graph import Atom, Equation
 
 
 class Slot(NamedTuple):
     """A buffer, by kind and number, and the first element that a value has there.
 
-    Kinds are those of `schedule.Schedule.values`.
+    `schedule.Schedule.values` has the kinds.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Elementwise(NamedTuple):
     """An element-wise operation on values, each from an offset on."""
 
     equation: Equation
-    operands: tuple[tuple[Any, int], ...]
+    operands: tuple[tuple[Atom, int], ...]
 
 
 Node = Constant | Load | DotColumns | Elementwise
@@ -133,7 +133,7 @@ class Stage:
     """
 
     extent: int
-    stores: list[tuple[Any, tuple[Slot, ...]]] = field(default_factory=list)
+    stores: list[tuple[Atom, tuple[Slot, ...]]] = field(default_factory=list)
     reductions: list[tuple[Equation, tuple[Slot, ...]]] = field(default_factory=list)
     columns: list[DotColumns] = field(default_factory=list)
     local: set[Any] = field(default_factory=set)

@@ -19,7 +19,7 @@ class Storage:
         state: the values that the first outputs replace.
 
     Attributes:
-        equations: the equations of the steps; those of time blocks are taken out.
+        equations: the equations of the steps, without products of time blocks.
         scratch: values stored for one step.
         time_block: values stored for all steps of a time block.
         update_operands: operands of rank updates.

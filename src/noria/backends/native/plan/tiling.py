@@ -171,8 +171,8 @@ class KernelPlan:
             yield size(value) * item_of(value)
         for equation, _ in self.reductions:
             yield self.lanes * item_of(equation.inputs[0])
-        for value in self.staged.values():
-            yield self.staged_steps * size(value) * item_of(value)
+        for emitted in self.staged.values():
+            yield self.staged_steps * size(emitted) * item_of(emitted)
 
     def block_widths(self) -> Iterator[int]:
         """Bytes of one row of each array of a time block; update operands have whole vectors."""
@@ -234,7 +234,7 @@ class KernelPlan:
     def segments(self, panel: Panel, counts: Sequence[int]) -> list[list[PanelSegment]]:
         """The columns in each vector of a panel, for vectors with the features of the block.
 
-        In a dense panel the features of one product follow those of the other without a gap::
+        In a dense panel the products follow each other without a gap::
 
             products a and b of 5 features, 4 lanes    a0 a1 a2 a3   a4 b0 b1 b2   b3 b4
             the same, not dense                        a0 a1 a2 a3   a4
@@ -288,7 +288,7 @@ def _counts(extent: int, vectors: int, lanes: int) -> tuple[int, list[int], list
 
 
 def _dtypes(schedule: Schedule) -> list[Any]:
-    """The dtypes whose numbers should fit a vector: float32, and those of all vectors."""
+    """The dtypes whose numbers should fit a vector: float32, and the dtypes of all vectors."""
     values = [*schedule.slots, *schedule.lookup.producer, *schedule.outputs]
     avals = [v.aval for v in values]
     return [np.dtype(np.float32), *(a.dtype for a in avals if a.dtype != bool and a.shape)]

@@ -24,8 +24,8 @@ from noria._atomic import replace_file
 from noria.backends.environment import cache_folder
 from noria.backends.native.runtime.header import api_version
 
-#: Bytes of all files; with more, those that were not used for the longest time are removed. The
-#: kernel of an LSTM has 30 kB.
+#: Bytes of all files; with more, the least recently used ones are removed. The kernel of an
+#: LSTM has 30 kB.
 MOST_BYTES = 2**28
 
 _SUFFIX, _MAGIC = ".kernel", b"noria machine code 1\n"

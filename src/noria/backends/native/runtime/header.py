@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from noria.backends.native.machine import NoSuchMachine
+from noria.ir.reasons import Reason
 
 
 @functools.cache
@@ -20,7 +21,5 @@ def api_version() -> tuple[int, int]:
     text = header.read_text() if header.exists() else ""
     found = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", text))
     if int(found.get("MAJOR", -1)) != 0:
-        raise NoSuchMachine(
-            f"XLA's foreign function interface has version {found.get('MAJOR', 'unknown')}, not 0"
-        )
+        raise NoSuchMachine(Reason.XLA_VERSION(version=found.get("MAJOR", "unknown")))
     return 0, int(found["MINOR"])

@@ -10,6 +10,7 @@ from llvmlite import ir
 
 from noria.backends.environment import environment
 from noria.backends.native.machine import ISAS, Isa, NoSuchMachine
+from noria.ir.reasons import Reason
 
 #: The features that a processor must have, by LLVM's names.
 _NEEDS = {
@@ -42,12 +43,10 @@ def chosen() -> Isa:
     """
     found, asked = available(), environment().native_isa
     if not found:
-        raise NoSuchMachine(f"there is no native code for a {platform.machine()} processor")
+        raise NoSuchMachine(Reason.PROCESSOR(machine=platform.machine()))
     names = [isa.name for isa in found]
     if asked and asked not in names:
-        raise NoSuchMachine(
-            f"NORIA_NATIVE_ISA={asked!r}; expected one of what this machine has: {', '.join(names)}"
-        )
+        raise NoSuchMachine(Reason.INSTRUCTIONS(asked=asked, names=", ".join(names)))
     return found[names.index(asked)] if asked else found[0]
 
 

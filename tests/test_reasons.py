@@ -1,0 +1,93 @@
+"""The reasons of `explain`, and the page that is generated from them."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from models import AUTO
+
+import noria as nr
+from noria.backends.native.machine import NoSuchMachine
+from noria.ir.reasons import Reason
+
+pytest.importorskip("llvmlite")
+pytestmark = [
+    pytest.mark.skipif(AUTO != "native", reason="there is no machine code here"),
+    pytest.mark.usefixtures("plain_jax"),
+]
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "what_runs_fast.py"))
+#: Reasons that depend on the machine and its environment: no cell shows them.
+OF_THE_MACHINE = {
+    Reason.VARIABLE,
+    Reason.DEVICE,
+    Reason.PROCESSOR,
+    Reason.INSTRUCTIONS,
+    Reason.XLA_VERSION,
+}
+
+
+def pattern(reason: Reason) -> str:
+    return re.sub(r"\\{.*?\\}", ".*", re.escape(reason.text))
+
+
+@pytest.mark.parametrize("reason", SCRIPT["EXAMPLES"], ids=lambda reason: reason.name)
+def test_a_cell_gives_the_reason(reason):
+    messages = SCRIPT["EXAMPLES"][reason].messages()
+    assert any(re.search(pattern(reason), message) for message in messages), messages
+
+
+def test_every_reason_of_a_cell_has_an_example():
+    assert {*Reason} == {*SCRIPT["EXAMPLES"], *OF_THE_MACHINE}
+
+
+def test_every_reason_is_given_somewhere():
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    assert [reason.name for reason in Reason if f"Reason.{reason.name}(" not in source] == []
+
+
+def test_the_page_has_the_reasons_and_the_choices_of_the_compiler():
+    assert SCRIPT["PAGE"].read_text() == SCRIPT["page"]()
+
+
+# --- reasons of the machine ---------------------------------------------------------------------
+
+
+def explained() -> Any:
+    return nr.explain(nr.GRU(3, 4, key=jax.random.key(0)), jnp.zeros((2, 5, 3)))
+
+
+def test_the_variable_is_a_reason(monkeypatch):
+    monkeypatch.setenv("NORIA_BACKEND", "scan")
+    assert explained().reason == Reason.VARIABLE()
+
+
+def test_the_instruction_set_is_a_reason(monkeypatch):
+    monkeypatch.setenv("NORIA_NATIVE_ISA", "mmx")
+    assert re.search(pattern(Reason.INSTRUCTIONS), explained().reason)
+
+
+def test_the_processor_is_a_reason(monkeypatch):
+    from noria.backends.native.runtime import target
+
+    monkeypatch.setattr(target, "available", lambda: ())
+    with pytest.raises(NoSuchMachine, match=pattern(Reason.PROCESSOR)):
+        target.chosen()
+
+
+def test_the_version_of_xla_is_a_reason(monkeypatch, tmp_path):
+    from noria.backends.native.runtime.header import api_version
+
+    monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
+    with pytest.raises(NoSuchMachine, match=pattern(Reason.XLA_VERSION)):
+        api_version.__wrapped__()
+
+
+def test_the_device_is_a_reason(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert explained().obstacles == (Reason.DEVICE(device="tpu"),)

@@ -8,6 +8,7 @@ import jax
 
 from noria._jax import is_symbolic
 from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, Size, TimeMajor
+from noria.backends.native.lower.convolutions import kernels_outside
 from noria.backends.native.lower.legalize import legal_step
 from noria.backends.native.lower.precision import (
     graph_in_32_bits,
@@ -24,7 +25,7 @@ from noria.backends.native.machine import NoSuchMachine, tuning
 from noria.backends.native.primitive import NativeLoop
 from noria.backends.native.runtime import header
 from noria.backends.native.runtime.target import chosen
-from noria.ir.graph import Env, Equation, Graph, Value, size_in_bytes, values_of
+from noria.ir.graph import Env, Equation, Graph, Value, env_of, size_in_bytes, values_of
 
 
 def _can_accumulate(equation: Equation) -> bool:
@@ -92,6 +93,7 @@ BACKEND = Native()
 
 def _check(call: LoopCall) -> None:
     """Raise `UnsupportedEquation` where a loop cannot be planned; planning waits until it runs."""
+    call, _ = _with_kernels_outside(call)
     graph, shared = call.graph, call.shared
     if has_bfloat16(graph):
         graph, now = graph_in_32_bits(graph, shared, call.state)
@@ -101,6 +103,8 @@ def _check(call: LoopCall) -> None:
 
 def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
     """Run a loop; numbers of 16 bits are computed with, and carried, in 32."""
+    call, kernels = _with_kernels_outside(call)
+    env = env | env_of(kernels.outputs, kernels([env[v] for v in kernels.inputs]))
     if not has_bfloat16(call.graph):
         return _bound(call, env, steps, carry)
     graph, now = graph_in_32_bits(call.graph, call.shared, call.state)
@@ -117,6 +121,13 @@ def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopRe
     kinds = (type(r) if isinstance(r, TimeMajor) else lambda a: a for r in found.residuals)
     residuals = [kind(a) for kind, a in zip(kinds, stacked[count:], strict=True)]
     return LoopResult(final, stacked[:count], residuals, accumulated)
+
+
+def _with_kernels_outside(call: LoopCall) -> tuple[LoopCall, Graph]:
+    """The loop with the kernels of convolutions as inputs, and the graph that makes them."""
+    kernels, graph = kernels_outside(call.graph, call.shared)
+    shared = (*call.shared, *kernels.outputs)
+    return (replace(call, graph=graph, shared=shared) if kernels.outputs else call), kernels
 
 
 def _renamed(call: LoopCall, graph: Graph, now: Env) -> LoopCall:

@@ -144,6 +144,9 @@ class Tuning:
     #: does not grow.
     pieces: int = 16
 
+    #: Taps of a convolution along all axes together: each is a part of the code.
+    taps: int = 32
+
     #: Equations of a step. The time of LLVM grows faster than their number: 1.1 s for 820, 2.5 s
     #: for 1650, 7 s for 3300, 21 s for 5500 (sines and products; on one core).
     equations: int = 4096

@@ -9,6 +9,7 @@ Positions may repeat. The last one of them is set, and each of them is added.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -106,5 +107,5 @@ def _runs(sources: np.ndarray) -> Iterator[tuple[int, int, int]]:
     is_same = np.where(sources[1:] >= 0, (step == 1) & (sources[:-1] >= 0), step == 0)
     ends = np.flatnonzero(~is_same) + 1
     bounds = [0, *ends.tolist(), len(sources)]
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in pairwise(bounds):
         yield first, last, int(sources[first])

@@ -8,7 +8,7 @@ import jax
 
 from noria._jax import is_symbolic
 from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, Size, TimeMajor
-from noria.backends.native.lower.convolutions import kernels_outside
+from noria.backends.native.lower.convolutions import convolution, kernels_outside
 from noria.backends.native.lower.legalize import legal_step
 from noria.backends.native.lower.precision import (
     graph_in_32_bits,
@@ -69,13 +69,18 @@ class Native:
     def should_hoist(
         self, equation: Equation, given: Sequence[Value], batch: Size, light: bool
     ) -> bool:
-        """Whether to hoist a product of the input; there are three cases.
+        """Whether to hoist a product of the input; there are four cases.
+
+        A convolution stays beside a product of the state: its result for all steps would be many
+        times larger than the input, and cost more to store than to compute.
 
         A product without native code leaves the loop, and so does any if the batch is symbolic.
         A product of the input itself stays: the kernel computes it for a time block, or in the
         step. A product of a computed value leaves the loop where a time block would be faster
         than the step, since the kernel has time blocks for products of the input itself only.
         """
+        if equation.name == "conv_general_dilated" and not is_symbolic(batch):
+            return light or convolution(equation) is None
         if is_symbolic(batch) or not has_native_code(equation):
             return True
         weight = max(map(size_in_bytes, equation.inputs))

@@ -18,24 +18,8 @@ from noria.backends.native.codegen.matrix import MatrixStageCode, neutral_vector
 from noria.backends.native.plan.tiling import MatrixTiling
 
 
-def matrix_stage_code(addresses: Addresses, tiling: MatrixTiling) -> MatrixStageCode:
-    """The code of a stage on matrices: that of a product, if it is one."""
-    code = MatrixStageCode(addresses, tiling)
-    axis = _tiled_axis(code)
-    return code if axis is None else ProductStageCode(addresses, tiling, axis)
-
-
-def _tiled_axis(code: MatrixStageCode) -> int | None:
-    """The dimension whose points a product takes several at a time, the last one that it can."""
-    stage, last = code.tiling.stage, len(code.domain) - 1
-    if stage.stores or code.over_features or not code.over_rows:
-        return None
-    axes = [n for n in range(last) if n != code.row_axis]
-    return axes[-1] if axes else None
-
-
 class ProductStageCode(MatrixStageCode):
-    """As `MatrixStageCode`, for sums over rows only; ``axis`` is the tiled dimension."""
+    """As `MatrixStageCode`, for sums over rows only."""
 
     def __init__(self, addresses: Addresses, tiling: MatrixTiling, axis: int):
         super().__init__(addresses, tiling)

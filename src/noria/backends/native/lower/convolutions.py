@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria.backends.native.lower.supported import kind_of
+from noria.backends.native.lower.supported import is_sized, kind_of
 from noria.backends.native.machine import tuning
 from noria.ir.build import build
-from noria.ir.graph import EMPTY, Equation, Graph, Value, is_literal
+from noria.ir.graph import EMPTY, Equation, Graph, Value, is_literal, size
 from noria.ir.passes import dependence, extract, inputs_of, rewrite
 
 Function = Callable[..., list[Any]]
@@ -34,7 +34,12 @@ def convolution(equation: Equation) -> Function | None:
     taps = [kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
     if len(dtypes) > 1 or kind_of(kernel.dtype) != "f" or params["batch_group_count"] > 1:
         return None
-    if sum(taps) > tuning().taps or 0 in (*equation.outputs[0].aval.shape, *kernel.shape):
+    if sum(taps) > tuning().taps or not is_sized(equation):
+        return None
+    shape, features = equation.outputs[0].aval.shape, params["dimension_numbers"].out_spec[1]
+    windows = size(equation.outputs[0]) // shape[features] * size(equation.inputs[1])
+    windows = windows // shape[features] * params["feature_group_count"]
+    if windows * kernel.dtype.itemsize > tuning().window_bytes:
         return None
     return functools.partial(_convolved, equation)
 

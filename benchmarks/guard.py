@@ -2,7 +2,8 @@
 
 The cells are those of the library, the published ones of tests/published.py and, with ``--zoo``,
 the small ones of tests/test_zoo.py. Each is run in inference, in training and step by step, with
-(batch, time, features) of (16, 256, 128) and (1, 1024, 64), the zoo with (3, 256, 3).
+(batch, time, features) of (16, 256, 128) and (1, 1024, 64), the zoo with (3, 256, 3). Besides there
+are LSTMs whose states are images, with features first or last.
 
 Calls of the two backends alternate. A ratio is the median over turns of the time of ``plain``
 divided by the time of ``auto``: wall-clock time, and in brackets processor time. A cell is slower
@@ -25,6 +26,7 @@ import typer
 import noria as nr
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from convolutional_cells import ConvolutionalCell
 from models import CELLS, make_cell
 from published import PUBLISHED
 
@@ -33,6 +35,8 @@ LEAST = 0.95
 
 #: (batch, time, features, width of each of four heads).
 SHAPES = ((16, 256, 128, 32), (1, 1024, 64, 16))
+#: Images: (batch, time), size, and features.
+IMAGES = {"8x16x16": ((4, 32), (16, 16), 8), "32x16x16": ((2, 8), (16, 16), 32)}
 BACKENDS = ("auto", "plain")
 
 
@@ -50,8 +54,8 @@ class Ratio(NamedTuple):
         return f"{self.wall:.2f} ({self.processor:.2f})" + " SLOWER" * self.is_slower
 
 
-def cells(names: list[str], zoo: bool) -> Iterator[tuple[str, tuple[int, int, int], Any]]:
-    """Name, (batch, time, features), and layer."""
+def cells(names: list[str], zoo: bool) -> Iterator[tuple[str, tuple[int, ...], Any]]:
+    """Name, shape of the input, and layer."""
     for batch, steps, features, width in SHAPES:
         for name in CELLS:
             if not names or name in names:
@@ -61,6 +65,12 @@ def cells(names: list[str], zoo: bool) -> Iterator[tuple[str, tuple[int, int, in
             if not names or name in names:
                 cell = make(4, width, features)
                 yield name, (batch, steps, features), nr.Recurrence(cell)
+    for name, (axes, size, features) in IMAGES.items():
+        for last in (False, True):
+            label = f"convlstm_{name}" + "_last" * last
+            if not names or label in names:
+                cell = ConvolutionalCell(size, (features,) * 2, dtype=jnp.float32, last=last)
+                yield label, (*axes, *cell.input_shape()), nr.Recurrence(cell)
     if zoo:
         from test_zoo import ZOO, DrawingCell
 

@@ -112,6 +112,29 @@ def retention(steps: int, batch: int, heads: int, size: int) -> tuple[Any, jax.A
     return layer, jax.random.normal(jax.random.key(1), (batch, steps, width))
 
 
+def convolution(steps: int, batch: int, features: int, size: int) -> tuple[Any, jax.Array]:
+    """A square with some features, which come last, and a kernel of three by three."""
+    numbers = "NHWC", "HWIO", "NHWC"
+    K = jax.random.normal(jax.random.key(0), (3, 3, features, 4 * features)) / features
+
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        gates = jax.lax.conv_general_dilated(h[None], K, (1, 1), "SAME", dimension_numbers=numbers)[
+            0
+        ]
+        i, f, g, o = jnp.split(gates, 4, -1)
+        return jnp.tanh(i * f + g * o + x)
+
+    layer = nr.Recurrence(step, jnp.zeros((size, size, features)))
+    return layer, jax.random.normal(jax.random.key(1), (batch, steps, size, size, features))
+
+
+def convolved(steps: int, batch: int, taps: int) -> tuple[Any, jax.Array]:
+    """A filter along a vector."""
+    K = jax.random.normal(jax.random.key(0), (taps,)) / taps
+    layer = nr.Recurrence(lambda h, x: jnp.tanh(jnp.convolve(h, K, "same") + x), jnp.zeros(256))
+    return layer, jax.random.normal(jax.random.key(1), (batch, steps, 256))
+
+
 def layer_norm(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, jax.Array]:
     """A step with a hoisted product of a computed value, on the scan."""
     W = jax.random.normal(jax.random.key(0), (units, inputs)) / math.sqrt(inputs)
@@ -157,6 +180,7 @@ ONE_THREAD, THREADS = tuned(threads=1), tuned(thread_flops=1)
 BY_ROWS, BY_FEATURES = (tuned(thread_flops=1, stage_flops=n) for n in (HUGE, 0))
 ROWS, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
 TOGETHER, ONE_BY_ONE = tuned(matrix_state_bytes=HUGE), tuned(matrix_state_bytes=0)
+NO_WINDOWS, WINDOWS = tuned(window_bytes=0), tuned(window_bytes=HUGE, taps=HUGE)
 IN_XLA, STEP = tuned(step_rows=0), tuned(step_rows=HUGE)
 
 
@@ -188,6 +212,13 @@ def lines(name: str) -> Iterator[Line]:
         for count in (1, 2, 4, 8, 16):
             label = f"{2 * count} pieces"
             yield Line(label, infer, heads_of(count), ROWS, PIECES)
+    elif name == "window_bytes":
+        for features, size in ((8, 16), (32, 16), (32, 32), (64, 32), (64, 64)):
+            label = f"{4 * 9 * features * size * size:,} bytes of windows"
+            yield Line(label, infer, convolution(4, 1, features, size), NO_WINDOWS, WINDOWS)
+    elif name == "taps":
+        for taps in (4, 8, 16, 32, 64):
+            yield Line(f"{taps} taps", infer, convolved(50, 4, taps), NO_WINDOWS, WINDOWS)
     elif name == "matrix_state_bytes":
         for heads, size in ((1, 8), (1, 16), (2, 16), (4, 16), (2, 32), (4, 32)):
             label = f"{4 * heads * size * size:,} bytes of matrices"
@@ -216,6 +247,7 @@ SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = 
     "tile_rows": ((1, 2, 4, 6), infer, partial(rnn, 50, 64, 128, 256)),
     "panel_vectors": (((1, 1), (2, 2), (3, 3), (6, 6)), infer, partial(rnn, 200, 1, 128, 256)),
     "elementwise_vectors": ((1, 4), train, partial(lstm, 100, 64, 16, 64)),
+    "product_vectors": ((1, 2, 4), infer, partial(convolution, 8, 2, 32, 16)),
     "matrix_vectors": ((1, 2, 8), infer, partial(retention, 200, 1, 2, 64)),
     "block_rows": ((64, 128, 2048, 8192), train, partial(lstm, 200, 32, 64, 128)),
     "block_bytes": ((2**15, 2**17, 2**21, 2**23), infer, partial(lstm, 400, 1, 256, 256)),

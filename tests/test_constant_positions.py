@@ -29,6 +29,26 @@ MOVES: dict[str, Any] = {
     "a diagonal": lambda x: jnp.tile(x.reshape(2, 3)[np.arange(2), np.arange(2)], 3),
 }
 
+#: Scatters into such a vector.
+MOVES |= {
+    "set one": lambda x: x.at[2].set(jnp.sin(x[0])),
+    "set the last": lambda x: x.at[-1].set(0.3),
+    "set some": lambda x: x.at[np.array([4, 1])].set(jnp.sin(x[:2])),
+    "set a slice": lambda x: x.at[1:4].set(jnp.sin(x[:3])),
+    "set every other": lambda x: x.at[::2].set(jnp.sin(x[3:])),
+    "add": lambda x: x.at[jnp.array([4, 1])].add(jnp.sin(x[:2])),
+    "add twice to one": lambda x: x.at[jnp.array([4, 1, 4])].add(jnp.sin(x[:3])),
+    "add to all": lambda x: x.at[:].add(jnp.sin(x[::-1])),
+    "multiply": lambda x: x.at[np.array([5, 0, 5])].multiply(jnp.cos(x[1:4])),
+    "largest": lambda x: x.at[1:3].max(jnp.sin(x[4:])),
+    "smallest": lambda x: x.at[3].min(x[4]),
+    "dropped": lambda x: x.at[jnp.array([1, 9, 2])].set(jnp.sin(x[:3]), mode="drop"),
+    "a column": lambda x: x.reshape(2, 3).at[:, 1].set(jnp.sin(x[:2])).ravel(),
+    "an element of a matrix": lambda x: x.reshape(2, 3).at[1, 0].add(x[0]).ravel(),
+    "a row of a matrix": lambda x: x.reshape(3, 2).at[jnp.array([2])].multiply(x[1]).ravel(),
+    "nothing": lambda x: x.at[jnp.zeros((0,), int)].set(jnp.zeros(0)),
+}
+
 
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("move", MOVES)
@@ -46,12 +66,31 @@ def test_constant_positions(move, backend, request):
     assert_agree(layer, nr.with_backend(layer, "reference"), xs, random(2, 2, SIZE), **options)
 
 
+def test_no_move_is_an_obstacle():
+    for move in MOVES.values():
+        cell = lambda h, x, move=move: jnp.tanh(move(h) + x)  # noqa: E731
+        page = nr.explain(nr.Recurrence(cell, jnp.zeros(SIZE)), jnp.zeros((2, 3, SIZE)))
+        assert page.backend == AUTO
+        assert not page.obstacles
+
+
+def test_of_equal_positions_the_last_one_is_set():
+    """As XLA does on CPUs, whatever the rules say."""
+    cell = lambda h, x: h.at[jnp.array([1, 3, 1])].set(x[:3])  # noqa: E731
+    layer, xs = nr.Recurrence(cell, jnp.zeros(SIZE)), random(0, 2, 3, SIZE)
+    assert nr.explain(layer, xs).backend == AUTO
+    assert_close(layer(xs), nr.with_backend(layer, "reference")(xs), 0)
+
+
 def test_positions_that_are_not_known_or_many_stay_gathers():
     many = np.random.default_rng(0).permutation(4 * RUNS)
     cell = lambda h, x: jnp.tanh(h[many] + x)  # noqa: E731
     page = nr.explain(nr.Recurrence(cell, jnp.zeros(4 * RUNS)), jnp.zeros((2, 3, 4 * RUNS)))
     assert page.backend == "scan"
     assert "gather" in [line.name for line in page.loop]
+    cell = lambda h, x: h.at[many].add(x)  # noqa: E731
+    page = nr.explain(nr.Recurrence(cell, jnp.zeros(4 * RUNS)), jnp.zeros((2, 3, 4 * RUNS)))
+    assert "scatter-add" in [line.name for line in page.loop]
     cell = lambda h, x: h[jnp.argmax(h)] + x  # noqa: E731
     page = nr.explain(nr.Recurrence(cell, jnp.zeros(3)), jnp.zeros((2, 3, 3)))
     assert page.backend == "scan"

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import noria as nr
+from fuzzing.images import Filter
 from fuzzing.operations import COMPLEX, table
 from noria._parameters import complex_dtype
 
@@ -57,6 +58,7 @@ class FuzzedCell(nr.Cell):
     linear: bool = eqx.field(static=True)
     peeled: tuple[str, ...] = eqx.field(static=True)
     turns: tuple[str, ...] = eqx.field(static=True, default=())
+    image: Filter | None = eqx.field(static=True, default=None)
 
     @property
     def is_rough(self) -> bool:
@@ -134,6 +136,8 @@ class FuzzedCell(nr.Cell):
         if "complex" in self.extras:
             turned = more[self.extras.index("complex")]
             new[0] = new[0] + jnp.tanh(turned.real - turned.imag).sum().astype(new[0].dtype)
+        if self.image is not None:
+            new[0] = new[0] + jnp.tanh(more[self.extras.index("image")]).mean()
         return *new, *more
 
     def extra(self, kind: str, old: jax.Array, last: jax.Array) -> jax.Array:
@@ -147,6 +151,10 @@ class FuzzedCell(nr.Cell):
                 return old * jnp.asarray(3, old.dtype) + (jnp.abs(last[0]) * 1.7123).astype(
                     old.dtype
                 )
+            case "image":
+                assert self.image is not None
+                x = jnp.tanh(last[-1]).astype(old.dtype)
+                return self.image(old, self.parameters[-1], x)
             case "complex":
                 return self.turned(old, jnp.tanh(last[-1].astype(old.real.dtype)))
             case _:
@@ -317,16 +325,21 @@ def random_cell(seed: int, dtype: Any) -> tuple[FuzzedCell, int]:
     own = np.random.default_rng([seed, 4])
     some = own.random() < 0.3
     peeled = tuple(kind for kind in PEELED if some and own.random() < 0.4)
+    image, pictures = None, np.random.default_rng([seed, 5])
+    if pictures.random() < 0.05 and not draw.linear:
+        image = Filter.drawn(pictures)
+        weights.append(jnp.asarray(image.kernel(pictures), dtype))
+        extras += ("image",)
     turns = tuple(str(rng.choice([*COMPLEX])) for _ in range(rng.integers(1, 5)))
     zero = (
         *(jnp.zeros(size, dtype) for size in draw.sizes),
-        *(_extra(kind, dtype) for kind in extras),
+        *(_extra(kind, dtype, image) for kind in extras),
         *(jnp.zeros(_kept_shape(kind, draw), dtype) for kind in peeled),
     )
     make = NoisyCell if draw.noisy else FuzzedCell
     instructions, following = tuple(draw.instructions), tuple(draw.following)
-    cell = make(weights, zero, instructions, following, extras, emits, draw.linear, peeled, turns)
-    return cell, draw.features
+    options = extras, emits, draw.linear, peeled, turns, image
+    return make(weights, zero, instructions, following, *options), draw.features
 
 
 def _kept_shape(kind: str, draw: Draw) -> tuple[int, ...]:
@@ -341,8 +354,11 @@ def _kept_shape(kind: str, draw: Draw) -> tuple[int, ...]:
             return (draw.features,)
 
 
-def _extra(kind: str, dtype: Any) -> jax.Array:
+def _extra(kind: str, dtype: Any, image: Filter | None) -> jax.Array:
     match kind:
+        case "image":
+            assert image is not None
+            return image.zeros(dtype)
         case "count":
             return jnp.zeros((), jnp.int32)
         case "flags":

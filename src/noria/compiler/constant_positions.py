@@ -4,6 +4,8 @@
 
     argmax(x)          min of i where x[i] = max(x), or x[i] is NaN
     x[[2, 0, 1]]       concatenate(x[2:3], x[0:2])      positions that are constants
+
+`noria.compiler.constant_scatters` has the same for scatters.
 """
 
 import functools
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria._jax import Tracer
+from noria.compiler.constant_scatters import SCATTERS, scattered
 from noria.ir.build import build
 from noria.ir.graph import Atom, Env, Equation, Graph, is_literal, size
 from noria.ir.passes import dependence, extract, substitute
@@ -23,11 +26,11 @@ from noria.ir.passes import dependence, extract, substitute
 RUNS = 16
 
 _EXTREMES = {"argmax": jax.lax.reduce_max, "argmin": jax.lax.reduce_min}
-_NAMES = frozenset(("gather", *_EXTREMES))
+_NAMES = frozenset(("gather", *_EXTREMES, *SCATTERS))
 
 
 def with_known_positions(graph: Graph, constants: Env) -> Graph:
-    """The graph without `argmax`, `argmin`, and gathers from positions that are constants.
+    """The graph without `argmax`, `argmin`, gathers and scatters at positions that are constants.
 
     Args:
         graph: one step.
@@ -43,14 +46,20 @@ def with_known_positions(graph: Graph, constants: Env) -> Graph:
         function: Callable[..., Any] | None = None
         if equation.name in _EXTREMES:
             function = functools.partial(_position, equation)
-        elif equation.name == "gather":
+        elif equation.name in ("gather", *SCATTERS):
             positions = equation.inputs[1]
             if is_literal(positions) or not unknown.get(positions):
-                function = _pieces(equation, _value(graph, positions, known))
+                indices = _value(graph, positions, known)
+                function = (
+                    _pieces(equation, indices)
+                    if equation.name == "gather"
+                    else scattered(equation, indices, RUNS)
+                )
         if function is None:
             equations.append(equation)
             continue
-        made, outputs = build(function, equation.inputs[:1], equation.source)
+        inputs = equation.inputs if equation.name in SCATTERS else equation.inputs[:1]
+        made, outputs = build(function, inputs, equation.source)
         equations += made
         instead |= dict(zip(equation.outputs, outputs, strict=True))
     return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)

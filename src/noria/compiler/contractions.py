@@ -99,7 +99,7 @@ class _Factor:
 
     @classmethod
     def of(cls, atom: Atom, shape: Sequence[int], maker: dict[Any, Equation]) -> "_Factor":
-        equation, places = maker.get(atom), list(range(len(shape)))
+        equation, places = maker.get(atom), list(range(atom.aval.ndim))
         is_broadcast = equation is not None and equation.name == "broadcast_in_dim"
         if equation is not None and is_broadcast and not is_literal(equation.inputs[0]):
             atom, places = equation.inputs[0], list(equation.params["broadcast_dimensions"])

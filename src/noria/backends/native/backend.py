@@ -8,6 +8,7 @@ import jax
 
 from noria._jax import is_symbolic
 from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, Size, TimeMajor
+from noria.backends.native.lower.convolutions import convolution, kernels_outside
 from noria.backends.native.lower.legalize import legal_step
 from noria.backends.native.lower.precision import (
     graph_in_32_bits,
@@ -24,7 +25,7 @@ from noria.backends.native.machine import NoSuchMachine, tuning
 from noria.backends.native.primitive import NativeLoop
 from noria.backends.native.runtime import header
 from noria.backends.native.runtime.target import chosen
-from noria.ir.graph import Env, Equation, Graph, Value, size_in_bytes, values_of
+from noria.ir.graph import Env, Equation, Graph, Value, env_of, size_in_bytes, values_of
 from noria.ir.reasons import Reason
 
 
@@ -69,13 +70,18 @@ class Native:
     def should_hoist(
         self, equation: Equation, given: Sequence[Value], batch: Size, light: bool
     ) -> bool:
-        """Whether to hoist a product of the input; there are three cases.
+        """Whether to hoist a product of the input; there are four cases.
+
+        A convolution stays beside a product of the state: its result for all steps would be many
+        times larger than the input, and cost more to store than to compute.
 
         A product without native code leaves the loop, and so does any if the batch is symbolic.
         A product of the input itself stays: the kernel computes it for a time block, or in the
         step. A product of a computed value leaves the loop where a time block would be faster
         than the step, since the kernel has time blocks for products of the input itself only.
         """
+        if equation.name == "conv_general_dilated" and not is_symbolic(batch):
+            return light or convolution(equation) is None
         if is_symbolic(batch) or not has_native_code(equation):
             return True
         weight = max(map(size_in_bytes, equation.inputs))
@@ -93,6 +99,7 @@ BACKEND = Native()
 
 def _check(call: LoopCall) -> None:
     """Raise `UnsupportedEquation` where a loop cannot be planned; planning waits until it runs."""
+    call, _ = _with_kernels_outside(call)
     graph, shared = call.graph, call.shared
     if has_bfloat16(graph):
         graph, now = graph_in_32_bits(graph, shared, call.state)
@@ -102,6 +109,8 @@ def _check(call: LoopCall) -> None:
 
 def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
     """Run a loop; numbers of 16 bits are computed with, and carried, in 32."""
+    call, kernels = _with_kernels_outside(call)
+    env = env | env_of(kernels.outputs, kernels([env[v] for v in kernels.inputs]))
     if not has_bfloat16(call.graph):
         return _bound(call, env, steps, carry)
     graph, now = graph_in_32_bits(call.graph, call.shared, call.state)
@@ -118,6 +127,13 @@ def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopRe
     kinds = (type(r) if isinstance(r, TimeMajor) else lambda a: a for r in found.residuals)
     residuals = [kind(a) for kind, a in zip(kinds, stacked[count:], strict=True)]
     return LoopResult(final, stacked[:count], residuals, accumulated)
+
+
+def _with_kernels_outside(call: LoopCall) -> tuple[LoopCall, Graph]:
+    """The loop with the kernels of convolutions as inputs, and the graph that makes them."""
+    kernels, graph = kernels_outside(call.graph, call.shared)
+    shared = (*call.shared, *kernels.outputs)
+    return (replace(call, graph=graph, shared=shared) if kernels.outputs else call), kernels
 
 
 def _renamed(call: LoopCall, graph: Graph, now: Env) -> LoopCall:

@@ -120,6 +120,14 @@ class Tuning:
     #: Vectors of a block of features in a stage on matrices: a head of 64 numbers with AVX-512.
     matrix_vectors: int = 4
 
+    #: The same in a stage that is a product of two matrices: with eight rows, their sums fill the
+    #: registers.
+    product_vectors: int = 3
+
+    #: Bytes of the windows of a convolution, up to which an example has its own: with more, they
+    #: leave the second-level cache.
+    window_bytes: int = 2**21
+
     # --- time blocks ------------------------------------------------------------------------------
 
     #: Rows of a time block whose operands are kept for accumulators: enough to hide the loads and
@@ -143,6 +151,9 @@ class Tuning:
     #: Pieces of an equation on a small matrix. With more it becomes a loop over rows, whose code
     #: does not grow.
     pieces: int = 16
+
+    #: Taps of a convolution along all axes together: each is a part of the code.
+    taps: int = 32
 
     #: Equations of a step. The time of LLVM grows faster than their number: 1.1 s for 820, 2.5 s
     #: for 1650, 7 s for 3300, 21 s for 5500 (sines and products; on one core).

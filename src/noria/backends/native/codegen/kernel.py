@@ -47,6 +47,7 @@ from noria.backends.native.codegen.llvm import (
     store_lanes,
 )
 from noria.backends.native.codegen.matrix import MatrixStageCode
+from noria.backends.native.codegen.matrix_product import ProductStageCode
 from noria.backends.native.codegen.microkernels import gemm_microkernel
 from noria.backends.native.codegen.packing import emit_pack
 from noria.backends.native.codegen.row import combine, emit_row, neutral
@@ -154,7 +155,9 @@ class _Run:
     def _stage(self, tiling: StageTiling | MatrixTiling) -> None:
         b, plan = self.b, self.plan
         if isinstance(tiling, MatrixTiling):
-            code = MatrixStageCode(self.addresses, tiling)
+            axis, code = tiling.tiled_axis, MatrixStageCode(self.addresses, tiling)
+            if axis is not None:
+                code = ProductStageCode(self.addresses, tiling, axis)
             with loop(b, self.first, self.last) as row:
                 code.emit(row)
             return

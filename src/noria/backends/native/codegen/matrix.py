@@ -88,13 +88,17 @@ class MatrixStageCode:
     def emit(self, example: ir.Value) -> None:
         """The stage for one example."""
         self.example = example
-        b, skipped = self.b, (self.row_axis, len(self.domain) - 1)
+        b, skipped = self.b, (*self.inner_axes(), len(self.domain) - 1)
         self.indices: list[ir.Value] = [i64(0)] * len(self.domain)
         with ExitStack() as loops:
             for n, count in enumerate(self.domain):
                 if n not in skipped:
                     self.indices[n] = loops.enter_context(loop(b, i64(0), i64(count)))
             self._one_matrix()
+
+    def inner_axes(self) -> tuple[int | None, ...]:
+        """The dimensions, besides the features, whose loops are inside `_one_matrix`."""
+        return (self.row_axis,)
 
     def _one_matrix(self) -> None:
         b = self.b

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from noria._jax import call
+from noria.backends.native.lower.convolutions import convolution
 from noria.backends.native.lower.matrices import on_rows, pad
 from noria.backends.native.lower.small_matrices import Refused, in_pieces
 from noria.backends.native.lower.supported import (
@@ -212,6 +213,7 @@ def _of_truths(equation: Equation) -> Function | None:
 
 _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "cond": _cond,
+    "conv_general_dilated": convolution,
     "empty": _empty,
     "empty2": _empty,
     "log2": _log2,

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria.backends.native.lower.supported import kind_of
+from noria.backends.native.lower.supported import is_sized, kind_of
 from noria.ir.graph import Equation
 from noria.ir.primitives import COMBINE, ELEMENTWISE
 
@@ -117,11 +117,13 @@ def _spread(
 def pad(equation: Equation) -> Function | None:
     """One axis after the other; negative padding cuts."""
     config = equation.params["padding_config"]
-    if any(interior for _, _, interior in config):
+    if not is_sized(equation):
         return None
 
     def padded(a: jax.Array, value: jax.Array) -> list[jax.Array]:
-        for axis, (low, high, _) in enumerate(config):
+        for axis, (low, high, between) in enumerate(config):
+            if between and a.shape[axis] > 1:
+                a = _apart(a, value, axis, between)
             if min(low, high) < 0:
                 stop = a.shape[axis] - max(0, -high)
                 a = jax.lax.slice_in_dim(a, max(0, -low), stop, axis=axis)
@@ -136,6 +138,15 @@ def pad(equation: Equation) -> Function | None:
         return [a]
 
     return padded
+
+
+def _apart(a: jax.Array, value: jax.Array, axis: int, between: int) -> jax.Array:
+    """``between`` times a value after each element along an axis, but the last one."""
+    count, after = a.shape[axis], axis + 1
+    gaps = jnp.broadcast_to(value, (*a.shape[:after], between, *a.shape[after:]))
+    both = jnp.concatenate([jnp.expand_dims(a, after), gaps], after)
+    whole = both.reshape(*a.shape[:axis], count * (between + 1), *a.shape[after:])
+    return jax.lax.slice_in_dim(whole, 0, count * (between + 1) - between, axis=axis)
 
 
 def _stack(equation: Equation) -> Function:

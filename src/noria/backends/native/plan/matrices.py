@@ -25,7 +25,7 @@ from noria.backends.native.plan.access import (
     identity,
     merged,
 )
-from noria.backends.native.plan.lookup import SpansPieces
+from noria.backends.native.plan.lookup import Lookup, SpansPieces
 from noria.backends.native.plan.maps import map_of_piece, map_of_reduction
 from noria.backends.native.plan.matrix_lookup import (
     ElementwiseAt,
@@ -76,6 +76,21 @@ class MatrixStage:
         if several or len(found) > 1:
             raise Unreachable
         return found.pop() if found else last - 1 if last else None
+
+    def tiled_axis(self, lookup: Lookup) -> int | None:
+        """The last dimension along which a product reads the same rows of an operand.
+
+        ``None`` if the stage stores values point by point, or sums over features.
+        """
+        last = len(self.domain) - 1
+        summed = {n for e, _ in self.reductions for n in reduced_dimensions(self.domain, e)}
+        if self.stores or not summed or last in summed:
+            return None
+        roots = [e.inputs[0] for e, _ in self.reductions]
+        nodes = MatrixLookup(lookup).nodes(roots, self.domain, self.local.__contains__)
+        read = [node.access.strides for _, _, node in nodes if isinstance(node, LoadAt)]
+        shared = [n for n in range(last) if any(some[last] and not some[n] for some in read)]
+        return max((n for n in shared if n not in summed), default=None)
 
 
 def reduced_dimensions(domain: Domain, equation: Equation) -> list[int]:

@@ -83,10 +83,14 @@ class StageTiling:
 
 @dataclass(frozen=True)
 class MatrixTiling:
-    """A stage on matrices in blocks of ``vectors`` vectors of features."""
+    """A stage on matrices in blocks of ``vectors`` vectors of features.
+
+    With a ``tiled_axis`` it is a product, and takes several points of this dimension at a time.
+    """
 
     stage: MatrixStage
     vectors: int
+    tiled_axis: int | None = None
     panels: tuple[Panel, ...] = ()
     row_stride: int = 0
 
@@ -137,7 +141,7 @@ class KernelPlan:
         many = isa.registers >= 32
         self._panel_vectors, self.update_rows = tuning.panel_vectors[many], tuning.update_rows[many]
         self._elementwise_vectors, self._registers = tuning.elementwise_vectors, isa.registers
-        self._matrix_vectors = tuning.matrix_vectors
+        self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors
         self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
         self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in batch_major}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
@@ -276,9 +280,9 @@ class KernelPlan:
         return _counts(tiling.stage.extent, tiling.vectors, self.lanes)
 
     def _of_matrix(self, stage: MatrixStage) -> MatrixTiling:
-        return MatrixTiling(
-            stage, min(self._matrix_vectors, ceil_div(stage.domain[-1], self.lanes))
-        )
+        axis = stage.tiled_axis(self.schedule.lookup)
+        most = self._matrix_vectors[axis is not None]
+        return MatrixTiling(stage, min(most, ceil_div(stage.domain[-1], self.lanes)), axis)
 
 
 def _counts(extent: int, vectors: int, lanes: int) -> tuple[int, list[int], list[int]]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._jax import SymbolicZero
+from noria._jax import SymbolicZero, differentiable
 from noria.backends import loop_backend
 from noria.backends.base import LoopBackend, LoopCall, LoopResult, Sizes, in_order
 from noria.compiler.accumulate import accumulate_in_loop
@@ -22,7 +22,6 @@ from noria.compiler.cotangents import (
     Ends,
     PullPrologue,
     add,
-    arrays_of,
     instantiate,
     or_zeros,
 )
@@ -200,12 +199,8 @@ class LoopExecutor:
         state: list[jax.Array],
         sizes: Sizes,
     ) -> Outputs:
-        run = jax.custom_vjp(functools.partial(self.infer, sizes))
-        run.defvjp(
-            functools.partial(self._forward, sizes),
-            lambda pull, cotangents: pull(cotangents),
-            symbolic_zeros=True,
-        )
+        infer, forward = (functools.partial(f, sizes) for f in (self.infer, self._forward))
+        run = differentiable(infer, forward, (0, self.sizes.mapped_axis))
         found: Outputs = run(parameters, steps, state)
         return found
 
@@ -230,9 +225,14 @@ class LoopExecutor:
     def _results(self, final: list[Any], emitted: list[Any], given: Any) -> Outputs:
         return results(final, emitted, given, self.sizes.mapped_axis)
 
-    def _forward(self, sizes: Sizes, *primals: Any) -> tuple[Outputs, jtu.Partial]:
+    def _forward(
+        self,
+        sizes: Sizes,
+        parameters: list[jax.Array],
+        steps: list[jax.Array],
+        state: list[jax.Array],
+    ) -> tuple[Outputs, jtu.Partial]:
         """Final state, emitted values, and their pull-back with the arrays that it reads."""
-        parameters, steps, state = arrays_of(primals)
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
         segment = functools.partial(self._advance, gradient.forward, sizes, env)

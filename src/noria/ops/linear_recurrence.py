@@ -18,12 +18,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 
 from noria._integers import ceil_div
+from noria._jax import differentiable
 
 #: Steps of a chunk: many enough to keep a device busy, few enough that products rarely overflow
 #: (``python benchmarks/tuning.py CHUNK``).
 CHUNK = 256
+
+_Results = tuple[list[jax.Array], list[jax.Array]]
 
 
 def linear_recurrence(
@@ -60,30 +64,37 @@ def linear_recurrence(
     return _recurrence(a, b, start, reverse, parallel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _recurrence(
     a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
 ) -> jax.Array:
-    return _solve(a, b, start, reverse, parallel)
+    """`_solve` with its derivative."""
+
+    def solve(a: jax.Array, b: jax.Array, start: jax.Array) -> _Results:
+        return [], [_solve(a, b, start, reverse, parallel)]
+
+    def forward(a: jax.Array, b: jax.Array, start: jax.Array) -> tuple[_Results, jtu.Partial]:
+        states = _recurrence(a, b, start, reverse, parallel)
+        pull = functools.partial(_pull_back, reverse, parallel)
+        return ([], [states]), jtu.Partial(pull, a, start, states)
+
+    states: jax.Array = differentiable(solve, forward, (0, 0))(a, b, start)[1][0]
+    return states
 
 
-def _forward(
-    a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
-) -> Any:
-    states = _recurrence(a, b, start, reverse, parallel)
-    return states, (a, start, states)
-
-
-def _pull_back(reverse: bool, parallel: bool | None, kept: Any, cotangent: jax.Array) -> Any:
-    a, start, states = kept
+def _pull_back(
+    reverse: bool,
+    parallel: bool | None,
+    a: jax.Array,
+    start: jax.Array,
+    states: jax.Array,
+    cotangents: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    (cotangent,) = cotangents[1]
     first = -1 if reverse else 0
     # The last step has no successor. Its scale is arbitrary: the recurrence starts from zero.
     following = shifted(a, jnp.zeros_like(start), not reverse)
     g = _recurrence(following, cotangent, jnp.zeros_like(start), not reverse, parallel)
     return g * shifted(states, start, reverse), g, times(a[first], g[first])
-
-
-_recurrence.defvjp(_forward, _pull_back)
 
 
 def times(scale: jax.Array, state: jax.Array) -> jax.Array:

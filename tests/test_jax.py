@@ -219,7 +219,7 @@ def test_differentiable():
             seen.append(isinstance(of_number, _jax.SymbolicZero))
             return 10 * of_sine * jnp.cos(x) * n, None
 
-        return function(x, n), jax.tree_util.Partial(pull, x, n)
+        return function(x, n), jax.tree_util.Partial(pull, x, n), None
 
     seen: list[bool] = []
     run = _jax.differentiable(function, forward, (0, 0))

@@ -59,16 +59,18 @@ def differentiable(
 
     Args:
         function: from pytrees of arrays to the results.
-        forward: from the same pytrees to the results and their pull-back, a `jtu.Partial`. The
-            pull-back takes two lists of cotangents, which may be `SymbolicZero`, and returns
-            pytrees as the arguments, with ``None`` for zero.
+        forward: from the same pytrees to the results, their pull-back, and their tangents, both a
+            `jtu.Partial`. The pull-back takes two lists of cotangents, which may be `SymbolicZero`,
+            and returns pytrees as the arguments, with ``None`` for zero. The tangents take such
+            pytrees of tangents, and return those of all inexact results. If they are ``None``, or
+            return ``None``, ``function`` is differentiated.
         axes: the place where `jax.vmap` puts the mapped axis in each of the lists.
     """
 
     def rule(primals: Any, tangents: Any) -> Any:
-        results, pull = forward(*primals)
+        results, *rules = forward(*primals)
         given, tree = jtu.tree_flatten(primals)
-        kept, pull_tree = jtu.tree_flatten(pull)
+        kept, rule_tree = jtu.tree_flatten(rules)
         flat = jtu.tree_leaves(tangents)
         moved = [n for n, t in enumerate(flat) if not isinstance(t, SymbolicZero)]
         outputs, ends = jtu.tree_flatten(results)
@@ -78,8 +80,18 @@ def differentiable(
         place = {id(a): n for n, a in enumerate(residuals)}
         places = [place[id(a)] for a in (*kept, *given)]
 
+        def rules_of(residuals: list[Any]) -> Any:
+            return jtu.tree_unflatten(rule_tree, [residuals[n] for n in places[: len(kept)]])
+
         def push(residuals: list[Any], tangents: list[Any]) -> list[Any]:
             arrays = [residuals[n] for n in places[len(kept) :]]
+            tangents_of = rules_of(residuals)[1]
+            if tangents_of is not None:
+                some = dict(zip(moved, tangents, strict=True))
+                full = jtu.tree_unflatten(tree, [some.get(n) for n in range(len(given))])
+                found = tangents_of(full)
+                if found is not None:
+                    return list(found)
 
             def moving(some: list[Any]) -> list[Any]:
                 now = [*arrays]
@@ -95,8 +107,7 @@ def differentiable(
             full = [
                 next(rest) if s else SymbolicZero(t) for s, t in zip(smooth, kinds, strict=True)
             ]
-            again = jtu.tree_unflatten(pull_tree, [residuals[n] for n in places[: len(kept)]])
-            found = again(jtu.tree_unflatten(ends, full))
+            found = rules_of(residuals)[0](jtu.tree_unflatten(ends, full))
             leaves = jtu.tree_leaves(found, is_leaf=lambda g: g is None)
             return [leaves[n] for n in moved]
 

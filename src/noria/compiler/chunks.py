@@ -146,9 +146,8 @@ def checkpointed(
         ) -> Any:
             return _pull(segment, chunks, parameters, steps, starts, cotangents)
 
-        return results(final, stacked, (parameters, steps, state), chunks.mapped), jtu.Partial(
-            pull, parameters, steps, starts
-        )
+        found = results(final, stacked, (parameters, steps, state), chunks.mapped)
+        return found, jtu.Partial(pull, parameters, steps, starts), None
 
     def infer(
         parameters: list[jax.Array], steps: list[jax.Array], state: list[jax.Array]

@@ -18,16 +18,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 
 from noria._integers import ceil_div
-from noria._jax import differentiable
+from noria._jax import LinearMap, tangent_type
 
 #: Steps of a chunk: many enough to keep a device busy, few enough that products rarely overflow
 #: (``python benchmarks/tuning.py CHUNK``).
 CHUNK = 256
-
-_Results = tuple[list[jax.Array], list[jax.Array]]
 
 
 def linear_recurrence(
@@ -50,6 +47,7 @@ def linear_recurrence(
     Returns:
         The states, ``(time, ...)``. In both directions index t holds the state after step t.
 
+    The tangents of the states are a linear recurrence with shifts ``da_t * h_(t-1) + db_t``.
     The VJP is a linear recurrence in the opposite direction. For cotangents ``c_t`` of ``h_t``::
 
         g_t        = a_(t+1) * g_(t+1) + c_t
@@ -64,37 +62,39 @@ def linear_recurrence(
     return _recurrence(a, b, start, reverse, parallel)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _recurrence(
     a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
 ) -> jax.Array:
-    """`_solve` with its derivative."""
-
-    def solve(a: jax.Array, b: jax.Array, start: jax.Array) -> _Results:
-        return [], [_solve(a, b, start, reverse, parallel)]
-
-    def forward(a: jax.Array, b: jax.Array, start: jax.Array) -> tuple[_Results, jtu.Partial]:
-        states = _recurrence(a, b, start, reverse, parallel)
-        pull = functools.partial(_pull_back, reverse, parallel)
-        return ([], [states]), jtu.Partial(pull, a, start, states)
-
-    states: jax.Array = differentiable(solve, forward, (0, 0))(a, b, start)[1][0]
-    return states
+    return _solve(a, b, start, reverse, parallel)
 
 
-def _pull_back(
-    reverse: bool,
-    parallel: bool | None,
-    a: jax.Array,
-    start: jax.Array,
-    states: jax.Array,
-    cotangents: Any,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    (cotangent,) = cotangents[1]
+@_recurrence.defjvp
+def _(reverse: bool, parallel: bool | None, primals: Any, tangents: Any) -> Any:
+    a, b, start = primals
+    states = _recurrence(a, b, start, reverse, parallel)
+    push, pull = (functools.partial(rule, reverse, parallel) for rule in (_push, _pull))
+    linear = LinearMap(push, pull, (tangent_type(states),), (0,))
+    return states, linear([a, start, states], tangents)[0]
+
+
+def _push(
+    reverse: bool, parallel: bool | None, residuals: list[jax.Array], tangents: list[jax.Array]
+) -> list[jax.Array]:
+    (a, start, states), (of_a, of_b, of_start) = residuals, tangents
+    shifts = of_a * shifted(states, start, reverse) + of_b
+    return [_recurrence(a, shifts, of_start, reverse, parallel)]
+
+
+def _pull(
+    reverse: bool, parallel: bool | None, residuals: list[jax.Array], cotangents: list[jax.Array]
+) -> list[jax.Array]:
+    (a, start, states), (cotangent,) = residuals, cotangents
     first = -1 if reverse else 0
     # The last step has no successor. Its scale is arbitrary: the recurrence starts from zero.
     following = shifted(a, jnp.zeros_like(start), not reverse)
     g = _recurrence(following, cotangent, jnp.zeros_like(start), not reverse, parallel)
-    return g * shifted(states, start, reverse), g, times(a[first], g[first])
+    return [g * shifted(states, start, reverse), g, times(a[first], g[first])]
 
 
 def times(scale: jax.Array, state: jax.Array) -> jax.Array:

@@ -9,19 +9,14 @@ A parameter is the same at all steps, and so is its tangent. The tangent of an a
 ``a bᵀ`` is the sum of two accumulators, of ``da bᵀ`` and of ``a dbᵀ``.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from noria.backends.base import LoopCall, grouped
 from noria.backends.native.lower.legalize import legal_step
-from noria.ir.build import Unsupported, graph_of
-from noria.ir.graph import Atom, Graph, Value, env_of, is_inexact, is_literal, struct
-from noria.ir.passes import cse, dependence, extract, substitute
-from noria.ir.primitives import LIGHT
+from noria.ir.derivative import derivative
+from noria.ir.graph import Atom, Value, is_inexact, is_literal
+from noria.ir.passes import dependence, extract
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +45,7 @@ def tangent_loop(call: LoopCall, moving: Collection[Value]) -> TangentLoop:
     inputs = [*dict.fromkeys((*call.graph.inputs, *call.state))]
     wrt = [v for v in inputs if is_inexact(v) and (v in moving or v in call.state)]
     tangent_of = {v: Value(v.aval) for v in wrt}
-    graph = _derivative(call.graph, inputs, tangent_of)
+    graph = derivative(call.graph, inputs, tangent_of)
     count = len(call.graph.outputs)
     primals = graph.outputs[:count]
     levels = dependence(graph.equations, dict.fromkeys(tangent_of.values(), 1))
@@ -85,31 +80,3 @@ def tangent_loop(call: LoopCall, moving: Collection[Value]) -> TangentLoop:
     residuals = sum(moves[two:three])
     made = LoopCall(step, shared, carried, call.sizes, call.reverse, residuals, tuple(counts))
     return TangentLoop(made, tangent_of, parts)
-
-
-def _derivative(graph: Graph, inputs: Sequence[Value], tangent_of: dict[Value, Value]) -> Graph:
-    """From ``inputs`` and their tangents to all outputs, then the tangents of the inexact ones."""
-    smooth = [is_inexact(v) for v in graph.outputs]
-
-    def derivative(arrays: list[Any], tangents: list[Any]) -> Any:
-        env = env_of(inputs, arrays)
-
-        def outputs_of(some: list[Any]) -> tuple[list[Any], list[Any]]:
-            now = env | env_of(tangent_of, some)
-            found = graph([now[v] for v in graph.inputs])
-            typed = [
-                jnp.asarray(a, v.aval.dtype) for a, v in zip(found, graph.outputs, strict=True)
-            ]
-            return [a for a, is_smooth in zip(typed, smooth, strict=True) if is_smooth], typed
-
-        given = [env[v] for v in tangent_of]
-        _, found, typed = jax.jvp(outputs_of, (given,), (tangents,), has_aux=True)
-        return typed, found
-
-    made, hidden, _ = graph_of(
-        derivative, list(map(struct, inputs)), list(map(struct, tangent_of.values()))
-    )
-    if hidden:
-        raise Unsupported("the derivative of a step closes over an array")
-    names = dict(zip(made.inputs, (*inputs, *tangent_of.values()), strict=True))
-    return cse(substitute(made, names), LIGHT)

@@ -8,6 +8,7 @@ evaluates the map, reverse mode transposes it; neither traces the code of the ot
 # JAX annotates few of these functions.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator"
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,68 +67,77 @@ def differentiable(
             return ``None``, ``function`` is differentiated.
         axes: the place where `jax.vmap` puts the mapped axis in each of the lists.
     """
-
-    def rule(primals: Any, tangents: Any) -> Any:
-        results, *rules = forward(*primals)
-        given, tree = jtu.tree_flatten(primals)
-        kept, rule_tree = jtu.tree_flatten(rules)
-        flat = jtu.tree_leaves(tangents)
-        moved = [n for n, t in enumerate(flat) if not isinstance(t, SymbolicZero)]
-        outputs, ends = jtu.tree_flatten(results)
-        smooth = [jnp.issubdtype(a.dtype, jnp.inexact) for a in outputs]
-        # Most arguments are residuals of the pull-back already.
-        residuals = [*{id(a): a for a in (*kept, *given)}.values()]
-        place = {id(a): n for n, a in enumerate(residuals)}
-        places = [place[id(a)] for a in (*kept, *given)]
-
-        def rules_of(residuals: list[Any]) -> Any:
-            return jtu.tree_unflatten(rule_tree, [residuals[n] for n in places[: len(kept)]])
-
-        def push(residuals: list[Any], tangents: list[Any]) -> list[Any]:
-            arrays = [residuals[n] for n in places[len(kept) :]]
-            tangents_of = rules_of(residuals)[1]
-            if tangents_of is not None:
-                some = dict(zip(moved, tangents, strict=True))
-                full = jtu.tree_unflatten(tree, [some.get(n) for n in range(len(given))])
-                found = tangents_of(full)
-                if found is not None:
-                    return list(found)
-
-            def moving(some: list[Any]) -> list[Any]:
-                now = [*arrays]
-                for n, array in zip(moved, some, strict=True):
-                    now[n] = array
-                found = jtu.tree_leaves(function(*jtu.tree_unflatten(tree, now)))
-                return [a for a, is_smooth in zip(found, smooth, strict=True) if is_smooth]
-
-            return jax.jvp(moving, ([arrays[n] for n in moved],), (tangents,))[1]
-
-        def pull_back(residuals: list[Any], cotangents: list[Any]) -> list[Any]:
-            rest = iter(cotangents)
-            full = [
-                next(rest) if s else SymbolicZero(t) for s, t in zip(smooth, kinds, strict=True)
-            ]
-            found = rules_of(residuals)[0](jtu.tree_unflatten(ends, full))
-            leaves = jtu.tree_leaves(found, is_leaf=lambda g: g is None)
-            return [leaves[n] for n in moved]
-
-        kinds = [*map(tangent_type, outputs)]
-        mapped = jtu.tree_leaves(
-            [[axis] * len(some) for axis, some in zip(axes, results, strict=True)]
-        )
-        linear = LinearMap(
-            push,
-            pull_back,
-            tuple(t for t, s in zip(kinds, smooth, strict=True) if s),
-            tuple(axis for axis, s in zip(mapped, smooth, strict=True) if s),
-        )
-        found = iter(linear(residuals, [flat[n] for n in moved]))
-        moving = [next(found) if s else SymbolicZero(t) for s, t in zip(smooth, kinds, strict=True)]
-        return results, jtu.tree_unflatten(ends, moving)
-
     run = jax.custom_jvp(function)
-    run.defjvp(rule, symbolic_zeros=True)
+    run.defjvp(functools.partial(_rule, function, forward, axes), symbolic_zeros=True)
     return run
+
+
+def _rule(
+    function: Callable[..., Any],
+    forward: Callable[..., Any],
+    axes: tuple[int, int],
+    primals: Any,
+    tangents: Any,
+) -> Any:
+    """The rule of `differentiable` for `jax.custom_jvp`: results, and their tangents."""
+    results, *rules = forward(*primals)
+    given, tree = jtu.tree_flatten(primals)
+    kept, rule_tree = jtu.tree_flatten(rules)
+    flat = jtu.tree_leaves(tangents)
+    moved = [n for n, t in enumerate(flat) if not isinstance(t, SymbolicZero)]
+    outputs, ends = jtu.tree_flatten(results)
+    smooth = [jnp.issubdtype(a.dtype, jnp.inexact) for a in outputs]
+    # Most arguments are residuals of the pull-back already.
+    residuals = [*{id(a): a for a in (*kept, *given)}.values()]
+    place = {id(a): n for n, a in enumerate(residuals)}
+    places = [place[id(a)] for a in (*kept, *given)]
+
+    def rules_of(residuals: list[Any]) -> Any:
+        return jtu.tree_unflatten(rule_tree, [residuals[n] for n in places[: len(kept)]])
+
+    def push(residuals: list[Any], tangents: list[Any]) -> list[Any]:
+        arrays = [residuals[n] for n in places[len(kept) :]]
+        tangents_of = rules_of(residuals)[1]
+        if tangents_of is not None:
+            some = dict(zip(moved, tangents, strict=True))
+            full = jtu.tree_unflatten(tree, [some.get(n) for n in range(len(given))])
+            found = tangents_of(full)
+            if found is not None:
+                return list(found)
+
+        def moving(some: list[Any]) -> list[Any]:
+            now = jtu.tree_unflatten(tree, _put(arrays, moved, some))
+            found = jtu.tree_leaves(function(*now))
+            return [a for a, is_smooth in zip(found, smooth, strict=True) if is_smooth]
+
+        return jax.jvp(moving, ([arrays[n] for n in moved],), (tangents,))[1]
+
+    def pull_back(residuals: list[Any], cotangents: list[Any]) -> list[Any]:
+        rest = iter(cotangents)
+        full = [next(rest) if s else SymbolicZero(t) for s, t in zip(smooth, kinds, strict=True)]
+        found = rules_of(residuals)[0](jtu.tree_unflatten(ends, full))
+        leaves = jtu.tree_leaves(found, is_leaf=lambda g: g is None)
+        return [leaves[n] for n in moved]
+
+    kinds = [*map(tangent_type, outputs)]
+    mapped = jtu.tree_leaves([[axis] * len(some) for axis, some in zip(axes, results, strict=True)])
+    linear = LinearMap(
+        push,
+        pull_back,
+        tuple(t for t, s in zip(kinds, smooth, strict=True) if s),
+        tuple(axis for axis, s in zip(mapped, smooth, strict=True) if s),
+    )
+    found = iter(linear(residuals, [flat[n] for n in moved]))
+    moving = [next(found) if s else SymbolicZero(t) for s, t in zip(smooth, kinds, strict=True)]
+    return results, jtu.tree_unflatten(ends, moving)
+
+
+def _put(values: Sequence[Any], places: Sequence[int], new: Sequence[Any]) -> list[Any]:
+    """The values with new ones at some places."""
+    found = [*values]
+    for place, value in zip(places, new, strict=True):
+        found[place] = value
+    return found
 
 
 # --- the primitive ------------------------------------------------------------------------------
@@ -164,10 +174,7 @@ def _jvp(
         return results, function(primals[:count], [*map(ad.instantiate_zeros, tangents[count:])])
 
     def moving(some: list[Any]) -> list[Any]:
-        now = [*primals]
-        for n, array in zip(moved, some, strict=True):
-            now[n] = array
-        return _push(*now, function=function, count=count)
+        return _push(*_put(primals, moved, some), function=function, count=count)
 
     return jax.jvp(moving, ([primals[n] for n in moved],), ([tangents[n] for n in moved],))
 

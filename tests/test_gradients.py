@@ -99,16 +99,6 @@ def test_reverse_over_reverse_equals_that_of_the_plain_loop(name, options):
     np.testing.assert_allclose(inner(second, u), estimate, rtol=1e-5, atol=1e-8)
 
 
-def test_forward_mode_elsewhere_says_what_to_do():
-    layer, xs = nr.GRU(2, 3, key=jax.random.key(0)), random(0, 4, 2)
-    with pytest.raises(TypeError, match=r'forward-mode derivatives .* need backend="plain"'):
-        jax.jvp(layer, (xs,), (xs,))
-    with pytest.raises(TypeError, match="forward-mode"):  # the caller compiles: JAX speaks
-        jax.jit(lambda xs: jax.jvp(layer, (xs,), (xs,)))(xs)
-    slow = nr.with_backend(layer, "plain")
-    assert jax.jvp(slow, (xs,), (xs,))[1].shape == (4, 3)
-
-
 def test_bptt_reaches_the_first_step():
     """Flux #1209: the gradient of U against the nested formula, three steps of a tanh RNN."""
     cell = make_cell("rnn", 1, 1)

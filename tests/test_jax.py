@@ -207,6 +207,77 @@ def test_primitive():
     assert names(both) == [("doubled_and_halved", (2.0, 0.5))]
 
 
+def test_differentiable():
+    """Forward mode differentiates the function, reverse mode calls the rule of the pull-back."""
+
+    def function(x, n):
+        return [jnp.sin(x) * n], [n + 1]
+
+    def forward(x, n):
+        def pull(x, n, cotangents):
+            (of_sine,), (of_number,) = cotangents
+            seen.append(isinstance(of_number, _jax.SymbolicZero))
+            return 10 * of_sine * jnp.cos(x) * n, None
+
+        return function(x, n), jax.tree_util.Partial(pull, x, n), None
+
+    seen: list[bool] = []
+    run = _jax.differentiable(function, forward, (0, 0))
+    two = jnp.asarray(2)
+
+    def first(x):
+        return run(x, two)[0][0]
+
+    def plain(x):
+        return function(x, two)[0][0]
+
+    for one in (first, jax.jit(first)):
+        check_both_modes(one, plain)
+    assert all(seen)
+
+
+def check_both_modes(function, plain):
+    """Its pull-back gives ten times the cotangents of ``plain``."""
+    np.testing.assert_allclose(function(X), plain(X))
+    pairs = zip(jax.jvp(function, [X], [X]), jax.jvp(plain, [X], [X]), strict=True)
+    for found, right in pairs:
+        np.testing.assert_allclose(found, right)
+    jacobian = jax.jacfwd(plain)(X)
+    np.testing.assert_allclose(jax.jacfwd(function)(X), jacobian, atol=1e-12)
+    np.testing.assert_allclose(jax.jacrev(function)(X), 10 * jacobian, atol=1e-12)
+    mapped = jax.vmap(function, 1, 1)
+    for one in (function, lambda x: mapped(x[:, None])):
+        found = jax.vjp(one, X)[1](jnp.ones_like(one(X)))[0]
+        np.testing.assert_allclose(found, 10 * jacobian.sum(0), atol=1e-12)
+
+
+def test_linearmap():
+    """Evaluated, mapped, transposed with its own rule, and differentiated by its residuals."""
+    scaled = _jax.LinearMap(
+        lambda residuals, tangents: [residuals[0] * tangents[0]],
+        lambda residuals, cotangents: [3 * residuals[0] * cotangents[0]],
+        (_jax.tangent_type(X),),
+        (0,),
+    )
+
+    def by(r, t):
+        return scaled([r], [t])[0]
+
+    np.testing.assert_array_equal(by(X, X), X * X)
+    np.testing.assert_array_equal(jax.jit(by)(X, X), X * X)
+    both = jnp.stack([X, 2 * X])
+    np.testing.assert_array_equal(jax.vmap(by, (None, 0))(X, both), X * both)
+    np.testing.assert_array_equal(jax.jvp(by, [X, X], [X, X])[1], 2 * X * X)
+    np.testing.assert_array_equal(jax.linear_transpose(lambda t: by(X, t), X)(X)[0], 3 * X * X)
+    pulled = jax.grad(lambda t: jax.vmap(by, (0, None))(both, t).sum())(X)
+    np.testing.assert_array_equal(pulled, 3 * both.sum(0))
+
+
+def test_tangent_type():
+    assert _jax.tangent_type(X).dtype == X.dtype
+    assert _jax.tangent_type(jnp.asarray(1)).dtype == jax.dtypes.float0
+
+
 def test_rows():
     """A program for one device is not partitioned; `test_sharding` has several devices."""
     text = jax.jit(lambda x: DOUBLED.bind(x, only=(2.0,))).lower(X).as_text()

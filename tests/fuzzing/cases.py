@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from agreement import pulled
+from models import noise
 
 import noria as nr
 from fuzzing.cells import FuzzedCell, NoisyCell, random_cell
 
-#: What is done with a layer, and how often.
+#: What is done with a layer, and how often; some cotangents become `TANGENTS`.
 TRANSFORMATIONS = {
     "values": 3,
     "cotangents": 10,
@@ -24,7 +25,11 @@ TRANSFORMATIONS = {
     "vmap of cotangents": 3,
     "cotangents of vmap": 3,
     "cotangents of cotangents": 2,
+    "tangents": 0,
+    "tangents of cotangents": 0,
 }
+#: In place of cotangents, and how often. They are drawn last: a seed gives the same as before.
+TANGENTS = {"cotangents": 8, "tangents": 1, "tangents of cotangents": 1}
 #: Numbers of bits and kinds of the cell's own numbers, and how often.
 DTYPES = {"float64": 8, "float32": 6, "bfloat16": 3, "float16": 1}
 INPUTS = {"own": 14, "int32": 1, "uint8": 1, "bool": 1}
@@ -176,6 +181,10 @@ class Case:
                 return lambda *leaves: _pulled(jax.vmap(run, axes), self.seed, *widened(leaves))
             case "cotangents of cotangents":
                 return lambda *leaves: _pulled(both, self.seed + 1, *leaves)
+            case "tangents":
+                return functools.partial(_pushed, run, self.seed)
+            case "tangents of cotangents":
+                return functools.partial(_pushed, both, self.seed + 1)
             case _:
                 return both
 
@@ -184,6 +193,12 @@ def _pulled(run: Callable[..., Any], seed: int, *leaves: Any) -> tuple[list[Any]
     """Results, and cotangents of the arguments for random ones of the results; and the rest."""
     (values, rest), cotangents = pulled(run, *leaves, seed=seed)
     return [*values, *cotangents], rest
+
+
+def _pushed(run: Callable[..., Any], seed: int, *leaves: Any) -> tuple[list[Any], list[Any]]:
+    """Results, and their tangents for random ones of the arguments; and the rest."""
+    values, tangents, rest = jax.jvp(run, leaves, noise(leaves, seed), has_aux=True)
+    return [*values, *tangents], rest
 
 
 def _real(arrays: Any) -> list[Any]:
@@ -231,7 +246,7 @@ def random_case(seed: int) -> Case:
     numbers = {
         name: some[rng.integers(len(some))] for name, some in NUMBERS.items() if rng.random() < 0.4
     }
-    return Case(
+    case = Case(
         seed=seed,
         cell=cell,
         start=start,
@@ -247,6 +262,7 @@ def random_case(seed: int) -> Case:
         partial=bool(rng.random() < 0.3),
         backends=tuple(backends),
     )
+    return replace(case, transformation=_drawn(rng, TANGENTS)) if kind == "cotangents" else case
 
 
 def _drawn(rng: np.random.Generator, often: dict[str, int]) -> str:

@@ -12,6 +12,8 @@ that names it. Everything else in Noria uses documented functions of `jax` only.
 `looks_at_residuals`, `settings`       the options of JAX
 `bind`, `user_frames`                  bind an equation again; the user's lines that led to it
 `primitive`                            a primitive with all its rules
+`differentiable`, `LinearMap`          derivative rules for both modes
+`tangent_type`                         the type of the tangents of an array
 `Rows`                                 the batch axes of a primitive, for several devices
 `aligned`                              results whose mapped axes are known in advance
 `varying_axes`, `varying`, `retyped`   axes of a mesh in the types of arrays
@@ -24,6 +26,7 @@ from jax.custom_derivatives import SymbolicZero as SymbolicZero
 from jax.extend.core import Primitive as Primitive
 from jax.extend.core import Var as Var
 
+from noria._jax.derivatives import LinearMap, differentiable, tangent_type
 from noria._jax.jaxprs import (
     Literal,
     bind,
@@ -40,6 +43,7 @@ from noria._jax.partition import Rows
 from noria._jax.primitives import primitive
 
 __all__ = [
+    "LinearMap",
     "Literal",
     "Primitive",
     "Rows",
@@ -50,12 +54,14 @@ __all__ = [
     "aligned",
     "bind",
     "call",
+    "differentiable",
     "is_symbolic",
     "looks_at_residuals",
     "parts_of",
     "primitive",
     "retyped",
     "settings",
+    "tangent_type",
     "user_frames",
     "varying",
     "varying_axes",

@@ -13,6 +13,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
+from noria._jax.derivatives import tangent_type
 from noria._jax.mesh_axes import on_mesh_of
 from noria._jax.partition import Rows, partitioned
 
@@ -35,7 +36,8 @@ def primitive(
     Args:
         name: the name of the primitive in a jaxpr.
         shapes: from the arrays to the shapes and dtypes of the results.
-        jvp: from two sequences, arrays and tangents, to the results and their tangents.
+        jvp: from two sequences, arrays and tangents, to the results and their tangents. A tangent
+            that is zero, or of integers, is ``None``.
         dce: from ``used``, a flag for each result, to flags of the first arrays (still needed?),
             flags of the results (kept?), and the parameters that change.
         batch: from two sequences, arrays and their mapped axes, to results and their mapped axes.
@@ -55,14 +57,21 @@ def primitive(
     made.def_abstract_eval(
         lambda *avals, **params: [on_mesh_of(avals, s) for s in shapes(*avals, **params)]
     )
-    ad.primitive_jvps[made] = lambda primals, tangents, **params: jvp(
-        primals, list(map(ad.instantiate_zeros, tangents)), **params
-    )
+    ad.primitive_jvps[made] = functools.partial(_with_zeros, jvp)
     pe.dce_rules[made] = functools.partial(without_dead_code, dce)
     batching.primitive_batchers[made] = batch
     mlir.register_lowering(made, mlir.lower_fun(portable))
     mlir.register_lowering(made, partitioned(made, portable, cpu, rows), platform="cpu")
     return made
+
+
+def _with_zeros(jvp: Callable[..., Any], arrays: Any, tangents: Any, **params: Any) -> Any:
+    """A rule of `ad.primitive_jvps`; ``jvp`` as in `primitive`."""
+    given = [None if isinstance(t, ad.Zero) else t for t in tangents]
+    results, found = jvp(arrays, given, **params)
+    return results, [
+        ad.Zero(tangent_type(a)) if t is None else t for a, t in zip(results, found, strict=True)
+    ]
 
 
 def without_dead_code(

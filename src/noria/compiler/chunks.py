@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._jax import SymbolicZero, aligned, is_symbolic
+from noria._jax import SymbolicZero, aligned, differentiable, is_symbolic
 from noria._types import State
-from noria.compiler.cotangents import arrays_of, choose, instantiate, put, scatter
+from noria.compiler.cotangents import choose, instantiate, put, scatter
 from noria.ir.evaluate import narrowed, widened
 
 #: Bytes of hoisted values up to which all steps are hoisted at once if no derivative is taken.
@@ -133,8 +133,7 @@ def checkpointed(
     differentiates it, the last chunk first.
     """
 
-    def forward(*primals: Any) -> Any:
-        parameters, steps, state = arrays_of(primals)
+    def forward(parameters: list[jax.Array], steps: list[jax.Array], state: list[jax.Array]) -> Any:
         final, starts, stacked = _run(
             lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks
         )
@@ -147,9 +146,8 @@ def checkpointed(
         ) -> Any:
             return _pull(segment, chunks, parameters, steps, starts, cotangents)
 
-        return results(final, stacked, (parameters, steps, state), chunks.mapped), jtu.Partial(
-            pull, parameters, steps, starts
-        )
+        found = results(final, stacked, (parameters, steps, state), chunks.mapped)
+        return found, jtu.Partial(pull, parameters, steps, starts), None
 
     def infer(
         parameters: list[jax.Array], steps: list[jax.Array], state: list[jax.Array]
@@ -157,9 +155,7 @@ def checkpointed(
         found = in_chunks(lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks)
         return results(*found, (parameters, steps, state), chunks.mapped)
 
-    run = jax.custom_vjp(infer)
-    run.defvjp(forward, lambda pull, cotangents: pull(cotangents), symbolic_zeros=True)
-    return run
+    return differentiable(infer, forward, (0, chunks.mapped))
 
 
 def _pull(

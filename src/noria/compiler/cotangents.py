@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 import numpy as np
 
 from noria._jax import SymbolicZero
@@ -19,17 +18,6 @@ Ends = tuple[Sequence[Any], Sequence[Any]]
 
 #: From cotangents of the hoisted values to cotangents of parameters and steps.
 PullPrologue = Callable[[list[Any]], tuple[list[Any], list[Any]]]
-
-
-def arrays_of(primals: Any) -> Any:
-    """The arrays that `jax.custom_vjp` passes with symbolic zeros.
-
-    JAX also marks differentiated arrays, but nothing may depend on this. JAX traces two layers
-    of equal shapes once, and keeps one structure of residuals for both. Yet parameters may be
-    differentiated in one layer, and only the input in the other. So every inexact array is
-    differentiated, and dead-code elimination removes unused gradients.
-    """
-    return jtu.tree_map(lambda p: p.value, primals, is_leaf=lambda p: hasattr(p, "perturbed"))
 
 
 def choose(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._jax import SymbolicZero
+from noria._jax import SymbolicZero, differentiable
 from noria.backends import loop_backend
 from noria.backends.base import LoopBackend, LoopCall, LoopResult, Sizes, in_order
 from noria.compiler.accumulate import accumulate_in_loop
@@ -22,7 +22,6 @@ from noria.compiler.cotangents import (
     Ends,
     PullPrologue,
     add,
-    arrays_of,
     instantiate,
     or_zeros,
 )
@@ -30,6 +29,7 @@ from noria.compiler.param_use import cotangent_array
 from noria.compiler.residuals import StepVJP
 from noria.compiler.save_policies import SavePolicy
 from noria.compiler.split import Split, hoist_slices
+from noria.compiler.tangents import Tangents, pushed
 from noria.compiler.vjp import differentiate
 from noria.ir.evaluate import evaluate
 from noria.ir.graph import EMPTY, Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
@@ -201,12 +201,8 @@ class LoopExecutor:
         state: list[jax.Array],
         sizes: Sizes,
     ) -> Outputs:
-        run = jax.custom_vjp(functools.partial(self.infer, sizes))
-        run.defvjp(
-            functools.partial(self._forward, sizes),
-            lambda pull, cotangents: pull(cotangents),
-            symbolic_zeros=True,
-        )
+        infer, forward = (functools.partial(f, sizes) for f in (self.infer, self._forward))
+        run = differentiable(infer, forward, (0, self.sizes.mapped_axis))
         found: Outputs = run(parameters, steps, state)
         return found
 
@@ -231,9 +227,18 @@ class LoopExecutor:
     def _results(self, final: list[Any], emitted: list[Any], given: Any) -> Outputs:
         return results(final, emitted, given, self.sizes.mapped_axis)
 
-    def _forward(self, sizes: Sizes, *primals: Any) -> tuple[Outputs, jtu.Partial]:
-        """Final state, emitted values, and their pull-back with the arrays that it reads."""
-        parameters, steps, state = arrays_of(primals)
+    def choose(self, call: LoopCall, name: str) -> ChosenLoop:
+        """The layer's backend for another loop, or a scan; ``name`` is for messages."""
+        return choose_loop(self.backend, call, name, self.label)
+
+    def _forward(
+        self,
+        sizes: Sizes,
+        parameters: list[jax.Array],
+        steps: list[jax.Array],
+        state: list[jax.Array],
+    ) -> tuple[Outputs, jtu.Partial, jtu.Partial]:
+        """Final state, emitted values, their pull-back and their tangents, with what these read."""
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
         segment = functools.partial(self._advance, gradient.forward, sizes, env)
@@ -253,9 +258,22 @@ class LoopExecutor:
             kept = env_of(names, stored)
             return self.save.pull(self, sizes, env, steps, kept, pull_prologue, cotangents)
 
-        kept = jtu.Partial(pull, [*env.values()], steps, [*stored.values()], pull_prologue)
+        def push(
+            arrays: list[jax.Array], steps: list[jax.Array], stored: list[Any], moving: Tangents
+        ) -> list[jax.Array] | None:
+            if not self.save.keeps_residuals:
+                return None
+            env = env_of((*split.parameters, *gradient.vjp.constants), arrays)
+            given = env_of(split.steps, steps)
+            return pushed(self, sizes, env, given, env_of(names, stored), moving)
+
+        arrays, kept = [*env.values()], [*stored.values()]
         emitted = stacked[: len(split.emitted)]
-        return self._results(final, emitted, (parameters, steps, state)), kept
+        return (
+            self._results(final, emitted, (parameters, steps, state)),
+            jtu.Partial(pull, arrays, steps, kept, pull_prologue),
+            jtu.Partial(push, arrays, steps, kept),
+        )
 
     def _advance(
         self,
@@ -268,10 +286,10 @@ class LoopExecutor:
     ) -> tuple[list[jax.Array], list[Any]]:
         """Run the prologue and ``loop`` on some steps. Return final state and stacked arrays."""
         sizes = sizes._replace(time=time)
-        found = loop(sizes, env, self._with_prologue(loop.prologue, sizes, env, steps), state)
+        found = loop(sizes, env, self.with_prologue(loop.prologue, sizes, env, steps), state)
         return found.carry, [*found.emitted, *found.residuals]
 
-    def _with_prologue(
+    def with_prologue(
         self, prologue: Graph, sizes: Sizes, env: Env, steps: Sequence[jax.Array]
     ) -> Env:
         values = env_of(self.split.steps, steps)
@@ -286,7 +304,7 @@ class LoopExecutor:
         split = self.split
 
         def hoist(parameters: list[jax.Array], steps: list[jax.Array]) -> list[jax.Array]:
-            values = self._with_prologue(
+            values = self.with_prologue(
                 split.prologue, sizes, env_of(split.parameters, parameters), steps
             )
             return [values[v] for v in split.hoisted]

@@ -33,7 +33,14 @@ if TYPE_CHECKING:  # executors use policies, and policies call back
 
 
 class SavePolicy(Protocol):
-    """The choice of arrays stored for the gradient, and their use in the reverse loop."""
+    """The choice of arrays stored for the gradient, and their use in the reverse loop.
+
+    Attributes:
+        keeps_residuals: whether it stores all residuals.
+    """
+
+    @property
+    def keeps_residuals(self) -> bool: ...
 
     def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
         """The values stored besides the emitted ones; ``previous`` as in `StepVJP.places`."""
@@ -76,6 +83,8 @@ class SavePolicy(Protocol):
 @dataclass(frozen=True)
 class StoreGates:
     """Store the values that the reverse loop needs, as they are computed."""
+
+    keeps_residuals = True
 
     def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
         hoisted = (v for v in vjp.hoisted if v not in vjp.split.steps)
@@ -128,6 +137,8 @@ class StoreStates:
 
     It recomputes all other values from the states, for all steps of a chunk at once.
     """
+
+    keeps_residuals = False
 
     def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
         return vjp.states

@@ -57,7 +57,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
               in the state.
             * ``"chunkwise"``: products over chunks of steps, for a state of matrices that is linear
               in them: linear attention, state-space duality, delta rules.
-            * ``"plain"``: `jax.lax.scan` over the unchanged cell; has forward-mode derivatives.
+            * ``"plain"``: `jax.lax.scan` over the unchanged cell.
             * ``"reference"``: a Python loop, the definition of the others.
         save: the residuals that the forward pass stores for the gradient. ``"gates"`` stores all
             residuals; ``"states"`` stores the states and recomputes the rest, many steps at once.
@@ -216,18 +216,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             self.label,
         )
         shared = None if is_listening() else self._dependence(problem, len(axes))
-        try:
-            run = run_locally if shared is None else functools.partial(_compiled_run, shared)
-            return run(self._options, problem)
-        except TypeError as error:
-            if "forward-mode" not in str(error):
-                raise
-            raise TypeError(
-                f"{self.label}: forward-mode derivatives (jax.jvp, jax.jacfwd, "
-                'jax.hessian) need backend="plain", which '
-                "noria.with_backend sets for a whole model; the others have a reverse mode of "
-                "their own."
-            ) from error
+        run = run_locally if shared is None else functools.partial(_compiled_run, shared)
+        return run(self._options, problem)
 
     @property
     def _options(self) -> Options:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from noria._integers import ceil_div
+from noria._jax import LinearMap, tangent_type
 
 #: Steps of a chunk: many enough to keep a device busy, few enough that products rarely overflow
 #: (``python benchmarks/tuning.py CHUNK``).
@@ -46,6 +47,7 @@ def linear_recurrence(
     Returns:
         The states, ``(time, ...)``. In both directions index t holds the state after step t.
 
+    The tangents of the states are a linear recurrence with shifts ``da_t * h_(t-1) + db_t``.
     The VJP is a linear recurrence in the opposite direction. For cotangents ``c_t`` of ``h_t``::
 
         g_t        = a_(t+1) * g_(t+1) + c_t
@@ -60,30 +62,39 @@ def linear_recurrence(
     return _recurrence(a, b, start, reverse, parallel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _recurrence(
     a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
 ) -> jax.Array:
     return _solve(a, b, start, reverse, parallel)
 
 
-def _forward(
-    a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
-) -> Any:
+@_recurrence.defjvp
+def _(reverse: bool, parallel: bool | None, primals: Any, tangents: Any) -> Any:
+    a, b, start = primals
     states = _recurrence(a, b, start, reverse, parallel)
-    return states, (a, start, states)
+    push, pull = (functools.partial(rule, reverse, parallel) for rule in (_push, _pull))
+    linear = LinearMap(push, pull, (tangent_type(states),), (0,))
+    return states, linear([a, start, states], tangents)[0]
 
 
-def _pull_back(reverse: bool, parallel: bool | None, kept: Any, cotangent: jax.Array) -> Any:
-    a, start, states = kept
+def _push(
+    reverse: bool, parallel: bool | None, residuals: list[jax.Array], tangents: list[jax.Array]
+) -> list[jax.Array]:
+    (a, start, states), (of_a, of_b, of_start) = residuals, tangents
+    shifts = of_a * shifted(states, start, reverse) + of_b
+    return [_recurrence(a, shifts, of_start, reverse, parallel)]
+
+
+def _pull(
+    reverse: bool, parallel: bool | None, residuals: list[jax.Array], cotangents: list[jax.Array]
+) -> list[jax.Array]:
+    (a, start, states), (cotangent,) = residuals, cotangents
     first = -1 if reverse else 0
     # The last step has no successor. Its scale is arbitrary: the recurrence starts from zero.
     following = shifted(a, jnp.zeros_like(start), not reverse)
     g = _recurrence(following, cotangent, jnp.zeros_like(start), not reverse, parallel)
-    return g * shifted(states, start, reverse), g, times(a[first], g[first])
-
-
-_recurrence.defvjp(_forward, _pull_back)
+    return [g * shifted(states, start, reverse), g, times(a[first], g[first])]
 
 
 def times(scale: jax.Array, state: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ higher order use it.
 
 import functools
 import itertools
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria._jax import Rows, primitive
+from noria._jax import LinearMap, Rows, SymbolicZero, primitive, tangent_type
 from noria.backends import scan
 from noria.backends.base import (
     LoopCall,
@@ -26,14 +27,19 @@ from noria.backends.base import (
     grouped,
     total,
 )
+from noria.backends.native.lower.supported import UnsupportedEquation
 from noria.backends.native.machine import Isa, Tuning, using
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, kernels
+from noria.backends.native.tangent import tangent_loop
+from noria.ir.build import Unsupported
 from noria.ir.graph import Value, is_literal, size_in_bytes
 from noria.ir.passes import extract
+
+_log = logging.getLogger("noria")
 
 
 class NativeLoop:
@@ -142,6 +148,51 @@ class NativeLoop:
             for front, aval in zip(axes, avals, strict=True)
         ]
 
+    # --- tangents -------------------------------------------------------------------------------
+
+    @property
+    def mapped_axes(self) -> list[int]:
+        """The place where `jax.vmap` puts an axis of each result."""
+        _, two, three = self.call.ends
+        return [0] * two + [1] * (three - two) + [0] * len(self.call.accumulators)
+
+    def push(self, primals: Sequence[Any], tangents: Sequence[Any], time: int) -> list[jax.Array]:
+        """The tangents of the inexact results; of the arrays, ``None`` for zero.
+
+        Raises:
+            UnsupportedEquation: if there is no native code for them.
+            Unsupported: if the derivative of a step is no graph.
+        """
+        given = [*zip(self._inputs(), primals, tangents, strict=True)]
+        made = tangent_loop(self.call, {v for (v, _), _, t in given if t is not None})
+        tangent_of = made.tangent_of
+        arrays = dict(zip(self._inputs(), primals, strict=True))
+        for (value, kind), primal, tangent in given:
+            if value in tangent_of:
+                moved = jnp.zeros_like(primal) if tangent is None else tangent
+                arrays[tangent_of[value], kind] = moved
+        previous = *self.previous, *(tangent_of[v] for v in self.previous if v in tangent_of)
+        time_major = self.time_major.union(
+            tangent_of[v] for v in self.time_major if v in tangent_of
+        )
+        loop = NativeLoop(made.call, previous, time_major, self.isa, self.tuning)
+        loop = loop._with(made.call)
+        results = loop([arrays[name] for name in loop._inputs()], time)
+        structs = self.structs(time, self.batch(primals))
+        smooth = [s for s in structs if jnp.issubdtype(s.dtype, jnp.inexact)]
+        return [
+            functools.reduce(jnp.add, [results[n] for n in some])
+            if some
+            else jnp.zeros(like.shape, like.dtype)
+            for some, like in zip(made.parts, smooth, strict=True)
+        ]
+
+    def _inputs(self) -> list[tuple[Value, bool]]:
+        """The values of the arrays; true for the boundary of a value."""
+        whole = ((v, False) for v in (*self.shared, *self.steps))
+        late, state = ((v, True) for v in self.previous), ((v, False) for v in self.call.state)
+        return [*whole, *late, *state]
+
     # --- lowering -------------------------------------------------------------------------------
 
     def lower_scan(self, *arrays: Any, time: int) -> list[Any]:
@@ -227,8 +278,48 @@ def _shapes(*arrays: Any, call: NativeLoop, time: int) -> list[jax.ShapeDtypeStr
     return call.structs(time, call.batch(arrays))
 
 
+def replaced(values: Sequence[Any], which: Sequence[bool], by: Sequence[Any]) -> list[Any]:
+    """The values with those of ``which`` replaced."""
+    rest = iter(by)
+    return [next(rest) if flag else v for v, flag in zip(values, which, strict=True)]
+
+
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: NativeLoop, time: int) -> Any:
-    return jax.jvp(functools.partial(call.lower_scan, time=time), tuple(primals), tuple(tangents))
+    """The tangents are results of another loop; a scan is transposed in reverse mode."""
+    results = _native.bind(*primals, call=call, time=time)
+    smooth = [bool(jnp.issubdtype(a.dtype, jnp.inexact)) for a in results]
+    moved = [t is not None for t in tangents]
+
+    def smooth_results(primals: Sequence[Any], some: Sequence[Any]) -> list[Any]:
+        found = call.lower_scan(*replaced(primals, moved, some), time=time)
+        return [*itertools.compress(found, smooth)]
+
+    def push(primals: list[Any], tangents: list[Any]) -> list[Any]:
+        try:
+            return call.push(primals, replaced([None] * len(moved), moved, tangents), time)
+        except (UnsupportedEquation, Unsupported) as reason:
+            _log.debug("the tangents of a loop are those of a scan: %s", reason)
+            given = [*itertools.compress(primals, moved)]
+            return jax.jvp(functools.partial(smooth_results, primals), (given,), (tangents,))[1]
+
+    def pull(primals: list[Any], cotangents: list[Any]) -> list[Any]:
+        given = [*itertools.compress(primals, moved)]
+        return jax.vjp(functools.partial(smooth_results, primals), given)[1](
+            [*map(_instantiated, cotangents)]
+        )[0]
+
+    kinds = map(tangent_type, itertools.compress(results, smooth))
+    linear = LinearMap(
+        push, pull, tuple(kinds), tuple(itertools.compress(call.mapped_axes, smooth))
+    )
+    found = linear(primals, [*itertools.compress(tangents, moved)])
+    return results, replaced([None] * len(results), smooth, found)
+
+
+def _instantiated(cotangent: Any) -> Any:
+    if isinstance(cotangent, SymbolicZero):
+        return jnp.zeros(cotangent.shape, cotangent.dtype)
+    return cotangent
 
 
 def _without_unused(

@@ -258,3 +258,12 @@ def test_with_backend_reaches_every_recurrence():
         "reference",
     ) * 3
     assert_close(slow(XS), net(XS), 1e-12)
+
+
+def test_bound_methods_are_those_of_equinox():
+    """They are made in another way, which is faster."""
+    layer = nr.GRU(2, 3, key=jax.random.key(0))
+    found, want = layer.step, eqx.Module.__getattribute__(layer, "step")
+    assert type(found) is type(want)
+    assert vars(found) == vars(want)
+    assert jax.tree.structure(found) == jax.tree.structure(want)

@@ -169,3 +169,108 @@ def test_a_derivative_rule_and_whole_numbers():
     state, ys = layer.scan(None, xs)
     assert state[1] == 3
     np.testing.assert_allclose(ys, nr.with_backend(layer, "reference")(xs), rtol=0, atol=1e-12)
+
+
+def test_a_step_of_a_named_layer_checks_its_arguments_once(monkeypatch):
+    """The checks are part of the program; a layer of a user runs them in each call."""
+    checked = []
+    step = nr.Recurrence._step
+
+    def spied(layer, *arguments):
+        checked.append(layer.label)
+        return step(layer, *arguments)
+
+    monkeypatch.setattr(nr.Recurrence, "_step", spied)
+    own, users = nr.GRU(2, 5, key=jax.random.key(0)), nr.Recurrence(Scaled(jnp.eye(2)))
+    for layer in (own, users):
+        state = None
+        for x in random(0, 3, 2):
+            state, _ = layer.step(state, x)
+    # The first step has no state, and the others have one: two programs.
+    assert checked == ["GRU(in_size=2)"] * 2 + ["Recurrence(Scaled)"] * 3
+
+
+@pytest.mark.parametrize("backend", ["auto", "scan", "plain"])
+def test_a_whole_step_agrees_with_the_definition(backend):
+    layer = nr.LSTM(3, 4, key=jax.random.key(0), learn_initial_state=True, backend=backend)
+    want = nr.with_backend(layer, "reference")
+    x, resets = random(1, 2, 3), jnp.array([True, False])
+    state, _ = layer.step(None, x)
+    expected = want.step(want.step(None, x)[0], x, resets=resets)
+    found = layer.step(state, x, resets=resets)
+    for one, two in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-12)
+
+
+def test_a_whole_step_follows_the_environment(monkeypatch):
+    layer, x = nr.GRU(3, 4, key=jax.random.key(0)), random(2, 3)
+    _, before = layer.step(None, x)
+    decided = []
+
+    def prefers(*arguments):
+        decided.append(arguments)
+        return False
+
+    monkeypatch.setattr(select, "_prefers_single_step", prefers)
+    layer.step(None, x)
+    assert not decided
+    monkeypatch.setenv("NORIA_BACKEND", "scan")
+    _, after = layer.step(None, x)
+    assert decided
+    np.testing.assert_allclose(before, after, atol=1e-12)
+
+
+def test_a_whole_step_reads_numpy_arrays_in_each_call():
+    """Streams come from outside of JAX; such an array may change between two calls."""
+    layer, x = nr.GRU(3, 4, key=jax.random.key(0)), np.ones(3)
+    want = nr.with_backend(layer, "reference")
+    for value in (1.0, -2.0):
+        x[:] = value
+        np.testing.assert_allclose(layer.step(None, x)[1], want.step(None, x)[1], atol=1e-12)
+
+
+def test_a_whole_step_under_transformations():
+    """Arguments without known values are traced as before; known ones inside of them too."""
+    layer, xs = nr.LSTM(3, 4, key=jax.random.key(0)), random(3, 5, 3)
+    want = nr.with_backend(layer, "reference")
+
+    def loss(layer: nr.Recurrence, x: jax.Array, known: jax.Array) -> jax.Array:
+        state, _ = layer.step(None, known)
+        return (layer.step(state, x)[1] ** 2).sum()
+
+    for function in (jax.jit(loss), jax.grad(loss, argnums=1), eqx.filter_grad(loss)):
+        found, expected = (function(one, xs[0], xs[1]) for one in (layer, want))
+        for one, two in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-12)
+    batch = jax.vmap(lambda x: layer.step(None, x)[1])(xs)
+    np.testing.assert_allclose(batch, want.step(None, xs)[1], atol=1e-12)
+    assert str(jax.make_jaxpr(lambda: layer.step(None, xs[0])[1])()).count("noria_native_loop") == 1
+
+
+def test_debugging_switches_in_a_whole_step():
+    layer, x = nr.GRU(3, 4, key=jax.random.key(0)), random(4, 2, 3)
+    want = layer.step(None, x)
+    with jax.debug_nans(True):
+        assert eqx.tree_equal(layer.step(None, x), want)
+        with pytest.raises(FloatingPointError, match="nan"):
+            layer.step(None, x * jnp.nan)
+    with jax.disable_jit():
+        assert eqx.tree_equal(layer.step(None, x), want, rtol=1e-12)
+
+
+def test_a_whole_step_of_a_donated_state():
+    layer, x = nr.GRU(3, 4, key=jax.random.key(0)), random(4, 2, 3)
+    state, _ = layer.step(None, x)
+    jax.jit(lambda a: a + 1, donate_argnums=0)(state)
+    with pytest.raises(RuntimeError, match="deleted"):
+        layer.step(state, x)
+
+
+@pytest.mark.parametrize("wrong", [jnp.ones(2), np.ones((2, 2, 3)), np.ones(3, int)])
+def test_a_whole_step_names_a_wrong_argument(wrong):
+    layer = nr.GRU(3, 4, key=jax.random.key(0))
+    with pytest.raises((TypeError, ValueError)) as found:
+        layer.step(None, wrong)
+    with pytest.raises(type(found.value)) as expected:
+        nr.with_backend(layer, "reference").step(None, wrong)
+    assert str(found.value) == str(expected.value)

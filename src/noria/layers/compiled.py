@@ -6,6 +6,7 @@ step in each call, and a program is used again only if the trace is the same. No
 traced again: they compute from their fields only.
 """
 
+import functools
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
@@ -15,10 +16,15 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 
-from noria._jax import Literal, parts_of
+from noria._jax import Literal, Tracer, parts_of
 from noria._types import State
-from noria.backends.environment import environment
+from noria.backends.base import Problem
+from noria.backends.environment import Environment, environment
 from noria.cells.base import advance
+from noria.compiler.select import Options, run_locally, run_single_step
+
+#: The final state, and outputs.
+Run = tuple[State, Any]
 
 
 def dependence_of(cell: Callable[..., Any], state: State, x: Any, keywords: Any) -> Hashable | None:
@@ -54,6 +60,64 @@ def dependence_of(cell: Callable[..., Any], state: State, x: Any, keywords: Any)
     except Exception:  # the layer raises an error of the cell again, with a note
         return None
     return environment(), *found
+
+
+@eqx.filter_jit
+def compiled_run(shared: Hashable, options: Options, problem: Problem) -> Run:
+    """`run_locally` as a program; ``shared`` is from `dependence_of`."""
+    return run_locally(options, problem)
+
+
+@eqx.filter_jit
+def compiled_step(shared: Hashable, options: Options, problem: Problem) -> Run:
+    """`run_single_step` as a program; ``shared`` is from `dependence_of`."""
+    return run_single_step(options, problem)
+
+
+# --- whole steps --------------------------------------------------------------------------------
+
+
+def whole_step(layer: Any, given: tuple[Any, ...]) -> Run | None:
+    """A step as one compiled program, with the checks of its arguments inside.
+
+    This saves most of the time of a short call. ``None`` if it cannot be one: the layer must be
+    code of Noria, which computes from its fields, and layer and arguments must consist of arrays,
+    which are the arguments of the program.
+
+    Args:
+        layer: a `noria.Recurrence`.
+        given: the arguments of its ``step``, in order.
+    """
+    own, structure = jtu.tree_flatten(layer)
+    others, form = jtu.tree_flatten(given)
+    kinds = {*map(type, own)}, {*map(type, others)} - {np.ndarray}
+    if not all(map(_is_concrete, kinds[0] | kinds[1])):
+        return None
+    program = _whole_program(environment(), structure, form)
+    return None if program is None else program(own, others)
+
+
+@functools.cache
+def _is_concrete(kind: type) -> bool:
+    """Whether leaves of a type are arrays with known values."""
+    return issubclass(kind, jax.Array) and not issubclass(kind, Tracer)
+
+
+@functools.lru_cache(maxsize=256)
+def _whole_program(_: Environment, structure: Any, form: Any) -> Callable[..., Run] | None:
+    """The program of a layer whose leaves are arrays, unless it is a user's or the reference."""
+    layer = structure.unflatten([0] * structure.num_leaves)
+    if layer.backend == "reference" or not _computes_from_its_fields(layer):
+        return None
+
+    def run(own: list[jax.Array], others: list[Any]) -> Run:
+        found: Run = structure.unflatten(own)._step(run_single_step, *form.unflatten(others))
+        return found
+
+    return jax.jit(run)
+
+
+# --- the content of a step ----------------------------------------------------------------------
 
 
 class _NotShared(Exception):

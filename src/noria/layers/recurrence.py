@@ -24,7 +24,7 @@ from noria.layers.checks import (
     check_options,
     strip_weak_type,
 )
-from noria.layers.compiled import dependence_of
+from noria.layers.compiled import compiled_run, compiled_step, dependence_of, whole_step
 from noria.layers.inputs import input_of
 from noria.masking import check_lengths, keep_valid, where, without_padding
 from noria.module import as_pytree
@@ -216,7 +216,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             self.label,
         )
         shared = None if is_listening() else self._dependence(problem, len(axes))
-        run = run_locally if shared is None else functools.partial(_compiled_run, shared)
+        run = run_locally if shared is None else functools.partial(compiled_run, shared)
         return run(self._options, problem)
 
     @property
@@ -253,6 +253,22 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             ValueError: if a shape does not fit, or the layer is reversed.
             TypeError: see `scan`.
         """
+        given = state, x, resets, key, t, dt, context
+        found = whole_step(self, given)
+        return self._step(self._run_step, *given) if found is None else found
+
+    def _step(
+        self,
+        run: Callable[[Options, Problem], tuple[State, Any]],
+        state: State,
+        x: Any,
+        resets: Any,
+        key: Key | None,
+        t: Any,
+        dt: Any,
+        context: Any,
+    ) -> tuple[State, Any]:
+        """Check the arguments of a step, and pass ``run`` the problem."""
         if self.reverse:
             raise ValueError(
                 f"{self.label}.step: a reversed layer starts at the end; "
@@ -279,10 +295,14 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             False,
             self.label,
         )
-        shared = self._dependence(problem, len(batch))
+        return run(self._options, problem)
+
+    def _run_step(self, options: Options, problem: Problem) -> tuple[State, Any]:
+        """Run a step in a program that is shared with other calls, if there can be one."""
+        shared = self._dependence(problem, int(problem.batched))
         if shared is None:
             return run_single_step(Options("plain"), problem)
-        return _compiled_step(shared, self._options, problem)
+        return compiled_step(shared, options, problem)
 
     def takes(self) -> frozenset[str]:
         return frozenset(arguments_of(self.cell)) - {"key"}
@@ -352,13 +372,3 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
                 f"expected {shape}, one for each step."
             )
         return array
-
-
-@eqx.filter_jit
-def _compiled_run(shared: Hashable, options: Options, problem: Problem) -> tuple[State, Any]:
-    return run_locally(options, problem)
-
-
-@eqx.filter_jit
-def _compiled_step(shared: Hashable, options: Options, problem: Problem) -> tuple[State, Any]:
-    return run_single_step(options, problem)

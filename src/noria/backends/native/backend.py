@@ -20,10 +20,12 @@ from noria.backends.native.lower.supported import (
     has_native_code,
     has_row_code,
 )
+from noria.backends.native.lower.small_matrices import Refused, in_pieces
 from noria.backends.native.machine import NoSuchMachine, tuning
 from noria.backends.native.primitive import NativeLoop
 from noria.backends.native.runtime import header
 from noria.backends.native.runtime.target import chosen
+from noria.ir.build import build
 from noria.ir.graph import Env, Equation, Graph, Value, size_in_bytes, values_of
 
 
@@ -75,7 +77,7 @@ class Native:
         step. A product of a computed value leaves the loop where a time block would be faster
         than the step, since the kernel has time blocks for products of the input itself only.
         """
-        if is_symbolic(batch) or not has_native_code(equation):
+        if is_symbolic(batch) or not (has_native_code(equation) or _has_pieces(equation)):
             return True
         weight = max(map(size_in_bytes, equation.inputs))
         return tuning().prefer_block(weight, batch) and not any(
@@ -88,6 +90,18 @@ class Native:
 
 
 BACKEND = Native()
+
+
+def _has_pieces(equation: Equation) -> bool:
+    """Whether a product for each head becomes products of vectors with parts of a weight."""
+    ranks = [v.aval.ndim for v in equation.inputs]
+    if equation.name != "dot_general" or sorted(ranks) != [2, 3]:
+        return False
+    try:
+        build(in_pieces(equation, [rank == 3 for rank in ranks]), equation.inputs, None)
+    except Refused:
+        return False
+    return True
 
 
 def _check(call: LoopCall) -> None:

@@ -71,7 +71,9 @@ def child() -> None:
     jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64", "1") == "1")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     from fuzzing.compare import verdict_of
+    from schedules import check_all
 
+    check_all()
     for line in sys.stdin:
         seed = int(line)
         began = time.process_time()

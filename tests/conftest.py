@@ -5,6 +5,7 @@ fit) wrong arguments must meet Noria's own messages, as for a user, and not thos
 """
 
 import gc
+import importlib.util
 import itertools
 import os
 from contextlib import ExitStack
@@ -80,6 +81,15 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _stages_are_in_order():
+    """Every schedule of every test is checked."""
+    if importlib.util.find_spec("llvmlite"):
+        from schedules import check_all
+
+        check_all()
 
 
 _done = itertools.count(1)

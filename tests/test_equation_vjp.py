@@ -142,14 +142,34 @@ def test_the_oldest_pull_backs_are_dropped(traced, monkeypatch):
     assert len(equation_vjp._known._vjps) == 2
 
 
-def test_a_primitive_without_a_derivative_may_follow_stop_gradient():
+@pytest.mark.parametrize(
+    "without",
+    [jax.lax.stop_gradient, lambda pair: ((pair[0] > 0.5).astype(pair[0].dtype), 0.5)],
+    ids=["stop_gradient", "comparison"],
+)
+def test_a_primitive_without_a_derivative_may_follow(without):
     """It is not asked for a rule, as JAX asks for none."""
 
     def step(h: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.tanh(h + x + jnp.nextafter(*jax.lax.stop_gradient((h, x))))
+        return jnp.tanh(h + x + jnp.nextafter(*without((h, x))))
 
     def gradient(backend: str) -> jax.Array:
         layer = nr.Recurrence(step, jnp.zeros(2), backend=backend)
         return jax.grad(lambda xs: jnp.sum(layer(xs)))(jnp.ones((3, 2)))
+
+    np.testing.assert_allclose(gradient("scan"), gradient("plain"))
+
+
+def test_a_derivative_that_nobody_needs_is_not_differentiated_again():
+    """`igamma` has no second derivative in its first argument, which is constant here."""
+
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        first = 0.3 + jnp.abs((h != h).astype(h.dtype))
+        return jnp.tanh(jax.lax.igamma(first, 0.3 + jnp.abs(h)) + x)
+
+    def gradient(backend: str) -> jax.Array:
+        layer = nr.Recurrence(step, jnp.zeros(2), backend=backend)
+        once = jax.grad(lambda xs: jnp.sum(layer(xs) ** 2))
+        return jax.grad(lambda xs: jnp.sum(once(xs) ** 2))(jnp.ones((3, 2)))
 
     np.testing.assert_allclose(gradient("scan"), gradient("plain"))

@@ -138,6 +138,17 @@ def test_matrices_of_whole_numbers_and_truths():
 # --- plans --------------------------------------------------------------------------------------
 
 
+def test_a_reduction_follows_the_stage_that_stores_its_operand():
+    """The operand is computed, point by point, from a matrix in another order."""
+
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        turned = h.reshape(2, 2).T.reshape(4)
+        largest = jax.lax.argmax(1.5 * turned + x, 0, jnp.int32)
+        return jnp.tanh(0.3 * largest.astype(h.dtype) + x * turned)
+
+    check_native(nr.Recurrence(step, jnp.zeros(4)), random(2, 5, 4))
+
+
 def test_an_update_and_its_read_out_are_one_stage():
     """No outer product is stored, and the state is read once."""
     found = planned(

@@ -62,11 +62,8 @@ class FuzzedCell(nr.Cell):
     def is_rough(self) -> bool:
         """Whether some of it is computed in 32 bits, whatever the cell's own numbers are."""
         kinds = {kind for kind, *_ in self.instructions}
-        return (
-            "narrow" in kinds
-            or "other" in self.extras
-            or any(what in IN_32_BITS for _, what, *_ in self.instructions)
-        )
+        names = {what[1] if kind == "wrapped" else what for kind, what, *_ in self.instructions}
+        return "narrow" in kinds or "other" in self.extras or not IN_32_BITS.isdisjoint(names)
 
     def values(self, state: Any, x: jax.Array, key: Any = None) -> list[Any]:
         width = len(self.following)

@@ -66,7 +66,9 @@ def _active(graph: Graph) -> list[Equation]:
 
     A primitive without a derivative may follow ``stop_gradient``, and is not asked for one there.
     """
-    return [e for e in graph.equations if e.name != "stop_gradient"]
+    return [
+        e for e in graph.equations if e.name != "stop_gradient" and any(map(is_inexact, e.outputs))
+    ]
 
 
 def _canonical(graph: Graph) -> Graph:

@@ -124,7 +124,9 @@ class _Fusion:
             operand = equation.inputs[0]
             if self.matrices is not None and self.matrices.owns(operand):
                 self._require(operand)
-            level = self._level(operand)
+                level = self.levels[operand] + 1  # it is loaded
+            else:
+                level = self._level(operand)
             self._stage(level, size(operand)).reductions.append((equation, slots))
             return level
         level = self._level(value)

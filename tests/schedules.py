@@ -1,0 +1,69 @@
+"""A property of every schedule: a stage reads what earlier stages have stored.
+
+A stage that runs too early reads memory that nobody has written, and a test may not see it.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from noria.backends.native.plan.matrices import MatrixStage
+from noria.backends.native.plan.matrix_lookup import LoadAt, MatrixLookup
+from noria.backends.native.plan.schedule import Schedule
+from noria.backends.native.plan.stages import DotColumns, Load, Stage
+
+#: The kinds of the slots that stages fill.
+FILLED = ("scratch", "next", "emitted")
+
+
+def stored(stage: Stage | MatrixStage) -> set[tuple[str, int]]:
+    """The buffers that a stage writes to."""
+    if isinstance(stage, MatrixStage):
+        slots = [t.slot for _, some in (*stage.stores, *stage.reductions) for t in some]
+    else:
+        slots = [slot for _, some in (*stage.stores, *stage.reductions) for slot in some]
+    return {(slot.kind, slot.number) for slot in slots}
+
+
+def read(schedule: Schedule, stage: Stage | MatrixStage) -> Iterator[Any]:
+    """The stored values that a stage loads."""
+    roots = [*(a for a, _ in stage.stores), *(e.inputs[0] for e, _ in stage.reductions)]
+    local = stage.local.__contains__
+    if isinstance(stage, MatrixStage):
+        nodes = MatrixLookup(schedule.lookup).nodes(roots, stage.domain, local)
+        yield from (node.value for *_, node in nodes if isinstance(node, LoadAt))
+        return
+    for *_, node in schedule.lookup.nodes(roots, stage.extent, local):
+        if isinstance(node, Load):
+            yield node.value
+        elif isinstance(node, DotColumns) and node.equation in schedule.dots:
+            yield schedule.dots[node.equation].row.value
+
+
+def check_order(schedule: Schedule) -> None:
+    """Assert that each buffer is complete before a stage reads it."""
+    last: dict[tuple[str, int], int] = {}
+    for n, stage in enumerate(schedule.stages):
+        last.update(dict.fromkeys(stored(stage), n))
+    for n, stage in enumerate(schedule.stages):
+        for value in read(schedule, stage):
+            slot = schedule.slots[value]
+            if slot.kind in FILLED:
+                at = last.get((slot.kind, slot.number))
+                assert at is not None, f"stage {n} reads {slot}, which no stage stores"
+                assert at < n, f"stage {n} reads {slot} before stage {at} stores it"
+
+
+def check_all() -> None:
+    """Check every schedule from now on, in this process."""
+    from noria.backends.native import primitive
+
+    make = primitive.schedule_of
+
+    @functools.wraps(make)
+    def checked(*args: Any, **options: Any) -> Schedule:
+        schedule = make(*args, **options)
+        check_order(schedule)
+        return schedule
+
+    primitive.schedule_of = checked

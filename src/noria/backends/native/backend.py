@@ -9,6 +9,7 @@ import jax
 from noria._jax import is_symbolic
 from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, Size, TimeMajor
 from noria.backends.native.lower.legalize import legal_step
+from noria.backends.native.lower.matrices import on_rows
 from noria.backends.native.lower.precision import (
     graph_in_32_bits,
     has_bfloat16,
@@ -27,10 +28,12 @@ from noria.backends.native.runtime import header
 from noria.backends.native.runtime.target import chosen
 from noria.ir.build import build
 from noria.ir.graph import Env, Equation, Graph, Value, size_in_bytes, values_of
+from noria.ir.primitives import ELEMENTWISE
 
 
 def _can_accumulate(equation: Equation) -> bool:
-    return has_native_code(equation) or has_row_code(equation)
+    has_code = has_native_code(equation) or has_row_code(equation)
+    return has_code or (equation.name in ELEMENTWISE and on_rows(equation) is not None)
 
 
 class Native:

@@ -77,8 +77,27 @@ class TwoArrays(nr.Cell):
         return Two(jnp.ones(SIZE), jnp.zeros((), int))
 
 
+class Momentum(nr.Cell):
+    """A velocity, and a position whose gate reads the velocity before and after the step."""
+
+    U: jax.Array
+
+    def __call__(self, state: tuple[jax.Array, ...], x: jax.Array) -> tuple[jax.Array, ...]:
+        position, velocity = state
+        moved = 0.9 * velocity + W @ x
+        keep = jax.nn.sigmoid(self.U @ moved - velocity)
+        return keep * position + moved, moved
+
+    def output(self, state: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
+        return state[0] * state[1]
+
+    def initial_state(self) -> tuple[jax.Array, ...]:
+        return jnp.ones(SIZE), jnp.zeros(SIZE)
+
+
 CELLS = {
     "mingru": MinGRU(W, U),
+    "momentum": Momentum(random(6, SIZE, SIZE)),
     "diagonal": Diagonal(random(4, SIZE)),
     "two": TwoArrays(random(5, SIZE)),
 }
@@ -111,6 +130,20 @@ LINEAR: dict[str, tuple[Any, Any]] = {
     ),
     "pair": (lambda s, x: (0.5 * s[0] + x, x * s[1]), PAIR),
     "counter": (lambda s, x: (0.5 * s[0] + x, s[1] + 1), (ONE, jnp.zeros((), int))),
+    "momentum": (lambda s, x: (s[0] + (m := 0.9 * s[1] + x), m), PAIR),
+    "gate of another": (
+        lambda s, x: (jax.nn.sigmoid(U @ s[1]) * s[0] + jnp.tanh(s[1]), x * s[1] + W @ x),
+        PAIR,
+    ),
+    "chain": (
+        lambda s, x: (s[0] * s[1] * s[2], 0.5 * s[1] + jnp.flip(s[2]) ** 2, x * s[2] + 1),
+        (ONE, ONE, ONE),
+    ),
+    "the same next": (lambda s, x: (n := 0.5 * s[0] + x, n), PAIR),
+    "old and new": (lambda s, x: (m := 0.5 * s[0] + x, s[0] * m + x * s[1]), PAIR),
+    "constant of another": (lambda s, x: (jnp.zeros(SIZE), s[0] + 0.5 * s[1] + x), PAIR),
+    "mixed": (lambda s, x: (s[0] + s[1], s[1] + x), PAIR),
+    "widened": (lambda s, x: (s[0] + x.sum(), s[0] * x), (jnp.ones(()), ONE)),
 }
 
 NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
@@ -126,13 +159,17 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
     "flip": (lambda h, x: jnp.flip(h) + x, ONE, "rev"),
     "roll": (lambda h, x: jnp.roll(h, 1) + x, ONE, "slice"),
     "mean": (lambda h, x: h - h.mean() + x, ONE, "reduce_sum"),
-    "widened": (
-        lambda s, x: (s[0] + x.sum(), s[0] * x),
-        (jnp.ones(()), ONE),
-        "mul|broadcast_in_dim",
+    "exchanged": (
+        lambda s, x: (s[1], s[0] + x),
+        PAIR,
+        "its arrays 0 and 1 depend on each other|select_n",
     ),
-    "mixed": (lambda s, x: (s[0] + s[1], s[1] + x), PAIR, "add"),
-    "exchanged": (lambda s, x: (s[1], s[0] + x), PAIR, "its array 0 depends on array 1|select_n"),
+    "rotated": (lambda s, x: (s[0] - s[1], s[0] + s[1] + x), PAIR, "sub|add"),
+    "ring": (
+        lambda s, x: (s[1], s[2], s[0] * x),
+        (ONE, ONE, ONE),
+        "its arrays 0 and 1 depend on each other|select_n",
+    ),
     "conjugate": (lambda h, x: h.conj() + x.astype(complex), ONE.astype(complex), "conj|real|imag"),
     "rounded": (lambda h, x: h.astype(int).astype(float) + x, ONE, "convert_element_type"),
     "integer quotient": (lambda n, x: n // 2, jnp.zeros((), int), "is not"),
@@ -176,7 +213,7 @@ def test_a_cell_that_is_not_linear_is_refused():
 
 #: Which cell with lengths, resets, a batch: one with all combinations, the others with all at once.
 CASES = [("mingru", *flags) for flags in itertools.product([False, True], repeat=3)]
-CASES += [("diagonal", True, True, True), ("two", True, True, True)]
+CASES += [(name, True, True, True) for name in ("diagonal", "two", "momentum")]
 
 
 @pytest.mark.covered(1)

@@ -1,20 +1,26 @@
 """Linear recurrences: next states that are affine and element-wise in the state.
 
-Each value of the loop that depends on the state has the form ``scale * leaf + shift``. The ``leaf``
-is one array of the state; ``scale`` and ``shift`` do not depend on the state::
+The arrays of the state are solved one after the other, each after those that it depends on::
+
+    m' = 0.9 m + g(x)            m first: all its steps at once
+    h' = σ(U m') h + tanh(m)     then h: m and m' of all steps are known, and may enter in any way
+
+Arrays that depend on each other are one *component*. Each value of the loop that depends on it has
+the form ``scale * leaf + shift``. The ``leaf`` is one of its arrays; ``scale`` and ``shift`` depend
+on what is *known*: arrays of the state that were solved before, and values without state::
 
     h        1 * h + 0
-    u * v    (v * scale) * h + v * shift        v independent of the state
-    u + v    (scale + scale') * h + ...         the same leaf, or v independent of the state
-    select   by a condition independent of the state: lengths and resets are affine
+    u * v    (v * scale) * h + v * shift        v known
+    u + v    (scale + scale') * h + ...         the same leaf, or v known
+    select   by a known condition: lengths and resets are affine
 
 The rules read equations; they never test numbers. A step is not linear if an operation has no rule
-in `RULES`, moves, broadcasts or sums elements of the state, or combines two of its arrays.
+in `RULES`, moves, broadcasts or sums elements of a component, or combines two of its arrays.
 Integers, such as a counter, are affine by the same rules (except division), without a derivative.
 Emitted values may depend on the state in any way: they are computed for all steps at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,13 +53,33 @@ class NotLinear(Exception):
 
 
 @dataclass(frozen=True, eq=False)
+class Component:
+    """Arrays of the state that are solved at once.
+
+    Attributes:
+        leaves: the numbers of its arrays in the state.
+        coefficients: the graph from shared and hoisted values, and the arrays solved before, to the
+            ``a`` of each array, then the ``b`` of each.
+    """
+
+    leaves: tuple[int, ...]
+    coefficients: Graph
+
+    def pairs(self, arrays: Sequence[Any] | None = None) -> Iterator[tuple[int, tuple[Any, Any]]]:
+        """The number of each array with its ``a`` and ``b``: outputs of the graph, or arrays."""
+        found = self.coefficients.outputs if arrays is None else arrays
+        width = len(self.leaves)
+        yield from zip(self.leaves, zip(found[:width], found[width:], strict=True), strict=True)
+
+
+@dataclass(frozen=True, eq=False)
 class LinearExecutor:
     """The loop of a linear step: ``h_t = a_t * h_(t-1) + b_t`` for each array of the state.
 
     Attributes:
         split: the parts of the step.
         reverse: whether steps are taken from the last to the first.
-        coefficients: the graph from shared and hoisted values to all ``a``, then all ``b``.
+        components: the components, in the order in which they are solved.
         emission: the graph from these, the state and the next state to the emitted values.
         constants: arrays that derivative rules close over.
         parallel: as in `linear_recurrence`.
@@ -61,7 +87,7 @@ class LinearExecutor:
 
     split: Split
     reverse: bool
-    coefficients: Graph
+    components: tuple[Component, ...]
     emission: Graph
     constants: Env
     parallel: bool | None = None
@@ -71,18 +97,23 @@ class LinearExecutor:
     @property
     def as_run(self) -> tuple[Graph, Graph]:
         """The prologue, and as the loop: coefficients, the recurrence, and the emission."""
-        split, width = self.split, len(self.split.state)
-        scales, shifts = self.coefficients.outputs[:width], self.coefficients.outputs[width:]
+        split = self.split
         sources = {v: e.source for e in split.loop.equations for v in e.outputs}
-        recurrence: list[Equation] = []
-        for before, after, a, b in zip(split.state, split.next_state, scales, shifts, strict=True):
-            scaled = Value(before.aval)
-            recurrence += [
-                Equation(jax.lax.mul_p, (a, before), (scaled,), {}, sources[after]),
-                Equation(jax.lax.add_p, (scaled, b), (after,), {}, sources[after]),
-            ]
-        equations = (*self.coefficients.equations, *recurrence, *self.emission.equations)
-        return split.prologue, Graph(split.loop.inputs, split.loop.outputs, equations)
+        equations: list[Equation] = []
+        for component in self.components:
+            equations += component.coefficients.equations
+            for leaf, (a, b) in component.pairs():
+                before, after = split.state[leaf], split.next_state[leaf]
+                scaled, source = (
+                    Value(before.aval),
+                    None if is_literal(after) else sources.get(after),
+                )
+                equations += [
+                    Equation(jax.lax.mul_p, (a, before), (scaled,), {}, source),
+                    Equation(jax.lax.add_p, (scaled, b), (after,), {}, source),
+                ]
+        equations += self.emission.equations
+        return split.prologue, Graph(split.loop.inputs, split.loop.outputs, tuple(equations))
 
     def stored(self) -> tuple[Value, ...]:
         """The scales and the states. JAX may store more."""
@@ -110,15 +141,18 @@ class LinearExecutor:
         env = env_of(split.parameters, parameters) | self.constants
         values = env_of(split.steps, steps)
         values |= env_of(split.prologue.outputs, evaluate(split.prologue, env, values, axes))
-        factors = evaluate(self.coefficients, env, values, axes)
-        final = []
-        for i, (before, after) in enumerate(zip(split.state, split.next_state, strict=True)):
-            a, b = factors[i], factors[len(split.state) + i]
-            states = linear_recurrence(a, b, state[i], reverse, self.parallel)
-            final.append(states[0 if reverse else -1] if sizes.time else state[i])
-            values[after] = states
-            if before in self.emission.inputs:
-                values[before] = shifted(states, state[i], reverse)
+        final = list(state)
+        read = {v for c in self.components for v in c.coefficients.inputs} | {*self.emission.inputs}
+        for component in self.components:
+            factors = evaluate(component.coefficients, env, values, axes)
+            for i, (a, b) in component.pairs(factors):
+                states = linear_recurrence(a, b, state[i], reverse, self.parallel)
+                if sizes.time:
+                    final[i] = states[0 if reverse else -1]
+                if not is_literal(split.next_state[i]):
+                    values[split.next_state[i]] = states
+                if split.state[i] in read:
+                    values[split.state[i]] = shifted(states, state[i], reverse)
         return final, evaluate(self.emission, env, values, axes)
 
 
@@ -129,20 +163,55 @@ def linear_executor(split: Split, reverse: bool = False) -> LinearExecutor:
         NotLinear: if the step is not linear.
     """
     same = (*split.shared, *split.hoisted)
-    loop = extract(split.loop.equations, split.next_state, (*same, *split.state))
-
-    def coefficients(arrays: list[Any]) -> tuple[list[Any], list[Any]]:
-        forms = _follow(loop, split.state, env_of(same, arrays))
-        return [form.scale for form in forms], [form.shift for form in forms]
-
-    graph, arrays, _ = graph_of(coefficients, list(map(struct, same)))
-    hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
-    graph = substitute(graph, env_of(inputs, same))
-    graph = extract(graph.equations, graph.outputs, (*hidden, *same))
+    known: tuple[Value, ...] = same
+    constants: Env = {}
+    components: list[Component] = []
+    for leaves in _components(split):
+        component, arrays = _solved(split, leaves, known)
+        components.append(component)
+        constants |= arrays
+        solved = (v for leaf in leaves for v in (split.state[leaf], split.next_state[leaf]))
+        known = tuple(dict.fromkeys((*known, *values_of(solved))))
     emission = extract(
         split.loop.equations, split.emitted, (*same, *split.state, *split.next_state)
     )
-    return LinearExecutor(split, reverse, graph, emission, env_of(hidden, arrays))
+    return LinearExecutor(split, reverse, tuple(components), emission, constants)
+
+
+def _components(split: Split) -> Iterator[list[int]]:
+    """The components of the state, each after those that it depends on."""
+    state, everything = split.state, split.loop.equations
+    needs: list[set[int]] = []
+    for n, after in enumerate(split.next_state):
+        inputs = extract(everything, [after], (*split.loop.inputs,)).inputs
+        found = {m for m, before in enumerate(state) if before in inputs or before is after}
+        needs.append({n} | found)
+    for _ in state:  # paths of any length
+        needs = [set().union(*(needs[m] for m in some)) for some in needs]
+    seen: set[int] = set()
+    for n in sorted(range(len(state)), key=lambda n: len(needs[n])):
+        if n not in seen:
+            leaves = [m for m in sorted(needs[n]) if n in needs[m]]
+            seen.update(leaves)
+            yield leaves
+
+
+def _solved(split: Split, leaves: list[int], known: Sequence[Value]) -> tuple[Component, Env]:
+    """A component, and arrays that derivative rules close over."""
+    state = [split.state[leaf] for leaf in leaves]
+    after = [split.next_state[leaf] for leaf in leaves]
+    loop = extract(split.loop.equations, after, (*known, *state))
+    used = [v for v in known if v in loop.inputs or v in after]
+
+    def coefficients(arrays: list[Any]) -> tuple[list[Any], list[Any]]:
+        forms = _follow(loop, state, leaves, env_of(used, arrays))
+        return [form.scale for form in forms], [form.shift for form in forms]
+
+    graph, arrays, _ = graph_of(coefficients, list(map(struct, used)))
+    hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
+    graph = substitute(graph, env_of(inputs, used))
+    graph = extract(graph.equations, graph.outputs, (*hidden, *used))
+    return Component(tuple(leaves), graph), env_of(hidden, arrays)
 
 
 def is_linear(split: Split) -> bool:
@@ -167,8 +236,8 @@ class Form(NamedTuple):
     shift: Any
 
 
-def _follow(loop: Graph, state: Sequence[Any], known: Env) -> list[Form]:
-    """The form of each next state, with all arrays."""
+def _follow(loop: Graph, state: Sequence[Any], numbers: Sequence[int], known: Env) -> list[Form]:
+    """The form of each next state, with all arrays; they have these numbers in the state."""
     forms = {leaf: Form(leaf, None, None) for leaf in state}
     for equation in loop.equations:
         if any(v in forms for v in values_of(equation.inputs)):
@@ -177,10 +246,11 @@ def _follow(loop: Graph, state: Sequence[Any], known: Env) -> list[Form]:
             outputs = equation.bind(*(read(known, atom) for atom in equation.inputs))
             known.update(zip(equation.outputs, outputs, strict=True))
     found = []
-    for i, (leaf, atom) in enumerate(zip(state, loop.outputs, strict=True)):
-        form = forms.get(atom)
+    for n, leaf, atom in zip(numbers, state, loop.outputs, strict=True):
+        form = None if is_literal(atom) else forms.get(atom)
         if form is not None and form.leaf is not leaf:
-            raise NotLinear(f"its array {i} depends on array {state.index(form.leaf)}")
+            other = numbers[state.index(form.leaf)]
+            raise NotLinear(f"its arrays {n} and {other} depend on each other")
         found.append(_complete(form or Form(None, None, read(known, atom)), atom.aval))
     return found
 

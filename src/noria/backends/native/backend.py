@@ -16,12 +16,12 @@ from noria.backends.native.lower.precision import (
     in_32_bits,
     of_types,
 )
+from noria.backends.native.lower.small_matrices import Refused, in_pieces
 from noria.backends.native.lower.supported import (
     UnsupportedEquation,
     has_native_code,
     has_row_code,
 )
-from noria.backends.native.lower.small_matrices import Refused, in_pieces
 from noria.backends.native.machine import NoSuchMachine, tuning
 from noria.backends.native.primitive import NativeLoop
 from noria.backends.native.runtime import header
@@ -80,12 +80,23 @@ class Native:
         step. A product of a computed value leaves the loop where a time block would be faster
         than the step, since the kernel has time blocks for products of the input itself only.
         """
-        if is_symbolic(batch) or not (has_native_code(equation) or _has_pieces(equation)):
+        if is_symbolic(batch) or not _is_in_step(equation):
             return True
         weight = max(map(size_in_bytes, equation.inputs))
         return tuning().prefer_block(weight, batch) and not any(
             v in given for v in values_of(equation.inputs)
         )
+
+    def should_keep(self, equation: Equation, batch: Size) -> bool:
+        """Whether the product runs at full speed in the step, where its operands are in cache.
+
+        After the loop its operand goes through memory. In training XLA also transposes the
+        cotangents of all steps.
+        """
+        if is_symbolic(batch) or batch < tuning().read_out_examples:
+            return False
+        weight = max(map(size_in_bytes, equation.inputs))
+        return _is_in_step(equation) and weight <= tuning().cached_weight_bytes
 
     def prefers_single_step(self, rows: int) -> bool:
         """For up to some rows: one call replaces many operations, and XLA packs weights too."""
@@ -93,6 +104,11 @@ class Native:
 
 
 BACKEND = Native()
+
+
+def _is_in_step(equation: Equation) -> bool:
+    """Whether there is code for a product of one step."""
+    return has_native_code(equation) or _has_pieces(equation)
 
 
 def _has_pieces(equation: Equation) -> bool:

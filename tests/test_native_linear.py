@@ -40,8 +40,9 @@ class Diagonal(nr.Cell):
 
 
 def diagonal(read_out: bool) -> Diagonal:
-    B, C = (random(n, WIDTH, WIDTH) + 1j * random(n + 1, WIDTH, WIDTH) for n in (1, 3))
-    return Diagonal(-1 + 2j * random(5, WIDTH), B, C, read_out)
+    B, C = (jax.lax.complex(*random(n, 2, WIDTH, WIDTH)) for n in (1, 3))
+    rate = jax.lax.complex(jnp.full(WIDTH, -1.0), 2 * random(5, WIDTH))
+    return Diagonal(rate, B, C, read_out)
 
 
 CELLS = {

@@ -10,10 +10,12 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from models import assert_close, cotangents, make_cell, random, random_like
+from noria.ops.max_plus_recurrence import max_plus_recurrence
 
 import noria as nr
 from noria.compiler import linear
-from noria.compiler.linear import NotLinear, linear_executor
+from noria.compiler.linear import linear_executor
+from noria.compiler.linear_forms import NotLinear
 from noria.compiler.split import split
 from noria.compiler.trace import Steps, trace
 from noria.ops.linear_recurrence import CHUNK, linear_recurrence
@@ -95,8 +97,28 @@ class Momentum(nr.Cell):
         return jnp.ones(SIZE), jnp.zeros(SIZE)
 
 
+class Stabilized(nr.Cell):
+    """An exponential gate with its stabilizer, as in xLSTM (Beck et al. 2024, eq. 15 to 17)."""
+
+    U: jax.Array
+
+    def __call__(self, state: tuple[jax.Array, ...], x: jax.Array) -> tuple[jax.Array, ...]:
+        c, n, m = state
+        forget, accept = jax.nn.log_sigmoid(self.U @ x), W @ x
+        top = jnp.maximum(forget + m, accept)
+        f, i = jnp.exp(forget + m - top), jnp.exp(accept - top)
+        return f * c + i * jnp.tanh(x), f * n + i, top
+
+    def output(self, state: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
+        return state[0] / state[1] + state[2]
+
+    def initial_state(self) -> tuple[jax.Array, ...]:
+        return jnp.zeros(SIZE), jnp.ones(SIZE), jnp.zeros(SIZE)
+
+
 CELLS = {
     "mingru": MinGRU(W, U),
+    "stabilized": Stabilized(random(7, SIZE, SIZE)),
     "momentum": Momentum(random(6, SIZE, SIZE)),
     "diagonal": Diagonal(random(4, SIZE)),
     "two": TwoArrays(random(5, SIZE)),
@@ -142,6 +164,8 @@ LINEAR: dict[str, tuple[Any, Any]] = {
     "the same next": (lambda s, x: (n := 0.5 * s[0] + x, n), PAIR),
     "old and new": (lambda s, x: (m := 0.5 * s[0] + x, s[0] * m + x * s[1]), PAIR),
     "constant of another": (lambda s, x: (jnp.zeros(SIZE), s[0] + 0.5 * s[1] + x), PAIR),
+    "largest": (lambda m, x: jnp.maximum(x, jnp.maximum(x + m, m - 1) - x), ONE),
+    "stabilizer": (lambda m, x: jnp.maximum(m + jax.nn.log_sigmoid(x), W @ x), ONE),
     "mixed": (lambda s, x: (s[0] + s[1], s[1] + x), PAIR),
     "widened": (lambda s, x: (s[0] + x.sum(), s[0] * x), (jnp.ones(()), ONE)),
 }
@@ -151,6 +175,9 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
     "rnn": (make_cell("rnn", SIZE, SIZE), ONE, "dot_general at cells/base.py"),
     "matrix": (lambda h, x: U @ h + x, ONE, "dot_general at tests/test_linear.py"),
     "tanh": (lambda h, x: jnp.tanh(x + h), ONE, "tanh at tests/test_linear.py"),
+    "least": (lambda h, x: jnp.minimum(h, x), ONE, "min at tests/test_linear.py"),
+    "largest of a product": (lambda h, x: jnp.maximum(x * h, x), ONE, "max at tests/test_linear"),
+    "reflected": (lambda h, x: jnp.maximum(x - h, x), ONE, "max at tests/test_linear.py"),
     "relu": (lambda h, x: jax.nn.relu(h * x), ONE, "is not"),
     "square": (lambda h, x: h * h + x, ONE, "mul|square"),
     "quotient": (lambda h, x: x / h, ONE, "div"),
@@ -213,7 +240,7 @@ def test_a_cell_that_is_not_linear_is_refused():
 
 #: Which cell with lengths, resets, a batch: one with all combinations, the others with all at once.
 CASES = [("mingru", *flags) for flags in itertools.product([False, True], repeat=3)]
-CASES += [(name, True, True, True) for name in ("diagonal", "two", "momentum")]
+CASES += [(name, True, True, True) for name in ("diagonal", "two", "momentum", "stabilized")]
 
 
 @pytest.mark.covered(1)
@@ -272,7 +299,12 @@ def force(monkeypatch: Any, parallel: bool, chunk: int = CHUNK) -> None:
         return linear_recurrence(a, b, start, reverse, parallel)
 
     monkeypatch.setattr("noria.ops.linear_recurrence.CHUNK", chunk)
+
+    def forced_max(a: Any, b: Any, start: Any, reverse: bool, _: Any) -> Any:
+        return max_plus_recurrence(a, b, start, reverse, parallel)
+
     monkeypatch.setattr(linear, "linear_recurrence", forced)
+    monkeypatch.setattr(linear, "max_plus_recurrence", forced_max)
     jax.clear_caches()
 
 

@@ -77,7 +77,7 @@ def test_it_agrees_with_the_definition(name, batch, masked, reverse):
     options = masks(batch) if masked else {}
     xs = inputs(batch, options.get("lengths"))
     native, reference = (nr.with_backend(layer, one) for one in ("native", "reference"))
-    assert_agree(native, reference, xs, **options)
+    assert_agree(native, reference, xs, tolerance=1e-10, **options)
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -144,6 +144,27 @@ def layer_norm(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, ja
     return layer, jax.random.normal(jax.random.key(1), (batch, steps, inputs))
 
 
+class ReadOut(nr.Cell):
+    """A decay of two parts, and a read-out that is the sum of a product of each."""
+
+    W: jax.Array
+
+    def __call__(self, state: tuple[jax.Array, ...], x: jax.Array) -> tuple[jax.Array, ...]:
+        a, b = state
+        return 0.9 * a - 0.1 * b + self.W @ x, 0.9 * b + 0.1 * a
+
+    def output(self, state: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
+        return self.W.T @ state[0] + self.W @ state[1]
+
+    def initial_state(self) -> tuple[jax.Array, ...]:
+        return jnp.zeros(len(self.W)), jnp.zeros(len(self.W))
+
+
+def read_out(steps: int, batch: int, units: int) -> tuple[Any, jax.Array]:
+    cell = ReadOut(jax.random.normal(jax.random.key(0), (units, units)) / math.sqrt(units))
+    return nr.Recurrence(cell), jax.random.normal(jax.random.key(1), (batch, steps, units))
+
+
 class Scaled(nr.Cell):
     """A state with a matrix parameter that is no operand of a product."""
 
@@ -181,6 +202,7 @@ BY_ROWS, BY_FEATURES = (tuned(thread_flops=1, stage_flops=n) for n in (HUGE, 0))
 ROWS, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
 TOGETHER, ONE_BY_ONE = tuned(matrix_state_bytes=HUGE), tuned(matrix_state_bytes=0)
 NO_WINDOWS, WINDOWS = tuned(window_bytes=0), tuned(window_bytes=HUGE, taps=HUGE)
+LEAVES, STAYS = tuned(read_out_examples=HUGE), tuned(read_out_examples=0)
 IN_XLA, STEP = tuned(step_rows=0), tuned(step_rows=HUGE)
 
 
@@ -208,6 +230,11 @@ def lines(name: str) -> Iterator[Line]:
             for units in (32, 128, 512):
                 label = f"{batch} rows, {units} units"
                 yield Line(label, step, lstm(1, batch, units, units), IN_XLA, STEP)
+    elif name == "read_out_examples":
+        for batch in (1, 2, 4, 8, 16):
+            for mode, function in (("inference", infer), ("training", train)):
+                problem = read_out(512, batch, 128)
+                yield Line(f"{batch} examples, {mode}", function, problem, LEAVES, STAYS)
     elif name == "pieces":
         for count in (1, 2, 4, 8, 16):
             label = f"{2 * count} pieces"

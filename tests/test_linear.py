@@ -10,10 +10,12 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from models import assert_close, cotangents, make_cell, random, random_like
+from noria.ops.max_plus_recurrence import max_plus_recurrence
 
 import noria as nr
 from noria.compiler import linear
-from noria.compiler.linear import NotLinear, linear_executor
+from noria.compiler.linear import linear_executor
+from noria.compiler.linear_forms import NotLinear
 from noria.compiler.split import split
 from noria.compiler.trace import Steps, trace
 from noria.ops.linear_recurrence import CHUNK, linear_recurrence
@@ -77,8 +79,47 @@ class TwoArrays(nr.Cell):
         return Two(jnp.ones(SIZE), jnp.zeros((), int))
 
 
+class Momentum(nr.Cell):
+    """A velocity, and a position whose gate reads the velocity before and after the step."""
+
+    U: jax.Array
+
+    def __call__(self, state: tuple[jax.Array, ...], x: jax.Array) -> tuple[jax.Array, ...]:
+        position, velocity = state
+        moved = 0.9 * velocity + W @ x
+        keep = jax.nn.sigmoid(self.U @ moved - velocity)
+        return keep * position + moved, moved
+
+    def output(self, state: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
+        return state[0] * state[1]
+
+    def initial_state(self) -> tuple[jax.Array, ...]:
+        return jnp.ones(SIZE), jnp.zeros(SIZE)
+
+
+class Stabilized(nr.Cell):
+    """An exponential gate with its stabilizer, as in xLSTM (Beck et al. 2024, eq. 15 to 17)."""
+
+    U: jax.Array
+
+    def __call__(self, state: tuple[jax.Array, ...], x: jax.Array) -> tuple[jax.Array, ...]:
+        c, n, m = state
+        forget, accept = jax.nn.log_sigmoid(self.U @ x), W @ x
+        top = jnp.maximum(forget + m, accept)
+        f, i = jnp.exp(forget + m - top), jnp.exp(accept - top)
+        return f * c + i * jnp.tanh(x), f * n + i, top
+
+    def output(self, state: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
+        return state[0] / state[1] + state[2]
+
+    def initial_state(self) -> tuple[jax.Array, ...]:
+        return jnp.zeros(SIZE), jnp.ones(SIZE), jnp.zeros(SIZE)
+
+
 CELLS = {
     "mingru": MinGRU(W, U),
+    "stabilized": Stabilized(random(7, SIZE, SIZE)),
+    "momentum": Momentum(random(6, SIZE, SIZE)),
     "diagonal": Diagonal(random(4, SIZE)),
     "two": TwoArrays(random(5, SIZE)),
 }
@@ -111,6 +152,22 @@ LINEAR: dict[str, tuple[Any, Any]] = {
     ),
     "pair": (lambda s, x: (0.5 * s[0] + x, x * s[1]), PAIR),
     "counter": (lambda s, x: (0.5 * s[0] + x, s[1] + 1), (ONE, jnp.zeros((), int))),
+    "momentum": (lambda s, x: (s[0] + (m := 0.9 * s[1] + x), m), PAIR),
+    "gate of another": (
+        lambda s, x: (jax.nn.sigmoid(U @ s[1]) * s[0] + jnp.tanh(s[1]), x * s[1] + W @ x),
+        PAIR,
+    ),
+    "chain": (
+        lambda s, x: (s[0] * s[1] * s[2], 0.5 * s[1] + jnp.flip(s[2]) ** 2, x * s[2] + 1),
+        (ONE, ONE, ONE),
+    ),
+    "the same next": (lambda s, x: (n := 0.5 * s[0] + x, n), PAIR),
+    "old and new": (lambda s, x: (m := 0.5 * s[0] + x, s[0] * m + x * s[1]), PAIR),
+    "constant of another": (lambda s, x: (jnp.zeros(SIZE), s[0] + 0.5 * s[1] + x), PAIR),
+    "largest": (lambda m, x: jnp.maximum(x, jnp.maximum(x + m, m - 1) - x), ONE),
+    "stabilizer": (lambda m, x: jnp.maximum(m + jax.nn.log_sigmoid(x), W @ x), ONE),
+    "mixed": (lambda s, x: (s[0] + s[1], s[1] + x), PAIR),
+    "widened": (lambda s, x: (s[0] + x.sum(), s[0] * x), (jnp.ones(()), ONE)),
 }
 
 NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
@@ -118,6 +175,9 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
     "rnn": (make_cell("rnn", SIZE, SIZE), ONE, "dot_general at cells/base.py"),
     "matrix": (lambda h, x: U @ h + x, ONE, "dot_general at tests/test_linear.py"),
     "tanh": (lambda h, x: jnp.tanh(x + h), ONE, "tanh at tests/test_linear.py"),
+    "least": (lambda h, x: jnp.minimum(h, x), ONE, "min at tests/test_linear.py"),
+    "largest of a product": (lambda h, x: jnp.maximum(x * h, x), ONE, "max at tests/test_linear"),
+    "reflected": (lambda h, x: jnp.maximum(x - h, x), ONE, "max at tests/test_linear.py"),
     "relu": (lambda h, x: jax.nn.relu(h * x), ONE, "is not"),
     "square": (lambda h, x: h * h + x, ONE, "mul|square"),
     "quotient": (lambda h, x: x / h, ONE, "div"),
@@ -126,13 +186,17 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
     "flip": (lambda h, x: jnp.flip(h) + x, ONE, "rev"),
     "roll": (lambda h, x: jnp.roll(h, 1) + x, ONE, "slice"),
     "mean": (lambda h, x: h - h.mean() + x, ONE, "reduce_sum"),
-    "widened": (
-        lambda s, x: (s[0] + x.sum(), s[0] * x),
-        (jnp.ones(()), ONE),
-        "mul|broadcast_in_dim",
+    "exchanged": (
+        lambda s, x: (s[1], s[0] + x),
+        PAIR,
+        "its arrays 0 and 1 depend on each other|select_n",
     ),
-    "mixed": (lambda s, x: (s[0] + s[1], s[1] + x), PAIR, "add"),
-    "exchanged": (lambda s, x: (s[1], s[0] + x), PAIR, "its array 0 depends on array 1|select_n"),
+    "rotated": (lambda s, x: (s[0] - s[1], s[0] + s[1] + x), PAIR, "sub|add"),
+    "ring": (
+        lambda s, x: (s[1], s[2], s[0] * x),
+        (ONE, ONE, ONE),
+        "its arrays 0 and 1 depend on each other|select_n",
+    ),
     "conjugate": (lambda h, x: h.conj() + x.astype(complex), ONE.astype(complex), "conj|real|imag"),
     "rounded": (lambda h, x: h.astype(int).astype(float) + x, ONE, "convert_element_type"),
     "integer quotient": (lambda n, x: n // 2, jnp.zeros((), int), "is not"),
@@ -176,7 +240,7 @@ def test_a_cell_that_is_not_linear_is_refused():
 
 #: Which cell with lengths, resets, a batch: one with all combinations, the others with all at once.
 CASES = [("mingru", *flags) for flags in itertools.product([False, True], repeat=3)]
-CASES += [("diagonal", True, True, True), ("two", True, True, True)]
+CASES += [(name, True, True, True) for name in ("diagonal", "two", "momentum", "stabilized")]
 
 
 @pytest.mark.covered(1)
@@ -235,7 +299,12 @@ def force(monkeypatch: Any, parallel: bool, chunk: int = CHUNK) -> None:
         return linear_recurrence(a, b, start, reverse, parallel)
 
     monkeypatch.setattr("noria.ops.linear_recurrence.CHUNK", chunk)
+
+    def forced_max(a: Any, b: Any, start: Any, reverse: bool, _: Any) -> Any:
+        return max_plus_recurrence(a, b, start, reverse, parallel)
+
     monkeypatch.setattr(linear, "linear_recurrence", forced)
+    monkeypatch.setattr(linear, "max_plus_recurrence", forced_max)
     jax.clear_caches()
 
 

@@ -259,6 +259,10 @@ class LoopBackend(Protocol):
         """
         ...
 
+    def should_keep(self, equation: Equation, batch: Size) -> bool:
+        """Whether a product of the state with a parameter that is only emitted stays."""
+        ...
+
     def prefers_single_step(self, rows: int) -> bool:
         """Whether one step of ``rows`` examples is faster here than as operations of XLA."""
         ...

@@ -63,6 +63,9 @@ class Scan:
         depth = math.prod(equation.inputs[0].aval.shape[axis] for axis in contracted)
         return not (batch >= 96 and depth >= 128) and not (light and batch >= 32 and depth <= 2)
 
+    def should_keep(self, equation: Equation, batch: Size) -> bool:
+        return False
+
     def prefers_single_step(self, rows: int) -> bool:
         return False
 

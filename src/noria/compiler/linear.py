@@ -1,28 +1,24 @@
 """Linear recurrences: next states that are affine and element-wise in the state.
 
-Each value of the loop that depends on the state has the form ``scale * leaf + shift``. The ``leaf``
-is one array of the state; ``scale`` and ``shift`` do not depend on the state::
+The arrays of the state are solved one after the other, each after those that it depends on::
 
-    h        1 * h + 0
-    u * v    (v * scale) * h + v * shift        v independent of the state
-    u + v    (scale + scale') * h + ...         the same leaf, or v independent of the state
-    select   by a condition independent of the state: lengths and resets are affine
+    m' = 0.9 m + g(x)            m first: all its steps at once
+    h' = σ(U m') h + tanh(m)     then h: m and m' of all steps are known, and may enter in any way
 
-The rules read equations; they never test numbers. A step is not linear if an operation has no rule
-in `RULES`, moves, broadcasts or sums elements of the state, or combines two of its arrays.
-Integers, such as a counter, are affine by the same rules (except division), without a derivative.
+Arrays that depend on each other are one *component*. Each next state of a component has a form that
+`noria.compiler.linear_forms` finds: affine, or for a stabilizer ``m' = max(m + f, i)``.
 Emitted values may depend on the state in any way: they are computed for all steps at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from noria.backends.base import Sizes
 from noria.compiler.executors import Outputs
+from noria.compiler.linear_forms import AFFINE, MAX_PLUS, NotLinear, Semiring, forms_of
 from noria.compiler.split import Split
 from noria.ir.build import graph_of
 from noria.ir.evaluate import evaluate
@@ -33,17 +29,34 @@ from noria.ir.graph import (
     Value,
     env_of,
     is_literal,
-    read,
     struct,
     values_of,
 )
 from noria.ir.passes import extract, substitute
-from noria.ir.source import place
 from noria.ops.linear_recurrence import linear_recurrence, shifted
+from noria.ops.max_plus_recurrence import max_plus_recurrence
 
 
-class NotLinear(Exception):
-    """The step is not linear; the message names the operation or the array."""
+@dataclass(frozen=True, eq=False)
+class Component:
+    """Arrays of the state that are solved at once.
+
+    Attributes:
+        leaves: the numbers of its arrays in the state.
+        coefficients: the graph from shared and hoisted values, and the arrays solved before, to the
+            ``a`` of each array, then the ``b`` of each.
+        ring: the semiring in which ``h' = a * h + b``.
+    """
+
+    leaves: tuple[int, ...]
+    coefficients: Graph
+    ring: Semiring
+
+    def pairs(self, arrays: Sequence[Any] | None = None) -> Iterator[tuple[int, tuple[Any, Any]]]:
+        """The number of each array with its ``a`` and ``b``: outputs of the graph, or arrays."""
+        found = self.coefficients.outputs if arrays is None else arrays
+        width = len(self.leaves)
+        yield from zip(self.leaves, zip(found[:width], found[width:], strict=True), strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +66,7 @@ class LinearExecutor:
     Attributes:
         split: the parts of the step.
         reverse: whether steps are taken from the last to the first.
-        coefficients: the graph from shared and hoisted values to all ``a``, then all ``b``.
+        components: the components, in the order in which they are solved.
         emission: the graph from these, the state and the next state to the emitted values.
         constants: arrays that derivative rules close over.
         parallel: as in `linear_recurrence`.
@@ -61,7 +74,7 @@ class LinearExecutor:
 
     split: Split
     reverse: bool
-    coefficients: Graph
+    components: tuple[Component, ...]
     emission: Graph
     constants: Env
     parallel: bool | None = None
@@ -71,18 +84,20 @@ class LinearExecutor:
     @property
     def as_run(self) -> tuple[Graph, Graph]:
         """The prologue, and as the loop: coefficients, the recurrence, and the emission."""
-        split, width = self.split, len(self.split.state)
-        scales, shifts = self.coefficients.outputs[:width], self.coefficients.outputs[width:]
+        split = self.split
         sources = {v: e.source for e in split.loop.equations for v in e.outputs}
-        recurrence: list[Equation] = []
-        for before, after, a, b in zip(split.state, split.next_state, scales, shifts, strict=True):
-            scaled = Value(before.aval)
-            recurrence += [
-                Equation(jax.lax.mul_p, (a, before), (scaled,), {}, sources[after]),
-                Equation(jax.lax.add_p, (scaled, b), (after,), {}, sources[after]),
-            ]
-        equations = (*self.coefficients.equations, *recurrence, *self.emission.equations)
-        return split.prologue, Graph(split.loop.inputs, split.loop.outputs, equations)
+        equations: list[Equation] = []
+        for component in self.components:
+            equations += component.coefficients.equations
+            times, plus = _primitives(component.ring)
+            for leaf, (a, b) in component.pairs():
+                before, after = split.state[leaf], split.next_state[leaf]
+                scaled = Value(before.aval)
+                source = None if is_literal(after) else sources.get(after)
+                equations.append(Equation(times, (a, before), (scaled,), {}, source))
+                equations.append(Equation(plus, (scaled, b), (after,), {}, source))
+        equations += self.emission.equations
+        return split.prologue, Graph(split.loop.inputs, split.loop.outputs, tuple(equations))
 
     def stored(self) -> tuple[Value, ...]:
         """The scales and the states. JAX may store more."""
@@ -110,15 +125,20 @@ class LinearExecutor:
         env = env_of(split.parameters, parameters) | self.constants
         values = env_of(split.steps, steps)
         values |= env_of(split.prologue.outputs, evaluate(split.prologue, env, values, axes))
-        factors = evaluate(self.coefficients, env, values, axes)
-        final = []
-        for i, (before, after) in enumerate(zip(split.state, split.next_state, strict=True)):
-            a, b = factors[i], factors[len(split.state) + i]
-            states = linear_recurrence(a, b, state[i], reverse, self.parallel)
-            final.append(states[0 if reverse else -1] if sizes.time else state[i])
-            values[after] = states
-            if before in self.emission.inputs:
-                values[before] = shifted(states, state[i], reverse)
+        final = list(state)
+        read = {v for c in self.components for v in c.coefficients.inputs} | {*self.emission.inputs}
+        for component in self.components:
+            factors = evaluate(component.coefficients, env, values, axes)
+            for i, (a, b) in component.pairs(factors):
+                is_affine = component.ring is AFFINE
+                solve = linear_recurrence if is_affine else max_plus_recurrence
+                states = solve(a, b, state[i], reverse, self.parallel)
+                if sizes.time:
+                    final[i] = states[0 if reverse else -1]
+                if not is_literal(split.next_state[i]):
+                    values[split.next_state[i]] = states
+                if split.state[i] in read:
+                    values[split.state[i]] = shifted(states, state[i], reverse)
         return final, evaluate(self.emission, env, values, axes)
 
 
@@ -129,20 +149,74 @@ def linear_executor(split: Split, reverse: bool = False) -> LinearExecutor:
         NotLinear: if the step is not linear.
     """
     same = (*split.shared, *split.hoisted)
-    loop = extract(split.loop.equations, split.next_state, (*same, *split.state))
-
-    def coefficients(arrays: list[Any]) -> tuple[list[Any], list[Any]]:
-        forms = _follow(loop, split.state, env_of(same, arrays))
-        return [form.scale for form in forms], [form.shift for form in forms]
-
-    graph, arrays, _ = graph_of(coefficients, list(map(struct, same)))
-    hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
-    graph = substitute(graph, env_of(inputs, same))
-    graph = extract(graph.equations, graph.outputs, (*hidden, *same))
+    known: tuple[Value, ...] = same
+    constants: Env = {}
+    components: list[Component] = []
+    for leaves in _components(split):
+        component, arrays = _solved_in_any(split, leaves, known)
+        components.append(component)
+        constants |= arrays
+        solved = (v for leaf in leaves for v in (split.state[leaf], split.next_state[leaf]))
+        known = tuple(dict.fromkeys((*known, *values_of(solved))))
     emission = extract(
         split.loop.equations, split.emitted, (*same, *split.state, *split.next_state)
     )
-    return LinearExecutor(split, reverse, graph, emission, env_of(hidden, arrays))
+    return LinearExecutor(split, reverse, tuple(components), emission, constants)
+
+
+def _components(split: Split) -> Iterator[list[int]]:
+    """The components of the state, each after those that it depends on."""
+    state, everything = split.state, split.loop.equations
+    needs: list[set[int]] = []
+    for n, after in enumerate(split.next_state):
+        inputs = extract(everything, [after], (*split.loop.inputs,)).inputs
+        found = {m for m, before in enumerate(state) if before in inputs or before is after}
+        needs.append({n} | found)
+    for _ in state:  # paths of any length
+        needs = [set().union(*(needs[m] for m in some)) for some in needs]
+    seen: set[int] = set()
+    for n in sorted(range(len(state)), key=lambda n: len(needs[n])):
+        if n not in seen:
+            leaves = [m for m in sorted(needs[n]) if n in needs[m]]
+            seen.update(leaves)
+            yield leaves
+
+
+def _solved_in_any(
+    split: Split, leaves: list[int], known: Sequence[Value]
+) -> tuple[Component, Env]:
+    try:
+        return _solved(AFFINE, split, leaves, known)
+    except NotLinear as reason:
+        try:
+            return _solved(MAX_PLUS, split, leaves, known)
+        except NotLinear:
+            raise reason from None
+
+
+def _solved(
+    ring: Semiring, split: Split, leaves: list[int], known: Sequence[Value]
+) -> tuple[Component, Env]:
+    """A component, and arrays that derivative rules close over."""
+    state = [split.state[leaf] for leaf in leaves]
+    after = [split.next_state[leaf] for leaf in leaves]
+    loop = extract(split.loop.equations, after, (*known, *state))
+    used = [v for v in known if v in loop.inputs or v in after]
+
+    def coefficients(arrays: list[Any]) -> tuple[list[Any], list[Any]]:
+        forms = forms_of(ring, loop, state, leaves, env_of(used, arrays))
+        return [form.scale for form in forms], [form.shift for form in forms]
+
+    graph, arrays, _ = graph_of(coefficients, list(map(struct, used)))
+    hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
+    graph = substitute(graph, env_of(inputs, used))
+    graph = extract(graph.equations, graph.outputs, (*hidden, *used))
+    return Component(tuple(leaves), graph, ring), env_of(hidden, arrays)
+
+
+def _primitives(ring: Semiring) -> tuple[Any, Any]:
+    """The multiplication and the addition of a semiring."""
+    return (jax.lax.mul_p, jax.lax.add_p) if ring is AFFINE else (jax.lax.add_p, jax.lax.max_p)
 
 
 def is_linear(split: Split) -> bool:
@@ -151,160 +225,3 @@ def is_linear(split: Split) -> bool:
     except NotLinear:
         return False
     return True
-
-
-# --- forms --------------------------------------------------------------------------------------
-
-
-class Form(NamedTuple):
-    """``scale * leaf + shift``, arrays shaped like the value; without state ``leaf`` is ``None``.
-
-    A ``scale`` of ``None`` is one, a ``shift`` of ``None`` is zero. Neither is computed.
-    """
-
-    leaf: Any
-    scale: Any
-    shift: Any
-
-
-def _follow(loop: Graph, state: Sequence[Any], known: Env) -> list[Form]:
-    """The form of each next state, with all arrays."""
-    forms = {leaf: Form(leaf, None, None) for leaf in state}
-    for equation in loop.equations:
-        if any(v in forms for v in values_of(equation.inputs)):
-            forms[equation.outputs[0]] = _apply(equation, forms, known)
-        else:
-            outputs = equation.bind(*(read(known, atom) for atom in equation.inputs))
-            known.update(zip(equation.outputs, outputs, strict=True))
-    found = []
-    for i, (leaf, atom) in enumerate(zip(state, loop.outputs, strict=True)):
-        form = forms.get(atom)
-        if form is not None and form.leaf is not leaf:
-            raise NotLinear(f"its array {i} depends on array {state.index(form.leaf)}")
-        found.append(_complete(form or Form(None, None, read(known, atom)), atom.aval))
-    return found
-
-
-def _complete(form: Form, aval: Any) -> Form:
-    one = (
-        jnp.zeros(aval.shape, aval.dtype) if form.leaf is None else jnp.ones(aval.shape, aval.dtype)
-    )
-    zero = jnp.zeros(aval.shape, aval.dtype)
-    return Form(
-        form.leaf,
-        one if form.scale is None else form.scale,
-        zero if form.shift is None else form.shift,
-    )
-
-
-def _apply(equation: Equation, forms: dict[Any, Form], known: Env) -> Form:
-    """The form of the output of an equation."""
-    output = equation.outputs[0].aval
-    rule = RULES.get(equation.name)
-    moved = any(v in forms and v.aval.shape != output.shape for v in values_of(equation.inputs))
-    if rule is None or moved or not jnp.issubdtype(output.dtype, jnp.number):
-        raise NotLinear(f"{place(equation)} is not")
-    operands = []
-    for atom in equation.inputs:
-        form = None if is_literal(atom) else forms.get(atom)
-        operands.append(form or Form(None, None, read(known, atom)))
-    leaves = {form.leaf for form in operands if form.leaf is not None}
-    found = rule(equation, operands, output) if len(leaves) == 1 else None
-    if found is None:
-        raise NotLinear(f"{place(equation)} is not")
-    scale, shift = found
-    return Form(leaves.pop(), scale, shift)
-
-
-#: ``(equation, forms of its inputs, aval of its output) -> (scale, shift)``; ``None`` if the output
-#: is not affine.
-Rule = Callable[[Equation, list[Form], Any], tuple[Any, Any] | None]
-
-
-def _sum(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any]:
-    left, right = (_filled(form, output) for form in operands)
-    shift = equation.bind(left.shift, right.shift)[0]
-    if right.leaf is None:
-        return operands[0].scale, right.shift if operands[
-            0
-        ].shift is None and equation.name != "sub" else shift
-    if left.leaf is None and equation.name != "sub":
-        return operands[1].scale, left.shift if operands[1].shift is None else shift
-    return equation.bind(left.scale, right.scale)[0], shift
-
-
-def _filled(form: Form, output: Any) -> Form:
-    """A form with all arrays, in one shape."""
-    if form.leaf is None:
-        form = Form(
-            None, None, jnp.broadcast_to(jnp.asarray(form.shift, output.dtype), output.shape)
-        )
-    return _complete(form, output)
-
-
-def _product(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any] | None:
-    left, right = operands
-    if left.leaf is None:
-        left, right = right, left
-    if right.leaf is not None:
-        return None
-    by = jnp.broadcast_to(jnp.asarray(right.shift, output.dtype), output.shape)
-    return (
-        by if left.scale is None else left.scale * by,
-        None if left.shift is None else left.shift * by,
-    )
-
-
-def _quotient(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any] | None:
-    left, right = operands
-    if right.leaf is not None or not jnp.issubdtype(output.dtype, jnp.inexact):
-        return None
-    by = jnp.broadcast_to(jnp.asarray(right.shift, output.dtype), output.shape)
-    scale = jnp.ones(output.shape, output.dtype) if left.scale is None else left.scale
-    return scale / by, None if left.shift is None else left.shift / by
-
-
-def _negative(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any]:
-    form = operands[0]
-    scale = jnp.ones(output.shape, output.dtype) if form.scale is None else form.scale
-    return -scale, None if form.shift is None else -form.shift
-
-
-def _selection(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any] | None:
-    which, *cases = operands
-    if which.leaf is not None:
-        return None
-    filled = [_filled(form, output) for form in cases]
-    scale = equation.bind(which.shift, *(form.scale for form in filled))[0]
-    if all(form.leaf is not None and form.shift is None for form in cases):
-        return scale, None
-    return scale, equation.bind(which.shift, *(form.shift for form in filled))[0]
-
-
-def _unchanged(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any]:
-    return operands[0].scale, operands[0].shift
-
-
-def _conversion(equation: Equation, operands: list[Form], output: Any) -> tuple[Any, Any] | None:
-    form = operands[0]
-    before, kinds = form.leaf.aval.dtype, (jnp.floating, jnp.complexfloating)
-    if not any(
-        jnp.issubdtype(before, kind) and jnp.issubdtype(output.dtype, kind) for kind in kinds
-    ):
-        return None  # integers round, and real numbers lose the imaginary part
-    scale, shift = (None if a is None else a.astype(output.dtype) for a in form[1:])
-    return scale, shift
-
-
-RULES: dict[str, Rule] = {
-    "add": _sum,
-    "add_any": _sum,
-    "sub": _sum,
-    "mul": _product,
-    "div": _quotient,
-    "neg": _negative,
-    "select_n": _selection,
-    "copy": _unchanged,
-    "copy_p": _unchanged,
-    "convert_element_type": _conversion,
-}

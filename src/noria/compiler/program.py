@@ -205,4 +205,7 @@ def split_step(
     def should_hoist(equation: Equation) -> bool:
         return backend.should_hoist(equation, traced.steps, batch, light)
 
-    return traced, split(traced, should_hoist, products_leave=products_leave)
+    def should_keep(equation: Equation) -> bool:
+        return backend.should_keep(equation, batch)
+
+    return traced, split(traced, should_hoist, should_keep, products_leave=products_leave)

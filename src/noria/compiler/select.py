@@ -23,7 +23,8 @@ from noria.compiler.chunkwise import chunkwise_executor
 from noria.compiler.complex_pairs import in_pairs
 from noria.compiler.context import split_context
 from noria.compiler.executors import LoopExecutor
-from noria.compiler.linear import NotLinear, linear_executor
+from noria.compiler.linear import linear_executor
+from noria.compiler.linear_forms import NotLinear
 from noria.compiler.matrix_form import NotChunkwise
 from noria.compiler.program import Program, split_step
 from noria.compiler.save_policies import SAVE_POLICIES

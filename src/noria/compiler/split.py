@@ -80,6 +80,7 @@ class Split:
 def split(
     traced: Traced,
     should_hoist: Callable[[Equation], bool] = lambda equation: True,
+    should_keep: Callable[[Equation], bool] = lambda equation: False,
     *,
     products_leave: bool = False,
 ) -> Split:
@@ -88,8 +89,10 @@ def split(
     Args:
         traced: the step.
         should_hoist: says which products of the input leave the loop.
+        should_keep: says which products with a parameter may stay in the loop though they do not
+            feed the state.
         products_leave: whether products that do not feed the state leave the loop at any price; by
-            default those without a parameter leave it if it then emits fewer bytes.
+            default those that may stay leave it if it then emits fewer bytes.
     """
     everything, next_state, emission = traced.graph.equations, traced.next_state, traced.emitted
     # Counters are made once, before the loop.
@@ -101,7 +104,8 @@ def split(
     # The loop computes peeled outputs, as it would if they were still in the state: after it, the
     # products of the input that they read would be computed again.
     kept = (*next_state, *traced.kept)
-    emitted = _emitted(everything, levels, kept, emission, products_leave)
+    keep = (lambda equation: False) if products_leave else should_keep
+    emitted = _emitted(everything, levels, kept, emission, products_leave, keep)
     # Products of the input are hoisted. So is element-wise work if its result is no larger.
     given = (*constants, *traced.steps, *traced.state)
     needed = extract(everything, (*next_state, *emitted), given).equations
@@ -143,12 +147,13 @@ def _emitted(
     next_state: Sequence[Atom],
     emission: Sequence[Atom],
     products_leave: bool,
+    should_keep: Callable[[Equation], bool],
 ) -> tuple[Value, ...]:
     """The values that the loop emits for the outputs: the cut with the fewest bytes.
 
-    Products with a parameter that do not feed the state are computed after the loop: the parameter
-    is then read once for all steps. A product without one, such as ``q S`` of a memory ``S``, gains
-    nothing there.
+    Most products with a parameter that do not feed the state are computed after the loop: the
+    parameter is then read once for all steps. A product without one, such as ``q S`` of a memory
+    ``S``, gains nothing there.
     """
     stateful = _at(everything, levels, STATE)
     fed_back = backward_slice(everything, next_state)
@@ -156,7 +161,8 @@ def _emitted(
     def leaves(equation: Equation) -> bool:
         movable = is_contraction(equation) and not products_leave
         constant = any(levels.get(v, NUMBER) == CONSTANT for v in values_of(equation.inputs))
-        return is_heavy(equation) and (constant or not movable)
+        stays = should_keep(equation) if constant else movable
+        return is_heavy(equation) and not stays
 
     return min_cut(
         stateful,

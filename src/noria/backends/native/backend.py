@@ -10,12 +10,14 @@ from noria._jax import is_symbolic
 from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, Size, TimeMajor
 from noria.backends.native.lower.convolutions import convolution, kernels_outside
 from noria.backends.native.lower.legalize import legal_step
+from noria.backends.native.lower.matrices import on_rows
 from noria.backends.native.lower.precision import (
     graph_in_32_bits,
     has_bfloat16,
     in_32_bits,
     of_types,
 )
+from noria.backends.native.lower.small_matrices import Refused, in_pieces
 from noria.backends.native.lower.supported import (
     UnsupportedEquation,
     has_native_code,
@@ -25,12 +27,15 @@ from noria.backends.native.machine import NoSuchMachine, tuning
 from noria.backends.native.primitive import NativeLoop
 from noria.backends.native.runtime import header
 from noria.backends.native.runtime.target import chosen
+from noria.ir.build import build
 from noria.ir.graph import Env, Equation, Graph, Value, env_of, size_in_bytes, values_of
+from noria.ir.primitives import ELEMENTWISE
 from noria.ir.reasons import Reason
 
 
 def _can_accumulate(equation: Equation) -> bool:
-    return has_native_code(equation) or has_row_code(equation)
+    has_code = has_native_code(equation) or has_row_code(equation)
+    return has_code or (equation.name in ELEMENTWISE and on_rows(equation) is not None)
 
 
 class Native:
@@ -82,12 +87,23 @@ class Native:
         """
         if equation.name == "conv_general_dilated" and not is_symbolic(batch):
             return light or convolution(equation) is None
-        if is_symbolic(batch) or not has_native_code(equation):
+        if is_symbolic(batch) or not _is_in_step(equation):
             return True
         weight = max(map(size_in_bytes, equation.inputs))
         return tuning().prefer_block(weight, batch) and not any(
             v in given for v in values_of(equation.inputs)
         )
+
+    def should_keep(self, equation: Equation, batch: Size) -> bool:
+        """Whether the product runs at full speed in the step, where its operands are in cache.
+
+        After the loop its operand goes through memory. In training XLA also transposes the
+        cotangents of all steps.
+        """
+        if is_symbolic(batch) or batch < tuning().read_out_examples:
+            return False
+        weight = max(map(size_in_bytes, equation.inputs))
+        return _is_in_step(equation) and weight <= tuning().cached_weight_bytes
 
     def prefers_single_step(self, rows: int) -> bool:
         """For up to some rows: one call replaces many operations, and XLA packs weights too."""
@@ -95,6 +111,23 @@ class Native:
 
 
 BACKEND = Native()
+
+
+def _is_in_step(equation: Equation) -> bool:
+    """Whether there is code for a product of one step."""
+    return has_native_code(equation) or _has_pieces(equation)
+
+
+def _has_pieces(equation: Equation) -> bool:
+    """Whether a product for each head becomes products of vectors with parts of a weight."""
+    ranks = [v.aval.ndim for v in equation.inputs]
+    if equation.name != "dot_general" or sorted(ranks) != [2, 3]:
+        return False
+    try:
+        build(in_pieces(equation, [rank == 3 for rank in ranks]), equation.inputs, None)
+    except Refused:
+        return False
+    return True
 
 
 def _check(call: LoopCall) -> None:

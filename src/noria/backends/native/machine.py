@@ -102,6 +102,10 @@ class Tuning:
     #: From so many examples on, a product in the step also hides reads of an uncached weight.
     uncached_block_examples: int = 32
 
+    #: From so many examples on, a product of the state that is only emitted stays in the step. Its
+    #: operands are in cache there; with fewer examples XLA's product of all steps is faster.
+    read_out_examples: int = 8
+
     #: Rows of a register tile, at most: more need more broadcasts than a core issues in a cycle.
     tile_rows: int = 8
 

@@ -1,0 +1,180 @@
+"""Compare the backends on linear recurrences: python benchmarks/linear.py [NAME ...]
+
+The cells are written as their papers write them: RG-LRU with gates by head, LRU and S5 with complex
+states, minGRU, and Mamba with its state of (units, 16). The backend ``associative`` takes the steps
+one by one on CPUs. Under the name ``composed`` it composes chunks of steps in parallel, as on other
+devices, with `jax.lax.associative_scan`.
+
+Calls alternate in one process. A number is the median over turns of the time of ``plain`` divided
+by the time of the backend: wall-clock time, and in brackets processor time.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+
+import noria as nr
+from noria.compiler import linear
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from published import PUBLISHED
+
+from noria.bench.cells import make
+
+
+class Complex(nr.Cell):
+    """A complex diagonal state of ``(size,)``: parameters by name."""
+
+    p: dict[str, jax.Array]
+    size: int = eqx.field(static=True)
+
+    def initial_state(self) -> jax.Array:
+        return jnp.zeros(self.size, jnp.complex64)
+
+
+class LRU(Complex):
+    """Orvieto et al. 2023, arXiv 2303.06349, eq. 3 to 7."""
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        p = self.p
+        eigenvalue = jnp.exp(jax.lax.complex(-jnp.exp(p["nu"]), p["theta"]))
+        return eigenvalue * h + p["gamma"] * (p["B"] @ x)
+
+    def output(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return (self.p["C"] @ h).real + self.p["D"] * x
+
+
+class S5(Complex):
+    """Smith et al. 2023, arXiv 2208.04933: zero-order hold; a state of half the width."""
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        p = self.p
+        rate = jax.lax.complex(-jnp.exp(p["nu"]), p["theta"])
+        step = jnp.exp(rate * jnp.exp(p["gamma"]))
+        return step * h + (((step - 1) / rate)[:, None] * p["B"]) @ x
+
+    def output(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return 2 * (self.p["C"] @ h).real + self.p["D"] * x
+
+
+def complex_cell(kind: type[Complex], size: int, width: int) -> Complex:
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> jax.Array:
+        parts = rng.normal(size=(2, *shape)) / np.sqrt(2 * shape[-1])
+        return jnp.asarray(parts[0] + 1j * parts[1], jnp.complex64)
+
+    rates = {name: jnp.asarray(rng.uniform(-3, -1, size), jnp.float32) for name in ("nu", "gamma")}
+    more = {"theta": jnp.asarray(rng.uniform(0, 3, size), jnp.float32), "D": jnp.ones(width)}
+    return kind({**rates, **more, "B": normal(size, width), "C": normal(width, size)}, size)
+
+
+#: By name: from the width of input and output to a cell.
+CELLS: dict[str, Callable[[int], Any]] = {
+    "rglru": lambda width: PUBLISHED["rglru"](4, width // 4, width),
+    "lru": lambda width: complex_cell(LRU, width, width),
+    "s5": lambda width: complex_cell(S5, width // 2, width),
+    "mingru": lambda width: make("mingru", width, width),
+    "mamba": lambda width: PUBLISHED["mamba"](width // 16, 16, width),
+}
+
+
+def infer(layer: nr.Recurrence, xs: jax.Array) -> Any:
+    return layer(xs)
+
+
+def train(layer: nr.Recurrence, xs: jax.Array) -> Any:
+    return nr.value_and_grad(lambda layer, xs: jnp.mean(layer(xs) ** 2))(layer, xs)
+
+
+MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": train}
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """A context in which ``associative`` composes steps on any device."""
+    before = linear.linear_recurrence
+
+    def composed(*args: Any) -> jax.Array:
+        return before(*args[:4], True)
+
+    linear.linear_recurrence = composed
+    try:
+        yield
+    finally:
+        linear.linear_recurrence = before
+
+
+def program(mode: str, layer: nr.Recurrence, backend: str, xs: jax.Array) -> Callable[[], Any]:
+    """A compiled call."""
+    name = "associative" if backend == "composed" else backend
+    layer = nr.with_backend(layer, name)
+    call = partial(jax.jit(MODES[mode]), layer, xs)
+    if backend == "composed":
+        with composing():
+            jax.block_until_ready(call())
+    return call
+
+
+def compared(calls: Sequence[Callable[[], Any]], turns: int) -> list[str]:
+    """For each call but the first: the time of the first divided by its own."""
+    for call in calls:
+        jax.block_until_ready(call())
+    found: list[list[tuple[float, float]]] = []
+    for turn in range(turns):
+        order = range(len(calls))[:: 1 if turn % 2 else -1]
+        times = {which: _clock(calls[which]) for which in order}
+        found.append([times[which] for which in range(len(calls))])
+    first = statistics.median(turn[0][0] for turn in found)
+    texts = [f"{1e3 * first:.2f} ms"]
+    for which in range(1, len(calls)):
+        ratios = [[turn[0][k] / turn[which][k] for turn in found] for k in (0, 1)]
+        wall, processor = map(statistics.median, ratios)
+        texts.append(f"{wall:.2f} ({processor:.2f})")
+    return texts
+
+
+def _clock(call: Callable[[], Any]) -> tuple[float, float]:
+    """Wall-clock seconds and processor seconds of a call."""
+    start = time.perf_counter(), time.process_time()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start[0], max(time.process_time() - start[1], 1e-9)
+
+
+def main(
+    name: Annotated[list[str] | None, typer.Argument(help="Cells; all by default.")] = None,
+    mode: Annotated[str, typer.Option(help="Modes with commas between.")] = ",".join(MODES),
+    backends: Annotated[str, typer.Option(help="Backends with commas between.")] = "native,scan",
+    steps: Annotated[str, typer.Option(help="Numbers of steps with commas between.")] = "2048,8192",
+    batch: Annotated[int, typer.Option(help="Examples.")] = 8,
+    width: Annotated[int, typer.Option(help="Features of input and output.")] = 128,
+    turns: Annotated[int, typer.Option(help="Turns of each measurement.")] = 7,
+) -> None:
+    """Time of ``plain`` divided by the time of other backends."""
+    names = backends.split(",")
+    print(f"| cell | mode | batch, steps, width | plain | {' | '.join(names)} |")
+    print("|" + "---|" * (4 + len(names)))
+    for label in name or CELLS:
+        for time_steps in map(int, steps.split(",")):
+            xs = jax.random.normal(jax.random.key(1), (batch, time_steps, width), jnp.float32)
+            layer = nr.Recurrence(CELLS[label](width))
+            for one in mode.split(","):
+                calls = [program(one, layer, backend, xs) for backend in ("plain", *names)]
+                shown = " | ".join(compared(calls, turns))
+                print(f"| {label} | {one} | {batch, time_steps, width} | {shown} |", flush=True)
+                jax.clear_caches()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -9,7 +9,7 @@ from typing import Any
 
 from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.matrix_lookup import LoadAt, MatrixLookup
-from noria.backends.native.plan.schedule import Schedule
+from noria.backends.native.plan.schedule import Schedule, schedule_of
 from noria.backends.native.plan.stages import DotColumns, Load, Stage
 
 #: The kinds of the slots that stages fill.
@@ -58,7 +58,7 @@ def check_all() -> None:
     """Check every schedule from now on, in this process."""
     from noria.backends.native import primitive
 
-    make = primitive.schedule_of
+    make = schedule_of
 
     @functools.wraps(make)
     def checked(*args: Any, **options: Any) -> Schedule:
@@ -66,4 +66,4 @@ def check_all() -> None:
         check_order(schedule)
         return schedule
 
-    primitive.schedule_of = checked
+    vars(primitive)["schedule_of"] = checked

@@ -10,7 +10,6 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from models import assert_close, cotangents, make_cell, random, random_like
-from noria.ops.max_plus_recurrence import max_plus_recurrence
 
 import noria as nr
 from noria.compiler import linear
@@ -19,6 +18,7 @@ from noria.compiler.linear_forms import NotLinear
 from noria.compiler.split import split
 from noria.compiler.trace import Steps, trace
 from noria.ops.linear_recurrence import CHUNK, linear_recurrence
+from noria.ops.max_plus_recurrence import max_plus_recurrence
 
 SIZE, TIME = 3, 5
 LENGTHS = jnp.array([5, 0, 3])

@@ -92,6 +92,7 @@ def files(folder: Path) -> list[Path]:
     [
         ({"NORIA_CACHE": ""}, None),
         ({"NORIA_CACHE": "off"}, None),
+        ({"NORIA_CACHE": "0"}, None),
         ({"NORIA_CACHE": "/a/b", "XDG_CACHE_HOME": "/c"}, "/a/b"),
         ({"NORIA_CACHE": "~/b", "HOME": "/h"}, "/h/b"),
         ({"XDG_CACHE_HOME": "/c", "HOME": "/h"}, "/c/noria"),

@@ -25,10 +25,10 @@ def environment() -> Environment:
 def cache_folder() -> Path | None:
     """The folder of machine code on disk: ``NORIA_CACHE``, or one in the user's cache folder.
 
-    ``None`` if ``NORIA_CACHE`` is empty or ``off``, or the user has no home folder.
+    ``None`` if ``NORIA_CACHE`` is empty, ``off`` or ``0``, or the user has no home folder.
     """
     asked = os.environ.get("NORIA_CACHE")
-    if asked in ("", "off"):
+    if asked in ("", "off", "0"):
         return None
     try:
         if asked is not None:

@@ -33,7 +33,7 @@ def max_plus_recurrence(
     before are known, so the cotangents follow a linear recurrence in the opposite direction. For
     cotangents ``c_t`` of ``h_t``::
 
-        g_t = d_(t+1) * g_(t+1) + c_t
+        g_t = d_(t + 1) * g_(t + 1) + c_t
     """
     if not a.shape[0]:
         return b

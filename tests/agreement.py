@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from fuzzing.evaluate import evaluated
 from models import assert_close, noise
 
 import noria as nr
@@ -44,9 +45,10 @@ def scanned(layer: Any, xs: Any, state: Any = None, **options: Any) -> Pulled:
     def run(layer: Any, state: Any, xs: Any) -> Any:
         return layer.scan(state, xs, **options)
 
-    # The definition compiles longer, once unrolled, than it takes operation by operation.
-    call = pulled if layer.backend == "reference" else pulled_at_once
-    return call(run, layer, state, xs)
+    if layer.backend != "reference":
+        return pulled_at_once(run, layer, state, xs)
+    arrays, rest = eqx.partition((layer, state, xs), eqx.is_array)
+    return evaluated(lambda arrays: pulled(run, *eqx.combine(arrays, rest)), arrays)
 
 
 def assert_agree(

@@ -56,7 +56,11 @@ MODELS = models()
 xs = jax.random.normal(next(keys), (BATCH, TIME, 3))
 lengths = jnp.arange(BATCH) % TIME + 1
 resets = jax.random.bernoulli(next(keys), 0.2, (BATCH, TIME))
-DATA = {"deep": (xs, lengths, resets), "linear": (jnp.tile(xs[..., :1], (1, 1, 4)),)}
+DATA = {
+    "deep": (xs, lengths, resets),
+    "linear": (jnp.tile(xs[..., :1], (1, 1, 4)),),
+    "small": (xs[:, :2],),  # the reference compiles each step of each example
+}
 
 
 def scan(model: Any, xs: Any, lengths: Any = None, resets: Any = None) -> Any:

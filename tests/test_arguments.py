@@ -203,6 +203,7 @@ def test_a_step_of_a_stream_reads_the_context(cell, backend):
     assert_close((after, y), (state, ys[:, 1]), 1e-10)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("save", ["gates", "states"])
 @pytest.mark.parametrize("checkpoint", [None, 3])
 def test_a_context_with_every_way_to_store(save, checkpoint):

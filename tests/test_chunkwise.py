@@ -32,7 +32,7 @@ def layer_of(kind: Any, **options: Any) -> nr.Recurrence:
     return learned(cell, noise(cell.initial_state(), 3), **options)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(37)
 @pytest.mark.parametrize("kind", CHUNKWISE)
 @pytest.mark.parametrize("masks", [("lengths", "resets"), (), ("lengths",), ("resets",)])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

@@ -150,7 +150,7 @@ both_backends = pytest.mark.parametrize("backend", BACKENDS)
 # --- layers ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.covered(2)
+@pytest.mark.covered(1)
 @all_kinds
 @both_backends
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

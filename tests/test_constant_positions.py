@@ -30,6 +30,7 @@ MOVES: dict[str, Any] = {
 }
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("backend", ["native", "scan"])
 def test_constant_positions(move, backend, request):

@@ -51,8 +51,13 @@ def names_of(page):
         return run_page(page)[0]
 
 
+#: The README runs on each version of JAX; the guide runs with the wheel (`make test-wheel`).
+MARKS = {"README.md": pytest.mark.versions, "guide.md": pytest.mark.full}
+
+
 @pytest.mark.parametrize(
-    "page", [pytest.param(PAGES[0], marks=pytest.mark.versions), *PAGES[1:]], ids=lambda p: p.name
+    "page",
+    [pytest.param(page, marks=MARKS.get(page.name, ()), id=page.name) for page in PAGES],
 )
 def test_python_blocks_of_pages_run(page):
     names_of(page)

@@ -28,26 +28,27 @@ def assert_native(name, heads, size, xs, reverse=False, **options):
     )
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", ALL)
 def test_matrix_cells_with_lengths_equal_their_definition(name):
     assert_native(name, 2, 18, random(1, 3, 4, FEATURES), lengths=jnp.array([4, 0, 2]))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ALL)
 def test_matrix_cells_with_resets_in_reverse_equal_their_definition(name):
     resets = jnp.array([False, False, True, False])
     assert_native(name, 3, 17, random(1, 4, FEATURES), reverse=True, resets=resets)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", ALL)
 def test_matrix_cells_in_single_precision_equal_their_definition(name):
     xs = random(1, 1, 3, FEATURES, dtype=jnp.float32)
     assert_native(name, 2, 33, xs, tolerance=2e-5)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("isa", ["avx2", "sse"])
 @pytest.mark.parametrize("name", ["gated_deltanet", "rwkv7", "mlstm", "mixed", "window attention"])
 def test_matrix_cells_with_narrow_vectors(name, isa, tune):
@@ -56,6 +57,7 @@ def test_matrix_cells_with_narrow_vectors(name, isa, tune):
     check_native(learned(ALL[name](2, 19, FEATURES, jnp.float64)), random(1, 2, 3, FEATURES))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "heads", "size"),
     [
@@ -69,6 +71,7 @@ def test_matrices_of_odd_sizes(name, heads, size, tune):
     check_native(learned(ALL[name](heads, size, FEATURES, jnp.float64)), random(1, 2, 3, FEATURES))
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("batch", [0, 1, 5])
 @pytest.mark.parametrize("name", ["gated_deltanet", "mamba", "ltc"])
 def test_matrix_cells_on_threads(name, batch, tune):
@@ -135,9 +138,6 @@ def test_matrices_of_whole_numbers_and_truths():
     assert nr.explain(layer, random(1, 3, 6, 5)).backend == "native"
 
 
-# --- plans --------------------------------------------------------------------------------------
-
-
 def test_a_reduction_follows_the_stage_that_stores_its_operand():
     """The operand is computed, point by point, from a matrix in another order."""
 
@@ -147,6 +147,22 @@ def test_a_reduction_follows_the_stage_that_stores_its_operand():
         return jnp.tanh(0.3 * largest.astype(h.dtype) + x * turned)
 
     check_native(nr.Recurrence(step, jnp.zeros(4)), random(2, 5, 4))
+
+
+def test_reductions_of_truths_and_choices_by_numbers():
+    """Along features, along rows, and of everything."""
+
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        above = h.reshape(2, 3) > x.reshape(2, 3)
+        kind = above.any(0).astype(jnp.int32) + jnp.min(above, 0).astype(jnp.int32)
+        chosen = jax.lax.select_n(kind, x[:3], -x[3:], h[:3])
+        wide = jnp.where(above.all(1), 0.2, 0.6)
+        return jnp.tanh(jnp.concatenate([chosen, wide, wide[:1]]) + jnp.where(above.any(), h, 0.3))
+
+    check_native(nr.Recurrence(step, jnp.zeros(6)), random(2, 5, 6))
+
+
+# --- plans --------------------------------------------------------------------------------------
 
 
 def test_an_update_and_its_read_out_are_one_stage():

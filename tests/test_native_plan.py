@@ -176,6 +176,30 @@ LEGAL: dict[str, tuple[Function, Shapes, str]] = {
         return d
         """,
     ),
+    "truths are reduced as whole numbers": (
+        lambda h: jnp.any(h > 0),
+        {"h": (2,)},
+        """
+        a[2]:bool = gt(h, 0)
+        b[2]:int32 = convert_element_type(a)
+        c:int32 = reduce_max(b) axes 0
+        d:bool = ne(c, 0)
+        return d
+        """,
+    ),
+    "a choice by a number is several choices": (
+        lambda h: jax.lax.select_n(h.astype(jnp.int32), h, -h, h),
+        {"h": (2,)},
+        """
+        a[2]:int32 = convert_element_type(h)
+        b[2] = neg(h)
+        c[2]:bool = ge(a, 1)
+        d[2] = select_n(c, h, b)
+        e[2]:bool = ge(a, 2)
+        f[2] = select_n(e, d, h)
+        return f
+        """,
+    ),
 }
 
 

@@ -12,7 +12,7 @@ LENGTHS = jnp.array([4, 0, 2])
 RESETS = jnp.array([[0, 0, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]], bool)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("backend", ["auto", "scan", "plain"])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_masked_sequences_equal_the_definition(name, backend):
@@ -21,7 +21,7 @@ def test_masked_sequences_equal_the_definition(name, backend):
     assert_agree(layer, definition, random(1, 3, 4, 5), lengths=LENGTHS, resets=RESETS)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_one_example_in_reverse_equals_the_definition(name):
     layer = learned(PUBLISHED[name](3, 2, 5, jnp.float64), reverse=True)

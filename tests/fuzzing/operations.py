@@ -62,6 +62,7 @@ DOMAINS: dict[str, Function] = {
     "positive": lambda a: 0.3 + jnp.abs(a),
     "above one": lambda a: 1.2 + jnp.abs(a),
     "away": lambda a: 2 + jnp.cos(a),
+    "not zero": lambda a: a + 0.3,  # a state is often zero
     "stepped": lambda a: 3 * a + 0.1234,
     "whole": whole,
     "unsigned": lambda a: (4.7123 * jnp.abs(a)).astype(jnp.uint8),
@@ -81,7 +82,7 @@ UNARY: dict[str, tuple[str, str]] = {
         "nn.sigmoid nn.softplus nn.soft_sign nn.silu nn.swish nn.log_sigmoid nn.leaky_relu "
         "nn.hard_sigmoid nn.hard_silu nn.hard_swish nn.hard_tanh nn.elu nn.celu nn.selu "
         "nn.gelu nn.squareplus nn.mish nn.identity nn.sparse_plus nn.sparse_sigmoid nn.tanh",
-        "lax.bessel_i0e lax.bessel_i1e jnp.i0 jnp.sinc",
+        "lax.bessel_i0e lax.bessel_i1e jnp.sinc",
     ),
     "small": (
         "jnp.cosh jnp.degrees jnp.exp jnp.exp2 jnp.expm1 jnp.rad2deg jnp.sinh lax.cosh lax.exp "
@@ -100,6 +101,8 @@ UNARY: dict[str, tuple[str, str]] = {
     ),
     "above one": ("jnp.arccosh jnp.acosh lax.acosh", ""),
     "away": ("jnp.reciprocal lax.reciprocal", ""),
+    # At zero, JAX's derivative of a value that `jax.vjp(jnp.i0, x)` returns is 1 instead of 0.
+    "not zero": ("", "jnp.i0"),
     "stepped": (
         "jnp.ceil jnp.floor jnp.rint jnp.round jnp.trunc lax.ceil lax.floor lax.round jnp.signbit",
         "",

@@ -152,12 +152,25 @@ def _cond(equation: Equation) -> Function:
     branches = equation.params["branches"]
 
     def select(index: jax.Array, *arrays: jax.Array) -> list[jax.Array]:
-        found, *others = (call(branch, *arrays) for branch in branches)
-        for k, other in enumerate(others, 1):
-            found = [jnp.where(index >= k, one, two) for one, two in zip(other, found, strict=True)]
-        return found
+        found = zip(*(call(branch, *arrays) for branch in branches), strict=True)
+        return [_chosen(index, results) for results in found]
 
     return select
+
+
+def _chosen(index: jax.Array, cases: Sequence[jax.Array]) -> jax.Array:
+    """The case of a number."""
+    found, *others = cases
+    for k, other in enumerate(others, 1):
+        found = jnp.where(index >= k, other, found)
+    return found
+
+
+def _select(equation: Equation) -> Function | None:
+    """A choice by a number, of any number of cases."""
+    if equation.inputs[0].aval.dtype == bool:
+        return None
+    return lambda index, *cases: [_chosen(index, cases)]
 
 
 def _empty(equation: Equation) -> Function:
@@ -188,6 +201,15 @@ def _power(equation: Equation) -> Function | None:
     return None if x == y else lambda x, y: [jax.lax.pow(x, y.astype(x.dtype))]
 
 
+def _of_truths(equation: Equation) -> Function | None:
+    """A reduction of truth values: the smallest or the largest of zeros and ones."""
+    if equation.inputs[0].aval.dtype != bool:
+        return None
+    is_smallest, axes = equation.name in ("reduce_and", "reduce_min"), equation.params["axes"]
+    reduce = jnp.min if is_smallest else jnp.max
+    return lambda x: [reduce(x.astype(jnp.int32), axes) != 0]
+
+
 _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "cond": _cond,
     "empty": _empty,
@@ -196,4 +218,6 @@ _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "pad": pad,
     "polynomial": _polynomial,
     "pow": _power,
+    "select_n": _select,
+    **dict.fromkeys(("reduce_and", "reduce_max", "reduce_min", "reduce_or"), _of_truths),
 }

@@ -150,6 +150,25 @@ def test_symboliczero():
     assert seen == [False, True]
 
 
+def test_is_known_and_is_recording():
+    array, seen = jnp.ones(2), []
+
+    def look(a: jax.Array) -> jax.Array:
+        seen.append((_jax.is_known(a), _jax.is_known(array), _jax.is_recording()))
+        return a * 2
+
+    look(array)
+    jax.vmap(look)(array)
+    jax.jit(look)(array)
+    jax.jit(jax.vmap(look))(array)
+    assert seen == [
+        (True, True, False),
+        (False, True, False),
+        (False, True, True),
+        (False, True, True),
+    ]
+
+
 def test_looks_at_residuals():
     assert not _jax.looks_at_residuals()
     for switch in (jax.debug_nans, jax.debug_infs):

@@ -9,6 +9,7 @@ that names it. Everything else in Noria uses documented functions of `jax` only.
 `Tracer`, `SymbolicZero`               arguments of a function that JAX traces or differentiates
 `parts_of`, `call`                     jaxprs with and without closed-over arrays
 `is_symbolic`                          sizes that `jax.export` leaves open
+`is_known`, `is_recording`             constants of a program that is traced
 `looks_at_residuals`, `settings`       the options of JAX
 `bind`, `user_frames`                  bind an equation again; the user's lines that led to it
 `primitive`                            a primitive with all its rules
@@ -28,6 +29,8 @@ from jax.extend.core import Var as Var
 from noria._jax.jaxprs import (
     bind,
     call,
+    is_known,
+    is_recording,
     is_symbolic,
     looks_at_residuals,
     parts_of,
@@ -50,6 +53,8 @@ __all__ = [
     "aligned",
     "bind",
     "call",
+    "is_known",
+    "is_recording",
     "is_symbolic",
     "looks_at_residuals",
     "parts_of",

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._jax import SymbolicZero
+from noria._jax import SymbolicZero, is_known
 from noria.backends import loop_backend
 from noria.backends.base import LoopBackend, LoopCall, LoopResult, Sizes, in_order
 from noria.compiler.accumulate import accumulate_in_loop
@@ -23,8 +23,10 @@ from noria.compiler.cotangents import (
     PullPrologue,
     add,
     arrays_of,
+    choose,
     instantiate,
     or_zeros,
+    put,
 )
 from noria.compiler.param_use import cotangent_array
 from noria.compiler.residuals import StepVJP
@@ -200,13 +202,23 @@ class LoopExecutor:
         state: list[jax.Array],
         sizes: Sizes,
     ) -> Outputs:
-        run = jax.custom_vjp(functools.partial(self.infer, sizes))
-        run.defvjp(
-            functools.partial(self._forward, sizes),
-            lambda pull, cotangents: pull(cotangents),
-            symbolic_zeros=True,
-        )
-        found: Outputs = run(parameters, steps, state)
+        # What is known while JAX traces has no derivative, and stays known inside.
+        is_open = [not is_known(a) for a in parameters]
+
+        def infer(some: list[jax.Array], *others: list[jax.Array]) -> Outputs:
+            return self.infer(sizes, put(parameters, is_open, some), *others)
+
+        def forward(*primals: Any) -> tuple[Outputs, jtu.Partial]:
+            some, *others = arrays_of(primals)
+            return self._forward(sizes, put(parameters, is_open, some), *others)
+
+        def pull_back(pull: jtu.Partial, cotangents: Ends) -> Cotangents:
+            of_parameters, of_steps, of_state = pull(cotangents)
+            return choose(of_parameters, is_open), of_steps, of_state
+
+        run = jax.custom_vjp(infer)
+        run.defvjp(forward, pull_back, symbolic_zeros=True)
+        found: Outputs = run(choose(parameters, is_open), steps, state)
         return found
 
     def infer(
@@ -230,9 +242,14 @@ class LoopExecutor:
     def _results(self, final: list[Any], emitted: list[Any], given: Any) -> Outputs:
         return results(final, emitted, given, self.sizes.mapped_axis)
 
-    def _forward(self, sizes: Sizes, *primals: Any) -> tuple[Outputs, jtu.Partial]:
+    def _forward(
+        self,
+        sizes: Sizes,
+        parameters: list[jax.Array],
+        steps: list[jax.Array],
+        state: list[jax.Array],
+    ) -> tuple[Outputs, jtu.Partial]:
         """Final state, emitted values, and their pull-back with the arrays that it reads."""
-        parameters, steps, state = arrays_of(primals)
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
         segment = functools.partial(self._advance, gradient.forward, sizes, env)

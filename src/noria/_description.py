@@ -15,7 +15,6 @@ import numpy as np
 
 from noria._stored import Tensor, is_stored_as, to_dtype
 from noria.cells.base import cell_name
-from noria.layers.prepared import Prepared
 from noria.module import iterate_modules, map_modules, named_leaves
 
 #: The second has arrays that are stored in parts.
@@ -27,7 +26,7 @@ PLAIN = (bool, int, float, str)
 
 def check_leaves(call: str, model: Any) -> None:
     for name, module in iterate_modules(model):
-        if isinstance(module, Prepared):
+        if module._hides_arrays:
             raise TypeError(
                 f"{call}: {name or 'the model'} is a prepared layer, which holds no arrays; "
                 "expected the model that it was prepared from."

@@ -1,7 +1,7 @@
 """``prepare``: a model for inference, whose arrays are constants of its compiled programs."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -40,6 +40,8 @@ class Prepared(Layer):
     """A layer without trainable arrays, from `prepare`."""
 
     held: _Held = eqx.field(static=True)
+
+    _hides_arrays: ClassVar = True
 
     def scan(
         self,

@@ -232,7 +232,7 @@ def test_pickled_and_not_saved(tmp_path, packings):
 
 def test_what_is_not_prepared():
     with pytest.raises(TypeError, match="model is a GRUCell; expected a layer"):
-        nr.prepare(nr.GRUCell(2, 3, key=KEY))
+        nr.prepare(nr.GRUCell(2, 3, key=KEY))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="its arrays are traced"):
         jax.jit(lambda model: nr.prepare(model)(jnp.zeros((2, 5))))(models()["GRU"])
 
@@ -241,7 +241,7 @@ def test_a_prepared_layer_is_freed_with_its_programs():
     fast = nr.prepare(models()["GRU"])
     fast(random(15, 3, 8, 5))
     held = jax.live_arrays()
-    arrays = {id(a) for a in jax.tree.leaves(fast.held.layer)}  # type: ignore[attr-defined]
+    arrays = {id(a) for a in jax.tree.leaves(fast.held.layer)}
     assert arrays <= {id(a) for a in held}
     del fast, held
     gc.collect()

@@ -81,7 +81,7 @@ class Prepared(Layer):
         return f"prepare({self.held.layer.label})"
 
 
-def prepare(model: Layer) -> Layer:
+def prepare(model: Layer) -> Prepared:
     """A copy of ``model`` for inference with the least time for each call.
 
     Its arrays are constants of compiled programs, one for each shape of the arguments. Native code
@@ -123,5 +123,4 @@ def prepare(model: Layer) -> Layer:
             f"prepare({model.label}): its arrays are traced, so they have no values yet; "
             "prepare it outside of jax.jit and jax.grad."
         )
-    prepared: Layer = Prepared(_Held(inference(model)))
-    return prepared
+    return Prepared(_Held(inference(model)))

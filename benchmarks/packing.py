@@ -1,51 +1,36 @@
 """Measure the cost of packing in each call: python benchmarks/packing.py [--quick] [N ...]
 
-Each line compares programs of one LSTM with as many inputs as units, whose weights are constants:
+Each line compares programs of one LSTM with as many inputs as units:
 
-* ``packed``: the kernel packs its weights into panels in each call.
-* ``given``: the same kernel finds the panels in memory, as if they had been made once.
-* ``in place``: the kernel reads the weights without packing; for one step only.
+* ``arguments``: the weights are arguments; the kernel packs them in each call, or for up to eight
+  rows reads them in place.
+* ``prepared``: the weights are constants, and are packed when the program is compiled.
 
 The programs of a line take turns, and the least CPU time of each is printed in microseconds. The
 kernels have one thread, so that CPU time, which depends less on the load of the machine than wall
-time, is the time of a call. Numbers select lines. ``python benchmarks/tuning.py step_rows``
-compares a step with XLA's operations.
+time, is the time of a call. Numbers select lines. The last lines are calls from Python; they
+include calls of JAX itself. ``python benchmarks/tuning.py step_rows`` compares a step with XLA's
+operations.
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from llvmlite import ir
 
 import noria as nr
-from noria.backends.native.codegen import kernel, packing, time_block
-from noria.backends.native.codegen.addresses import panel_vector
-from noria.backends.native.codegen.llvm import (
-    I64,
-    POINTER,
-    VOID,
-    advance,
-    begin_function,
-    bytes_of,
-    i64,
-)
 from noria.backends.native.machine import Tuning, using
-from noria.backends.native.plan.tiling import ALIGN, KernelPlan, Panel
 
-ALL = 2**30
+Programs = dict[str, Callable[[], Any]]
 
 
 class Problem(NamedTuple):
-    """An LSTM; ``steps`` is 0 for `noria.Recurrence.step`."""
+    """An LSTM; ``steps`` is 0 for `noria.Layer.step`."""
 
     steps: int
     batch: int
@@ -61,81 +46,60 @@ PROBLEMS = [
 ]
 
 
-@contextmanager
-def panels_at(memory: np.ndarray, is_packed: bool) -> Iterator[None]:
-    """A context in which kernels have their panels in this memory, and may not pack them."""
-    start = -(-memory.ctypes.data // ALIGN) * ALIGN
-
-    def panel_at(b: ir.IRBuilder, _: Any, plan: KernelPlan, panel: Panel, j: ir.Value) -> ir.Value:
-        width = panel.dot.depth * len(panel.columns) * bytes_of(panel_vector(plan, panel))
-        base = b.inttoptr(i64(start + panel.scratch_offset), POINTER)
-        return advance(b, base, b.mul(j, i64(width)))
-
-    def emit_pack(plan: KernelPlan, module: ir.Module) -> None:
-        assert plan.panel_bytes + ALIGN <= memory.nbytes
-        if is_packed:
-            packing.emit_pack(plan, module)
-        else:
-            begin_function(module, "pack", VOID, POINTER, I64, I64)[0].ret_void()
-
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(kernel, "emit_pack", emit_pack))
-        for module in (kernel, packing, time_block):
-            stack.enter_context(mock.patch.object(module, "panel_at", panel_at))
-        yield
-
-
-def function_of(problem: Problem) -> tuple[Callable[..., Any], Any]:
-    """A layer's call, and its arguments."""
+def programs_of(problem: Problem) -> Programs:
+    """The programs to compare, as functions without arguments."""
     steps, batch, inputs, units = problem
-    cell = nr.LSTMCell(inputs, units, key=jax.random.key(0))
-    layer = nr.Recurrence(cell, backend="native")
+    layer = nr.LSTM(inputs, units, key=jax.random.key(0), backend="native")
     xs = jax.random.normal(jax.random.key(1), (batch, max(steps, 1), inputs))
-    if steps:
-        return lambda xs: layer.scan(None, xs), (xs,)
     state = jax.tree.map(lambda a: jnp.zeros((batch, *a.shape), a.dtype), layer.initial_state())
-    return lambda state, x: layer.step(state, x), (state, xs[:, 0])
+
+    def run(layer: nr.Layer, state: Any, xs: jax.Array) -> Any:
+        return layer.scan(state, xs) if steps else layer.step(state, xs[:, 0])
+
+    with using(replace(Tuning(), threads=1)):
+        given = jax.jit(run).lower(layer, state, xs).compile()
+        fast = nr.prepare(layer)
+        prepared = jax.jit(partial(run, fast)).lower(state, xs).compile()
+    return {
+        "arguments": lambda: given(layer, state, xs),
+        "prepared": lambda: prepared(state, xs),
+    }
 
 
-def compiled(problem: Problem, *, unpacked_rows: int) -> Callable[[], Any]:
-    """A compiled program as a function without arguments."""
-    function, arguments = function_of(problem)
-    with using(replace(Tuning(), threads=1, step_rows=ALL, unpacked_rows=unpacked_rows)):
-        program = jax.jit(function).lower(*arguments).compile()
-    return lambda: jax.block_until_ready(program(*arguments))
+def calls_from_python() -> Programs:
+    """One step of one example, in several ways, and what JAX needs for a call."""
+    layer = nr.LSTM(128, 128, key=jax.random.key(0))
+    fast, state, x = nr.prepare(layer), layer.initial_state(), jnp.ones(128)
+    jitted = jax.jit(lambda layer, state, x: layer.step(state, x))
+    add, three = jax.jit(lambda x: x + 1), jax.jit(lambda state, x: (state, x + 1))
+    return {
+        "JAX: x + 1": lambda: add(x),
+        "JAX: state and x": lambda: three(state, x),
+        "layer.step": lambda: layer.step(state, x),
+        "jitted step": lambda: jitted(layer, state, x),
+        "prepared.step": lambda: fast.step(state, x),
+    }
 
 
-def programs_of(problem: Problem) -> dict[str, Callable[[], Any]]:
-    """The programs to compare."""
-    found = {"packed": compiled(problem, unpacked_rows=0)}
-    memory = np.zeros(2**26, np.uint8)
-    with panels_at(memory, is_packed=True):
-        compiled(problem, unpacked_rows=0)()
-    with panels_at(memory, is_packed=False):
-        given = compiled(problem, unpacked_rows=0)
-    for one, two in zip(*map(jax.tree.leaves, (found["packed"](), given())), strict=True):
-        np.testing.assert_array_equal(one, two)
-    # The program reads the memory for as long as it lives.
-    found["given"] = partial(_kept, given, memory)
-    if not problem.steps:
-        found["in place"] = compiled(problem, unpacked_rows=ALL)
-    return found
-
-
-def _kept(program: Callable[[], Any], memory: np.ndarray) -> Any:
-    return program()
-
-
-def least(programs: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+def least(programs: Programs, seconds: float, repeats: int = 1) -> dict[str, float]:
     """The least CPU time of each program in microseconds."""
-    best = dict.fromkeys(programs, float("inf"))
+    best = {name: float("inf") for name, program in programs.items() if _ready(program)}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or float("inf") in best.values():
         for name, program in programs.items():
             began = time.process_time()
-            program()
-            best[name] = min(best[name], 1e6 * (time.process_time() - began))
+            for _ in range(repeats):
+                found = program()
+            jax.block_until_ready(found)
+            used = 1e6 * (time.process_time() - began) / repeats
+            best[name] = min(best[name], used)
     return best
+
+
+def _ready(program: Callable[[], Any]) -> bool:
+    """Run a program once, so that it is compiled."""
+    jax.block_until_ready(program())
+    return True
 
 
 def main(arguments: list[str]) -> None:
@@ -145,7 +109,10 @@ def main(arguments: list[str]) -> None:
         problem = PROBLEMS[number]
         found = least(programs_of(problem), 0.02 if quick else 0.5)
         times = "  ".join(f"{name} {found[name]:9,.0f}" for name in found)
-        print(f"{number:2}  {problem}  {times}", flush=True)
+        ratio = found["arguments"] / found["prepared"]
+        print(f"{number:2}  {problem}  {times}  ratio {ratio:.2f}", flush=True)
+    for name, used in least(calls_from_python(), 0.02 if quick else 2, repeats=50).items():
+        print(f"    {name:20} {used:9.1f}", flush=True)
 
 
 if __name__ == "__main__":

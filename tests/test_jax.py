@@ -150,6 +150,32 @@ def test_symboliczero():
     assert seen == [False, True]
 
 
+def test_is_known():
+    array, seen = jnp.ones(2), []
+
+    def look(a: jax.Array) -> jax.Array:
+        seen.append((_jax.is_known(a), _jax.is_known(array)))
+        return a * 2
+
+    look(array)
+    jax.vmap(look)(array)
+    jax.jit(look)(array)
+    assert seen == [(True, True), (False, True), (False, True)]
+    assert not _jax.is_known(np.ones(2))
+
+
+def test_is_recording():
+    seen = []
+
+    def look(a: jax.Array) -> jax.Array:
+        seen.append(_jax.is_recording())
+        return a * 2
+
+    for run in (look, jax.vmap(look), jax.jit(look), jax.jit(jax.vmap(look))):
+        run(jnp.ones(2))
+    assert seen == [False, False, True, True]
+
+
 def test_looks_at_residuals():
     assert not _jax.looks_at_residuals()
     for switch in (jax.debug_nans, jax.debug_infs):

@@ -68,13 +68,15 @@ def spills(text: str) -> list[str]:
 
 @each_isa
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_accumulators_of_a_panel_stay_in_registers(plans_for, isa, width):
+@pytest.mark.parametrize("is_given", [False, True])
+def test_accumulators_of_a_panel_stay_in_registers(plans_for, isa, width, is_given):
     plan = plans_for(isa)[-1]
     if width > Tuning().panel_vectors[isa.registers >= 32]:
         pytest.skip("no panel of this instruction set is so wide")
     rows = plan.register_rows(width)
     vector = ir.VectorType(ir.FloatType(), plan.lanes)
-    text = assembly_of(gemm_microkernel(ir.Module("test"), vector, width, rows), isa)
+    align = 4 if is_given else 4 * plan.lanes
+    text = assembly_of(gemm_microkernel(ir.Module("test"), vector, width, rows, align), isa)
     assert len(re.findall(r"fmla|fmadd|addps", text)) >= rows * width
     assert not spills(text)
 

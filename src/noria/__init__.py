@@ -30,6 +30,7 @@ from noria.layers.named import GRUv3 as GRUv3
 from noria.layers.per_step import LayerNorm as LayerNorm
 from noria.layers.per_step import PerStep as PerStep
 from noria.layers.per_step import RMSNorm as RMSNorm
+from noria.layers.prepared import prepare as prepare
 from noria.layers.recurrence import Recurrence as Recurrence
 from noria.layers.with_backend import with_backend as with_backend
 from noria.losses import binary_cross_entropy as binary_cross_entropy

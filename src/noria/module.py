@@ -58,6 +58,8 @@ class Module(eqx.Module):
         static=True, init=False, repr=False, default=()
     )
     _trainable: ClassVar[tuple[str, ...] | None] = None
+    # Whether the arrays of a module are not part of the pytree.
+    _hides_arrays: ClassVar[bool] = False
 
     def __init_subclass__(cls, trainable: tuple[str, ...] | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

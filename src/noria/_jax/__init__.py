@@ -9,6 +9,7 @@ that names it. Everything else in Noria uses documented functions of `jax` only.
 `Tracer`, `SymbolicZero`               arguments of a function that JAX traces or differentiates
 `parts_of`, `call`                     jaxprs with and without closed-over arrays
 `is_symbolic`                          sizes that `jax.export` leaves open
+`is_known`, `is_recording`             constants of a program that is traced
 `looks_at_residuals`, `settings`       the options of JAX
 `bind`, `user_frames`                  bind an equation again; the user's lines that led to it
 `primitive`                            a primitive with all its rules
@@ -31,6 +32,8 @@ from noria._jax.jaxprs import (
     Literal,
     bind,
     call,
+    is_known,
+    is_recording,
     is_symbolic,
     looks_at_residuals,
     parts_of,
@@ -55,6 +58,8 @@ __all__ = [
     "bind",
     "call",
     "differentiable",
+    "is_known",
+    "is_recording",
     "is_symbolic",
     "looks_at_residuals",
     "parts_of",

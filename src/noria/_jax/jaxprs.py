@@ -4,6 +4,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 from jax.extend import source_info_util
@@ -53,6 +54,20 @@ def user_frames(source: Any) -> list[tuple[str, int]]:
 def is_symbolic(*sizes: Any) -> bool:
     """Whether one of the sizes is a variable of `jax.export.symbolic_shape`."""
     return not all(isinstance(size, int | np.integer) for size in sizes)
+
+
+def is_known(array: Any) -> bool:
+    """Whether the values of an array are known while JAX traces."""
+    return (
+        isinstance(array, jax.Array)
+        and not isinstance(array, jax.core.Tracer)
+        and array.is_fully_addressable
+    )
+
+
+def is_recording() -> bool:
+    """Whether JAX records operations for a program here, as in `jax.jit`, and does not run them."""
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def looks_at_residuals() -> bool:

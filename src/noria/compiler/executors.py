@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._jax import SymbolicZero, differentiable
+from noria._jax import SymbolicZero, differentiable, is_known
 from noria.backends import loop_backend
 from noria.backends.base import LoopBackend, LoopCall, LoopResult, Sizes, in_order
 from noria.compiler.accumulate import accumulate_in_loop
@@ -22,8 +22,11 @@ from noria.compiler.cotangents import (
     Ends,
     PullPrologue,
     add,
+    choose,
     instantiate,
     or_zeros,
+    put,
+    scatter,
 )
 from noria.compiler.param_use import cotangent_array
 from noria.compiler.residuals import StepVJP
@@ -39,6 +42,8 @@ log = logging.getLogger("noria")
 
 #: Final state and emitted values.
 Outputs = tuple[list[jax.Array], list[jax.Array]]
+#: These, with their pull-back and their tangents.
+Rules = tuple[Outputs, jtu.Partial, jtu.Partial]
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,9 +206,29 @@ class LoopExecutor:
         state: list[jax.Array],
         sizes: Sizes,
     ) -> Outputs:
-        infer, forward = (functools.partial(f, sizes) for f in (self.infer, self._forward))
+        # What is known while JAX traces has no derivative, and stays known inside.
+        is_open = [not is_known(a) for a in parameters]
+
+        def infer(some: list[jax.Array], *others: list[jax.Array]) -> Outputs:
+            return self.infer(sizes, put(parameters, is_open, some), *others)
+
+        def forward(some: list[jax.Array], *others: list[jax.Array]) -> Rules:
+            found, pull, push = self._forward(sizes, put(parameters, is_open, some), *others)
+            return found, jtu.Partial(pull_open, pull), jtu.Partial(push_open, push)
+
+        def pull_open(pull: jtu.Partial, cotangents: Ends) -> Cotangents:
+            of_parameters, of_steps, of_state = pull(cotangents)
+            return choose(of_parameters, is_open), of_steps, of_state
+
+        def push_open(push: jtu.Partial, moving: Tangents) -> list[jax.Array] | None:
+            of_parameters, of_steps, of_state = moving
+            found: list[jax.Array] | None = push(
+                (scatter(of_parameters, is_open), of_steps, of_state)
+            )
+            return found
+
         run = differentiable(infer, forward, (0, self.sizes.mapped_axis))
-        found: Outputs = run(parameters, steps, state)
+        found: Outputs = run(choose(parameters, is_open), steps, state)
         return found
 
     def infer(
@@ -237,7 +262,7 @@ class LoopExecutor:
         parameters: list[jax.Array],
         steps: list[jax.Array],
         state: list[jax.Array],
-    ) -> tuple[Outputs, jtu.Partial, jtu.Partial]:
+    ) -> Rules:
         """Final state, emitted values, their pull-back and their tangents, with what these read."""
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants

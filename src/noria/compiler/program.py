@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import jax
 import jax.tree_util as jtu
 
 from noria._integers import ceil_div
-from noria._jax import is_symbolic
+from noria._jax import is_known, is_symbolic
 from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
 from noria.compiler.canonicalize import without_transposes
@@ -89,7 +90,7 @@ class Program:
         """Final state and outputs of a sequence, batch first."""
         traced, parts = self.traced, self.split
         env = env_of(traced.parameter_values, traced.parameters)
-        env |= env_of(parts.invariant.outputs, evaluate(parts.invariant, env, {}, ()))
+        env |= _invariant(parts.invariant, env)
         needed = {*parts.parameters, *parts.epilogue.inputs}
         needed |= set() if traced.peeled is None else traced.peeled.inputs
         used = tuple(v for v in env if v in needed)
@@ -191,6 +192,13 @@ class Program:
         if given is None or is_symbolic(time) or not time:
             return time
         return math.isqrt(time - 1) + 1 if given == "sqrt" else int(given)
+
+
+def _invariant(graph: Graph, env: Env) -> Env:
+    """The loop-invariant values. Of weights that are constants of a program, so are these."""
+    known = all(is_known(env[v]) for v in graph.inputs) and bool(graph.equations)
+    with jax.ensure_compile_time_eval() if known else nullcontext():
+        return env_of(graph.outputs, evaluate(graph, env, {}, ()))
 
 
 def split_step(

@@ -16,7 +16,7 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 
-from noria._jax import Literal, Tracer, parts_of
+from noria._jax import Literal, Tracer, is_known, is_recording, parts_of
 from noria._types import State
 from noria.backends.base import Problem
 from noria.backends.environment import Environment, environment
@@ -60,6 +60,16 @@ def dependence_of(cell: Callable[..., Any], state: State, x: Any, keywords: Any)
     except Exception:  # the layer raises an error of the cell again, with a note
         return None
     return environment(), *found
+
+
+def has_constant_weights(cell: Any) -> bool:
+    """Whether a program is traced in which all arrays of a cell are constants.
+
+    Then the layer must be a part of this program: a compiled function inside of it would take them
+    as arguments, and could not pack them once.
+    """
+    leaves = [leaf for leaf in jtu.tree_leaves(cell) if isinstance(leaf, jax.Array)]
+    return bool(leaves) and all(map(is_known, leaves)) and is_recording()
 
 
 @eqx.filter_jit

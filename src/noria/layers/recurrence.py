@@ -24,7 +24,13 @@ from noria.layers.checks import (
     check_options,
     strip_weak_type,
 )
-from noria.layers.compiled import compiled_run, compiled_step, dependence_of, whole_step
+from noria.layers.compiled import (
+    compiled_run,
+    compiled_step,
+    dependence_of,
+    has_constant_weights,
+    whole_step,
+)
 from noria.layers.inputs import input_of
 from noria.masking import check_lengths, keep_valid, where, without_padding
 from noria.module import as_pytree
@@ -215,7 +221,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             self.reverse,
             self.label,
         )
-        shared = None if is_listening() else self._dependence(problem, len(axes))
+        is_part = is_listening() or has_constant_weights(self.cell)
+        shared = None if is_part else self._dependence(problem, len(axes))
         run = run_locally if shared is None else functools.partial(compiled_run, shared)
         return run(self._options, problem)
 
@@ -299,6 +306,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
     def _run_step(self, options: Options, problem: Problem) -> tuple[State, Any]:
         """Run a step in a program that is shared with other calls, if there can be one."""
+        if has_constant_weights(self.cell):
+            return run_single_step(options, problem)
         shared = self._dependence(problem, int(problem.batched))
         if shared is None:
             return run_single_step(Options("plain"), problem)

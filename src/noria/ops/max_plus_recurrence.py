@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from noria._jax import LinearMap, tangent_type
 from noria.ops.linear_recurrence import linear_recurrence, shifted
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def max_plus_recurrence(
     a: jax.Array,
     b: jax.Array,
@@ -29,14 +29,19 @@ def max_plus_recurrence(
 
     Arguments and result are those of `linear_recurrence`, and floating.
 
-    The VJP is that of the steps one by one. Their derivatives ``d_t`` with respect to the state
-    before are known, so the cotangents follow a linear recurrence in the opposite direction. For
-    cotangents ``c_t`` of ``h_t``::
+    The derivatives ``d_t`` of a step with respect to the state before are known. So the tangents
+    follow a linear recurrence, and the cotangents one in the opposite direction. For cotangents
+    ``c_t`` of ``h_t``::
 
         g_t = d_(t + 1) * g_(t + 1) + c_t
     """
-    if not a.shape[0]:
-        return b
+    return _recurrence(a, b, start, reverse, parallel) if a.shape[0] else b
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _recurrence(
+    a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
+) -> jax.Array:
     step_by_step = functools.partial(_sequential, reverse=reverse)
     composed = functools.partial(_composed, reverse=reverse)
     if parallel is None:
@@ -44,27 +49,36 @@ def max_plus_recurrence(
     return (composed if parallel else step_by_step)(a, b, start)
 
 
-def _forward(
-    a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
-) -> Any:
-    states = max_plus_recurrence(a, b, start, reverse, parallel)
-    return states, (a, b, start, states)
+@_recurrence.defjvp
+def _(reverse: bool, parallel: bool | None, primals: Any, tangents: Any) -> Any:
+    a, b, start = primals
+    states = _recurrence(a, b, start, reverse, parallel)
+    push, pull = (functools.partial(rule, reverse, parallel) for rule in (_push, _pull))
+    linear = LinearMap(push, pull, (tangent_type(states),), (0,))
+    return states, linear([a, b, shifted(states, start, reverse)], tangents)[0]
 
 
-def _pull_back(reverse: bool, parallel: bool | None, kept: Any, cotangent: jax.Array) -> Any:
-    a, b, start, states = kept
-    nothing = jnp.zeros_like(start)
-    if not a.shape[0]:
-        return a, cotangent, nothing
-    _, pull = jax.vjp(_step, shifted(states, start, reverse), a, b)
+def _push(
+    reverse: bool, parallel: bool | None, residuals: list[jax.Array], tangents: list[jax.Array]
+) -> list[jax.Array]:
+    (a, b, before), (of_a, of_b, of_start) = residuals, tangents
+    nothing = jnp.zeros_like(a)
+    _, slope = jax.jvp(_step, (before, a, b), (jnp.ones_like(a), nothing, nothing))
+    _, shifts = jax.jvp(_step, (before, a, b), (nothing, of_a, of_b))
+    return [linear_recurrence(slope, shifts, of_start, reverse, parallel)]
+
+
+def _pull(
+    reverse: bool, parallel: bool | None, residuals: list[jax.Array], cotangents: list[jax.Array]
+) -> list[jax.Array]:
+    (a, b, before), (cotangent,) = residuals, cotangents
+    nothing = jnp.zeros_like(before[0])
+    _, pull = jax.vjp(_step, before, a, b)
     slope, _, _ = pull(jnp.ones_like(a))
     following = shifted(slope, nothing, not reverse)
     g = linear_recurrence(following, cotangent, nothing, not reverse, parallel)
     of_before, of_a, of_b = pull(g)
-    return of_a, of_b, of_before[-1 if reverse else 0]
-
-
-max_plus_recurrence.defvjp(_forward, _pull_back)
+    return [of_a, of_b, of_before[-1 if reverse else 0]]
 
 
 def _plus(state: jax.Array, scale: jax.Array) -> jax.Array:

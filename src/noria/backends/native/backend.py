@@ -2,11 +2,14 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import jax
+import numpy as np
 
-from noria._jax import is_symbolic
+from noria._jax import is_known, is_symbolic
 from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, Size, TimeMajor
 from noria.backends.native.lower.convolutions import convolution, kernels_outside
 from noria.backends.native.lower.legalize import legal_step
@@ -148,9 +151,7 @@ def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopRe
         return _bound(call, env, steps, carry)
     graph, now = graph_in_32_bits(call.graph, call.shared, call.state)
     wide = _renamed(call, graph, now)
-    env, steps = (
-        {now[v]: in_32_bits(a) for v, a in some.items() if v in now} for some in (env, steps)
-    )
+    env, steps = ({now[v]: _wide(a) for v, a in some.items() if v in now} for some in (env, steps))
     found = _bound(wide, env, steps, in_32_bits(carry))
     emitted = [*found.emitted, *(a for r in found.residuals for a in jax.tree.leaves(r))]
     final, stacked, accumulated = of_types(
@@ -167,6 +168,12 @@ def _with_kernels_outside(call: LoopCall) -> tuple[LoopCall, Graph]:
     kernels, graph = kernels_outside(call.graph, call.shared)
     shared = (*call.shared, *kernels.outputs)
     return (replace(call, graph=graph, shared=shared) if kernels.outputs else call), kernels
+
+
+def _wide(arrays: Any) -> Any:
+    """`in_32_bits`; an array that is known while JAX traces stays known."""
+    with jax.ensure_compile_time_eval() if is_known(arrays) else nullcontext():
+        return in_32_bits(arrays)
 
 
 def _renamed(call: LoopCall, graph: Graph, now: Env) -> LoopCall:
@@ -187,7 +194,8 @@ def _bound(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> Loop
     if one:
         arrays, boundary, carry = ([a[None] for a in some] for some in (arrays, boundary, carry))
         call = replace(call, sizes=call.sizes._replace(batch=1, time_major=False))
-    loop = NativeLoop(call, tuple(previous), time_major, chosen(), tuning())
+    known = {v: np.ascontiguousarray(a) for v, a in env.items() if v.aval.ndim and is_known(a)}
+    loop = NativeLoop(call, tuple(previous), time_major, chosen(), tuning(), known)
     shared = [env[v] for v in loop.shared]
     found = call.result(loop([*shared, *arrays, *boundary, *carry], call.sizes.time))
     if one:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from noria._jax import LinearMap, Rows, SymbolicZero, primitive, tangent_type
 from noria.backends import scan
@@ -58,6 +59,8 @@ class NativeLoop:
         isa: the instruction set, and
         tuning: the thresholds, both of the time of the trace: the code is made later, when others
             may hold.
+        known: arrays of shared values that are constants of the program; their weights are packed
+            when it is lowered.
     """
 
     def __init__(
@@ -67,13 +70,14 @@ class NativeLoop:
         time_major: frozenset[Value],
         isa: Isa,
         tuning: Tuning,
+        known: dict[Value, np.ndarray],
     ) -> None:
         inputs = {*call.graph.inputs}
         self.call = call
         self.shared = [v for v in call.shared if v in inputs]
         self.steps = call.steps
         self.previous, self.time_major = previous, time_major
-        self.isa, self.tuning = isa, tuning
+        self.isa, self.tuning, self.known = isa, tuning, known
         #: The requested kernels. An executable holds them too, but only once it is compiled.
         self.kernels: dict[str, kernels.Kernel] = {}
 
@@ -118,7 +122,9 @@ class NativeLoop:
     def _with(self, call: LoopCall) -> "NativeLoop":
         inputs = {*call.graph.inputs}
         previous = tuple(v for v in self.previous if v in inputs)
-        return NativeLoop(call, previous, self.time_major & inputs, self.isa, self.tuning)
+        known = {v: a for v, a in self.known.items() if v in inputs}
+        time_major = self.time_major & inputs
+        return NativeLoop(call, previous, time_major, self.isa, self.tuning, known)
 
     # --- arrays ---------------------------------------------------------------------------------
 
@@ -212,7 +218,8 @@ class NativeLoop:
         batch, limits = self.batch(arrays), self.tuning
         if not time * batch:
             return self.lower_scan(*arrays, time=time)
-        unpacked = time * batch <= limits.unpacked_rows
+        few = time * batch <= limits.unpacked_rows
+        is_known = all(v in self.known for v in self.shared if v.aval.ndim > 1)
         matrices = sum(size_in_bytes(v) for v in self.call.state if v.aval.ndim > 1)
         with using(limits):
             schedule = schedule_of(
@@ -222,27 +229,41 @@ class NativeLoop:
                 self.call.state,
                 self.call.accumulators,
                 self.previous,
-                lambda weight: not unpacked and limits.prefer_block(weight, batch, matrices),
+                lambda weight: not few and limits.prefer_block(weight, batch, matrices),
             )
         shares, by_features = shares_of(schedule, time, batch, limits)
         batch_major = self._batch_major(schedule)
         is_staged = min(time, batch) > 1 and not by_features
         staged = self._staged(schedule, batch_major) if is_staged else ()
+        unpacked = few and not is_known
         plan = KernelPlan(schedule, self.isa, by_features, unpacked, staged, limits)
+        weights = self._weights(plan)
+        if plan.panel_bytes and weights is not None:
+            plan.take_panels()
         block = block_steps(plan, time, batch, limits)
         scratch = jax.ShapeDtypeStruct((plan.scratch_bytes(batch, block),), jnp.uint8)
         sizes = handler.sizes(time, batch, self.call.reverse, block, shares)
         given, wanted = (
             [slot in batch_major and slot not in plan.staged for slot in slots]
-            for slots in (schedule.buffers(INPUTS), schedule.buffers(RESULTS))
+            for slots in (plan.schedule.buffers(INPUTS), schedule.buffers(RESULTS))
         )
         results = jax.eval_shape(
             functools.partial(_swapped, which=wanted), self.structs(time, batch)
         )
         kernel = kernels.kernel_of(plan, self.isa)
         self.kernels[kernel.name] = kernel
+        if plan.given_panels is not None and weights is not None:
+            panels = kernels.packed(kernel, plan, weights)
+            arrays = (*arrays[: len(self.shared)], panels, *arrays[len(self.shared) :])
         run = jax.ffi.ffi_call(kernels.TARGET, [*results, scratch])
         return _swapped(run(sizes, *_swapped(arrays, given), kernel=kernel.name)[:-1], wanted)
+
+    def _weights(self, plan: KernelPlan) -> dict[int, np.ndarray] | None:
+        """The arrays of all weights by number, if they are known."""
+        numbers = {dot.weight for dot in plan.schedule.dots.values()}
+        if not all(self.shared[n] in self.known for n in numbers):
+            return None
+        return {n: self.known[self.shared[n]] for n in numbers}
 
     def _batch_major(self, schedule: Schedule) -> list[Slot]:
         """The buffers whose arrays have the batch in front."""

@@ -50,13 +50,21 @@ def panel_vector(plan: KernelPlan, panel: Panel) -> ir.VectorType:
     return vector_of(plan, panel.columns[0][0].equation.outputs[0].aval.dtype)
 
 
+def panel_align(plan: KernelPlan, vector: ir.VectorType) -> int:
+    """Bytes at whose multiples the vectors of a panel are: XLA places given panels anywhere."""
+    whole = bytes_of(vector)
+    return whole if plan.given_panels is None else whole // vector.count
+
+
 def panel_at(
     b: ir.IRBuilder, buffers: "Buffers", plan: KernelPlan, panel: Panel, j: ir.Value
 ) -> ir.Value:
     """The address of the packed weights of block ``j``."""
     item = bytes_of(panel_vector(plan, panel))
     width = panel.dot.depth * len(panel.columns) * item
-    return advance(b, advance(b, buffers.scratch, panel.scratch_offset), b.mul(j, i64(width)))
+    given = plan.given_panels
+    panels = buffers.scratch if given is None else buffers["shared", given]
+    return advance(b, advance(b, panels, panel.offset), b.mul(j, i64(width)))
 
 
 class Columns(NamedTuple):

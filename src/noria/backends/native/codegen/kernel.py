@@ -26,6 +26,7 @@ from noria.backends.native.codegen.addresses import (
     Buffers,
     begin_step_function,
     columns_of,
+    panel_align,
     panel_at,
     panel_vector,
     vector_of,
@@ -180,7 +181,9 @@ class _Run:
         with for_tiles(b, b.sub(self.last, self.first), most) as rows:
             start, stop = (b.add(self.first, row) for row in rows)
             for panel, width in zip(tiling.panels, widths, strict=True):
-                function = gemm_microkernel(b.module, panel_vector(plan, panel), width, most)
+                vector = panel_vector(plan, panel)
+                align = panel_align(plan, vector)
+                function = gemm_microkernel(b.module, vector, width, most, align)
                 self._product(tiling, panel, function, j, start, b.sub(stop, start))
             with loop(b, start, stop) as row:
                 line = advance(b, self.tile, b.mul(b.sub(row, start), i64(tiling.row_stride)))

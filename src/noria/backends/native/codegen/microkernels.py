@@ -36,20 +36,20 @@ from noria.backends.native.codegen.llvm import (
 
 
 def gemm_microkernel(
-    module: ir.Module, vector: ir.VectorType, width: int, rows: int
+    module: ir.Module, vector: ir.VectorType, width: int, rows: int, align: int
 ) -> ir.Function:
     """``void f(count, row, row_stride, panel, tile, tile_stride, depth)``.
 
-    The products of ``count`` rows, at most ``rows``, with a panel of ``width`` vectors. Strides are
-    the distances in bytes from row to row.
+    The products of ``count`` rows, at most ``rows``, with a panel of ``width`` vectors at a
+    multiple of ``align`` bytes. Strides are the distances in bytes from row to row.
     """
     name = f"gemm.{width}.{rows}.{vector.element}"
     kinds = [I64, POINTER, I64, POINTER, POINTER, I64, I64]
-    return internal_function(module, name, kinds, partial(_emit_gemm, vector, width, rows))
+    return internal_function(module, name, kinds, partial(_emit_gemm, vector, width, rows, align))
 
 
 def _emit_gemm(
-    vector: ir.VectorType, width: int, rows: int, b: ir.IRBuilder, *args: ir.Value
+    vector: ir.VectorType, width: int, rows: int, align: int, b: ir.IRBuilder, *args: ir.Value
 ) -> None:
     """A copy of the loop for each number of rows, so that all accumulators are registers."""
     (number, row, row_stride, panel, tile, tile_stride, depth), size = args, bytes_of(vector)
@@ -60,7 +60,7 @@ def _emit_gemm(
         def step(k: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
             base = advance(b, panel, b.mul(k, i64(width * size)))
             columns = [
-                b.load(advance(b, base, c * size), typ=vector, align=size) for c in range(width)
+                b.load(advance(b, base, c * size), typ=vector, align=align) for c in range(width)
             ]
             return [b.gep(line, [k], source_etype=vector.element) for line in lines], columns
 

@@ -21,6 +21,7 @@ from llvmlite import ir
 from noria.backends.native.codegen.addresses import (
     Buffers,
     begin_step_function,
+    panel_align,
     panel_at,
     panel_vector,
     scratch_arrays,
@@ -100,7 +101,7 @@ class _TimeBlock:
             packed = panel_at(b, self.buffers, plan, panel, j)
             block = advance(b, target, b.mul(j, i64(tiling.vectors * whole)))
             vectors = len(plan.segments(panel, counts))
-            function = gemm_microkernel(b.module, vector, vectors, most)
+            function = gemm_microkernel(b.module, vector, vectors, most, panel_align(plan, vector))
             with for_tiles(b, self.depth, most) as (start, stop):
                 line, count = advance(b, source, b.mul(start, i64(stride))), b.sub(stop, start)
                 depth = i64(panel.dot.depth)

@@ -7,17 +7,18 @@ a row of the *tile*.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from noria._integers import ceil_div
+from noria._jax import ShapedArray
 from noria.backends.native.machine import Isa, Tuning
 from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, Slot, Stage
-from noria.ir.graph import Atom, size
+from noria.ir.graph import Atom, Value, size
 
 #: Panels and arrays begin at multiples of so many bytes: a cache line, and the widest vector.
 ALIGN = 64
@@ -41,13 +42,13 @@ class Panel:
         dot: the product of the first column.
         columns: for each vector of the panel a product, and the number of a vector of the block.
         tile_offset: the first byte of the products in a row of the tile.
-        scratch_offset: the first byte of the packed panels in scratch memory.
+        offset: the first byte of the packed panels, of all packed weights.
     """
 
     dot: Dot
     columns: tuple[tuple[DotColumns, int], ...]
     tile_offset: int
-    scratch_offset: int
+    offset: int
 
 
 class PanelSegment(NamedTuple):
@@ -113,7 +114,9 @@ class KernelPlan:
 
     Attributes:
         lanes: numbers in a vector.
-        panel_bytes: bytes of packed weights.
+        panel_bytes: bytes of packed weights in scratch memory.
+        given_panels: the number of the shared array that holds the packed weights; ``None`` if
+            the kernel packs them, into scratch memory.
         staged: the values of the buffers with a staging buffer.
         staged_steps: steps that a staging buffer holds.
         tilings: the stages in blocks.
@@ -148,6 +151,7 @@ class KernelPlan:
         self.staged_steps = max(1, tuning.staged_bytes // widest)
         self.lanes = min(map(isa.lanes, _dtypes(schedule)))
         self.panel_bytes = 0
+        self.given_panels: int | None = None
         self.tilings = [
             self._tiling(stage) if isinstance(stage, Stage) else self._of_matrix(stage)
             for stage in schedule.stages
@@ -158,6 +162,12 @@ class KernelPlan:
         )
         flat = [stage for stage in schedule.stages if isinstance(stage, Stage)]
         self.reductions = [pair for stage in flat for pair in stage.reductions]
+
+    def take_panels(self) -> None:
+        """Read the packed weights from one more shared array, the last: bytes."""
+        panels = Value(ShapedArray((self.panel_bytes,), np.dtype(np.uint8)))
+        self.given_panels, self.panel_bytes = len(self.schedule.shared), 0
+        self.schedule = replace(self.schedule, shared=(*self.schedule.shared, panels))
 
     # --- scratch memory ---------------------------------------------------------------------------
 

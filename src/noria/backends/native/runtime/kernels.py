@@ -13,18 +13,20 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from llvmlite import ir
 
 from noria.backends.native.codegen.kernel import emit
 from noria.backends.native.machine import Isa
 from noria.backends.native.plan.fingerprint import NoFingerprint, fingerprint
-from noria.backends.native.plan.tiling import KernelPlan
+from noria.backends.native.plan.schedule import INPUTS, RESULTS
+from noria.backends.native.plan.tiling import ALIGN, KernelPlan
 from noria.backends.native.runtime import cache
 from noria.backends.native.runtime.handler import Handler
 from noria.backends.native.runtime.resident import RUN_TEAM, TYPE_ID, Resident
@@ -38,6 +40,7 @@ from noria.backends.native.runtime.target import (
     processor,
 )
 from noria.backends.native.runtime.xla_abi import TypeInfo
+from noria.ir.graph import size
 from noria.ir.source import origin
 
 #: The name by which XLA knows the one handler of all kernels.
@@ -91,6 +94,30 @@ def kernel_of(plan: KernelPlan, isa: Isa) -> Kernel:
         kernel = Kernel(name, record)
     release_unused()  # a request that came while this thread had the lock was left for it
     return kernel
+
+
+def packed(kernel: Kernel, plan: KernelPlan, weights: Mapping[int, np.ndarray]) -> np.ndarray:
+    """The panels that a kernel takes as an argument, as bytes.
+
+    Args:
+        kernel: the kernel for the plan.
+        plan: a plan with given panels.
+        weights: the arrays of shared values by number; those that are in panels suffice.
+    """
+    schedule, given = plan.schedule, plan.given_panels
+    assert given is not None
+    bytes_ = size(schedule.shared[given])
+    memory = np.zeros(bytes_ + ALIGN, np.uint8)
+    start = -memory.ctypes.data % ALIGN  # the code that packs stores whole vectors
+    panels = memory[start : start + bytes_]
+    # The buffers begin with the shared arrays. No other one is read.
+    table = (ctypes.c_void_p * (len(schedule.buffers((*INPUTS, *RESULTS))) + 1))()
+    for number, array in {**weights, given: panels}.items():
+        table[number] = array.ctypes.data
+    address = _libraries[kernel.name].address("pack")
+    pack = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
+    pack(ctypes.addressof(table), 0, 1)
+    return panels
 
 
 def _module_of(plan: KernelPlan) -> ir.Module:

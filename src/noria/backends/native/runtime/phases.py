@@ -1,6 +1,7 @@
 """The phases of a kernel: which function does a share of phase ``n``.
 
-Phase 0 packs the weights. Then each time block has the same phases::
+Phase 0 packs the weights, unless they are given as panels. Then each time block has the same
+phases::
 
     block_prologue     if there are products to make for all steps of the block
     run                one phase if threads share the rows of the batch: all steps of the block;
@@ -43,7 +44,8 @@ class Phases:
         table = b.inttoptr(team.load("table"), POINTER)
         with b.if_else(b.icmp_signed("==", phase, i64(0))) as (is_first, is_later):
             with is_first:
-                b.call(self.module.globals["pack"], [table, share, shares])
+                if self.plan.given_panels is None:
+                    b.call(self.module.globals["pack"], [table, share, shares])
             with is_later:
                 self._phase_of_block(team, table, b.sub(phase, i64(1)), share, shares)
         b.ret_void()

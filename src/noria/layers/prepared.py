@@ -1,0 +1,126 @@
+"""``prepare``: a model for inference, whose arrays are constants of its compiled programs."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+
+from noria._jax import Tracer
+from noria._types import Key, State
+from noria.backends.environment import Environment, environment
+from noria.compiler.select import is_listening
+from noria.layers.base import Layer
+from noria.module import inference
+
+
+class _Held:
+    """A layer, equal to nothing else, and its programs. It is no pytree: its arrays are hidden."""
+
+    def __init__(self, layer: Layer):
+        self.layer = layer
+        self.scan, self.step = _program(layer.scan), _program(layer.step)
+
+    def __reduce__(self) -> Any:
+        return _Held, (self.layer,)
+
+    def __repr__(self) -> str:
+        return repr(self.layer)
+
+
+def _program(verb: Callable[..., Any]) -> Callable[..., tuple[State, Any]]:
+    def run(_: Environment, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        return verb(*args, **keywords)
+
+    return jax.jit(run, static_argnums=0)
+
+
+class Prepared(Layer):
+    """A layer without trainable arrays, from `prepare`."""
+
+    held: _Held = eqx.field(static=True)
+
+    _hides_arrays: ClassVar = True
+
+    def scan(
+        self,
+        state: State,
+        xs: Any,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        key: Key | None = None,
+        **inputs: Any,
+    ) -> tuple[State, Any]:
+        keywords = {"lengths": lengths, "resets": resets, "key": key, **inputs}
+        if is_listening():
+            return self.held.layer.scan(state, xs, **keywords)
+        return self.held.scan(environment(), (state, xs), keywords)
+
+    def step(
+        self,
+        state: State,
+        x: Any,
+        *,
+        resets: Any = None,
+        key: Key | None = None,
+        **inputs: Any,
+    ) -> tuple[State, Any]:
+        keywords = {"resets": resets, "key": key, **inputs}
+        return self.held.step(environment(), (state, x), keywords)
+
+    def initial_state(self) -> State:
+        return self.held.layer.initial_state()
+
+    def takes(self) -> frozenset[str]:
+        return self.held.layer.takes()
+
+    @property
+    def label(self) -> str:
+        return f"prepare({self.held.layer.label})"
+
+
+def prepare(model: Layer) -> Prepared:
+    """A copy of ``model`` for inference with the least time for each call.
+
+    Its arrays are constants of compiled programs, one for each shape of the arguments. Native code
+    packs weights when a program is compiled, and not in each call. `Layer.step` from Python passes
+    the state and the input only. Results are equal to the bit.
+
+    The copy has no arrays to train, cast, freeze or save: change the model, and prepare it again.
+    Derivatives with respect to its input exist. Otherwise a call is like one under `jax.jit`: the
+    lengths, tokens and steps of a call are not checked against their range, and a cell reads
+    values from outside when a program is compiled.
+
+    Args:
+        model: a layer, or a model of layers.
+
+    Returns:
+        A `Layer` with the methods of ``model``, in the mode of `inference`. It can be pickled; it
+        packs its weights anew on the machine where it is loaded, or if ``NORIA_NATIVE_ISA``
+        changes.
+
+    Raises:
+        TypeError: if ``model`` is not a layer, or its arrays are traced.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, noria as nr
+        >>> layer = nr.LSTM(3, 4, key=jax.random.key(0))
+        >>> fast = nr.prepare(layer)
+        >>> state, y = fast.step(None, jnp.ones(3))
+        >>> bool((y == layer.step(None, jnp.ones(3))[1]).all()), nr.count_parameters(fast)
+        (True, 0)
+    """
+    if not isinstance(model, Layer):
+        raise TypeError(
+            f"prepare(model): model is a {type(model).__name__}; expected a layer or a model of "
+            "layers. For other functions, weights that jax.jit finds outside of its arguments are "
+            "packed once too."
+        )
+    if any(isinstance(leaf, Tracer) for leaf in jtu.tree_leaves(model)):
+        raise TypeError(
+            f"prepare({model.label}): its arrays are traced, so they have no values yet; "
+            "prepare it outside of jax.jit and jax.grad."
+        )
+    return Prepared(_Held(inference(model)))

@@ -1,0 +1,248 @@
+"""Weights that are constants of a program are packed once; `noria.prepare` makes them constants."""
+
+import gc
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import random
+
+import noria as nr
+from noria.backends.native.machine import ISAS, Tuning, using
+from noria.backends.native.runtime import kernels
+from noria.backends.native.runtime.target import chosen
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def packings(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
+    """The shapes of the weights of each kernel whose panels are made outside of a call."""
+    found: list[list[tuple[int, ...]]] = []
+    packed = kernels.packed
+
+    def spied(kernel: Any, plan: Any, weights: Any) -> Any:
+        found.append([a.shape for a in weights.values()])
+        return packed(kernel, plan, weights)
+
+    monkeypatch.setattr(kernels, "packed", spied)
+    return found
+
+
+def models() -> dict[str, nr.Layer]:
+    return {
+        "LSTM": nr.LSTM(5, 7, key=KEY, learn_initial_state=True, recurrent_bias=True),
+        "GRU": nr.GRU(5, 19, key=KEY),
+        "GRUv3": nr.GRUv3(5, 7, key=KEY, backend="native"),
+        "RNN": nr.RNN(5, 33, key=KEY, reverse=True),
+        "chain": nr.Chain(
+            nr.LSTM(5, 7, key=KEY), nr.Dropout(0.5), nr.GRU(7, 6, key=KEY), nr.Dense(6, 2, key=KEY)
+        ),
+        "two directions": nr.Bidirectional(nr.GRU(5, 6, key=KEY), nr.GRU(5, 6, key=KEY)),
+    }
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    for one, two in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert one.dtype == two.dtype
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, "float64") for name in models()), ("chain", "float32"), ("chain", "bfloat16")],
+)
+def test_sequences_are_equal_to_the_bit(name, dtype, packings):
+    model = nr.inference(nr.cast(models()[name], dtype))
+    fast, xs = nr.prepare(model), random(1, 3, 8, 5).astype(dtype)
+    lengths, resets = jnp.array([8, 0, 3]), random(2, 3, 8) > 0.5
+    padded = xs.at[1].set(jnp.nan)
+    options = {"lengths": lengths, "resets": resets}
+    assert_same(fast.scan(None, padded, **options), model.scan(None, padded, **options))
+    state, _ = model.scan(None, xs)
+    assert_same(fast.scan(state, xs), model.scan(state, xs))
+    assert packings
+    one = random(4, 9, 5).astype(dtype)  # eight rows would be read in place
+    assert_same(fast(one), model(one))
+
+
+@pytest.mark.parametrize("rows", [None, 1, 8, 9, 200])
+def test_steps(rows, packings):
+    """Up to eight rows, a step of other weights reads them in place, and rounds otherwise."""
+    model = models()["LSTM"]
+    fast, shape = nr.prepare(model), () if rows is None else (rows,)
+    state, plain = None, None
+    for x in random(3, 4, *shape, 5):
+        state, y = fast.step(state, x)
+        plain, expected = model.step(plain, x)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=0 if rows == 9 else 1e-15)
+    # The first step has no state, and the others have one: two programs.
+    assert packings == ([] if rows == 200 else [[(28, 5), (28, 7)]] * 2)
+
+
+def test_a_stream_is_equal_to_its_sequence_to_the_bit():
+    fast, xs = nr.prepare(models()["LSTM"]), random(4, 2, 9, 5)
+    state, ys = None, []
+    for x in xs.swapaxes(0, 1):
+        state, y = fast.step(state, x)
+        ys.append(y)
+    assert_same((state, jnp.stack(ys, 1)), fast.scan(None, xs))
+
+
+def tunings() -> Iterator[Tuning]:
+    """Threads that share rows, and features; products in the step, and for a time block."""
+    for options in (
+        {"thread_flops": 1, "threads": 2},
+        {"thread_flops": 1, "threads": 3, "stage_flops": 0},
+        {"thread_flops": 1, "threads": 2, "small_weight_bytes": 0},
+        {"small_weight_bytes": 2**30},
+    ):
+        yield replace(Tuning(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tuning", list(tunings()))
+@pytest.mark.parametrize("batch", [1, 4])
+def test_threads_and_time_blocks(tuning, batch, packings):
+    model, xs = models()["LSTM"], random(5, batch, 12, 5)
+    with using(tuning):
+        assert_same(nr.prepare(model).scan(None, xs), model.scan(None, xs))
+    assert packings
+
+
+def test_another_instruction_set_packs_anew(packings, monkeypatch):
+    model, xs = models()["GRU"], random(5, 2, 12, 5)
+    fast, names, best = nr.prepare(model), [isa.name for isa in ISAS["x86"]], chosen().name
+    if best not in names:
+        pytest.skip("the machine has one instruction set")
+    usable = names[names.index(best) :]
+    for name in usable:
+        monkeypatch.setenv("NORIA_NATIVE_ISA", name)
+        for _ in range(2):
+            assert_same(fast(xs), model(xs))
+    assert len(packings) == len(usable)
+
+
+def test_weights_that_jit_closes_over_are_packed_once(packings):
+    model, xs = models()["chain"], random(6, 3, 8, 5)
+    model = nr.inference(model)
+    closed = jax.jit(lambda xs: model(xs))
+    assert_same(closed(xs), model(xs))
+    closed(xs)
+    assert packings == [[(28, 5), (28, 7)], [(18, 7), (18, 6)]]
+    jax.jit(lambda model, xs: model(xs))(model, xs)
+    jax.jit(nr.grad(lambda model, xs: model(xs).sum()))(model, xs)
+    assert len(packings) == 2
+
+
+def test_invariant_values_are_constants_too(packings):
+    """The weight is scaled once for all steps, and the result is packed once."""
+
+    class Scaled(nr.Cell):
+        U: jax.Array
+        scale: jax.Array
+
+        def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+            return jnp.tanh((self.scale * self.U) @ h + x)
+
+        def initial_state(self) -> jax.Array:
+            return jnp.zeros(6)
+
+    layer = nr.Recurrence(Scaled(random(7, 6, 6), jnp.full((6, 1), 0.5)), backend="native")
+    fast, xs = nr.prepare(layer), random(8, 3, 8, 6)
+    assert_same(fast.scan(None, xs), layer.scan(None, xs))
+    assert packings == [[(6, 6)]]
+
+
+@pytest.mark.parametrize("backend", ["native", "scan", "plain"])
+def test_derivatives_of_the_input(backend):
+    model, xs = nr.with_backend(models()["LSTM"], backend), random(9, 3, 8, 5)
+    fast = nr.prepare(model)
+
+    def loss(layer: nr.Layer, xs: jax.Array) -> jax.Array:
+        return (layer(xs) ** 2).sum()
+
+    found, expected = (jax.grad(loss, argnums=1)(layer, xs) for layer in (fast, model))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+    with pytest.raises(ValueError, match="a Prepared, holds nothing trainable"):
+        nr.grad(loss)(fast, xs)
+    twice = jax.grad(lambda xs: jax.grad(loss, argnums=1)(fast, xs).sum())(xs[:1, :3])
+    want = jax.grad(lambda xs: jax.grad(loss, argnums=1)(model, xs).sum())(xs[:1, :3])
+    np.testing.assert_allclose(twice, want, rtol=0, atol=1e-13)
+
+
+def test_transformations(packings):
+    model, xs = models()["GRU"], random(10, 4, 3, 8, 5)
+    fast = nr.prepare(model)
+    expected = jnp.stack([model(x) for x in xs])
+    for function in (jax.vmap(fast), jax.jit(jax.vmap(fast)), jax.vmap(jax.jit(fast))):
+        assert_same(function(xs), expected)
+    assert_same(jax.jit(lambda fast, x: fast(x))(fast, xs[0]), expected[0])
+    with jax.disable_jit():
+        np.testing.assert_allclose(fast(xs[0]), expected[0], rtol=0, atol=1e-15)
+    assert packings
+    assert nr.explain(fast, xs[0]).backend == "native"
+    exported = jax.export.export(jax.jit(lambda xs: fast(xs)))(xs[0])
+    assert f"@{kernels.TARGET}" not in exported.mlir_module()
+    np.testing.assert_allclose(exported.call(xs[0]), expected[0], rtol=0, atol=1e-14)
+
+
+def test_numpy_arrays_and_wrong_arguments():
+    model = models()["LSTM"]
+    fast, xs = nr.prepare(model), np.asarray(random(11, 3, 8, 5))
+    assert_same(fast(xs, lengths=np.array([8, 2, 1])), model(xs, lengths=np.array([8, 2, 1])))
+    for wrong in (xs[..., :4], xs[..., 0], xs.astype(np.float32), [1.0]):
+        with pytest.raises((TypeError, ValueError)) as expected:
+            model(wrong)
+        with pytest.raises(type(expected.value)) as found:
+            fast(wrong)
+        assert str(found.value) == str(expected.value)
+    with pytest.raises(TypeError, match=r"prepare\(LSTM\(in_size=5\)\): dt was given"):
+        fast(xs, dt=np.ones((3, 8)))
+
+
+def test_arguments_of_the_cell_pass_through():
+    def leaky(h: jax.Array, x: jax.Array, *, dt: jax.Array) -> jax.Array:
+        return h + dt * (x - h)
+
+    layer = nr.Recurrence(leaky, initial_state=jnp.zeros(5))
+    fast, xs, dt = nr.prepare(layer), random(12, 3, 8, 5), random(13, 3, 8) ** 2
+    assert fast.takes() == {"dt"}
+    assert_same(fast.scan(None, xs, dt=dt), layer.scan(None, xs, dt=dt))
+    assert_same(fast.step(None, xs[:, 0], dt=dt[:, 0]), layer.step(None, xs[:, 0], dt=dt[:, 0]))
+
+
+def test_pickled_and_not_saved(tmp_path, packings):
+    model, xs = nr.Chain(models()["GRU"], nr.prepare(models()["two directions"])), None
+    with pytest.raises(TypeError, match=r"layers\[1\] is a prepared layer"):
+        nr.save(tmp_path / "model", model)
+    fast, xs = nr.prepare(models()["GRU"]), random(14, 3, 8, 5)
+    with pytest.raises(TypeError, match="the model is a prepared layer"):
+        nr.save(tmp_path / "model", fast)
+    with pytest.raises(TypeError, match="the model is a prepared layer"):
+        nr.load(tmp_path / "model", fast)
+    again = pickle.loads(pickle.dumps(fast))
+    assert_same(again(xs), fast(xs))
+    assert len(packings) == 2
+
+
+def test_what_is_not_prepared():
+    with pytest.raises(TypeError, match="model is a GRUCell; expected a layer"):
+        nr.prepare(nr.GRUCell(2, 3, key=KEY))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="its arrays are traced"):
+        jax.jit(lambda model: nr.prepare(model)(jnp.zeros((2, 5))))(models()["GRU"])
+
+
+def test_a_prepared_layer_is_freed_with_its_programs():
+    fast = nr.prepare(models()["GRU"])
+    fast(random(15, 3, 8, 5))
+    held = jax.live_arrays()
+    arrays = {id(a) for a in jax.tree.leaves(fast.held.layer)}
+    assert arrays <= {id(a) for a in held}
+    del fast, held
+    gc.collect()
+    assert not arrays & {id(a) for a in jax.live_arrays()}

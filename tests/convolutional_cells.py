@@ -1,6 +1,7 @@
 """Cells with convolutional states, in one to three dimensions."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -109,11 +110,11 @@ class ConvolutionalCell(nr.Cell):
         return (*self.size, given) if self.last else (given, *self.size)
 
 
-def _cell(*args: Any, **options: Any) -> Callable[..., ConvolutionalCell]:
-    return lambda dtype=jnp.float64: ConvolutionalCell(*args, dtype=dtype, **options)
+def _cell(*args: Any, **options: Any) -> Callable[[], ConvolutionalCell]:
+    return partial(ConvolutionalCell, *args, **options)
 
 
-CELLS: dict[str, Callable[..., ConvolutionalCell]] = {
+CELLS: dict[str, Callable[[], ConvolutionalCell]] = {
     "lstm_1d": _cell((9,)),
     "lstm_2d": _cell((5, 6)),
     "lstm_2d_last": _cell((5, 6), last=True),

@@ -39,13 +39,13 @@ MOVES |= {
     "add": lambda x: x.at[jnp.array([4, 1])].add(jnp.sin(x[:2])),
     "add twice to one": lambda x: x.at[jnp.array([4, 1, 4])].add(jnp.sin(x[:3])),
     "add to all": lambda x: x.at[:].add(jnp.sin(x[::-1])),
-    "multiply": lambda x: x.at[np.array([5, 0, 5])].multiply(jnp.cos(x[1:4])),
+    "multiply": lambda x: x.at[np.array([5, 0])].multiply(jnp.cos(x[1:3]), unique_indices=True),
     "largest": lambda x: x.at[1:3].max(jnp.sin(x[4:])),
     "smallest": lambda x: x.at[3].min(x[4]),
     "dropped": lambda x: x.at[jnp.array([1, 9, 2])].set(jnp.sin(x[:3]), mode="drop"),
     "a column": lambda x: x.reshape(2, 3).at[:, 1].set(jnp.sin(x[:2])).ravel(),
     "an element of a matrix": lambda x: x.reshape(2, 3).at[1, 0].add(x[0]).ravel(),
-    "a row of a matrix": lambda x: x.reshape(3, 2).at[jnp.array([2])].multiply(x[1]).ravel(),
+    "a row of a matrix": lambda x: x.reshape(3, 2).at[2].multiply(x[1]).ravel(),
     "nothing": lambda x: x.at[jnp.zeros((0,), int)].set(jnp.zeros(0)),
 }
 

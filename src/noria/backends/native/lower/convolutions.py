@@ -69,9 +69,10 @@ def _convolved(equation: Equation, x: jax.Array, kernel: jax.Array) -> list[jax.
     batch, features, *positions = (shape[axis] for axis in numbers.out_spec)
     outputs, depth, count = features // groups, kernel.size // features, math.prod(positions)
     x, kernel = _windows(equation, x, positions), kernel.transpose(_order(equation))
+    whole: tuple[int, ...]
     if _is_depthwise(equation):
         whole, summed = (batch, count, depth, groups), 2
-        kernel = kernel.reshape(depth, groups)
+        x, kernel = x.reshape(whole), kernel.reshape(depth, groups)
     elif last:
         whole, summed = (batch, count, groups, depth, outputs), 3
         x = x.reshape(batch, count, groups, depth, 1)
@@ -80,8 +81,6 @@ def _convolved(equation: Equation, x: jax.Array, kernel: jax.Array) -> list[jax.
         whole, summed = (batch, groups, outputs, depth, count), 3
         x = x.reshape(batch, groups, 1, depth, count)
         kernel = kernel.reshape(groups, outputs, depth, 1)
-    if _is_depthwise(equation):
-        x = x.reshape(whole)
     found = (jnp.broadcast_to(x, whole) * jnp.broadcast_to(kernel, whole)).sum(summed)
     axes = [*numbers.out_spec]
     if last:

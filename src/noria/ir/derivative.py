@@ -45,5 +45,5 @@ def derivative(graph: Graph, inputs: Sequence[Value], tangent_of: dict[Value, Va
     )
     if hidden:
         raise Unsupported("the derivative of a step closes over an array")
-    names = dict(zip(made.inputs, (*inputs, *tangent_of.values()), strict=True))
+    names: dict[Any, Any] = dict(zip(made.inputs, (*inputs, *tangent_of.values()), strict=True))
     return cse(substitute(made, names), LIGHT)

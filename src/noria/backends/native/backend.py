@@ -166,7 +166,7 @@ def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopRe
 def _with_kernels_outside(call: LoopCall) -> tuple[LoopCall, Graph]:
     """The loop with the kernels of convolutions as inputs, and the graph that makes them."""
     kernels, graph = kernels_outside(call.graph, call.shared)
-    shared = (*call.shared, *kernels.outputs)
+    shared = (*call.shared, *values_of(kernels.outputs))
     return (replace(call, graph=graph, shared=shared) if kernels.outputs else call), kernels
 
 

@@ -181,7 +181,7 @@ class NativeLoop:
         time_major = self.time_major.union(
             tangent_of[v] for v in self.time_major if v in tangent_of
         )
-        loop = NativeLoop(made.call, previous, time_major, self.isa, self.tuning)
+        loop = NativeLoop(made.call, previous, time_major, self.isa, self.tuning, self.known)
         loop = loop._with(made.call)
         results = loop([arrays[name] for name in loop._inputs()], time)
         structs = self.structs(time, self.batch(primals))

@@ -172,6 +172,7 @@ def kernels_outside(graph: Graph, shared: Iterable[Value]) -> tuple[Graph, Graph
         if order == (*range(len(order)),) and kernel in known:
             return None
         made, (new,) = build(lambda a: [a.transpose(order)], [kernel], equation.source)
+        assert isinstance(new, Value)
         kernels.append(new)
         numbers = equation.params["dimension_numbers"]
         spec = tuple(order.index(axis) for axis in numbers.rhs_spec)

@@ -29,13 +29,13 @@ from noria.backends.base import (
     total,
 )
 from noria.backends.native.lower.supported import UnsupportedEquation
+from noria.backends.native.lower.tangent import tangent_loop
 from noria.backends.native.machine import Isa, Tuning, using
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, kernels
-from noria.backends.native.tangent import tangent_loop
 from noria.ir.build import Unsupported
 from noria.ir.graph import Value, is_literal, size_in_bytes
 from noria.ir.passes import extract

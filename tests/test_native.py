@@ -461,3 +461,25 @@ def test_common_steps_have_machine_code_in_both_directions(name):
     assert nr.explain(layer, xs).reason == "the fastest one on CPUs"
     assert len(kernels(jax.grad(lambda xs: loss(layer, xs)), xs)) == 2
     check(WIDENED[name], ONES)
+
+
+class SpreadCell(nr.Cell):
+    """A product of a weight with one number, repeated."""
+
+    U: jax.Array
+    of_input: bool
+
+    def initial_state(self) -> jax.Array:
+        return jnp.linspace(0.1, 0.9, 7)
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        number = x[1] if self.of_input else h[2]
+        return jnp.tanh(self.U @ jnp.broadcast_to(number, (3,)) + 0.3 * h)
+
+
+@pytest.mark.parametrize("cached_weight_bytes", [1, 1_000_000], ids=["block", "step"])
+@pytest.mark.parametrize("of_input", [False, True], ids=["state", "input"])
+def test_a_product_of_one_number_repeated(of_input, cached_weight_bytes, tune):
+    tune(cached_weight_bytes=cached_weight_bytes)
+    layer = nr.Recurrence(SpreadCell(random(0, 7, 3), of_input))
+    check_native(layer, random(1, 2, 5, 4))

@@ -75,4 +75,4 @@ def _input(storage: Storage, row: Atom, previous: Sequence[Value]) -> Load | Non
         return None
     if not isinstance(read, Load) or read.value not in storage.steps or read.value in previous:
         return None
-    return read if size(read.value) >= size(row) else None
+    return read if read.extent == size(row) else None

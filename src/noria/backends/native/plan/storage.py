@@ -81,7 +81,7 @@ class Storage:
         """The row vector of a product, which is stored if it is not in memory as a vector."""
         row, _, _ = factors_of(equation)
         read = self.lookup.node_at(row, 0, size(row))
-        if isinstance(read, Load) and size(read.value) >= size(row):
+        if isinstance(read, Load) and read.extent == size(row):
             return read
         self.store(row)
         return Load(row, 0, size(row))

@@ -190,7 +190,7 @@ def test_an_explanation_has_the_products_that_run(kind):
     layer, xs = nr.Recurrence(make_cell(kind), backend="scan"), jnp.ones((2, 6, 3))
     found = nr.explain(layer, xs)
     lines = (*found.constant, *found.before, *found.loop, *found.after)
-    run = equations_of(jax.make_jaxpr(lambda xs: layer(xs))(xs).jaxpr)
+    run = equations_of(jax.make_jaxpr(lambda layer, xs: layer(xs))(layer, xs).jaxpr)
     for name in ("dot_general", "split", "tanh"):
         assert sum(line.name == name for line in lines) == run.count(name), name
     assert sum(line.name == "dot_general" for line in found.before) > 1

@@ -9,7 +9,7 @@
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,17 +26,19 @@ from noria.ir.passes import dependence, extract, substitute
 RUNS = 16
 
 _EXTREMES = {"argmax": jax.lax.reduce_max, "argmin": jax.lax.reduce_min}
-_NAMES = frozenset(("gather", *_EXTREMES, *SCATTERS))
+#: The primitives that read at positions, or give them.
+READS = frozenset(("gather", *_EXTREMES))
 
 
-def with_known_positions(graph: Graph, constants: Env) -> Graph:
-    """The graph without `argmax`, `argmin`, gathers and scatters at positions that are constants.
+def with_known_positions(graph: Graph, constants: Env, names: Collection[str]) -> Graph:
+    """The graph without some primitives, where their positions are constants.
 
     Args:
         graph: one step.
         constants: the arrays of the inputs that the step closes over.
+        names: primitives among `READS` and `SCATTERS`.
     """
-    if not any(e.name in _NAMES for e in graph.equations):
+    if not any(e.name in names for e in graph.equations):
         return graph
     known = {v: a for v, a in constants.items() if not isinstance(a, Tracer)}
     unknown = dependence(graph.equations, {v: 1 for v in graph.inputs if v not in known})
@@ -44,9 +46,12 @@ def with_known_positions(graph: Graph, constants: Env) -> Graph:
     instead: dict[Any, Any] = {}
     for equation in graph.equations:
         function: Callable[..., Any] | None = None
+        if equation.name not in names:
+            equations.append(equation)
+            continue
         if equation.name in _EXTREMES:
             function = functools.partial(_position, equation)
-        elif equation.name in ("gather", *SCATTERS):
+        else:
             positions = equation.inputs[1]
             if is_literal(positions) or not unknown.get(positions):
                 indices = _value(graph, positions, known)

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from noria.compiler.param_use import cotangent_array
 from noria.compiler.residuals import StepVJP
 from noria.compiler.save_policies import SavePolicy
 from noria.compiler.split import Split, hoist_slices
-from noria.compiler.tangents import Tangents, pushed
+from noria.compiler.tangents import Pushed, Tangents, pushed
 from noria.compiler.vjp import differentiate
 from noria.ir.evaluate import evaluate
 from noria.ir.graph import EMPTY, Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
@@ -42,7 +42,7 @@ log = logging.getLogger("noria")
 
 #: Final state and emitted values.
 Outputs = tuple[list[jax.Array], list[jax.Array]]
-#: These, with their pull-back and their tangents.
+#: The results, with their pull-back and their tangents.
 Rules = tuple[Outputs, jtu.Partial, jtu.Partial]
 
 
@@ -220,16 +220,12 @@ class LoopExecutor:
             of_parameters, of_steps, of_state = pull(cotangents)
             return choose(of_parameters, is_open), of_steps, of_state
 
-        def push_open(push: jtu.Partial, moving: Tangents) -> list[jax.Array] | None:
-            of_parameters, of_steps, of_state = moving
-            found: list[jax.Array] | None = push(
-                (scatter(of_parameters, is_open), of_steps, of_state)
-            )
-            return found
+        def push_open(push: jtu.Partial, moving: Tangents) -> Pushed:
+            of_parameters, *others = moving
+            return cast(Pushed, push((scatter(of_parameters, is_open), *others)))
 
         run = differentiable(infer, forward, (0, self.sizes.mapped_axis))
-        found: Outputs = run(choose(parameters, is_open), steps, state)
-        return found
+        return cast(Outputs, run(choose(parameters, is_open), steps, state))
 
     def infer(
         self,
@@ -285,7 +281,7 @@ class LoopExecutor:
 
         def push(
             arrays: list[jax.Array], steps: list[jax.Array], stored: list[Any], moving: Tangents
-        ) -> list[jax.Array] | None:
+        ) -> Pushed:
             if not self.save.keeps_residuals:
                 return None
             env = env_of((*split.parameters, *gradient.vjp.constants), arrays)

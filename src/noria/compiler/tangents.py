@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # executors call `pushed`
 
 #: Tangents of parameters, steps and state, ``None`` for zero.
 Tangents = tuple[list[Any], list[Any], list[Any]]
+#: Tangents of the results, if there is a rule for them.
+Pushed = list[jax.Array] | None
 
 
 def pushed(

@@ -15,7 +15,8 @@ from noria._types import State
 from noria.backends.base import Problem
 from noria.cells.base import Keywords, emit, next_state
 from noria.compiler.canonicalize import canonicalize
-from noria.compiler.constant_positions import with_known_positions
+from noria.compiler.constant_positions import READS, with_known_positions
+from noria.compiler.constant_scatters import SCATTERS
 from noria.compiler.levels import CONSTANT, CONTEXT, INPUT, STATE
 from noria.compiler.peel import Peeled, Transition, plan_of, separate, without
 from noria.ir.build import graph_of
@@ -134,7 +135,8 @@ def trace(
 
     state = jtu.tree_map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), initial_state)
     graph, closed_over, tree = graph_of(one, arrays, initial_state, state, step)
-    graph = with_known_positions(graph, dict(zip(graph.inputs, closed_over, strict=False)))
+    constants = dict(zip(graph.inputs, closed_over, strict=False))
+    graph = with_known_positions(graph, constants, READS)
     parameters = (*closed_over, *jtu.tree_leaves((arrays, initial_state)))
     *_, emission_tree = tree.children()
     transition = _transition(graph, len(parameters), len(jtu.tree_leaves(initial_state)), step)
@@ -149,6 +151,8 @@ def trace(
         found = dependence(graph.equations, levels)
     graph, looped = without(transition, plan)
     graph = own_outputs(graph, found)
+    # Not before: a window is found by its scatter.
+    graph = with_known_positions(graph, constants, SCATTERS)
     graph = canonicalize(graph, levels, len(looped), contractions=contractions)
     steps, peeled = transition.steps, None
     if plan is not None:

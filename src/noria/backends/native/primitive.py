@@ -178,18 +178,14 @@ class NativeLoop:
                 moved = jnp.zeros_like(primal) if tangent is None else tangent
                 arrays[tangent_of[value], kind] = moved
         previous = *self.previous, *(tangent_of[v] for v in self.previous if v in tangent_of)
-        time_major = self.time_major.union(
-            tangent_of[v] for v in self.time_major if v in tangent_of
-        )
+        time_major = self.time_major | {tangent_of[v] for v in self.time_major & {*tangent_of}}
         loop = NativeLoop(made.call, previous, time_major, self.isa, self.tuning, self.known)
         loop = loop._with(made.call)
         results = loop([arrays[name] for name in loop._inputs()], time)
         structs = self.structs(time, self.batch(primals))
         smooth = [s for s in structs if jnp.issubdtype(s.dtype, jnp.inexact)]
         return [
-            functools.reduce(jnp.add, [results[n] for n in some])
-            if some
-            else jnp.zeros(like.shape, like.dtype)
+            sum((results[n] for n in some), jnp.zeros(like.shape, like.dtype))
             for some, like in zip(made.parts, smooth, strict=True)
         ]
 

@@ -230,6 +230,21 @@ def test_pickled_and_not_saved(tmp_path, packings):
     assert len(packings) == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        nr.training,
+        lambda model: nr.cast(model, jnp.bfloat16),
+        lambda model: nr.with_backend(model, "scan"),
+    ],
+    ids=["training", "cast", "with_backend"],
+)
+def test_a_prepared_layer_cannot_change(change):
+    model = nr.Chain(models()["GRU"], nr.prepare(models()["two directions"]))
+    with pytest.raises(TypeError, match=r"layers\[1\] is a prepared layer"):
+        change(model)
+
+
 def test_what_is_not_prepared():
     with pytest.raises(TypeError, match="model is a GRUCell; expected a layer"):
         nr.prepare(nr.GRUCell(2, 3, key=KEY))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import numpy as np
 
 from noria._stored import Tensor, is_stored_as, to_dtype
 from noria.cells.base import cell_name
-from noria.module import iterate_modules, map_modules, named_leaves
+from noria.module import check_has_arrays, map_modules, named_leaves
 
 #: The second has arrays that are stored in parts.
 FORMATS = ("noria 1", "noria 2")
@@ -25,12 +25,7 @@ PLAIN = (bool, int, float, str)
 
 
 def check_leaves(call: str, model: Any) -> None:
-    for name, module in iterate_modules(model):
-        if module._hides_arrays:
-            raise TypeError(
-                f"{call}: {name or 'the model'} is a prepared layer, which holds no arrays; "
-                "expected the model that it was prepared from."
-            )
+    check_has_arrays(call, model)
     names = set()
     for name, leaf in named_leaves(model):
         if name in names or name == "__metadata__":

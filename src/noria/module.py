@@ -219,6 +219,16 @@ def partition(model: M) -> tuple[M, M]:
 # --- Modes, counts, casts -----------------------------------------------------------------------
 
 
+def check_has_arrays(call: str, model: Any) -> None:
+    """Raise a `TypeError` for a part of the model that is prepared: nothing of it can change."""
+    for name, module in iterate_modules(model):
+        if module._hides_arrays:
+            raise TypeError(
+                f"{call}: {name or 'the model'} is a prepared layer, which holds no arrays; "
+                "expected the model that it was prepared from."
+            )
+
+
 def _set_mode(model: M, inference: bool) -> M:
     def mode(module: eqx.Module, _: str) -> dict[str, Any]:
         return (
@@ -261,11 +271,15 @@ def training(model: M) -> M:
         The copy. Every module with a field ``inference`` has it set to ``False``,
         modules of Equinox too.
 
+    Raises:
+        TypeError: for a prepared layer.
+
     Examples:
         >>> import noria as nr
         >>> nr.training(nr.inference(nr.Dropout(0.5))).inference
         False
     """
+    check_has_arrays("training(model)", model)
     return _set_mode(model, False)
 
 
@@ -301,11 +315,15 @@ def cast(model: M, dtype: Any) -> M:
         The copy. Complex arrays get the complex dtype of the same precision: complex64 for float32
         and narrower dtypes, complex128 for float64. Integer and boolean arrays are unchanged.
 
+    Raises:
+        TypeError: for a prepared layer.
+
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr
         >>> nr.cast(nr.Dense(2, 1, key=jax.random.key(0)), jnp.bfloat16).W.dtype.name
         'bfloat16'
     """
+    check_has_arrays("cast(model, dtype)", model)
 
     def convert(leaf: Any) -> Any:
         if not is_inexact(leaf):

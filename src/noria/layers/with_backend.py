@@ -6,7 +6,7 @@ from noria._errors import check_choice
 from noria.backends import CELL_BACKENDS, names
 from noria.layers.checks import chooses_residuals
 from noria.layers.recurrence import Recurrence
-from noria.module import M, map_modules
+from noria.module import M, check_has_arrays, map_modules
 
 
 def with_backend(model: M, backend: str) -> M:
@@ -23,6 +23,7 @@ def with_backend(model: M, backend: str) -> M:
 
     Raises:
         ValueError: for an unknown backend.
+        TypeError: for a prepared layer.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr
@@ -32,6 +33,7 @@ def with_backend(model: M, backend: str) -> M:
         True
     """
     check_choice("with_backend", "backend", backend, ("auto", *names()))
+    check_has_arrays("with_backend(model, backend)", model)
     fields: dict[str, Any] = {"backend": backend}
     if not chooses_residuals(backend):
         fields["save"] = "gates"

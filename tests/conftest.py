@@ -99,7 +99,7 @@ _done = itertools.count(1)
 def _programs_are_given_up():
     """Clear caches now and then: Linux gives a process 65,530 memory maps, programs take some."""
     yield
-    if not next(_done) % 300:
+    if not next(_done) % 800:
         jax.clear_caches()
         gc.collect()
 

@@ -65,7 +65,7 @@ def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize(
     "options", [{}, {"save": "states"}, {"checkpoint": 3}], ids=["gates", "states", "checkpoint"]

@@ -107,7 +107,7 @@ def test_products_of_a_vector_and_of_its_beginning_have_panels_of_their_own():
     check_against_scan(nr.Recurrence(cell, start), random(3, 3, 5, 6))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("batch", [0, 1, 2, 5, 6, 7, 8, 9, 13, 29, 70])
 def test_every_batch_size_agrees_with_the_scan(batch):
     check_against_scan(layer_of("mixing", 2, 5), random(0, batch, 3, 2))
@@ -274,7 +274,7 @@ MAPS: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("cell", ["mixing", "gru"])
 def test_vmap_agrees_with_a_loop(name, cell):

@@ -38,7 +38,7 @@ def test_batch_major_is_bitwise_equal_to_transposed(name, reverse, monkeypatch, 
     check(monkeypatch, plans, layer, random(1, 3, 11, 5))
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "shape", [(2, 2, 1, 1), (2, 40, 1, 33), (9, 13, 70, 3), (17, 5, 33, 50), (3, 4, 600, 8)]
 )

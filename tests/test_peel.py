@@ -263,7 +263,7 @@ def test_explain_names_them(name):
         assert found.reason == "no array of its state needs a loop"
 
 
-@pytest.mark.covered(1, together="name")
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [n for n, (_, linear) in NEEDS_NO_LOOP.items() if linear])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_linear_ones_run_as_a_recurrence(name, reverse):

@@ -79,7 +79,7 @@ def _plain(state: Any) -> Any:
     return tuple(state) if isinstance(state, tuple) else state
 
 
-@pytest.mark.covered(2)
+@pytest.mark.covered(1)
 @cells
 @directions
 @pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])

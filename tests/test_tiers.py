@@ -78,19 +78,15 @@ def test_each_value_of_each_parameter_is_met_by_default(name, request):
     assert rest
 
 
-def test_each_cell_of_the_zoo_is_met_on_each_backend_and_each_way_by_many_cells(request):
-    from test_zoo import REFUSED, ZOO
+def test_each_cell_of_the_zoo_is_met_and_each_way_on_each_backend_by_some_cells(request):
+    from test_zoo import ZOO
 
     items = [item for item in collected(request, "test_zoo.py") if rule_of(item).group == "ways"]
     found = [dict(case_of(item)) for item in filter(is_default, items)]
-    pairs = [(case.pop("name"), case.pop("backend")) for case in found]
-    runs = {(name, "scan") for name in ZOO} | {
-        (name, "native") for name in ZOO if name not in REFUSED
-    }
-    assert sorted(pairs) == sorted(runs)
+    assert {case.pop("name") for case in found} == {*ZOO}
     ways = Counter(tuple(sorted(case.items(), key=str)) for case in found)
-    assert len(ways) == 7
-    assert min(ways.values()) >= 10
+    assert len(ways) == 2 * 7
+    assert min(ways.values()) >= 3
 
 
 # --- versions -------------------------------------------------------------------------------------

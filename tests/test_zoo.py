@@ -614,8 +614,8 @@ cells = pytest.mark.parametrize(
         if backend == "scan" or name not in REFUSED
     ],
 )
-#: Not run by default: all ways with all cells. Each cell is run in one way, on both backends.
-one_way_each = pytest.mark.covered(1, together="name", whole="backend", group="ways")
+#: Not run by default: all ways with all cells. Each cell is run in one way, on one backend.
+one_way_each = pytest.mark.covered(1, together="name", group="ways")
 
 
 def layer_of(name: str, dtype: Any = jnp.float64, **options: Any) -> nr.Recurrence:

@@ -6,6 +6,8 @@ NetworkX have one too, but graphs of a step are small.
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import cast
 
 from noria.ir.graph import Atom, Equation, Value, size_in_bytes, values_of
 from noria.ir.passes import producers
@@ -62,7 +64,10 @@ def min_cut(
 
 
 class _Network:
-    """Nodes and capacities. Shortest augmenting paths give the flow (Edmonds and Karp 1972)."""
+    """Nodes and capacities. Shortest augmenting paths give the flow (Dinic 1970).
+
+    The paths of one length are found in one pass, so that a deep step takes few passes.
+    """
 
     def __init__(self) -> None:
         self.capacity: dict[Node, dict[Node, int]] = defaultdict(dict)
@@ -77,39 +82,47 @@ class _Network:
 
     def early_side(self, prefer_early: bool) -> set[Node]:
         """Fill the network, and return the nodes on the early side of the cut."""
-        while (path := self._path()) is not None:
-            flow = min(self.capacity[a][b] for a, b in path)
-            for a, b in path:
-                self.capacity[a][b] -= flow
-                self.capacity[b][a] += flow
+        forward = lambda a, b: self.capacity[a][b]  # noqa: E731
+        while "late" in (distance := self._distances("early", forward)):
+            self._fill(distance)
         if not prefer_early:
-            return self._reachable("early", lambda a, b: self.capacity[a][b])
-        return set(self.capacity) - self._reachable("late", lambda b, a: self.capacity[a][b])
+            return {*distance}
+        return set(self.capacity) - {*self._distances("late", lambda b, a: self.capacity[a][b])}
 
-    def _reachable(self, start: str, residual: Callable[[Node, Node], int]) -> set[Node]:
-        seen: set[Node] = {start}
+    def _distances(self, start: str, residual: Callable[[Node, Node], int]) -> dict[Node, int]:
+        """The number of edges on a shortest path to each node that can be reached."""
+        found: dict[Node, int] = {start: 0}
         queue: deque[Node] = deque([start])
         while queue:
             node = queue.popleft()
             for other in self.capacity[node]:
-                if other not in seen and residual(node, other):
-                    seen.add(other)
+                if other not in found and residual(node, other):
+                    found[other] = found[node] + 1
                     queue.append(other)
-        return seen
+        return found
 
-    def _path(self) -> list[tuple[Node, Node]] | None:
-        origin: dict[Node, Node | None] = {"early": None}
-        queue: deque[Node] = deque(["early"])
-        while queue:
-            node = queue.popleft()
-            if node == "late":
-                path: list[tuple[Node, Node]] = []
-                while (before := origin[node]) is not None:
-                    path.append((before, node))
-                    node = before
-                return path
-            for other, room in self.capacity[node].items():
-                if room and other not in origin:
-                    origin[other] = node
-                    queue.append(other)
-        return None
+    def _fill(self, distance: dict[Node, int]) -> None:
+        """Fill all shortest paths. An edge that leads no further is not tried again."""
+        capacity, path = self.capacity, [cast(Node, "early")]
+        onwards = {
+            node: [other for other in capacity[node] if distance.get(other) == along + 1]
+            for node, along in distance.items()
+        }
+        while path:
+            node, options = path[-1], onwards[path[-1]]
+            while options and not capacity[node][options[-1]]:
+                options.pop()
+            if options:
+                path.append(options[-1])
+            elif node != "late":
+                path.pop()
+                if path:
+                    onwards[path[-1]].pop()
+            else:
+                edges = [*pairwise(path)]
+                flow = min(capacity[a][b] for a, b in edges)
+                for a, b in edges:
+                    capacity[a][b] -= flow
+                    capacity[b][a] += flow
+                full = next(n for n, (a, b) in enumerate(edges) if not capacity[a][b])
+                del path[full + 1 :]

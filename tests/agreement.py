@@ -48,6 +48,9 @@ def scanned(layer: Any, xs: Any, state: Any = None, **options: Any) -> Pulled:
     if layer.backend != "reference":
         return pulled_at_once(run, layer, state, xs)
     arrays, rest = eqx.partition((layer, state, xs), eqx.is_array)
+    smooth = jtu.tree_leaves(eqx.filter(arrays, eqx.is_inexact_array))
+    if any(a.dtype.itemsize < 8 for a in smooth):  # NumPy's functions round otherwise
+        return pulled(run, layer, state, xs)
     return evaluated(lambda arrays: pulled(run, *eqx.combine(arrays, rest)), arrays)
 
 

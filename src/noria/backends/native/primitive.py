@@ -85,7 +85,7 @@ class NativeLoop:
         """Pickle an empty object: serializing a program pickles its loops, without kernels."""
         return object, ()
 
-    def __call__(self, arrays: Sequence[jax.Array], time: int) -> list[jax.Array]:
+    def __call__(self, arrays: Sequence[Any], time: int) -> list[jax.Array]:
         return list(_native.bind(*arrays, call=self, time=time))
 
     # --- variants -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from agreement import assert_agree, pulled, pulled_at_once
+from agreement import assert_agree, pulled, pulled_at_once, scanned
 from models import AUTO, assert_close, learned, noise, random
 
 import noria as nr
@@ -654,8 +654,17 @@ def test_masked_sequences_equal_the_definition(name, backend, reverse):
 @one_way_each
 @cells
 def test_float32_equals_the_definition(name, backend):
-    layer = layer_of(name, jnp.float32, backend=backend)
-    assert_defined(name, layer, random(0, 2, TIME, IN, dtype=jnp.float32), tolerance=1e-5)
+    """With all arrays in float64: of the definition's own errors in float32, some are 9e-6."""
+    layer, xs = layer_of(name, jnp.float32, backend=backend), random(0, 2, TIME, IN)
+    # A key gives other numbers in float64, and arrays of a closure have their dtype.
+    if key_of(layer) or name == "plain_function_closing_over_arrays":
+        assert_defined(name, layer, xs.astype(jnp.float32), tolerance=1e-5)
+        return
+    narrow, start = xs.astype(jnp.float32), start_of(layer, len(xs))
+    found = scanned(layer, narrow, start)
+    exact = nr.cast(nr.with_backend(layer, "reference"), jnp.float64)
+    expected = scanned(exact, *nr.cast((narrow, start), jnp.float64))
+    assert_close(found, nr.cast(expected, jnp.float32), 1e-5)
 
 
 @one_way_each

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from models import CELLS, assert_close, make_cell
+from models import AUTO, CELLS, assert_close, make_cell, random
 
 import noria as nr
 
@@ -140,3 +140,34 @@ def test_without_64_bits_and_with_ordinary_promotion(plain_jax):
     ys = net(np.ones((4, 2)))  # NumPy's float64 becomes JAX's float32
     assert ys.dtype == jnp.float32
     assert net[0].cell(np.zeros(3), np.ones(2)).dtype == jnp.float32
+
+
+class UnreadWeightCell(nr.Cell):
+    """A weight that no result needs."""
+
+    W: jax.Array
+
+    def initial_state(self) -> jax.Array:
+        return jnp.full(3, 0.1)
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(0.5 * h + x)
+
+
+@pytest.mark.parametrize("backend", ["scan", AUTO])
+def test_the_gradient_of_vmap_over_a_weight_that_the_loop_does_not_read(backend):
+    """Nothing in the loop is mapped, and its tangents are not mapped either."""
+
+    def gradient(backend: str) -> Any:
+        def run(W: jax.Array, start: jax.Array) -> Any:
+            layer = nr.Recurrence(
+                UnreadWeightCell(W), start, learn_initial_state=True, backend=backend
+            )
+            return layer.scan(None, random(3, 1, 4, 3))
+
+        def loss(arrays: Any) -> jax.Array:
+            return jnp.sum(jax.vmap(run, (0, None))(*arrays)[1] ** 2)
+
+        return jax.grad(loss)((random(1, 2, 5, 3), random(2, 3)))
+
+    assert_close(gradient(backend), gradient("plain"), 1e-12)

@@ -24,7 +24,6 @@
 `program`       all parts over a sequence
 `select`        the choice of a backend: one `Decision`, run and explained
 `explain`       a decision as a page, and as numbers for tests
-`cotangents`    lists of arrays of which some are differentiated
 `sharding`      layers among several devices
 =============== ====================================================================
 

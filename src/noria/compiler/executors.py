@@ -17,7 +17,13 @@ from noria.backends import loop_backend
 from noria.backends.base import LoopBackend, LoopCall, LoopResult, Sizes, in_order
 from noria.compiler.accumulate import accumulate_in_loop
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
-from noria.compiler.cotangents import (
+from noria.compiler.param_use import cotangent_array
+from noria.compiler.residuals import StepVJP
+from noria.compiler.save_policies import SavePolicy
+from noria.compiler.split import Split, hoist_slices
+from noria.compiler.tangents import Pushed, Tangents, pushed
+from noria.compiler.vjp import differentiate
+from noria.ir.cotangents import (
     Cotangents,
     Ends,
     PullPrologue,
@@ -28,12 +34,6 @@ from noria.compiler.cotangents import (
     put,
     scatter,
 )
-from noria.compiler.param_use import cotangent_array
-from noria.compiler.residuals import StepVJP
-from noria.compiler.save_policies import SavePolicy
-from noria.compiler.split import Split, hoist_slices
-from noria.compiler.tangents import Pushed, Tangents, pushed
-from noria.compiler.vjp import differentiate
 from noria.ir.evaluate import evaluate
 from noria.ir.graph import EMPTY, Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
 from noria.ir.reasons import Reason

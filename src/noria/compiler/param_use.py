@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria.compiler.cotangents import or_zeros
 from noria.compiler.equation_vjp import EquationVJP
 from noria.ir.build import graph_of
+from noria.ir.cotangents import or_zeros
 from noria.ir.evaluate import evaluate
 from noria.ir.graph import (
     Atom,

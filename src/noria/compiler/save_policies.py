@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from noria._jax import SymbolicZero, is_symbolic
 from noria.backends.base import PreviousStep, Sizes
 from noria.compiler.chunks import Chunks, in_chunks
-from noria.compiler.cotangents import (
+from noria.compiler.residuals import StepVJP
+from noria.ir.cotangents import (
     Cotangents,
     Ends,
     PullPrologue,
@@ -23,7 +24,6 @@ from noria.compiler.cotangents import (
     put,
     scatter,
 )
-from noria.compiler.residuals import StepVJP
 from noria.ir.evaluate import evaluate, narrowed, widened
 from noria.ir.graph import Env, Graph, Value, env_of, is_inexact
 from noria.ir.passes import extract

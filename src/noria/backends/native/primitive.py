@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria._jax import LinearMap, Rows, SymbolicZero, primitive, tangent_type
+from noria._jax import LinearMap, Rows, primitive, tangent_type
 from noria.backends import scan
 from noria.backends.base import (
     LoopCall,
@@ -37,6 +37,7 @@ from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, kernels
 from noria.ir.build import Unsupported
+from noria.ir.cotangents import instantiate, put, scatter
 from noria.ir.graph import Value, is_literal, size_in_bytes
 from noria.ir.passes import extract
 
@@ -295,12 +296,6 @@ def _shapes(*arrays: Any, call: NativeLoop, time: int) -> list[jax.ShapeDtypeStr
     return call.structs(time, call.batch(arrays))
 
 
-def replaced(values: Sequence[Any], which: Sequence[bool], by: Sequence[Any]) -> list[Any]:
-    """The values with those of ``which`` replaced."""
-    rest = iter(by)
-    return [next(rest) if flag else v for v, flag in zip(values, which, strict=True)]
-
-
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: NativeLoop, time: int) -> Any:
     """The tangents are results of another loop; a scan is transposed in reverse mode."""
     results = _native.bind(*primals, call=call, time=time)
@@ -308,12 +303,12 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: NativeLoop, t
     moved = [t is not None for t in tangents]
 
     def smooth_results(primals: Sequence[Any], some: Sequence[Any]) -> list[Any]:
-        found = call.lower_scan(*replaced(primals, moved, some), time=time)
+        found = call.lower_scan(*put(primals, moved, some), time=time)
         return [*itertools.compress(found, smooth)]
 
     def push(primals: list[Any], tangents: list[Any]) -> list[Any]:
         try:
-            return call.push(primals, replaced([None] * len(moved), moved, tangents), time)
+            return call.push(primals, scatter(tangents, moved), time)
         except (UnsupportedEquation, Unsupported) as reason:
             _log.debug("the tangents of a loop are those of a scan: %s", reason)
             given = [*itertools.compress(primals, moved)]
@@ -322,7 +317,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: NativeLoop, t
     def pull(primals: list[Any], cotangents: list[Any]) -> list[Any]:
         given = [*itertools.compress(primals, moved)]
         return jax.vjp(functools.partial(smooth_results, primals), given)[1](
-            [*map(_instantiated, cotangents)]
+            [*map(instantiate, cotangents)]
         )[0]
 
     kinds = map(tangent_type, itertools.compress(results, smooth))
@@ -330,13 +325,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: NativeLoop, t
         push, pull, tuple(kinds), tuple(itertools.compress(call.mapped_axes, smooth))
     )
     found = linear(primals, [*itertools.compress(tangents, moved)])
-    return results, replaced([None] * len(results), smooth, found)
-
-
-def _instantiated(cotangent: Any) -> Any:
-    if isinstance(cotangent, SymbolicZero):
-        return jnp.zeros(cotangent.shape, cotangent.dtype)
-    return cotangent
+    return results, scatter(found, smooth)
 
 
 def _without_unused(

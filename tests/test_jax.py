@@ -386,6 +386,23 @@ def test_aligned():
     assert "aligned" in str(jaxpr)
 
 
+def test_everywhere():
+    """One flag for all examples, so that a condition runs one branch and not both."""
+
+    def function(x):
+        return jax.lax.cond(_jax.everywhere((x > 0).all()), lambda: x, lambda: -x)
+
+    stacked = np.array([[1.0, 2.0], [3.0, -4.0]])
+    twice = np.stack([stacked, abs(stacked)])
+    for mapped in (jax.vmap(function), jax.jit(jax.vmap(function))):
+        np.testing.assert_array_equal(mapped(stacked), -stacked)
+        np.testing.assert_array_equal(mapped(abs(stacked)), abs(stacked))
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(function))(twice), -twice)
+    np.testing.assert_array_equal(function(stacked[0]), stacked[0])
+    np.testing.assert_array_equal(jax.jacobian(function)(stacked[1]), -np.eye(2))
+    assert " cond[" in str(jax.make_jaxpr(jax.vmap(function))(stacked))
+
+
 def test_primitive_keeps_its_parameters():
     """As long as a program, lowered or compiled; but a serialized program does not hold them."""
 

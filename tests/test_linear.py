@@ -429,9 +429,12 @@ def test_derivatives_of_first_and_second_order(monkeypatch, parallel, reverse, d
         assert_close(jax.jit(order(ours))(*arrays), jax.jit(order(written_out))(*arrays), 1e-10)
 
 
-def test_second_derivatives_of_a_layer():
-    def second(backend: str) -> Any:
-        layer = nr.Recurrence(CELLS["mingru"], backend=backend)
+@pytest.mark.parametrize("checkpoint", [None, "sqrt"])
+def test_second_derivatives_of_a_layer(monkeypatch, checkpoint):
+    force(monkeypatch, True, 3)
+
+    def second(**options: Any) -> Any:
+        layer = nr.Recurrence(CELLS["mingru"], **options)
 
         def inner(xs: Any) -> Any:
             return jnp.sum(
@@ -441,7 +444,8 @@ def test_second_derivatives_of_a_layer():
 
         return jax.jit(jax.grad(inner))(random(0, 3, TIME, SIZE))
 
-    assert_close(second("associative"), second("plain"), 1e-10)
+    want = second(backend="plain")
+    assert_close(second(backend="associative", checkpoint=checkpoint), want, 1e-10)
 
 
 LONG = 100_000

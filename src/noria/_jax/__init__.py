@@ -17,6 +17,7 @@ that names it. Everything else in Noria uses documented functions of `jax` only.
 `tangent_type`                         the type of the tangents of an array
 `Rows`                                 the batch axes of a primitive, for several devices
 `aligned`                              results whose mapped axes are known in advance
+`everywhere`                           a flag of all examples under `jax.vmap`
 `varying_axes`, `varying`, `retyped`   axes of a mesh in the types of arrays
 ====================================== ===========================================================
 """
@@ -40,7 +41,7 @@ from noria._jax.jaxprs import (
     settings,
     user_frames,
 )
-from noria._jax.mapped_axes import aligned
+from noria._jax.mapped_axes import aligned, everywhere
 from noria._jax.mesh_axes import retyped, varying, varying_axes
 from noria._jax.partition import Rows
 from noria._jax.primitives import primitive
@@ -58,6 +59,7 @@ __all__ = [
     "bind",
     "call",
     "differentiable",
+    "everywhere",
     "is_known",
     "is_recording",
     "is_symbolic",

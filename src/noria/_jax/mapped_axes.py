@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -60,3 +61,28 @@ ad.primitive_jvps[_aligned] = lambda primals, tangents, *, axes: (
 batching.primitive_batchers[_aligned] = _align
 pe.dce_rules[_aligned] = functools.partial(without_dead_code, _unused)
 mlir.register_lowering(_aligned, lambda ctx, *arrays, axes: arrays[: len(axes)])
+
+
+def everywhere(flag: jax.Array) -> jax.Array:
+    """A flag as it is. Under `jax.vmap`: whether it is true in all examples.
+
+    The result is never mapped, so that a `jax.lax.cond` which it decides runs one branch only.
+    """
+    result: jax.Array = _everywhere.bind(flag)
+    return result
+
+
+_everywhere = Primitive("noria_everywhere")
+
+
+@_everywhere.def_impl
+@_everywhere.def_abstract_eval
+def _(flag: Any) -> Any:
+    return flag
+
+
+batching.primitive_batchers[_everywhere] = lambda arrays, axes: (
+    everywhere(arrays[0].all(axes[0])),  # also under an outer vmap
+    None,
+)
+mlir.register_lowering(_everywhere, lambda ctx, flag: [flag])

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from noria._integers import ceil_div
-from noria._jax import LinearMap, tangent_type
+from noria._jax import LinearMap, everywhere, tangent_type
 
 #: Steps of a chunk: many enough to keep a device busy, few enough that products rarely overflow
 #: (``python benchmarks/tuning.py CHUNK``).
@@ -120,7 +120,7 @@ def _solve(
     a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool, parallel: bool | None
 ) -> jax.Array:
     step_by_step = functools.partial(_sequential, reverse=reverse)
-    composed = functools.partial(_parallel, reverse=reverse)
+    composed = functools.partial(_composed, reverse=reverse)
     if parallel is None:
         return jax.lax.platform_dependent(a, b, start, cpu=step_by_step, default=composed)
     return (composed if parallel else step_by_step)(a, b, start)
@@ -135,29 +135,8 @@ def _sequential(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> 
     return jax.lax.scan(step, start, (a, b), reverse=reverse)[1]
 
 
-def _parallel(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> jax.Array:
-    """The states, by composition within chunks.
-
-    `jax.vmap` adds an axis to the state, so that `jax.lax.cond` below keeps a scalar predicate.
-    """
-
-    @jax.custom_batching.custom_vmap
-    def solve(a: jax.Array, b: jax.Array, start: jax.Array) -> jax.Array:
-        return _composed(a, b, start, reverse)
-
-    @solve.def_vmap
-    def _(size: int, mapped: list[bool], *arrays: jax.Array) -> tuple[jax.Array, bool]:
-        a, b, start = (
-            x if is_mapped else jnp.broadcast_to(x, (size, *x.shape))
-            for x, is_mapped in zip(arrays, mapped, strict=True)
-        )
-        states = _parallel(jnp.moveaxis(a, 0, 1), jnp.moveaxis(b, 0, 1), start, reverse)
-        return jnp.moveaxis(states, 1, 0), True
-
-    return solve(a, b, start)
-
-
 def _composed(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> jax.Array:
+    """The states, by composition within chunks; step by step if a product of scales overflows."""
     time = a.shape[0]
     count = ceil_div(time, CHUNK)
     size = ceil_div(time, count)
@@ -178,7 +157,9 @@ def _composed(a: jax.Array, b: jax.Array, start: jax.Array, reverse: bool) -> ja
     if not jnp.issubdtype(a.dtype, jnp.inexact):
         return states
     finite = jnp.isfinite(scales).all() & jnp.isfinite(shifts).all()
-    return jax.lax.cond(finite, lambda: states, lambda: _sequential(a, b, start, reverse))
+    return jax.lax.cond(
+        everywhere(finite), lambda: states, lambda: _sequential(a, b, start, reverse)
+    )
 
 
 def _chunks(a: jax.Array, filling: jax.Array, count: int, size: int) -> jax.Array:

@@ -20,6 +20,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+from noria._flags import choose, put
+
 
 class Rows(NamedTuple):
     """The axis of the batch in each array and in each result, or ``None``.
@@ -120,13 +122,9 @@ def _partition(
             names = ()  # XLA would pad the last part with rows of garbage
 
         def summed(*arrays: Any) -> list[Any]:
-            found = list(part(*arrays))
-            sums = [a for a, axis in zip(found, rows.results, strict=True) if axis is None]
-            new = iter(jax.lax.psum(sums, names) if names else sums)
-            return [
-                next(new) if axis is None else a
-                for a, axis in zip(found, rows.results, strict=True)
-            ]
+            found, is_sum = list(part(*arrays)), [axis is None for axis in rows.results]
+            sums = choose(found, is_sum)
+            return put(found, is_sum, jax.lax.psum(sums, names) if names else sums)
 
         def local(*arrays: Any) -> tuple[Any, ...]:
             shapes = tuple(jax.eval_shape(function, *arrays))

@@ -1,4 +1,4 @@
-"""Lists of arrays of which some are differentiated, and their cotangents."""
+"""Cotangents of lists of arrays: zeros, sums, and their types."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,22 +18,6 @@ Ends = tuple[Sequence[Any], Sequence[Any]]
 
 #: From cotangents of the hoisted values to cotangents of parameters and steps.
 PullPrologue = Callable[[list[Any]], tuple[list[Any], list[Any]]]
-
-
-def choose(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
-    """The values whose flag is set."""
-    return [value for value, flag in zip(values, flags, strict=True) if flag]
-
-
-def put(values: Sequence[Any], flags: Sequence[bool], chosen: Sequence[Any]) -> list[Any]:
-    """The values, with ``chosen`` in the place of those whose flag is set."""
-    new = iter(chosen)
-    return [next(new) if flag else value for value, flag in zip(values, flags, strict=True)]
-
-
-def scatter(chosen: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
-    """``chosen`` where the flag is set, ``None`` elsewhere."""
-    return put([None] * len(flags), flags, chosen)
 
 
 def instantiate(cotangent: Any) -> Any:

@@ -63,9 +63,9 @@ def differentiable(
         function: from pytrees of arrays to the results.
         forward: from the same pytrees to the results, their pull-back, and their tangents, both a
             `jtu.Partial`. The pull-back takes two lists of cotangents, which may be `SymbolicZero`,
-            and returns pytrees as the arguments, with ``None`` for zero. The tangents take such
-            pytrees of tangents, and return those of all inexact results. If they are ``None``, or
-            return ``None``, ``function`` is differentiated.
+            and returns pytrees as the arguments, with ``None`` for zero. The tangents are a
+            function of such pytrees, and return the tangents of all inexact results. If they are
+            ``None``, or return ``None``, ``function`` is differentiated.
         axes: the place where `jax.vmap` puts the mapped axis in each of the lists.
     """
     run = jax.custom_jvp(function)

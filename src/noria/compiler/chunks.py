@@ -16,8 +16,8 @@ from noria.ir.cotangents import instantiate
 from noria.ir.evaluate import narrowed, widened
 
 #: Bytes of hoisted values up to which all steps are hoisted at once if no derivative is taken.
-#: Larger blocks of memory are not recycled between calls, and touching fresh pages costs as much
-#: as the arithmetic (``python benchmarks/tuning.py BUDGET``).
+#: Larger blocks of memory are requested anew in each call, and first access to fresh pages takes as
+#: long as the arithmetic (``python benchmarks/tuning.py BUDGET``).
 BUDGET = 32 * 2**20
 
 #: ``(state, steps, time) -> (state, stacked)``.

@@ -115,7 +115,7 @@ class LoopExecutor:
         state: list[jax.Array],
         sizes: Sizes,
     ) -> Outputs:
-        # What is known while JAX traces has no derivative, and stays known inside.
+        # A parameter with known values has no derivative, and stays known inside.
         is_open = [not is_known(a) for a in parameters]
 
         def infer(some: list[jax.Array], *others: list[jax.Array]) -> Outputs:
@@ -164,7 +164,7 @@ class LoopExecutor:
         steps: list[jax.Array],
         state: list[jax.Array],
     ) -> Rules:
-        """Final state, emitted values, their pull-back and their tangents, with what these read."""
+        """The results, with their pull-back and their tangents and the arrays that these read."""
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
         segment = functools.partial(self._advance, gradient.forward, sizes, env)

@@ -75,10 +75,10 @@ class Explanation:
         gradients: equations of the loop that read parameters. Their gradients are contracted after
             the reverse loop, for all steps at once, or summed in it on the native backend.
         linear: whether the next state is affine and element-wise in the state.
-        states: for each array of the state, in the order of `jax.tree.leaves`, where it is
-            computed: ``"loop"``; ``"delay"``, a value of the step before; ``"counter"``, a multiple
-            of the number of steps; or ``"output"``, emitted and read by no next state. The last
-            three need no loop, and ``linear`` is about the others.
+        states: the kind of each array of the state, in the order of `jax.tree.leaves`. ``"loop"``
+            is computed in the loop, ``"delay"`` is a value of the step before, and ``"counter"`` is
+            a multiple of the number of steps. ``"output"`` is emitted, and no next state reads it.
+            The last three need no loop, and ``linear`` is about the others.
         saved: the values stored for the gradient at each step, as shapes of one example.
         saved_bytes: bytes stored for the gradient, for all examples and steps, besides inputs and
             outputs of the layer. The associative backend counts scales and states; JAX may store

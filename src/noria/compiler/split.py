@@ -240,7 +240,7 @@ def hoist_slices(prologue: Graph, loop: Graph, constants: Sequence[Value]) -> tu
     if not taken:
         return prologue, loop
     loop = substitute(Graph(loop.inputs, loop.outputs, loop.equations), taken)
-    known = (*loop.inputs, *taken.values())
+    known = (*loop.inputs, *values_of(taken.values()))
     loop = extract(loop.equations, loop.outputs, known)
     outputs = tuple(v for v in (*prologue.outputs, *taken.values()) if v in loop.inputs)
     return extract((*prologue.equations, *more), outputs, prologue.inputs), loop

@@ -20,7 +20,7 @@ Ends = tuple[Sequence[Any], Sequence[Any]]
 PullPrologue = Callable[[list[Any]], tuple[list[Any], list[Any]]]
 
 
-def instantiate(cotangent: Any) -> Any:
+def instantiate(cotangent: jax.Array | SymbolicZero) -> jax.Array:
     """A cotangent as an array, also of a symbolic zero."""
     return (
         jnp.zeros(cotangent.shape, cotangent.dtype)
@@ -29,14 +29,16 @@ def instantiate(cotangent: Any) -> Any:
     )
 
 
-def or_zeros(cotangent: Any, like: Any) -> Any:
+def or_zeros(
+    cotangent: jax.Array | None, like: jax.Array | jax.ShapeDtypeStruct
+) -> jax.Array | np.ndarray:
     """A cotangent for ``like``; ``None`` is zero, and integers have the dtype float0."""
     if not jnp.issubdtype(like.dtype, jnp.inexact):
         return np.zeros(like.shape, jax.dtypes.float0)
     return jnp.zeros(like.shape, like.dtype) if cotangent is None else cotangent
 
 
-def add(a: Any, b: Any) -> Any:
+def add(a: jax.Array | None, b: jax.Array | None) -> jax.Array | None:
     """The sum of two cotangents, ``None`` where there is none."""
     if a is None or a.dtype == jax.dtypes.float0:
         return b

@@ -62,22 +62,12 @@ class ChunkwiseExecutor:
 
     def __call__(
         self,
+        sizes: Sizes,
         parameters: list[jax.Array],
         steps: list[jax.Array],
         state: list[jax.Array],
-        sizes: Sizes,
     ) -> Outputs:
         """Final state and emitted values; arguments as for `LoopExecutor`."""
-        return self.infer(sizes, parameters, steps, state)
-
-    def infer(
-        self,
-        sizes: Sizes,
-        parameters: list[jax.Array],
-        steps: list[jax.Array],
-        state: list[jax.Array],
-    ) -> Outputs:
-        """The same: JAX differentiates it, segment by segment."""
         env, values = env_of(self.split.parameters, parameters), env_of(self.split.steps, steps)
         prologue = self.split.prologue
         values |= env_of(prologue.outputs, evaluate(prologue, env, values, sizes.axes))
@@ -103,6 +93,8 @@ class ChunkwiseExecutor:
             else checkpointed(segment, chunks)
         )
         return run(parameters, [values[v] for v in names], state)
+
+    infer = __call__  # JAX differentiates it, segment by segment
 
     def _segment(self, env: Env, values: Env, state: list[jax.Array], sizes: Sizes) -> Outputs:
         split, step = self.split, self.step

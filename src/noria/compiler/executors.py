@@ -34,7 +34,7 @@ Rules = tuple[Outputs, jtu.Partial, jtu.Partial]
 
 @dataclass(frozen=True, eq=False)
 class LoopExecutor:
-    """Prologue and loop as ``(parameters, steps, state, sizes) -> (final state, emitted)``.
+    """Prologue and loop as ``(sizes, parameters, steps, state) -> (final state, emitted)``.
 
     The arguments are arrays for `Split.parameters`, `Split.steps` and the state. Arrays of all
     steps have the axes of ``sizes`` in front.
@@ -110,10 +110,10 @@ class LoopExecutor:
 
     def __call__(
         self,
+        sizes: Sizes,
         parameters: list[jax.Array],
         steps: list[jax.Array],
         state: list[jax.Array],
-        sizes: Sizes,
     ) -> Outputs:
         # A parameter with known values has no derivative, and stays known inside.
         is_open = [not is_known(a) for a in parameters]

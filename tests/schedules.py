@@ -1,9 +1,10 @@
-"""A property of every schedule: a stage reads what earlier stages have stored.
+"""Properties of every schedule: a stage stores all of a value, and reads what is stored.
 
-A stage that runs too early reads memory that nobody has written, and a test may not see it.
+Otherwise a stage reads memory that nobody has written, and a test may not see it.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.matrix_lookup import LoadAt, MatrixLookup
 from noria.backends.native.plan.schedule import Schedule, schedule_of
 from noria.backends.native.plan.stages import DotColumns, Load, Stage
+from noria.ir.graph import size
 
 #: The kinds of the slots that stages fill.
 FILLED = ("scratch", "next", "emitted")
@@ -40,6 +42,14 @@ def read(schedule: Schedule, stage: Stage | MatrixStage) -> Iterator[Any]:
             yield schedule.dots[node.equation].row.value
 
 
+def check_extent(schedule: Schedule) -> None:
+    """Assert that a stage which stores a value goes over all of its elements."""
+    for n, stage in enumerate(schedule.stages):
+        points = math.prod(stage.domain) if isinstance(stage, MatrixStage) else stage.extent
+        for value, _ in stage.stores:
+            assert points == size(value), f"stage {n} stores {points} of {size(value)} elements"
+
+
 def check_order(schedule: Schedule) -> None:
     """Assert that each buffer is complete before a stage reads it."""
     last: dict[tuple[str, int], int] = {}
@@ -63,6 +73,7 @@ def check_all() -> None:
     @functools.wraps(make)
     def checked(*args: Any, **options: Any) -> Schedule:
         schedule = make(*args, **options)
+        check_extent(schedule)
         check_order(schedule)
         return schedule
 

@@ -162,6 +162,20 @@ def test_reductions_of_truths_and_choices_by_numbers():
     check_native(nr.Recurrence(step, jnp.zeros(6)), random(2, 5, 6))
 
 
+@pytest.mark.parametrize("save", ["gates", "states"])
+@pytest.mark.parametrize(
+    "part",
+    [lambda q: jnp.pad(q[:1, :1], ((0, 1), (0, 1), (0, 0))), lambda q: 2 * q[::2, ::2]],
+    ids=["padded", "strided"],
+)
+def test_a_stage_of_a_part_of_the_state_does_not_store_the_whole(part, save):
+    """The state that is stored for the gradient is larger than the part of it that is read."""
+    layer = nr.Recurrence(
+        lambda q, x: jnp.tanh(part(q) + q / 2 + x), jnp.zeros((2, 2, 2)), save=save
+    )
+    check_native(layer, random(0, 3, 4, 2, 2, 2))
+
+
 # --- plans --------------------------------------------------------------------------------------
 
 

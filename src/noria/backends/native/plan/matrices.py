@@ -9,6 +9,7 @@ point of the domain reads the numbers that it needs.
                                    store S', reduce q S' over the rows
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,6 +185,8 @@ class Matrices:
         """Store a value in more slots, in a stage that loads all of it; false if there is none."""
         whole = affine(0, (size(leaf), 1))
         for _, stage in self.stages:
+            if math.prod(stage.domain) != size(leaf):
+                continue
             load = LoadAt(leaf, identity(stage.domain))
             if any(node == load for _, _, node in self._nodes_of(stage)):
                 stage.stores.append((leaf, tuple(Target(slot, whole) for slot in slots)))

@@ -139,7 +139,7 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.AS_ASKED: Example("jnp.tanh(U @ h + x)", options={"backend": "scan"}),
     Reason.FASTEST: Example("jnp.tanh(U @ h + x)"),
     Reason.ANY_DEVICE: Example("jnp.sort(h + x)"),
-    Reason.NO_LOOP: Example("x"),
+    Reason.NO_LOOP: Example("h + 1"),
     Reason.SIDE_EFFECT: Example(
         "jnp.tanh(h + printed(x))", note="`printed` calls `jax.debug.print`"
     ),

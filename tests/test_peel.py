@@ -15,7 +15,7 @@ import pytest
 from agreement import assert_agree, pulled_at_once
 from graphs import aligned, split_text, traced_step
 from jax import export
-from models import assert_close, random
+from models import AUTO, assert_close, random
 from test_zoo import LENGTHS, NEEDS_NO_LOOP, RESETS, layer_of, start_of
 
 import noria as nr
@@ -251,7 +251,7 @@ def test_the_layers_of_the_library_keep_their_state(cell):
 @pytest.mark.parametrize("name", NEEDS_NO_LOOP)
 def test_explain_names_them(name):
     kinds, linear = NEEDS_NO_LOOP[name]
-    found = nr.explain(layer_of(name), random(0, 2, 5, 3))
+    found = nr.explain(layer_of(name, backend="scan"), random(0, 2, 5, 3))
     assert found.states == kinds
     assert found.linear == linear
     for kind in {*kinds} - {"loop"}:
@@ -261,6 +261,17 @@ def test_explain_names_them(name):
     if "loop" not in kinds:
         assert not found.loop
         assert found.reason == "no array of its state needs a loop"
+
+
+@pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+@pytest.mark.parametrize("name", NEEDS_NO_LOOP)
+def test_delays_stay_in_a_native_loop(name):
+    """They are in cache there; outside of it each step would have a copy in memory."""
+    kinds, _ = NEEDS_NO_LOOP[name]
+    found = nr.explain(layer_of(name), random(0, 2, 5, 3))
+    assert found.backend == ("native" if {*kinds} & {"loop", "delay"} else "scan")
+    assert "delay" not in found.states
+    assert [k for k in found.states if k == "counter"] == [k for k in kinds if k == "counter"]
 
 
 @pytest.mark.sampled(4)
@@ -411,7 +422,7 @@ def test_a_delay_of_random_numbers_draws_them_once():
             return jnp.zeros(3), jnp.zeros(3)
 
     layer, definition = (
-        nr.Recurrence(Noisy(random(1, 3, 3)), backend=b) for b in ("auto", "reference")
+        nr.Recurrence(Noisy(random(1, 3, 3)), backend=b) for b in ("scan", "reference")
     )
     assert nr.explain(layer, random(0, 5, 3), key=jax.random.key(1)).states == ("loop", "delay")
     assert_agree(layer, definition, random(0, 2, 5, 3), key=jax.random.key(1))

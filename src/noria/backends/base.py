@@ -226,6 +226,8 @@ class LoopBackend(Protocol):
         time_major: whether arrays of all steps have time in front.
         packs_weights: whether it packs weights itself; if not, the compiler transposes them.
         reads_previous_step: whether arrays of all steps may be `PreviousStep`.
+        keeps_delays: whether delays and windows of the state stay in the loop, where they are in
+            cache; if not, they become arrays of all steps.
         slices_in_loop: whether the loop may slice a hoisted value; if not, slices are hoisted.
         can_accumulate: whether an accumulator may contain an equation; ``None`` for a backend
             without accumulators. Then stacked operands are contracted after the loop.
@@ -235,6 +237,7 @@ class LoopBackend(Protocol):
     time_major: bool
     packs_weights: bool
     reads_previous_step: bool
+    keeps_delays: bool
     slices_in_loop: bool
     can_accumulate: Callable[[Equation], bool] | None
 

@@ -38,6 +38,7 @@ class Scan:
     time_major = True
     packs_weights = False
     reads_previous_step = False
+    keeps_delays = False
     slices_in_loop = False
     can_accumulate: Callable[[Equation], bool] | None = None
 

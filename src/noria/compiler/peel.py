@@ -187,12 +187,12 @@ class Plan(NamedTuple):
         return (*counters, *(delay.state for delay in self.delays))
 
 
-def plan_of(step: Transition, levels: dict[Value, int]) -> Plan | None:
+def plan_of(step: Transition, levels: dict[Value, int], delays: bool = True) -> Plan | None:
     """The arrays of the state that need no loop, or ``None`` if all of them do.
 
     One pass over the equations finds the arrays that each next array reads. In an LSTM or GRU each
     reads itself, and is neither a sum nor a window of it: nothing else is looked at. ``levels`` has
-    the level of each value.
+    the level of each value. Without ``delays`` these stay in the loop.
     """
     masks: dict[Value, int] = {atom: 1 << k for k, atom in enumerate(step.before)}
     for equation in step.graph.equations:
@@ -206,15 +206,15 @@ def plan_of(step: Transition, levels: dict[Value, int]) -> Plan | None:
         counter = _counter(step, k, makers, levels) if mask == 1 << k else None
         if counter is not None:
             counters[k] = counter
-    groups, equations = _delays(step, masks, makers, {*counters})
+    groups, equations = _delays(step, masks, makers, {*counters}) if delays else ([], [])
     peeled = {*counters, *(k for group in groups for k in group)}
     read = functools.reduce(operator.or_, reads, 0)
     unread = [k for k in range(len(reads)) if k not in peeled and not read >> k & 1]
     outputs, emission = _outputs(step, unread) if unread else ({}, step.emission)
     if not peeled and not outputs:
         return None
-    delays = tuple(tuple(group.values()) for group in groups)
-    return Plan(tuple(counters.values()), delays, outputs, emission, tuple(equations))
+    found = tuple(tuple(group.values()) for group in groups)
+    return Plan(tuple(counters.values()), found, outputs, emission, tuple(equations))
 
 
 def _mask(masks: dict[Value, int], atom: Atom) -> int:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from noria._jax import is_symbolic
 from noria.backends.base import Sizes
 from noria.compiler.peel import Counter, Delay, Peeled
+from noria.compiler.windows import Window
 from noria.ir.evaluate import evaluate, spread
 from noria.ir.graph import Env, env_of
 from noria.ops.linear_recurrence import shifted
@@ -132,14 +133,31 @@ class Taken:
         if window is None:
             return self.later(entries, start)
         axis, count = window.axis - delay.state.aval.ndim, window.entries
-        places = reversed(range(count)) if window.newest_last else range(count)
         starts = jnp.split(start, count, axis)
-        owns = jnp.split(own.astype(start.dtype), count, axis)
-        states, finals = [*starts], [*starts]
-        for n in places:
-            states[n], finals[n] = self.later(entries, starts[n])
-            entries = self.after_reset(states[n], owns[n])
+        if self.valid is None and self.reset is None:
+            states, finals = self.windowed(window, entries, starts)
+        else:
+            states, finals = [*starts], [*starts]
+            owns = jnp.split(own.astype(start.dtype), count, axis)
+            for n in window.by_age:
+                states[n], finals[n] = self.later(entries, starts[n])
+                entries = self.after_reset(states[n], owns[n])
         return jnp.concatenate(states, axis), jnp.concatenate(finals, axis)
+
+    def windowed(self, window: Window, entries: jax.Array, starts: Arrays) -> tuple[Arrays, Arrays]:
+        """The entries before each step, and after the last one: slices of all that there were."""
+        time, count = self.sizes.time, window.entries
+        old = [jnp.expand_dims(starts[n], self.axis) for n in window.by_age]
+        every = jnp.concatenate(
+            [entries, *old] if self.reverse else [*old[::-1], entries], self.axis
+        )
+        states, finals = [*starts], [*starts]
+        for age, n in enumerate(window.by_age, 1):
+            begin = age if self.reverse else count - age
+            states[n] = jax.lax.slice_in_dim(every, begin, begin + time, axis=self.axis)
+            end = age - 1 if self.reverse else time + count - age
+            finals[n] = jax.lax.index_in_dim(every, end, self.axis, keepdims=False)
+        return states, finals
 
     def after_reset(self, states: jax.Array, own: jax.Array) -> jax.Array:
         """The state that the cell reads."""

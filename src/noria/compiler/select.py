@@ -159,6 +159,10 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
     traced, frontier = split_context(traced, sizes)
     if frontier is not None and not frontier.as_steps:
         sizes = sizes._replace(batch=None)
+    if kept := _with_delays(traced, problem, sizes, options):
+        name, program = kept
+        is_asked = options.backend != "auto"
+        return decided(name, Reason.AS_ASKED() if is_asked else loop_backend(name).merit, program)
     if traced.peeled is not None and not traced.state:
         name = "scan" if options.backend == "auto" else options.backend
         reason = Reason.NO_LOOP()
@@ -187,6 +191,24 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         f'{label}: backend="{options.backend}" cannot run this step: {first[-1]}; '
         'expected backend="auto" or backend="scan".'
     )
+
+
+def _with_delays(
+    traced: Traced, problem: Problem, sizes: Sizes, options: Options
+) -> tuple[str, Program] | None:
+    """The loop with its delays in it, on a backend that prefers that and can run it.
+
+    Even where no loop is needed: arrays of all steps go through memory, and a window is as many
+    times as large as it has entries (``python benchmarks/delays.py``).
+    """
+    names = LOOP_BACKENDS if options.backend == "auto" else {options.backend} & {*LOOP_BACKENDS}
+    for name in names if environment().backend != "scan" else ():
+        kept = traced.with_delays() if loop_backend(name).keeps_delays else None
+        if kept is not None:
+            program, missing = _loop(name, in_pairs(kept)[0], problem, sizes, options)
+            if not missing:
+                return name, program
+    return None
 
 
 def _loop(

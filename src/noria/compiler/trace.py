@@ -61,8 +61,8 @@ class Traced:
     over, its fields, and the initial state. ``levels`` has the level of each input. The last inputs
     belong to the context, if there is one; they have the level `CONTEXT`. ``peeled`` are the arrays
     of the state that have left the step, or ``None``. ``state`` has the others, and ``steps`` ends
-    with the arrays that the step reads instead. ``again`` traces the step with its contractions as
-    they are.
+    with the arrays that the step reads instead. ``again`` traces the step
+    with other options; it is ``None`` if the step is as written, or in pairs.
     """
 
     graph: Graph
@@ -72,11 +72,16 @@ class Traced:
     levels: dict[Value, int]
     emission_tree: Any
     peeled: Peeled | None
-    again: "Callable[[], Traced] | None"
+    again: "Callable[..., Traced] | None"
 
     def written(self) -> "Traced":
         """The step with its contractions as the cell has them: no axes are merged."""
-        return self if self.again is None else self.again()
+        return self if self.again is None else self.again(contractions=False)
+
+    def with_delays(self) -> "Traced | None":
+        """The step with its delays in the loop; ``None`` if there are none."""
+        has_any = self.peeled is not None and self.peeled.stages
+        return self.again(delays=False) if self.again and has_any else None
 
     @property
     def next_state(self) -> tuple[Value, ...]:
@@ -104,6 +109,7 @@ def trace(
     label: str = "Recurrence",
     *,
     contractions: bool = True,
+    delays: bool = True,
 ) -> Traced:
     """Trace one step of ``cell``.
 
@@ -113,6 +119,7 @@ def trace(
         step: shapes and dtypes of the inputs of one step of one example.
         label: the layer in messages.
         contractions: whether contractions get their normal form.
+        delays: whether delays leave the loop.
 
     Raises:
         Unsupported: if a step has side effects.
@@ -145,7 +152,7 @@ def trace(
     context = graph.inputs[len(graph.inputs) - len(jtu.tree_leaves(step.context)) :]
     levels |= dict.fromkeys(context, CONTEXT)
     found = dependence(graph.equations, levels)
-    plan = None if context else plan_of(transition, found)
+    plan = None if context else plan_of(transition, found, delays)
     if plan is not None:
         levels |= dict.fromkeys(plan.inputs, INPUT)
         found = dependence(graph.equations, levels)
@@ -159,11 +166,7 @@ def trace(
         graph, more, peeled = separate(graph, transition, plan, looped)
         levels |= dict.fromkeys(more, INPUT)
         steps = (*steps, *more)
-    again = (
-        functools.partial(trace, cell, initial_state, step, label, contractions=False)
-        if contractions
-        else None
-    )
+    again = functools.partial(trace, cell, initial_state, step, label) if contractions else None
     return Traced(graph, parameters, looped, steps, levels, emission_tree, peeled, again)
 
 

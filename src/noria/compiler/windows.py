@@ -36,6 +36,11 @@ class Window:
     entries: int
     newest_last: bool
 
+    @property
+    def by_age(self) -> range:
+        """The places of the entries, the newest one first."""
+        return range(self.entries)[:: -1 if self.newest_last else 1]
+
 
 class Piece(NamedTuple):
     """A part of a value along an axis; a row is a whole value without this axis."""

@@ -52,6 +52,7 @@ class Native:
     time_major = False
     packs_weights = True
     reads_previous_step = True
+    keeps_delays = True
     slices_in_loop = True
     can_accumulate: Callable[[Equation], bool] | None = staticmethod(_can_accumulate)
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
-from tuning import Line, infer, ratio, train
+from tuning import Line, infer, ratio, train  # type: ignore[attr-defined]  # of this folder
 
 import noria as nr
 from noria.backends.native.backend import Native

@@ -1,5 +1,11 @@
 """Measure the cost of packing in each call: python benchmarks/packing.py [--quick] [N ...]
 
+``python benchmarks/packing.py --peers [--quick] [N ...]`` compares with other libraries instead: a
+tick of S streams from Python, and inference, with weights that are constants in each library. Each
+library has its own process, and they take turns. A line has the median time of each in
+microseconds, and the ratio of the fastest other library to Noria. A library that is not installed
+is left out.
+
 Each line compares programs of one LSTM with as many inputs as units:
 
 * ``arguments``: the weights are arguments; the kernel packs them in each call, or for up to eight
@@ -13,9 +19,10 @@ include calls of JAX itself. ``python benchmarks/tuning.py step_rows`` compares 
 operations.
 """
 
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,6 +32,9 @@ import jax.numpy as jnp
 
 import noria as nr
 from noria.backends.native.machine import Tuning, using
+from noria.bench.grid import GRID, Shape, Work
+from noria.bench.peers import PEERS
+from noria.bench.run import Lane, Run
 
 Programs = dict[str, Callable[[], Any]]
 
@@ -43,6 +53,21 @@ PROBLEMS = [
     Problem(35, 20, 650, 650),
     *(Problem(32, batch, units, units) for units in (256, 512, 768) for batch in (1, 4, 8)),
     *(Problem(0, batch, units, units) for units in (128, 512) for batch in (1, 8, 16, 64, 128)),
+]
+
+#: Ticks of S streams, the shapes of ``noria bench``, and few examples with many units.
+WORKS = [
+    *(
+        Work("lstm", "step", Shape(1, streams, units, units))
+        for units in (128, 512)
+        for streams in (1, 16, 128)
+    ),
+    *(Work("lstm", "inference", shape) for shape in GRID),
+    *(
+        Work("lstm", "inference", Shape(32, batch, units, units))
+        for units in (256, 512, 768)
+        for batch in (1, 2, 4, 8)
+    ),
 ]
 
 
@@ -102,9 +127,36 @@ def _ready(program: Callable[[], Any]) -> bool:
     return True
 
 
+def compare(numbers: Sequence[int], quick: bool) -> None:
+    """Compare `WORKS` with other libraries; a group ends with its geometric mean and minimum."""
+    lanes = [Lane(name) for name in ("prepared", "onnx", "torch", "call")]
+    lanes = [lane for lane in lanes if not PEERS[lane.peer].missing]
+    works = [WORKS[n] for n in numbers or range(len(WORKS))]
+    seconds, rounds = (0.02, 2) if quick else (0.2, 5)
+    ratios: dict[str, list[float]] = {}
+    with Run(lanes, "time", seconds, rounds) as run:
+        for point in run.points(works):
+            times = {lane.peer: 1e6 * value for lane, value in point.values.items()}
+            best = min((times[n] for n in times if PEERS[n].rival), default=float("nan"))
+            ratios.setdefault(point.work.mode, []).append(best / times["prepared"])
+            shown = "  ".join(f"{name} {time:9,.1f}" for name, time in times.items())
+            number, ratio = WORKS.index(point.work), best / times["prepared"]
+            print(
+                f"{number:2}  {point.work.mode:9} {point.work.shape!s:19}  {shown}  {ratio:.2f}",
+                flush=True,
+            )
+    for mode, found in ratios.items():
+        mean, least_ratio = statistics.geometric_mean(found), min(found)
+        print(f"    {mode:9} geometric mean {mean:.2f}, minimum {least_ratio:.2f}")
+
+
 def main(arguments: list[str]) -> None:
     quick = "--quick" in arguments
-    numbers = [int(a) for a in arguments if a != "--quick"] or range(len(PROBLEMS))
+    numbers = [int(a) for a in arguments if not a.startswith("--")]
+    if "--peers" in arguments:
+        compare(numbers, quick)
+        return
+    numbers = numbers or [*range(len(PROBLEMS))]
     for number in (0, len(PROBLEMS) - 5) if quick else numbers:
         problem = PROBLEMS[number]
         found = least(programs_of(problem), 0.02 if quick else 0.5)

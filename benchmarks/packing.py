@@ -6,6 +6,9 @@ library has its own process, and they take turns. A line has the median time of 
 microseconds, and the ratio of the fastest other library to Noria. A library that is not installed
 is left out.
 
+``python benchmarks/packing.py --training`` prints how much of a training step the kernels of the
+forward and of the reverse loop pack.
+
 Each line compares programs of one LSTM with as many inputs as units:
 
 * ``arguments``: the weights are arguments; the kernel packs them in each call, or for up to eight
@@ -19,6 +22,7 @@ include calls of JAX itself. ``python benchmarks/tuning.py step_rows`` compares 
 operations.
 """
 
+import ctypes
 import statistics
 import sys
 import time
@@ -29,9 +33,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import noria as nr
-from noria.backends.native.machine import Tuning, using
+from noria.backends.native.machine import Isa, Tuning, using
+from noria.backends.native.plan.schedule import INPUTS, RESULTS
+from noria.backends.native.plan.tiling import ALIGN, KernelPlan
+from noria.backends.native.runtime import kernels
 from noria.bench.grid import GRID, Shape, Work
 from noria.bench.peers import PEERS
 from noria.bench.run import Lane, Run
@@ -127,6 +135,45 @@ def _ready(program: Callable[[], Any]) -> bool:
     return True
 
 
+def share_of_training() -> None:
+    """The time of each kernel's function ``pack``, called alone, and of a whole training step."""
+    made: list[tuple[kernels.Kernel, KernelPlan]] = []
+    kernel_of = kernels.kernel_of
+
+    def spied(plan: KernelPlan, isa: Isa) -> kernels.Kernel:
+        made.append((kernel_of(plan, isa), plan))
+        return made[-1][0]
+
+    kernels.kernel_of = spied
+    for steps, batch, inputs, units in (20, 32, 64, 128), (35, 20, 200, 650), (100, 1, 64, 256):
+        made.clear()
+        layer = nr.LSTM(inputs, units, key=jax.random.key(0), backend="native")
+        xs = jnp.ones((batch, steps, inputs))
+        step = jax.jit(nr.grad(lambda layer, xs: (layer(xs) ** 2).mean()))
+        with using(replace(Tuning(), threads=1)):
+            programs = {"step": partial(step, layer, xs)}
+            jax.block_until_ready(programs["step"]())
+        programs |= {f"pack {n}": packing_of(*pair) for n, pair in enumerate(made)}
+        found = least(programs, 1)
+        times = "  ".join(f"{name} {used:8,.0f}" for name, used in found.items())
+        share = 1 - found["step"] / sum(found.values())
+        print(f"{steps}, {batch}, {inputs}, {units}:  {times}  all packing {share:.1%}", flush=True)
+
+
+def packing_of(kernel: kernels.Kernel, plan: KernelPlan) -> Callable[[], Any]:
+    """A call of a kernel's function ``pack``, which reads the shared arrays."""
+    count = len(plan.schedule.buffers((*INPUTS, *RESULTS)))
+    arrays = [np.ones(v.aval.shape, v.aval.dtype) for v in plan.schedule.shared]
+    scratch = np.zeros(plan.panel_bytes + ALIGN, np.uint8)
+    table = (ctypes.c_void_p * (count + 1))(*(a.ctypes.data for a in arrays))
+    table[count] = scratch.ctypes.data + -scratch.ctypes.data % ALIGN
+    address = kernels._libraries[kernel.name].address("pack")
+    kinds = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+    pack = ctypes.CFUNCTYPE(None, *kinds)(address)
+    held = arrays, scratch
+    return lambda: (pack(ctypes.addressof(table), 0, 1), held)[0]
+
+
 def compare(numbers: Sequence[int], quick: bool) -> None:
     """Compare `WORKS` with other libraries; a group ends with its geometric mean and minimum."""
     lanes = [Lane(name) for name in ("prepared", "onnx", "torch", "call")]
@@ -153,6 +200,9 @@ def compare(numbers: Sequence[int], quick: bool) -> None:
 def main(arguments: list[str]) -> None:
     quick = "--quick" in arguments
     numbers = [int(a) for a in arguments if not a.startswith("--")]
+    if "--training" in arguments:
+        share_of_training()
+        return
     if "--peers" in arguments:
         compare(numbers, quick)
         return

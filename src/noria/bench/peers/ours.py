@@ -30,7 +30,7 @@ def make(work: Work, backend: str, prepared: bool = False) -> Task:
         else:
             state = jtu.tree_map(lambda a: jnp.zeros((work.shape.batch, *a.shape), a.dtype), state)
         step = layer.step if prepared else jax.jit(lambda state, x: layer.step(state, x))
-        return Task(lambda: jax.block_until_ready(step(state, x)), weights)
+        return Task(lambda: step(state, x)[1].block_until_ready(), weights)
     if prepared:
         xs = jnp.asarray(work.inputs(time_major=False))
         return Task(lambda: jax.block_until_ready(layer.scan(None, xs)), weights)

@@ -151,12 +151,12 @@ def share_of_training() -> None:
         xs = jnp.ones((batch, steps, inputs))
         step = jax.jit(nr.grad(lambda layer, xs: (layer(xs) ** 2).mean()))
         with using(replace(Tuning(), threads=1)):
-            programs = {"step": partial(step, layer, xs)}
+            programs: Programs = {"step": partial(step, layer, xs)}
             jax.block_until_ready(programs["step"]())
-        programs |= {f"pack {n}": packing_of(*pair) for n, pair in enumerate(made)}
-        found = least(programs, 1)
+            programs |= {f"pack {n}": packing_of(*pair) for n, pair in enumerate(made)}
+            found = least(programs, 1)
         times = "  ".join(f"{name} {used:8,.0f}" for name, used in found.items())
-        share = 1 - found["step"] / sum(found.values())
+        share = sum(found.values()) / found["step"] - 1
         print(f"{steps}, {batch}, {inputs}, {units}:  {times}  all packing {share:.1%}", flush=True)
 
 

@@ -1,5 +1,14 @@
 """Measure the cost of packing in each call: python benchmarks/packing.py [--quick] [N ...]
 
+``python benchmarks/packing.py --peers [--quick] [N ...]`` compares with other libraries instead: a
+tick of S streams from Python, and inference, with weights that are constants in each library. Each
+library has its own process, and they take turns. A line has the median time of each in
+microseconds, and the ratio of the fastest other library to Noria. A library that is not installed
+is left out.
+
+``python benchmarks/packing.py --training`` prints how much of a training step the kernels of the
+forward and of the reverse loop pack.
+
 Each line compares programs of one LSTM with as many inputs as units:
 
 * ``arguments``: the weights are arguments; the kernel packs them in each call, or for up to eight
@@ -13,18 +22,27 @@ include calls of JAX itself. ``python benchmarks/tuning.py step_rows`` compares 
 operations.
 """
 
+import ctypes
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import noria as nr
-from noria.backends.native.machine import Tuning, using
+from noria.backends.native.machine import Isa, Tuning, using
+from noria.backends.native.plan.schedule import INPUTS, RESULTS
+from noria.backends.native.plan.tiling import ALIGN, KernelPlan
+from noria.backends.native.runtime import kernels
+from noria.bench.grid import GRID, Shape, Work
+from noria.bench.peers import PEERS
+from noria.bench.run import Lane, Run
 
 Programs = dict[str, Callable[[], Any]]
 
@@ -43,6 +61,21 @@ PROBLEMS = [
     Problem(35, 20, 650, 650),
     *(Problem(32, batch, units, units) for units in (256, 512, 768) for batch in (1, 4, 8)),
     *(Problem(0, batch, units, units) for units in (128, 512) for batch in (1, 8, 16, 64, 128)),
+]
+
+#: Ticks of S streams, the shapes of ``noria bench``, and few examples with many units.
+WORKS = [
+    *(
+        Work("lstm", "step", Shape(1, streams, units, units))
+        for units in (128, 512)
+        for streams in (1, 16, 128)
+    ),
+    *(Work("lstm", "inference", shape) for shape in GRID),
+    *(
+        Work("lstm", "inference", Shape(32, batch, units, units))
+        for units in (256, 512, 768)
+        for batch in (1, 2, 4, 8)
+    ),
 ]
 
 
@@ -102,9 +135,78 @@ def _ready(program: Callable[[], Any]) -> bool:
     return True
 
 
+def share_of_training() -> None:
+    """The time of each kernel's function ``pack``, called alone, and of a whole training step."""
+    made: list[tuple[kernels.Kernel, KernelPlan]] = []
+    kernel_of = kernels.kernel_of
+
+    def spied(plan: KernelPlan, isa: Isa) -> kernels.Kernel:
+        made.append((kernel_of(plan, isa), plan))
+        return made[-1][0]
+
+    kernels.kernel_of = spied
+    for steps, batch, inputs, units in (20, 32, 64, 128), (35, 20, 200, 650), (100, 1, 64, 256):
+        made.clear()
+        layer = nr.LSTM(inputs, units, key=jax.random.key(0), backend="native")
+        xs = jnp.ones((batch, steps, inputs))
+        step = jax.jit(nr.grad(lambda layer, xs: (layer(xs) ** 2).mean()))
+        with using(replace(Tuning(), threads=1)):
+            programs: Programs = {"step": partial(step, layer, xs)}
+            jax.block_until_ready(programs["step"]())
+            programs |= {f"pack {n}": packing_of(*pair) for n, pair in enumerate(made)}
+            found = least(programs, 1)
+        times = "  ".join(f"{name} {used:8,.0f}" for name, used in found.items())
+        share = sum(found.values()) / found["step"] - 1
+        print(f"{steps}, {batch}, {inputs}, {units}:  {times}  all packing {share:.1%}", flush=True)
+
+
+def packing_of(kernel: kernels.Kernel, plan: KernelPlan) -> Callable[[], Any]:
+    """A call of a kernel's function ``pack``, which reads the shared arrays."""
+    count = len(plan.schedule.buffers((*INPUTS, *RESULTS)))
+    arrays = [np.ones(v.aval.shape, v.aval.dtype) for v in plan.schedule.shared]
+    scratch = np.zeros(plan.panel_bytes + ALIGN, np.uint8)
+    table = (ctypes.c_void_p * (count + 1))(*(a.ctypes.data for a in arrays))
+    table[count] = scratch.ctypes.data + -scratch.ctypes.data % ALIGN
+    address = kernels._libraries[kernel.name].address("pack")
+    kinds = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+    pack = ctypes.CFUNCTYPE(None, *kinds)(address)
+    held = arrays, scratch
+    return lambda: (pack(ctypes.addressof(table), 0, 1), held)[0]
+
+
+def compare(numbers: Sequence[int], quick: bool) -> None:
+    """Compare `WORKS` with other libraries; a group ends with its geometric mean and minimum."""
+    lanes = [Lane(name) for name in ("prepared", "onnx", "torch", "call")]
+    lanes = [lane for lane in lanes if not PEERS[lane.peer].missing]
+    works = [WORKS[n] for n in numbers or range(len(WORKS))]
+    seconds, rounds = (0.02, 2) if quick else (0.2, 5)
+    ratios: dict[str, list[float]] = {}
+    with Run(lanes, "time", seconds, rounds) as run:
+        for point in run.points(works):
+            times = {lane.peer: 1e6 * value for lane, value in point.values.items()}
+            best = min((times[n] for n in times if PEERS[n].rival), default=float("nan"))
+            ratios.setdefault(point.work.mode, []).append(best / times["prepared"])
+            shown = "  ".join(f"{name} {time:9,.1f}" for name, time in times.items())
+            number, ratio = WORKS.index(point.work), best / times["prepared"]
+            print(
+                f"{number:2}  {point.work.mode:9} {point.work.shape!s:19}  {shown}  {ratio:.2f}",
+                flush=True,
+            )
+    for mode, found in ratios.items():
+        mean, least_ratio = statistics.geometric_mean(found), min(found)
+        print(f"    {mode:9} geometric mean {mean:.2f}, minimum {least_ratio:.2f}")
+
+
 def main(arguments: list[str]) -> None:
     quick = "--quick" in arguments
-    numbers = [int(a) for a in arguments if a != "--quick"] or range(len(PROBLEMS))
+    numbers = [int(a) for a in arguments if not a.startswith("--")]
+    if "--training" in arguments:
+        share_of_training()
+        return
+    if "--peers" in arguments:
+        compare(numbers, quick)
+        return
+    numbers = numbers or [*range(len(PROBLEMS))]
     for number in (0, len(PROBLEMS) - 5) if quick else numbers:
         problem = PROBLEMS[number]
         found = least(programs_of(problem), 0.02 if quick else 0.5)

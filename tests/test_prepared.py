@@ -1,11 +1,13 @@
 """Weights that are constants of a program are packed once; `noria.prepare` makes them constants."""
 
 import gc
+import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from models import random
 
 import noria as nr
+from noria.backends.environment import Environment, environment
 from noria.backends.native.machine import ISAS, Tuning, using
 from noria.backends.native.runtime import kernels
 from noria.backends.native.runtime.target import chosen
@@ -127,6 +130,33 @@ def test_another_instruction_set_packs_anew(packings, monkeypatch):
         for _ in range(2):
             assert_same(fast(xs), model(xs))
     assert len(packings) == len(usable)
+
+
+def test_the_environment_is_read_in_each_call(monkeypatch):
+    """Programs of a step are kept by environment, so a variable that comes back finds its own."""
+    for name in ("NORIA_BACKEND", "NORIA_NATIVE_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    fast, x = nr.prepare(models()["GRU"]), random(16, 5)
+    assert environment() == Environment("", "")
+    first = fast.step(None, x)
+    monkeypatch.setenv("NORIA_BACKEND", "scan")
+    assert environment() == Environment("scan", "")
+    second = fast.step(None, x)
+    monkeypatch.delenv("NORIA_BACKEND")
+    assert_same(fast.step(None, x), first)
+    assert [*fast.held.plain_steps] == [Environment("", ""), Environment("scan", "")]
+    np.testing.assert_allclose(first[1], second[1], rtol=0, atol=1e-15)
+    monkeypatch.setattr(os, "environ", {"NORIA_NATIVE_ISA": "sse"})  # a mapping of another kind
+    assert environment() == Environment("", "sse")
+
+
+def test_the_methods_of_a_prepared_layer_are_functions():
+    fast, x = nr.prepare(models()["GRU"]), random(17, 2, 5)
+    expected = fast.step(None, x)
+    assert_same(jax.jit(fast.step)(None, x), expected)
+    assert_same(eqx.filter_jit(fast.step)(None, x), expected)
+    assert_same(jax.vmap(fast.step, (None, 0))(None, x), expected)
+    assert_same(pickle.loads(pickle.dumps(fast.step))(None, x), expected)
 
 
 def test_weights_that_jit_closes_over_are_packed_once(packings):

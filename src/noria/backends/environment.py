@@ -1,8 +1,9 @@
 """The environment variables of the backends. Nothing else reads them."""
 
+import functools
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Environment(NamedTuple):
@@ -17,9 +18,27 @@ class Environment(NamedTuple):
     native_isa: str
 
 
+_NAMES = "NORIA_BACKEND", "NORIA_NATIVE_ISA"
+
+#: Their names as the mapping inside of ``os.environ`` has them: bytes on POSIX.
+_KEYS = tuple(map(os.environ.encodekey, _NAMES))
+
+
 def environment() -> Environment:
-    """The variables as they are now."""
-    return Environment(os.environ.get("NORIA_BACKEND", ""), os.environ.get("NORIA_NATIVE_ISA", ""))
+    """The variables as they are now.
+
+    Each call of a compiled step asks. ``os.environ.get`` takes a microsecond for a variable that is
+    not set, since it raises and catches an error; the mapping inside does not.
+    """
+    data = getattr(os.environ, "_data", None)
+    if data is None:  # a test has put another mapping there
+        return Environment(*(os.environ.get(name, "") for name in _NAMES))
+    return _decoded(*map(data.get, _KEYS))
+
+
+@functools.lru_cache(maxsize=16)
+def _decoded(*values: Any) -> Environment:
+    return Environment(*("" if v is None else os.environ.decodevalue(v) for v in values))
 
 
 def cache_folder() -> Path | None:

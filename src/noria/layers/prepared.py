@@ -1,5 +1,6 @@
 """``prepare``: a model for inference, whose arrays are constants of its compiled programs."""
 
+import typing
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -21,12 +22,23 @@ class _Held:
     def __init__(self, layer: Layer):
         self.layer = layer
         self.scan, self.step = _program(layer.scan), _program(layer.step)
+        self.plain_steps: dict[Environment, Callable[..., tuple[State, Any]]] = {}
+        self.now: Environment | None = None
 
     def __reduce__(self) -> Any:
         return _Held, (self.layer,)
 
     def __repr__(self) -> str:
         return repr(self.layer)
+
+    def plain_step(self, state: State, x: Any) -> tuple[State, Any]:
+        """A step without other arguments: the shortest call, so without a static argument."""
+        now = environment()
+        if now is not self.now:
+            step = self.layer.step
+            program = jax.jit(lambda state, x: step(state, x))
+            self.last, self.now = self.plain_steps.setdefault(now, program), now
+        return self.last(state, x)
 
 
 def _program(verb: Callable[..., Any]) -> Callable[..., tuple[State, Any]]:
@@ -42,6 +54,11 @@ class Prepared(Layer):
     held: _Held = eqx.field(static=True)
 
     _hides_arrays: ClassVar = True
+
+    if not typing.TYPE_CHECKING:
+        # A bound method of Equinox is a pytree of the arrays of the module. Here there are none,
+        # and the attribute of a short call should cost nothing.
+        __getattribute__ = object.__getattribute__
 
     def scan(
         self,
@@ -67,6 +84,8 @@ class Prepared(Layer):
         key: Key | None = None,
         **inputs: Any,
     ) -> tuple[State, Any]:
+        if resets is None and key is None and not inputs:
+            return self.held.plain_step(state, x)
         keywords = {"resets": resets, "key": key, **inputs}
         return self.held.step(environment(), (state, x), keywords)
 

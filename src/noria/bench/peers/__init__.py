@@ -42,6 +42,9 @@ _HERE = "noria.bench.peers"
 PEERS = {
     "noria": Peer("Noria", f"{_HERE}.ours", {"backend": "auto"}, rival=False),
     "scan": Peer("Noria, scan", f"{_HERE}.ours", {"backend": "scan"}, rival=False),
+    "prepared": Peer(
+        "Noria, prepared", f"{_HERE}.ours", {"backend": "auto", "prepared": True}, rival=False
+    ),
     "plain": Peer("lax.scan", f"{_HERE}.ours", {"backend": "plain"}),
     "torch": Peer("PyTorch", f"{_HERE}.pytorch", {}, ("torch",)),
     "flax": Peer("Flax nnx", f"{_HERE}.flax_nnx", {}, ("flax",)),

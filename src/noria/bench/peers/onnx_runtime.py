@@ -19,6 +19,8 @@ def make(work: Work) -> Task:
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     binding.bind_cpu_input("X", work.inputs())
+    for name in _states(work):
+        binding.bind_cpu_input(name, np.zeros((1, work.shape.batch, work.shape.hidden), np.float32))
     for output in session.get_outputs():
         binding.bind_output(output.name, "cpu")
     return Task(lambda: session.run_with_iobinding(binding), weights)
@@ -40,7 +42,9 @@ def build(work: Work) -> tuple[bytes, int]:
     }
     results = ["Y", "Y_h", "Y_c"][: 3 if work.cell == "lstm" else 2]
     reset = {"linear_before_reset": 1} if work.cell == "gru" else {}
-    node = helper.make_node(work.cell.upper(), ["X", *arrays], results, hidden_size=hidden, **reset)
+    states = _states(work)
+    given = ["X", *arrays, "", *states]  # the lengths are not given
+    node = helper.make_node(work.cell.upper(), given, results, hidden_size=hidden, **reset)
 
     def info(name: str) -> Any:
         shape = {"X": (time, batch, inputs), "Y": (time, 1, batch, hidden)}.get(
@@ -50,7 +54,17 @@ def build(work: Work) -> tuple[bytes, int]:
 
     constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     graph = helper.make_graph(
-        [node], work.cell, [info("X")], [info(name) for name in results], constants
+        [node],
+        work.cell,
+        [info(name) for name in ("X", *states)],
+        [info(name) for name in results],
+        constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     return model.SerializeToString(), arrays["W"].size + arrays["R"].size
+
+
+def _states(work: Work) -> list[str]:
+    """The names of the arrays of the state that a step gets; a sequence starts with zeros."""
+    names = ["initial_h", "initial_c"][: 2 if work.cell == "lstm" else 1]
+    return names if work.mode == "step" else []

@@ -103,8 +103,8 @@ def train(layer: nr.Recurrence, xs: jax.Array) -> Any:
 MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": train}
 
 
-def composed(*args: Any) -> Any:
-    return block_recurrence(*args[:5], True)
+def composed(ring: Any, a: Any, b: Any, start: Any, reverse: bool, _: Any) -> Any:
+    return block_recurrence(ring, a, b, start, reverse, True)
 
 
 def by_hand(ring: Any, a: Any, b: Any, start: Any, *_: Any) -> Any:

@@ -193,6 +193,42 @@ def step_of(cell: Any, state: Any, lengths: bool = True, resets: bool = True) ->
 ONE = jnp.ones(SIZE)
 PAIR = (ONE, ONE)
 
+COS, SIN = jnp.cos(U[0]), jnp.sin(U[1])
+
+
+def turned(re: jax.Array, im: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return COS * re - SIN * im, SIN * re + COS * im
+
+
+#: Cells whose state is one array of several parts, and its shape.
+PARTS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "halves": (
+        lambda h, x: jnp.concatenate(turned(*jnp.split(h, 2))) + jnp.tile(W @ x, 2),
+        (2 * SIZE,),
+    ),
+    "last axis": (
+        lambda h, x: jnp.stack(turned(h[..., 0], h[..., 1]), -1) + (W @ x)[:, None],
+        (SIZE, 2),
+    ),
+    "first axis": (lambda h, x: jnp.stack(turned(*h)) + W @ x, (2, SIZE)),
+    "unstacked": (
+        lambda h, x: jnp.stack(turned(*jnp.unstack(h, axis=1)), 1) * x[:, None],
+        (SIZE, 2),
+    ),
+    "packed": (
+        lambda h, x: jnp.concatenate(
+            [m := 0.9 * h[:SIZE] + W @ x, jax.nn.sigmoid(m * h[:SIZE]) * h[SIZE:]]
+        ),
+        (2 * SIZE,),
+    ),
+    "thirds": (
+        lambda h, x: jnp.concatenate([h[SIZE:] * jnp.tile(x, 2), h[:SIZE] + x]),
+        (3 * SIZE,),
+    ),
+    "roll by a half": (lambda h, x: 0.5 * jnp.roll(h, SIZE) + jnp.tile(x, 2), (2 * SIZE,)),
+    "roll of three": (lambda h, x: jnp.roll(h, 1) + x, (SIZE,)),
+}
+
 LINEAR: dict[str, tuple[Any, Any]] = {
     "constant": (lambda h, x: W @ x, ONE),
     "sum": (lambda h, x: h + x, ONE),
@@ -245,6 +281,7 @@ LINEAR: dict[str, tuple[Any, Any]] = {
         lambda s, x: (s[0] - 2 * s[1] + 1, s[0]),
         (jnp.ones((), int), jnp.zeros((), int)),
     ),
+    **{name: (cell, jnp.full(shape, 0.5)) for name, (cell, shape) in PARTS.items()},
     "widened": (lambda s, x: (s[0] + x.sum(), s[0] * x), (jnp.ones(()), ONE)),
 }
 
@@ -262,7 +299,22 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
     "gate": (lambda h, x: jax.nn.sigmoid(h) * x, ONE, "logistic"),
     "condition": (lambda h, x: jnp.where(h > 0, h, x), ONE, "gt"),
     "flip": (lambda h, x: jnp.flip(h) + x, ONE, "rev"),
-    "roll": (lambda h, x: jnp.roll(h, 1) + x, ONE, "slice"),
+    "roll": (lambda h, x: jnp.roll(h, 1) + x.sum(), jnp.ones(5), "slice"),
+    "every other": (
+        lambda h, x: jnp.concatenate([h[::2] + x.sum(), h[1::2]]),
+        jnp.ones(4),
+        "slice|gather",
+    ),
+    "quarters of halves": (
+        lambda h, x: jnp.concatenate([jnp.flip(h[:4][1:3]), h[4:] + x.sum(), h[:2]]),
+        jnp.ones(8),
+        "slice|rev",
+    ),
+    "tanh of a half": (
+        lambda h, x: jnp.concatenate([jnp.tanh(h[SIZE:]), h[:SIZE] + x]),
+        jnp.ones(2 * SIZE),
+        "split|slice",
+    ),
     "mean": (lambda h, x: h - h.mean() + x, ONE, "reduce_sum"),
     "five arrays": (
         lambda s, x: (*s[1:], s[0] * x),

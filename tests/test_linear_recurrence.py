@@ -210,10 +210,12 @@ def test_blocks_and_their_derivatives(monkeypatch, parallel, reverse, ring, widt
     arrays = block_of(ring, width, 5, dtype)
 
     def ours(arrays: Any) -> Any:
-        return block_recurrence(ring, *arrays, reverse=reverse, parallel=parallel)
+        a, b, start = arrays
+        return block_recurrence(ring, a, b, start, reverse, parallel)
 
     def written_out(arrays: Any) -> Any:
-        return block_by_steps(ring, *arrays, reverse=reverse)
+        a, b, start = arrays
+        return block_by_steps(ring, a, b, start, reverse)
 
     def first(f: Any) -> Any:
         def scalar(arrays: Any) -> Any:
@@ -245,15 +247,15 @@ def test_blocks_and_their_derivatives(monkeypatch, parallel, reverse, ring, widt
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_one_of_two_states_has_a_cotangent(parallel):
-    arrays = block_of(AFFINE, 2, 7)
-    found, expected = (
-        jax.grad(lambda arrays, f=f: f(arrays)[1].sum())(arrays)
-        for f in (
-            lambda arrays: block_recurrence(AFFINE, *arrays, parallel=parallel),
-            lambda arrays: block_by_steps(AFFINE, *arrays),
+    a, b, start = block_of(AFFINE, 2, 7)
+
+    def gradient(run: Any, **options: Any) -> Any:
+        return jax.grad(lambda *arrays: run(AFFINE, *arrays, **options)[1].sum(), (0, 1, 2))(
+            a, b, start
         )
-    )
-    assert_close(found, expected, 1e-12)
+
+    found = gradient(block_recurrence, parallel=parallel)
+    assert_close(found, gradient(block_by_steps), 1e-12)
 
 
 @directions

@@ -20,7 +20,18 @@ import jax.numpy as jnp
 
 from noria.compiler.split import Split
 from noria.ir.build import graph_of
-from noria.ir.graph import Atom, Equation, Graph, Value, env_of, is_literal, read, struct, values_of
+from noria.ir.graph import (
+    Atom,
+    Equation,
+    Graph,
+    Value,
+    env_of,
+    is_literal,
+    read,
+    struct,
+    values_in,
+    values_of,
+)
 from noria.ir.passes import dependence, substitute
 from noria.ir.primitives import ELEMENTWISE
 
@@ -58,8 +69,8 @@ class PartedState:
     layouts: tuple[Layout | None, ...]
 
     @property
-    def next_state(self) -> tuple[Atom, ...]:
-        return self.loop.outputs[: len(self.state)]
+    def next_state(self) -> tuple[Value, ...]:
+        return values_in(self.loop.outputs[: len(self.state)])
 
     @property
     def emitted(self) -> tuple[Atom, ...]:
@@ -147,6 +158,8 @@ def _borders(equation: Equation, shape: Shape) -> list[tuple[int, int]]:
     if equation.name == "split":
         ends = [sum(params["sizes"][: n + 1]) for n in range(len(params["sizes"]) - 1)]
         return [(params["axis"], end) for end in ends]
+    if equation.name == "unstack":
+        return [(params["axis"], end) for end in range(1, shape[params["axis"]])]
     if equation.name != "slice":
         return []
     limits = zip(shape, params["start_indices"], params["limit_indices"], strict=True)
@@ -163,12 +176,16 @@ def _apply(equation: Equation, operands: list[Any], layouts: dict[Shape, Layout]
             sizes = [v.aval.shape[layout.axis] for v in equation.inputs]
             if all(size % layout.size == 0 for size in sizes):
                 return [_Parts(layout, [p for a in operands for p in _apart(a, layout)])]
-    elif first and equation.name in ("slice", "split"):
+    elif equation.name == "stack":
+        layout = layouts.get(output.shape)
+        if layout and (params["axis"] - output.ndim, 1) == (layout.axis, layout.size):
+            return [_Parts(layout, [jnp.expand_dims(_whole(a), layout.axis) for a in operands])]
+    elif first and _takes_parts(equation, first.layout):
         return _cut(equation, first)
     elif first and _is_elementwise(equation):
-        count = len(first.arrays)
+        count, axis = len(first.arrays), first.layout.axis
         rows = [
-            _apart(a, first.layout) if v.aval.ndim else [a] * count
+            _apart(a, first.layout) if v.aval.ndim and v.aval.shape[axis] > 1 else [a] * count
             for a, v in zip(operands, equation.inputs, strict=True)
         ]
         arrays = [equation.bind(*some)[0] for some in zip(*rows, strict=True)]
@@ -177,15 +194,28 @@ def _apply(equation: Equation, operands: list[Any], layouts: dict[Shape, Layout]
 
 
 def _is_elementwise(equation: Equation) -> bool:
-    """Whether each element of the result depends on one element of each operand, or on a scalar."""
+    """Whether an element of the result depends on one of each operand; axes of one are repeated."""
     shape = equation.outputs[0].aval.shape
-    same = all(not v.aval.ndim or v.aval.shape == shape for v in equation.inputs)
-    return equation.name in ELEMENTWISE and same
+    pairs = [zip(shape, v.aval.shape, strict=True) for v in equation.inputs if v.aval.ndim]
+    return equation.name in ELEMENTWISE and all(n in (1, whole) for p in pairs for whole, n in p)
+
+
+def _takes_parts(equation: Equation, layout: Layout) -> bool:
+    """Whether an equation cuts a value between parts."""
+    shape, axis = equation.inputs[0].aval.shape, layout.axis
+    if equation.name not in ("slice", "split", "unstack"):
+        return False
+    if {*(equation.params.get("strides") or [1])} != {1}:
+        return False
+    borders = _borders(equation, shape)
+    return all(n - len(shape) == axis and at % layout.size == 0 for n, at in borders)
 
 
 def _cut(equation: Equation, value: _Parts) -> list[Any]:
-    """Slices of a value are some of its parts: all borders are borders of parts."""
+    """Slices of a value are some of its parts."""
     axis, size = value.layout.axis, value.layout.size
+    if equation.name == "unstack":
+        return [jnp.squeeze(part, axis) for part in value.arrays]
     found, start = [], 0
     if equation.name == "slice":
         start = equation.params["start_indices"][axis] // size

@@ -53,6 +53,7 @@ def test_steps_give_what_the_whole_sequence_gives(name):
     assert_close(state, final, 1e-12)
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("isa", ["avx2", "sse"])
 @pytest.mark.parametrize("last", [False, True])
 def test_convolutional_cells_with_narrow_vectors(isa, last, tune):

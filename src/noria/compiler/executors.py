@@ -1,7 +1,6 @@
 """The loop over a whole sequence. Its reverse loop carries cotangents of the state only."""
 
 import functools
-import logging
 import math
 import threading
 from collections.abc import Sequence
@@ -12,33 +11,20 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
+from noria._flags import choose, put, scatter
 from noria._jax import SymbolicZero, differentiable, is_known
-from noria.backends import loop_backend
-from noria.backends.base import LoopBackend, LoopCall, LoopResult, Sizes, in_order
+from noria.backends.base import LoopBackend, LoopCall, Sizes, in_order
 from noria.compiler.accumulate import accumulate_in_loop
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
+from noria.compiler.loops import ChosenLoop, Gradient, choose_loop, loop_on
 from noria.compiler.param_use import cotangent_array
-from noria.compiler.residuals import StepVJP
 from noria.compiler.save_policies import SavePolicy
-from noria.compiler.split import Split, hoist_slices
+from noria.compiler.split import Split
 from noria.compiler.tangents import Pushed, Tangents, pushed
 from noria.compiler.vjp import differentiate
-from noria.ir.cotangents import (
-    Cotangents,
-    Ends,
-    PullPrologue,
-    add,
-    choose,
-    instantiate,
-    or_zeros,
-    put,
-    scatter,
-)
+from noria.ir.cotangents import Cotangents, Ends, PullPrologue, add, instantiate, or_zeros
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import EMPTY, Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
-from noria.ir.reasons import Reason
-
-log = logging.getLogger("noria")
+from noria.ir.graph import Env, Graph, Value, env_of, is_inexact, size_in_bytes
 
 #: Final state and emitted values.
 Outputs = tuple[list[jax.Array], list[jax.Array]]
@@ -47,85 +33,8 @@ Rules = tuple[Outputs, jtu.Partial, jtu.Partial]
 
 
 @dataclass(frozen=True, eq=False)
-class ChosenLoop:
-    """A loop as it runs, and its backend.
-
-    Attributes:
-        call: the loop.
-        backend: the backend that runs it.
-        prologue: the graph of its hoisted values; empty for a reverse loop.
-        note: the reason for another backend than the layer's; ``None`` if it is the same.
-        obstacles: all reasons for that.
-    """
-
-    call: LoopCall
-    backend: LoopBackend
-    prologue: Graph = EMPTY
-    note: str | None = None
-    obstacles: tuple[str, ...] = ()
-
-    def __call__(self, sizes: Sizes, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
-        call = self.call if sizes == self.call.sizes else replace(self.call, sizes=sizes)
-        shared = {v: env[v] for v in call.graph.inputs if v in env}
-        return self.backend.prepare(call)(shared, {v: steps[v] for v in call.steps}, carry)
-
-
-def loop_on(
-    backend: LoopBackend,
-    call: LoopCall,
-    prologue: Graph = EMPTY,
-    note: str | None = None,
-    obstacles: tuple[str, ...] = (),
-) -> ChosenLoop:
-    """Put slices of hoisted values where ``backend`` prefers them: in the prologue or the loop."""
-    if not backend.slices_in_loop:
-        prologue, graph = hoist_slices(prologue, call.graph, call.shared)
-        call = replace(call, graph=graph)
-    return ChosenLoop(call, backend, prologue, note, obstacles)
-
-
-def choose_loop(
-    backend: LoopBackend, call: LoopCall, name: str, label: str, prologue: Graph = EMPTY
-) -> ChosenLoop:
-    """Choose ``backend`` for a loop, or a scan if ``backend`` does not support the loop."""
-    obstacles = backend.obstacles(call)
-    if not obstacles:
-        return loop_on(backend, call, prologue)
-    note = Reason.OTHER_LOOP(loop=name, obstacle=obstacles[0])
-    log.debug("%s: %s", label, note)
-    return loop_on(loop_backend("scan"), call, prologue, note, obstacles)
-
-
-@dataclass(frozen=True, eq=False)
-class Gradient:
-    """The two loops of a gradient, planned.
-
-    Attributes:
-        vjp: the step and its pull-back.
-        uses: the equations of the loop that read parameters.
-        forward: the loop that also stores the residuals.
-        reverse: the loop over cotangents.
-    """
-
-    vjp: StepVJP
-    uses: tuple[Equation, ...]
-    forward: ChosenLoop
-    reverse: ChosenLoop
-
-    @property
-    def notes(self) -> list[str]:
-        """The reason for each loop that runs on another backend than the layer's."""
-        return [loop.note for loop in (self.forward, self.reverse) if loop.note is not None]
-
-    @property
-    def obstacles(self) -> list[str]:
-        """All that keeps the loops from the backend of the layer."""
-        return [*self.forward.obstacles, *self.reverse.obstacles]
-
-
-@dataclass(frozen=True, eq=False)
 class LoopExecutor:
-    """Prologue and loop as ``(parameters, steps, state, sizes) -> (final state, emitted)``.
+    """Prologue and loop as ``(sizes, parameters, steps, state) -> (final state, emitted)``.
 
     The arguments are arrays for `Split.parameters`, `Split.steps` and the state. Arrays of all
     steps have the axes of ``sizes`` in front.
@@ -201,12 +110,12 @@ class LoopExecutor:
 
     def __call__(
         self,
+        sizes: Sizes,
         parameters: list[jax.Array],
         steps: list[jax.Array],
         state: list[jax.Array],
-        sizes: Sizes,
     ) -> Outputs:
-        # What is known while JAX traces has no derivative, and stays known inside.
+        # A parameter with known values has no derivative, and stays known inside.
         is_open = [not is_known(a) for a in parameters]
 
         def infer(some: list[jax.Array], *others: list[jax.Array]) -> Outputs:
@@ -248,10 +157,6 @@ class LoopExecutor:
     def _results(self, final: list[Any], emitted: list[Any], given: Any) -> Outputs:
         return results(final, emitted, given, self.sizes.mapped_axis)
 
-    def choose(self, call: LoopCall, name: str) -> ChosenLoop:
-        """The layer's backend for another loop, or a scan; ``name`` is for messages."""
-        return choose_loop(self.backend, call, name, self.label)
-
     def _forward(
         self,
         sizes: Sizes,
@@ -259,7 +164,7 @@ class LoopExecutor:
         steps: list[jax.Array],
         state: list[jax.Array],
     ) -> Rules:
-        """Final state, emitted values, their pull-back and their tangents, with what these read."""
+        """The results, with their pull-back and their tangents and the arrays that these read."""
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
         segment = functools.partial(self._advance, gradient.forward, sizes, env)
@@ -391,9 +296,4 @@ class LoopExecutor:
             for value, gradient in use.pull_back(env, values, axes).items():
                 of_shared[value] = add(gradient, of_shared.get(value))
         of_hoisted = [cotangent_array(g, values, axes) for g in vjp.of_hoisted]
-        of_state = iter(found.carry)
-        return (
-            of_shared,
-            of_hoisted,
-            [next(of_state) if is_inexact(v) else None for v in split.state],
-        )
+        return of_shared, of_hoisted, scatter(found.carry, [*map(is_inexact, split.state)])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from noria.backends.base import LoopCall, Sizes, in_order
+from noria.compiler.loops import choose_loop
 from noria.compiler.split import Split
 from noria.ir.build import Unsupported
 from noria.ir.derivative import derivative
@@ -57,7 +58,7 @@ def pushed(
         sizes,
         executor.reverse,
     )
-    loop = executor.choose(call, "loop of tangents")
+    loop = choose_loop(executor.backend, call, "loop of tangents", executor.label)
     env = env | {tangent_of[v]: moving[v] for v in shared}
     values = steps | hoisted
     values |= {v: in_order(a, sizes, not executor.reverse) for v, a in stored.items()}
@@ -102,7 +103,7 @@ def _tangent_step(
         both = derivative(split.loop, inputs, tangent_of)
     except Unsupported:
         return None
-    # What the derivative computes again gets the name that it has in the forward loop.
+    # A value that the derivative computes again gets its name in the forward loop.
     equations = (*forward.equations, *both.equations)
     names = frozenset(e.name for e in equations)
     outputs = both.outputs[len(split.loop.outputs) :]

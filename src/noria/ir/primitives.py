@@ -1,4 +1,4 @@
-"""The table of primitives: what each one does, what it costs, and how the native backend runs it.
+"""The table of primitives: the kind of each, its cost, and its form in the native backend.
 
 The compiler and the native backend decide by this table alone; code generation registers an emitter
 for each primitive with an entry ``elementwise``. To teach Noria a primitive of JAX, add its line.
@@ -30,7 +30,7 @@ class Primitive:
     """One line of the table.
 
     Attributes:
-        kind: what it does.
+        kind: its effect on numbers.
         elementwise: kinds of operands (`numpy.dtype.kind`) for which the native backend has an
             element-wise emitter.
         view: whether the native backend turns it into an offset, if the result is contiguous.
@@ -171,6 +171,10 @@ COMBINE = {name: primitive.combine for name, primitive in PRIMITIVES.items() if 
 ELEMENTWISE = {
     name: primitive.elementwise for name, primitive in PRIMITIVES.items() if primitive.elementwise
 }
+
+
+#: Primitives that hold a jaxpr.
+CALLS = frozenset("scan while cond custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
 
 
 def is_contraction(equation: Equation) -> bool:

@@ -1,4 +1,4 @@
-"""The loop backend: what there is native code for, and how a loop becomes a primitive."""
+"""The loop backend: the loops with native code, and their form as a primitive."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -80,13 +80,13 @@ class Native:
     ) -> bool:
         """Whether to hoist a product of the input; there are four cases.
 
-        A convolution stays beside a product of the state: its result for all steps would be many
-        times larger than the input, and cost more to store than to compute.
+        A convolution stays beside a product of the state. Its result for all steps would be many
+        times larger than the input, and costs more to store than to compute.
 
-        A product without native code leaves the loop, and so does any if the batch is symbolic.
-        A product of the input itself stays: the kernel computes it for a time block, or in the
-        step. A product of a computed value leaves the loop where a time block would be faster
-        than the step, since the kernel has time blocks for products of the input itself only.
+        A product without native code leaves the loop, and so does any if the batch is symbolic. A
+        product of the input itself stays: the kernel computes it for a time block, or in the step.
+        A product of a computed value leaves the loop where a time block would be faster than the
+        step. The kernel has time blocks for products of the input itself only.
         """
         if equation.name == "conv_general_dilated" and not is_symbolic(batch):
             return light or convolution(equation) is None
@@ -138,7 +138,7 @@ def _check(call: LoopCall) -> None:
     call, _ = _with_kernels_outside(call)
     graph, shared = call.graph, call.shared
     if has_bfloat16(graph):
-        graph, now = graph_in_32_bits(graph, shared, call.state)
+        graph, now = graph_in_32_bits(graph, call.state)
         shared = tuple(now[v] for v in shared if v in now)
     legal_step(graph, shared)
 
@@ -149,7 +149,7 @@ def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopRe
     env = env | env_of(kernels.outputs, kernels([env[v] for v in kernels.inputs]))
     if not has_bfloat16(call.graph):
         return _bound(call, env, steps, carry)
-    graph, now = graph_in_32_bits(call.graph, call.shared, call.state)
+    graph, now = graph_in_32_bits(call.graph, call.state)
     wide = _renamed(call, graph, now)
     env, steps = ({now[v]: _wide(a) for v, a in some.items() if v in now} for some in (env, steps))
     found = _bound(wide, env, steps, in_32_bits(carry))

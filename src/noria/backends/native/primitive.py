@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noria._flags import put, scatter
 from noria._jax import LinearMap, Rows, primitive, tangent_type
 from noria.backends import scan
 from noria.backends.base import (
@@ -37,7 +38,7 @@ from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, kernels
 from noria.ir.build import Unsupported
-from noria.ir.cotangents import instantiate, put, scatter
+from noria.ir.cotangents import instantiate
 from noria.ir.graph import Value, is_literal, size_in_bytes
 from noria.ir.passes import extract
 

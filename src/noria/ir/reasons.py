@@ -27,8 +27,8 @@ class Reason(Enum):
     CONSTANT_MATRIX = (
         CHOICE,
         "the next state is affine by a constant matrix, and a loop is its best form on CPUs",
-        "Nothing to do. Chunks need powers of the matrix and two passes over the steps. A pass takes "
-        "about half the time of the loop, or more.",
+        "Nothing to do. Chunks need powers of the matrix and two passes over the steps. A pass "
+        "takes about half the time of the loop, or more.",
     )
     VARIABLE = (
         CHOICE,

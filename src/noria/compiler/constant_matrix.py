@@ -1,4 +1,4 @@
-"""Steps whose next state is ``A h + b`` with the same matrix ``A`` at each step: LMU, S4 and others.
+"""Steps whose next state is ``A h + b`` with the same matrix ``A`` at each step: LMU and others.
 
 Such a step is linear, but not element by element. Steps compose by powers of ``A``, which cost the
 cube of the size of the state. The matrix may be spread over several products and sums, as for a

@@ -6,8 +6,8 @@ The arrays of the state are solved one after the other, each after those that it
     h' = σ(U m') h + tanh(m)     then h: m and m' of all steps are known, and may enter in any way
 
 Arrays that depend on each other are one *component*: a small block for each element, such as a
-rotation. Each next state of a component has a form that `noria.compiler.linear_forms` finds: affine,
-or for a stabilizer ``m' = max(m + f, i)``.
+rotation. Each next state of a component has a form that `noria.compiler.linear_forms` finds:
+affine, or for a stabilizer ``m' = max(m + f, i)``.
 Emitted values may depend on the state in any way: they are computed for all steps at once.
 """
 

@@ -3,7 +3,8 @@
 The cells are written as their papers write them: RG-LRU with gates by head, LRU and S5 with complex
 states, minGRU, and Mamba with its state of (units, 16). The backend ``associative`` takes the steps
 one by one on CPUs. Under the name ``composed`` it composes chunks of steps in parallel, as on other
-devices, with `jax.lax.associative_scan`.
+devices. Under the name ``by-hand`` it calls `jax.lax.associative_scan` over all steps, as one would
+write it by hand; JAX differentiates the call.
 
 Calls alternate in one process. A number is the median over turns of the time of ``plain`` divided
 by the time of the backend: wall-clock time, and in brackets processor time.
@@ -26,6 +27,7 @@ import typer
 
 import noria as nr
 from noria.compiler import linear
+from noria.ops.linear_recurrence import block_recurrence
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from published import PUBLISHED
@@ -101,30 +103,42 @@ def train(layer: nr.Recurrence, xs: jax.Array) -> Any:
 MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": train}
 
 
+def composed(ring: Any, a: Any, b: Any, start: Any, reverse: bool, _: Any) -> Any:
+    return block_recurrence(ring, a, b, start, reverse, True)
+
+
+def by_hand(ring: Any, a: Any, b: Any, start: Any, *_: Any) -> Any:
+    """The states of one array by `jax.lax.associative_scan`, forward in time."""
+    ((scale,),), (shift,), (state,) = a, b, start
+    shift = shift.at[0].add(scale[0] * state)
+
+    def after(first: Any, then: Any) -> Any:
+        return then[0] * first[0], then[0] * first[1] + then[1]
+
+    return (jax.lax.associative_scan(after, (scale, shift))[1],)
+
+
+#: Ways to run the backend ``associative``, by a name for the table.
+SOLVERS: dict[str, Callable[..., Any]] = {"composed": composed, "by-hand": by_hand}
+
+
 @contextmanager
-def composing() -> Iterator[None]:
-    """A context in which ``associative`` composes steps on any device."""
-    before = vars(linear)["linear_recurrence"]
-
-    def composed(*args: Any) -> Any:
-        return before(*args[:4], True)
-
-    vars(linear)["linear_recurrence"] = composed
+def solving(solver: Callable[..., Any] | None) -> Iterator[None]:
+    """A context in which ``associative`` calls this function."""
+    vars(linear)["block_recurrence"] = solver or block_recurrence
     try:
         yield
     finally:
-        vars(linear)["linear_recurrence"] = before
+        vars(linear)["block_recurrence"] = block_recurrence
 
 
 def program(mode: str, layer: nr.Recurrence, backend: str, xs: jax.Array) -> Callable[[], Any]:
     """A compiled call."""
-    name = "associative" if backend == "composed" else backend
-    layer = nr.with_backend(layer, name)
-    call = partial(jax.jit(MODES[mode]), layer, xs)
-    if backend == "composed":
-        with composing():
-            jax.block_until_ready(call())
-    return call
+    solver = SOLVERS.get(backend)
+    layer = nr.with_backend(layer, "associative" if solver else backend)
+    with solving(solver):
+        compiled = jax.jit(MODES[mode]).lower(layer, xs).compile()
+    return partial(compiled, layer, xs)
 
 
 def compared(calls: Sequence[Callable[[], Any]], turns: int) -> list[str]:
@@ -155,7 +169,7 @@ def _clock(call: Callable[[], Any]) -> tuple[float, float]:
 def main(
     name: Annotated[list[str] | None, typer.Argument(help="Cells; all by default.")] = None,
     mode: Annotated[str, typer.Option(help="Modes with commas between.")] = ",".join(MODES),
-    backends: Annotated[str, typer.Option(help="Backends with commas between.")] = "native,scan",
+    backends: Annotated[str, typer.Option(help="Backends with commas between.")] = "native,by-hand",
     steps: Annotated[str, typer.Option(help="Numbers of steps with commas between.")] = "2048,8192",
     batch: Annotated[int, typer.Option(help="Examples.")] = 8,
     width: Annotated[int, typer.Option(help="Features of input and output.")] = 128,

@@ -140,6 +140,7 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.FASTEST: Example("jnp.tanh(U @ h + x)"),
     Reason.ANY_DEVICE: Example("jnp.sort(h + x)"),
     Reason.NO_LOOP: Example("h + 1"),
+    Reason.CONSTANT_MATRIX: Example("U @ h + x"),
     Reason.SIDE_EFFECT: Example(
         "jnp.tanh(h + printed(x))", note="`printed` calls `jax.debug.print`"
     ),
@@ -200,6 +201,12 @@ KINDS: list[tuple[str, str, Example]] = [
         Example("jnp.tanh(jnp.einsum('abc,ac->ab', P, h.reshape(2, 4)).ravel() + x)"),
     ),
     ("linear, element by element", "minGRU, RG-LRU", Example("jax.nn.sigmoid(x) * h + x")),
+    (
+        "linear, two arrays element by element",
+        "LinOSS, rotations",
+        Example("v - 0.1 * h + x, h + 0.1 * v", state={"v": (SIZE,), "h": (SIZE,)}),
+    ),
+    ("constant matrix", "LMU, S4", Example("U @ h + x")),
     ("complex", "LRU, S5", Example("c * h + x", dtype=jnp.complex64, output="h.real")),
     ("delays", "QRNN, token shift", Example("0.5 * h + b, x", state={"h": (SIZE,), "b": (SIZE,)})),
     ("matrix by decay", "RetNet, GLA", Example(f"0.9 * S + {OUTER}", state=MATRIX, output="x @ S")),

@@ -17,8 +17,7 @@ from noria.compiler.linear import linear_executor
 from noria.compiler.linear_forms import NotLinear
 from noria.compiler.split import split
 from noria.compiler.trace import Steps, trace
-from noria.ops.linear_recurrence import CHUNK, linear_recurrence
-from noria.ops.max_plus_recurrence import max_plus_recurrence
+from noria.ops.linear_recurrence import CHUNK, block_recurrence
 
 SIZE, TIME = 3, 5
 LENGTHS = jnp.array([5, 0, 3])
@@ -116,7 +115,65 @@ class Stabilized(nr.Cell):
         return jnp.zeros(SIZE), jnp.ones(SIZE), jnp.zeros(SIZE)
 
 
+class Oscillators(nr.Cell):
+    """Forced oscillators (Rusch and Rus 2024, arXiv 2410.03943, eq. 6), damped by the input."""
+
+    stiffness: jax.Array
+    B: jax.Array
+
+    def __call__(self, state: tuple[jax.Array, ...], x: jax.Array) -> tuple[jax.Array, ...]:
+        position, velocity = state
+        force = self.B @ x - jax.nn.softplus(self.stiffness) * position
+        velocity = jax.nn.sigmoid(x) * velocity + 0.3 * force
+        return position + 0.3 * velocity, velocity
+
+    def output(self, state: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
+        return jnp.tanh(state[0]) * state[1]
+
+    def initial_state(self) -> tuple[jax.Array, ...]:
+        return jnp.ones(SIZE), jnp.zeros(SIZE)
+
+
+class RealLRU(nr.Cell):
+    """A linear recurrent unit (Orvieto et al. 2023) with real and imaginary parts by hand."""
+
+    nu: jax.Array
+    theta: jax.Array
+
+    def __call__(self, state: tuple[jax.Array, ...], x: jax.Array) -> tuple[jax.Array, ...]:
+        re, im = state
+        size, phase = jnp.exp(-jnp.exp(self.nu)), jnp.exp(self.theta)
+        a, b = size * jnp.cos(phase), size * jnp.sin(phase)
+        return a * re - b * im + W @ x, b * re + a * im + U @ x
+
+    def output(self, state: tuple[jax.Array, ...], x: jax.Array) -> jax.Array:
+        return state[0] - x * state[1]
+
+    def initial_state(self) -> tuple[jax.Array, ...]:
+        return jnp.zeros(SIZE), jnp.ones(SIZE)
+
+
+class BestPaths(nr.Cell):
+    """The scores of the best paths that end in one of two states (Viterbi's recursion)."""
+
+    stay: jax.Array
+    change: jax.Array
+
+    def __call__(self, state: tuple[jax.Array, ...], x: jax.Array) -> tuple[jax.Array, ...]:
+        one, two = state
+        gain = W @ x
+        first = jnp.maximum(one + self.stay, two + self.change) + gain
+        second = jnp.maximum(jnp.maximum(one + self.change - x, two + self.stay), gain)
+        return first, second
+
+    def initial_state(self) -> tuple[jax.Array, ...]:
+        return jnp.zeros(SIZE), jnp.full(SIZE, -1.0)
+
+
 CELLS = {
+    "oscillators": Oscillators(random(8, SIZE), random(9, SIZE, SIZE)),
+    "real lru": RealLRU(random(10, SIZE), random(11, SIZE)),
+    "best paths": BestPaths(random(12, SIZE), random(13, SIZE)),
     "mingru": MinGRU(W, U),
     "stabilized": Stabilized(random(7, SIZE, SIZE)),
     "momentum": Momentum(random(6, SIZE, SIZE)),
@@ -135,6 +192,42 @@ def step_of(cell: Any, state: Any, lengths: bool = True, resets: bool = True) ->
 
 ONE = jnp.ones(SIZE)
 PAIR = (ONE, ONE)
+
+COS, SIN = jnp.cos(U[0]), jnp.sin(U[1])
+
+
+def turned(re: jax.Array, im: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return COS * re - SIN * im, SIN * re + COS * im
+
+
+#: Cells whose state is one array of several parts, and its shape.
+PARTS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "halves": (
+        lambda h, x: jnp.concatenate(turned(*jnp.split(h, 2))) + jnp.tile(W @ x, 2),
+        (2 * SIZE,),
+    ),
+    "last axis": (
+        lambda h, x: jnp.stack(turned(h[..., 0], h[..., 1]), -1) + (W @ x)[:, None],
+        (SIZE, 2),
+    ),
+    "first axis": (lambda h, x: jnp.stack(turned(*h)) + W @ x, (2, SIZE)),
+    "unstacked": (
+        lambda h, x: jnp.stack(turned(*jnp.unstack(h, axis=1)), 1) * x[:, None],
+        (SIZE, 2),
+    ),
+    "packed": (
+        lambda h, x: jnp.concatenate(
+            [m := 0.9 * h[:SIZE] + W @ x, jax.nn.sigmoid(m * h[:SIZE]) * h[SIZE:]]
+        ),
+        (2 * SIZE,),
+    ),
+    "thirds": (
+        lambda h, x: jnp.concatenate([h[SIZE:] * jnp.tile(x, 2), h[:SIZE] + x]),
+        (3 * SIZE,),
+    ),
+    "roll by a half": (lambda h, x: 0.5 * jnp.roll(h, SIZE) + jnp.tile(x, 2), (2 * SIZE,)),
+    "roll of three": (lambda h, x: jnp.roll(h, 1) + x, (SIZE,)),
+}
 
 LINEAR: dict[str, tuple[Any, Any]] = {
     "constant": (lambda h, x: W @ x, ONE),
@@ -167,6 +260,28 @@ LINEAR: dict[str, tuple[Any, Any]] = {
     "largest": (lambda m, x: jnp.maximum(x, jnp.maximum(x + m, m - 1) - x), ONE),
     "stabilizer": (lambda m, x: jnp.maximum(m + jax.nn.log_sigmoid(x), W @ x), ONE),
     "mixed": (lambda s, x: (s[0] + s[1], s[1] + x), PAIR),
+    "exchanged": (lambda s, x: (s[1], s[0] + x), PAIR),
+    "rotated": (lambda s, x: (0.6 * s[0] - 0.8 * s[1], x * (0.8 * s[0] + 0.6 * s[1])), PAIR),
+    "turned back": (lambda s, x: (x - s[1], s[0] / (1 + x**2) - s[1]), PAIR),
+    "ring": (lambda s, x: (s[1], s[2], s[0] * x), (ONE, ONE, ONE)),
+    "oscillator": (lambda s, x: (v := 0.9 * s[0] - U[0] ** 2 * s[1] + W @ x, s[1] + v), PAIR),
+    "complex pair": (
+        lambda s, x: (1j * s[1] + x.astype(complex), (0.5 - 0.5j) * s[0] - s[1]),
+        (ONE.astype(complex),) * 2,
+    ),
+    "gated by another": (
+        lambda s, x: (s[1] * jnp.tanh(s[2]), x - s[0], 0.5 * s[2] + W @ x),
+        (ONE, ONE, ONE),
+    ),
+    "two largest": (
+        lambda s, x: (jnp.maximum(s[0] + x, s[1] - 1), jnp.maximum(s[0], jnp.maximum(s[1], x))),
+        PAIR,
+    ),
+    "integers in a pair": (
+        lambda s, x: (s[0] - 2 * s[1] + 1, s[0]),
+        (jnp.ones((), int), jnp.zeros((), int)),
+    ),
+    **{name: (cell, jnp.full(shape, 0.5)) for name, (cell, shape) in PARTS.items()},
     "widened": (lambda s, x: (s[0] + x.sum(), s[0] * x), (jnp.ones(()), ONE)),
 }
 
@@ -184,19 +299,40 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
     "gate": (lambda h, x: jax.nn.sigmoid(h) * x, ONE, "logistic"),
     "condition": (lambda h, x: jnp.where(h > 0, h, x), ONE, "gt"),
     "flip": (lambda h, x: jnp.flip(h) + x, ONE, "rev"),
-    "roll": (lambda h, x: jnp.roll(h, 1) + x, ONE, "slice"),
+    "roll": (lambda h, x: jnp.roll(h, 1) + x.sum(), jnp.ones(5), "slice"),
+    "every other": (
+        lambda h, x: jnp.concatenate([h[::2] + x.sum(), h[1::2]]),
+        jnp.ones(4),
+        "slice|gather",
+    ),
+    "quarters of halves": (
+        lambda h, x: jnp.concatenate([jnp.flip(h[:4][1:3]), h[4:] + x.sum(), h[:2]]),
+        jnp.ones(8),
+        "slice|rev",
+    ),
+    "tanh of a half": (
+        lambda h, x: jnp.concatenate([jnp.tanh(h[SIZE:]), h[:SIZE] + x]),
+        jnp.ones(2 * SIZE),
+        "split|slice",
+    ),
     "mean": (lambda h, x: h - h.mean() + x, ONE, "reduce_sum"),
-    "exchanged": (
-        lambda s, x: (s[1], s[0] + x),
-        PAIR,
-        "its arrays 0 and 1 depend on each other|select_n",
+    "five arrays": (
+        lambda s, x: (*s[1:], s[0] * x),
+        (ONE,) * 5,
+        "its arrays 0, 1, 2, 3, 4 depend on each other",
     ),
-    "rotated": (lambda s, x: (s[0] - s[1], s[0] + s[1] + x), PAIR, "sub|add"),
-    "ring": (
-        lambda s, x: (s[1], s[2], s[0] * x),
-        (ONE, ONE, ONE),
-        "its arrays 0 and 1 depend on each other|select_n",
+    "shapes": (
+        lambda s, x: (s[0] + s[1].sum(), s[0] * x),
+        (jnp.ones(()), ONE),
+        "its arrays 0, 1 depend on each other",
     ),
+    "precisions": (
+        lambda s, x: (s[0] + s[1].astype(float), s[0].astype(jnp.float32)),
+        (ONE, ONE.astype(jnp.float32)),
+        "its arrays 0, 1 depend on each other",
+    ),
+    "product of two": (lambda s, x: (s[0] * s[1], s[0] + x), PAIR, "mul"),
+    "swapped elements": (lambda s, x: (jnp.flip(s[1]), s[0] + x), PAIR, "rev"),
     "conjugate": (lambda h, x: h.conj() + x.astype(complex), ONE.astype(complex), "conj|real|imag"),
     "rounded": (lambda h, x: h.astype(int).astype(float) + x, ONE, "convert_element_type"),
     "integer quotient": (lambda n, x: n // 2, jnp.zeros((), int), "is not"),
@@ -240,7 +376,8 @@ def test_a_cell_that_is_not_linear_is_refused():
 
 #: Which cell with lengths, resets, a batch: one with all combinations, the others with all at once.
 CASES = [("mingru", *flags) for flags in itertools.product([False, True], repeat=3)]
-CASES += [(name, True, True, True) for name in ("diagonal", "two", "momentum", "stabilized")]
+CASES += [(name, True, True, True) for name in CELLS if name != "mingru"]
+CASES += [("oscillators", False, False, batched) for batched in (False, True)]
 
 
 @pytest.mark.covered(1)
@@ -295,16 +432,11 @@ def gradients(layer: Any, xs: Any, **options: Any) -> list[Any]:
 def force(monkeypatch: Any, parallel: bool, chunk: int = CHUNK) -> None:
     """Have the compiler call either form, whatever the platform."""
 
-    def forced(a: Any, b: Any, start: Any, reverse: bool, _: Any) -> Any:
-        return linear_recurrence(a, b, start, reverse, parallel)
+    def forced(ring: Any, a: Any, b: Any, start: Any, reverse: bool, _: Any) -> Any:
+        return block_recurrence(ring, a, b, start, reverse, parallel)
 
     monkeypatch.setattr("noria.ops.linear_recurrence.CHUNK", chunk)
-
-    def forced_max(a: Any, b: Any, start: Any, reverse: bool, _: Any) -> Any:
-        return max_plus_recurrence(a, b, start, reverse, parallel)
-
-    monkeypatch.setattr(linear, "linear_recurrence", forced)
-    monkeypatch.setattr(linear, "max_plus_recurrence", forced_max)
+    monkeypatch.setattr(linear, "block_recurrence", forced)
     jax.clear_caches()
 
 
@@ -355,80 +487,6 @@ def test_vmap_equals_the_batch(monkeypatch, parallel):
     assert_close(mapped, layer.scan(None, xs, lengths=LENGTHS, resets=RESETS), 1e-12)
 
 
-# --- the recurrence itself ------------------------------------------------------------------------
-
-forms = pytest.mark.parametrize("parallel", [False, True], ids=["sequential", "parallel"])
-directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-
-
-def by_steps(a: Any, b: Any, start: Any, reverse: bool) -> np.ndarray:
-    """The definition in NumPy."""
-    state, states = np.asarray(start), np.zeros_like(b)
-    for t in reversed(range(len(b))) if reverse else range(len(b)):
-        state = states[t] = np.asarray(a[t]) * state + np.asarray(b[t])
-    return states
-
-
-@pytest.mark.covered(1)
-@forms
-@directions
-@pytest.mark.parametrize(
-    ("time", "dtype"),
-    [
-        *((time, jnp.float64) for time in (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 600)),
-        (600, jnp.complex128),
-        (600, jnp.int32),
-    ],
-)
-def test_chunk_borders(parallel, reverse, time, dtype):
-    a, b, start = (jnp.asarray(random(i, time + 1, 2) * 3, dtype) for i in range(3))
-    if dtype is not jnp.int32:
-        a = a / 4
-    found = linear_recurrence(a[:time], b[:time], start[0], reverse, parallel)
-    with np.errstate(over="ignore"):
-        expected = by_steps(a[:time], b[:time], start[0], reverse)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if dtype is jnp.int32 else 1e-11)
-
-
-@pytest.mark.covered(1)
-@forms
-@directions
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.complex128])
-def test_derivatives_of_first_and_second_order(monkeypatch, parallel, reverse, dtype):
-    """Against a loop written out, which JAX differentiates by itself."""
-    monkeypatch.setattr("noria.ops.linear_recurrence.CHUNK", 2)
-    jax.clear_caches()
-    arrays = [random(i, 5, 2) for i in range(4)]
-    if dtype is jnp.complex128:
-        arrays = [jax.lax.complex(array, random(i + 9, 5, 2)) for i, array in enumerate(arrays)]
-    arrays[2] = arrays[2][0]
-
-    def written_out(a: Any, b: Any, start: Any, weights: Any) -> Any:
-        states: list[Any] = [None] * 5
-        for t in reversed(range(5)) if reverse else range(5):
-            start = states[t] = a[t] * start + b[t]
-        return value(jnp.stack(states), weights)
-
-    def ours(a: Any, b: Any, start: Any, weights: Any) -> Any:
-        return value(linear_recurrence(a, b, start, reverse, parallel), weights)
-
-    def value(states: Any, weights: Any) -> Any:
-        return jnp.sum(weights * states**2).real
-
-    def first(f: Any) -> Any:
-        return jax.grad(f, argnums=(0, 1, 2))
-
-    def second(f: Any) -> Any:
-        def inner(*arrays: Any) -> Any:
-            return sum(jnp.sum(g * g).real * (i + 1) for i, g in enumerate(first(f)(*arrays)))
-
-        return jax.grad(inner, argnums=(0, 1, 2, 3))
-
-    assert_close(ours(*arrays), written_out(*arrays), 1e-12)
-    for order in (first, second):
-        assert_close(jax.jit(order(ours))(*arrays), jax.jit(order(written_out))(*arrays), 1e-10)
-
-
 @pytest.mark.parametrize("checkpoint", [None, "sqrt"])
 def test_second_derivatives_of_a_layer(monkeypatch, checkpoint):
     force(monkeypatch, True, 3)
@@ -446,64 +504,3 @@ def test_second_derivatives_of_a_layer(monkeypatch, checkpoint):
 
     want = second(backend="plain")
     assert_close(second(backend="associative", checkpoint=checkpoint), want, 1e-10)
-
-
-LONG = 100_000
-
-
-def long_scales() -> dict[str, np.ndarray]:
-    """Scales of 100,000 steps: near 1, with zeros, growing and then decaying, overflowing."""
-    near = np.full(LONG, 0.99999)
-    zeros = np.where(np.arange(LONG) % 1000 == 999, 0.0, near)
-    growing = np.where(np.arange(LONG) < 2000, 1.01, 0.999)
-    overflow = np.where(np.arange(LONG) % 250 == 249, 0.0, 1.6)
-    return {"near": near, "zeros": zeros, "growing": growing, "overflow": overflow}
-
-
-@pytest.mark.covered(1)
-@pytest.mark.parametrize("name", long_scales())
-@directions
-def test_100_000_steps(name, reverse):
-    """In float32 both forms are finite and equal, and so are their derivatives."""
-    a = jnp.asarray(long_scales()[name], jnp.float32)[:, None]
-    a = a[::-1] if reverse else a
-    b = jnp.asarray(random(1, LONG, 1), jnp.float32)
-    if name == "overflow":
-        b = jnp.where(a == 0, 0, b * 1e-35).astype(jnp.float32)
-    start = jnp.zeros(1, jnp.float32)
-
-    def run(parallel: bool) -> Any:
-        states, pull = jax.vjp(
-            lambda a, b, start: linear_recurrence(a, b, start, reverse, parallel), a, b, start
-        )
-        scale = jnp.float32(1e-35 if name == "overflow" else 1)
-        return states, pull(scale * jnp.asarray(random(2, LONG, 1), jnp.float32))
-
-    found, expected = run(True), run(False)
-    assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves((found, expected)))
-    for x, y in zip(jtu.tree_leaves(found), jtu.tree_leaves(expected), strict=True):
-        # Against float64 with scales near 1: 6e-6 step by step, 4e-5 in chunks, which round more.
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-3 * float(jnp.abs(y).max()))
-
-
-def test_products_that_overflow_do_not_spoil_a_state_of_zero():
-    a, b = jnp.full((CHUNK, 2), 3.0, jnp.float32), jnp.zeros((CHUNK, 2), jnp.float32)
-    mapped = jax.vmap(
-        lambda a, b: linear_recurrence(a, b, jnp.zeros(2, jnp.float32), parallel=True)
-    )
-    assert not np.asarray(linear_recurrence(a, b, jnp.zeros(2, jnp.float32), parallel=True)).any()
-    assert not np.asarray(mapped(a[None], b[None])).any()
-
-
-@pytest.mark.parametrize("parallel", [False, True])
-def test_a_scale_of_zero_forgets_a_state_that_is_not_finite(parallel):
-    """A reset is such a scale; the gradient stays finite as well."""
-    a, b = jnp.array([0.5, 0.0, 0.5]), jnp.ones(3)
-
-    def last(b, start):
-        return linear_recurrence(a, b, start, parallel=parallel)[-1]
-
-    for poison in (jnp.nan, jnp.inf):
-        value, gradient = jax.value_and_grad(last)(b, jnp.asarray(poison))
-        assert value == 1.5
-        assert gradient.tolist() == [0.0, 0.5, 1.0]

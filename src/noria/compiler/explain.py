@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noria.compiler.complex_pairs import PairedStep
+from noria.compiler.constant_matrix import has_constant_matrix
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import LinearExecutor, is_linear
 from noria.compiler.matrix_analysis import obstacle_to_chunks
@@ -207,6 +208,8 @@ def explanation_of(decision: Decision) -> Explanation:
     stages = [] if peeled is None else [stage.graph for stage in peeled.stages]
     early = [e for graph in (*stages, prologue) for e in graph.equations]
     reverse, gradients, notes, obstacles = _gradient(program.executor, stages)
+    if has_constant_matrix(parts):
+        notes = [Reason.CONSTANT_MATRIX(), *notes]
     batch = math.prod(sizes.state_axes)
     graphs = {
         "constant": (parts.invariant, 1),

@@ -5,8 +5,9 @@ The arrays of the state are solved one after the other, each after those that it
     m' = 0.9 m + g(x)            m first: all its steps at once
     h' = σ(U m') h + tanh(m)     then h: m and m' of all steps are known, and may enter in any way
 
-Arrays that depend on each other are one *component*. Each next state of a component has a form that
-`noria.compiler.linear_forms` finds: affine, or for a stabilizer ``m' = max(m + f, i)``.
+Arrays that depend on each other are one *component*: a small block for each element, such as a
+rotation. Each next state of a component has a form that `noria.compiler.linear_forms` finds:
+affine, or for a stabilizer ``m' = max(m + f, i)``.
 Emitted values may depend on the state in any way: they are computed for all steps at once.
 """
 
@@ -18,8 +19,9 @@ import jax
 
 from noria.backends.base import Sizes
 from noria.compiler.executors import Outputs
-from noria.compiler.linear_forms import AFFINE, MAX_PLUS, NotLinear, Semiring, forms_of
+from noria.compiler.linear_forms import NotLinear, forms_of
 from noria.compiler.split import Split
+from noria.compiler.state_parts import PartedState, in_parts
 from noria.ir.build import graph_of
 from noria.ir.evaluate import evaluate
 from noria.ir.graph import (
@@ -33,8 +35,11 @@ from noria.ir.graph import (
     values_of,
 )
 from noria.ir.passes import extract, substitute
-from noria.ops.linear_recurrence import linear_recurrence, shifted
-from noria.ops.max_plus_recurrence import max_plus_recurrence
+from noria.ops.linear_recurrence import block_recurrence, shifted
+from noria.ops.semirings import AFFINE, MAX_PLUS, Semiring
+
+#: The most arrays of a component: composing steps takes the cube of their number of operations.
+BLOCK = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,27 +49,28 @@ class Component:
     Attributes:
         leaves: the numbers of its arrays in the state.
         coefficients: the graph from shared and hoisted values, and the arrays solved before, to the
-            ``a`` of each array, then the ``b`` of each.
-        ring: the semiring in which ``h' = a * h + b``.
+            scales of the block row by row, then the shift of each array.
+        ring: the semiring in which ``h_i' = a_i1 ⊗ h_1 ⊕ a_i2 ⊗ h_2 ... ⊕ b_i``.
     """
 
     leaves: tuple[int, ...]
     coefficients: Graph
     ring: Semiring
 
-    def pairs(self, arrays: Sequence[Any] | None = None) -> Iterator[tuple[int, tuple[Any, Any]]]:
-        """The number of each array with its ``a`` and ``b``: outputs of the graph, or arrays."""
-        found = self.coefficients.outputs if arrays is None else arrays
+    def block(self, found: Sequence[Any]) -> tuple[tuple[tuple[Any, ...], ...], tuple[Any, ...]]:
+        """The rows of scales, and the shifts, among the outputs of the graph."""
         width = len(self.leaves)
-        yield from zip(self.leaves, zip(found[:width], found[width:], strict=True), strict=True)
+        *rows, shifts = (tuple(found[i : i + width]) for i in range(0, len(found), width))
+        return tuple(rows), shifts
 
 
 @dataclass(frozen=True, eq=False)
 class LinearExecutor:
-    """The loop of a linear step: ``h_t = a_t * h_(t-1) + b_t`` for each array of the state.
+    """The loop of a linear step: ``h_t = a_t ⊗ h_(t-1) ⊕ b_t`` for each component.
 
     Attributes:
-        split: the parts of the step.
+        split: the step in four parts.
+        parts: its loop with parts of the arrays of the state as the state.
         reverse: whether steps are taken from the last to the first.
         components: the components, in the order in which they are solved.
         emission: the graph from these, the state and the next state to the emitted values.
@@ -73,6 +79,7 @@ class LinearExecutor:
     """
 
     split: Split
+    parts: PartedState
     reverse: bool
     components: tuple[Component, ...]
     emission: Graph
@@ -84,24 +91,32 @@ class LinearExecutor:
     @property
     def as_run(self) -> tuple[Graph, Graph]:
         """The prologue, and as the loop: coefficients, the recurrence, and the emission."""
-        split = self.split
-        sources = {v: e.source for e in split.loop.equations for v in e.outputs}
+        parts, loop = self.parts, self.parts.loop
+        sources = {v: e.source for e in loop.equations for v in e.outputs}
         equations: list[Equation] = []
         for component in self.components:
             equations += component.coefficients.equations
-            times, plus = _primitives(component.ring)
-            for leaf, (a, b) in component.pairs():
-                before, after = split.state[leaf], split.next_state[leaf]
-                scaled = Value(before.aval)
+            times, plus = component.ring.primitives
+            rows, shifts = component.block(component.coefficients.outputs)
+            for leaf, row, shift in zip(component.leaves, rows, shifts, strict=True):
+                after = parts.next_state[leaf]
                 source = None if is_literal(after) else sources.get(after)
-                equations.append(Equation(times, (a, before), (scaled,), {}, source))
-                equations.append(Equation(plus, (scaled, b), (after,), {}, source))
+                total = shift
+                for n, (other, scale) in enumerate(zip(component.leaves, row, strict=True), 1):
+                    before = parts.state[other]
+                    scaled = Value(before.aval)
+                    result = after if n == len(row) else Value(after.aval)
+                    equations.append(Equation(times, (scale, before), (scaled,), {}, source))
+                    equations.append(Equation(plus, (scaled, total), (result,), {}, source))
+                    total = result
         equations += self.emission.equations
-        return split.prologue, Graph(split.loop.inputs, split.loop.outputs, tuple(equations))
+        return self.split.prologue, Graph(loop.inputs, loop.outputs, tuple(equations))
 
     def stored(self) -> tuple[Value, ...]:
         """The scales and the states. JAX may store more."""
-        return (*self.split.state, *self.split.state)
+        state = self.parts.state
+        scales = (state[leaf] for c in self.components for _ in c.leaves for leaf in c.leaves)
+        return (*scales, *state)
 
     def __call__(
         self,
@@ -121,25 +136,26 @@ class LinearExecutor:
         state: list[jax.Array],
     ) -> Outputs:
         """The same: there is no derivative rule."""
-        split, axes, reverse = self.split, sizes.axes, self.reverse
+        split, parts, axes, reverse = self.split, self.parts, sizes.axes, self.reverse
+        state = parts.apart(state)
         env = env_of(split.parameters, parameters) | self.constants
         values = env_of(split.steps, steps)
         values |= env_of(split.prologue.outputs, evaluate(split.prologue, env, values, axes))
         final = list(state)
         read = {v for c in self.components for v in c.coefficients.inputs} | {*self.emission.inputs}
         for component in self.components:
-            factors = evaluate(component.coefficients, env, values, axes)
-            for i, (a, b) in component.pairs(factors):
-                is_affine = component.ring is AFFINE
-                solve = linear_recurrence if is_affine else max_plus_recurrence
-                states = solve(a, b, state[i], reverse, self.parallel)
+            factors = component.block(evaluate(component.coefficients, env, values, axes))
+            start = tuple(state[leaf] for leaf in component.leaves)
+            found = block_recurrence(component.ring, *factors, start, reverse, self.parallel)
+            for leaf, states in zip(component.leaves, found, strict=True):
+                before, after = parts.state[leaf], parts.next_state[leaf]
                 if sizes.time:
-                    final[i] = states[0 if reverse else -1]
-                if not is_literal(split.next_state[i]):
-                    values[split.next_state[i]] = states
-                if split.state[i] in read:
-                    values[split.state[i]] = shifted(states, state[i], reverse)
-        return final, evaluate(self.emission, env, values, axes)
+                    final[leaf] = states[0 if reverse else -1]
+                if not is_literal(after):
+                    values[after] = states
+                if before in read:
+                    values[before] = shifted(states, state[leaf], reverse)
+        return parts.joined(final), evaluate(self.emission, env, values, axes)
 
 
 def linear_executor(split: Split, reverse: bool = False) -> LinearExecutor:
@@ -148,28 +164,42 @@ def linear_executor(split: Split, reverse: bool = False) -> LinearExecutor:
     Raises:
         NotLinear: if the step is not linear.
     """
+    whole = PartedState(split.loop, split.state, (None,) * len(split.state))
+    try:
+        return _executor(split, whole, reverse)
+    except NotLinear as reason:
+        parts = in_parts(split, BLOCK)
+        if parts is None:
+            raise
+        try:
+            return _executor(split, parts, reverse)
+        except NotLinear:
+            raise reason from None
+
+
+def _executor(split: Split, parts: PartedState, reverse: bool) -> LinearExecutor:
     same = (*split.shared, *split.hoisted)
     known: tuple[Value, ...] = same
     constants: Env = {}
     components: list[Component] = []
-    for leaves in _components(split):
-        component, arrays = _solved_in_any(split, leaves, known)
+    for leaves in _components(parts):
+        component, arrays = _solved_in_any(parts, leaves, known)
         components.append(component)
         constants |= arrays
-        solved = (v for leaf in leaves for v in (split.state[leaf], split.next_state[leaf]))
+        solved = (v for leaf in leaves for v in (parts.state[leaf], parts.next_state[leaf]))
         known = tuple(dict.fromkeys((*known, *values_of(solved))))
     emission = extract(
-        split.loop.equations, split.emitted, (*same, *split.state, *split.next_state)
+        parts.loop.equations, parts.emitted, (*same, *parts.state, *parts.next_state)
     )
-    return LinearExecutor(split, reverse, tuple(components), emission, constants)
+    return LinearExecutor(split, parts, reverse, tuple(components), emission, constants)
 
 
-def _components(split: Split) -> Iterator[list[int]]:
+def _components(parts: PartedState) -> Iterator[list[int]]:
     """The components of the state, each after those that it depends on."""
-    state, everything = split.state, split.loop.equations
+    state, everything = parts.state, parts.loop.equations
     needs: list[set[int]] = []
-    for n, after in enumerate(split.next_state):
-        inputs = extract(everything, [after], (*split.loop.inputs,)).inputs
+    for n, after in enumerate(parts.next_state):
+        inputs = extract(everything, [after], (*parts.loop.inputs,)).inputs
         found = {m for m, before in enumerate(state) if before in inputs or before is after}
         needs.append({n} | found)
     for _ in state:  # paths of any length
@@ -183,40 +213,37 @@ def _components(split: Split) -> Iterator[list[int]]:
 
 
 def _solved_in_any(
-    split: Split, leaves: list[int], known: Sequence[Value]
+    parts: PartedState, leaves: list[int], known: Sequence[Value]
 ) -> tuple[Component, Env]:
     try:
-        return _solved(AFFINE, split, leaves, known)
+        return _solved(AFFINE, parts, leaves, known)
     except NotLinear as reason:
         try:
-            return _solved(MAX_PLUS, split, leaves, known)
+            return _solved(MAX_PLUS, parts, leaves, known)
         except NotLinear:
             raise reason from None
 
 
 def _solved(
-    ring: Semiring, split: Split, leaves: list[int], known: Sequence[Value]
+    ring: Semiring, parts: PartedState, leaves: list[int], known: Sequence[Value]
 ) -> tuple[Component, Env]:
     """A component, and arrays that derivative rules close over."""
-    state = [split.state[leaf] for leaf in leaves]
-    after = [split.next_state[leaf] for leaf in leaves]
-    loop = extract(split.loop.equations, after, (*known, *state))
+    state = [parts.state[leaf] for leaf in leaves]
+    if len(leaves) > BLOCK or len({(h.aval.shape, h.aval.dtype) for h in state}) > 1:
+        raise NotLinear(f"its arrays {', '.join(map(str, leaves))} depend on each other")
+    after = [parts.next_state[leaf] for leaf in leaves]
+    loop = extract(parts.loop.equations, after, (*known, *state))
     used = [v for v in known if v in loop.inputs or v in after]
 
-    def coefficients(arrays: list[Any]) -> tuple[list[Any], list[Any]]:
-        forms = forms_of(ring, loop, state, leaves, env_of(used, arrays))
-        return [form.scale for form in forms], [form.shift for form in forms]
+    def coefficients(arrays: list[Any]) -> list[Any]:
+        forms = forms_of(ring, loop, state, env_of(used, arrays))
+        return [*(a for form in forms for a in form.scales.values()), *(f.shift for f in forms)]
 
     graph, arrays, _ = graph_of(coefficients, list(map(struct, used)))
     hidden, inputs = graph.inputs[: len(arrays)], graph.inputs[len(arrays) :]
     graph = substitute(graph, env_of(inputs, used))
     graph = extract(graph.equations, graph.outputs, (*hidden, *used))
     return Component(tuple(leaves), graph, ring), env_of(hidden, arrays)
-
-
-def _primitives(ring: Semiring) -> tuple[Any, Any]:
-    """The multiplication and the addition of a semiring."""
-    return (jax.lax.mul_p, jax.lax.add_p) if ring is AFFINE else (jax.lax.add_p, jax.lax.max_p)
 
 
 def is_linear(split: Split) -> bool:

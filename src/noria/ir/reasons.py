@@ -25,6 +25,12 @@ class Reason(Enum):
         "Nothing to do: all steps run at once. Counters and outputs leave the loop, and delays unless "
         "it is native.",
     )
+    CONSTANT_MATRIX = (
+        CHOICE,
+        "the next state is affine by a constant matrix, and a loop is its best form on CPUs",
+        "Nothing to do. Chunks need powers of the matrix and two passes over the steps. A pass "
+        "takes about half the time of the loop, or more.",
+    )
     VARIABLE = (
         CHOICE,
         "as the environment variable NORIA_BACKEND asks for",

@@ -1,7 +1,6 @@
 """The loop over a whole sequence. Its reverse loop carries cotangents of the state only."""
 
 import functools
-import logging
 import math
 import threading
 from collections.abc import Sequence
@@ -13,14 +12,13 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._jax import SymbolicZero, differentiable, is_known
-from noria.backends import loop_backend
-from noria.backends.base import LoopBackend, LoopCall, LoopResult, Sizes, in_order
+from noria.backends.base import LoopBackend, LoopCall, Sizes, in_order
 from noria.compiler.accumulate import accumulate_in_loop
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
+from noria.compiler.loops import ChosenLoop, Gradient, choose_loop, loop_on
 from noria.compiler.param_use import cotangent_array
-from noria.compiler.residuals import StepVJP
-from noria.compiler.save_policies import SavePolicy
-from noria.compiler.split import Split, hoist_slices
+from noria.compiler.save_policies import SAVE_POLICIES, SavePolicy
+from noria.compiler.split import Split
 from noria.compiler.tangents import Pushed, Tangents, pushed
 from noria.compiler.vjp import differentiate
 from noria.ir.cotangents import (
@@ -35,92 +33,12 @@ from noria.ir.cotangents import (
     scatter,
 )
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import EMPTY, Env, Equation, Graph, Value, env_of, is_inexact, size_in_bytes
-from noria.ir.reasons import Reason
-
-log = logging.getLogger("noria")
+from noria.ir.graph import EMPTY, Env, Graph, Value, env_of, is_inexact, size_in_bytes
 
 #: Final state and emitted values.
 Outputs = tuple[list[jax.Array], list[jax.Array]]
 #: The results, with their pull-back and their tangents.
 Rules = tuple[Outputs, jtu.Partial, jtu.Partial]
-
-
-@dataclass(frozen=True, eq=False)
-class ChosenLoop:
-    """A loop as it runs, and its backend.
-
-    Attributes:
-        call: the loop.
-        backend: the backend that runs it.
-        prologue: the graph of its hoisted values; empty for a reverse loop.
-        note: the reason for another backend than the layer's; ``None`` if it is the same.
-        obstacles: all reasons for that.
-    """
-
-    call: LoopCall
-    backend: LoopBackend
-    prologue: Graph = EMPTY
-    note: str | None = None
-    obstacles: tuple[str, ...] = ()
-
-    def __call__(self, sizes: Sizes, env: Env, steps: Env, carry: list[jax.Array]) -> LoopResult:
-        call = self.call if sizes == self.call.sizes else replace(self.call, sizes=sizes)
-        shared = {v: env[v] for v in call.graph.inputs if v in env}
-        return self.backend.prepare(call)(shared, {v: steps[v] for v in call.steps}, carry)
-
-
-def loop_on(
-    backend: LoopBackend,
-    call: LoopCall,
-    prologue: Graph = EMPTY,
-    note: str | None = None,
-    obstacles: tuple[str, ...] = (),
-) -> ChosenLoop:
-    """Put slices of hoisted values where ``backend`` prefers them: in the prologue or the loop."""
-    if not backend.slices_in_loop:
-        prologue, graph = hoist_slices(prologue, call.graph, call.shared)
-        call = replace(call, graph=graph)
-    return ChosenLoop(call, backend, prologue, note, obstacles)
-
-
-def choose_loop(
-    backend: LoopBackend, call: LoopCall, name: str, label: str, prologue: Graph = EMPTY
-) -> ChosenLoop:
-    """Choose ``backend`` for a loop, or a scan if ``backend`` does not support the loop."""
-    obstacles = backend.obstacles(call)
-    if not obstacles:
-        return loop_on(backend, call, prologue)
-    note = Reason.OTHER_LOOP(loop=name, obstacle=obstacles[0])
-    log.debug("%s: %s", label, note)
-    return loop_on(loop_backend("scan"), call, prologue, note, obstacles)
-
-
-@dataclass(frozen=True, eq=False)
-class Gradient:
-    """The two loops of a gradient, planned.
-
-    Attributes:
-        vjp: the step and its pull-back.
-        uses: the equations of the loop that read parameters.
-        forward: the loop that also stores the residuals.
-        reverse: the loop over cotangents.
-    """
-
-    vjp: StepVJP
-    uses: tuple[Equation, ...]
-    forward: ChosenLoop
-    reverse: ChosenLoop
-
-    @property
-    def notes(self) -> list[str]:
-        """The reason for each loop that runs on another backend than the layer's."""
-        return [loop.note for loop in (self.forward, self.reverse) if loop.note is not None]
-
-    @property
-    def obstacles(self) -> list[str]:
-        """All that keeps the loops from the backend of the layer."""
-        return [*self.forward.obstacles, *self.reverse.obstacles]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +74,7 @@ class LoopExecutor:
     def inference(self) -> ChosenLoop:
         """The loop without residuals. It runs if no derivative is taken."""
         split = self.split
-        call = LoopCall(split.loop, split.parameters, split.state, self.sizes, self.reverse)
+        call = self._call(split.loop, split.parameters, split.state, self.reverse)
         return loop_on(self.backend, call, split.prologue)
 
     @property
@@ -180,12 +98,10 @@ class LoopExecutor:
             vjp = accumulate_in_loop(vjp, backend.can_accumulate)
         shared = (*self.split.parameters, *vjp.constants)
         graph, count = self.save.forward(vjp, backend.reads_previous_step)
-        forward = LoopCall(graph, shared, self.split.state, self.sizes, self.reverse, count)
+        forward = self._call(graph, shared, self.split.state, self.reverse, residuals=count)
         state = vjp.cotangents[: sum(map(is_inexact, self.split.next_state))]
         counts = tuple(count for _, count in vjp.accumulators)
-        reverse = LoopCall(
-            vjp.reverse, shared, state, self.sizes, not self.reverse, accumulators=counts
-        )
+        reverse = self._call(vjp.reverse, shared, state, not self.reverse, accumulators=counts)
         return Gradient(
             vjp,
             uses,
@@ -194,6 +110,25 @@ class LoopExecutor:
             ),
             choose_loop(backend, reverse, "reverse loop", self.label),
         )
+
+    def _call(
+        self,
+        graph: Graph,
+        shared: tuple[Value, ...],
+        state: tuple[Value, ...],
+        reverse: bool,
+        residuals: int = 0,
+        accumulators: tuple[int, ...] = (),
+    ) -> LoopCall:
+        counts = residuals, accumulators
+        return LoopCall(graph, shared, state, self.sizes, reverse, *counts, self.derive)
+
+    def derive(self, call: LoopCall) -> "LoopExecutor":
+        """The executor of one of the loops: its derivatives are of higher order."""
+        shared, steps = tuple(v for v in call.shared if v in call.graph.inputs), tuple(call.steps)
+        step = Split(EMPTY, EMPTY, call.graph, EMPTY, call.state, shared, steps, shared, steps)
+        store = SAVE_POLICIES["gates"]
+        return LoopExecutor(step, self.backend, call.sizes, call.reverse, store, self.label)
 
     def stored(self) -> tuple[Value, ...]:
         """The values stored for the gradient, besides inputs and outputs of the layer."""
@@ -247,10 +182,6 @@ class LoopExecutor:
 
     def _results(self, final: list[Any], emitted: list[Any], given: Any) -> Outputs:
         return results(final, emitted, given, self.sizes.mapped_axis)
-
-    def choose(self, call: LoopCall, name: str) -> ChosenLoop:
-        """The layer's backend for another loop, or a scan; ``name`` is for messages."""
-        return choose_loop(self.backend, call, name, self.label)
 
     def _forward(
         self,

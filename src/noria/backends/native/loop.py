@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,20 @@ import numpy as np
 
 from noria._jax import Rows
 from noria.backends import scan
-from noria.backends.base import LoopCall, PreviousStep, Sizes, TimeMajor, aval_of_total, grouped
+from noria.backends.base import (
+    LoopCall,
+    PreviousStep,
+    Sizes,
+    TimeMajor,
+    aval_of_total,
+    grouped,
+    in_order,
+    swapped,
+    total,
+)
 from noria.backends.native.machine import Isa, Tuning
 from noria.backends.native.runtime import kernels
-from noria.ir.graph import Value
+from noria.ir.graph import Env, Value
 from noria.ir.passes import extract
 
 #: The value of an array, and whether it is the boundary of the value.
@@ -179,21 +189,50 @@ class NativeLoop:
 
     def lower_scan(self, *arrays: Any, time: int) -> list[Any]:
         """The loop as a scan."""
-        run = functools.partial(self._scan, time, self.batch(arrays))
+        return self._of_each_model(functools.partial(self._scan, time, self.batch(arrays)), arrays)
+
+    def derived(self, *arrays: Any, time: int) -> list[Any]:
+        """The loop with the derivative rules of the compiler; without them, the scan."""
+        run = self._scan if self.call.derive is None else self._derived
+        return self._of_each_model(functools.partial(run, time, self.batch(arrays)), arrays)
+
+    def _of_each_model(self, run: Callable[..., list[Any]], arrays: Sequence[Any]) -> list[Any]:
         if self.models is None:
             return run(*arrays)
         axes = [0 if has_models else None for has_models in self.by_model]
-        mapped = jax.vmap(run, axes, axis_size=self.models)
-        return mapped(*arrays)
+        found: list[Any] = jax.vmap(run, axes, axis_size=self.models)(*arrays)
+        return found
 
     def _scan(self, time: int, batch: int, *arrays: Any) -> list[Any]:
-        """The scan of one model."""
+        env, steps, state = self._given(arrays)
+        call = replace(self.call, sizes=Sizes(time, batch))
+        found = scan.run(call, env, steps, state)
+        residuals = [a.array for a in found.residuals]
+        return [*found.carry, *found.emitted, *residuals, *found.accumulated]
+
+    def _derived(self, time: int, batch: int, *arrays: Any) -> list[Any]:
+        """Sums over the batch are taken after the loop, and residuals are transposed."""
+        env, steps, state = self._given(arrays)
+        sizes, counts = Sizes(time, batch), self.call.accumulators
+        call = replace(self.without_accumulation().call, sizes=sizes, residuals=0)
+        assert call.derive is not None
+        ordered = [in_order(steps[v], sizes, call.reverse) for v in call.steps]
+        final, found = call.derive(call)([*env.values()], ordered, state, sizes)
+        emitted, operands, residuals = self._parts(found)
+        totals = map(total, grouped(operands, counts))
+        return [*final, *emitted, *(swapped(a, sizes) for a in residuals), *totals]
+
+    def _parts(self, found: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """Emitted values, operands of accumulators and residuals, in the order of such a loop."""
+        one, two, _ = self.call.ends
+        end = len(found) - self.call.residuals
+        return found[: two - one], found[two - one : end], found[end:]
+
+    def _given(self, arrays: Sequence[Any]) -> tuple[Env, dict[Value, Any], list[Any]]:
+        """Shared values, steps and state of one model."""
         rest = iter(arrays)
         env = {v: next(rest) for v in self.shared}
         steps: dict[Value, Any] = {v: next(rest) for v in self.steps}
         steps |= {v: TimeMajor(steps[v]) for v in self.time_major}
         steps |= {v: PreviousStep(steps[v], next(rest)) for v in self.previous}
-        call = replace(self.call, sizes=Sizes(time, batch))
-        found = scan.run(call, env, steps, list(rest))
-        residuals = [a.array for a in found.residuals]
-        return [*found.carry, *found.emitted, *residuals, *found.accumulated]
+        return env, steps, list(rest)

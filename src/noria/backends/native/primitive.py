@@ -1,14 +1,14 @@
 """A native loop as a JAX primitive: with rules for `jax.vmap`, `jax.jvp`, dead code and devices.
 
 The primitive is planned and compiled when it is lowered, after JAX has removed dead code. Other
-devices than CPUs run a scan. The derivative is the derivative of the scan; only derivatives of
-higher order use it.
+devices than CPUs run a scan. Only derivatives of higher order need a derivative of the primitive.
+It is a loop again: the loop of tangents, or forward and reverse loop of the compiler.
 """
 
 import functools
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -65,13 +65,15 @@ def _shapes(*arrays: Any, call: NativeLoop, time: int) -> list[jax.ShapeDtypeStr
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: NativeLoop, time: int) -> Any:
-    """The tangents are results of another loop; a scan is transposed in reverse mode."""
+    """The tangents are results of another loop. Reverse mode has a loop of its own, too."""
     results = _native.bind(*primals, call=call, time=time)
     smooth = [bool(jnp.issubdtype(a.dtype, jnp.inexact)) for a in results]
     moved = [t is not None for t in tangents]
 
-    def smooth_results(primals: Sequence[Any], some: Sequence[Any]) -> list[Any]:
-        found = call.lower_scan(*put(primals, moved, some), time=time)
+    def smooth_results(
+        run: Callable[..., list[Any]], primals: Sequence[Any], some: Sequence[Any]
+    ) -> list[Any]:
+        found = run(*put(primals, moved, some), time=time)
         return [*itertools.compress(found, smooth)]
 
     def push(primals: list[Any], tangents: list[Any]) -> list[Any]:
@@ -80,13 +82,13 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: NativeLoop, t
         except (UnsupportedEquation, Unsupported) as reason:
             _log.debug("the tangents of a loop are those of a scan: %s", reason)
             given = [*itertools.compress(primals, moved)]
-            return jax.jvp(functools.partial(smooth_results, primals), (given,), (tangents,))[1]
+            scan = functools.partial(smooth_results, call.lower_scan, primals)
+            return jax.jvp(scan, (given,), (tangents,))[1]
 
     def pull(primals: list[Any], cotangents: list[Any]) -> list[Any]:
         given = [*itertools.compress(primals, moved)]
-        return jax.vjp(functools.partial(smooth_results, primals), given)[1](
-            [*map(instantiate, cotangents)]
-        )[0]
+        derived = functools.partial(smooth_results, call.derived, primals)
+        return jax.vjp(derived, given)[1]([*map(instantiate, cotangents)])[0]
 
     kinds = map(tangent_type, itertools.compress(results, smooth))
     linear = LinearMap(

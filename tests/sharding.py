@@ -1,4 +1,7 @@
-"""The program of `test_sharding`, on four devices: prints the result of each case, as JSON."""
+"""The program of `test_sharding`, on four devices: prints the results of cases, as JSON.
+
+python tests/sharding.py [NAME ...]
+"""
 
 import functools
 import json
@@ -342,12 +345,10 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 if __name__ == "__main__":
-    found = {}
-    for name, case in cases().items():
-        if len(sys.argv) > 1 and not re.search(sys.argv[1], name):
-            continue
+    found, known = {}, cases()
+    for name in sys.argv[1:] or known:
         try:
-            found[name] = case()
+            found[name] = known[name]()
         except Exception as error:
             found[name] = {
                 "raised": f"{type(error).__name__}: {error}",

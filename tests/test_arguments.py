@@ -104,7 +104,7 @@ def agree(cell: Any, xs: Any, variant: str, backend: str, **inputs: Any) -> None
     assert_close(found, expected, 1e-10)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.covered(1, group="arguments")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_gets_its_number_and_time_difference(backend, variant):
@@ -115,7 +115,7 @@ def test_a_step_gets_its_number_and_time_difference(backend, variant):
     agree(Timed(MATRIX), xs, variant, backend, dt=dt, **given)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.covered(1, group="arguments")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_gets_the_context_of_its_example(backend, variant):
@@ -125,7 +125,7 @@ def test_a_step_gets_the_context_of_its_example(backend, variant):
     agree(Conditioned(MATRIX, MATRIX.T), xs, variant, backend, context=context)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.covered(1, group="arguments")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_attends_to_a_memory(backend, variant):

@@ -50,7 +50,7 @@ MOVES |= {
 }
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("backend", ["native", "scan"])
 def test_constant_positions(move, backend, request):

@@ -118,6 +118,7 @@ def calls(transformation: str, cell: str = "lstm") -> tuple[int, int]:
 
 
 @pytest.mark.skipif(AUTO != "native", reason="counts calls of machine code")
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize(
     ("transformation", "count"),

@@ -129,7 +129,7 @@ def gradients_of_two():
     return jax.jit(jax.grad(loss_of_two, argnums=(0, 1, 2)))(*plain, random(3, 2, 5, 4))
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("asked", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 2}], ids=str)
 @pytest.mark.parametrize("backend", ["auto", "scan"])

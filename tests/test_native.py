@@ -204,6 +204,49 @@ def test_bfloat16_is_carried_in_float32():
     assert nr.with_backend(layer, "scan")(xs)[-1].max() < 5
 
 
+@jax.custom_vjp
+def straight_through(x):
+    return jnp.minimum(x, 0.5)
+
+
+straight_through.defvjp(lambda x: (straight_through(x), None), lambda _, g: (3 * g,))
+
+
+@jax.custom_jvp
+def steep(x):
+    return jnp.tanh(x)
+
+
+steep.defjvp(lambda primals, tangents: (jnp.tanh(primals[0]), 3 * tangents[0]))
+
+
+def branched(x):
+    return jax.lax.cond(x.sum() > 0, straight_through, steep, x)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("function", [straight_through, steep, branched])
+def test_functions_keep_their_own_derivatives(function, dtype):
+    """In a step, which is differentiated by XLA; in the loop; and in forward mode."""
+    layer = nr.Recurrence(lambda h, x: function(h) + x, jnp.zeros(2, dtype))
+    assert nr.explain(layer, jnp.ones((3, 2), dtype)).backend == "native"
+    state, xs = jnp.full(2, 0.75, dtype), jnp.ones((3, 2), dtype)
+
+    def runs(backend: str) -> list[Any]:
+        run = nr.with_backend(layer, backend)
+        ends = [lambda h: run.step(h, xs[0])[0], lambda h: run.scan(h, xs)[0]]
+        ends.append(lambda h: jax.vmap(ends[0])(jnp.stack([h, -h])).sum(0))
+        found = [jax.vjp(jax.jit(end), state)[1](state) for end in ends]
+        if function is steep:
+            found += [(jax.jvp(jax.jit(end), [state], [state])[1],) for end in ends]
+        return [a.astype(jnp.float32) for (a,) in found]
+
+    found = runs("native")
+    assert_close(found, runs("plain"), 2**-6)
+    expected = [np.full(2, slope * 0.75, np.float32) for slope in (3, 27)]
+    assert_close(found[:2], expected, 2**-6)
+
+
 def test_another_platform_is_lowered_as_a_scan():
     """A layer becomes one loop of XLA, and its gradient two."""
     layer, xs = layer_of("lstm", 3, 4), random(0, 2, 4, 3)

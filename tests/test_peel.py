@@ -274,7 +274,7 @@ def test_linear_ones_run_as_a_recurrence(name, reverse):
     assert_agree(layer, definition, xs, start, lengths=LENGTHS, resets=RESETS, tolerance=1e-10)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", NEEDS_NO_LOOP)
 @pytest.mark.parametrize("backend", ["auto", "scan"])
 def test_pieces_and_steps_equal_the_whole(name, backend):
@@ -299,7 +299,7 @@ def test_pieces_and_steps_equal_the_whole(name, backend):
         assert_close(pulled_at_once(run, layer, start, xs), whole, 1e-10)
 
 
-@pytest.mark.covered(1, together="name")
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", NEEDS_NO_LOOP)
 @pytest.mark.parametrize("length", [None, 0, 3])
 def test_one_example(name, length):
@@ -358,6 +358,7 @@ COUNTERS: list[tuple[str, float, list[float]]] = [
 ]
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize(("dtype", "by", "start"), COUNTERS)
 def test_counters_give_the_same_bits(dtype, by, start, reverse):

@@ -106,6 +106,7 @@ def tunings() -> Iterator[Tuning]:
         yield replace(Tuning(), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.covered(1)
 @pytest.mark.parametrize("tuning", list(tunings()))
 @pytest.mark.parametrize("batch", [1, 4])
 def test_threads_and_time_blocks(tuning, batch, packings):

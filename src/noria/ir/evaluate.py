@@ -26,15 +26,13 @@ import jax.tree_util as jtu
 from noria.ir.build import Unsupported, build, graph_of
 from noria.ir.graph import Atom, Env, Equation, Graph, Value, env_of, is_literal, values_of
 from noria.ir.passes import dependence, extract, inputs_of, substitute
+from noria.ir.primitives import CALLS
 
 #: Primitives whose pull-back accumulates in 32 bits already.
 _PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
 
 #: Primitives that read elements of a table. Their pull-back sums in the dtype of the table.
 _LOOKUPS = frozenset(("gather", "dynamic_slice"))
-
-#: Primitives that hold a jaxpr. A product in it must not get a copy of a matrix for each example.
-_CALLS = frozenset("scan while cond custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
 
 
 def is_narrow(value: Any) -> bool:
@@ -137,7 +135,8 @@ def _with_copies(
         elif equation.name in _PRODUCTS:
             equations.append(equation)
         else:
-            rank = 1 if equation.name in _CALLS else math.inf
+            # A product in a jaxpr must not get a copy of a matrix for each example.
+            rank = 1 if equation.name in CALLS else math.inf
             equations.append(
                 replace(equation, inputs=tuple(copy(atom, rank) for atom in (table, *others)))
             )

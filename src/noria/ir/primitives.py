@@ -173,6 +173,10 @@ ELEMENTWISE = {
 }
 
 
+#: Primitives that hold a jaxpr.
+CALLS = frozenset("scan while cond custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
+
+
 def is_contraction(equation: Equation) -> bool:
     """Whether an equation is a product with a contracted axis."""
     return equation.name == "dot_general" and bool(equation.params["dimension_numbers"][0][0])

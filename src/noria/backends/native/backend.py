@@ -139,7 +139,7 @@ def _check(call: LoopCall) -> None:
     call, _ = _with_kernels_outside(call)
     graph, shared = call.graph, call.shared
     if has_bfloat16(graph):
-        graph, now = graph_in_32_bits(graph, shared, call.state)
+        graph, now = graph_in_32_bits(graph, call.state)
         shared = tuple(now[v] for v in shared if v in now)
     legal_step(graph, shared)
 
@@ -150,7 +150,7 @@ def _run(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> LoopRe
     env = env | env_of(kernels.outputs, kernels([env[v] for v in kernels.inputs]))
     if not has_bfloat16(call.graph):
         return _bound(call, env, steps, carry)
-    graph, now = graph_in_32_bits(call.graph, call.shared, call.state)
+    graph, now = graph_in_32_bits(call.graph, call.state)
     wide = _renamed(call, graph, now)
     env, steps = ({now[v]: _wide(a) for v, a in some.items() if v in now} for some in (env, steps))
     found = _bound(wide, env, steps, in_32_bits(carry))

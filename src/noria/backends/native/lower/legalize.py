@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from noria._jax import call
 from noria.backends.native.lower.convolutions import convolution
 from noria.backends.native.lower.matrices import on_rows, pad
+from noria.backends.native.lower.precision import has_bfloat16, widened
 from noria.backends.native.lower.small_matrices import Refused, in_pieces
 from noria.backends.native.lower.supported import (
     TooLong,
@@ -48,6 +49,8 @@ def legal_step(graph: Graph, weights: Iterable[Value]) -> Graph:
         UnsupportedEquation: if there is no native code for the step.
     """
     graph = legalized(graph, weights)
+    if has_bfloat16(graph):  # inside of a function that has been inlined
+        graph = widened(graph)
     if len(graph.equations) > (most := tuning().equations):
         raise TooLong(len(graph.equations), most)
     results = (v for e in graph.equations for v in e.outputs)

@@ -246,7 +246,7 @@ KINDS: list[tuple[str, str, Example]] = [
 INTRODUCTION = """\
 <!-- Written by scripts/what_runs_fast.py. -->
 
-# What runs fast, and why not
+# Fast and slow cells
 
 On CPUs, `backend="auto"` turns the loop of a cell into machine code. Where it cannot, the loop is
 one `jax.lax.scan`, and products are still hoisted out of it. The first line of

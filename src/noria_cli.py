@@ -152,7 +152,7 @@ def predict(
     try:
         answer = prediction.predict(model, data)
         if out is not None:
-            with out.open("w", newline="") as file:
+            with out.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows([answer.columns, *answer.rows])
     except (ValueError, OSError, csv.Error) as error:
         _fail(str(error))

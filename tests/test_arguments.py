@@ -306,7 +306,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], type, str]] = {
         Attending(MATRIX, MATRIX),
         {"context": jnp.ones((BATCH, 4, SIZE)), "dt": jnp.ones((BATCH, TIME))},
         TypeError,
-        "dt was given, but none of its cells takes it; leave dt= out, or expected a cell",
+        r"dt was given, but none of its cells takes it; expected a cell .*\(state, x, \*, dt\), or",
     ),
     "t is not taken": (
         Attending(MATRIX, MATRIX),

@@ -1,5 +1,6 @@
 """HTML for notebooks: of models, summaries, histories and explanations."""
 
+import itertools
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -131,6 +132,32 @@ def test_an_explanation_is_a_diagram_of_its_parts():
         assert line.code in page.text
     titles = {attrs.get("title") for tag, attrs in page.tags}
     assert {line.shapes for line in found.loop} <= titles
+
+
+def test_the_page_and_the_text_of_an_explanation_have_the_same_titles_and_sentences():
+    """For a context, a linear recurrence, and a state of matrices."""
+
+    def attend(h, x, *, context):
+        return jnp.tanh(h + x + context.sum())
+
+    def associate(state, x):
+        S = 0.9 * state[1] + x[:, None] * x[None, :]
+        return S @ x, S
+
+    layer = nr.Recurrence(attend, initial_state=jnp.zeros(3))
+    pages = [nr.explain(layer, jnp.zeros((2, 5, 3)), context=jnp.zeros((2, 4)))]
+    for backend in ("auto", "associative", "chunkwise"):
+        layer = nr.Recurrence(associate, (jnp.zeros(3), jnp.zeros((3, 3))), backend=backend)
+        pages.append(nr.explain(layer, jnp.zeros((5, 3))))
+    assert pages[0].context
+    for found in pages:
+        page = Text(found._repr_html_()).text
+        assert all(words in page for words in display.sentences(found))
+        for part in itertools.chain(*display.parts_of(found.backend)):
+            assert (part.title in page) == bool(getattr(found, part.name))
+            assert part.title in str(found) or part.name == "context"
+    assert "Its matrices have a chunkwise form." in page
+    assert "loop: chunk by chunk" in page
 
 
 def test_a_backend_that_takes_nothing_apart_is_one_sentence():

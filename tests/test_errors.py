@@ -125,6 +125,11 @@ WRONG_CALLS = {
         TypeError,
         r"Chain: key is a int; expected one JAX random key",
     ),
+    "a seed for both directions": (
+        lambda: nr.Bidirectional(gru())(XS, key=0),
+        TypeError,
+        r"Bidirectional\(GRU\(in_size=3\)\): key is a int; expected one JAX random key",
+    ),
     "a pair into a dense layer": (
         lambda: nr.Chain(nr.Bidirectional(gru(), gru(), merge="pair"), nr.Dense(4, 1, key=KEY))(XS),
         TypeError,
@@ -686,6 +691,16 @@ WRONG_CALLS = {
         lambda: nr.data.split((np.ones(5), np.ones(5)), test=0.4),
         TypeError,
         r"split: series is a tuple of arrays; expected one series: split each of them",
+    ),
+    "an infinite horizon": (
+        lambda: nr.data.windows(range(9), 3, horizon=float("inf")),
+        ValueError,
+        r"windows: horizon is inf; expected a whole number of at least 0",
+    ),
+    "an infinite validation part": (
+        lambda: nr.data.split(range(9), valid=float("inf")),
+        ValueError,
+        r"split: valid is inf; expected a share below 1 or a whole number of steps",
     ),
     "a split with the future": (
         lambda: nr.data.split(np.ones(5), gap=-1),

@@ -107,6 +107,7 @@ def test_the_test_of_docstrings_can_fail(change, fault):
 LEGEND = (
     "_atomic",
     "_errors",
+    "_flags",
     "_functions",
     "_integers",
     "_jax",
@@ -184,8 +185,11 @@ NATIVE: dict[str, set[str]] = {
     "plan": {"machine", "lower"},
     "codegen": {"machine", "lower", "plan"},
     "runtime": {"machine", "lower", "plan", "codegen"},
-    "primitive": {"machine", "lower", "plan", "codegen", "runtime"},
-    "backend": {"machine", "lower", "plan", "codegen", "runtime", "primitive"},
+    "loop": {"machine", "runtime"},
+    "batching": {"loop"},
+    "kernel_call": {"machine", "plan", "runtime", "loop"},
+    "primitive": {"lower", "loop", "batching", "kernel_call"},
+    "backend": {"machine", "lower", "runtime", "loop", "primitive"},
 }
 
 #: The rooms that work without LLVM, so that Noria can decide what to run where it is missing.
@@ -251,6 +255,17 @@ def test_no_module_imports_itself_through_others():
         free = {name for name, found in rest.items() if not found & rest.keys()}
         assert free, f"a circle of imports: {sorted(rest)}"
         rest = {name: found for name, found in rest.items() if name not in free}
+
+
+NATIVE_ROOMS = tuple(f"backends/native/{room}" for room in ("lower", "plan", "codegen", "runtime"))
+
+
+@pytest.mark.parametrize("package", ["compiler", "ir", "ops", *NATIVE_ROOMS])
+def test_the_table_of_a_package_has_each_of_its_files(package):
+    text = ast.get_docstring(ast.parse((SOURCE / package / "__init__.py").read_text())) or ""
+    table = re.findall(r"^`(\w+)` +\S", text, re.M)
+    files = {path.stem for path in (SOURCE / package).glob("*.py")} - {"__init__"}
+    assert sorted(table) == sorted(files)
 
 
 def test_importing_noria_loads_no_optional_or_heavy_library():

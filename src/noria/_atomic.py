@@ -25,8 +25,8 @@ def replace_file(
     """Write ``data`` to the file that ``path`` leads to, through symbolic links.
 
     The bytes go to a piece beside the file, which then takes its place. Mode, owner and group of an
-    existing file are kept, owner and group as far as this user may set them. A new file has what
-    the umask leaves of ``mode``. With ``sync``, file and folder are on the disk when the call
+    existing file are kept, owner and group as far as this user may set them. A new file has the
+    ``mode``, reduced by the umask. With ``sync``, file and folder are on the disk when the call
     returns.
 
     Raises:

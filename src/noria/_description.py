@@ -1,4 +1,4 @@
-"""The description of a saved model: what its file holds besides arrays, and the checks of it.
+"""The description of a saved model, which its file holds besides the arrays, and its checks.
 
 It names classes, settings and numbers, and the dtype and shape of each array. It is compared on
 loading, never executed.
@@ -70,7 +70,7 @@ def description_of(model: Any) -> dict[str, Any]:
 def _modules(model: Any) -> dict[str, Any]:
     """Class and static settings of each module, by path.
 
-    Modes and frozen parts are left out: they do not change what a model computes.
+    Modes and frozen parts are left out, because they do not change the values of a model.
     """
     modules: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Checks of arguments. A message gives the call, what came, what was expected, and what to do."""
+"""Checks of arguments. A message gives the call, the argument, the expectation, and advice."""
 
 from importlib.util import find_spec
 from typing import Any

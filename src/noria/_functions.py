@@ -19,8 +19,8 @@ _PUBLIC = ("jax.nn", "jax.numpy", "jax.lax", "jax.scipy.special")
 class Function:
     """A plain function as a pytree without leaves.
 
-    Two of them are equal if their functions are, so programs that JAX compiled for one serve the
-    other; a ``functools.partial`` with plain arguments equals another one. Copies share the
+    Two of them are equal if their functions are, so they share programs that JAX compiled. Two
+    ``functools.partial`` are equal if their functions and plain arguments are. Copies share the
     function. Pickle stores a function by its module and name; a ``functools.partial`` by its parts.
 
     Args:

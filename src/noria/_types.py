@@ -18,10 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
-import numpy as np
 
-#: Anything that JAX takes for an array.
-ArrayLike: TypeAlias = jax.Array | np.ndarray | float | int | bool
 #: A typed or a raw JAX random key.
 Key: TypeAlias = jax.Array
 #: The state of a cell: any pytree of arrays.

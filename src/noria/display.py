@@ -111,17 +111,39 @@ def _yes(array: Array) -> str:
 
 # --- Explanations ---------------------------------------------------------------------------------
 
-#: The parts of an explanation, the title of each and its colour.
-_FORWARD = (
-    ("constant", "constant: once", "128, 128, 128"),
-    ("before", "before: hoisted, all steps at once", "30, 110, 220"),
-    ("loop", "loop: step by step", "225, 120, 0"),
-    ("after", "after: all steps at once", "20, 150, 90"),
-)
-_BACKWARD = (
-    ("reverse", "reverse loop: step by step, for the gradient", "200, 50, 60"),
-    ("gradients", "where parameters enter: their gradients", "130, 70, 190"),
-)
+#: How the loop of a backend runs that takes no single steps.
+_AT_ONCE = {"associative": "as a linear recurrence", "chunkwise": "chunk by chunk"}
+
+
+class Part(NamedTuple):
+    """A part of an explanation: its field, its title, and its colour in a diagram."""
+
+    name: str
+    title: str
+    colour: str
+
+
+def parts_of(backend: str) -> tuple[list[Part], list[Part]]:
+    """The parts of a step and of its gradient, each in the order in which they run."""
+    forward = [
+        Part("constant", "constant: once", "128, 128, 128"),
+        Part("context", "context: once per example", "0, 150, 170"),
+        Part("before", "before: all steps at once", "30, 110, 220"),
+        Part("loop", f"loop: {_AT_ONCE.get(backend, 'step by step')}", "225, 120, 0"),
+        Part("after", "after: all steps at once", "20, 150, 90"),
+    ]
+    if backend in _AT_ONCE:  # JAX differentiates these
+        return forward, []
+    sums = (
+        "summed up in the reverse loop, or after it"
+        if backend == "native"
+        else "all steps at once, after the reverse loop"
+    )
+    uses = f"where parameters enter the loop; their gradients: {sums}"
+    return forward, [
+        Part("reverse", "reverse loop: step by step, for the gradient", "200, 50, 60"),
+        Part("gradients", uses, "130, 70, 190"),
+    ]
 
 
 def explanation_html(explanation: Any) -> str:
@@ -149,20 +171,21 @@ def _diagram(explanation: Any) -> str:
         title += "<div>All obstacles:</div>" + "".join(map(_obstacle, explanation.obstacles))
     if explanation.flops is None:
         return title
-    about = " ".join(state_lines(explanation.states, explanation.linear))
+    about = escape(" ".join(sentences(explanation)))
+    forward, gradient = parts_of(explanation.backend)
     stored = ", ".join(f"{n} {shape}" for shape, n in Counter(explanation.saved).items())
     return (
         f"{title}<div>{about}</div>"
-        f"{_flow(explanation, _FORWARD)}{_flow(explanation, _BACKWARD)}"
-        f"<div>Stored for the gradient, <b>{_amount(explanation.saved_bytes)}B</b>: at each step "
+        f"{_flow(explanation, forward)}{_flow(explanation, gradient)}"
+        f"<div>Stored for the gradient, <b>{amount(explanation.saved_bytes)}B</b>: at each step "
         f"<code>{escape(stored or 'nothing')}</code></div>"
     )
 
 
-def state_lines(states: Sequence[str], linear: bool) -> list[str]:
+def sentences(explanation: Any) -> list[str]:
     """Sentences about the arrays of the state."""
     places: dict[str, list[int]] = {}
-    for n, kind in enumerate(states):
+    for n, kind in enumerate(explanation.states):
         places.setdefault(kind, []).append(n)
     lines = [
         f"No loop is needed for {kind} {', '.join(map(str, places[kind]))} of the state."
@@ -171,26 +194,28 @@ def state_lines(states: Sequence[str], linear: bool) -> list[str]:
     ]
     if "loop" in places:
         lines.append(
-            f"The next state is {'' if linear else 'not '}affine and element-wise in the state."
+            f"The next state is {'' if explanation.linear else 'not '}affine and element-wise in "
+            "the state."
         )
+    if explanation.chunkwise == "yes":
+        lines.append("Its matrices have a chunkwise form.")
+    elif explanation.chunkwise:
+        lines.append(f"Its matrices have no chunkwise form: {explanation.chunkwise}.")
     return lines
 
 
-def _flow(explanation: Any, parts: Iterable[tuple[str, str, str]]) -> str:
-    boxes = (
-        _box(explanation, name, title, colour)
-        for name, title, colour in parts
-        if getattr(explanation, name)
-    )
+def _flow(explanation: Any, parts: Iterable[Part]) -> str:
+    boxes = (_box(explanation, part) for part in parts if getattr(explanation, part.name))
     arrow = '<span class="dim">→</span>'
     return f'<div class="flow">{arrow.join(boxes)}</div>'
 
 
-def _box(explanation: Any, name: str, title: str, colour: str) -> str:
+def _box(explanation: Any, part: Part) -> str:
     """One part: its title and cost, then each line of the cell with its equations."""
-    flops = f"{_amount((explanation.flops or {}).get(name, 0))}flop"
+    name, title, colour = part
+    flops = f"{amount((explanation.flops or {}).get(name, 0))}flop"
     passed = (explanation.bytes or {}).get(name)
-    cost = f"{flops}, gives {_amount(passed)}B" if passed else flops
+    cost = f"{flops}, gives {amount(passed)}B" if passed else flops
     lines: dict[tuple[str, str], list[Any]] = {}
     for line in getattr(explanation, name):
         lines.setdefault((line.where, line.code), []).append(line)
@@ -212,7 +237,8 @@ def _line(where: str, code: str, equations: Sequence[Any]) -> str:
     return f"<div>{place} <code>{escape(code)}</code><br>{chips}</div>"
 
 
-def _amount(number: float) -> str:
+def amount(number: float) -> str:
+    """A number of three digits with the prefix of its unit: ``1.23 M``."""
     for unit in ("", "k", "M", "G"):
         if number < 1000:
             return f"{number:.3g} {unit}"

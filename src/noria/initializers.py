@@ -1,7 +1,7 @@
 """Initialisers ``(key, shape, dtype) -> array`` for weights laid out ``(out, in)``.
 
-Most are initialisers of `jax.nn.initializers` with the axes of this layout: ``lecun`` and ``he``
-depend on which axis is the fan-in, and JAX's default is ``(in, out)``. Any function of this form
+Most are initialisers of `jax.nn.initializers` with the axes of this layout. ``lecun`` and ``he``
+depend on the axis of the fan-in, and JAX's default is ``(in, out)``. Any function of this form
 works.
 
 A cell calls its initialiser once for each gate block, with shape ``(hidden, in)`` or ``(hidden,

@@ -60,8 +60,8 @@ def save(path: FilePath, model: Any, *, extra: Any = None) -> None:
             JSON turns tuples into lists and the keys of a dict into strings.
 
     Raises:
-        TypeError: if ``extra`` cannot be written as JSON, or a leaf of the pytree is neither an
-            array of numbers or booleans nor a plain number, string or boolean.
+        TypeError: if ``extra`` cannot be written as JSON. Also for a leaf that is neither an array
+            of numbers or booleans nor a plain number, string or boolean.
         ValueError: if two leaves have one path, or the description exceeds the 100 MB of the
             format.
         OSError: if the folder does not exist or cannot be written, or the path is a folder, a pipe
@@ -134,8 +134,8 @@ def describe(path: FilePath) -> dict[str, Any]:
         path: path of the file.
 
     Returns:
-        A dict: ``arrays`` maps each path to ``[dtype, shape]``, ``numbers`` each path to a number,
-        ``modules`` each path to ``[class name, settings]``; ``extra`` is the object passed to
+        A dict. ``arrays`` maps each path to ``[dtype, shape]``, ``numbers`` each path to a number,
+        and ``modules`` each path to ``[class name, settings]``. ``extra`` is the object passed to
         `save`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Models: ``Module`` and what it trains, ``freeze`` and ``thaw``, modes, counts and casts.
+"""Models: ``Module`` and its trained fields, modes, counts and casts.
 
 A model is a plain structure. Its class line says which fields are trained; ``freeze`` and ``thaw``
 override that for one instance. `noria.optimise` differentiates and updates exactly these arrays.

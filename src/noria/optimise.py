@@ -231,7 +231,7 @@ def update(
         model' = model + optimiser(conj(gradient), state, model)
 
     Nothing is changed in place, unlike in Flux and PyTorch. The conjugate matters for complex
-    parameters only: ``u + i v`` has the gradient ``dL/du - i dL/dv`` in JAX, and optimisers expect
+    parameters only. The gradient of ``u + i v`` is ``dL/du - i dL/dv`` in JAX. Optimisers expect
     the direction of steepest ascent, ``dL/du + i dL/dv``, which PyTorch calls the gradient.
 
     Args:

@@ -21,6 +21,7 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
+from noria._flags import choose, put, scatter
 from noria._jax.jaxprs import parts_of
 from noria._jax.mesh_axes import on_mesh_of
 
@@ -62,9 +63,9 @@ def differentiable(
         function: from pytrees of arrays to the results.
         forward: from the same pytrees to the results, their pull-back, and their tangents, both a
             `jtu.Partial`. The pull-back takes two lists of cotangents, which may be `SymbolicZero`,
-            and returns pytrees as the arguments, with ``None`` for zero. The tangents take such
-            pytrees of tangents, and return those of all inexact results. If they are ``None``, or
-            return ``None``, ``function`` is differentiated.
+            and returns pytrees as the arguments, with ``None`` for zero. The tangents are a
+            function of such pytrees, and return the tangents of all inexact results. If they are
+            ``None``, or return ``None``, ``function`` is differentiated.
         axes: the place where `jax.vmap` puts the mapped axis in each of the lists.
     """
     run = jax.custom_jvp(function)
@@ -84,7 +85,7 @@ def _rule(
     given, tree = jtu.tree_flatten(primals)
     kept, rule_tree = jtu.tree_flatten(rules)
     flat = jtu.tree_leaves(tangents)
-    moved = [n for n, t in enumerate(flat) if not isinstance(t, SymbolicZero)]
+    moved = [not isinstance(t, SymbolicZero) for t in flat]
     outputs, ends = jtu.tree_flatten(results)
     smooth = [jnp.issubdtype(a.dtype, jnp.inexact) for a in outputs]
     # Most arguments are residuals of the pull-back already.
@@ -99,45 +100,28 @@ def _rule(
         arrays = [residuals[n] for n in places[len(kept) :]]
         tangents_of = rules_of(residuals)[1]
         if tangents_of is not None:
-            some = dict(zip(moved, tangents, strict=True))
-            full = jtu.tree_unflatten(tree, [some.get(n) for n in range(len(given))])
-            found = tangents_of(full)
+            found = tangents_of(jtu.tree_unflatten(tree, scatter(tangents, moved)))
             if found is not None:
                 return list(found)
 
         def moving(some: list[Any]) -> list[Any]:
-            now = jtu.tree_unflatten(tree, _put(arrays, moved, some))
-            found = jtu.tree_leaves(function(*now))
-            return [a for a, is_smooth in zip(found, smooth, strict=True) if is_smooth]
+            now = jtu.tree_unflatten(tree, put(arrays, moved, some))
+            return choose(jtu.tree_leaves(function(*now)), smooth)
 
-        return jax.jvp(moving, ([arrays[n] for n in moved],), (tangents,))[1]
+        return jax.jvp(moving, (choose(arrays, moved),), (tangents,))[1]
 
     def pull_back(residuals: list[Any], cotangents: list[Any]) -> list[Any]:
-        rest = iter(cotangents)
-        full = [next(rest) if s else SymbolicZero(t) for s, t in zip(smooth, kinds, strict=True)]
-        found = rules_of(residuals)[0](jtu.tree_unflatten(ends, full))
-        leaves = jtu.tree_leaves(found, is_leaf=lambda g: g is None)
-        return [leaves[n] for n in moved]
+        full = jtu.tree_unflatten(ends, put(zeros, smooth, cotangents))
+        found = rules_of(residuals)[0](full)
+        return choose(jtu.tree_leaves(found, is_leaf=lambda g: g is None), moved)
 
     kinds = [*map(tangent_type, outputs)]
+    zeros = [*map(SymbolicZero, kinds)]
     mapped = jtu.tree_leaves([[axis] * len(some) for axis, some in zip(axes, results, strict=True)])
-    linear = LinearMap(
-        push,
-        pull_back,
-        tuple(t for t, s in zip(kinds, smooth, strict=True) if s),
-        tuple(axis for axis, s in zip(mapped, smooth, strict=True) if s),
-    )
-    found = iter(linear(residuals, [flat[n] for n in moved]))
-    moving = [next(found) if s else SymbolicZero(t) for s, t in zip(smooth, kinds, strict=True)]
-    return results, jtu.tree_unflatten(ends, moving)
-
-
-def _put(values: Sequence[Any], places: Sequence[int], new: Sequence[Any]) -> list[Any]:
-    """The values with new ones at some places."""
-    found = [*values]
-    for place, value in zip(places, new, strict=True):
-        found[place] = value
-    return found
+    types, out_axes = tuple(choose(kinds, smooth)), tuple(choose(mapped, smooth))
+    linear = LinearMap(push, pull_back, types, out_axes)
+    found = linear(residuals, choose(flat, moved))
+    return results, jtu.tree_unflatten(ends, put(zeros, smooth, found))
 
 
 # --- the primitive ------------------------------------------------------------------------------
@@ -168,15 +152,15 @@ def _jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, function: LinearMap, count: int
 ) -> Any:
     """Of a map at fixed residuals the map itself; else the derivative of its code."""
-    moved = [n for n, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
-    if all(n >= count for n in moved):
+    moved = [not isinstance(t, ad.Zero) for t in tangents]
+    if not any(moved[:count]):
         results = function(primals[:count], primals[count:])
         return results, function(primals[:count], [*map(ad.instantiate_zeros, tangents[count:])])
 
     def moving(some: list[Any]) -> list[Any]:
-        return _push(*_put(primals, moved, some), function=function, count=count)
+        return _push(*put(primals, moved, some), function=function, count=count)
 
-    return jax.jvp(moving, ([primals[n] for n in moved],), ([tangents[n] for n in moved],))
+    return jax.jvp(moving, (choose(primals, moved),), (choose(tangents, moved),))
 
 
 def _transposed(
@@ -214,19 +198,14 @@ def _mapped(
         return found
 
     def pull(residuals: list[Any], cotangents: list[Any]) -> list[Any]:
-        zero = [isinstance(g, SymbolicZero) for g in cotangents]
+        given = [not isinstance(g, SymbolicZero) for g in cotangents]
+        zeros = [*map(SymbolicZero, function.types)]
 
         def one(residuals: list[Any], some: list[Any]) -> list[Any]:
-            rest = iter(some)
-            full = [
-                SymbolicZero(kind) if z else next(rest)
-                for z, kind in zip(zero, function.types, strict=True)
-            ]
-            return function.pull(residuals, full)
+            return function.pull(residuals, put(zeros, given, some))
 
-        some = [g for g, z in zip(cotangents, zero, strict=True) if not z]
-        places = [place for place, z in zip(function.axes, zero, strict=True) if not z]
-        found = over(one, (of_residuals, places), 0, residuals, some)
+        places = choose(function.axes, given)
+        found = over(one, (of_residuals, places), 0, residuals, choose(cotangents, given))
         return [
             g if g is None else g.sum(0) if place is None else jnp.moveaxis(g, 0, place)
             for g, place in zip(found, of_tangents, strict=True)

@@ -21,8 +21,8 @@ def aligned(results: Sequence[Any], axes: Sequence[int], given: Sequence[Any]) -
     """``results`` as they are. Under `jax.vmap`, result i is mapped along ``axes[i]``.
 
     That holds if any of ``given``, from which the results were computed, is mapped. A function and
-    its `jax.custom_vjp` rule must agree about the axes: inside of `jax.jit`, JAX takes the axes of
-    the function for both, and would silently exchange axes in the results of the rule.
+    its `jax.custom_vjp` rule must agree about the axes. Inside of `jax.jit`, JAX takes the axes of
+    the function for both. It would silently exchange axes in the results of the rule.
     """
     return list(_aligned.bind(*results, *given, axes=tuple(axes)))
 

@@ -20,6 +20,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+from noria._flags import choose, put
+
 
 class Rows(NamedTuple):
     """The axis of the batch in each array and in each result, or ``None``.
@@ -56,8 +58,8 @@ def partitioned(
         whole, part = (functools.partial(f, **params) for f in (made.bind, function))
         whole_and_parts = _partition(whole, part, rows(**params), ctx.avals_in, ctx.avals_out)
         results = mlir.lower_fun(whole_and_parts)(ctx.replace(module_context=module), *arrays)
-        # The text of such a call does not show what it computes, so that a cache on disk could
-        # take it for another one. A unique name prevents that.
+        # The text of such a call does not show the computation, so a cache on disk could take it
+        # for another one. A unique name prevents that.
         name = mlir.ir.StringAttr.get(uuid.uuid4().hex)
         results[0].owner.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get(
             {"noria": name}
@@ -71,7 +73,8 @@ def _mesh(ctx: Any) -> AbstractMesh | None:
     """The devices of a program as a mesh, if there are several.
 
     XLA knows devices by number only. The mesh has an axis for each prime factor of the number of
-    devices, in the order of the meshes of the program, so that it can express their shardings.
+    devices. They have the order of the meshes of the program, so that the mesh can express their
+    shardings.
     """
     count = getattr(ctx.module_context.axis_context, "num_devices", 1)
     if count == 1:
@@ -120,13 +123,9 @@ def _partition(
             names = ()  # XLA would pad the last part with rows of garbage
 
         def summed(*arrays: Any) -> list[Any]:
-            found = list(part(*arrays))
-            sums = [a for a, axis in zip(found, rows.results, strict=True) if axis is None]
-            new = iter(jax.lax.psum(sums, names) if names else sums)
-            return [
-                next(new) if axis is None else a
-                for a, axis in zip(found, rows.results, strict=True)
-            ]
+            found, is_sum = list(part(*arrays)), [axis is None for axis in rows.results]
+            sums = choose(found, is_sum)
+            return put(found, is_sum, jax.lax.psum(sums, names) if names else sums)
 
         def local(*arrays: Any) -> tuple[Any, ...]:
             shapes = tuple(jax.eval_shape(function, *arrays))

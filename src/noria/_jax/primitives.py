@@ -38,8 +38,8 @@ def primitive(
         shapes: from the arrays to the shapes and dtypes of the results.
         jvp: from two sequences, arrays and tangents, to the results and their tangents. A tangent
             that is zero, or of integers, is ``None``.
-        dce: from ``used``, a flag for each result, to flags of the first arrays (still needed?),
-            flags of the results (kept?), and the parameters that change.
+        dce: from ``used``, a flag for each result. It gives flags of the first arrays (still
+            needed?), flags of the results (kept?), and the parameters that change.
         batch: from two sequences, arrays and their mapped axes, to results and their mapped axes.
         portable: the results by functions of JAX, for any device.
         cpu: the same for CPUs; several of them share the rows of a batch.

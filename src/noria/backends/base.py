@@ -217,9 +217,9 @@ class LoopResult(NamedTuple):
     accumulated: list[Any]
 
 
-#: ``(shared values, arrays of all steps, state, sizes) -> (final state, emitted values)``.
+#: ``(sizes, shared values, arrays of all steps, state) -> (final state, emitted values)``.
 RunArrays = Callable[
-    [list[jax.Array], list[jax.Array], list[jax.Array], Sizes],
+    [Sizes, list[jax.Array], list[jax.Array], list[jax.Array]],
     tuple[list[jax.Array], list[jax.Array]],
 ]
 

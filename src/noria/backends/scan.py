@@ -30,8 +30,8 @@ from noria.ir.reasons import Reason
 class Scan:
     """See `noria.backends.base.LoopBackend`.
 
-    Time comes first: a product that is hoisted and then transposed makes a loop of 64 examples,
-    128 steps and 512 units 10 % slower, its gradient 45 %; transposing the input costs little.
+    Time comes first. A transpose of hoisted products makes a loop of 64 examples, 128 steps and 512
+    units 10 % slower, and its gradient 45 %. A transpose of the input costs little.
     """
 
     merit = Reason.ANY_DEVICE()
@@ -52,10 +52,9 @@ class Scan:
     ) -> bool:
         """Whether to hoist a product of the input; its gradient is one product in any case.
 
-        Measured on CPUs: from about a hundred examples on, a deep product is as fast inside of the
-        loop as outside, and outside its result goes through memory twice. A ``light`` loop spends
-        its time on memory, and a product of one or two features is cheaper to compute than to
-        store.
+        Measured on CPUs: with a hundred examples or more, a deep product is as fast inside of the
+        loop. Outside, its result goes through memory twice. A ``light`` loop spends its time on
+        memory, and a product of one or two features is cheaper to compute than to store.
         """
         if equation.name != "dot_general" or jax.default_backend() != "cpu" or is_symbolic(batch):
             return True

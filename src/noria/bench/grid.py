@@ -73,9 +73,9 @@ STEP, STEPS = Shape(1, 1, 128, 128), Shape(1000, 1, 128, 128)
 class Work(NamedTuple):
     """The work of one call.
 
-    ``mode`` is ``"inference"`` (outputs and final state), ``"training"`` (the mean of the squared
-    outputs, the final state, and the gradients of all weights), or ``"step"`` (one step from a
-    state, called from Python).
+    ``mode`` is ``"inference"`` (outputs and final state), ``"training"`` or ``"step"`` (one step
+    from a state, called from Python). Training computes the mean of the squared outputs, the final
+    state, and the gradients of all weights.
     """
 
     cell: str

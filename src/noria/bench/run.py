@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 from noria.bench.grid import Work
 from noria.bench.peers import PEERS, cores
 
-#: Settings of glibc by name. ``keep`` never returns memory to the system, whatever its size; by
-#: default blocks above 32 MB are allocated anew at each call.
+#: Settings of glibc by name. ``keep`` never returns memory to the system. By default blocks above
+#: 32 MB are allocated anew at each call.
 ALLOCATORS = {
     "default": {},
     "keep": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)},
 }
 
-#: Added when memory is measured: glibc never returns the last free block of another arena than the
-#: first, and its reuse would hide the memory of a call.
+#: Added when memory is measured. glibc never returns the last free block of another arena than the
+#: first; its reuse would hide the memory of a call.
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 #: Sides of the products whose speed is the machine's peak.

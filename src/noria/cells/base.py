@@ -147,7 +147,7 @@ def advance(
 
 
 def _named(function: Callable[..., Any], keywords: Keywords) -> dict[str, Any]:
-    """Those of ``keywords`` that a function takes."""
+    """The ``keywords`` that a function takes."""
     if not keywords:
         return {}
     return {name: keywords[name] for name in _arguments(function) if name in keywords}

@@ -13,8 +13,8 @@ from noria.compiler.residuals import StepVJP
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, values_of
 from noria.ir.passes import extract, inputs_of, producers, substitute, toposort
 
-#: Numbers up to which the cotangent of a step that is no outer product is summed in the loop. Sums
-#: of more do not stay in the cache (``python benchmarks/tuning.py WIDEST``).
+#: The largest number of elements of a summand that is no outer product. Larger sums do not stay in
+#: the cache (``python benchmarks/tuning.py WIDEST``).
 WIDEST = 2**14
 
 

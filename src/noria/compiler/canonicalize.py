@@ -11,12 +11,13 @@
 
 `noria.compiler.contractions` has the rules that bring all spellings of a product into one form.
 
-The level of a value is the highest it depends on: `CONSTANT` (parameters), `INPUT` (of the step),
-`STATE`.
+The level of a value is the highest level among the values that it depends on: `CONSTANT`
+(parameters), `INPUT` (of the step), `STATE`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -30,6 +31,7 @@ from noria.compiler.levels import CONSTANT, STATE, level_of
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import (
+    Replacement,
     backward_slice,
     dce,
     dependence,
@@ -41,7 +43,7 @@ from noria.ir.passes import (
     users,
 )
 
-#: The limit of equations for unrolling an inner loop.
+#: The largest number of equations that an inner loop is unrolled to.
 MOST_EQUATIONS = 256
 
 
@@ -66,7 +68,7 @@ def without_transposes(graph: Graph) -> Graph:
     """``h @ W.T`` becomes a product over the other axis of ``W``, for backends that pack it."""
     maker = producers(graph.equations)
 
-    def unturn(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
+    def unturn(equation: Equation) -> Replacement | None:
         if equation.name != "dot_general" or any(equation.params["dimension_numbers"][1]):
             return None
         inputs, axes = list(equation.inputs), list(equation.params["dimension_numbers"][0])
@@ -77,13 +79,16 @@ def without_transposes(graph: Graph) -> Graph:
                 axes[n] = tuple(turn.params["permutation"][axis] for axis in axes[n])
         if inputs == [*equation.inputs]:
             return None
-        params = {**equation.params, "dimension_numbers": (tuple(axes), ((), ()))}
-        output = Value(equation.outputs[0].aval)
-        return [Equation(equation.primitive, tuple(inputs), (output,), params, equation.source)], [
-            output
-        ]
+        return _with_numbers(equation, inputs, (tuple(axes), ((), ())))
 
     return dce(rewrite(graph, unturn))
+
+
+def _with_numbers(product: Equation, inputs: Sequence[Atom], numbers: Any) -> Replacement:
+    """The same product of other operands, with other dimension numbers."""
+    params = {**product.params, "dimension_numbers": numbers}
+    output = Value(product.outputs[0].aval)
+    return [replace(product, inputs=tuple(inputs), outputs=(output,), params=params)], [output]
 
 
 # --- inner loops --------------------------------------------------------------------------------
@@ -92,7 +97,7 @@ def without_transposes(graph: Graph) -> Graph:
 def unroll(graph: Graph) -> Graph:
     """An inner `jax.lax.scan` of a few rounds becomes its equations: products of the step."""
 
-    def write_out(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
+    def write_out(equation: Equation) -> Replacement | None:
         params = equation.params
         if (
             equation.name != "scan"
@@ -139,18 +144,14 @@ def _rounds(params: dict[str, Any], same: int, carried: int, *arrays: jax.Array)
 def operand_first(graph: Graph, levels: dict[Value, int]) -> Graph:
     """``W @ h`` becomes ``h @ W^T`` if no axis moves: every product has the batch first."""
 
-    def swap(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
+    def swap(equation: Equation) -> Replacement | None:
         if equation.name != "dot_general":
             return None
         (left, right), ((lc, rc), (lb, rb)) = equation.inputs, equation.params["dimension_numbers"]
         weight_first = level_of(levels, left) <= CONSTANT < level_of(levels, right)
         if not weight_first or lb or right.aval.ndim != len(rc):
             return None
-        params = {**equation.params, "dimension_numbers": ((rc, lc), (rb, lb))}
-        output = Value(equation.outputs[0].aval)
-        return [Equation(equation.primitive, (right, left), (output,), params, equation.source)], [
-            output
-        ]
+        return _with_numbers(equation, (right, left), ((rc, lc), (rb, lb)))
 
     return rewrite(graph, swap)
 
@@ -175,7 +176,7 @@ def split_products(graph: Graph, levels: dict[Value, int]) -> Graph:
                 todo += reversed(equation.inputs)
         return found
 
-    def split(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
+    def split(equation: Equation) -> Replacement | None:
         for side, axis, other_axis in _contracted(equation):
             pieces = pieces_of(equation.inputs[side], axis)
             groups = [
@@ -326,9 +327,8 @@ def _merge_key(equation: Equation, levels: dict[Value, int]) -> Any:
     if equation.name != "dot_general":
         return None
     (operand, weight), ((oc, wc), (ob, _)) = equation.inputs, equation.params["dimension_numbers"]
-    fits = (
-        level_of(levels, weight) <= CONSTANT and level_of(levels, operand) == STATE
-    )  # hoisted ones are better apart
+    # Products of the input stay separate: they are hoisted.
+    fits = level_of(levels, weight) <= CONSTANT and level_of(levels, operand) == STATE
     if not fits or ob or weight.aval.ndim != len(wc) + 1:
         return None
     options = {k: str(v) for k, v in equation.params.items() if k != "dimension_numbers"}
@@ -343,12 +343,10 @@ def _merged(group: list[Equation]) -> Callable[..., list[jax.Array]]:
     def products(operand: jax.Array, *weights: jax.Array) -> list[jax.Array]:
         aligned = []
         for weight, ((_, contracted), _) in zip(weights, numbers, strict=True):
-            order = [
-                0
-            ] * weight.ndim  # axis `wc[i]` of the result is axis `contracted[i]` of this weight
-            for to, origin in zip(wc, contracted, strict=True):
-                order[to] = origin
-            order[free] = next(axis for axis in range(weight.ndim) if axis not in contracted)
+            # Axis `wc[i]` of the result is axis `contracted[i]` of this weight.
+            origin = dict(zip(wc, contracted, strict=True))
+            origin[free] = next(axis for axis in range(weight.ndim) if axis not in contracted)
+            order = [origin[axis] for axis in range(weight.ndim)]
             aligned.append(
                 weight if order == list(range(weight.ndim)) else jax.lax.transpose(weight, order)
             )
@@ -368,7 +366,7 @@ def slices_first(graph: Graph, levels: dict[Value, int]) -> Graph:
     maker = producers(graph.equations)
     uses = users(graph.equations, graph.outputs)
 
-    def move(equation: Equation) -> tuple[list[Equation], list[Atom]] | None:
+    def move(equation: Equation) -> Replacement | None:
         if not slices(equation):
             return None
         atom = equation.inputs[0]

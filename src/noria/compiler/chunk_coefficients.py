@@ -20,7 +20,7 @@ def coefficients_of(
     dtype = split.state[matrix.index].aval.dtype
 
     def array(products: Products, labels: Sequence[int], over: Sequence[int]) -> jax.Array:
-        """The products over ``over``, a vector, of which ``labels`` count several."""
+        """The products as vectors over ``over``, one for each combination of ``labels``."""
         found = evaluated(env, products, (*heads, *labels, *over), sizes, dtype)
         lead = found.shape[: len(heads)]
         return found.reshape(*lead, -1, *(sizes[label] for label in over))

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
+from noria._flags import choose, put, scatter
 from noria._jax import SymbolicZero, aligned, differentiable, is_symbolic
 from noria._types import State
-from noria.ir.cotangents import choose, instantiate, put, scatter
+from noria.ir.cotangents import instantiate
 from noria.ir.evaluate import narrowed, widened
 
 #: Bytes of hoisted values up to which all steps are hoisted at once if no derivative is taken.
-#: Larger blocks of memory are not recycled between calls, and touching fresh pages costs as much
-#: as the arithmetic (``python benchmarks/tuning.py BUDGET``).
+#: Larger blocks of memory are requested anew in each call, and first access to fresh pages takes as
+#: long as the arithmetic (``python benchmarks/tuning.py BUDGET``).
 BUDGET = 32 * 2**20
 
 #: ``(state, steps, time) -> (state, stacked)``.

@@ -33,11 +33,12 @@ class ChunkwiseExecutor:
     Attributes:
         split: the parts of the step.
         reverse: whether steps are taken from the last to the first.
-        step: the matrices, and which arrays of the state are none.
-        others: the loop of the arrays that are no matrix: their next state, then the one before.
-        coefficients: from shared and hoisted values and those arrays to the arguments of
-            `matrix_recurrence`, matrix by matrix, then the offsets of its reads.
-        counts: how many arrays each matrix has there.
+        step: the matrices, and the places of the other arrays of the state.
+        others: the loop of the other arrays: their next state, then the state before the step.
+        coefficients: the graph from shared values, hoisted values and the other arrays to the
+            arguments of `matrix_recurrence`. Each matrix has its arguments, then the offsets of its
+            reads.
+        counts: the number of outputs of ``coefficients`` for each matrix.
         constants: arrays that the coefficients close over.
     """
 
@@ -61,22 +62,12 @@ class ChunkwiseExecutor:
 
     def __call__(
         self,
+        sizes: Sizes,
         parameters: list[jax.Array],
         steps: list[jax.Array],
         state: list[jax.Array],
-        sizes: Sizes,
     ) -> Outputs:
         """Final state and emitted values; arguments as for `LoopExecutor`."""
-        return self.infer(sizes, parameters, steps, state)
-
-    def infer(
-        self,
-        sizes: Sizes,
-        parameters: list[jax.Array],
-        steps: list[jax.Array],
-        state: list[jax.Array],
-    ) -> Outputs:
-        """The same: JAX differentiates it, segment by segment."""
         env, values = env_of(self.split.parameters, parameters), env_of(self.split.steps, steps)
         prologue = self.split.prologue
         values |= env_of(prologue.outputs, evaluate(prologue, env, values, sizes.axes))
@@ -102,6 +93,8 @@ class ChunkwiseExecutor:
             else checkpointed(segment, chunks)
         )
         return run(parameters, [values[v] for v in names], state)
+
+    infer = __call__  # JAX differentiates it, segment by segment
 
     def _segment(self, env: Env, values: Env, state: list[jax.Array], sizes: Sizes) -> Outputs:
         split, step = self.split, self.step
@@ -213,7 +206,7 @@ def _split(
     levels: dict[Value, int],
     atoms: Sequence[Atom],
 ) -> Split:
-    """The parts of a step: all that needs no state is hoisted."""
+    """The parts of a step. Every value that needs no state is hoisted."""
 
     def at(atom: Atom) -> int:
         return level_of(levels, atom)
@@ -226,8 +219,8 @@ def _split(
     given = (*invariant(*levels), *traced.steps)
     after = extract(traced.graph.equations, traced.emitted, (*given, *others, *reads))
     emitted = (*reads, *(v for v in others if v in after.inputs))
-    # The coefficients and the other arrays of the state need these equations. The part that needs
-    # no state runs before.
+    # The coefficients and the other arrays of the state need these equations. Equations without the
+    # state run in the prologue.
     following = tuple(traced.next_state[i] for i in step.others)
     needed = extract(equations, (*atoms, *following), (*given, *others))
     read = [v for e in needed.equations for v in e.inputs if at(e.outputs[0]) > INPUT]

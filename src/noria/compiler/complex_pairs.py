@@ -5,9 +5,9 @@ A value that differs from step to step, or depends on the state, becomes a pair:
     h' = lam h + B x      re' = lam_re re - lam_im im + B_re x
                           im' = lam_re im + lam_im re + B_im x
 
-Parameters stay complex, and so does what depends on them alone: its parts are taken once, outside
-of the loop. The layer, its parameters and their gradients therefore stay complex too. Arrays of all
-steps are taken apart before a call and put together after it.
+Parameters and the values that depend on them alone stay complex. Their parts are computed once,
+outside of the loop. The layer, its parameters and their gradients therefore stay complex too.
+Arrays of all steps are divided into parts before a call, and joined after it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -209,7 +209,7 @@ class _Writer:
         return True
 
     def _parts(self, atom: Atom) -> Pair:
-        """The atoms of a complex value; a parameter is taken apart when first asked for."""
+        """The atoms of a complex value; a parameter is divided at its first use."""
         if is_literal(atom):
             aval = ShapedArray(atom.aval.shape, real_dtype(atom.aval.dtype))
             re, im = (

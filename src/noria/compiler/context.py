@@ -33,8 +33,8 @@ class Frontier:
     Attributes:
         inputs: the arrays of the context.
         graph: from parameters and context to the frontier.
-        parameters: the parameters of the step without the frontier, and
-        arrays: their arrays.
+        parameters: the parameters of the step without the frontier.
+        arrays: the arrays of these parameters.
         as_steps: whether the frontier is an input of the step, and not a parameter.
     """
 

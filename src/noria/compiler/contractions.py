@@ -6,10 +6,10 @@
 `normal_products`   ``einsum("ghij,hj->ghi", R, h)``   heads, rows and depth: one axis each
 =================== ================================== ============================================
 
-The normal form of a product is a ``dot_general`` of a vector and a matrix for each head, in this
-order: ``(heads, depth)`` and ``(heads, rows, depth)``. One head has no axis. A matrix of the state
-is not moved, so its depth may stand before its rows. A weight is transposed, once for all steps. Of
-two matrices the first one has rows too.
+In the normal form a product is a ``dot_general`` of a vector and a matrix for each head. They have
+the axes ``(heads, depth)`` and ``(heads, rows, depth)``, in this order. One head has no axis. A
+matrix of the state is not moved, so its depth may stand before its rows. A weight is transposed,
+once for all steps. Of two matrices the first one has rows too.
 """
 
 import math
@@ -91,7 +91,7 @@ class _Factor:
 
     Attributes:
         atom: the value.
-        axes: for each of its axes that of the product, ``None`` if it has one element only.
+        axes: for each of its axes the axis of the product; ``None`` if it has one element only.
     """
 
     atom: Atom
@@ -181,9 +181,9 @@ def outer_products(graph: Graph, levels: dict[Value, int]) -> Graph:
 
 
 def _labels(equation: Equation) -> tuple[list[int], list[int], tuple[list[int], list[int]]]:
-    """Axes by name: what a product sums over, the axes of its result, those of its operands.
+    """Axes by name: the summed axes, the axes of the result, and the axes of both operands.
 
-    An axis has the number that it has in the left operand; those of the right one follow.
+    The axes of the left operand are numbered first, then the other axes of the right operand.
     """
     (left, right), (first, second) = equation.params["dimension_numbers"]
     a, b = (v.aval.ndim for v in equation.inputs)
@@ -279,7 +279,7 @@ class _Product:
         groups: the axes of each by purpose.
         depth: the axes that are summed over.
         result: the axes of the result.
-        sizes: those of all axes.
+        sizes: the size of each axis.
     """
 
     equation: Equation

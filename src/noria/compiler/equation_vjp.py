@@ -155,8 +155,8 @@ def _key(equation: Equation, wrt: Sequence[int], context: Hashable) -> Hashable 
     """A key of the pull-back of an equation; ``None`` if the equation is traced on its own.
 
     The pull-back of a primitive of JAX depends on its parameters, the types of its inputs, and the
-    settings of JAX. A derivative rule of the user may read more than that: the rule of another
-    primitive, or one in a parameter that holds a function or a jaxpr.
+    settings of JAX. A derivative rule of the user may read more. It can belong to another
+    primitive, or to a function or jaxpr in a parameter.
     """
     is_of_jax = getattr(jax.lax, f"{equation.name}_p", None) is equation.primitive
     is_plain = is_of_jax and all(map(_is_plain, equation.params.values()))

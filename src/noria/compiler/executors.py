@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
+from noria._flags import choose, put, scatter
 from noria._jax import SymbolicZero, differentiable, is_known
 from noria.backends.base import LoopBackend, LoopCall, Sizes, in_order
 from noria.compiler.accumulate import accumulate_in_loop
@@ -21,17 +22,7 @@ from noria.compiler.save_policies import SAVE_POLICIES, SavePolicy
 from noria.compiler.split import Split
 from noria.compiler.tangents import Pushed, Tangents, pushed
 from noria.compiler.vjp import differentiate
-from noria.ir.cotangents import (
-    Cotangents,
-    Ends,
-    PullPrologue,
-    add,
-    choose,
-    instantiate,
-    or_zeros,
-    put,
-    scatter,
-)
+from noria.ir.cotangents import Cotangents, Ends, PullPrologue, add, instantiate, or_zeros
 from noria.ir.evaluate import evaluate
 from noria.ir.graph import EMPTY, Env, Graph, Value, env_of, is_inexact, size_in_bytes
 
@@ -43,7 +34,7 @@ Rules = tuple[Outputs, jtu.Partial, jtu.Partial]
 
 @dataclass(frozen=True, eq=False)
 class LoopExecutor:
-    """Prologue and loop as ``(parameters, steps, state, sizes) -> (final state, emitted)``.
+    """Prologue and loop as ``(sizes, parameters, steps, state) -> (final state, emitted)``.
 
     The arguments are arrays for `Split.parameters`, `Split.steps` and the state. Arrays of all
     steps have the axes of ``sizes`` in front.
@@ -136,12 +127,12 @@ class LoopExecutor:
 
     def __call__(
         self,
+        sizes: Sizes,
         parameters: list[jax.Array],
         steps: list[jax.Array],
         state: list[jax.Array],
-        sizes: Sizes,
     ) -> Outputs:
-        # What is known while JAX traces has no derivative, and stays known inside.
+        # A parameter with known values has no derivative, and stays known inside.
         is_open = [not is_known(a) for a in parameters]
 
         def infer(some: list[jax.Array], *others: list[jax.Array]) -> Outputs:
@@ -190,7 +181,7 @@ class LoopExecutor:
         steps: list[jax.Array],
         state: list[jax.Array],
     ) -> Rules:
-        """Final state, emitted values, their pull-back and their tangents, with what these read."""
+        """The results, with their pull-back and their tangents and the arrays that these read."""
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
         segment = functools.partial(self._advance, gradient.forward, sizes, env)
@@ -322,9 +313,4 @@ class LoopExecutor:
             for value, gradient in use.pull_back(env, values, axes).items():
                 of_shared[value] = add(gradient, of_shared.get(value))
         of_hoisted = [cotangent_array(g, values, axes) for g in vjp.of_hoisted]
-        of_state = iter(found.carry)
-        return (
-            of_shared,
-            of_hoisted,
-            [next(of_state) if is_inexact(v) else None for v in split.state],
-        )
+        return of_shared, of_hoisted, scatter(found.carry, [*map(is_inexact, split.state)])

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from noria.compiler.program import Executor, Program
 from noria.compiler.select import Decision, listening
 from noria.compiler.split import split
 from noria.compiler.tangents import planned
-from noria.display import explanation_html, explanations_html, state_lines
+from noria.display import amount, explanation_html, explanations_html, parts_of, sentences
 from noria.ir.build import Unsupported
 from noria.ir.graph import (
     EMPTY,
@@ -34,9 +35,6 @@ from noria.ir.passes import extract
 from noria.ir.primitives import LIGHT, MOVES
 from noria.ir.reasons import Reason
 from noria.ir.source import origin
-
-#: How a loop that is no loop runs.
-_LOOP = {"associative": "loop: as a linear recurrence", "chunkwise": "loop: chunk by chunk"}
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,10 @@ class Explanation:
         gradients: equations of the loop that read parameters. Their gradients are contracted after
             the reverse loop, for all steps at once, or summed in it on the native backend.
         linear: whether the next state is affine and element-wise in the state.
-        states: for each array of the state, in the order of `jax.tree.leaves`, where it is
-            computed: ``"loop"``; ``"delay"``, a value of the step before; ``"counter"``, a multiple
-            of the number of steps; or ``"output"``, emitted and read by no next state. The last
-            three need no loop, and ``linear`` is about the others.
+        states: the kind of each array of the state, in the order of `jax.tree.leaves`. ``"loop"``
+            is computed in the loop, ``"delay"`` is a value of the step before, and ``"counter"`` is
+            a multiple of the number of steps. ``"output"`` is emitted, and no next state reads it.
+            The last three need no loop, and ``linear`` is about the others.
         saved: the values stored for the gradient at each step, as shapes of one example.
         saved_bytes: bytes stored for the gradient, for all examples and steps, besides inputs and
             outputs of the layer. The associative backend counts scales and states; JAX may store
@@ -134,38 +132,14 @@ class Explanation:
             lines += ["All obstacles:", *(f"  {obstacle}" for obstacle in self.obstacles)]
         if self.flops is None:
             return "\n".join(lines)
-        lines += state_lines(self.states, self.linear)
-        if self.chunkwise:
-            form = "a chunkwise form" if self.chunkwise == "yes" else "no chunkwise form"
-            reason = "" if self.chunkwise == "yes" else f": {self.chunkwise}"
-            lines.append(f"Its matrices have {form}{reason}.")
-        titles = {
-            "constant": "constant: once",
-            "context": "context: once per example",
-            "before": "before: all steps at once",
-            "loop": _LOOP.get(self.backend, "loop: step by step"),
-            "after": "after: all steps at once",
-            "reverse": "reverse loop: step by step, for the gradient",
-            "gradients": "where parameters enter the loop; their gradients: all steps at once, "
-            "after the reverse loop",
-        }
-        if self.backend == "native":
-            titles["gradients"] = (
-                "where parameters enter the loop; their gradients: summed up in the reverse loop, "
-                "or after it"
-            )
-        for part, title in titles.items():
-            found: tuple[Line, ...] = getattr(self, part)
-            if part in ("reverse", "gradients") and self.backend in _LOOP:
+        lines += sentences(self)
+        for name, title, _ in chain(*parts_of(self.backend)):
+            found: tuple[Line, ...] = getattr(self, name)
+            if name == "context" and not found:
                 continue
-            if part == "context" and not found:
-                continue
-            flops = f", {_amount(self.flops[part])}flop" if self.flops and found else ""
-            passed = (
-                f", gives {_amount(self.bytes[part])}B"
-                if self.bytes and self.bytes.get(part)
-                else ""
-            )
+            flops = f", {amount(self.flops[name])}flop" if found else ""
+            bytes_ = (self.bytes or {}).get(name)
+            passed = f", gives {amount(bytes_)}B" if bytes_ else ""
             lines += ["", f"{title}{flops}{passed}" + ("" if found else ": nothing"), *_rows(found)]
         stored = (
             ", ".join(f"{count} {shape}" for shape, count in Counter(self.saved).items())
@@ -173,7 +147,7 @@ class Explanation:
         )
         lines += [
             "",
-            f"stored for the gradient, {_amount(self.saved_bytes)}B: at each step {stored}",
+            f"stored for the gradient, {amount(self.saved_bytes)}B: at each step {stored}",
         ]
         return "\n".join(lines)
 
@@ -210,14 +184,6 @@ def _rows(lines: tuple[Line, ...]) -> list[str]:
         )
         rows += [f"  {where or '(the layer)':<16}  {code}".rstrip(), f"{'':20}{names}"]
     return rows
-
-
-def _amount(number: float) -> str:
-    for unit in ("", "k", "M", "G"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} T"
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from noria.ir.graph import Atom, Value, is_literal
 
-#: Nothing; parameters; the context, which is the same in each step of an example; the input of a
-#: step; the state.
+#: Dependence on nothing, on parameters, on the context, on the input of a step, and on the state.
+#: The context is the same in each step of an example.
 NUMBER, CONSTANT, CONTEXT, INPUT, STATE = range(5)
 
 

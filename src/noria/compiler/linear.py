@@ -105,10 +105,10 @@ class LinearExecutor:
 
     def __call__(
         self,
+        sizes: Sizes,
         parameters: list[jax.Array],
         steps: list[jax.Array],
         state: list[jax.Array],
-        sizes: Sizes,
     ) -> Outputs:
         """Final state and emitted values; arguments as for `LoopExecutor`."""
         return self.infer(sizes, parameters, steps, state)

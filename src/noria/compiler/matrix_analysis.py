@@ -62,7 +62,7 @@ def matrix_step(traced: Traced) -> MatrixStep:
 
 
 def obstacle_to_chunks(traced: Traced) -> str:
-    """Why there is no chunkwise form; ``"yes"`` if there is one, empty without a matrix."""
+    """The reason against a chunkwise form; ``"yes"`` if there is one, empty without a matrix."""
     if not candidates(traced):
         return ""
     try:
@@ -105,7 +105,7 @@ class _Analysis:
         self.made = {v: e for e in self.equations for v in e.outputs}
 
     def _reset(self, state: Value) -> tuple[Equation, Atom] | None:
-        """The equation that puts back the initial state, and that."""
+        """The equation that puts back the initial state, and this state."""
         found = [
             (e, e.inputs[2])
             for e in self.equations
@@ -132,7 +132,10 @@ class _Analysis:
     # --- which values ---------------------------------------------------------------------------
 
     def _follow(self) -> list[Value]:
-        """Form the sum of each value that a next state needs; the values that the outputs read."""
+        """Form the sum of each value that a next state needs.
+
+        Returns the values that the outputs read.
+        """
         traced, algebra = self.traced, self.algebra
         fed_back = backward_slice(self.equations, traced.next_state)
         depends, late, wanted = set(self.leaf), set[Value](), dict[Value, None]()
@@ -290,7 +293,7 @@ class _Analysis:
         return self._name(factor.atom)
 
     def _add_update(self, found: MatrixForm, groups: dict[Any, Update], term: Term) -> None:
-        """Sort the factors of a term into those over keys and the others."""
+        """Add a term to its update: factors over keys are its vector, the others its value."""
         inner = found.value if term.leaf is None else summed_axis(term, found)
         outer = {found.key}
         other = {inner, found.value}

@@ -59,10 +59,10 @@ class MatrixForm:
         heads: the labels of its heads.
         key: the label of its keys.
         value: the label of its values.
-        decay: the products of which it is the sum.
+        decay: the products whose sum is the decay.
         updates: the products of vectors.
         reads: the reads for the outputs.
-        reset: masks that all hold where the initial state is put back; empty if it never is.
+        reset: masks that all hold where the initial state is put back; empty without resets.
         initial: the initial state.
     """
 
@@ -149,7 +149,7 @@ def sides(
 
 
 def signature(factors: Sequence[Factor], form: MatrixForm, rank: int | None) -> Any:
-    """Equal for equal vectors over the keys; ``None`` if a sum over other labels is left."""
+    """A key, equal for equal vectors over the keys; ``None`` if a factor has other labels."""
     names = {label: i for i, label in enumerate((*form.heads, form.key))}
     if rank is not None:
         names[rank] = -1

@@ -25,7 +25,7 @@ from noria.ir.primitives import MOVES
 from noria.ir.reasons import Reason
 from noria.ir.source import place
 
-#: More terms than any published memory has; a step with more is not worth the products.
+#: A step with more terms than any published memory gains nothing from products.
 MOST_TERMS = 64
 
 
@@ -62,7 +62,10 @@ class Algebra:
         return not is_literal(atom) and atom in self._forms
 
     def __getitem__(self, atom: Atom) -> Sum:
-        """The sum of a value: by its equation if it is larger than its operands."""
+        """The sum of a value.
+
+        It follows from the equation if the value is larger than its operands.
+        """
         if is_literal(atom):
             return self._atomic(atom)
         if atom not in self._forms:
@@ -166,7 +169,7 @@ class Algebra:
         return [self.aligned(form, labels) for form in operands]
 
     def multiply(self, left: Sum, right: Sum, labels: tuple[int, ...]) -> Sum | None:
-        """All products of terms; labels that ``labels`` has not are summed."""
+        """All products of terms, summed over the labels that are not in ``labels``."""
         terms = []
         both = {*left.labels, *right.labels}.difference(labels)
         for a in left.terms:
@@ -181,7 +184,10 @@ class Algebra:
         return Sum(labels, tuple(terms))
 
     def summed(self, term: Term, labels: Iterable[int]) -> Term:
-        """A term that no longer has ``labels``: over a label without a factor it is multiplied."""
+        """A term summed over ``labels``.
+
+        A label of no factor multiplies the coefficient by its size.
+        """
         present = {*term.axes, *(label for f in term.factors for label in f.labels)}
         times = math.prod(self.sizes[label] for label in labels if label not in present)
         return term._replace(coefficient=term.coefficient * times)

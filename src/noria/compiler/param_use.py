@@ -34,8 +34,8 @@ class ParameterUse:
     Attributes:
         equation: the equation.
         parameters: the inputs with a requested cotangent.
-        operands: the values of its inputs in the forward loop; ``None`` for an input that is the
-            same at each step, or that the pull-back does not read.
+        operands: the values of its inputs in the forward loop. ``None`` for an input that is the
+            same at each step, and for one that the pull-back does not read.
         cotangents: the cotangents of its inexact outputs, ``None`` for zero.
         step: the pull-back at one step, from operands and cotangents to the cotangents of the
             parameters; ``None`` if it closes over arrays.

@@ -1,7 +1,7 @@
 """Arrays of the state that need no loop: delays, counters and outputs leave the step.
 
 ============ ====================================== ============================================
-kind         the next array                         what replaces it
+kind         the next array                         its replacement
 ============ ====================================== ============================================
 ``delay``    needs no state                         the next arrays of all steps, a step later
 ``delay``    is a window of the last entries        the entries of all steps, some steps later
@@ -10,9 +10,9 @@ kind         the next array                         what replaces it
              the array
 ============ ====================================== ============================================
 
-A delay may read counters and other delays. The step reads both as parts of its input from then on:
-their products are hoisted, and a recurrence that is linear besides is found to be linear. Lengths
-and resets stay equations of the step. `noria.compiler.peeled` computes the arrays.
+A delay may read counters and other delays. The rest of the step reads both as parts of its input.
+So their products are hoisted, and the other arrays may have a linear recurrence. Lengths and resets
+stay equations of the step. `noria.compiler.peeled` computes the arrays.
 """
 
 import functools
@@ -42,8 +42,8 @@ from noria.ir.graph import (
 from noria.ir.passes import extract, producers
 from noria.ir.primitives import is_heavy
 
-#: A larger array stays in the loop, which keeps one of it; outside there is one for each step. An
-#: array that is no larger than the input of a step leaves it all the same.
+#: A larger array stays in the loop, because outside of it each step has a copy. An array that is no
+#: larger than the input of a step leaves the loop in any case.
 MOST_ELEMENTS = 4096
 
 
@@ -223,7 +223,7 @@ def _mask(masks: dict[Value, int], atom: Atom) -> int:
 
 
 def _counter(step: Transition, k: int, makers: Makers, levels: dict[Value, int]) -> Counter | None:
-    """Array ``k`` as a counter. By how much a floating-point one grows is known and whole."""
+    """Array ``k`` as a counter. The increment of a floating-point counter is known and whole."""
     after, before, state = step.after[k], step.before[k], step.state[k]
     equation = None if is_literal(after) else makers.get(after)
     if equation is None or equation.name not in ("add", "sub") or size(state) > MOST_ELEMENTS:

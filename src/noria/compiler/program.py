@@ -32,7 +32,9 @@ Arrays = list[jax.Array]
 
 
 class Executor(Protocol):
-    """Prologue and loop as a function of arrays: `LoopExecutor` or `LinearExecutor`.
+    """Prologue and loop as a function of arrays.
+
+    Executors: `LoopExecutor`, `LinearExecutor` and `ChunkwiseExecutor`.
 
     Attributes:
         split: the parts of the step.
@@ -49,7 +51,7 @@ class Executor(Protocol):
     @property
     def time_major(self) -> bool: ...
 
-    def __call__(self, parameters: Arrays, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
+    def __call__(self, sizes: Sizes, parameters: Arrays, steps: Arrays, state: Arrays) -> Outputs:
         """Final state and emitted values."""
         ...
 
@@ -134,14 +136,11 @@ class Program:
 
     def _run(self, env: Env, values: Env, state: Arrays, sizes: Sizes) -> Outputs:
         """Prologue, loop and epilogue; without a state there is no loop."""
-        parts, run = self.split, self.executor
+        parts, run = self.split, self.executor.infer if self.single_step else self.executor
         parameters, given = [env[v] for v in parts.parameters], [values[v] for v in parts.steps]
         final: Arrays = []
         if self.traced.state:
-            if self.single_step:
-                final, emitted = run.infer(sizes, parameters, given, state)
-            else:
-                final, emitted = run(parameters, given, state, sizes)
+            final, emitted = run(sizes, parameters, given, state)
             values = values | env_of(parts.emitted, emitted)
         return final, evaluate(parts.epilogue, env, values, sizes.axes)
 

@@ -1,9 +1,9 @@
 """The residuals of a step: the values that the forward loop stores for the reverse loop.
 
 The reverse loop carries cotangents of the state only. The residuals are a minimum cut between the
-equations of the step and of its pull-back: the values from which the reverse loop can be computed
-with the fewest bytes, and without a product of the forward loop that has a parameter, or is smaller
-than its operands.
+equations of the step and of its pull-back. They are the values with the fewest bytes from which the
+reverse loop can be computed. A product with a parameter is never computed again, nor is a product
+that is no larger than its operands.
 """
 
 from collections.abc import Iterable, Sequence
@@ -188,7 +188,7 @@ def _operands(
     shared: Sequence[Value],
 ) -> list[Value]:
     """The values of the forward loop that the contractions after the reverse loop read."""
-    # A rule may give a cotangent that does not depend on the one it was given.
+    # The cotangent that a rule returns may not depend on its argument.
     early = [g for g in asked if levels.get(g, SHARED) != REVERSE]
     read = values_of((*(v for use in uses for v in use.operands if v is not None), *early))
     return [v for v in read if levels.get(v, SHARED) == FORWARD or v in maker or v in shared]
@@ -204,7 +204,8 @@ def _expands(equation: Equation) -> bool:
 def _recompute_cost(equation: Equation) -> int:
     """Bytes that the minimum cut charges for computing an equation again.
 
-    A transcendental is computed again only if that saves more than three quarters of its size.
+    A transcendental function is computed again only if that saves more than three quarters of the
+    size of its result.
     """
     if equation.name not in TRANSCENDENTAL:
         return 0

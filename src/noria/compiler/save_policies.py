@@ -10,20 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from noria._flags import choose, put, scatter
 from noria._jax import SymbolicZero, is_symbolic
 from noria.backends.base import PreviousStep, Sizes
 from noria.compiler.chunks import Chunks, in_chunks
 from noria.compiler.residuals import StepVJP
-from noria.ir.cotangents import (
-    Cotangents,
-    Ends,
-    PullPrologue,
-    add,
-    choose,
-    instantiate,
-    put,
-    scatter,
-)
+from noria.ir.cotangents import Cotangents, Ends, PullPrologue, add, instantiate
 from noria.ir.evaluate import evaluate, narrowed, widened
 from noria.ir.graph import Env, Graph, Value, env_of, is_inexact
 from noria.ir.passes import extract

@@ -88,11 +88,11 @@ def split(
 
     Args:
         traced: the step.
-        should_hoist: says which products of the input leave the loop.
-        should_keep: says which products with a parameter may stay in the loop though they do not
+        should_hoist: whether a product of the input leaves the loop.
+        should_keep: whether a product with a parameter may stay in the loop, though it does not
             feed the state.
-        products_leave: whether products that do not feed the state leave the loop at any price; by
-            default those that may stay leave it if it then emits fewer bytes.
+        products_leave: whether all products that do not feed the state leave the loop. By default a
+            product that may stay leaves the loop only if fewer bytes are then emitted.
     """
     everything, next_state, emission = traced.graph.equations, traced.next_state, traced.emitted
     # Counters are made once, before the loop.
@@ -101,8 +101,8 @@ def split(
     )
     levels = dependence(everything, traced.levels | counted)
     constants = [v for v in levels if levels[v] == CONSTANT and v not in next_state]
-    # The loop computes peeled outputs, as it would if they were still in the state: after it, the
-    # products of the input that they read would be computed again.
+    # The loop computes peeled outputs, as if they were in the state. After the loop, the products
+    # of the input that they read would be computed again.
     kept = (*next_state, *traced.kept)
     keep = (lambda equation: False) if products_leave else should_keep
     emitted = _emitted(everything, levels, kept, emission, products_leave, keep)
@@ -191,7 +191,7 @@ def hoist_slices(prologue: Graph, loop: Graph, constants: Sequence[Value]) -> tu
     parts: dict[tuple[int, int, int], Atom] = {}
 
     def part(atom: Atom, start: int, stop: int, depth: int = 0) -> Atom:
-        """The value of ``atom[..., start:stop]``, made once; a value needed whole is sliced."""
+        """``atom[..., start:stop]``, made once: a slice of the value if others read it too."""
         key = id(atom), start, stop
         if key not in parts:
             parts[key] = _part(atom, start, stop, depth)
@@ -200,7 +200,7 @@ def hoist_slices(prologue: Graph, loop: Graph, constants: Sequence[Value]) -> tu
     def _part(atom: Atom, start: int, stop: int, depth: int) -> Atom:
         if is_literal(atom) or not atom.aval.ndim:
             return atom
-        # The use by the value that is sliced; an output of the prologue is that value.
+        # An output of the prologue is itself sliced. Another value has one reader on the way to it.
         expected_uses = 0 if atom in prologue.outputs else 1
         whole = atom in constants or len(inner.get(atom, ())) > expected_uses
         equation = None if whole or depth == _DEEPEST else maker.get(atom)
@@ -240,7 +240,7 @@ def hoist_slices(prologue: Graph, loop: Graph, constants: Sequence[Value]) -> tu
     if not taken:
         return prologue, loop
     loop = substitute(Graph(loop.inputs, loop.outputs, loop.equations), taken)
-    known = (*loop.inputs, *taken.values())
+    known = (*loop.inputs, *values_of(taken.values()))
     loop = extract(loop.equations, loop.outputs, known)
     outputs = tuple(v for v in (*prologue.outputs, *taken.values()) if v in loop.inputs)
     return extract((*prologue.equations, *more), outputs, prologue.inputs), loop

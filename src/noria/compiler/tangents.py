@@ -149,7 +149,7 @@ def _tangent_step(
         both = derivative(split.loop, inputs, tangent_of)
     except Unsupported:
         return None
-    # What the derivative computes again gets the name that it has in the forward loop.
+    # A value that the derivative computes again gets its name in the forward loop.
     equations = (*forward.equations, *both.equations)
     names = frozenset(e.name for e in equations)
     outputs = both.outputs[len(split.loop.outputs) :]

@@ -58,11 +58,11 @@ class Traced:
     """One step of one example: a canonical graph from parameters, state, input to state and output.
 
     ``parameters`` are the arrays for the first inputs of the graph: arrays that the cell closes
-    over, its fields, and the initial state. ``levels`` has the level of each input. The last
-    inputs belong to the context, if there is one; they have the level `CONTEXT`.
-    ``peeled`` are the arrays of the state that have left the step: ``state`` has the others, and
-    ``steps`` ends with the arrays that the step reads instead; ``None`` if no array has left it.
-    ``again`` traces the step with its contractions as they are.
+    over, its fields, and the initial state. ``levels`` has the level of each input. The last inputs
+    belong to the context, if there is one; they have the level `CONTEXT`. ``peeled`` are the arrays
+    of the state that have left the step, or ``None``. ``state`` has the others, and ``steps`` ends
+    with the arrays that the step reads instead. ``again`` traces the step with its contractions as
+    they are.
     """
 
     graph: Graph
@@ -151,7 +151,7 @@ def trace(
         found = dependence(graph.equations, levels)
     graph, looped = without(transition, plan)
     graph = own_outputs(graph, found)
-    # Not before: a window is found by its scatter.
+    # Only now, because a window is found by its scatter.
     graph = with_known_positions(graph, constants, SCATTERS)
     graph = canonicalize(graph, levels, len(looped), contractions=contractions)
     steps, peeled = transition.steps, None

@@ -62,9 +62,9 @@ def differentiate(split: Split) -> StepVJP:
 
 
 def _active(graph: Graph) -> list[Equation]:
-    """The equations that lead derivatives on.
+    """The equations through which derivatives pass.
 
-    A primitive without a derivative may follow ``stop_gradient``, and is not asked for one there.
+    A primitive without a derivative may follow ``stop_gradient``; it is not differentiated.
     """
     return [
         e for e in graph.equations if e.name != "stop_gradient" and any(map(is_inexact, e.outputs))
@@ -86,8 +86,8 @@ def _canonical(graph: Graph) -> Graph:
 class _Tape:
     """Reverse-mode differentiation of a loop body, equation by equation (Wengert 1964).
 
-    ``forward`` computes the body again, under new names, and the residuals of each equation;
-    ``reverse`` leads from the ``seeds``, the cotangents of the inexact outputs, back to the inputs.
+    ``forward`` computes the body under new names, and the residuals of each equation. ``reverse``
+    computes the cotangents of the inputs from the ``seeds``, the cotangents of the inexact outputs.
     A cotangent of a parameter is not summed here: each equation that reads one is in ``uses``.
     """
 

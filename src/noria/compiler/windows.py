@@ -24,12 +24,12 @@ _MOVES = frozenset(("concatenate", "stack", "scatter", "dynamic_update_slice"))
 
 @dataclass(frozen=True)
 class Window:
-    """Where the entries of a window are.
+    """The layout of the entries of a window.
 
     Attributes:
         axis: the axis along which they move.
-        entries: how many there are.
-        newest_last: whether new ones come in at the end.
+        entries: their number.
+        newest_last: whether new entries come in at the end.
     """
 
     axis: int
@@ -38,7 +38,7 @@ class Window:
 
 
 class Piece(NamedTuple):
-    """A part of a value along an axis; the value itself, where it has no such axis: a row."""
+    """A part of a value along an axis; a row is a whole value without this axis."""
 
     value: Atom
     start: int
@@ -51,7 +51,7 @@ Makers = dict[Value, Equation]
 
 
 def window_of(before: Atom, after: Value, makers: Makers) -> tuple[Window, list[Piece]] | None:
-    """How ``after`` is ``before`` moved along an axis, and the new entries; ``None`` if it is not.
+    """The move of ``before`` along an axis to ``after``, and the new entries; ``None`` for others.
 
     The new entries may depend on anything but ``before``.
     """

@@ -52,7 +52,7 @@ def windows(
 
 
 def _whole(call: str, name: str, amount: Any) -> int:
-    if not amount >= 0 or amount != int(amount):
+    if not amount >= 0 or amount % 1:
         raise ValueError(f"{call}: {name} is {amount}; expected a whole number of at least 0.")
     return int(amount)
 
@@ -90,7 +90,7 @@ def split(
         )
     count, gap = len(series), _whole("split", "gap", gap)
     for name, amount in (("valid", valid), ("test", test)):
-        if not amount >= 0 or (amount >= 1 and amount != int(amount)):
+        if not amount >= 0 or (amount >= 1 and amount % 1):
             raise ValueError(
                 f"split: {name} is {amount}; expected a share below 1 or a whole number of steps."
             )

@@ -25,8 +25,8 @@ def predict(model: Path, data: Path) -> Table:
         data: a CSV or an npz file.
 
     Raises:
-        ValueError: for another model, or data that the model cannot read; the message says what
-            it can.
+        ValueError: for another model, or data that the model cannot read; the message gives the
+            form that it reads.
         FileNotFoundError: if one of them does not exist.
     """
     path = model / "model.safetensors" if model.is_dir() else model

@@ -51,7 +51,7 @@ def _inline(
 ) -> tuple[list[Atom], dict[Value, Any]]:
     """Append the equations of ``jaxpr`` on ``inputs``; return outputs and constants of calls.
 
-    ``source`` replaces the tracebacks of all equations, and ``call`` those without a line.
+    ``source`` replaces all tracebacks, and ``call`` the tracebacks without a line of the cell.
     """
     known: dict[Any, Atom] = dict(zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True))
     hidden: dict[Value, Any] = {}

@@ -1,4 +1,4 @@
-"""Lists of arrays of which some are differentiated, and their cotangents."""
+"""Cotangents of lists of arrays: zeros, sums, and their types."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,23 +20,7 @@ Ends = tuple[Sequence[Any], Sequence[Any]]
 PullPrologue = Callable[[list[Any]], tuple[list[Any], list[Any]]]
 
 
-def choose(values: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
-    """The values whose flag is set."""
-    return [value for value, flag in zip(values, flags, strict=True) if flag]
-
-
-def put(values: Sequence[Any], flags: Sequence[bool], chosen: Sequence[Any]) -> list[Any]:
-    """The values, with ``chosen`` in the place of those whose flag is set."""
-    new = iter(chosen)
-    return [next(new) if flag else value for value, flag in zip(values, flags, strict=True)]
-
-
-def scatter(chosen: Sequence[Any], flags: Sequence[bool]) -> list[Any]:
-    """``chosen`` where the flag is set, ``None`` elsewhere."""
-    return put([None] * len(flags), flags, chosen)
-
-
-def instantiate(cotangent: Any) -> Any:
+def instantiate(cotangent: jax.Array | SymbolicZero) -> jax.Array:
     """A cotangent as an array, also of a symbolic zero."""
     return (
         jnp.zeros(cotangent.shape, cotangent.dtype)
@@ -45,14 +29,16 @@ def instantiate(cotangent: Any) -> Any:
     )
 
 
-def or_zeros(cotangent: Any, like: Any) -> Any:
+def or_zeros(
+    cotangent: jax.Array | None, like: jax.Array | jax.ShapeDtypeStruct
+) -> jax.Array | np.ndarray:
     """A cotangent for ``like``; ``None`` is zero, and integers have the dtype float0."""
     if not jnp.issubdtype(like.dtype, jnp.inexact):
         return np.zeros(like.shape, jax.dtypes.float0)
     return jnp.zeros(like.shape, like.dtype) if cotangent is None else cotangent
 
 
-def add(a: Any, b: Any) -> Any:
+def add(a: jax.Array | None, b: jax.Array | None) -> jax.Array | None:
     """The sum of two cotangents, ``None`` where there is none."""
     if a is None or a.dtype == jax.dtypes.float0:
         return b

@@ -18,7 +18,7 @@ def derivative(graph: Graph, inputs: Sequence[Value], tangent_of: dict[Value, Va
     Args:
         graph: equations of one example and one step.
         inputs: its inputs, and others.
-        tangent_of: the tangents of some inputs; those of the others are zero.
+        tangent_of: the tangents of some inputs; the others have zero tangents.
 
     Raises:
         Unsupported: if a derivative rule closes over an array.

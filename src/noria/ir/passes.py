@@ -14,7 +14,7 @@ def dce(graph: Graph) -> Graph:
 def extract(
     equations: Sequence[Equation],
     outputs: Sequence[Atom],
-    inputs: Iterable[Any],
+    inputs: Iterable[Value],
     *,
     keep_inputs: bool = False,
 ) -> Graph:
@@ -172,7 +172,7 @@ def backward_slice(equations: Sequence[Equation], outputs: Iterable[Atom]) -> se
     return set(extract(equations, tuple(values_of(outputs)), inputs_of(equations)).equations)
 
 
-def inputs_of(equations: Sequence[Equation], outputs: Iterable[Atom] = ()) -> list[Any]:
+def inputs_of(equations: Sequence[Equation], outputs: Iterable[Atom] = ()) -> list[Value]:
     """The free values: used by ``equations`` or ``outputs``, defined by no equation, each once."""
     made = {v for equation in equations for v in equation.outputs}
     used = values_of([*(v for equation in equations for v in equation.inputs), *outputs])

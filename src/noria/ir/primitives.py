@@ -1,4 +1,4 @@
-"""The table of primitives: what each one does, what it costs, and how the native backend runs it.
+"""The table of primitives: the kind of each, its cost, and its form in the native backend.
 
 The compiler and the native backend decide by this table alone; code generation registers an emitter
 for each primitive with an entry ``elementwise``. To teach Noria a primitive of JAX, add its line.
@@ -30,7 +30,7 @@ class Primitive:
     """One line of the table.
 
     Attributes:
-        kind: what it does.
+        kind: its effect on numbers.
         elementwise: kinds of operands (`numpy.dtype.kind`) for which the native backend has an
             element-wise emitter.
         view: whether the native backend turns it into an offset, if the result is contiguous.

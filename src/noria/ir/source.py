@@ -22,7 +22,7 @@ _HIDDEN = (
 
 
 def origin(equation: Equation) -> tuple[str, int]:
-    """File and line of the cell that asked for an equation; an empty path if none did."""
+    """File and line of the cell that asked for an equation; an empty path if there is none."""
     return next(_lines(equation.source), ("", 0))
 
 

@@ -198,8 +198,8 @@ def check_taken(label: str, inputs: Iterable[str], taken: Container[str]) -> Non
     for name in inputs:
         if name not in taken:
             raise TypeError(
-                f"{label}: {name} was given, but none of its cells takes it; leave {name}= out, or "
-                f"expected a cell with an argument of this name: (state, x, *, {name})."
+                f"{label}: {name} was given, but none of its cells takes it; expected a cell with "
+                f"an argument of this name, (state, x, *, {name}), or a call without {name}=."
             )
 
 

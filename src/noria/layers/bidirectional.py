@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from noria._errors import check_choice
+from noria._errors import check_choice, check_key
 from noria._types import Key, State
 from noria.layers.base import Layer, check_taken
 from noria.layers.recurrence import Recurrence
@@ -114,6 +114,8 @@ class Bidirectional(Layer):
                 "expected the pair (forward, backward). The state comes first: layer(state, xs)."
             )
         check_taken(self.label, inputs, self.takes())
+        if key is not None:
+            check_key(self.label, key)
         keys = (None, None) if key is None else jax.random.split(key)
         (forward, f), (backward, b) = (
             layer.scan(

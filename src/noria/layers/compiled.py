@@ -1,9 +1,9 @@
 """Calls of a layer outside of `jax.jit`, compiled once and again if the cell reads other values.
 
-A cell is Python code. It may read a global variable or an attribute of an object, and a program
-compiled at the first call would keep the value of that time. Therefore the cell is traced for one
-step in each call, and a program is used again only if the trace is the same. Noria's cells are not
-traced again: they compute from their fields only.
+A cell is Python code. It may read a global variable or an attribute of an object. A program
+compiled at the first call would keep the old value. Therefore the cell is traced for one step in
+each call, and a program is used again only if the trace is the same. Noria's cells are not traced
+again: they compute from their fields only.
 """
 
 import functools
@@ -65,8 +65,8 @@ def dependence_of(cell: Callable[..., Any], state: State, x: Any, keywords: Any)
 def has_constant_weights(cell: Any) -> bool:
     """Whether a program is traced in which all arrays of a cell are constants.
 
-    Then the layer must be a part of this program: a compiled function inside of it would take them
-    as arguments, and could not pack them once.
+    Then the layer must be a part of this program. A compiled function inside of it would take the
+    arrays as arguments, and could not pack them once.
     """
     leaves = [leaf for leaf in jtu.tree_leaves(cell) if isinstance(leaf, jax.Array)]
     return bool(leaves) and all(map(is_known, leaves)) and is_recording()
@@ -90,9 +90,9 @@ def compiled_step(shared: Hashable, options: Options, problem: Problem) -> Run:
 def whole_step(layer: Any, given: tuple[Any, ...]) -> Run | None:
     """A step as one compiled program, with the checks of its arguments inside.
 
-    This saves most of the time of a short call. ``None`` if it cannot be one: the layer must be
-    code of Noria, which computes from its fields, and layer and arguments must consist of arrays,
-    which are the arguments of the program.
+    This saves most of the time of a short call. The layer must be code of Noria, which computes
+    from its fields. Layer and arguments must consist of arrays, the arguments of the program.
+    ``None`` otherwise.
 
     Args:
         layer: a `noria.Recurrence`.

@@ -89,9 +89,9 @@ def prepare(model: Layer) -> Prepared:
     the state and the input only. Results are equal to the bit.
 
     The copy has no arrays to train, cast, freeze or save: change the model, and prepare it again.
-    Derivatives with respect to its input exist. Otherwise a call is like one under `jax.jit`: the
-    lengths, tokens and steps of a call are not checked against their range, and a cell reads
-    values from outside when a program is compiled.
+    Derivatives with respect to its input exist. Otherwise a call is like one under `jax.jit`. The
+    lengths, tokens and steps of a call are not checked against their range. A cell reads values
+    from outside when a program is compiled.
 
     Args:
         model: a layer, or a model of layers.

@@ -188,8 +188,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
         Raises:
             ValueError: see `Layer.scan`.
-            TypeError: see `Layer.scan`; if the cell takes ``dt`` or ``context`` and none is given,
-                or one of ``t``, ``dt`` and ``context`` is given that the cell does not take.
+            TypeError: see `Layer.scan`. Also if the cell takes ``dt`` or ``context`` and none is
+                given, or does not take a given ``t``, ``dt`` or ``context``.
         """
         xs, axes = input_of(self.label, self.cell, "xs", xs, time=True)
         batch = axes[:-1]
@@ -206,7 +206,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         own = self.initial_state()
         start = None if state is None else self._state(state, own, batch)
         if lengths is not None and looks_at_residuals():
-            # JAX then looks at what is kept for the gradient too.
+            # JAX then looks at the residuals too.
             xs, keywords = keep_valid(xs, lengths), without_padding(keywords, lengths)
         problem = Problem(
             self.cell,

@@ -10,9 +10,9 @@ steps between ``s`` and ``t``, and ``S`` for the state before the chunk::
 
 All decays are products of factors, as they are step by step. There is no logarithm and no quotient.
 So a decay may be zero or negative, its gradient is exact there, and nothing overflows unless the
-recurrence itself does. With one decay for each key, the chunk is halved again and again. A pair of
-steps in different halves meets in the middle: ``P[t, s]`` is the product from the middle to ``t``
-times the product from ``s`` to the middle.
+recurrence itself does. With one decay for each key, the chunk is halved again and again. For steps
+in different halves, ``P[t, s]`` has two factors: the product from ``s`` to the middle, and the
+product from the middle to ``t``.
 
 The inverse is a product of powers in blocks of 8 steps, and composed from halves above. Powers of
 larger blocks cancel: for 32 equal keys they reach 1e8 where the inverse has ones. A triangular

@@ -33,8 +33,8 @@ class History:
         loss: mean training loss over the examples of the epoch, in which each batch counts with the
             model before its step.
         valid: mean validation loss after the epoch; empty without validation data.
-        metrics: the means of the other numbers that the loss returns, by name. Those of the
-            validation begin with ``valid_``.
+        metrics: the means of the other numbers that the loss returns, by name. The names of
+            validation metrics begin with ``valid_``.
         best_epoch: index of the epoch with the lowest validation loss.
         stopped: why the run ended before its last epoch, or ``None``.
         seconds: wall-clock time of each epoch in seconds; the first ones include compilation.
@@ -100,10 +100,10 @@ def fit(
             rich.
 
     Returns:
-        ``(model, history)``: the model after the last step, or with ``patience`` the best one, in
-        the mode in which it was passed; and a `History`.
+        ``(model, history)``: a model in the mode in which it was passed, and a `History`. The model
+        is the one after the last step, or with ``patience`` the best one.
 
-    If the loss or a gradient is not finite, the run stops with a `RuntimeWarning` that names the
+    If the loss or a gradient is not finite, the run stops with a `RuntimeWarning`. It names the
     step, the loss and the first parameter concerned. It returns the last model with a finite loss,
     or with ``patience`` the best one. So `optax.apply_if_finite` has nothing to skip.
 
@@ -118,9 +118,8 @@ def fit(
         ValueError: for arguments that contradict each other, data without a batch, a batch without
             examples, or a generator with more than one epoch.
         TypeError: if ``loss`` returns no number, or a batch holds something else than arrays of
-            numbers. Also for an optimiser that needs other parameters than those of the model
-            (`optax.lookahead`), or shows the loss others than it trains
-            (`optax.contrib.schedule_free`).
+            numbers. Also for an optimiser with parameters of its own (`optax.lookahead`), or one
+            whose loss sees other parameters than it trains (`optax.contrib.schedule_free`).
 
     Keras' ``fit`` belongs to the model and changes it in place; here a trained copy is returned.
 

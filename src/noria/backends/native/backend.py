@@ -1,4 +1,4 @@
-"""The loop backend: what there is native code for, and how a loop becomes a primitive."""
+"""The loop backend: the loops with native code, and their form as a primitive."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -81,13 +81,13 @@ class Native:
     ) -> bool:
         """Whether to hoist a product of the input; there are four cases.
 
-        A convolution stays beside a product of the state: its result for all steps would be many
-        times larger than the input, and cost more to store than to compute.
+        A convolution stays beside a product of the state. Its result for all steps would be many
+        times larger than the input, and costs more to store than to compute.
 
-        A product without native code leaves the loop, and so does any if the batch is symbolic.
-        A product of the input itself stays: the kernel computes it for a time block, or in the
-        step. A product of a computed value leaves the loop where a time block would be faster
-        than the step, since the kernel has time blocks for products of the input itself only.
+        A product without native code leaves the loop, and so does any if the batch is symbolic. A
+        product of the input itself stays: the kernel computes it for a time block, or in the step.
+        A product of a computed value leaves the loop where a time block would be faster than the
+        step. The kernel has time blocks for products of the input itself only.
         """
         if equation.name == "conv_general_dilated" and not is_symbolic(batch):
             return light or convolution(equation) is None

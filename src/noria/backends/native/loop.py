@@ -217,7 +217,7 @@ class NativeLoop:
         call = replace(self.without_accumulation().call, sizes=sizes, residuals=0)
         assert call.derive is not None
         ordered = [in_order(steps[v], sizes, call.reverse) for v in call.steps]
-        final, found = call.derive(call)([*env.values()], ordered, state, sizes)
+        final, found = call.derive(call)(sizes, [*env.values()], ordered, state)
         emitted, operands, residuals = self._parts(found)
         totals = map(total, grouped(operands, counts))
         return [*final, *emitted, *(swapped(a, sizes) for a in residuals), *totals]

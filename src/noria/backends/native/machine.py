@@ -117,8 +117,8 @@ class Tuning:
     elementwise_vectors: int = 2
 
     #: Bytes of the matrices in the state of one example from which all products of the input are
-    #: computed for a time block: then each example goes through the steps of a block alone, and
-    #: its state stays in the first-level cache.
+    #: computed for a time block. Then each example goes through the steps of a block alone, and its
+    #: state stays in the first-level cache.
     matrix_state_bytes: int = 2**12
 
     #: Vectors of a block of features in a stage on matrices: a head of 64 numbers with AVX-512.
@@ -134,8 +134,8 @@ class Tuning:
 
     # --- time blocks ------------------------------------------------------------------------------
 
-    #: Rows of a time block whose operands are kept for accumulators: enough to hide the loads and
-    #: stores of the accumulators, few enough to stay in the cache.
+    #: Rows of a time block whose operands are kept for accumulators. They are enough to hide the
+    #: loads and stores of the accumulators, and few enough to stay in the cache.
     block_rows: int = 512
 
     #: Bytes that a time block without accumulators keeps.
@@ -159,8 +159,8 @@ class Tuning:
     #: Taps of a convolution along all axes together: each is a part of the code.
     taps: int = 32
 
-    #: Equations of a step. The time of LLVM grows faster than their number: 1.1 s for 820, 2.5 s
-    #: for 1650, 7 s for 3300, 21 s for 5500 (sines and products; on one core).
+    #: Equations of a step. The time of LLVM grows faster than their number. It was 1.1 s for 820,
+    #: 2.5 s for 1650, 7 s for 3300 and 21 s for 5500 (sines and products, on one core).
     equations: int = 4096
 
     def prefer_block(self, weight: int, batch: int, matrices: int = 0) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from noria._flags import put, scatter
 from noria._jax import LinearMap, primitive, tangent_type
 from noria.backends.native.batching import batched
 from noria.backends.native.kernel_call import call_kernel
@@ -21,7 +22,7 @@ from noria.backends.native.loop import NativeLoop
 from noria.backends.native.lower.supported import UnsupportedEquation
 from noria.backends.native.lower.tangent import tangent_loop
 from noria.ir.build import Unsupported
-from noria.ir.cotangents import instantiate, put, scatter
+from noria.ir.cotangents import instantiate
 
 _log = logging.getLogger("noria")
 

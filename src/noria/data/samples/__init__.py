@@ -39,8 +39,8 @@ def japanese_vowels() -> tuple[Utterances, Utterances]:
     """Training and test utterances of the vowels /ae/ by nine male speakers.
 
     Returns:
-        ``(train, test)``, with 270 and 370 float32 sequences of 7 to 29 steps and 12 channels, in
-        the fields ``sequences``, and the ``speakers``, 0 to 8.
+        ``(train, test)``, with 270 and 370 utterances. The ``sequences`` are float32 arrays of 7 to
+        29 steps and 12 channels; the ``speakers`` are integers from 0 to 8.
 
     Source: Kudo, Toyama and Shimbo 1999; UCI Machine Learning Repository, doi 10.24432/C5NS47, CC
     BY 4.0.

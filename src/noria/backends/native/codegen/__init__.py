@@ -1,19 +1,21 @@
 """Code generation: from a kernel plan to a module of LLVM code.
 
-=============== ============================================================================
-`kernel`        the functions of a kernel; stages, tiles and reductions
-`packing`       the function ``pack``: where a panel is filled
-`microkernels`  products with a panel, and rank updates: outer products in registers
-`gemv`          products of one row with a weight that is not packed
-`time_block`    prologue and epilogue of a time block: products and rank updates of many steps
-`row`           the element-wise part of a stage, for one vector of features of one example
-`elementwise`   a rule for each element-wise primitive
-`maths`         functions of vectors, and their errors
-`exponential`   exp, log, tanh and their like
-`trigonometric` sin, cos and tan
-`coefficients`  their polynomials
-`vector`        a vector whose operators emit instructions
-`addresses`     buffers, scratch memory, and the address of each value
-`llvm`          types, loops, functions and memory of LLVM
-=============== ============================================================================
+================ ==============================================================================
+`kernel`         the functions of a kernel; stages, tiles and reductions
+`packing`        the function ``pack``: where a panel is filled
+`microkernels`   products with a panel, and rank updates: outer products in registers
+`gemv`           products of one row with a weight that is not packed
+`time_block`     prologue and epilogue of a time block: products and rank updates of many steps
+`row`            the element-wise part of a stage, for one vector of features of one example
+`matrix`         a stage on matrices, with reductions over rows or features
+`matrix_product` a stage that is a product of two matrices
+`elementwise`    a rule for each element-wise primitive
+`maths`          functions of vectors, and their errors
+`exponential`    exp, log, tanh and their like
+`trigonometric`  sin, cos and tan
+`coefficients`   their polynomials
+`vector`         a vector whose operators emit instructions
+`addresses`      buffers, scratch memory, and the address of each value
+`llvm`           types, loops, functions and memory of LLVM
+================ ==============================================================================
 """

@@ -1,9 +1,9 @@
 """Element-wise primitives as vector code: one rule for each, by JAX's name of it.
 
-Numbers are vectors of their own type, booleans vectors of single bits. Rules take care of the
-differences between JAX and LLVM: a maximum propagates NaN, a conversion to integers saturates, a
-remainder has the sign of its first operand. Integers may be divided by zero, and shifted by any
-number of bits.
+Numbers are vectors of their own type, booleans vectors of single bits. Rules cover the differences
+between JAX and LLVM. A maximum propagates NaN, a conversion to integers saturates, and a remainder
+has the sign of its first operand. Integers may be divided by zero, and shifted by any number of
+bits.
 """
 
 from collections.abc import Callable
@@ -64,8 +64,9 @@ def _extreme(sign: str) -> Rule:
         if _kind(equation) != "f":
             compare = b.icmp_signed if _kind(equation) == "i" else b.icmp_unsigned
             return b.select(compare(sign, x, y), x, y)
-        # NaN in either operand gives NaN. Of two zeros, the one without a sign is the larger: the
-        # sign bit of the result is the conjunction of theirs for a maximum, else the disjunction.
+        # NaN in either operand gives NaN. Of two zeros, the one without a sign is the larger. So
+        # the sign bit of a maximum is the conjunction of both sign bits; for a minimum it is the
+        # disjunction.
         whole = ir.VectorType(
             ir.IntType(32 if x.type.element == ir.FloatType() else 64), x.type.count
         )

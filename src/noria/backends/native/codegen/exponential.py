@@ -19,7 +19,7 @@ LN2, LOG2E = math.log(2), 1 / math.log(2)
 def _powers(x: Vector, bias: int, floor: bool = False, sign: int = 1) -> tuple[Vector, Vector]:
     """(2ⁿ, ±r) where e^±x = 2ⁿ eʳ. A smaller ``bias`` gives a power that is as much smaller.
 
-    n is the integer nearest to ±x / ln 2, or with ``floor`` the integer below: then r is never
+    n is the integer nearest to ±x / ln 2, or with ``floor`` the integer below. Then r is never
     negative, and the smallest and the largest exponents need no correction.
     """
     f = x.format

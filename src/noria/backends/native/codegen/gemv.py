@@ -98,7 +98,7 @@ def horizontal(
 ) -> ir.Value:
     """The sum of the lanes of each of n vectors of n lanes, as one vector.
 
-    Each round halves the number of vectors: it adds the halves of blocks of lanes, and puts the
+    Each round halves the number of vectors. It adds the halves of blocks of lanes, and puts the
     sums of two vectors side by side, block by block. With four lanes::
 
         a0 a1 a2 a3    b0 b1 b2 b3    c0 c1 c2 c3    d0 d1 d2 d3

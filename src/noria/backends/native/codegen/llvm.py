@@ -114,8 +114,8 @@ def for_share(
 ) -> Iterator[tuple[ir.Value, Any]]:
     """Code for the blocks of a share: the number and the size of each.
 
-    Yields first inside a loop over the share of ``full`` blocks, of size ``complete``, and then, if
-    there is a smaller last block, inside the code for the last share, with size ``rest``.
+    Yields first inside a loop over the share of ``full`` blocks, of size ``complete``. If there is
+    a smaller last block, yields again in the code of the last share, with size ``rest``.
     """
     if full:
         with loop(b, *share_of(b, i64(full), share, shares)) as block:

@@ -33,8 +33,8 @@ largest relative errors, in units of 2⁻²³ and 2⁻⁵², rounded up:
       sin, cos and tan in float32 if any lane has |x| > 10⁵
 
 NaN, infinities, signed zeros, overflow and underflow are as in C. A result below the smallest
-normal number may be zero, and log takes such an argument for zero, as XLA does. |tanh| and |erf|
-reach 1 and never exceed it.
+normal number may be zero. log takes such an argument for zero, as XLA does. |tanh| and |erf| reach
+1 and never exceed it.
 """
 
 import math

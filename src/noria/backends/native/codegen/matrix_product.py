@@ -1,7 +1,7 @@
-"""A stage that is a product of two matrices: tiles of its rows share what they read.
+"""A stage that is a product of two matrices: the rows of a tile share their loads.
 
-For each vector of the right matrix that is loaded, several rows of the left one are multiplied, and
-the sums of all of them stay in registers. The right matrix is read where it is, not from panels::
+Each vector of the right matrix is loaded once for several rows of the left matrix. The sums of all
+these rows stay in registers. The right matrix is read where it is, not from panels::
 
     for each tile of rows, and each block of features:
         for each k:   load right[k, block]; sums[row] += left[row, k] * right[k, block]

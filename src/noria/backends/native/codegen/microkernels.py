@@ -85,8 +85,8 @@ def rank_k_update(
 ) -> ir.Function:
     """``void f(left, right, vector_stride, out, out_stride, depth, fresh)``.
 
-    Adds to ``out`` the sum over k < ``depth`` of the outer products of ``rows`` numbers of ``left``
-    and ``width`` vectors of ``right``; of the last vector only ``last`` numbers count. ``out``
+    Adds outer products of ``rows`` numbers of ``left`` and ``width`` vectors of ``right`` to
+    ``out``, summed over k < ``depth``. Of the last vector only ``last`` numbers count. ``out``
     counts as zero if ``fresh``.
 
     Both operands have one vector for each k, contiguous in k. ``vector_stride`` is the distance in

@@ -1,7 +1,7 @@
 """Packing: the function ``pack`` fills the panels of a share of all weights, once for each call.
 
-A weight whose depth is contiguous in memory (its contracted axis is the last) is packed by
-transposing tiles of a vector of columns by a vector of depth. Everything else is copied vector by
+The depth of a weight is contiguous in memory if its contracted axis is the last. Then packing
+transposes tiles of a vector of columns by a vector of depth. Everything else is copied vector by
 vector, or number by number if a vector holds columns of several weights.
 """
 

@@ -1,7 +1,7 @@
 """The prologue and the epilogue of a time block, each for all of its steps at once.
 
 The prologue multiplies the inputs of the block with weights. The epilogue multiplies values that
-are only emitted, and adds the rank updates of the block to the accumulators, which count as zero
+are only emitted. It adds the rank updates of the block to the accumulators, which count as zero
 before the first block.
 
 An operand of a rank update has one vector of features after the other, each for all rows of the

@@ -8,8 +8,8 @@ from llvmlite import ir
 from noria.backends.native.codegen.coefficients import COS, DOUBLE, SIN
 from noria.backends.native.codegen.vector import Vector
 
-#: Below it, n · π/2 subtracted in double precision leaves r with all digits of float32: the first
-#: part of `HALF_PI` has 33 bits, n up to 16 bits, and so their product is exact.
+#: Below it, n · π/2 subtracted in double precision leaves r with all digits of float32. The first
+#: part of `HALF_PI` has 33 bits and n up to 16 bits, so their product is exact.
 LARGE_ANGLE = 1e5
 
 #: π/2 in two parts; the first has trailing zero bits.

@@ -132,7 +132,7 @@ def _unfolded(
     apart: int,
     padding: tuple[int, int, int],
 ) -> jax.Array:
-    """A new axis at ``place``: what each tap along ``axis`` reads at each position."""
+    """A new axis at ``place``: the element that each tap along ``axis`` reads at each position."""
     if any(padding):
         config = [padding if n == axis else (0, 0, 0) for n in range(a.ndim)]
         a = jax.lax.pad(a, jnp.zeros((), a.dtype), config)

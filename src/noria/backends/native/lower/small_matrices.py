@@ -5,8 +5,8 @@ There is a microkernel for the product of a vector with a weight. Heads and rows
     out[k] = r[k] U[k]     heads: a product with each part of a weight
     out[k] = M[k] W        a product of each row
 
-The code grows with the number of pieces, so `Tuning.pieces` limits it; with more, or without a
-weight, a product is a loop over rows (`matrices`).
+The code grows with the number of pieces, so `Tuning.pieces` limits it. A product with more pieces,
+or without a weight, is a loop over rows (`matrices`).
 """
 
 from collections.abc import Callable, Sequence

@@ -11,8 +11,8 @@ A parameter is the same at all steps, and so is its tangent. The tangent of an a
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
 
+from noria._flags import scatter
 from noria.backends.base import LoopCall, grouped
 from noria.backends.native.lower.legalize import legal_step
 from noria.ir.derivative import derivative
@@ -50,8 +50,7 @@ def tangent_loop(call: LoopCall, moving: Collection[Value]) -> TangentLoop:
     count = len(call.graph.outputs)
     primals = graph.outputs[:count]
     levels = dependence(graph.equations, dict.fromkeys(tangent_of.values(), 1))
-    found = iter(graph.outputs[count:])
-    tangents: list[Any] = [next(found) if is_inexact(v) else None for v in call.graph.outputs]
+    tangents = scatter(graph.outputs[count:], [*map(is_inexact, call.graph.outputs)])
     moves = [t is not None and not is_literal(t) and bool(levels.get(t)) for t in tangents]
     one, two, three = call.ends
     state = [*primals[:one], *(t for t in tangents[:one] if t is not None)]

@@ -1,9 +1,10 @@
 """Affine maps: which element of a value each point of a domain reads or writes.
 
 A stage on matrices goes over a *domain*, a few dimensions of which the last is the features. All
-points of it are numbered in row-major order. Each view of JAX (a broadcast, a transpose, a slice)
-and each place of a result is an `AffineMap` from these numbers to the elements of a value. A map
-through several views is one `Access` again: an offset, and one stride for each dimension::
+points of it are numbered in row-major order. An `AffineMap` leads from these numbers to the
+elements of a value. Each view of JAX (a broadcast, a transpose, a slice) is one, and so is each
+place of a result. A map through several views is one `Access` again: an offset, and one stride for
+each dimension::
 
     v[:, None] in the domain (3, 4)   offset 0, strides (1, 0)
     w[None, :]                        offset 0, strides (0, 1)

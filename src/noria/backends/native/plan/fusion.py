@@ -1,9 +1,9 @@
 """Fusion: the equations of a step become stages, passes over the features.
 
-A value is stored only at a fusion barrier, when a later operation needs the whole vector: the row
-vector of a product, the result of a reduction, the next state, an emitted value. A costly value
-that two stages need is stored too, so that it is computed once. Stages have levels: a stage reads
-only values that stages of lower levels have stored::
+A value is stored only at a fusion barrier, when a later operation needs the whole vector. Examples
+are the row vector of a product, the result of a reduction, the next state and an emitted value. A
+costly value that two stages need is stored too, so that it is computed once. Stages have levels: a
+stage reads only values that stages of lower levels have stored::
 
     LSTM, forward    level 0: h U + x W, gates, c, h       over the units; columns of four gates
     LSTM, reverse    level 0: cotangents of the gates      over the units

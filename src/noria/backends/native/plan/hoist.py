@@ -1,6 +1,6 @@
 """Hoisting to a time block: products that are computed for many steps at once.
 
-A product of the input does not need the state, so the prologue of a time block can compute it for
+A product of the input does not need the state. So the prologue of a time block can compute it for
 all steps of the block. A product that is only emitted can wait for the epilogue. Either way the
 weight is read once for a block, not once for a step. `machine.Tuning.prefer_block` decides for
 which weights that pays.

@@ -1,9 +1,9 @@
 """Stages on matrices: the equations whose features are not one run of elements.
 
-A value belongs to such a stage if it is computed with a broadcast along rows or features, a
-transpose, a part of each row, or a reduction over one axis. The stage goes over a *domain*, in
-which the last dimension is the features and the one before them the rows. Outer products and
-broadcasts are never stored: each point of the domain reads the numbers that it needs.
+Such a stage computes values with a broadcast along rows or features, a transpose, a part of each
+row, or a reduction over one axis. The stage goes over a *domain*, in which the last dimension is
+the features and the one before them the rows. Outer products and broadcasts are never stored: each
+point of the domain reads the numbers that it needs.
 
     S' = γ S + k vᵀ, y = q S'      domain (heads, rows, features)
                                    store S', reduce q S' over the rows

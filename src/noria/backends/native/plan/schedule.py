@@ -1,8 +1,8 @@
 """A step as a schedule: stages in order, and the slots of all stored values.
 
-`schedule_of` makes a schedule in the order of its decisions: which products are computed for a time
-block at once (`hoist`), which operands of rank updates are stored (`accumulators`), and which
-equations form a stage (`fusion`).
+`schedule_of` makes a schedule in the order of its decisions. They are the products that are
+computed for a time block at once (`hoist`), the stored operands of rank updates (`accumulators`),
+and the equations of each stage (`fusion`).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,9 +1,9 @@
 """Tiling: divide the stages of a schedule into blocks and panels for one instruction set.
 
-A *block* is a few vectors of neighbouring features. The columns of a weight that a block needs
-form *panels*: for each step along the contracted axis, a panel has one or more vectors side by
-side. A microkernel multiplies them with a few rows. The products of a row, panel after panel, form
-a row of the *tile*.
+A *block* is a few vectors of neighbouring features. The columns of a weight that a block needs form
+*panels*. For each step along the contracted axis, a panel has one or more vectors side by side. A
+microkernel multiplies them with a few rows. The products of a row, panel after panel, form a row of
+the *tile*.
 """
 
 from collections.abc import Iterator, Sequence
@@ -123,9 +123,9 @@ class KernelPlan:
         prologue: the products before the steps of a time block, each as a stage of its own.
         epilogue: the products after them.
         reductions: the reductions of all stages.
-        one_by_one: whether each example goes through all steps before the next one begins: with
-            matrices, and without a product in a step, whose panels the examples would share. The
-            state of one example stays in the first-level cache.
+        one_by_one: whether each example goes through all steps before the next one begins. So it is
+            with matrices, and without a product in a step, whose panels the examples would share.
+            The state of one example stays in the first-level cache.
         tile_rows: rows of the tile, at most.
         update_rows: rows of the left operand of a rank update that are multiplied at a time.
         update_vectors: vectors of the right operand that are multiplied at a time.

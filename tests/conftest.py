@@ -134,7 +134,7 @@ class Planned(NamedTuple):
 @pytest.fixture
 def plans(monkeypatch):
     """The plans of all kernels that are made from now on."""
-    from noria.backends.native import primitive
+    from noria.backends.native import kernel_call
     from noria.backends.native.plan import tiling
 
     found: list[Planned] = []
@@ -157,7 +157,7 @@ def plans(monkeypatch):
                 )
             )
 
-    monkeypatch.setattr(primitive, "KernelPlan", Spied)
+    monkeypatch.setattr(kernel_call, "KernelPlan", Spied)
     return found
 
 

@@ -66,7 +66,7 @@ def check_order(schedule: Schedule) -> None:
 
 def check_all() -> None:
     """Check every schedule from now on, in this process."""
-    from noria.backends.native import primitive
+    from noria.backends.native import kernel_call
 
     make = schedule_of
 
@@ -77,4 +77,4 @@ def check_all() -> None:
         check_order(schedule)
         return schedule
 
-    vars(primitive)["schedule_of"] = checked
+    vars(kernel_call)["schedule_of"] = checked

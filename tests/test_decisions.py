@@ -106,7 +106,7 @@ def test_all_obstacles_are_explained():
 
 @native_only
 def test_each_loop_of_a_training_step_is_planned_once(monkeypatch):
-    from noria.backends.native import primitive
+    from noria.backends.native import kernel_call
     from noria.backends.native.plan.schedule import schedule_of
 
     planned: Counter[bool] = Counter()
@@ -116,7 +116,7 @@ def test_each_loop_of_a_training_step_is_planned_once(monkeypatch):
         planned[bool(schedule.accumulators)] += 1
         return schedule
 
-    monkeypatch.setattr(primitive, "schedule_of", spied)
+    monkeypatch.setattr(kernel_call, "schedule_of", spied)
     layer = nr.Recurrence(make_cell("lstm", 3, 7))
     jax.jit(jax.grad(value)).lower(layer, XS)
     assert planned == {False: 1, True: 1}  # the forward loop, and the reverse loop

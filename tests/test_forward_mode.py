@@ -127,6 +127,8 @@ def calls(transformation: str, cell: str = "lstm") -> tuple[int, int]:
         ("jvp of the input", 2),
         ("jacfwd of the input", 2),  # all tangents are rows of one call
         ("jvp of grad", 4),  # both for each direction
+        ("grad of jvp", 6),  # both, and for each a forward loop with residuals and a reverse loop
+        ("grad of the product", 5),  # the loop, and the same two for it and its reverse loop
     ],
 )
 def test_tangents_run_as_machine_code(cell, transformation, count):
@@ -215,3 +217,42 @@ def test_tangents_have_the_dtype_of_the_layer(dtype):
     np.testing.assert_allclose(
         found.astype(jnp.float32), right.astype(jnp.float32), rtol=tolerance, atol=tolerance
     )
+
+
+def bent_by(rule: Callable[[Any, Any], Any]) -> Any:
+    """A layer with a function whose tangents follow a rule."""
+
+    @jax.custom_jvp
+    def bent(a):
+        return jnp.tanh(a)
+
+    bent.defjvp(lambda primals, tangents: (bent(*primals), rule(*primals, *tangents)))
+    return nr.Recurrence(lambda h, x: bent(0.5 * h + x), initial_state=jnp.zeros(2))
+
+
+@pytest.mark.skipif(AUTO != "native", reason="about machine code")
+@pytest.mark.parametrize("options", [{}, {"save": "states"}])
+def test_explain_names_obstacles_to_forward_mode(options):
+    table = random(5, 2)
+    layer = bent_by(lambda a, t: table * t)
+    page = nr.explain(nr.Recurrence(layer.cell, jnp.zeros(2), **options), XS)
+    assert page.reason.endswith(
+        "; the loop of tangents runs on backend scan: the derivative of a step closes over an array"
+    )
+    assert page.obstacles == ("the derivative of a step closes over an array",)
+
+
+@pytest.mark.skipif(AUTO != "native", reason="about machine code")
+@pytest.mark.parametrize("options", [{}, {"save": "states"}])
+def test_explain_has_the_lines_of_operations_in_the_loop_of_tangents(options):
+    """A cumulative sum is in the tangents, and in the reverse loop as its transpose."""
+    layer = bent_by(lambda a, t: jnp.cumsum(t))
+    page = nr.explain(nr.Recurrence(layer.cell, jnp.zeros(2), **options), XS)
+    assert "the loop of tangents runs on backend scan: there is no native code" in page.reason
+    assert any("test_forward_mode.py" in obstacle for obstacle in page.obstacles)
+
+
+def test_explain_says_nothing_of_forward_mode_that_is_machine_code():
+    for options in OPTIONS.values():
+        layer = nr.Recurrence(make_cell("lstm", 2, 3), **options)
+        assert "tangents" not in nr.explain(layer, XS).reason

@@ -15,7 +15,7 @@ from agreement import check_native, scanned
 from models import AUTO, CELLS, assert_close, make_cell, random
 
 import noria as nr
-from noria.backends.native import primitive
+from noria.backends.native import kernel_call
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
@@ -25,7 +25,7 @@ def check(monkeypatch: Any, plans: Any, layer: Any, xs: Any, **options: Any) -> 
     found = check_native(layer, xs, **options)
     assert [plan.staged > 0 for plan in plans] == [True, True]
     with monkeypatch.context() as patch:
-        patch.setattr(primitive.NativeLoop, "_staged", lambda loop, schedule, batch_major: [])
+        patch.setattr(kernel_call, "_staged", lambda loop, schedule, batch_major: [])
         transposed = scanned(nr.with_backend(layer, "native"), xs, **options)
         jtu.tree_map(np.testing.assert_array_equal, found, transposed)
 

@@ -29,7 +29,7 @@ from noria.backends.native.runtime.state import CACHE_LINE, ShareState
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
 ADDRESS = ctypes.c_void_p
-PERFORM = ctypes.CFUNCTYPE(None, ADDRESS, ctypes.c_int64, ctypes.c_int64)
+PERFORM = ctypes.CFUNCTYPE(None, ADDRESS, ADDRESS, *[ctypes.c_int64] * 3)
 OF_XLA = ctypes.CFUNCTYPE(ADDRESS, ADDRESS)
 
 #: Denormals are zero, and results that would be denormal are flushed to zero.
@@ -84,10 +84,14 @@ def test_counters_of_a_share_have_a_cache_line_each():
 
 @dataclass
 class Calls:
-    """What a team did: phases and shares in order, with the mode of the thread that ran them."""
+    """What a team did: phases and shares in order, with the mode of the thread that ran them.
+
+    ``places`` has the model, the part of scratch memory, the phase and the share.
+    """
 
     performed: list[tuple[int, int]] = field(default_factory=list)
     finished: list[tuple[int, int]] = field(default_factory=list)
+    places: list[tuple[int, ...]] = field(default_factory=list)
     early: int = 0
     modes: list[int] = field(default_factory=list)
     modes_after: list[int] = field(default_factory=list)
@@ -189,29 +193,37 @@ def xla(library: Any, refuses: Callable[[int], bool]) -> Iterator[xla_abi.CallFr
 
 
 def lead(
-    library: Any, shares: int, refuses: Callable[[int], bool] = lambda task: False, time: int = 3
+    library: Any,
+    shares: int,
+    refuses: Callable[[int], bool] = lambda task: False,
+    time: int = 3,
+    models: int = 1,
 ) -> Calls:
     """One call: packing, and two phases for each of ``time`` blocks of one step."""
     global _calls
     _calls, mode = Calls(), Mode(library)
+    buffers = (ctypes.c_int64 * 4)(0, 0, 1, 1)  # two addresses and their strides
 
     @PERFORM
-    def perform(job: int, phase: int, share: int) -> None:
+    def perform(job: int, table: int, phase: int, share: int, shares: int) -> None:
         _calls.early += len(_calls.finished) < phase * shares
         _calls.performed.append((phase, share))
+        place = (ctypes.c_int64 * 2).from_address(table)
+        _calls.places.append((*place, phase, share))
         if share % 2:
             sleep(2e-4)  # a slow thread, for which the others must wait
         _calls.modes.append(mode.get())
         _calls.finished.append((phase, share))
 
-    integers = [ctypes.c_int64] * 6
+    integers = [ctypes.c_int64] * 8
     work = ctypes.CFUNCTYPE(ADDRESS, ADDRESS, ADDRESS, *integers, ADDRESS)(
         library.address(RUN_TEAM)
     )
     with xla(library, refuses) as frame:
         mode.put(Mode.DEFAULT)
-        sizes = time, 8, 0, 1, shares, 2
-        assert not work(ctypes.addressof(frame), None, *sizes, ctypes.cast(perform, ADDRESS))
+        sizes = time, 8, 0, 1, shares, models, 2, 2
+        given = ctypes.addressof(frame), ctypes.addressof(buffers), *sizes
+        assert not work(*given, ctypes.cast(perform, ADDRESS))
         _calls.modes_after.append(mode.get())
     return _calls
 
@@ -232,6 +244,26 @@ def test_a_team_does_all_work_once_and_frees_its_memory(library, shares, refused
     assert not calls.early, "a phase began before the phase before was done"
     assert calls.scheduled == shares - 1
     assert calls.destroyed == sum(map(REFUSED[refused], range(shares - 1)))
+    assert (calls.allocated, calls.freed) == (1, 1)
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+@pytest.mark.parametrize(("models", "shares"), [(4, 1), (2, 2), (7, 3), (2, 5)])
+def test_a_team_runs_models_side_by_side_or_in_turns(library, models, shares, refused):
+    """Every part of every model once, and no part of scratch memory in two models at a time."""
+    calls = lead(library, shares, REFUSED[refused], models=models)
+    parts = 1 if models >= shares else shares
+    found = [(model, phase, share) for model, _, phase, share in calls.places]
+    expected = [(m, p, s) for m in range(models) for p in range(7) for s in range(parts)]
+    assert sorted(found) == expected
+    if models < shares:
+        assert found == sorted(found, key=lambda part: part[:2]), "the models take turns"
+        assert {place for _, place, *_ in calls.places} == {0}
+        return
+    assert {place for _, place, *_ in calls.places} == {*range(shares)}
+    for part in range(shares):
+        here = [(model, phase) for model, place, phase, *_ in calls.places if place == part]
+        assert here == sorted(here), "one model after the other, through all phases"
     assert (calls.allocated, calls.freed) == (1, 1)
 
 

@@ -185,8 +185,11 @@ NATIVE: dict[str, set[str]] = {
     "plan": {"machine", "lower"},
     "codegen": {"machine", "lower", "plan"},
     "runtime": {"machine", "lower", "plan", "codegen"},
-    "primitive": {"machine", "lower", "plan", "codegen", "runtime"},
-    "backend": {"machine", "lower", "plan", "codegen", "runtime", "primitive"},
+    "loop": {"machine", "runtime"},
+    "batching": {"loop"},
+    "kernel_call": {"machine", "plan", "runtime", "loop"},
+    "primitive": {"lower", "loop", "batching", "kernel_call"},
+    "backend": {"machine", "lower", "runtime", "loop", "primitive"},
 }
 
 #: The rooms that work without LLVM, so that Noria can decide what to run where it is missing.

@@ -172,6 +172,8 @@ class LoopCall:
         residuals: the number of residuals: arrays that only a later loop reads.
         accumulators: the number of operands of each accumulator. It sums one value, or the outer
             product of two vectors, over steps and examples.
+        derive: makes a loop without accumulators a function with the derivative rules of the
+            compiler. Only derivatives of higher order need it.
     """
 
     graph: Graph
@@ -181,6 +183,7 @@ class LoopCall:
     reverse: bool
     residuals: int = 0
     accumulators: tuple[int, ...] = ()
+    derive: "Callable[[LoopCall], RunArrays] | None" = None
 
     @property
     def steps(self) -> list[Value]:
@@ -213,6 +216,12 @@ class LoopResult(NamedTuple):
     residuals: list[Any]
     accumulated: list[Any]
 
+
+#: ``(sizes, shared values, arrays of all steps, state) -> (final state, emitted values)``.
+RunArrays = Callable[
+    [Sizes, list[jax.Array], list[jax.Array], list[jax.Array]],
+    tuple[list[jax.Array], list[jax.Array]],
+]
 
 #: ``(arrays of the shared values, arrays of all steps, state) -> results``.
 RunLoop = Callable[[Env, Env, list[jax.Array]], LoopResult]

@@ -18,13 +18,13 @@ from noria.compiler.accumulate import accumulate_in_loop
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
 from noria.compiler.loops import ChosenLoop, Gradient, choose_loop, loop_on
 from noria.compiler.param_use import cotangent_array
-from noria.compiler.save_policies import SavePolicy
+from noria.compiler.save_policies import SAVE_POLICIES, SavePolicy
 from noria.compiler.split import Split
 from noria.compiler.tangents import Pushed, Tangents, pushed
 from noria.compiler.vjp import differentiate
 from noria.ir.cotangents import Cotangents, Ends, PullPrologue, add, instantiate, or_zeros
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Graph, Value, env_of, is_inexact, size_in_bytes
+from noria.ir.graph import EMPTY, Env, Graph, Value, env_of, is_inexact, size_in_bytes
 
 #: Final state and emitted values.
 Outputs = tuple[list[jax.Array], list[jax.Array]]
@@ -65,7 +65,7 @@ class LoopExecutor:
     def inference(self) -> ChosenLoop:
         """The loop without residuals. It runs if no derivative is taken."""
         split = self.split
-        call = LoopCall(split.loop, split.parameters, split.state, self.sizes, self.reverse)
+        call = self._call(split.loop, split.parameters, split.state, self.reverse)
         return loop_on(self.backend, call, split.prologue)
 
     @property
@@ -89,12 +89,10 @@ class LoopExecutor:
             vjp = accumulate_in_loop(vjp, backend.can_accumulate)
         shared = (*self.split.parameters, *vjp.constants)
         graph, count = self.save.forward(vjp, backend.reads_previous_step)
-        forward = LoopCall(graph, shared, self.split.state, self.sizes, self.reverse, count)
+        forward = self._call(graph, shared, self.split.state, self.reverse, residuals=count)
         state = vjp.cotangents[: sum(map(is_inexact, self.split.next_state))]
         counts = tuple(count for _, count in vjp.accumulators)
-        reverse = LoopCall(
-            vjp.reverse, shared, state, self.sizes, not self.reverse, accumulators=counts
-        )
+        reverse = self._call(vjp.reverse, shared, state, not self.reverse, accumulators=counts)
         return Gradient(
             vjp,
             uses,
@@ -103,6 +101,25 @@ class LoopExecutor:
             ),
             choose_loop(backend, reverse, "reverse loop", self.label),
         )
+
+    def _call(
+        self,
+        graph: Graph,
+        shared: tuple[Value, ...],
+        state: tuple[Value, ...],
+        reverse: bool,
+        residuals: int = 0,
+        accumulators: tuple[int, ...] = (),
+    ) -> LoopCall:
+        counts = residuals, accumulators
+        return LoopCall(graph, shared, state, self.sizes, reverse, *counts, self.derive)
+
+    def derive(self, call: LoopCall) -> "LoopExecutor":
+        """The executor of one of the loops: its derivatives are of higher order."""
+        shared, steps = tuple(v for v in call.shared if v in call.graph.inputs), tuple(call.steps)
+        step = Split(EMPTY, EMPTY, call.graph, EMPTY, call.state, shared, steps, shared, steps)
+        store = SAVE_POLICIES["gates"]
+        return LoopExecutor(step, self.backend, call.sizes, call.reverse, store, self.label)
 
     def stored(self) -> tuple[Value, ...]:
         """The values stored for the gradient, besides inputs and outputs of the layer."""

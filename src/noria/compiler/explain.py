@@ -19,7 +19,9 @@ from noria.compiler.param_use import pull_back_of_a_step
 from noria.compiler.program import Executor, Program
 from noria.compiler.select import Decision, listening
 from noria.compiler.split import split
+from noria.compiler.tangents import planned
 from noria.display import amount, explanation_html, explanations_html, parts_of, sentences
+from noria.ir.build import Unsupported
 from noria.ir.graph import (
     EMPTY,
     Atom,
@@ -268,10 +270,21 @@ def _gradient(
         if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
             return EMPTY, EMPTY, [], []
         gradient = executor.gradient
+        tangents = _tangents(executor)
     except Exception as error:  # a derivative rule may be the user's and raise any error
         return None, EMPTY, [Reason.NO_GRADIENT(error=_first_line(error))], []
     uses = Graph((), (), gradient.uses)
-    return gradient.reverse.call.graph, uses, gradient.notes, gradient.obstacles
+    notes = [*gradient.notes, *tangents[:1]]
+    return gradient.reverse.call.graph, uses, notes, [*gradient.obstacles, *tangents[1:]]
+
+
+def _tangents(executor: LoopExecutor) -> list[str]:
+    """The reason why forward mode is not machine code, and all obstacles; empty if it is."""
+    try:
+        loop = planned(executor)
+    except Unsupported as error:
+        return [Reason.OTHER_LOOP(loop="loop of tangents", obstacle=str(error)), str(error)]
+    return [] if loop.note is None else [loop.note, *loop.obstacles]
 
 
 def _check_derivative(graph: Graph) -> None:

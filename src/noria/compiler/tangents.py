@@ -6,14 +6,14 @@ them from the residuals of the reverse loop. It carries tangents only::
     dh_t = f_h(r_t) dh_(t-1) + f_x(r_t) dx_t + f_p(r_t) dp        r_t the residuals
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from noria.backends.base import LoopCall, Sizes, in_order
-from noria.compiler.loops import choose_loop
+from noria.compiler.loops import ChosenLoop, choose_loop
 from noria.compiler.split import Split
 from noria.ir.build import Unsupported
 from noria.ir.derivative import derivative
@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # executors call `pushed`
 Tangents = tuple[list[Any], list[Any], list[Any]]
 #: Tangents of the results, if there is a rule for them.
 Pushed = list[jax.Array] | None
+
+#: The loop in messages.
+_NAME = "loop of tangents"
 
 
 def pushed(
@@ -45,21 +48,11 @@ def pushed(
     state = [v for v in split.state if is_inexact(v)]
     wrt = [v for v in inputs if v in moving or v in of_hoisted or v in state]
     tangent_of = {v: Value(v.aval) for v in wrt}
-    vjp = executor.gradient.vjp
-    known = (*split.shared, *vjp.constants, *split.hoisted, *stored)
-    step = _tangent_step(split, vjp.forward, inputs, tangent_of, known)
-    if step is None:
+    call = _from_residuals(executor, sizes, inputs, tangent_of, stored)
+    if call is None:
         return None
-    shared = [v for v in split.shared if v in tangent_of]
-    call = LoopCall(
-        step,
-        (*split.shared, *vjp.constants, *(tangent_of[v] for v in shared)),
-        tuple(tangent_of[v] for v in state),
-        sizes,
-        executor.reverse,
-    )
-    loop = choose_loop(executor.backend, call, "loop of tangents", executor.label)
-    env = env | {tangent_of[v]: moving[v] for v in shared}
+    loop = choose_loop(executor.backend, call, _NAME, executor.label)
+    env = env | {tangent_of[v]: moving[v] for v in split.shared if v in tangent_of}
     values = steps | hoisted
     values |= {v: in_order(a, sizes, not executor.reverse) for v, a in stored.items()}
     values |= {tangent_of[v]: t for v, t in of_hoisted.items() if v in tangent_of}
@@ -67,6 +60,59 @@ def pushed(
     zeros = {v: jnp.zeros((*sizes.state_axes, *v.aval.shape), v.aval.dtype) for v in state}
     found = loop(sizes, env, values, [zeros[v] if given[v] is None else given[v] for v in state])
     return [*found.carry, *found.emitted]
+
+
+def planned(executor: "LoopExecutor") -> ChosenLoop:
+    """The loop of the tangents of everything, for an explanation.
+
+    If it cannot be computed from the residuals, it carries the state too.
+
+    Raises:
+        Unsupported: if the derivative of a step is no graph.
+    """
+    split, vjp = executor.split, executor.gradient.vjp
+    inputs = [*dict.fromkeys((*split.loop.inputs, *split.state))]
+    tangent_of = {v: Value(v.aval) for v in inputs if is_inexact(v)}
+    stored = dict.fromkeys((*vjp.residuals, *vjp.hoisted))
+    keeps = executor.save.keeps_residuals
+    sizes = executor.sizes
+    call = _from_residuals(executor, sizes, inputs, tangent_of, stored) if keeps else None
+    if call is None:
+        both = derivative(split.loop, inputs, tangent_of)
+        shared, state = (
+            (*some, *(tangent_of[v] for v in some if v in tangent_of))
+            for some in (split.shared, split.state)
+        )
+        width, count = len(split.state), len(split.loop.outputs)
+        end = count + len(state) - width
+        outputs = both.outputs
+        following = (*outputs[:width], *outputs[count:end], *outputs[width:count], *outputs[end:])
+        step = extract(both.equations, following, (*inputs, *tangent_of.values()))
+        call = LoopCall(step, shared, state, sizes, executor.reverse)
+    return choose_loop(executor.backend, call, _NAME, executor.label)
+
+
+def _from_residuals(
+    executor: "LoopExecutor",
+    sizes: Sizes,
+    inputs: Sequence[Value],
+    tangent_of: dict[Value, Value],
+    stored: Collection[Value],
+) -> LoopCall | None:
+    """The loop that carries tangents only, or ``None`` if it would read other values."""
+    split, vjp = executor.split, executor.gradient.vjp
+    known = (*split.shared, *vjp.constants, *split.hoisted, *stored)
+    step = _tangent_step(split, vjp.forward, inputs, tangent_of, known)
+    if step is None:
+        return None
+    return LoopCall(
+        step,
+        (*split.shared, *vjp.constants, *(tangent_of[v] for v in split.shared if v in tangent_of)),
+        tuple(tangent_of[v] for v in split.state if v in tangent_of),
+        sizes,
+        executor.reverse,
+        derive=executor.derive,
+    )
 
 
 def _hoisted(

@@ -11,6 +11,7 @@ import numpy as np
 
 from noria._jax import is_known, is_symbolic
 from noria.backends.base import LoopCall, LoopResult, PreviousStep, RunLoop, Size, TimeMajor
+from noria.backends.native.loop import NativeLoop
 from noria.backends.native.lower.convolutions import convolution, kernels_outside
 from noria.backends.native.lower.legalize import legal_step
 from noria.backends.native.lower.matrices import on_rows
@@ -27,7 +28,7 @@ from noria.backends.native.lower.supported import (
     has_row_code,
 )
 from noria.backends.native.machine import NoSuchMachine, tuning
-from noria.backends.native.primitive import NativeLoop
+from noria.backends.native.primitive import run
 from noria.backends.native.runtime import header
 from noria.backends.native.runtime.target import chosen
 from noria.ir.build import build
@@ -198,7 +199,7 @@ def _bound(call: LoopCall, env: Env, steps: Env, carry: list[jax.Array]) -> Loop
     known = {v: np.ascontiguousarray(a) for v, a in env.items() if v.aval.ndim and is_known(a)}
     loop = NativeLoop(call, tuple(previous), time_major, chosen(), tuning(), known)
     shared = [env[v] for v in loop.shared]
-    found = call.result(loop([*shared, *arrays, *boundary, *carry], call.sizes.time))
+    found = call.result(run(loop, [*shared, *arrays, *boundary, *carry], call.sizes.time))
     if one:
         (carry, emitted), residuals = (
             ([a[0] for a in some] for some in found[:2]),

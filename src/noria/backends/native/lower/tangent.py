@@ -10,7 +10,7 @@ A parameter is the same at all steps, and so is its tangent. The tangent of an a
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from noria._flags import scatter
 from noria.backends.base import LoopCall, grouped
@@ -78,5 +78,12 @@ def tangent_loop(call: LoopCall, moving: Collection[Value]) -> TangentLoop:
     legal_step(step, shared)
     carried = (*call.state, *(tangent_of[v] for v in call.state if v in tangent_of))
     residuals = sum(moves[two:three])
-    made = LoopCall(step, shared, carried, call.sizes, call.reverse, residuals, tuple(counts))
+    made = replace(
+        call,
+        graph=step,
+        shared=shared,
+        state=carried,
+        residuals=residuals,
+        accumulators=tuple(counts),
+    )
     return TangentLoop(made, tangent_of, parts)

@@ -11,8 +11,12 @@ from noria.ir.graph import size
 from noria.ir.primitives import VIEWS
 
 
-def shares_of(schedule: Schedule, time: int, batch: int, tuning: Tuning) -> tuple[int, bool]:
+def shares_of(
+    schedule: Schedule, time: int, batch: int, models: int, tuning: Tuning
+) -> tuple[int, bool]:
     """The number of shares, and whether they are shares of the features, not rows of the batch.
+
+    With at least as many models as shares, shares are whole models.
 
     Features are divided if there are few rows, and each stage is so much work that waiting for the
     other threads after it costs little. Reductions need all features, and stages on matrices all
@@ -25,12 +29,16 @@ def shares_of(schedule: Schedule, time: int, batch: int, tuning: Tuning) -> tupl
     # Prologue and epilogue of a time block are always divided by features.
     block = hoisted + sum(2 * size(accumulator) for accumulator in schedule.accumulators)
     threads = tuning.threads or _cores()
-    shares = max(1, min(threads, time * batch * (step + block) // tuning.thread_flops))
+    flops = models * time * batch * (step + block)
+    shares = max(1, min(threads, flops // tuning.thread_flops))
+    if models >= shares:
+        return shares, False
     work = step * batch // len(schedule.stages)
     reduces = any(isinstance(stage, MatrixStage) or stage.reductions for stage in schedule.stages)
     if shares > 1 and batch <= 2 * shares and work > tuning.stage_flops and not reduces:
         return shares, True
-    return (shares if block else min(shares, batch)), False
+    of_rows = shares if block else min(shares, batch)
+    return max(of_rows, min(shares, models)), False
 
 
 def block_steps(plan: KernelPlan, time: int, batch: int, tuning: Tuning) -> int:

@@ -54,13 +54,22 @@ _DTYPES = {
     "float64": 12,
 }
 
-#: The first array of each call, by position.
-SIZES = ("time", "batch", "reverse", "block_steps", "shares")
+#: The first array of each call, by position. A flag for each input follows: is it one array for
+#: each model?
+SIZES = ("time", "batch", "reverse", "block_steps", "shares", "models")
 
 
-def sizes(time: int, batch: int, reverse: bool, block_steps: int, shares: int) -> np.ndarray:
+def sizes(
+    time: int,
+    batch: int,
+    reverse: bool,
+    block_steps: int,
+    shares: int,
+    models: int,
+    by_model: Sequence[bool],
+) -> np.ndarray:
     """The first array of a call."""
-    return np.array([time, batch, reverse, block_steps, shares], np.int32)
+    return np.array([time, batch, reverse, block_steps, shares, models, *by_model], np.int32)
 
 
 class Handler:
@@ -80,28 +89,35 @@ class Handler:
         )
         arguments = self._buffers("args", len(inputs) + 1)
         results = self._buffers("rets", len(outputs) + 1)
-        self._check(arguments[0], "sizes", "int32", i64(len(SIZES)))
+        count = len(SIZES) + len(inputs)
+        self._check(arguments[0], "sizes", "int32", i64(count))
         data = load_field(b, arguments[0], Buffer, "data")
-        given = [
-            b.sext(b.load(advance(b, data, 4 * i), typ=I32, align=4), I64)
-            for i in range(len(SIZES))
+        numbers = [
+            b.sext(b.load(advance(b, data, 4 * i), typ=I32, align=4), I64) for i in range(count)
         ]
-        self.time, self.batch, _, self.block_steps, _ = given
+        given, by_model = numbers[: len(SIZES)], numbers[len(SIZES) :]
+        self.time, self.batch, _, self.block_steps, shares, models = given
         for name, number in zip(SIZES, given, strict=True):
             if name != "reverse":
                 fail_if(b.icmp_signed("<", number, i64(1)), f"{name} must be at least one")
+        strides, large = [], []
         for i, (item, (kind, value)) in enumerate(zip(arguments[1:], inputs, strict=True)):
-            self._check(item, f"input {i}", value.aval.dtype.name, self._elements(kind, value))
-        large = []
+            elements = self._elements(kind, value)
+            strides.append(b.mul(b.mul(elements, i64(item_of(value))), by_model[i]))
+            arrays = b.select(b.icmp_signed("==", by_model[i], i64(0)), i64(1), models)
+            self._check(item, f"input {i}", value.aval.dtype.name, b.mul(elements, arrays))
         for i, (item, (kind, value)) in enumerate(zip(results[:-1], outputs, strict=True)):
             elements = self._elements(kind, value)
-            self._check(item, f"output {i}", value.aval.dtype.name, elements)
+            strides.append(b.mul(elements, i64(item_of(value))))
+            self._check(item, f"output {i}", value.aval.dtype.name, b.mul(elements, models))
             if kind == "emitted":
-                large.append((item, b.mul(elements, i64(item_of(value)))))
-        scratch = self._scratch_bytes()
+                large.append((item, b.mul(strides[-1], models)))
+        strides.append(self._scratch_bytes())
+        parts = b.select(b.icmp_signed(">=", models, shares), shares, i64(1))
+        scratch = b.mul(strides[-1], parts)
         self._check(results[-1], "scratch memory", "uint8", scratch)
         large.append((results[-1], scratch))
-        self._run([*arguments[1:], *results], large, given)
+        self._run([*arguments[1:], *results], strides, large, given)
 
     # --- checks -------------------------------------------------------------------------------
 
@@ -126,14 +142,14 @@ class Handler:
         self.frame.fail_if(wrong, f"{name} has another size than the kernel was made for")
 
     def _elements(self, kind: str, value: Any) -> ir.Value:
-        """The number of elements of a buffer."""
+        """The number of elements of a buffer for one model."""
         count: ir.Value = i64(size(value))
         if kind not in ("shared", "accumulator"):
             count = self.b.mul(count, self.batch)
         return self.b.mul(count, self.time) if kind in ("step", "emitted") else count
 
     def _scratch_bytes(self) -> ir.Value:
-        """The size of the scratch memory, as `KernelPlan.scratch_bytes` computes it."""
+        """The scratch memory of one model, as `KernelPlan.scratch_bytes` computes it."""
         b, total = self.b, i64(self.plan.panel_bytes)
         for width in self.plan.scratch_widths():
             total = b.add(total, bytes_of_rows(b, self.batch, width))
@@ -146,21 +162,31 @@ class Handler:
     def _run(
         self,
         buffers: Sequence[ir.Value],
+        strides: Sequence[ir.Value],
         large: Sequence[tuple[ir.Value, ir.Value]],
         given: Sequence[ir.Value],
     ) -> None:
-        """Run the team; ``large`` are the results that may be large, and their sizes in bytes."""
-        b, module = self.b, self.b.module
-        table = stack(b, 8 * len(buffers), 16)
-        for i, item in enumerate(buffers):
+        """Run the team.
+
+        Args:
+            buffers: the inputs and results of the call.
+            strides: the bytes from model to model in each; of scratch memory, from share to share.
+            large: the results that may be large, and their sizes in bytes.
+            given: the numbers of `SIZES`.
+        """
+        b, module, count = self.b, self.b.module, len(buffers)
+        table = stack(b, 16 * count, 16)
+        for i, (item, stride) in enumerate(zip(buffers, strides, strict=True)):
             b.store(load_field(b, item, Buffer, "data"), advance(b, table, 8 * i), align=8)
+            b.store(stride, advance(b, table, 8 * (count + i)), align=8)
         if platform.system() == "Linux":
             for item, bytes_ in large:
                 self._prefer_huge_pages(load_field(b, item, Buffer, "data"), bytes_)
         run_team = declared(module, RUN_TEAM, RUN_TEAM_TYPE.return_type, *RUN_TEAM_TYPE.args)
         perform = address_of(module.globals["perform"])
         phases = self.phases.of_block(b, self.block_steps)
-        b.ret(b.call(run_team, [self.frame.pointer, table, *given, phases, perform]))
+        sizes = [*given, i64(count), phases]
+        b.ret(b.call(run_team, [self.frame.pointer, table, *sizes, perform]))
 
     def _prefer_huge_pages(self, address: ir.Value, bytes_: ir.Value) -> None:
         """Ask Linux for pages of two megabytes.

@@ -1,4 +1,4 @@
-"""The phases of a kernel: which function does a share of phase ``n``.
+"""The phases of a kernel: which function does a share of phase ``n`` of a model.
 
 Phase 0 packs the weights, unless they are given as panels. Then each time block has the same
 phases::
@@ -25,7 +25,7 @@ from noria.backends.native.runtime.team import Team
 
 
 class Phases:
-    """Adds to the module of a kernel the function ``perform(team, phase, share)``."""
+    """Adds to the module of a kernel ``perform(team, table, phase, share, shares)``."""
 
     def __init__(self, plan: KernelPlan, module: ir.Module):
         self.plan, self.module = plan, module
@@ -38,10 +38,10 @@ class Phases:
         return b.add(loops, i64(others))
 
     def emit(self) -> None:
-        b, (pointer, phase, share) = begin_function(self.module, "perform", VOID, POINTER, I64, I64)
+        kinds = POINTER, POINTER, I64, I64, I64
+        b, arguments = begin_function(self.module, "perform", VOID, *kinds)
+        pointer, table, phase, share, shares = arguments
         team = Team(b, pointer)
-        shares = team.load("shares")
-        table = b.inttoptr(team.load("table"), POINTER)
         with b.if_else(b.icmp_signed("==", phase, i64(0))) as (is_first, is_later):
             with is_first:
                 if self.plan.given_panels is None:

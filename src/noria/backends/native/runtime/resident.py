@@ -45,7 +45,7 @@ from noria.backends.native.runtime.xla_abi import (
 RUN_TEAM = "noria_run_team"
 
 #: Its type, see `Resident`.
-RUN_TEAM_TYPE = ir.FunctionType(POINTER, [POINTER, POINTER, *[I64] * 6, POINTER])
+RUN_TEAM_TYPE = ir.FunctionType(POINTER, [POINTER, POINTER, *[I64] * 8, POINTER])
 
 #: The variable with the number by which XLA knows the type of a record.
 TYPE_ID = "noria_type_id"
@@ -67,7 +67,7 @@ class Resident:
     ============================================ ==============================================
     ``instantiate(frame)``, ``execute(frame)``   XLA's handlers
     ``noria_run_team(frame, table, *sizes,       ask XLA for workers, and lead them
-    phases, perform)``
+    buffers, phases, perform)``
     ``add_record(record)``                       a new `Record`, without a handler
     ``publish_record(record)``                   it has a handler now, and one reference
     ``retain_record(record)``                    take a reference; whether there was a handler

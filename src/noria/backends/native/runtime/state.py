@@ -15,15 +15,16 @@ _PADDING = CACHE_LINE // ctypes.sizeof(ctypes.c_int64) - 1
 class TeamState(ctypes.Structure):
     """The state of the threads of one call; a `ShareState` for each share follows it in memory.
 
-    Workers that have arrived, references, shares, phases of the call and of one time block, the
-    function of the kernel, its table of buffers, and the sizes of the call.
+    Workers that have arrived, references, shares, phases of the call, of one model and of one time
+    block, the function of the kernel, its table of buffers and their number, and the sizes of the
+    call.
     """
 
     _fields_: ClassVar[Any] = tuple(
         (name, ctypes.c_int64)
         for name in (
-            "arrived refcount shares phases phases_of_block perform table "
-            "time batch reverse block_steps"
+            "arrived refcount shares phases phases_of_model phases_of_block perform table buffers "
+            "time batch reverse block_steps models"
         ).split()
     )
 

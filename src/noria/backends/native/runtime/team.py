@@ -35,7 +35,7 @@ thread that makes the call is the *leader*; it owns share 0. XLA's thread pool i
     }
 
     void execute_share(team, phase, share) {
-        team.perform(team, phase, share);
+        perform(team, phase, share);
         team.state[share].done = phase + 1;
     }
 
@@ -43,6 +43,22 @@ XLA gives no guarantee that a task of its pool ever runs. So the leader never wa
 is not claimed: it claims that share and does the work itself. `wait` blocks only on claimed shares,
 each of which has a running thread. A worker keeps its share from phase to phase, and so the weights
 of that share stay in the cache of its core. The last thread to release the team frees it.
+
+A call may have several *models*: the same loop, with weights and arrays of its own for each. With
+at least as many models as shares, a share is some models, each of which goes through all phases
+without a barrier. With fewer, the models take turns, and a share is a part of each::
+
+    void perform(team, phase, share) {       // an array of a model: its base, and a stride
+        if (team.models >= team.shares)      // the team has one phase
+            for (model in models of share)
+                for (phase = 0; phase < team.phases_of_model; phase++)
+                    kernel(team, table of model, phase, 0, 1);
+        else
+            kernel(team, table of phase / phases_of_model, phase % phases_of_model, share, shares);
+    }
+
+Scratch memory is an array of its own for each share in the first case. In the second case it is one
+array.
 """
 
 import ctypes
@@ -52,6 +68,7 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from noria.backends.native.codegen.llvm import (
+    I8,
     I32,
     I64,
     POINTER,
@@ -62,13 +79,14 @@ from noria.backends.native.codegen.llvm import (
     declared,
     i64,
     loop,
+    share_of,
     stack,
 )
 from noria.backends.native.runtime.state import ShareState, TeamState
 from noria.backends.native.runtime.xla_abi import offset_of
 
-#: The type of ``perform(team, phase, share)``.
-_PERFORM = ir.FunctionType(VOID, [POINTER, I64, I64])
+#: The type of ``perform(team, table, phase, share, shares)`` of a kernel.
+_PERFORM = ir.FunctionType(VOID, [POINTER, POINTER, *[I64] * 3])
 
 #: How often a thread polls a counter before it yields its core, in case more threads run than
 #: there are cores. With a pause instruction each, that takes about as long as a short phase.
@@ -138,19 +156,48 @@ class Team:
             b.position_at_end(ready)
 
 
+class _TableOfModel:
+    """The table of the buffers of one model; that of the call itself if there is one model."""
+
+    def __init__(self, team: Team):
+        b = self.b = team.b
+        self.whole, buffers = b.inttoptr(team.load("table"), POINTER), team.load("buffers")
+        is_one = b.icmp_signed("==", team.load("models"), i64(1))
+        self.count = b.select(is_one, i64(0), buffers)
+        self.strides = advance(b, self.whole, b.mul(buffers, i64(8)))
+        own = b.alloca(I8, b.mul(buffers, i64(8)))
+        own.align, own.type = 16, POINTER
+        self.pointer = b.select(is_one, self.whole, own)
+
+    def fill(self, model: ir.Value, scratch: ir.Value) -> None:
+        """Write the addresses of a model, and of a part of the scratch memory."""
+        b = self.b
+        final = b.sub(self.count, i64(1))
+        with loop(b, i64(0), self.count) as n:
+            base, stride = (
+                b.load(b.gep(table, [n], source_etype=I64), typ=I64, align=8)
+                for table in (self.whole, self.strides)
+            )
+            number = b.select(b.icmp_signed("==", n, final), scratch, model)
+            there = b.gep(self.pointer, [n], source_etype=I64)
+            b.store(b.add(base, b.mul(number, stride)), there, align=8)
+
+
 class ThreadTeam:
     """Adds to a module the functions
 
     ====================================== ====================================================
     ``create_team(table, *sizes, shares,   a `TeamState` with a reference for each share;
-    phases, perform)``                     null if there is no memory
+    models, buffers, phases, perform)``    null if there is no memory
     ``run_leader(team)``                   do the work, together with the workers that come
     ``run_worker(team)``                   a task for XLA's thread pool
     ``release_team(team)``                 give up a reference, also for a worker that XLA refused
     ====================================== ====================================================
 
-    ``phases`` is the number of phases of a time block. ``perform(team, phase, share)`` does a share
-    of a phase; the module of the kernel has it (`noria.backends.native.runtime.phases.Phases`).
+    ``phases`` is the number of phases of a time block. ``perform(team, table, phase, share,
+    shares)`` does a share of a phase of a model; the module of the kernel has it
+    (`noria.backends.native.runtime.phases.Phases`). The table has the addresses of all
+    ``buffers``, scratch memory last, and after them their strides in bytes from model to model.
 
     These functions stay in memory for the life of the process: a worker can come when all work is
     done, the call is over, and the kernel is released. It calls ``perform`` only for a phase that
@@ -169,20 +216,25 @@ class ThreadTeam:
 
     def _create_team(self) -> None:
         b, arguments = begin_function(
-            self.module, "create_team", POINTER, POINTER, *[I64] * 6, POINTER
+            self.module, "create_team", POINTER, POINTER, *[I64] * 8, POINTER
         )
-        table, time, batch, reverse, block_steps, shares, phases, perform = arguments
+        table, time, batch, reverse, block_steps, shares, models, buffers, phases, perform = (
+            arguments
+        )
         blocks = b.udiv(b.add(time, b.sub(block_steps, i64(1))), block_steps)
         bytes_ = b.add(i64(ctypes.sizeof(TeamState)), b.mul(shares, i64(ctypes.sizeof(ShareState))))
         pointer = b.call(declared(self.module, "malloc", POINTER, I64), [bytes_])
         with b.if_then(b.icmp_unsigned("==", pointer, ir.Constant(POINTER, None))):
             b.ret(pointer)
         team = Team(b, pointer)
+        of_model = b.add(b.mul(blocks, phases), i64(1))
+        by_models = b.icmp_signed(">=", models, shares)
         for name, value in {
             "arrived": i64(0),
             "refcount": shares,
             "shares": shares,
-            "phases": b.add(b.mul(blocks, phases), i64(1)),
+            "phases": b.select(by_models, i64(1), b.mul(models, of_model)),
+            "phases_of_model": of_model,
             "phases_of_block": phases,
             "perform": b.ptrtoint(perform, I64),
             "table": b.ptrtoint(table, I64),
@@ -190,6 +242,8 @@ class ThreadTeam:
             "batch": batch,
             "reverse": reverse,
             "block_steps": block_steps,
+            "models": models,
+            "buffers": buffers,
         }.items():
             b.store(value, team.address(name), align=8)
         with loop(b, i64(0), shares) as share:
@@ -208,8 +262,24 @@ class ThreadTeam:
         b, arguments = begin_function(self.module, "execute_share", VOID, POINTER, I64, I64)
         pointer, phase, share = arguments
         team = Team(b, pointer)
+        shares, models, phases = map(team.load, ("shares", "models", "phases_of_model"))
+        by_models = b.icmp_signed(">=", models, shares)
+
+        def choose(one: ir.Value, other: ir.Value) -> ir.Value:
+            return b.select(by_models, one, other)
+
+        first, last = share_of(b, models, share, shares)
+        turn = b.udiv(phase, phases)
+        first, last = choose(first, turn), choose(last, b.add(turn, i64(1)))
+        begin = choose(i64(0), b.urem(phase, phases))
+        end = choose(phases, b.add(begin, i64(1)))
+        part = choose(i64(0), share), choose(i64(1), shares)
+        table = _TableOfModel(team)
         perform = b.inttoptr(team.load("perform"), POINTER)
-        call_pointer(b, perform, _PERFORM, arguments)
+        with loop(b, first, last) as model:
+            table.fill(model, choose(share, i64(0)))
+            with loop(b, begin, end) as n:
+                call_pointer(b, perform, _PERFORM, [pointer, table.pointer, n, *part])
         b.atomic_rmw("xchg", team.counter(share, "done"), b.add(phase, i64(1)), "release")
         b.ret_void()
 

@@ -1,0 +1,114 @@
+"""A loop as a call of its kernel: planned and compiled, when the primitive is lowered."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from noria.backends.native.loop import NativeLoop
+from noria.backends.native.machine import using
+from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
+from noria.backends.native.plan.stages import Slot
+from noria.backends.native.plan.tiling import KernelPlan
+from noria.backends.native.plan.work import block_steps, shares_of
+from noria.backends.native.runtime import handler, kernels
+from noria.ir.graph import is_literal, size_in_bytes
+
+
+def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]:
+    """The results of a loop, by machine code."""
+    batch, models, limits = loop.batch(arrays), loop.models or 1, loop.tuning
+    if not time * batch * models:
+        return loop.lower_scan(*arrays, time=time)
+    few = time * batch <= limits.unpacked_rows
+    is_known = all(v in loop.known for v in loop.shared if v.aval.ndim > 1)
+    schedule = _schedule(loop, batch, few)
+    shares, by_features = shares_of(schedule, time, batch, models, limits)
+    batch_major = _batch_major(loop, schedule)
+    is_staged = min(time, batch) > 1 and not by_features
+    staged = _staged(loop, schedule, batch_major) if is_staged else ()
+    unpacked = few and not is_known
+    plan = KernelPlan(schedule, loop.isa, by_features, unpacked, staged, limits)
+    weights = _weights(loop, plan)
+    if plan.panel_bytes and weights is not None:
+        plan.take_panels()
+    block = block_steps(plan, time, batch, limits)
+    parts = shares if models >= shares else 1
+    scratch = jax.ShapeDtypeStruct((parts * plan.scratch_bytes(batch, block),), jnp.uint8)
+    by_model = loop.by_model
+    given, wanted = (
+        [slot in batch_major and slot not in plan.staged for slot in slots]
+        for slots in (plan.schedule.buffers(INPUTS), schedule.buffers(RESULTS))
+    )
+    of_results = [loop.models is not None] * len(wanted)
+    results = jax.eval_shape(
+        functools.partial(_swapped, which=wanted, by_model=of_results), loop.structs(time, batch)
+    )
+    kernel = kernels.kernel_of(plan, loop.isa)
+    loop.kernels[kernel.name] = kernel
+    if plan.given_panels is not None and weights is not None:
+        panels, place = kernels.packed(kernel, plan, weights), len(loop.shared)
+        arrays = (*arrays[:place], panels, *arrays[place:])
+        by_model = [*by_model[:place], False, *by_model[place:]]
+    sizes = handler.sizes(time, batch, loop.call.reverse, block, shares, models, by_model)
+    run = jax.ffi.ffi_call(kernels.TARGET, [*results, scratch])
+    found = run(sizes, *_swapped(arrays, given, by_model), kernel=kernel.name)[:-1]
+    return _swapped(found, wanted, of_results)
+
+
+def _schedule(loop: NativeLoop, batch: int, few: bool) -> Schedule:
+    """The schedule of a step; with ``few`` rows no product is computed for a time block."""
+    call, limits = loop.call, loop.tuning
+    matrices = sum(size_in_bytes(v) for v in call.state if v.aval.ndim > 1)
+    with using(limits):
+        return schedule_of(
+            call.graph,
+            loop.shared,
+            loop.steps,
+            call.state,
+            call.accumulators,
+            loop.previous,
+            lambda weight: not few and limits.prefer_block(weight, batch, matrices),
+        )
+
+
+def _weights(loop: NativeLoop, plan: KernelPlan) -> dict[int, np.ndarray] | None:
+    """The arrays of all weights by number, if they are known."""
+    numbers = {dot.weight for dot in plan.schedule.dots.values()}
+    if not all(loop.shared[n] in loop.known for n in numbers):
+        return None
+    return {n: loop.known[loop.shared[n]] for n in numbers}
+
+
+def _batch_major(loop: NativeLoop, schedule: Schedule) -> list[Slot]:
+    """The buffers whose arrays have the batch in front."""
+    steps = zip(schedule.buffers(("step",)), loop.steps, strict=True)
+    found = [slot for slot, value in steps if value not in loop.time_major]
+    one, two, _ = loop.call.ends
+    return found + schedule.buffers(("emitted",))[: two - one]
+
+
+def _staged(loop: NativeLoop, schedule: Schedule, batch_major: Sequence[Slot]) -> list[Slot]:
+    """The batch-major buffers with a staging buffer: all but operands of a time block."""
+    blocks = {(p.source.kind, p.source.number) for p in schedule.prologue}
+    blocks |= {(p.target.kind, p.target.number) for p in schedule.epilogue}
+    # A number is stored once for all steps, so nothing is staged.
+    one = loop.call.ends[0]
+    outputs = loop.call.graph.outputs
+    return [
+        slot
+        for slot in batch_major
+        if (slot.kind, slot.number) not in blocks
+        and not (slot.kind == "emitted" and is_literal(outputs[one + slot.number]))
+    ]
+
+
+def _swapped(arrays: Sequence[Any], which: Sequence[bool], by_model: Sequence[bool]) -> list[Any]:
+    """Some of the arrays with batch and time exchanged; the axis of models stays in front."""
+    return [
+        jnp.swapaxes(a, int(models), int(models) + 1) if swap else a
+        for a, swap, models in zip(arrays, which, by_model, strict=True)
+    ]

@@ -60,9 +60,8 @@ def compare(one: Callable[..., Any], layers: Any, xs: jax.Array) -> list[float]:
 
 
 def main() -> None:
-    print(
-        "| batch, time, in, hidden | mode | native, ms | one by one | plain |\n|---|---|---|---|---|"
-    )
+    print("| batch, time, in, hidden | mode | native, ms | one by one | plain |")
+    print("|---|---|---|---|---|")
     for batch, steps, features, units in SHAPES:
         make = functools.partial(nr.LSTM, features, units)
         layers = jax.vmap(lambda key, make=make: make(key=key))(

@@ -77,8 +77,11 @@ def loss(model: Any, *data: Any) -> jax.Array:
 step = jax.value_and_grad(loss)
 
 
-def facts(function: Any, args: Any, expected: Any) -> dict[str, Any]:
-    """Collectives and kernels of a compiled function, and its distance from one device."""
+def facts(function: Any, args: Any, expected: Any, axis: int = 0) -> dict[str, Any]:
+    """Collectives and kernels of a compiled function, and its distance from one device.
+
+    Rows of the batch are along ``axis`` of the first result of a kernel, which is a state.
+    """
     compiled = jax.jit(function).lower(*args).compile()
     text, found = str(compiled.as_text()), compiled(*args)
     pairs = zip(jtu.tree_leaves(found), jtu.tree_leaves(expected), strict=True)
@@ -93,8 +96,8 @@ def facts(function: Any, args: Any, expected: Any) -> dict[str, Any]:
         "all-reduce": [size(shape) for shape, name in collectives if name == "all-reduce"],
         "others": [name for _, name in collectives if name != "all-reduce"],
         "rows": sorted(
-            {int(re.findall(r"\[(\d+)", shape)[0]) for shape in kernels}
-        ),  # the first result is a state
+            {int(re.findall(r"\[([\d,]+)", shape)[0].split(",")[axis]) for shape in kernels}
+        ),
         "types": sorted({str(jax.typeof(a).sharding.spec) for a in jtu.tree_leaves(found)}),
     }
 
@@ -245,7 +248,8 @@ def mapped_batches(*spec: Any) -> dict[str, Any]:
 def mapped_weights() -> dict[str, Any]:
     several = jtu.tree_map(lambda a: jnp.stack([a, a / 2]), MODELS["small"])
     function = jax.vmap(loss, (0, None))
-    return facts(function, (put(several, AUTO), put(xs, AUTO, "data")), function(several, xs))
+    args, expected = (put(several, AUTO), put(xs, AUTO, "data")), function(several, xs)
+    return facts(function, args, expected, axis=1)  # models come first
 
 
 def single_steps(mesh: Any) -> dict[str, Any]:

@@ -25,6 +25,8 @@
 `save_policies`      the policies of ``save=``: store gates, or states only
 `tangents`           the loop of tangents, for forward mode
 `linear`             a step as a linear recurrence
+`state_parts`        parts of one array of the state as arrays of their own
+`constant_matrix`    steps that are affine by a constant matrix
 `linear_forms`       the forms of its values: affine, or with a maximum in place of the sum
 `multilinear`        values as sums of products of known factors and a matrix of the state
 `terms`              the terms of these sums

@@ -284,6 +284,8 @@ def _tangents(executor: LoopExecutor) -> list[str]:
         loop = planned(executor)
     except Unsupported as error:
         return [Reason.OTHER_LOOP(loop="loop of tangents", obstacle=str(error)), str(error)]
+    if any(e.name == "custom_lin" for e in loop.call.graph.equations):
+        return []  # a rule of `jax.custom_vjp` has no forward mode
     return [] if loop.note is None else [loop.note, *loop.obstacles]
 
 

@@ -160,9 +160,7 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
     if frontier is not None and not frontier.as_steps:
         sizes = sizes._replace(batch=None)
     if kept := _with_delays(traced, problem, sizes, options):
-        name, program = kept
-        is_asked = options.backend != "auto"
-        return decided(name, Reason.AS_ASKED() if is_asked else loop_backend(name).merit, program)
+        return decided(*kept)
     if traced.peeled is not None and not traced.state:
         name = "scan" if options.backend == "auto" else options.backend
         reason = Reason.NO_LOOP()
@@ -195,8 +193,10 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
 
 def _with_delays(
     traced: Traced, problem: Problem, sizes: Sizes, options: Options
-) -> tuple[str, Program] | None:
+) -> tuple[str, str, Program] | None:
     """The loop with its delays in it, on a backend that prefers that and can run it.
+
+    The backend, the reason for it, and the program; ``None`` if there is no such loop.
 
     Even where no loop is needed: arrays of all steps go through memory, and a window is as many
     times as large as it has entries (``python benchmarks/delays.py``).
@@ -207,7 +207,9 @@ def _with_delays(
         if kept is not None:
             program, missing = _loop(name, in_pairs(kept)[0], problem, sizes, options)
             if not missing:
-                return name, program
+                is_asked = options.backend != "auto"
+                reason = Reason.AS_ASKED() if is_asked else loop_backend(name).merit
+                return name, reason, program
     return None
 
 

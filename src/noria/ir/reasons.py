@@ -22,8 +22,8 @@ class Reason(Enum):
     NO_LOOP = (
         CHOICE,
         "no array of its state needs a loop",
-        "Nothing to do: all steps run at once. Counters and outputs leave the loop, and delays unless "
-        "it is native.",
+        "Nothing to do: all steps run at once. Counters and outputs leave the loop; so do delays, "
+        "unless it is native.",
     )
     CONSTANT_MATRIX = (
         CHOICE,

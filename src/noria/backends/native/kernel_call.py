@@ -22,7 +22,7 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]
     """The results of a loop, by machine code."""
     batch, models, limits = loop.batch(arrays), loop.models or 1, loop.tuning
     if not time * batch * models:
-        return loop.lower_scan(*arrays, time=time)
+        return loop(*arrays, time=time)
     few = time * batch <= limits.unpacked_rows
     is_known = all(v in loop.known for v in loop.shared if v.aval.ndim > 1)
     schedule = _schedule(loop, batch, few)

@@ -187,8 +187,12 @@ class NativeLoop:
 
     # --- lowering -------------------------------------------------------------------------------
 
-    def lower_scan(self, *arrays: Any, time: int) -> list[Any]:
-        """The loop as a scan."""
+    def __call__(self, *arrays: Any, time: int) -> list[Any]:
+        """The loop as a scan.
+
+        JAX's caches hold a parameter of a primitive weakly only if it is a function. Otherwise they
+        would keep the loop, and the constants that it knows.
+        """
         return self._of_each_model(functools.partial(self._scan, time, self.batch(arrays)), arrays)
 
     def derived(self, *arrays: Any, time: int) -> list[Any]:

@@ -83,7 +83,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: NativeLoop, t
         except (UnsupportedEquation, Unsupported) as reason:
             _log.debug("the tangents of a loop are those of a scan: %s", reason)
             given = [*itertools.compress(primals, moved)]
-            scan = functools.partial(smooth_results, call.lower_scan, primals)
+            scan = functools.partial(smooth_results, call, primals)
             return jax.jvp(scan, (given,), (tangents,))[1]
 
     def pull(primals: list[Any], cotangents: list[Any]) -> list[Any]:
@@ -114,7 +114,7 @@ _native = primitive(
     jvp=_jvp,
     dce=_without_unused,
     batch=lambda arrays, axes, call, time: batched(run, call, arrays, axes, time),
-    portable=lambda *arrays, call, time: call.lower_scan(*arrays, time=time),
+    portable=lambda *arrays, call, time: call(*arrays, time=time),
     cpu=lambda *arrays, call, time: call_kernel(call, arrays, time),
     rows=lambda *, call, time: call.rows(),
 )

@@ -751,7 +751,7 @@ def test_a_gradient_calls_two_kernels(name):
         return layer.scan(start, xs, **options)
 
     lowered = jax.jit(lambda arrays: pulled(run, *eqx.combine(arrays, rest))).lower(arguments)
-    expected = 0 if name in ("memoryless", "delays_of_delays") else 2
+    expected = 0 if name == "memoryless" else 2
     assert lowered.as_text().count("custom_call @noria_") == expected
 
 

@@ -90,7 +90,7 @@ def in_32_bits(arrays: Any) -> Any:
     return jtu.tree_map(_widest, arrays)
 
 
-def _widest(array: jax.Array) -> jax.Array:
+def _widest(array: Any) -> Any:
     return array.astype(_WIDE) if array.dtype == _NARROW else array
 
 

@@ -4,7 +4,7 @@ import contextvars
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -117,8 +117,13 @@ def run_single_step(options: Options, problem: Problem) -> tuple[State, Any]:
 
 def _may_be_a_loop(options: Options, sizes: Sizes) -> bool:
     """Whether some loop backend that the layer may run on prefers a single step of these sizes."""
-    names = LOOP_BACKENDS if options.backend == "auto" else {options.backend} & {*LOOP_BACKENDS}
+    names = _loop_backends(options)
     return not is_symbolic(*sizes.axes) and any(_prefers_single_step(n, sizes) for n in names)
+
+
+def _loop_backends(options: Options) -> Collection[str]:
+    """The loop backends that the layer may run on, the fastest first."""
+    return LOOP_BACKENDS if options.backend == "auto" else {options.backend} & {*LOOP_BACKENDS}
 
 
 def _prefers_single_step(name: str, sizes: Sizes) -> bool:
@@ -201,8 +206,7 @@ def _with_delays(
     Even where no loop is needed: arrays of all steps go through memory, and a window is as many
     times as large as it has entries (``python benchmarks/delays.py``).
     """
-    names = LOOP_BACKENDS if options.backend == "auto" else {options.backend} & {*LOOP_BACKENDS}
-    for name in names if environment().backend != "scan" else ():
+    for name in _loop_backends(options) if environment().backend != "scan" else ():
         kept = traced.with_delays() if loop_backend(name).keeps_delays else None
         if kept is not None:
             program, missing = _loop(name, in_pairs(kept)[0], problem, sizes, options)

@@ -31,8 +31,23 @@ from noria.ir.passes import (
 from noria.ir.primitives import is_contraction, is_heavy
 
 
+class StepLoop:
+    """A ``loop`` whose outputs are the next ``state``, then emitted values."""
+
+    loop: Graph
+    state: tuple[Value, ...]
+
+    @property
+    def next_state(self) -> tuple[Value, ...]:
+        return values_in(self.loop.outputs[: len(self.state)])
+
+    @property
+    def emitted(self) -> tuple[Atom, ...]:
+        return self.loop.outputs[len(self.state) :]
+
+
 @dataclass(frozen=True, eq=False)
-class Split:
+class Split(StepLoop):
     """The parts of a step. Each reads parameters, the input, and outputs of other parts.
 
     ============= ========================================== =====================================
@@ -61,14 +76,6 @@ class Split:
     def differentiable(self) -> frozenset[Value]:
         """The parameters and parts of the input that have a derivative."""
         return frozenset(filter(is_inexact, (*self.parameters, *self.steps)))
-
-    @property
-    def next_state(self) -> tuple[Value, ...]:
-        return values_in(self.loop.outputs[: len(self.state)])
-
-    @property
-    def emitted(self) -> tuple[Atom, ...]:
-        return self.loop.outputs[len(self.state) :]
 
     @property
     def reads_out(self) -> bool:

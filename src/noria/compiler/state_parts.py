@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from noria.compiler.split import Split
+from noria.compiler.split import Split, StepLoop
 from noria.ir.build import graph_of
 from noria.ir.graph import (
-    Atom,
     Equation,
     Graph,
     Value,
@@ -29,7 +28,6 @@ from noria.ir.graph import (
     is_literal,
     read,
     struct,
-    values_in,
     values_of,
 )
 from noria.ir.passes import dependence, substitute
@@ -55,7 +53,7 @@ class Layout:
 
 
 @dataclass(frozen=True, eq=False)
-class PartedState:
+class PartedState(StepLoop):
     """The loop of a step with parts of the arrays of the state as its state.
 
     Attributes:
@@ -67,14 +65,6 @@ class PartedState:
     loop: Graph
     state: tuple[Value, ...]
     layouts: tuple[Layout | None, ...]
-
-    @property
-    def next_state(self) -> tuple[Value, ...]:
-        return values_in(self.loop.outputs[: len(self.state)])
-
-    @property
-    def emitted(self) -> tuple[Atom, ...]:
-        return self.loop.outputs[len(self.state) :]
 
     def apart(self, arrays: Sequence[Any]) -> list[Any]:
         found: list[Any] = []

@@ -168,8 +168,9 @@ def dependence(equations: Sequence[Equation], sources: dict[Value, int]) -> dict
 
 
 def backward_slice(equations: Sequence[Equation], outputs: Iterable[Atom]) -> set[Equation]:
-    """The equations that at least one of ``outputs`` depends on."""
-    return set(extract(equations, tuple(values_of(outputs)), inputs_of(equations)).equations)
+    """The equations that at least one of ``outputs`` depends on; outputs may be free values."""
+    wanted = tuple(values_of(outputs))
+    return set(extract(equations, wanted, inputs_of(equations, wanted)).equations)
 
 
 def inputs_of(equations: Sequence[Equation], outputs: Iterable[Atom] = ()) -> list[Value]:

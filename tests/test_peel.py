@@ -426,3 +426,18 @@ def test_a_delay_of_random_numbers_draws_them_once():
     )
     assert nr.explain(layer, random(0, 5, 3), key=jax.random.key(1)).states == ("loop", "delay")
     assert_agree(layer, definition, random(0, 2, 5, 3), key=jax.random.key(1))
+
+
+def test_a_delay_beside_an_operation_without_native_code():
+    """The loop with its delay has an obstacle; the delay leaves it, and the operation too."""
+
+    def cell(state: Any, x: jax.Array) -> Any:
+        h, before = state
+        return jnp.tanh(h + jax.lax.digamma(before + 3.0)), x
+
+    layer, definition = (
+        nr.Recurrence(cell, (jnp.zeros(3), jnp.zeros(3)), backend=b) for b in ("auto", "reference")
+    )
+    found = nr.explain(layer, random(0, 5, 3))
+    assert (found.backend, found.states) == (AUTO, ("loop", "delay"))
+    assert_agree(layer, definition, random(0, 2, 5, 3), tolerance=1e-10)

@@ -167,7 +167,7 @@ def test_equals_the_definition(name, backend, reverse, save):
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(5)
 @all_kinds
 @both_backends
 def test_one_example_in_single_precision(name, backend):
@@ -191,7 +191,7 @@ def test_associative(name):
     assert_agree(layer, definition, xs, tolerance=1e-10, lengths=LENGTHS, resets=RESETS)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(5)
 @all_kinds
 @both_backends
 def test_step_and_chunks_equal_the_sequence(name, backend):

@@ -50,7 +50,7 @@ MOVES |= {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("backend", ["native", "scan"])
 def test_constant_positions(move, backend, request):
@@ -154,6 +154,7 @@ class ClockworkOfSteps(nr.Cell):
         return jnp.zeros(SIZE)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("cell", [Clockwork, ClockworkOfSteps])
 def test_a_clockwork_cell_is_native(cell):
     weights, xs = (random(1, SIZE, 3), random(2, SIZE, SIZE)), random(3, 2, 9, 3)
@@ -165,6 +166,7 @@ def test_a_clockwork_cell_is_native(cell):
     assert_close(layer(xs, **options), other(xs, **options), 1e-12)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("backend", ["native", "scan"])
 def test_powers_of_whole_numbers(backend):
     if backend == "native" and AUTO != "native":

@@ -100,7 +100,7 @@ def loss_of(cell: Any, xs: np.ndarray) -> Any:
     return total
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
 def test_values_and_gradients(cell):
     cell, xs = Emitting(cell), np.random.default_rng(0).uniform(0.1, 0.5, (3, 3))

@@ -187,6 +187,7 @@ def test_integers_in_the_state_have_no_tangent():
     assert_close(jax.jvp(layer, [XS], [XS + 1]), jax.jvp(plain, [XS], [XS + 1]), 1e-10)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("backend", ["associative", "chunkwise"])
 @pytest.mark.parametrize("transformation", ["jvp", "jvp of grad", "grad of jvp"])
 def test_forward_mode_of_other_forms(backend, transformation):

@@ -380,7 +380,7 @@ CASES += [(name, True, True, True) for name in CELLS if name != "mingru"]
 CASES += [("oscillators", False, False, batched) for batched in (False, True)]
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(("name", "lengths", "resets", "batched"), CASES)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_against_reference(monkeypatch, name, lengths, resets, batched, reverse):
@@ -487,6 +487,7 @@ def test_vmap_equals_the_batch(monkeypatch, parallel):
     assert_close(mapped, layer.scan(None, xs, lengths=LENGTHS, resets=RESETS), 1e-12)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("checkpoint", [None, "sqrt"])
 def test_second_derivatives_of_a_layer(monkeypatch, checkpoint):
     force(monkeypatch, True, 3)

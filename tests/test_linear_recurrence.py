@@ -190,7 +190,7 @@ def block_by_steps(ring: Any, a: Any, b: Any, start: Any, reverse: bool = False)
     return tuple(jnp.stack(some) for some in zip(*states, strict=True))
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(7)
 @forms
 @directions
 @pytest.mark.parametrize(
@@ -258,6 +258,7 @@ def test_one_of_two_states_has_a_cotangent(parallel):
     assert_close(found, gradient(block_by_steps), 1e-12)
 
 
+@pytest.mark.sampled(2)
 @directions
 def test_rotations_of_20_000_steps(reverse):
     """In float32: a rotation keeps its length, and both forms agree."""
@@ -275,14 +276,14 @@ def test_rotations_of_20_000_steps(reverse):
 
 def test_blocks_whose_products_overflow():
     """A state of zero stays zero, also for some examples of a mapped axis."""
-    zero = jnp.zeros((CHUNK, 2), jnp.float32)
+    zero = jnp.zeros((32, 2), jnp.float32)
     start = (zero[0], zero[0])
 
     def run(a: jax.Array) -> Any:
         return block_recurrence(AFFINE, ((a, a), (-a, a)), (zero, zero), start, parallel=True)
 
-    a = jnp.full((CHUNK, 2), 3.0, jnp.float32)
-    for found in (*run(a), *jax.vmap(run)(jnp.stack([a, 0.1 * a]))):
+    a = jnp.full((32, 2), 30.0, jnp.float32)
+    for found in (*run(a), *jax.vmap(run)(jnp.stack([a, 0.01 * a]))):
         assert not np.asarray(found).any()
 
 

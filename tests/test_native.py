@@ -87,7 +87,7 @@ def odd_sizes() -> list[Any]:
     return found
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("name", "dtype", "batch", "time", "features", "hidden"), odd_sizes())
 def test_odd_sizes_agree_with_the_scan(name, dtype, batch, time, features, hidden):
     check_against_scan(
@@ -224,6 +224,7 @@ def branched(x):
     return jax.lax.cond(x.sum() > 0, straight_through, steep, x)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("function", [straight_through, steep, branched])
 def test_functions_keep_their_own_derivatives(function, dtype):
@@ -354,7 +355,7 @@ def test_vmap_in_vmap_and_over_the_state_alone_agree_with_one_batch():
 # --- numbers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", ["mixing", "lstm", "gru", "rnn"])
 def test_nan_and_infinity_arise_where_they_do_in_a_scan(name, dtype):
@@ -471,6 +472,7 @@ STEPS: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.timeout(60)
 def test_steps_that_once_failed_agree_with_the_plain_loop(name):

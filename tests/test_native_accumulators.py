@@ -267,6 +267,7 @@ MAPS: dict[str, tuple[tuple[Any, Any, Any], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", MAPS)
 def test_vmap_of_gradients_agrees_with_the_scan(name):
     """With respect to everything; forward for some, reverse for others."""

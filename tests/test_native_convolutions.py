@@ -22,7 +22,7 @@ def assert_native(layer, xs, state=None, **options):
     assert_agree(layer, nr.with_backend(layer, "reference"), xs, state, **options)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(10)
 @each_cell
 def test_convolutional_cells_with_lengths_equal_their_definition(name):
     """What is past the end of an example is never read."""
@@ -121,6 +121,7 @@ STEPS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
 def test_other_convolutions_equal_their_definition(step):
     K, V = (random(n, *shape) / 2 for n, shape in enumerate(STEPS[step]))

@@ -169,6 +169,7 @@ EXTREMES: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("isa", [isa.name for isa in available()])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("width", [16, 5, 37])

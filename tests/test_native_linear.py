@@ -80,6 +80,7 @@ def test_it_agrees_with_the_definition(name, batch, masked, reverse):
     assert_agree(native, reference, xs, tolerance=1e-10, **options)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CELLS)
 def test_chunks_and_steps_agree_with_the_whole(name):
     layer = nr.Recurrence(CELLS[name](), backend="native")

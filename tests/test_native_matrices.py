@@ -28,7 +28,7 @@ def assert_native(name, heads, size, xs, reverse=False, **options):
     )
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", ALL)
 def test_matrix_cells_with_lengths_equal_their_definition(name):
     assert_native(name, 2, 18, random(1, 3, 4, FEATURES), lengths=jnp.array([4, 0, 2]))
@@ -41,14 +41,14 @@ def test_matrix_cells_with_resets_in_reverse_equal_their_definition(name):
     assert_native(name, 3, 17, random(1, 4, FEATURES), reverse=True, resets=resets)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("name", ALL)
 def test_matrix_cells_in_single_precision_equal_their_definition(name):
     xs = random(1, 1, 3, FEATURES, dtype=jnp.float32)
     assert_native(name, 2, 33, xs, tolerance=2e-5)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("isa", ["avx2", "sse"])
 @pytest.mark.parametrize("name", ["gated_deltanet", "rwkv7", "mlstm", "mixed", "window attention"])
 def test_matrix_cells_with_narrow_vectors(name, isa, tune):

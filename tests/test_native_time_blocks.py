@@ -117,7 +117,7 @@ def test_a_gradient_that_nobody_wants_is_not_computed(plans):
     assert (of_forward, of_input, of_weights) == (0, 1, 0)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize(
     ("batch", "time", "features", "hidden"),

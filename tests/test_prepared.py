@@ -56,7 +56,7 @@ def assert_same(found: Any, expected: Any) -> None:
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [*((name, "float64") for name in models()), ("chain", "float32"), ("chain", "bfloat16")],
@@ -190,6 +190,7 @@ def test_invariant_values_are_constants_too(packings):
     assert packings == [[(6, 6)]]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("backend", ["native", "scan", "plain"])
 def test_derivatives_of_the_input(backend):
     model, xs = nr.with_backend(models()["LSTM"], backend), random(9, 3, 8, 5)

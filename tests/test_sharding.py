@@ -56,7 +56,7 @@ LONG = {
     *("by_typed_shard_map plain", "by_typed_shard_map associative", "by_typed_shard_map stored"),
     *("by_explicit_mesh scan", "by_explicit_mesh reference"),
     *("constraint", "two_meshes", "the second axis", "mapped outside", "mapped explicit", "steps"),
-    "part of a mesh",
+    *("in_shardings", "mapped", "part of a mesh", "time too"),
 }
 
 

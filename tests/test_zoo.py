@@ -809,6 +809,7 @@ def test_an_untouched_parameter_has_gradient_zero():
     assert np.asarray(found.parameters["U"]).any()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("checkpoint", [None, "sqrt"])
 def test_arrays_that_a_plain_function_closes_over_are_differentiated(checkpoint):
     W, xs = random(2, 4, 3), random(0, BATCH, TIME, IN)

@@ -1,13 +1,14 @@
 """Measure the thresholds of the native backend: python benchmarks/tuning.py [--quick] [NAME ...]
 
 Without names, all fields of `Tuning` are measured, and the constants of other modules (in capital
-letters). There are two kinds of tables:
+letters). There are three kinds of tables:
 
 * A threshold selects one of two methods. Each line is a problem below or above the threshold, with
   the time of the first method divided by the time of the second. The threshold belongs where the
   ratio crosses 1.
 * For a size, each line is a value, with the time of the default divided by the time of the value.
   The default is right if no ratio is far above 1.
+* For a limit of the compiler, each line is a number of things and the seconds that they take.
 
 The variants of a line alternate, so that a change in the load of the machine affects all of them.
 """
@@ -26,11 +27,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import noria as nr
 from noria.backends.native.machine import Tuning, using
 from noria.backends.native.runtime import team
-from noria.compiler import accumulate, chunks
+from noria.compiler import (
+    accumulate,
+    canonicalize,
+    chunks,
+    constant_positions,
+    constant_scatters,
+    multilinear,
+    peel,
+    windows,
+)
 from noria.ops import linear_recurrence
 
 #: Makes a context.
@@ -74,6 +85,9 @@ def step(layer: Any, xs: jax.Array) -> Any:
 
 
 train = jax.grad(lambda layer, xs: jnp.mean(layer(xs) ** 2))
+
+
+# --- problems -------------------------------------------------------------------------------------
 
 
 def lstm(steps: int, batch: int, inputs: int, units: int) -> tuple[Any, jax.Array]:
@@ -193,6 +207,48 @@ def min_gru(steps: int, batch: int, units: int) -> tuple[Any, jax.Array]:
     return layer, jax.random.normal(jax.random.key(1), (batch, steps, units))
 
 
+def window(entries: int) -> tuple[Any, jax.Array]:
+    """A step that reads its last inputs, on the scan."""
+    K = jax.random.normal(jax.random.key(0), (entries, 64)) / entries
+
+    def step(state: Any, x: jax.Array) -> Any:
+        h, w = state
+        w = jnp.concatenate([w[1:], x[None]])
+        return jnp.tanh(h + (K * w).sum(0)), w
+
+    start = jnp.zeros(64), jnp.zeros((entries, 64))
+    layer = nr.Recurrence(step, start, backend="scan")
+    return layer, jax.random.normal(jax.random.key(1), (8, 512, 64))
+
+
+def delay(elements: int) -> tuple[Any, jax.Array]:
+    """A step that reads what it made of its last input, on the scan."""
+    w = jax.random.normal(jax.random.key(0), (elements // 8,))
+
+    def step(state: Any, x: jax.Array) -> Any:
+        h, before = state
+        return jnp.tanh(0.5 * h + before), jnp.outer(w, x).reshape(-1)
+
+    layer = nr.Recurrence(step, (jnp.zeros(elements), jnp.zeros(elements)), backend="scan")
+    return layer, jax.random.normal(jax.random.key(1), (8, 256, 8))
+
+
+def gathered(runs: int) -> tuple[Any, jax.Array]:
+    """A state whose elements change places, in runs of neighbours."""
+    places = np.arange(256).reshape(runs, -1)[::-1].reshape(-1)
+    layer = nr.Recurrence(lambda h, x: jnp.tanh(0.9 * h[places] + x), jnp.zeros(256))
+    return layer, jax.random.normal(jax.random.key(1), (8, 256, 256))
+
+
+def rounds(count: int) -> tuple[Any, jax.Array]:
+    """A step with an inner loop; a round has three equations."""
+
+    def step(h: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, count, lambda _, c: jnp.tanh(0.9 * c + x), h)
+
+    return nr.Recurrence(step, jnp.zeros(64)), jax.random.normal(jax.random.key(1), (8, 64, 64))
+
+
 DEFAULT = tuned()
 NEVER_BLOCK = tuned(small_weight_bytes=HUGE, cached_weight_bytes=HUGE)
 ALWAYS_BLOCK = tuned(small_weight_bytes=0, block_examples=HUGE)
@@ -251,6 +307,11 @@ def lines(name: str) -> Iterator[Line]:
             label = f"{4 * heads * size * size:,} bytes of matrices"
             problem = retention(64, 16, heads, size)
             yield Line(label, infer, problem, TOGETHER, ONE_BY_ONE)
+    elif name in BORDERS:
+        module, counts, problem_of = BORDERS[name]
+        never, always = (partial(constant, module, name, value) for value in (0, HUGE))
+        for count in counts:
+            yield Line(f"{count} of {problem_of.__name__}", train, problem_of(count), never, always)
     else:
         for batch, units in _BLOCKS[name]:
             label = f"{batch} examples, weight of {4 * 4 * units * units:,} bytes"
@@ -264,6 +325,14 @@ _BLOCKS: dict[str, Sequence[tuple[int, int]]] = {
     "block_examples": [(batch, 256) for batch in (2, 4, 6, 8, 12, 16)],
     "cached_weight_bytes": [(8, units) for units in (128, 256, 310, 400, 512)],
     "uncached_block_examples": [(batch, 512) for batch in (8, 16, 32, 48)],
+}
+
+#: Limits that are constants of modules, by name: the module, numbers on both sides, the problem.
+BORDERS: dict[str, tuple[ModuleType, Sequence[int], Callable[[int], Any]]] = {
+    "MOST_ENTRIES": (windows, (2, 4, 8, 16, 32, 64), window),
+    "MOST_ELEMENTS": (peel, (256, 1024, 4096, 16384, 65536), delay),
+    "RUNS": (constant_positions, (2, 4, 8, 16, 32, 64), gathered),
+    "MOST_EQUATIONS": (canonicalize, (4, 16, 64, 85, 256), rounds),
 }
 
 # --- sizes ----------------------------------------------------------------------------------------
@@ -324,7 +393,7 @@ def ratio(line: Line, seconds: float) -> float:
     return one / two
 
 
-def compile_seconds(count: int) -> float:
+def sines(count: int) -> float:
     """Seconds of the first run of a step with about this many operations."""
 
     def step(h: jax.Array, x: jax.Array) -> jax.Array:
@@ -338,19 +407,55 @@ def compile_seconds(count: int) -> float:
     return time.perf_counter() - began
 
 
+def terms(count: int) -> float:
+    """Seconds in which `explain` finds that the next matrix is a sum of so many outer products."""
+    keys = jax.random.normal(jax.random.key(0), (count, 8)) / count
+
+    def step(S: jax.Array, x: jax.Array) -> jax.Array:
+        S = 0.9 * S
+        for key in keys:
+            S = S + jnp.outer(key, x)
+        return S
+
+    return explained(step, jnp.zeros((8, 8)), 8)
+
+
+def positions(count: int) -> float:
+    """Seconds in which `explain` finds the runs of an update at constant positions."""
+    places = np.arange(count).reshape(8, -1)[::-1].reshape(-1)
+    return explained(lambda h, x: jnp.tanh(h.at[places].add(x)), jnp.zeros(count), count)
+
+
+def explained(step: Callable[..., Any], start: jax.Array, inputs: int) -> float:
+    began = time.perf_counter()
+    nr.explain(nr.Recurrence(step, start), jnp.ones((2, inputs)))
+    return time.perf_counter() - began
+
+
+#: Limits of the compiler, by name: where they are, numbers, and the seconds that a number takes.
+SECONDS: dict[str, tuple[Any, Sequence[int], Callable[[int], float]]] = {
+    "equations": (Tuning(), (800, 1600, 3200, 4000), sines),
+    "MOST_TERMS": (multilinear, (8, 16, 32, 64, 65), terms),
+    "MOST_POSITIONS": (constant_scatters, (2**10, 2**13, 2**16), positions),
+}
+
+
 def main(arguments: Sequence[str]) -> None:
     quick = "--quick" in arguments
-    names = [*(field.name for field in fields(Tuning)), *CONSTANTS]
+    modules = {**CONSTANTS, **BORDERS, **SECONDS}
+    names = list(dict.fromkeys([*(field.name for field in fields(Tuning)), *modules]))
     chosen = [name for name in arguments if name != "--quick"] or names
     if unknown := {*chosen} - {*names}:
         sys.exit(f"tuning.py: no threshold {', '.join(sorted(unknown))}; there are {names}")
     print(f"{os.cpu_count()} cores, JAX {jax.__version__}")
     for name in chosen:
-        owner = CONSTANTS[name][0] if name in CONSTANTS else Tuning()
+        owner = modules[name][0] if name in modules else Tuning()
         print(f"\n{name}: {getattr(owner, name)}", flush=True)
-        if name == "equations":
-            for count in (100, 200) if quick else (800, 1600, 3200, 4000):
-                print(f"  {compile_seconds(count):8.2f} s  {count} operations", flush=True)
+        if name in SECONDS:
+            _, counts, seconds_of = SECONDS[name]
+            for count in counts[:1] if quick else counts:
+                label = f"{count} {seconds_of.__name__}"
+                print(f"  {seconds_of(count):8.2f} s  {label}", flush=True)
             continue
         table = [*(sizes if name in SIZES or name in CONSTANTS else lines)(name)]
         for line in table[:: len(table) - 1] if quick else table:

@@ -28,8 +28,9 @@ _COMBINE: dict[str, Callable[..., Any] | None] = {
 }
 SCATTERS = frozenset(_COMBINE)
 
-#: Positions and updates up to which runs are looked for.
-_MOST = 2**16
+#: Positions and updates up to which runs are looked for, to keep tracing short
+#: (``python benchmarks/tuning.py MOST_POSITIONS``).
+MOST_POSITIONS = 2**16
 
 
 def scattered(equation: Equation, indices: np.ndarray, most: int) -> Callable[..., Any] | None:
@@ -43,7 +44,7 @@ def scattered(equation: Equation, indices: np.ndarray, most: int) -> Callable[..
     operand, _, updates = (v.aval for v in equation.inputs)
     combine = _COMBINE[equation.name]
     is_apply = combine is None and equation.params["update_jaxpr"] is not None
-    if is_apply or not 0 < max(operand.size, updates.size) <= _MOST or not operand.size:
+    if is_apply or not 0 < max(operand.size, updates.size) <= MOST_POSITIONS or not operand.size:
         return None
     rounds: Iterator[np.ndarray] = iter(())
     if updates.size:

@@ -118,16 +118,6 @@ class LinearExecutor:
         scales = (state[leaf] for c in self.components for _ in c.leaves for leaf in c.leaves)
         return (*scales, *state)
 
-    def __call__(
-        self,
-        sizes: Sizes,
-        parameters: list[jax.Array],
-        steps: list[jax.Array],
-        state: list[jax.Array],
-    ) -> Outputs:
-        """Final state and emitted values; arguments as for `LoopExecutor`."""
-        return self.infer(sizes, parameters, steps, state)
-
     def infer(
         self,
         sizes: Sizes,
@@ -135,7 +125,7 @@ class LinearExecutor:
         steps: list[jax.Array],
         state: list[jax.Array],
     ) -> Outputs:
-        """The same: there is no derivative rule."""
+        """Final state and emitted values; arguments as for `LoopExecutor`."""
         split, parts, axes, reverse = self.split, self.parts, sizes.axes, self.reverse
         state = parts.apart(state)
         env = env_of(split.parameters, parameters) | self.constants
@@ -156,6 +146,8 @@ class LinearExecutor:
                 if before in read:
                     values[before] = shifted(states, state[leaf], reverse)
         return parts.joined(final), evaluate(self.emission, env, values, axes)
+
+    __call__ = infer  # there is no derivative rule
 
 
 def linear_executor(split: Split, reverse: bool = False) -> LinearExecutor:

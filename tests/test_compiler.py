@@ -19,6 +19,7 @@ from noria.backends import loop_backend
 from noria.compiler.program import split_step
 from noria.compiler.select import listening
 from noria.compiler.trace import Steps, trace
+from noria.ir.build import graph_of
 
 KEY = jax.random.key(0)
 
@@ -449,3 +450,10 @@ def test_two_threads_trace_and_run_at_once():
     for n, (lines, gradient) in enumerate(found):
         assert [line.name for line in lines] == [line.name for line in work(n)[0]]
         np.testing.assert_array_equal(gradient, work(n)[1])
+
+
+def test_parameters_of_equations_are_integers_of_python():
+    """`jnp.pad` passes integers of NumPy, and LLVM knows none."""
+    graph, *_ = graph_of(lambda x: jnp.pad(x, 1), jnp.ones(3))
+    (config,) = (e.params["padding_config"] for e in graph.equations if e.name == "pad")
+    assert [type(n) for n in config[0]] == [int] * 3

@@ -1,16 +1,22 @@
 """Gradients against finite differences, in reverse, forward, and reverse over reverse."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import oracles
 import pytest
+from fuzzing.cells import with_own_jvp, with_own_vjp
 from models import CELLS, assert_close, make_cell, random, random_like
 
 import noria as nr
+from noria.compiler.own_rules import have_own_rules
+from noria.ir.build import graph_of
 
 LENGTHS = jnp.array([4, 2])
 RESETS = jnp.array([[0, 1, 0, 0], [0, 0, 1, 0]], bool)
@@ -139,3 +145,69 @@ def test_each_of_two_equal_layers_is_differentiated_as_asked(backend, options, a
     found = jax.jit(jax.grad(loss_of_two, argnums=asked))(*layers, random(3, 2, 5, 4))
     expected = [gradients_of_two()[n] for n in asked]
     assert_close(jtu.tree_leaves(found), jtu.tree_leaves(expected), 1e-10)
+
+
+class Ruled(nr.Cell):
+    """A function at one place of a cell."""
+
+    U: jax.Array
+    function: Callable[..., Any] = eqx.field(static=True)
+    place: str = eqx.field(static=True)
+
+    def at(self, place: str, value: jax.Array) -> jax.Array:
+        return self.function(value) if place == self.place else jnp.tanh(value)
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return self.at("state", self.U @ h + self.at("input", x))
+
+    def output(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return self.at("output", h)
+
+    def initial_state(self) -> jax.Array:
+        return jnp.ones(3)
+
+
+@pytest.mark.sampled(5)
+@pytest.mark.parametrize("place", ["state", "input", "output"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backend": "auto"},
+        {"backend": "auto", "save": "states"},
+        {"backend": "auto", "checkpoint": 2},
+        {"backend": "scan"},
+        {"backend": "scan", "save": "states", "checkpoint": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("wrapper", [with_own_jvp, with_own_vjp])
+def test_second_derivatives_of_a_function_with_a_rule_of_its_own(wrapper, options, place):
+    """The rule has another derivative than the function: the second one is that of its code."""
+    cell = Ruled(random(0, 3, 3), wrapper(jnp.sin), place)
+    layer, definition = (
+        nr.Recurrence(cell, **some) for some in (options, {"backend": "reference"})
+    )
+
+    def second(layer: Any) -> Any:
+        def squares(xs: Any) -> Any:
+            return (jax.grad(lambda xs: (layer(xs) ** 2).sum())(xs) ** 2).sum()
+
+        return jax.jit(jax.grad(squares))(random(1, 2, 4, 3))
+
+    assert_close(second(layer), second(definition), 1e-12)
+
+
+def test_rules_that_call_their_function_are_no_others():
+    """Then the code of a first derivative is the same."""
+
+    def graph(function: Any) -> Any:
+        return graph_of(lambda x: jax.lax.map(function, x), jnp.ones((2, 3)))[0]
+
+    for function, others in (
+        (jnp.tanh, False),
+        (jax.nn.relu, False),
+        (with_own_jvp(jnp.sin), True),
+    ):
+        assert have_own_rules(graph_of(function, jnp.ones(3))[0]) == others
+    assert have_own_rules(graph(with_own_vjp(jnp.sin)))
+    assert not have_own_rules(graph(jnp.tanh))

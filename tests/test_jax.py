@@ -239,7 +239,9 @@ def test_differentiable():
     def function(x, n):
         return [jnp.sin(x) * n], [n + 1]
 
-    def forward(x, n):
+    def forward(moved, x, n):
+        assert moved == (True, False)
+
         def pull(x, n, cotangents):
             (of_sine,), (of_number,) = cotangents
             seen.append(isinstance(of_number, _jax.SymbolicZero))

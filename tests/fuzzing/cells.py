@@ -40,8 +40,36 @@ IN_32_BITS = frozenset(
     ).split()
 )
 
+
+def with_own_jvp(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with half of its derivative."""
+    found = jax.custom_jvp(function)
+
+    @found.defjvp
+    def rule(values: Any, tangents: Any) -> Any:
+        value, tangent = jax.jvp(function, values, tangents)
+        return value, tangent * jnp.asarray(0.5, tangent.dtype)
+
+    return found
+
+
+def with_own_vjp(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with twice its derivative."""
+    found = jax.custom_vjp(function)
+    found.defvjp(
+        lambda *values: jax.vjp(function, *values),
+        lambda pull, cotangent: tuple(ct + ct for ct in pull(cotangent)),
+    )
+    return found
+
+
 #: What stands around an operation in a cell.
-WRAPPERS: dict[str, Callable[..., Any]] = {"jit": jax.jit, "checkpoint": jax.checkpoint}
+WRAPPERS: dict[str, Callable[..., Any]] = {
+    "jit": jax.jit,
+    "checkpoint": jax.checkpoint,
+    "own vjp": with_own_vjp,
+    "own jvp": with_own_jvp,
+}
 
 Instruction = tuple[Any, ...]
 

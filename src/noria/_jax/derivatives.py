@@ -61,11 +61,12 @@ def differentiable(
 
     Args:
         function: from pytrees of arrays to the results.
-        forward: from the same pytrees to the results, their pull-back, and their tangents, both a
-            `jtu.Partial`. The pull-back takes two lists of cotangents, which may be `SymbolicZero`,
-            and returns pytrees as the arguments, with ``None`` for zero. The tangents are a
-            function of such pytrees, and return the tangents of all inexact results. If they are
-            ``None``, or return ``None``, ``function`` is differentiated.
+        forward: from truth values, which arrays have a tangent, and the same pytrees, to the
+            results, their pull-back, and their tangents, both a `jtu.Partial`. The pull-back takes
+            two lists of cotangents, which may be `SymbolicZero`, and returns pytrees as the
+            arguments, with ``None`` for zero. The tangents are a function of such pytrees, and
+            return the tangents of all inexact results. If they are ``None``, or return ``None``,
+            ``function`` is differentiated.
         axes: the place where `jax.vmap` puts the mapped axis in each of the lists.
     """
     run = jax.custom_jvp(function)
@@ -81,11 +82,11 @@ def _rule(
     tangents: Any,
 ) -> Any:
     """The rule of `differentiable` for `jax.custom_jvp`: results, and their tangents."""
-    results, *rules = forward(*primals)
     given, tree = jtu.tree_flatten(primals)
-    kept, rule_tree = jtu.tree_flatten(rules)
     flat = jtu.tree_leaves(tangents)
     moved = [not isinstance(t, SymbolicZero) for t in flat]
+    results, *rules = forward(jtu.tree_unflatten(tree, moved), *primals)
+    kept, rule_tree = jtu.tree_flatten(rules)
     outputs, ends = jtu.tree_flatten(results)
     smooth = [jnp.issubdtype(a.dtype, jnp.inexact) for a in outputs]
     # Most arguments are residuals of the pull-back already.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +13,7 @@ import jax.tree_util as jtu
 from noria._flags import choose, put, scatter
 from noria._jax import SymbolicZero, aligned, differentiable, is_symbolic
 from noria._types import State
+from noria.compiler.own_rules import as_differentiated
 from noria.ir.cotangents import instantiate
 from noria.ir.evaluate import narrowed, widened
 
@@ -120,24 +122,29 @@ def results(
 
 
 def checkpointed(
-    segment: Callable[
-        [list[jax.Array], list[jax.Array], list[jax.Array], int],
-        tuple[list[jax.Array], list[jax.Array]],
-    ],
+    segment: Callable[..., tuple[list[jax.Array], list[jax.Array]]],
     chunks: Chunks,
+    own_rules: bool,
 ) -> Callable[
     [list[jax.Array], list[jax.Array], list[jax.Array]], tuple[list[jax.Array], list[jax.Array]]
 ]:
     """``(parameters, steps, state) -> (state, stacked)``, storing only the state before each chunk.
 
     ``segment(parameters, steps, state, time)`` runs one chunk. The gradient runs it again and
-    differentiates it, the last chunk first.
+    differentiates it, the last chunk first. ``own_rules`` is `have_own_rules` of its graphs.
     """
 
-    def forward(parameters: list[jax.Array], steps: list[jax.Array], state: list[jax.Array]) -> Any:
-        final, starts, stacked = _run(
-            lambda s, x, t: segment(parameters, x, s, t), state, steps, chunks
-        )
+    def forward(
+        moved: Any, parameters: list[jax.Array], steps: list[jax.Array], state: list[jax.Array]
+    ) -> Any:
+        def advance(state: Any, steps: Any, time: int) -> Any:
+            if not own_rules:
+                return segment(parameters, steps, state, time)
+            flags = *moved[:2], [eqx.is_inexact_array(a) for a in state]
+            run = partial(segment, time=time)
+            return as_differentiated(run, flags, parameters, steps, state)
+
+        final, starts, stacked = _run(advance, state, steps, chunks)
 
         def pull(
             parameters: list[jax.Array],

@@ -17,6 +17,7 @@ from noria.compiler.executors import Outputs
 from noria.compiler.levels import CONSTANT, INPUT, level_of
 from noria.compiler.matrix_analysis import matrix_step
 from noria.compiler.matrix_form import MatrixForm, MatrixStep, Read
+from noria.compiler.own_rules import have_own_rules
 from noria.compiler.split import Split
 from noria.compiler.trace import Traced
 from noria.ir.build import graph_of
@@ -90,7 +91,7 @@ class ChunkwiseExecutor:
         run = (
             functools.partial(segment, time=chunks.time)
             if chunks.is_one
-            else checkpointed(segment, chunks)
+            else checkpointed(segment, chunks, have_own_rules(self.split.loop, self.split.epilogue))
         )
         return run(parameters, [values[v] for v in names], state)
 

@@ -3,7 +3,6 @@
 import functools
 import math
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from noria.backends.base import LoopBackend, LoopCall, Sizes, in_order
 from noria.compiler.accumulate import accumulate_in_loop
 from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
 from noria.compiler.loops import ChosenLoop, Gradient, choose_loop, loop_on
+from noria.compiler.own_rules import as_differentiated, have_own_rules
 from noria.compiler.param_use import cotangent_array
 from noria.compiler.save_policies import SAVE_POLICIES, SavePolicy
 from noria.compiler.split import Split
@@ -138,8 +138,10 @@ class LoopExecutor:
         def infer(some: list[jax.Array], *others: list[jax.Array]) -> Outputs:
             return self.infer(sizes, put(parameters, is_open, some), *others)
 
-        def forward(some: list[jax.Array], *others: list[jax.Array]) -> Rules:
-            found, pull, push = self._forward(sizes, put(parameters, is_open, some), *others)
+        def forward(moved: Any, some: list[jax.Array], *others: list[jax.Array]) -> Rules:
+            moved = put([False] * len(is_open), is_open, moved[0]), moved[1]
+            given = put(parameters, is_open, some), *others
+            found, pull, push = self._forward(moved, sizes, *given)
             return found, jtu.Partial(pull_open, pull), jtu.Partial(push_open, push)
 
         def pull_open(pull: jtu.Partial, cotangents: Ends) -> Cotangents:
@@ -165,7 +167,7 @@ class LoopExecutor:
         A sequence runs in chunks if its hoisted values would not stay in cache.
         """
         loop, env = self.inference, env_of(self.split.parameters, parameters)
-        segment = functools.partial(self._advance, loop, sizes, env)
+        segment = functools.partial(self._advance, loop, None, sizes, env)
         hoisted = sum(map(size_in_bytes, loop.prologue.outputs)) * math.prod(sizes.state_axes)
         size = chunk_size(sizes.time, hoisted)
         chunks = Chunks(sizes.time, size, sizes.time_axis, self.reverse)
@@ -176,15 +178,19 @@ class LoopExecutor:
 
     def _forward(
         self,
+        moved: Any,
         sizes: Sizes,
         parameters: list[jax.Array],
         steps: list[jax.Array],
         state: list[jax.Array],
     ) -> Rules:
-        """The results, with their pull-back and their tangents and the arrays that these read."""
+        """The results, with their pull-back and their tangents and the arrays that these read.
+
+        ``moved`` has the parameters and the steps that have a derivative.
+        """
         split, gradient = self.split, self.gradient
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
-        segment = functools.partial(self._advance, gradient.forward, sizes, env)
+        segment = functools.partial(self._advance, gradient.forward, moved, sizes, env)
         chunks = self.save.chunks(sizes, self.reverse)
         final, stacked = in_chunks(segment, state, steps, chunks)
         stored, pull_prologue = self.save.keep(self, sizes, env, steps, state, stacked)
@@ -221,6 +227,7 @@ class LoopExecutor:
     def _advance(
         self,
         loop: ChosenLoop,
+        moved: Any,
         sizes: Sizes,
         env: Env,
         state: list[jax.Array],
@@ -229,14 +236,31 @@ class LoopExecutor:
     ) -> tuple[list[jax.Array], list[Any]]:
         """Run the prologue and ``loop`` on some steps. Return final state and stacked arrays."""
         sizes = sizes._replace(time=time)
-        found = loop(sizes, env, self.with_prologue(loop.prologue, sizes, env, steps), state)
+        values = self.with_prologue(loop.prologue, sizes, env, steps, moved)
+        found = loop(sizes, env, values, state)
         return found.carry, [*found.emitted, *found.residuals]
 
     def with_prologue(
-        self, prologue: Graph, sizes: Sizes, env: Env, steps: Sequence[jax.Array]
+        self,
+        prologue: Graph,
+        sizes: Sizes,
+        env: Env,
+        steps: list[jax.Array],
+        moved: Any = None,
     ) -> Env:
-        values = env_of(self.split.steps, steps)
-        return values | env_of(prologue.outputs, evaluate(prologue, env, values, sizes.axes))
+        """Arrays for the steps, and for the hoisted values. ``moved`` is as in `_forward`."""
+        split = self.split
+
+        def hoist(parameters: list[jax.Array], steps: list[jax.Array]) -> list[jax.Array]:
+            own = env | env_of(split.parameters, parameters)
+            return evaluate(prologue, own, env_of(split.steps, steps), sizes.axes)
+
+        given = [env[v] for v in split.parameters], steps
+        if moved is not None and have_own_rules(prologue):
+            hoisted = as_differentiated(hoist, moved, *given)
+        else:
+            hoisted = hoist(*given)
+        return env_of(split.steps, steps) | env_of(prologue.outputs, hoisted)
 
     # --- the gradient ---------------------------------------------------------------------------
 

@@ -151,9 +151,13 @@ class Peeled:
     def inputs(self) -> set[Value]:
         """The values that delays and counters are computed from, parameters among them."""
         delays = [delay for stage in self.stages for delay in stage.delays]
-        graphs = [*(stage.graph for stage in self.stages), *(c.by for c in self.counters)]
         own = {delay.own for delay in delays} | {counter.own for counter in self.counters}
-        return own.union(*(graph.inputs for graph in graphs))
+        return own.union(*(graph.inputs for graph in self.graphs))
+
+    @property
+    def graphs(self) -> list[Graph]:
+        """The equations of delays, and of the numbers that counters add."""
+        return [*(stage.graph for stage in self.stages), *(c.by for c in self.counters)]
 
 
 # --- peeled arrays ------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.context import Frontier
 from noria.compiler.executors import Outputs
 from noria.compiler.levels import STATE
+from noria.compiler.own_rules import have_own_rules
 from noria.compiler.peeled import run_peeled
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
@@ -108,10 +109,16 @@ class Program:
         run: Callable[[Arrays, Arrays, Arrays], Outputs] = (
             functools.partial(segment, time=chunks.time)
             if chunks.is_one
-            else checkpointed(segment, chunks)
+            else checkpointed(segment, chunks, have_own_rules(*self._graphs))
         )
         final, ys = run([env[v] for v in used], steps, state)
         return final, [swapped(y, sizes) for y in ys] if swap else ys
+
+    @property
+    def _graphs(self) -> list[Graph]:
+        """All equations of a segment."""
+        parts, peeled = self.split, self.traced.peeled
+        return [parts.prologue, parts.loop, parts.epilogue, *(peeled.graphs if peeled else ())]
 
     def _segment(self, env: Env, steps: Arrays, state: Arrays, sizes: Sizes) -> Outputs:
         traced, peeled = self.traced, self.traced.peeled

@@ -136,8 +136,8 @@ class StoreStates:
         return vjp.states
 
     def forward(self, vjp: StepVJP, previous: bool) -> tuple[Graph, int]:
-        loop = vjp.split.loop
-        return Graph(loop.inputs, (*loop.outputs, *vjp.states), loop.equations), 0
+        outputs = (*vjp.forward.outputs[: len(vjp.split.loop.outputs)], *vjp.states)
+        return extract(vjp.forward.equations, outputs, vjp.forward.inputs), 0
 
     def chunks(self, sizes: Sizes, reverse: bool) -> Chunks:
         """Chunks so short that recomputed values take little more memory than the states."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.tree_util as jtu
+import numpy as np
 
 from noria._jax import parts_of
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, struct
@@ -73,11 +74,17 @@ def _inline(
         else:
             outputs = made = tuple(Value(v.aval) for v in equation.outvars)
             origin = source or located(equation.source_info.traceback, call)
-            equations.append(
-                Equation(equation.primitive, tuple(arguments), made, equation.params, origin)
-            )
+            params = {name: _of_python(value) for name, value in equation.params.items()}
+            equations.append(Equation(equation.primitive, tuple(arguments), made, params, origin))
         known.update(zip(equation.outvars, outputs, strict=True))
     return [get(atom) for atom in jaxpr.outvars], hidden
+
+
+def _of_python(param: Any) -> Any:
+    """A parameter of an equation, with Python's integers: `jnp.pad` passes those of NumPy."""
+    if isinstance(param, np.integer):
+        return int(param)
+    return tuple(map(_of_python, param)) if type(param) is tuple else param
 
 
 def build(

@@ -1,0 +1,67 @@
+"""Functions with a derivative rule of their own, under derivatives of second order.
+
+JAX computes such a function by the code of its rule where it takes the first derivative, and the
+second derivative is that of this code::
+
+    f = jax.custom_jvp(jnp.round)
+    f.defjvp(lambda x, v: (jnp.round(*x), *v))   f'  = 1, by the rule
+                                                 f'' is the derivative of jnp.round and of v
+
+So values that a derivative is taken of are computed as the rule does. Most rules call the function
+itself, as the one of `jax.nn.relu`: then the rule applies to each order, and nothing changes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.tree_util as jtu
+
+from noria._flags import choose, put
+from noria._jax import parts_of
+from noria.ir.build import graph_of
+from noria.ir.graph import Equation, Graph, struct
+from noria.ir.primitives import CALLS
+
+_RULES = ("custom_jvp_call", "custom_vjp_call")
+
+
+def have_own_rules(*graphs: Graph) -> bool:
+    """Whether a first derivative computes some function of these graphs by other operations."""
+    return any(_has_own_rule(equation) for graph in graphs for equation in graph.equations)
+
+
+def as_differentiated(function: Callable[..., Any], moved: Any, *arguments: Any) -> Any:
+    """``function(*arguments)``, computed as where the derivative by some arrays is taken.
+
+    Args:
+        function: from pytrees of arrays to a pytree of arrays.
+        moved: pytrees as the arguments, of truth values: the arrays that have a derivative.
+        *arguments: the pytrees.
+    """
+    leaves, tree = jtu.tree_flatten(arguments)
+    flags = jtu.tree_leaves(moved)
+
+    def by(some: list[jax.Array]) -> Any:
+        return function(*jtu.tree_unflatten(tree, put(leaves, flags, some)))
+
+    return jax.vjp(by, choose(leaves, flags))[0]
+
+
+def _has_own_rule(equation: Equation) -> bool:
+    if not equation.name.startswith(_RULES):
+        return equation.name in CALLS and any(map(_calls_own_rules, equation.params.values()))
+    inputs = [*map(struct, equation.inputs)]
+    graph, *_ = graph_of(lambda *arrays: jax.vjp(equation.bind, *arrays)[0], *inputs)
+    return [e.name for e in graph.equations] != [equation.name]
+
+
+def _calls_own_rules(param: Any) -> bool:
+    """Whether a jaxpr, or one of several, calls a function with a rule."""
+    if isinstance(param, tuple | list):
+        return any(map(_calls_own_rules, param))
+    equations = getattr(parts_of(param)[0], "eqns", ())
+    return any(
+        e.primitive.name.startswith(_RULES) or any(map(_calls_own_rules, e.params.values()))
+        for e in equations
+    )

@@ -65,6 +65,20 @@ def jaxpr_of(function, *args):
 X = jnp.arange(3.0)
 
 
+def test_inner_jaxprs():
+    """Of calls, of loops, and of all branches."""
+
+    def function(x):
+        x = jax.jit(jnp.sin)(x)
+        return jax.lax.cond(x[0] > 0, jnp.cos, lambda x: jax.lax.map(jnp.tanh, x), x)
+
+    found = [
+        {e.primitive.name for jaxpr in _jax.inner_jaxprs(e.params) for e in jaxpr.eqns}
+        for e in jaxpr_of(function, X)[0].eqns
+    ]
+    assert [names for names in found if names] == [{"sin"}, {"cos", "scan"}]
+
+
 def test_parts_of():
     held = jnp.ones(3)
     jaxpr, arrays = jaxpr_of(lambda x: x + held, X)

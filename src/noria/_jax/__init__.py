@@ -8,6 +8,7 @@ that names it. Everything else in Noria uses documented functions of `jax` only.
 `ShapedArray`                          shape and dtype in a jaxpr
 `Tracer`, `SymbolicZero`               arguments of a function that JAX traces or differentiates
 `parts_of`, `call`                     jaxprs with and without closed-over arrays
+`inner_jaxprs`                         the jaxprs of an equation
 `is_symbolic`                          sizes that `jax.export` leaves open
 `is_known`, `is_recording`             constants of a program that is traced
 `looks_at_residuals`, `settings`       the options of JAX
@@ -33,6 +34,7 @@ from noria._jax.jaxprs import (
     Literal,
     bind,
     call,
+    inner_jaxprs,
     is_known,
     is_recording,
     is_symbolic,
@@ -60,6 +62,7 @@ __all__ = [
     "call",
     "differentiable",
     "everywhere",
+    "inner_jaxprs",
     "is_known",
     "is_recording",
     "is_symbolic",

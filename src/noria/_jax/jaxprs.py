@@ -1,6 +1,6 @@
 """Jaxprs: their parts, their equations, and the switches that concern them."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -29,6 +29,14 @@ def parts_of(jaxpr: Any) -> tuple[Any, list[Any]]:
     Before JAX 0.11 a jaxpr with arrays is a ``ClosedJaxpr`` around one without.
     """
     return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
+
+
+def inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Any]:
+    """The jaxprs among the parameters of an equation, without their arrays."""
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "eqns") or hasattr(getattr(item, "jaxpr", None), "eqns"):
+                yield parts_of(item)[0]
 
 
 def call(jaxpr: Any, *arrays: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from noria._jax import inner_jaxprs
 from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.constant_matrix import has_constant_matrix
 from noria.compiler.executors import LoopExecutor
@@ -334,7 +335,7 @@ def _flops(name: str, params: dict[str, Any], inputs: list[Any], outputs: list[A
     if name == "conv_general_dilated":
         kernel, numbers = inputs[1].shape, params["dimension_numbers"]
         return 2 * results * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
-    inner = [getattr(p, "jaxpr", p) for p in _jaxprs(params)]
+    inner = [*inner_jaxprs(params)]
     if inner:
         once = sum(
             _flops(
@@ -351,10 +352,3 @@ def _flops(name: str, params: dict[str, Any], inputs: list[Any], outputs: list[A
         if name.startswith("reduce")
         else results
     )
-
-
-def _jaxprs(params: dict[str, Any]) -> Iterable[Any]:
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if hasattr(item, "eqns") or hasattr(getattr(item, "jaxpr", None), "eqns"):
-                yield item

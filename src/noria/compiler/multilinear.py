@@ -17,6 +17,7 @@ from itertools import count
 
 import jax.numpy as jnp
 
+from noria._jax import inner_jaxprs
 from noria.compiler.terms import Factor, Sum, Term
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Value, is_literal, size
@@ -207,7 +208,7 @@ def _is_unary(equation: Equation) -> bool:
         and not is_literal(equation.inputs[0])
         and equation.inputs[0].aval.shape == equation.outputs[0].aval.shape
         and (equation.name not in MOVES or equation.name == "convert_element_type")
-        and not any(hasattr(p, "eqns") or hasattr(p, "jaxpr") for p in equation.params.values())
+        and not any(inner_jaxprs(equation.params))
         and equation.name not in ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort")
     )
 

@@ -18,10 +18,9 @@ import jax
 import jax.tree_util as jtu
 
 from noria._flags import choose, put
-from noria._jax import parts_of
+from noria._jax import inner_jaxprs
 from noria.ir.build import graph_of
 from noria.ir.graph import Equation, Graph, struct
-from noria.ir.primitives import CALLS
 
 _RULES = ("custom_jvp_call", "custom_vjp_call")
 
@@ -50,18 +49,14 @@ def as_differentiated(function: Callable[..., Any], moved: Any, *arguments: Any)
 
 def _has_own_rule(equation: Equation) -> bool:
     if not equation.name.startswith(_RULES):
-        return equation.name in CALLS and any(map(_calls_own_rules, equation.params.values()))
+        return any(map(_has_rules, inner_jaxprs(equation.params)))
     inputs = [*map(struct, equation.inputs)]
     graph, *_ = graph_of(lambda *arrays: jax.vjp(equation.bind, *arrays)[0], *inputs)
     return [e.name for e in graph.equations] != [equation.name]
 
 
-def _calls_own_rules(param: Any) -> bool:
-    """Whether a jaxpr, or one of several, calls a function with a rule."""
-    if isinstance(param, tuple | list):
-        return any(map(_calls_own_rules, param))
-    equations = getattr(parts_of(param)[0], "eqns", ())
+def _has_rules(jaxpr: Any) -> bool:
     return any(
-        e.primitive.name.startswith(_RULES) or any(map(_calls_own_rules, e.params.values()))
-        for e in equations
+        e.primitive.name.startswith(_RULES) or any(map(_has_rules, inner_jaxprs(e.params)))
+        for e in jaxpr.eqns
     )

@@ -6,12 +6,12 @@ A primitive without a line is *heavy*: it stays on its side of a cut, and the na
 code for it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from noria._jax import parts_of
+from noria._jax import inner_jaxprs, parts_of
 from noria.ir.graph import Equation
 
 
@@ -195,9 +195,8 @@ def is_heavy(equation: Equation) -> bool:
 def _names(jaxpr: Any) -> Iterator[str]:
     """The primitives of a jaxpr, and of the jaxprs inside it."""
     for equation in jaxpr.eqns:
-        inner: Iterable[Any] = equation.params.values()
-        nested = next((p for p in inner if hasattr(p, "eqns") or hasattr(p, "jaxpr")), None)
-        if nested is None:
+        inner = [*inner_jaxprs(equation.params)]
+        if not inner:
             yield equation.primitive.name
-        else:
-            yield from _names(parts_of(nested)[0])
+        for nested in inner:
+            yield from _names(nested)

@@ -30,6 +30,7 @@ TESTS = Path(__file__).resolve().parents[1] / "tests"
 #: XLA options for programs that run once.
 QUICK = " ".join(
     (
+        "--xla_cpu_parallel_codegen_split_count=1",
         "--xla_backend_optimization_level=1",
         "--xla_llvm_disable_expensive_passes=true",
         "--xla_cpu_use_fusion_emitters=false",

@@ -150,7 +150,7 @@ both_backends = pytest.mark.parametrize("backend", BACKENDS)
 # --- layers ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(29)
 @all_kinds
 @both_backends
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -209,7 +209,7 @@ def test_step_and_chunks_equal_the_sequence(name, backend):
     assert_close(state, final, 1e-12)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(13)
 @all_kinds
 @both_backends
 @pytest.mark.parametrize("way", ["vmap", "models", "twice"])

@@ -39,7 +39,7 @@ def problem(name, reverse, backend="auto", **options):
     return jax.jit(scalar), leaves
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_reverse_mode_against_finite_differences(name, reverse):
@@ -55,7 +55,7 @@ def inner(a, b):
     return sum(jnp.vdot(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CELLS)
 def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
     """Forward mode equals the product with the gradient; grad of (grad . v) equals jvp of grad."""
@@ -167,7 +167,7 @@ class Ruled(nr.Cell):
         return jnp.ones(3)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("place", ["state", "input", "output"])
 @pytest.mark.parametrize(
     "options",

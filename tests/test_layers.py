@@ -55,6 +55,7 @@ def test_a_chain_streams_as_one_layer():
     assert_close(net(first, xs[:, 2:]), tail, 0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("make", [stack, both_ways])
 def test_padding_of_nan_changes_nothing_in_a_model(make):
     """Outputs, final states and every gradient, against each sequence alone."""

@@ -345,6 +345,13 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
 def test_found_linear(name, masks):
     cell, state = LINEAR[name]
     linear_executor(step_of(cell, state, masks, masks))
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("masks", [False, True], ids=["plain", "lengths and resets"])
+def test_linear_cells_equal_their_definition(name, masks):
+    cell, state = LINEAR[name]
     layer = nr.Recurrence(cell, initial_state=state, backend="associative")
     xs = random(0, 3, TIME, SIZE)
     options: dict[str, Any] = {"lengths": LENGTHS, "resets": RESETS} if masks else {}

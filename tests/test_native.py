@@ -179,7 +179,7 @@ def test_a_step_without_code_is_refused_with_the_reason():
         layer(random(0, 2, 4, 3))
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", ["lstm", "gruv3", "rnn"])  # nothing that jumps
 @pytest.mark.parametrize(("batch", "time"), [(1, 7), (3, 6)])

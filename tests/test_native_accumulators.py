@@ -161,7 +161,7 @@ KINDS: dict[str, nr.Recurrence] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", KINDS)
 def test_every_use_of_a_parameter_agrees_with_the_scan(name, tune):
     tune(block_rows=8)

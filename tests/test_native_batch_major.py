@@ -50,7 +50,7 @@ def test_odd_sizes_are_bitwise_equal_to_transposed(shape, dtype, monkeypatch, pl
     check(monkeypatch, plans, layer, xs)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("bytes_of_an_example", [1, 300, 2**20])
 @pytest.mark.parametrize("cores", [1, 2])
 def test_staging_buffers_of_any_size_are_bitwise_equal_to_transposed(

@@ -141,6 +141,7 @@ def coefficients_script() -> ModuleType:
     return module
 
 
+@pytest.mark.full
 def test_coefficients_are_nearly_the_best():
     """The script finds each table again.
 

@@ -32,7 +32,7 @@ def test_convolutional_cells_with_lengths_equal_their_definition(name):
     assert_native(learned(cell), xs, state, lengths=jnp.array([4, 2, 0]))
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(11)
 @each_cell
 def test_convolutional_cells_with_resets_in_reverse_equal_their_definition(name):
     cell, resets = CELLS[name](), jnp.array([[False, False, True, False], [False] * 4])
@@ -53,7 +53,7 @@ def test_steps_give_what_the_whole_sequence_gives(name):
     assert_close(state, final, 1e-12)
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("isa", ["avx2", "sse"])
 @pytest.mark.parametrize("last", [False, True])
 def test_convolutional_cells_with_narrow_vectors(isa, last, tune):

@@ -29,7 +29,7 @@ def layer_of(name: str, features: int, hidden: int, dtype: Any = jnp.float64) ->
     return nr.Recurrence(make_cell(name, features, hidden, dtype=dtype))
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", CELLS)
 def test_products_of_a_time_block_agree_with_the_scan(name, reverse, plans):
@@ -40,7 +40,7 @@ def test_products_of_a_time_block_agree_with_the_scan(name, reverse, plans):
     assert backward.epilogue >= 1, "the cotangent of the input is a product that is only emitted"
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1, 1), (1, 70, 1, 33), (2, 13, 70, 3), (17, 5, 33, 50), (5, 1, 16, 64)]
 )
@@ -61,7 +61,7 @@ def test_time_blocks_of_any_length_agree_with_the_scan(kept, reverse, plans, tun
     check(nr.Recurrence(make_cell("gru", 4, 9), reverse=reverse), random(3, 2, 23, 4))
 
 
-@pytest.mark.covered(1)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_time_blocks_on_any_number_of_threads_agree_with_the_scan(cores, batch, plans, tune):

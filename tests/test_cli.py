@@ -57,6 +57,7 @@ def numbers_of(output):
     return {name: float(value.rstrip("%")) for name, value in cells}
 
 
+@pytest.mark.full
 def test_vowels_beat_the_majority_by_far(vowels):
     folder, (code, output) = vowels
     assert code == 0

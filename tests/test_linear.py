@@ -387,7 +387,7 @@ CASES += [(name, True, True, True) for name in CELLS if name != "mingru"]
 CASES += [("oscillators", False, False, batched) for batched in (False, True)]
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(("name", "lengths", "resets", "batched"), CASES)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_against_reference(monkeypatch, name, lengths, resets, batched, reverse):

@@ -48,7 +48,7 @@ def test_matrix_cells_in_single_precision_equal_their_definition(name):
     assert_native(name, 2, 33, xs, tolerance=2e-5)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("isa", ["avx2", "sse"])
 @pytest.mark.parametrize("name", ["gated_deltanet", "rwkv7", "mlstm", "mixed", "window attention"])
 def test_matrix_cells_with_narrow_vectors(name, isa, tune):

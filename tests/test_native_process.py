@@ -84,6 +84,7 @@ def test_threads_that_compile_and_call_at_once_give_the_same_bits():
 # --- devices and processes ------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_four_devices():
     """Each has a part of the batch: `shard_map`, sharded arrays, `pmap`; gradients are summed."""
     script = """

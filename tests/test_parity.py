@@ -89,7 +89,7 @@ def pack(h, c):
     return h if c is None else nr.LSTMState(h, c)
 
 
-@pytest.mark.covered(1, together="framework case")
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("framework", "case"), CASES)
 @pytest.mark.parametrize("backend", ["scan", "reference"])
 def test_frozen_arrays(framework, case, backend):

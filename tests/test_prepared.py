@@ -190,7 +190,7 @@ def test_invariant_values_are_constants_too(packings):
     assert packings == [[(6, 6)]]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("backend", ["native", "scan", "plain"])
 def test_derivatives_of_the_input(backend):
     model, xs = nr.with_backend(models()["LSTM"], backend), random(9, 3, 8, 5)

@@ -21,8 +21,7 @@ from noria._flags import choose, put
 from noria._jax import inner_jaxprs
 from noria.ir.build import graph_of
 from noria.ir.graph import Equation, Graph, struct
-
-_RULES = ("custom_jvp_call", "custom_vjp_call")
+from noria.ir.primitives import RULES
 
 
 def have_own_rules(*graphs: Graph) -> bool:
@@ -48,7 +47,7 @@ def as_differentiated(function: Callable[..., Any], moved: Any, *arguments: Any)
 
 
 def _has_own_rule(equation: Equation) -> bool:
-    if not equation.name.startswith(_RULES):
+    if not equation.name.startswith(RULES):
         return any(map(_has_rules, inner_jaxprs(equation.params)))
     inputs = [*map(struct, equation.inputs)]
     graph, *_ = graph_of(lambda *arrays: jax.vjp(equation.bind, *arrays)[0], *inputs)
@@ -57,6 +56,6 @@ def _has_own_rule(equation: Equation) -> bool:
 
 def _has_rules(jaxpr: Any) -> bool:
     return any(
-        e.primitive.name.startswith(_RULES) or any(map(_has_rules, inner_jaxprs(e.params)))
+        e.primitive.name.startswith(RULES) or any(map(_has_rules, inner_jaxprs(e.params)))
         for e in jaxpr.eqns
     )

@@ -176,6 +176,9 @@ ELEMENTWISE = {
 #: Primitives that hold a jaxpr.
 CALLS = frozenset("scan while cond custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
 
+#: How the names of calls begin whose function has a derivative rule of its own.
+RULES = ("custom_jvp_call", "custom_vjp_call")
+
 
 def is_contraction(equation: Equation) -> bool:
     """Whether an equation is a product with a contracted axis."""
@@ -186,7 +189,7 @@ def is_heavy(equation: Equation) -> bool:
     """Whether an equation is a contraction, a convolution, a gather or a loop."""
     if equation.name == "dot_general":
         return is_contraction(equation)
-    if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):
+    if equation.name.startswith(RULES):
         inner = equation.params.get("call_jaxpr") or equation.params.get("fun_jaxpr")
         return inner is None or any(name not in LIGHT for name in _names(parts_of(inner)[0]))
     return equation.name not in LIGHT

@@ -32,7 +32,7 @@ from noria.backends.native.machine import tuning
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, size
 from noria.ir.passes import substitute
-from noria.ir.primitives import VIEWS
+from noria.ir.primitives import RULES, VIEWS
 
 #: A JAX function with the same results as an equation.
 Function = Callable[..., list[Any]]
@@ -140,7 +140,7 @@ def _built(equation: Equation, function: Function, weights: Sequence[Atom]) -> G
 
 def _rewritten(equation: Equation) -> Function | None:
     """An equation in terms of other primitives; ``None`` if there is no rewrite for it."""
-    if equation.name.startswith(("custom_jvp_call", "custom_vjp_call")):
+    if equation.name.startswith(RULES):
         return _inlined(equation)
     rewrite = _REWRITES.get(equation.name)
     return None if rewrite is None else rewrite(equation)

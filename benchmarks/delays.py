@@ -60,11 +60,18 @@ def layers(size: int) -> dict[str, nr.Recurrence]:
         h, before = state
         return jnp.tanh(h / 2 + weight @ (0.3 * x + 0.7 * before)), x
 
+    def memory(state: Any, x: jax.Array) -> Any:
+        _, S, before = state
+        z = 0.3 * x + 0.7 * before
+        S = 0.9 * S + jnp.outer(weight @ z, weight.T @ z)
+        return x @ S, S, x
+
     zero, window = jnp.zeros(size), jnp.zeros((4, size))
     return {
         "window of four": nr.Recurrence(convolved, (zero, window)),
         "window, product": nr.Recurrence(product, (zero, window)),
         "token shift, product": nr.Recurrence(shifted, (zero, zero)),
+        "token shift, matrix": nr.Recurrence(memory, (zero, jnp.zeros((size, size)), zero)),
         "window only": nr.Recurrence(Convolution(kernel)),
     }
 
@@ -72,7 +79,7 @@ def layers(size: int) -> dict[str, nr.Recurrence]:
 @contextmanager
 def keeps_delays(keeps: bool) -> Iterator[None]:
     jax.clear_caches()
-    with mock.patch.object(Native, "keeps_delays", keeps):
+    with mock.patch.object(Native, "keeps_delays", return_value=keeps):
         yield
 
 

@@ -38,6 +38,7 @@ from noria.compiler import (
     chunks,
     constant_positions,
     constant_scatters,
+    linear,
     multilinear,
     peel,
     windows,
@@ -407,6 +408,19 @@ def sines(count: int) -> float:
     return time.perf_counter() - began
 
 
+def coupled(count: int) -> float:
+    """Seconds of the first run of so many arrays, each of which reads all, as a parallel scan."""
+    scales = jax.random.normal(jax.random.key(0), (count, count, 16)) / count
+
+    def step(state: tuple[jax.Array, ...], x: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(sum((a * h for a, h in zip(row, state, strict=True)), x) for row in scales)
+
+    layer = nr.Recurrence(step, (jnp.zeros(16),) * count, backend="associative")
+    began = time.perf_counter()
+    jax.block_until_ready(jax.jit(layer.scan)(None, jnp.ones((2, 256, 16))))
+    return time.perf_counter() - began
+
+
 def terms(count: int) -> float:
     """Seconds in which `explain` finds that the next matrix is a sum of so many outer products."""
     keys = jax.random.normal(jax.random.key(0), (count, 8)) / count
@@ -435,6 +449,7 @@ def explained(step: Callable[..., Any], start: jax.Array, inputs: int) -> float:
 #: Limits of the compiler, by name: where they are, numbers, and the seconds that a number takes.
 SECONDS: dict[str, tuple[Any, Sequence[int], Callable[[int], float]]] = {
     "equations": (Tuning(), (800, 1600, 3200, 4000), sines),
+    "BLOCK": (linear, (1, 2, 3, 4), coupled),
     "MOST_TERMS": (multilinear, (8, 16, 32, 64, 65), terms),
     "MOST_POSITIONS": (constant_scatters, (2**10, 2**13, 2**16), positions),
 }

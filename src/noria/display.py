@@ -173,13 +173,24 @@ def _diagram(explanation: Any) -> str:
         return title
     about = escape(" ".join(sentences(explanation)))
     forward, gradient = parts_of(explanation.backend)
-    stored = ", ".join(f"{n} {shape}" for shape, n in Counter(explanation.saved).items())
     return (
         f"{title}<div>{about}</div>"
         f"{_flow(explanation, forward)}{_flow(explanation, gradient)}"
-        f"<div>Stored for the gradient, <b>{amount(explanation.saved_bytes)}B</b>: at each step "
-        f"<code>{escape(stored or 'nothing')}</code></div>"
+        f"<div>Stored for the gradient, <b>{amount(explanation.saved_bytes)}B</b>: "
+        f"<code>{escape(stored(explanation))}</code></div>"
     )
+
+
+def stored(explanation: Any) -> str:
+    """The values that are stored for the gradient, as shapes of one example."""
+
+    def counted(shapes: Iterable[str]) -> str:
+        return ", ".join(f"{n} {shape}" for shape, n in Counter(shapes).items()) or "nothing"
+
+    text = f"at each step {counted(explanation.saved)}"
+    if explanation.segment:
+        text += f"; every {explanation.segment} steps {counted(explanation.saved_segments)}"
+    return text
 
 
 def sentences(explanation: Any) -> list[str]:

@@ -47,6 +47,11 @@ NUMBERS: dict[str, list[Any]] = {
     "cores": [1, 2, 3],
     "staged_bytes": [1, 60],
     "pieces": [4, 64],
+    "matrix_state_bytes": [1, 64],
+    "recomputed_ratio": [0, 1],
+    "stored_bytes": [0, 100],
+    "segment_bytes": [1, 200],
+    "segment_steps": [1, 2],
     "chunk_bytes": [1, 200],
     "widest_sum": [0, 4],
 }

@@ -278,3 +278,22 @@ class LoopBackend(Protocol):
     def prefers_single_step(self, rows: int) -> bool:
         """Whether one step of ``rows`` examples is faster here than as operations of XLA."""
         ...
+
+    def recomputes(self, state: Sequence[Value]) -> bool:
+        """Whether the backward pass of a loop with such a state may compute residuals again.
+
+        Then the loop of a gradient should have no product with a parameter.
+        """
+        ...
+
+    def segment_steps(self, stored: int, passed: int, time: int) -> int:
+        """The steps of a segment whose residuals the backward pass computes again.
+
+        All steps if it is faster to store the residuals.
+
+        Args:
+            stored: bytes of the residuals of a step.
+            passed: bytes that a step reads and emits.
+            time: all steps.
+        """
+        ...

@@ -69,6 +69,13 @@ class Scan:
     def prefers_single_step(self, rows: int) -> bool:
         return False
 
+    def recomputes(self, state: Sequence[Value]) -> bool:
+        """A step takes longer than to store its residuals."""
+        return False
+
+    def segment_steps(self, stored: int, passed: int, time: int) -> int:
+        return time
+
 
 BACKEND = Scan()
 

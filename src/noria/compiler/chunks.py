@@ -134,28 +134,8 @@ def checkpointed(
     differentiates it, the last chunk first. ``own_rules`` is `have_own_rules` of its graphs.
     """
 
-    def forward(
-        moved: Any, parameters: list[jax.Array], steps: list[jax.Array], state: list[jax.Array]
-    ) -> Any:
-        def advance(state: Any, steps: Any, time: int) -> Any:
-            if not own_rules:
-                return segment(parameters, steps, state, time)
-            flags = *moved[:2], [eqx.is_inexact_array(a) for a in state]
-            run = partial(segment, time=time)
-            return as_differentiated(run, flags, parameters, steps, state)
-
-        final, starts, stacked = _run(advance, state, steps, chunks)
-
-        def pull(
-            parameters: list[jax.Array],
-            steps: list[jax.Array],
-            starts: list[jax.Array],
-            cotangents: Any,
-        ) -> Any:
-            return _pull(segment, chunks, parameters, steps, starts, cotangents)
-
-        found = results(final, stacked, (parameters, steps, state), chunks.mapped)
-        return found, jtu.Partial(pull, parameters, steps, starts), None
+    def forward(moved: Any, *arrays: list[jax.Array]) -> Any:
+        return *with_pull_back(segment, chunks, own_rules, moved, *arrays), None
 
     def infer(
         parameters: list[jax.Array], steps: list[jax.Array], state: list[jax.Array]
@@ -164,6 +144,40 @@ def checkpointed(
         return results(*found, (parameters, steps, state), chunks.mapped)
 
     return differentiable(infer, forward, (0, chunks.mapped))
+
+
+def with_pull_back(
+    segment: Callable[..., tuple[list[jax.Array], list[jax.Array]]],
+    chunks: Chunks,
+    own_rules: bool,
+    moved: Any,
+    parameters: list[jax.Array],
+    steps: list[jax.Array],
+    state: list[jax.Array],
+) -> tuple[tuple[list[jax.Array], list[jax.Array]], jtu.Partial]:
+    """The results of `checkpointed`, and their pull-back.
+
+    ``moved`` has truth values: the parameters and the steps that have a derivative.
+    """
+
+    def advance(state: Any, steps: Any, time: int) -> Any:
+        if not own_rules:
+            return segment(parameters, steps, state, time)
+        flags = *moved[:2], [eqx.is_inexact_array(a) for a in state]
+        return as_differentiated(partial(segment, time=time), flags, parameters, steps, state)
+
+    final, starts, stacked = _run(advance, state, steps, chunks)
+
+    def pull(
+        parameters: list[jax.Array],
+        steps: list[jax.Array],
+        starts: list[jax.Array],
+        cotangents: Any,
+    ) -> Any:
+        return _pull(segment, chunks, parameters, steps, starts, cotangents)
+
+    found = results(final, stacked, (parameters, steps, state), chunks.mapped)
+    return found, jtu.Partial(pull, parameters, steps, starts)
 
 
 def _pull(

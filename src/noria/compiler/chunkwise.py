@@ -18,6 +18,7 @@ from noria.compiler.levels import CONSTANT, INPUT, level_of
 from noria.compiler.matrix_analysis import matrix_step
 from noria.compiler.matrix_form import MatrixForm, MatrixStep, Read
 from noria.compiler.own_rules import have_own_rules
+from noria.compiler.save_policies import Stored
 from noria.compiler.split import Split
 from noria.compiler.trace import Traced
 from noria.ir.build import graph_of
@@ -57,9 +58,11 @@ class ChunkwiseExecutor:
     def as_run(self) -> tuple[Graph, Graph]:
         return self.split.prologue, self.split.loop
 
-    def stored(self) -> tuple[Value, ...]:
-        """The hoisted values; the states before segments are few."""
-        return tuple(v for v in self.split.hoisted if v in self.split.prologue.outputs)
+    def stored(self, sizes: Sizes) -> Stored:
+        """The hoisted values, and the state before each segment."""
+        hoisted = tuple(v for v in self.split.hoisted if v in self.split.prologue.outputs)
+        size = self._segment_steps(sizes)
+        return Stored(hoisted, *((self.split.state, size) if size < sizes.time else ()))
 
     def __call__(
         self,
@@ -83,10 +86,7 @@ class ChunkwiseExecutor:
             env = env_of(self.split.parameters, parameters) | self.constants
             return self._segment(env, env_of(names, hoisted), state, sizes._replace(time=time))
 
-        rows = math.prod(sizes.state_axes) * max(
-            math.prod(self.split.state[m.index].aval.shape[:-2]) for m in self.step.matrices
-        )
-        size = CHUNKING.segment(rows)
+        size = self._segment_steps(sizes)
         chunks = Chunks(sizes.time, size, sizes.time_axis, self.reverse, sizes.mapped_axis)
         run = (
             functools.partial(segment, time=chunks.time)
@@ -94,6 +94,13 @@ class ChunkwiseExecutor:
             else checkpointed(segment, chunks, have_own_rules(self.split.loop))
         )
         return run(parameters, [values[v] for v in names], state)
+
+    def _segment_steps(self, sizes: Sizes) -> int:
+        """The steps of a segment, whose gradient computes it again."""
+        rows = math.prod(sizes.state_axes) * max(
+            math.prod(self.split.state[m.index].aval.shape[:-2]) for m in self.step.matrices
+        )
+        return CHUNKING.segment(rows)
 
     infer = __call__  # JAX differentiates it, segment by segment
 

@@ -18,7 +18,9 @@ from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
 from noria.compiler.loops import ChosenLoop, Gradient, choose_loop, loop_on
 from noria.compiler.own_rules import as_differentiated, have_own_rules
 from noria.compiler.param_use import cotangent_array
-from noria.compiler.save_policies import SAVE_POLICIES, SavePolicy
+from noria.compiler.residuals import StepVJP
+from noria.compiler.save_policies import STORE_ALL, SavePolicy, Stored
+from noria.compiler.segments import in_segments, segment_steps
 from noria.compiler.split import Split
 from noria.compiler.tangents import Pushed, Tangents, pushed
 from noria.compiler.vjp import differentiate
@@ -28,8 +30,8 @@ from noria.ir.graph import EMPTY, Env, Graph, Value, env_of, is_inexact, size_in
 
 #: Final state and emitted values.
 Outputs = tuple[list[jax.Array], list[jax.Array]]
-#: The results, with their pull-back and their tangents.
-Rules = tuple[Outputs, jtu.Partial, jtu.Partial]
+#: The results, with their pull-back and their tangents, if there is a rule for those.
+Rules = tuple[Outputs, jtu.Partial, jtu.Partial | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,8 @@ class LoopExecutor:
         reverse: whether steps are taken from the last to the first.
         save: the policy that chooses the arrays stored for the gradient.
         label: the layer in messages.
+        training: the executor of a gradient in segments, if it splits the step in another way.
+        vjp: the step and its pull-back, if they are known.
         lock: held while `gradient` is computed.
     """
 
@@ -55,6 +59,8 @@ class LoopExecutor:
     reverse: bool
     save: SavePolicy
     label: str
+    training: "LoopExecutor | None" = None
+    vjp: StepVJP | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     @property
@@ -83,9 +89,9 @@ class LoopExecutor:
 
     @functools.cached_property
     def _gradient(self) -> Gradient:
-        vjp, backend = differentiate(self.split), self.backend
+        backend, vjp = self.backend, self.vjp or differentiate(self.split)
         uses = tuple(use.equation for use in vjp.uses)
-        if backend.can_accumulate is not None:
+        if self.vjp is None and backend.can_accumulate is not None:
             vjp = accumulate_in_loop(vjp, backend.can_accumulate)
         shared = (*self.split.parameters, *vjp.constants)
         graph, count = self.save.forward(vjp, backend.reads_previous_step)
@@ -118,12 +124,24 @@ class LoopExecutor:
         """The executor of one of the loops: its derivatives are of higher order."""
         shared, steps = tuple(v for v in call.shared if v in call.graph.inputs), tuple(call.steps)
         step = Split(EMPTY, EMPTY, call.graph, EMPTY, call.state, shared, steps, shared, steps)
-        store = SAVE_POLICIES["gates"]
-        return LoopExecutor(step, self.backend, call.sizes, call.reverse, store, self.label)
+        return LoopExecutor(step, self.backend, call.sizes, call.reverse, STORE_ALL, self.label)
 
-    def stored(self) -> tuple[Value, ...]:
-        """The values stored for the gradient, besides inputs and outputs of the layer."""
-        return self.save.values(self.gradient.vjp, self.backend.reads_previous_step)
+    def for_gradient(self, sizes: Sizes) -> "LoopExecutor":
+        """The executor that runs a gradient."""
+        other = self.training
+        if other is not None and segment_steps(other, sizes) < sizes.time:
+            return other
+        return self
+
+    def stored(self, sizes: Sizes) -> Stored:
+        """The values stored for the gradient."""
+        executor = self.for_gradient(sizes)
+        split, size = executor.split, segment_steps(executor, sizes)
+        if size < sizes.time:
+            return Stored(
+                tuple(v for v in split.hoisted if v not in split.steps), split.state, size
+            )
+        return Stored(self.save.values(self.gradient.vjp, self.backend.reads_previous_step))
 
     def __call__(
         self,
@@ -141,8 +159,9 @@ class LoopExecutor:
         def forward(moved: Any, some: list[jax.Array], *others: list[jax.Array]) -> Rules:
             moved = put([False] * len(is_open), is_open, moved[0]), moved[1]
             given = put(parameters, is_open, some), *others
-            found, pull, push = self._forward(moved, sizes, *given)
-            return found, jtu.Partial(pull_open, pull), jtu.Partial(push_open, push)
+            found, pull, push = self.for_gradient(sizes)._forward(moved, sizes, *given)
+            pull = jtu.Partial(pull_open, pull)
+            return found, pull, None if push is None else jtu.Partial(push_open, push)
 
         def pull_open(pull: jtu.Partial, cotangents: Ends) -> Cotangents:
             of_parameters, of_steps, of_state = pull(cotangents)
@@ -189,6 +208,9 @@ class LoopExecutor:
         ``moved`` has the parameters and the steps that have a derivative.
         """
         split, gradient = self.split, self.gradient
+        size = segment_steps(self, sizes)
+        if size < sizes.time:
+            return *in_segments(self, size, moved, sizes, parameters, steps, state), None
         env = env_of(split.parameters, parameters) | gradient.vjp.constants
         segment = functools.partial(self._advance, gradient.forward, moved, sizes, env)
         chunks = self.save.chunks(sizes, self.reverse)

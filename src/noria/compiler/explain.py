@@ -18,10 +18,11 @@ from noria.compiler.linear import LinearExecutor, is_linear
 from noria.compiler.matrix_analysis import obstacle_to_chunks
 from noria.compiler.param_use import pull_back_of_a_step
 from noria.compiler.program import Executor, Program
+from noria.compiler.save_policies import Stored
 from noria.compiler.select import Decision, listening
 from noria.compiler.split import split
 from noria.compiler.tangents import planned
-from noria.display import amount, explanation_html, explanations_html, parts_of, sentences
+from noria.display import amount, explanation_html, explanations_html, parts_of, sentences, stored
 from noria.ir.build import Unsupported
 from noria.ir.graph import (
     EMPTY,
@@ -84,6 +85,9 @@ class Explanation:
             a multiple of the number of steps. ``"output"`` is emitted, and no next state reads it.
             The last three need no loop, and ``linear`` is about the others.
         saved: the values stored for the gradient at each step, as shapes of one example.
+        saved_segments: the same before each segment of ``segment`` steps, whose other values are
+            computed again; empty without segments.
+        segment: steps of a segment; 0 without segments.
         saved_bytes: bytes stored for the gradient, for all examples and steps, besides inputs and
             outputs of the layer. The associative backend counts scales and states; JAX may store
             more.
@@ -124,6 +128,8 @@ class Explanation:
     context: tuple[Line, ...] = ()
     obstacles: tuple[str, ...] = ()
     chunkwise: str = ""
+    saved_segments: tuple[str, ...] = ()
+    segment: int = 0
 
     _repr_html_ = explanation_html
 
@@ -143,14 +149,7 @@ class Explanation:
             bytes_ = (self.bytes or {}).get(name)
             passed = f", gives {amount(bytes_)}B" if bytes_ else ""
             lines += ["", f"{title}{flops}{passed}" + ("" if found else ": nothing"), *_rows(found)]
-        stored = (
-            ", ".join(f"{count} {shape}" for shape, count in Counter(self.saved).items())
-            or "nothing"
-        )
-        lines += [
-            "",
-            f"stored for the gradient, {amount(self.saved_bytes)}B: at each step {stored}",
-        ]
+        lines += ["", f"stored for the gradient, {amount(self.saved_bytes)}B: {stored(self)}"]
         return "\n".join(lines)
 
 
@@ -227,7 +226,7 @@ def explanation_of(decision: Decision) -> Explanation:
         name: tuple(_line(e, count) for e in graph.equations)
         for name, (graph, count) in graphs.items()
     }
-    saved, count = program.saved(sizes) if reverse is not None else ((), 0)
+    kept = Stored(()) if reverse is None else program.stored(sizes)
     return Explanation(
         decision.label,
         sizes.batch,
@@ -238,8 +237,10 @@ def explanation_of(decision: Decision) -> Explanation:
         linear=_is_linear(program),
         states=("loop",) * len(parts.state) if peeled is None else peeled.kinds,
         chunkwise=obstacle_to_chunks(program.traced),
-        saved=tuple(_shape(v) for v in saved),
-        saved_bytes=count * sum(map(size_in_bytes, saved)),
+        saved=tuple(map(_shape, kept.of_steps)),
+        saved_segments=tuple(map(_shape, kept.of_segments)),
+        segment=kept.segment,
+        saved_bytes=kept.bytes(sizes),
         flops={name: sum(line.flops for line in found) for name, found in lines.items()},
         bytes={
             name: times * sum(map(size_in_bytes, values))
@@ -270,7 +271,7 @@ def _gradient(
             _check_derivative(graph)
         if not isinstance(executor, LoopExecutor):  # JAX differentiates all but the recurrence
             return EMPTY, EMPTY, [], []
-        gradient = executor.gradient
+        gradient = executor.for_gradient(executor.sizes).gradient
         tangents = _tangents(executor)
     except Exception as error:  # a derivative rule may be the user's and raise any error
         return None, EMPTY, [Reason.NO_GRADIENT(error=_first_line(error))], []

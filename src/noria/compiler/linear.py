@@ -20,6 +20,7 @@ import jax
 from noria.backends.base import Sizes
 from noria.compiler.executors import Outputs
 from noria.compiler.linear_forms import NotLinear, forms_of
+from noria.compiler.save_policies import Stored
 from noria.compiler.split import Split
 from noria.compiler.state_parts import PartedState, in_parts
 from noria.ir.build import graph_of
@@ -38,7 +39,8 @@ from noria.ir.passes import extract, substitute
 from noria.ops.linear_recurrence import block_recurrence, shifted
 from noria.ops.semirings import AFFINE, MAX_PLUS, Semiring
 
-#: The most arrays of a component: composing steps takes the cube of their number of operations.
+#: The most arrays of a component: composing steps takes the cube of their number of operations
+#: (``python benchmarks/tuning.py BLOCK``).
 BLOCK = 4
 
 
@@ -112,11 +114,11 @@ class LinearExecutor:
         equations += self.emission.equations
         return self.split.prologue, Graph(loop.inputs, loop.outputs, tuple(equations))
 
-    def stored(self) -> tuple[Value, ...]:
+    def stored(self, sizes: Sizes) -> Stored:
         """The scales and the states. JAX may store more."""
         state = self.parts.state
         scales = (state[leaf] for c in self.components for _ in c.leaves for leaf in c.leaves)
-        return (*scales, *state)
+        return Stored((*scales, *state))
 
     def infer(
         self,

@@ -10,7 +10,6 @@ from typing import Protocol
 import jax
 import jax.tree_util as jtu
 
-from noria._integers import ceil_div
 from noria._jax import is_known, is_symbolic
 from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
@@ -22,10 +21,11 @@ from noria.compiler.executors import Outputs
 from noria.compiler.levels import STATE
 from noria.compiler.own_rules import have_own_rules
 from noria.compiler.peeled import run_peeled
+from noria.compiler.save_policies import Stored
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
 from noria.ir.evaluate import evaluate
-from noria.ir.graph import Env, Equation, Graph, Value, env_of
+from noria.ir.graph import Env, Equation, Graph, env_of
 from noria.ir.passes import dependence
 from noria.ir.primitives import is_heavy
 
@@ -60,8 +60,8 @@ class Executor(Protocol):
         """The same without a derivative rule: JAX differentiates its operations."""
         ...
 
-    def stored(self) -> tuple[Value, ...]:
-        """The values stored in each step for the gradient."""
+    def stored(self, sizes: Sizes) -> Stored:
+        """The values stored for the gradient."""
         ...
 
 
@@ -183,14 +183,13 @@ class Program:
         found: Outputs = traced.outside(self)(state, steps, sizes)
         return found
 
-    def saved(self, sizes: Sizes) -> tuple[tuple[Value, ...], int]:
-        """The values stored for the gradient besides inputs and outputs, and the number of each."""
-        batch, size = math.prod(sizes.state_axes), self.checkpoint_steps(sizes.time)
+    def stored(self, sizes: Sizes) -> Stored:
+        """The values stored for the gradient."""
+        size = self.checkpoint_steps(sizes.time)
         if size < sizes.time:
             peeled = self.traced.peeled
-            state = self.split.state if peeled is None else peeled.state
-            return state, batch * ceil_div(sizes.time, size)
-        return self.executor.stored(), batch * sizes.time
+            return Stored((), self.split.state if peeled is None else peeled.state, size)
+        return self.executor.stored(sizes)
 
     def checkpoint_steps(self, time: int) -> int:
         """Steps from one stored state to the next."""
@@ -208,16 +207,24 @@ def _invariant(graph: Graph, env: Env) -> Env:
 
 
 def split_step(
-    traced: Traced, batch: Size, backend: LoopBackend, *, products_leave: bool = False
+    traced: Traced,
+    batch: Size,
+    backend: LoopBackend,
+    *,
+    products_leave: bool = False,
+    hoists_all: bool = False,
 ) -> tuple[Traced, Split]:
-    """Rewrite and split a step as a loop backend prefers. Return the step, and the parts."""
+    """Rewrite and split a step as a loop backend prefers. Return the step, and the parts.
+
+    With ``hoists_all`` no product of the input and a parameter stays in the loop.
+    """
     if backend.packs_weights:
         traced = replace(traced, graph=without_transposes(traced.graph))
     levels = dependence(traced.graph.equations, traced.levels)
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
 
     def should_hoist(equation: Equation) -> bool:
-        return backend.should_hoist(equation, traced.steps, batch, light)
+        return hoists_all or backend.should_hoist(equation, traced.steps, batch, light)
 
     def should_keep(equation: Equation) -> bool:
         return backend.should_keep(equation, batch)

@@ -27,7 +27,7 @@ from noria.ir.graph import (
     values_of,
 )
 from noria.ir.passes import dependence, extract, producers
-from noria.ir.primitives import TRANSCENDENTAL, is_contraction, is_heavy
+from noria.ir.primitives import TRANSCENDENTAL, expands, is_heavy
 
 SHARED, FORWARD, REVERSE = range(3)
 
@@ -142,7 +142,7 @@ def divide(
     def is_stored(equation: Equation) -> bool:
         """Whether an equation is never computed again."""
         constant = any(levels.get(v, SHARED) == SHARED for v in values_of(equation.inputs))
-        return is_heavy(equation) and (constant or not _expands(equation))
+        return is_heavy(equation) and (constant or not expands(equation))
 
     of_hoisted = nonzero(of_hoisted)
     uses = [replace(use, cotangents=nonzero(use.cotangents)) for use in uses]
@@ -192,13 +192,6 @@ def _operands(
     early = [g for g in asked if levels.get(g, SHARED) != REVERSE]
     read = values_of((*(v for use in uses for v in use.operands if v is not None), *early))
     return [v for v in read if levels.get(v, SHARED) == FORWARD or v in maker or v in shared]
-
-
-def _expands(equation: Equation) -> bool:
-    """Whether a product is larger than its operands, as a sum of outer products is."""
-    return is_contraction(equation) and size_in_bytes(equation.outputs[0]) > sum(
-        map(size_in_bytes, values_of(equation.inputs))
-    )
 
 
 def _recompute_cost(equation: Equation) -> int:

@@ -5,23 +5,44 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from noria._flags import choose, put, scatter
+from noria._integers import ceil_div
 from noria._jax import SymbolicZero, is_symbolic
 from noria.backends.base import PreviousStep, Sizes
 from noria.compiler.chunks import Chunks, in_chunks
 from noria.compiler.residuals import StepVJP
 from noria.ir.cotangents import Cotangents, Ends, PullPrologue, add, instantiate
 from noria.ir.evaluate import evaluate, narrowed, widened
-from noria.ir.graph import Env, Graph, Value, env_of, is_inexact
+from noria.ir.graph import Env, Graph, Value, env_of, is_inexact, size_in_bytes
 from noria.ir.passes import extract
 
 if TYPE_CHECKING:  # executors use policies, and policies call back
     from noria.compiler.executors import LoopExecutor
+
+
+class Stored(NamedTuple):
+    """The values stored for the gradient, besides inputs and outputs of the layer.
+
+    Attributes:
+        of_steps: the values of each step.
+        of_segments: the values before each segment, and
+        segment: its steps; 0 if there are no segments.
+    """
+
+    of_steps: tuple[Value, ...]
+    of_segments: tuple[Value, ...] = ()
+    segment: int = 0
+
+    def bytes(self, sizes: Sizes) -> int:
+        """Bytes for all examples and steps."""
+        each, before = (sum(map(size_in_bytes, values)) for values in self[:2])
+        count = ceil_div(sizes.time, self.segment) if self.segment else 0
+        return math.prod(sizes.state_axes) * (sizes.time * each + count * before)
 
 
 class SavePolicy(Protocol):
@@ -29,10 +50,15 @@ class SavePolicy(Protocol):
 
     Attributes:
         keeps_residuals: whether it stores all residuals.
+        may_recompute: whether they may be computed again where that is faster, see
+            `noria.compiler.segments`.
     """
 
     @property
     def keeps_residuals(self) -> bool: ...
+
+    @property
+    def may_recompute(self) -> bool: ...
 
     def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
         """The values stored besides the emitted ones; ``previous`` as in `StepVJP.places`."""
@@ -76,6 +102,7 @@ class SavePolicy(Protocol):
 class StoreGates:
     """Store the values that the reverse loop needs, as they are computed."""
 
+    may_recompute: bool = True
     keeps_residuals = True
 
     def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
@@ -130,7 +157,7 @@ class StoreStates:
     It recomputes all other values from the states, for all steps of a chunk at once.
     """
 
-    keeps_residuals = False
+    keeps_residuals = may_recompute = False
 
     def values(self, vjp: StepVJP, previous: bool) -> tuple[Value, ...]:
         return vjp.states
@@ -199,6 +226,9 @@ class StoreStates:
         (of_state, total), of_steps = in_chunks(segment, (start, zeros), pieces, chunks)
         return narrowed(total, own), of_steps, scatter(of_state, inexact)
 
+
+#: All residuals in any case, for loops inside of others.
+STORE_ALL = StoreGates(may_recompute=False)
 
 #: By the names that a layer's ``save=`` may have.
 SAVE_POLICIES: dict[str, SavePolicy] = {"gates": StoreGates(), "states": StoreStates()}

@@ -207,12 +207,16 @@ def _with_delays(
     times as large as it has entries (``python benchmarks/delays.py``).
     """
     for name in _loop_backends(options) if environment().backend != "scan" else ():
-        kept = traced.with_delays() if loop_backend(name).keeps_delays else None
-        if kept is not None:
+        backend = loop_backend(name)
+        kept = traced.with_delays() if backend.keeps_delays else None
+        if kept is not None and not (
+            backend.recomputes(traced.state)
+            and kept.products_of_state() > traced.products_of_state()
+        ):
             program, missing = _loop(name, in_pairs(kept)[0], problem, sizes, options)
             if not missing:
                 is_asked = options.backend != "auto"
-                reason = Reason.AS_ASKED() if is_asked else loop_backend(name).merit
+                reason = Reason.AS_ASKED() if is_asked else backend.merit
                 return name, reason, program
     return None
 
@@ -231,7 +235,14 @@ def _loop(
 
     def attempt(products_leave: bool) -> tuple[Program, tuple[str, ...]]:
         step, parts = split_step(traced, batch, backend, products_leave=products_leave)
-        executor = LoopExecutor(parts, backend, order, problem.reverse, save, problem.label)
+        given = backend, order, problem.reverse, save, problem.label
+        training = None
+        if save.may_recompute and backend.recomputes(step.state) and not step.products_of_state():
+            _, light = split_step(
+                traced, batch, backend, products_leave=products_leave, hoists_all=True
+            )
+            training = LoopExecutor(light.with_names_of(parts), *given)
+        executor = LoopExecutor(parts, *given, training)
         program = Program(step, executor, problem.reverse, options.checkpoint)
         return program, backend.obstacles(executor.inference.call)
 

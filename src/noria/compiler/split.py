@@ -1,11 +1,11 @@
 """One step in four parts: loop-invariant code, prologue, loop and epilogue."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 
-from noria.compiler.levels import CONSTANT, INPUT, NUMBER, STATE
+from noria.compiler.levels import CONSTANT, INPUT, NUMBER, STATE, reads_parameter
 from noria.compiler.min_cut import min_cut
 from noria.compiler.trace import Traced
 from noria.ir.build import build
@@ -28,7 +28,7 @@ from noria.ir.passes import (
     substitute,
     users,
 )
-from noria.ir.primitives import is_contraction, is_heavy
+from noria.ir.primitives import expands, is_contraction, is_heavy
 
 
 class StepLoop:
@@ -72,6 +72,10 @@ class Split(StepLoop):
     parameters: tuple[Value, ...]
     steps: tuple[Value, ...]
 
+    def with_names_of(self, other: "Split") -> "Split":
+        """The same with parameters and steps in the order of ``other``, which reads the same."""
+        return replace(self, parameters=other.parameters, steps=other.steps)
+
     @property
     def differentiable(self) -> frozenset[Value]:
         """The parameters and parts of the input that have a derivative."""
@@ -113,10 +117,15 @@ def split(
     kept = (*next_state, *traced.kept)
     keep = (lambda equation: False) if products_leave else should_keep
     emitted = _emitted(everything, levels, kept, emission, products_leave, keep)
-    # Products of the input are hoisted. So is element-wise work if its result is no larger.
+    # Products of the input are hoisted. So is element-wise work if its result is no larger, and the
+    # same holds for a product of two parts of the input, such as an outer product.
     given = (*constants, *traced.steps, *traced.state)
     needed = extract(everything, (*next_state, *emitted), given).equations
-    heavy = [e for e in _at(needed, levels, INPUT) if is_heavy(e)]
+    heavy = [
+        e
+        for e in _at(needed, levels, INPUT)
+        if is_heavy(e) and (reads_parameter(levels, e) or not expands(e))
+    ]
     hoisted = min_cut(
         needed,
         early=[e for e in heavy if should_hoist(e)],
@@ -167,8 +176,7 @@ def _emitted(
 
     def leaves(equation: Equation) -> bool:
         movable = is_contraction(equation) and not products_leave
-        constant = any(levels.get(v, NUMBER) == CONSTANT for v in values_of(equation.inputs))
-        stays = should_keep(equation) if constant else movable
+        stays = should_keep(equation) if reads_parameter(levels, equation) else movable
         return is_heavy(equation) and not stays
 
     return min_cut(
@@ -181,7 +189,8 @@ def _emitted(
     )
 
 
-#: The number of equations in a row that a slice passes; the gates of cells have far fewer.
+#: The number of equations in a row that a slice passes. It bounds the depth of a recursion, not
+#: time: the gates of cells have far fewer.
 _DEEPEST = 64
 
 

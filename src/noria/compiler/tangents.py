@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from noria.backends.base import LoopCall, Sizes, in_order
 from noria.compiler.loops import ChosenLoop, choose_loop
+from noria.compiler.segments import segment_steps
 from noria.compiler.split import Split
 from noria.ir.build import Unsupported
 from noria.ir.derivative import derivative
@@ -70,12 +71,13 @@ def planned(executor: "LoopExecutor") -> ChosenLoop:
     Raises:
         Unsupported: if the derivative of a step is no graph.
     """
+    executor = executor.for_gradient(executor.sizes)
     split, vjp = executor.split, executor.gradient.vjp
     inputs = [*dict.fromkeys((*split.loop.inputs, *split.state))]
     tangent_of = {v: Value(v.aval) for v in inputs if is_inexact(v)}
     stored = dict.fromkeys((*vjp.residuals, *vjp.hoisted))
-    keeps = executor.save.keeps_residuals
     sizes = executor.sizes
+    keeps = executor.save.keeps_residuals and segment_steps(executor, sizes) == sizes.time
     call = _from_residuals(executor, sizes, inputs, tangent_of, stored) if keeps else None
     if call is None:
         both = derivative(split.loop, inputs, tangent_of)

@@ -17,12 +17,13 @@ from noria.cells.base import Keywords, emit, next_state
 from noria.compiler.canonicalize import canonicalize
 from noria.compiler.constant_positions import READS, with_known_positions
 from noria.compiler.constant_scatters import SCATTERS
-from noria.compiler.levels import CONSTANT, CONTEXT, INPUT, STATE
+from noria.compiler.levels import CONSTANT, CONTEXT, INPUT, STATE, reads_parameter
 from noria.compiler.peel import Peeled, Transition, plan_of, separate, without
 from noria.ir.build import graph_of
 from noria.ir.evaluate import of_one
 from noria.ir.graph import Equation, Graph, Value, is_literal, values_in
 from noria.ir.passes import dependence
+from noria.ir.primitives import is_heavy
 
 
 class Steps(NamedTuple):
@@ -82,6 +83,14 @@ class Traced:
         """The step with its delays in the loop; ``None`` if there are none."""
         has_any = self.peeled is not None and self.peeled.stages
         return self.again(delays=False) if self.again and has_any else None
+
+    def products_of_state(self) -> int:
+        """The number of products that depend on the state and read a parameter."""
+        levels = dependence(self.graph.equations, self.levels)
+        return sum(
+            is_heavy(e) and levels[e.outputs[0]] == STATE and reads_parameter(levels, e)
+            for e in self.graph.equations
+        )
 
     @property
     def next_state(self) -> tuple[Value, ...]:

@@ -112,6 +112,11 @@ def size_in_bytes(atom: Atom) -> int:
     return int(np.prod(aval.shape)) * aval.dtype.itemsize
 
 
+def bytes_of_matrices(values: Iterable[Value]) -> int:
+    """Bytes of the values that are no vectors or numbers."""
+    return sum(size_in_bytes(v) for v in values if v.aval.ndim > 1)
+
+
 def is_inexact(atom: Atom) -> bool:
     """Whether a value is floating or complex, and so can have a derivative."""
     return bool(jnp.issubdtype(atom.aval.dtype, np.inexact))

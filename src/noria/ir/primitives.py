@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from noria._jax import inner_jaxprs, parts_of
-from noria.ir.graph import Equation
+from noria.ir.graph import Equation, size_in_bytes, values_of
 
 
 class Kind(Enum):
@@ -183,6 +183,13 @@ RULES = ("custom_jvp_call", "custom_vjp_call")
 def is_contraction(equation: Equation) -> bool:
     """Whether an equation is a product with a contracted axis."""
     return equation.name == "dot_general" and bool(equation.params["dimension_numbers"][0][0])
+
+
+def expands(equation: Equation) -> bool:
+    """Whether a contraction is larger than its operands, as a sum of outer products is."""
+    return is_contraction(equation) and size_in_bytes(equation.outputs[0]) > sum(
+        map(size_in_bytes, values_of(equation.inputs))
+    )
 
 
 def is_heavy(equation: Equation) -> bool:

@@ -66,7 +66,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             * ``"plain"``: `jax.lax.scan` over the unchanged cell.
             * ``"reference"``: a Python loop, the definition of the others.
         save: the residuals that the forward pass stores for the gradient. ``"gates"`` stores all
-            residuals; ``"states"`` stores the states and recomputes the rest, many steps at once.
+            residuals, except that machine code computes matrices of the state again where that is
+            faster; ``"states"`` stores the states and recomputes the rest, many steps at once.
             It needs a fraction of the memory and one product more.
         checkpoint: store the state every so many steps, and repeat the steps between for the
             gradient. ``"sqrt"`` is the square root of the number of steps, and memory grows with

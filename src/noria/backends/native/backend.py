@@ -32,7 +32,16 @@ from noria.backends.native.primitive import run
 from noria.backends.native.runtime import header
 from noria.backends.native.runtime.target import chosen
 from noria.ir.build import build
-from noria.ir.graph import Env, Equation, Graph, Value, env_of, size_in_bytes, values_of
+from noria.ir.graph import (
+    Env,
+    Equation,
+    Graph,
+    Value,
+    bytes_of_matrices,
+    env_of,
+    size_in_bytes,
+    values_of,
+)
 from noria.ir.primitives import ELEMENTWISE
 from noria.ir.reasons import Reason
 
@@ -113,6 +122,17 @@ class Native:
     def prefers_single_step(self, rows: int) -> bool:
         """For up to some rows: one call replaces many operations, and XLA packs weights too."""
         return rows <= tuning().step_rows
+
+    def recomputes(self, state: Sequence[Value]) -> bool:
+        """A matrix takes longer to store than to compute."""
+        return bytes_of_matrices(state) >= tuning().matrix_state_bytes
+
+    def segment_steps(self, stored: int, passed: int, time: int) -> int:
+        """Few enough that the residuals stay in the cache from the forward to the reverse loop."""
+        now = tuning()
+        if stored < now.recomputed_ratio * passed or stored * time <= now.stored_bytes:
+            return time
+        return max(now.segment_steps, now.segment_bytes // stored)
 
 
 BACKEND = Native()

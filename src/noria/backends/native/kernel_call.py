@@ -15,7 +15,7 @@ from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, kernels
-from noria.ir.graph import is_literal, size_in_bytes
+from noria.ir.graph import bytes_of_matrices, is_literal
 
 
 def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]:
@@ -62,7 +62,7 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]
 def _schedule(loop: NativeLoop, batch: int, few: bool) -> Schedule:
     """The schedule of a step; with ``few`` rows no product is computed for a time block."""
     call, limits = loop.call, loop.tuning
-    matrices = sum(size_in_bytes(v) for v in call.state if v.aval.ndim > 1)
+    matrices = bytes_of_matrices(call.state)
     with using(limits):
         return schedule_of(
             call.graph,

@@ -132,6 +132,21 @@ class Tuning:
     #: leave the second-level cache.
     window_bytes: int = 2**21
 
+    # --- residuals --------------------------------------------------------------------------------
+
+    #: A backward pass computes residuals again if they have so many times the bytes that a step
+    #: reads and emits, and no product with a parameter makes them: a matrix for each head.
+    recomputed_ratio: int = 4
+
+    #: Bytes of all residuals up to which they are stored in any case.
+    stored_bytes: int = 2**23
+
+    #: Bytes of the residuals of a segment that is computed again: they stay in the cache.
+    segment_bytes: int = 2**21
+
+    #: The least steps of such a segment: each has the cost of two calls.
+    segment_steps: int = 32
+
     # --- time blocks ------------------------------------------------------------------------------
 
     #: Rows of a time block whose operands are kept for accumulators. They are enough to hide the

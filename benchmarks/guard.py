@@ -1,9 +1,10 @@
 """Check that ``backend="auto"`` is never slower than ``"plain"``: python benchmarks/guard.py
 
-The cells are those of the library, the published ones of tests/published.py and, with ``--zoo``,
-the small ones of tests/test_zoo.py. Each is run in inference, in training and step by step, with
-(batch, time, features) of (16, 256, 128) and (1, 1024, 64), the zoo with (3, 256, 3). Besides there
-are LSTMs whose states are images, with features first or last.
+The cells are those of the library, the published ones of tests/published.py and of
+tests/published_vectors.py, and with ``--zoo`` the small ones of tests/test_zoo.py. Each is run in
+inference, in training and step by step, with (batch, time, features) of (16, 256, 128) and
+(1, 1024, 64), the zoo with (3, 256, 3). Besides there are LSTMs whose states are images, with
+features first or last.
 
 Calls of the two backends alternate. A ratio is the median over turns of the time of ``plain``
 divided by the time of ``auto``: wall-clock time, and in brackets processor time. A cell is slower
@@ -28,7 +29,7 @@ import noria as nr
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from convolutional_cells import ConvolutionalCell
 from models import CELLS, make_cell
-from published import PUBLISHED
+from published_vectors import PUBLISHED
 
 #: How much slower ``auto`` may be.
 LEAST = 0.95

@@ -25,6 +25,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,18 +114,32 @@ def heads_of(count: int) -> tuple[Any, jax.Array]:
     return layer, jax.random.normal(jax.random.key(1), (16, 100, count, 32))
 
 
-def retention(steps: int, batch: int, heads: int, size: int) -> tuple[Any, jax.Array]:
+class Retention(nr.Cell):
     """A matrix for each head, with an outer product and a read-out."""
+
+    W: jax.Array
+    heads: int = eqx.field(static=True)
+
+    def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
+        _, k, v = self._parts(x)
+        return 0.9 * S + k[:, :, None] * v[:, None, :]
+
+    def output(self, S: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.einsum("hk,hkv->hv", self._parts(x)[0], S).reshape(-1)
+
+    def initial_state(self) -> jax.Array:
+        size = len(self.W) // (3 * self.heads)
+        return jnp.zeros((self.heads, size, size))
+
+    def _parts(self, x: jax.Array) -> jax.Array:
+        return (self.W @ x).reshape(3, self.heads, -1)
+
+
+def retention(steps: int, batch: int, heads: int, size: int) -> tuple[Any, jax.Array]:
     width = heads * size
     W = jax.random.normal(jax.random.key(0), (3 * width, width)) / math.sqrt(width)
-
-    def step(state: Any, x: jax.Array) -> Any:
-        q, k, v = (W @ x).reshape(3, heads, size)
-        S = 0.9 * state[1] + k[:, :, None] * v[:, None, :]
-        return jnp.einsum("hk,hkv->hv", q, S), S
-
-    layer = nr.Recurrence(step, (jnp.zeros((heads, size)), jnp.zeros((heads, size, size))))
-    return layer, jax.random.normal(jax.random.key(1), (batch, steps, width))
+    xs = jax.random.normal(jax.random.key(1), (batch, steps, width))
+    return nr.Recurrence(Retention(W, heads)), xs
 
 
 def convolution(steps: int, batch: int, features: int, size: int) -> tuple[Any, jax.Array]:
@@ -253,13 +268,14 @@ def rounds(count: int) -> tuple[Any, jax.Array]:
 DEFAULT = tuned()
 NEVER_BLOCK = tuned(small_weight_bytes=HUGE, cached_weight_bytes=HUGE)
 ALWAYS_BLOCK = tuned(small_weight_bytes=0, block_examples=HUGE)
-UNPACKED, PACKED = tuned(unpacked_rows=HUGE), tuned(unpacked_rows=0)
+UNPACKED, PACKED = (tuned(unpacked_rows=n, unpacked_step_rows=n) for n in (HUGE, 0))
 ONE_THREAD, THREADS = tuned(threads=1), tuned(thread_flops=1)
 BY_ROWS, BY_FEATURES = (tuned(thread_flops=1, stage_flops=n) for n in (HUGE, 0))
 ROWS, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
 TOGETHER, ONE_BY_ONE = tuned(matrix_state_bytes=HUGE), tuned(matrix_state_bytes=0)
 NO_WINDOWS, WINDOWS = tuned(window_bytes=0), tuned(window_bytes=HUGE, taps=HUGE)
 LEAVES, STAYS = tuned(read_out_examples=HUGE), tuned(read_out_examples=0)
+STORED, RECOMPUTED = (tuned(recomputed_ratio=n, stored_bytes=0) for n in (HUGE, 0))
 IN_XLA, STEP = tuned(step_rows=0), tuned(step_rows=HUGE)
 
 
@@ -282,6 +298,11 @@ def lines(name: str) -> Iterator[Line]:
             for units in (128, 512):
                 label = f"{batch} rows, {units} units"
                 yield Line(label, infer, lstm(1, batch, units, units), PACKED, UNPACKED)
+    elif name == "unpacked_step_rows":
+        for batch in (4, 8, 12, 16, 24, 32):
+            for units in (64, 128, 256):
+                label = f"{batch} rows, {units} units"
+                yield Line(label, step, lstm(1, batch, units, units), PACKED, UNPACKED)
     elif name == "step_rows":
         for batch in (1, 8, 16, 32, 64, 128, 256):
             for units in (32, 128, 512):
@@ -308,6 +329,15 @@ def lines(name: str) -> Iterator[Line]:
             label = f"{4 * heads * size * size:,} bytes of matrices"
             problem = retention(64, 16, heads, size)
             yield Line(label, infer, problem, TOGETHER, ONE_BY_ONE)
+    elif name == "recomputed_ratio":
+        for size in (4, 8, 16, 32, 64):
+            label = f"{size} heads of {128 // size} numbers"
+            problem = retention(2048, 1, size, 128 // size)
+            yield Line(label, train, problem, STORED, RECOMPUTED)
+    elif name == "stored_bytes":
+        for steps in (64, 128, 256, 512, 1024, 2048):
+            label = f"{2 * 4 * 2 * 64 * 64 * steps:,} bytes of residuals"
+            yield Line(label, train, retention(steps, 2, 2, 64), STORED, RECOMPUTED)
     elif name in BORDERS:
         module, counts, problem_of = BORDERS[name]
         never, always = (partial(constant, module, name, value) for value in (0, HUGE))
@@ -350,6 +380,12 @@ SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = 
     "block_bytes": ((2**15, 2**17, 2**21, 2**23), infer, partial(lstm, 400, 1, 256, 256)),
     "update_vectors": ((1, 2, 4), train, partial(lstm, 100, 32, 64, 128)),
     "update_rows": (((2, 2), (4, 4), (8, 8)), train, partial(lstm, 100, 32, 64, 128)),
+    "segment_bytes": (
+        (2**18, 2**19, 2**20, 2**22, 2**23),
+        train,
+        partial(retention, 2048, 1, 4, 32),
+    ),
+    "segment_steps": ((8, 16, 64), train, partial(retention, 256, 16, 2, 64)),
     "staged_bytes": ((2**5, 2**7, 2**13, 2**15), infer, partial(rnn, 400, 64, 8, 8)),
 }
 

@@ -41,7 +41,9 @@ class Published(nr.Cell):
 
 
 def published(
-    shapes: Callable[[int, int, int], tuple[Any, dict[str, tuple[int, ...]]]], read: Any = None
+    shapes: Callable[[int, int, int], tuple[Any, dict[str, tuple[int, ...]]]],
+    read: Any = None,
+    complex_state: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a step: from heads, width and features to the shapes of its state and parameters."""
 
@@ -55,6 +57,8 @@ def published(
             }
             state = state if isinstance(state[0], tuple) else (state,)
             zero = tuple(jnp.zeros(shape, dtype) for shape in state)
+            if complex_state:
+                zero = tuple(jax.lax.complex(a, a) for a in zero)
             return Published(arrays, zero if len(zero) > 1 else zero[0], heads, step, read)
 
         PUBLISHED[step.__name__] = make

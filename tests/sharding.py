@@ -20,8 +20,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import noria as nr
+from noria.backends.native.machine import Tuning, using
 
 BATCH, TIME = 16, 6
+#: The gradient of a memory computes matrices again, two steps at a time.
+SEGMENTS = Tuning(
+    matrix_state_bytes=1, recomputed_ratio=1, stored_bytes=0, segment_bytes=1, segment_steps=2
+)
 AUTO, EXPLICIT = (
     (jax.make_mesh((4,), ("data",), axis_types=(kind,)))
     for kind in (AxisType.Auto, AxisType.Explicit)
@@ -42,6 +47,23 @@ class Decay(nr.Cell):
         return jax.nn.sigmoid(self.a) * h + x
 
 
+class Memory(nr.Cell):
+    """A matrix, and a decay that is a parameter."""
+
+    W: jax.Array
+    a: jax.Array
+
+    def initial_state(self) -> jax.Array:
+        return jnp.zeros((4, 4))
+
+    def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
+        k, v = jnp.split(self.W @ x, 2)
+        return jax.nn.sigmoid(self.a)[:, None] * S + k[:, None] * v
+
+    def output(self, S: jax.Array, x: jax.Array) -> jax.Array:
+        return x @ S
+
+
 def models() -> dict[str, Any]:
     both = nr.Bidirectional(nr.LSTM(3, 4, key=next(keys)), nr.GRU(3, 4, key=next(keys)))
     back = nr.GRU(8, 4, key=next(keys), learn_initial_state=True, reverse=True)
@@ -52,7 +74,15 @@ def models() -> dict[str, Any]:
         nr.GRU(3, 4, key=next(keys), save="states"),
         nr.GRU(4, 4, key=next(keys), checkpoint=2),
     ]
-    return {"deep": deep, "linear": linear, "small": small, "stored": nr.Chain(*stored)}
+    weight = jax.random.normal(next(keys), (8, 4)) / 4
+    memory = nr.Recurrence(Memory(weight, jnp.ones(4)))
+    return {
+        "deep": deep,
+        "linear": linear,
+        "small": small,
+        "stored": nr.Chain(*stored),
+        "memory": memory,
+    }
 
 
 MODELS = models()
@@ -62,6 +92,7 @@ resets = jax.random.bernoulli(next(keys), 0.2, (BATCH, TIME))
 DATA = {
     "deep": (xs, lengths, resets),
     "linear": (jnp.tile(xs[..., :1], (1, 1, 4)),),
+    "memory": (jax.random.normal(next(keys), (BATCH, TIME, 4)), lengths, resets),
     "small": (xs[:, :2],),  # the reference compiles each step of each example
 }
 
@@ -158,9 +189,9 @@ def training(way: str, name: str, backend: str) -> dict[str, Any]:
     model, data = nr.with_backend(MODELS[name], backend), DATA.get(name, (xs,))
     expected = jax.jit(step)(model, *data)
     function, args = WAYS[way](model, data)
-    return facts(function, args, expected) | {
-        "parameters": sum(a.size for a in jtu.tree_leaves(model))
-    }
+    with using(SEGMENTS if name == "memory" else Tuning()):
+        found = facts(function, args, expected)
+    return found | {"parameters": sum(a.size for a in jtu.tree_leaves(model))}
 
 
 # --- other cases ----------------------------------------------------------------------------------
@@ -318,6 +349,7 @@ def cases() -> dict[str, Callable[[], dict[str, Any]]]:
         typed = way in ("by_typed_shard_map", "by_explicit_mesh")
         for name, backend in [("deep", "native"), *(others if typed else [])]:
             found[f"{way} {backend}"] = functools.partial(training, way, name, backend)
+        found[f"{way} memory"] = functools.partial(training, way, "memory", "native")
         if typed:
             found[f"{way} stored"] = functools.partial(training, way, "stored", "native")
     simple = (

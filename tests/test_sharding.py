@@ -20,11 +20,14 @@ TYPED = [
     for way in ("by_typed_shard_map", "by_explicit_mesh")
     for backend in (*BACKENDS, "stored")
 ]
-TRAINING = ["by_jit native", "by_shard_map native", *TYPED]
+MEMORY = [
+    f"{way} memory" for way in ("by_jit", "by_shard_map", "by_typed_shard_map", "by_explicit_mesh")
+]
+TRAINING = ["by_jit native", "by_shard_map native", *TYPED, *MEMORY]
 
 #: Programs in which each device has its own rows of the batch: how many.
 ROWS = {
-    **{name: BATCH // 4 for name in TRAINING if name.endswith(("native", "stored"))},
+    **{name: BATCH // 4 for name in TRAINING if name.endswith(("native", "stored", "memory"))},
     **dict.fromkeys(
         ("inference", "explicit_inference", "explicit_context", "in_shardings", "constraint"),
         BATCH // 4,
@@ -54,7 +57,8 @@ ROWS = {
 #: Programs that differ from others in one respect only; the selection of each day is without them.
 LONG = {
     *("by_typed_shard_map plain", "by_typed_shard_map associative", "by_typed_shard_map stored"),
-    *("by_explicit_mesh scan", "by_explicit_mesh reference"),
+    *("by_explicit_mesh scan", "by_explicit_mesh reference", "by_explicit_mesh memory"),
+    "by_shard_map memory",
     *("constraint", "two_meshes", "the second axis", "mapped outside", "mapped explicit", "steps"),
     *("in_shardings", "mapped", "part of a mesh", "time too"),
 }

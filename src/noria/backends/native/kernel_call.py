@@ -15,7 +15,7 @@ from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, kernels
-from noria.ir.graph import bytes_of_matrices, is_literal
+from noria.ir.graph import bytes_of_matrices, is_literal, size_in_bytes
 
 
 def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]:
@@ -23,8 +23,9 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]
     batch, models, limits = loop.batch(arrays), loop.models or 1, loop.tuning
     if not time * batch * models:
         return loop(*arrays, time=time)
-    few = time * batch <= limits.unpacked_rows
-    is_known = all(v in loop.known for v in loop.shared if v.aval.ndim > 1)
+    weights = [v for v in loop.shared if v.aval.ndim > 1]
+    few = limits.reads_in_place(time, batch, max(map(size_in_bytes, weights), default=0))
+    is_known = all(v in loop.known for v in weights)
     schedule = _schedule(loop, batch, few)
     shares, by_features = shares_of(schedule, time, batch, models, limits)
     batch_major = _batch_major(loop, schedule)
@@ -32,8 +33,8 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]
     staged = _staged(loop, schedule, batch_major) if is_staged else ()
     unpacked = few and not is_known
     plan = KernelPlan(schedule, loop.isa, by_features, unpacked, staged, limits)
-    weights = _weights(loop, plan)
-    if plan.panel_bytes and weights is not None:
+    known = _weights(loop, plan)
+    if plan.panel_bytes and known is not None:
         plan.take_panels()
     block = block_steps(plan, time, batch, limits)
     parts = shares if models >= shares else 1
@@ -49,8 +50,8 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]
     )
     kernel = kernels.kernel_of(plan, loop.isa)
     loop.kernels[kernel.name] = kernel
-    if plan.given_panels is not None and weights is not None:
-        panels, place = kernels.packed(kernel, plan, weights), len(loop.shared)
+    if plan.given_panels is not None and known is not None:
+        panels, place = kernels.packed(kernel, plan, known), len(loop.shared)
         arrays = (*arrays[:place], panels, *arrays[place:])
         by_model = [*by_model[:place], False, *by_model[place:]]
     sizes = handler.sizes(time, batch, loop.call.reverse, block, shares, models, by_model)

@@ -84,6 +84,9 @@ class Tuning:
     #: packing reads a weight once more.
     unpacked_rows: int = 8
 
+    #: The same for a single step, if its weights stay in cache.
+    unpacked_step_rows: int = 16
+
     #: Rows of one step outside of a loop up to which machine code is faster than XLA's operations.
     #: XLA also packs the weights of a product.
     step_rows: int = 128
@@ -136,7 +139,7 @@ class Tuning:
 
     #: A backward pass computes residuals again if they have so many times the bytes that a step
     #: reads and emits, and no product with a parameter makes them: a matrix for each head.
-    recomputed_ratio: int = 4
+    recomputed_ratio: int = 2
 
     #: Bytes of all residuals up to which they are stored in any case.
     stored_bytes: int = 2**23
@@ -177,6 +180,13 @@ class Tuning:
     #: Equations of a step. The time of LLVM grows faster than their number. It was 1.1 s for 820,
     #: 2.5 s for 1650, 7 s for 3300 and 21 s for 5500 (sines and products, on one core).
     equations: int = 4096
+
+    def reads_in_place(self, time: int, batch: int, weight: int) -> bool:
+        """Whether weights are not packed, by the bytes of the largest one."""
+        in_step = time == 1 and batch <= self.unpacked_step_rows
+        return time * batch <= self.unpacked_rows or (
+            in_step and weight <= self.cached_weight_bytes
+        )
 
     def prefer_block(self, weight: int, batch: int, matrices: int = 0) -> bool:
         """Whether a product is faster for a time block at once, by the bytes of its weight.

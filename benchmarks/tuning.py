@@ -275,6 +275,7 @@ ROWS, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
 TOGETHER, ONE_BY_ONE = tuned(matrix_state_bytes=HUGE), tuned(matrix_state_bytes=0)
 NO_WINDOWS, WINDOWS = tuned(window_bytes=0), tuned(window_bytes=HUGE, taps=HUGE)
 LEAVES, STAYS = tuned(read_out_examples=HUGE), tuned(read_out_examples=0)
+NARROW, WIDE = tuned(few_rows=0), tuned(few_rows=HUGE)
 STORED, RECOMPUTED = (tuned(recomputed_ratio=n, stored_bytes=0) for n in (HUGE, 0))
 IN_XLA, STEP = tuned(step_rows=0), tuned(step_rows=HUGE)
 
@@ -298,6 +299,10 @@ def lines(name: str) -> Iterator[Line]:
             for units in (128, 512):
                 label = f"{batch} rows, {units} units"
                 yield Line(label, infer, lstm(1, batch, units, units), PACKED, UNPACKED)
+    elif name == "few_rows":
+        for batch in (1, 2, 4, 8):
+            label = f"{batch} rows"
+            yield Line(label, infer, lstm(200, batch, 128, 128), NARROW, WIDE)
     elif name == "unpacked_step_rows":
         for batch in (4, 8, 12, 16, 24, 32):
             for units in (64, 128, 256):
@@ -373,6 +378,7 @@ SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = 
     "threads": ((1, 2), infer, partial(lstm, 50, 64, 128, 128)),
     "tile_rows": ((1, 2, 4, 6), infer, partial(rnn, 50, 64, 128, 256)),
     "panel_vectors": (((1, 1), (2, 2), (3, 3), (6, 6)), infer, partial(rnn, 200, 1, 128, 256)),
+    "block_vectors": ((1, 2, 8), infer, partial(rnn, 100, 8, 128, 128)),
     "elementwise_vectors": ((1, 4), train, partial(lstm, 100, 64, 16, 64)),
     "product_vectors": ((1, 2, 4), infer, partial(convolution, 8, 2, 32, 16)),
     "matrix_vectors": ((1, 2, 8), infer, partial(retention, 200, 1, 2, 64)),

@@ -32,7 +32,7 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]
     is_staged = min(time, batch) > 1 and not by_features
     staged = _staged(loop, schedule, batch_major) if is_staged else ()
     unpacked = few and not is_known
-    plan = KernelPlan(schedule, loop.isa, by_features, unpacked, staged, limits)
+    plan = KernelPlan(schedule, loop.isa, by_features, unpacked, staged, limits, batch)
     known = _weights(loop, plan)
     if plan.panel_bytes and known is not None:
         plan.take_panels()

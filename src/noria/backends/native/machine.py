@@ -116,6 +116,13 @@ class Tuning:
     #: of a multiply-add, and all sums must fit the registers.
     panel_vectors: tuple[int, int] = (2, 4)
 
+    #: Up to so many rows of a step, panels are as wide with 16 registers as with 32: there are few
+    #: sums.
+    few_rows: int = 2
+
+    #: Vectors of a block of features in a stage with products, divided by their number.
+    block_vectors: int = 4
+
     #: Vectors of a block of features in a stage without products.
     elementwise_vectors: int = 2
 

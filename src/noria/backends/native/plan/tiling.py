@@ -139,10 +139,13 @@ class KernelPlan:
         unpacked: bool,
         batch_major: Sequence[Slot],
         tuning: Tuning,
+        rows: int,
     ):
         self.schedule, self.by_features, self.unpacked = schedule, by_features, unpacked
         many = isa.registers >= 32
         self._panel_vectors, self.update_rows = tuning.panel_vectors[many], tuning.update_rows[many]
+        if rows <= tuning.few_rows:
+            self._panel_vectors = max(tuning.panel_vectors)
         self._elementwise_vectors, self._registers = tuning.elementwise_vectors, isa.registers
         self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors
         self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
@@ -153,7 +156,9 @@ class KernelPlan:
         self.panel_bytes = 0
         self.given_panels: int | None = None
         self.tilings = [
-            self._tiling(stage) if isinstance(stage, Stage) else self._of_matrix(stage)
+            self._tiling(stage, tuning.block_vectors)
+            if isinstance(stage, Stage)
+            else self._of_matrix(stage)
             for stage in schedule.stages
         ]
         self.prologue, self.epilogue = map(self._of_block, (schedule.prologue, schedule.epilogue))
@@ -202,18 +207,21 @@ class KernelPlan:
     # --- products ---------------------------------------------------------------------------------
 
     def _of_block(self, products: Sequence[BlockDot]) -> list[tuple[BlockDot, StageTiling]]:
-        """The products of a prologue or an epilogue, each as a stage of its own."""
-        dots = self.schedule.dots
-        return [
-            (p, self._tiling(Stage(dots[p.equation].width, columns=[DotColumns(p.equation, 0)])))
+        """The products of a prologue or an epilogue, each as a stage of its own, with one panel."""
+        stages = [
+            Stage(self.schedule.dots[p.equation].width, columns=[DotColumns(p.equation, 0)])
             for p in products
         ]
+        return [
+            (p, self._tiling(stage, self._panel_vectors))
+            for p, stage in zip(products, stages, strict=True)
+        ]
 
-    def _tiling(self, stage: Stage) -> StageTiling:
+    def _tiling(self, stage: Stage, most: int) -> StageTiling:
         """The blocks of a stage. The vectors of all products should be in registers at once."""
         vectors = self._elementwise_vectors
         if stage.columns:
-            vectors = max(1, self._panel_vectors // len(stage.columns))
+            vectors = max(1, most // len(stage.columns))
         vectors = min(vectors, ceil_div(stage.extent, self.lanes))
         panels: list[Panel] = []
         row = 0

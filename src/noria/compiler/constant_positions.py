@@ -22,8 +22,9 @@ from noria.ir.build import build
 from noria.ir.graph import Atom, Env, Equation, Graph, is_literal, size
 from noria.ir.passes import dependence, extract, substitute
 
-#: Runs of neighbours of which a gather may consist. Its pull-back adds one padded array for each.
-RUNS = 16
+#: Runs of neighbours of which a gather may consist. Its pull-back adds one padded array for each
+#: (``python benchmarks/tuning.py RUNS``).
+RUNS = 8
 
 _EXTREMES = {"argmax": jax.lax.reduce_max, "argmin": jax.lax.reduce_min}
 #: The primitives that read at positions, or give them.

@@ -26,7 +26,8 @@ from noria.ir.primitives import MOVES
 from noria.ir.reasons import Reason
 from noria.ir.source import place
 
-#: A step with more terms than any published memory gains nothing from products.
+#: More terms than any published memory has; the search takes a second
+#: (``python benchmarks/tuning.py MOST_TERMS``).
 MOST_TERMS = 64
 
 

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 
 from noria.ir.graph import Atom, Equation, Value, is_literal
 
-#: A longer window stays in the loop: outside of it, each step would store all of its entries.
-MOST_ENTRIES = 16
+#: A longer window stays in the loop: outside of it, each step would store all of its entries. From
+#: 16 on that takes three times as long (``python benchmarks/tuning.py MOST_ENTRIES``).
+MOST_ENTRIES = 8
 
 _MOVES = frozenset(("concatenate", "stack", "scatter", "dynamic_update_slice"))
 

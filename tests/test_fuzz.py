@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from fuzzing.cases import DTYPES, NUMBERS, TRANSFORMATIONS, random_case
+from fuzzing.cases import DTYPES, NUMBERS, SEGMENTS, TRANSFORMATIONS, random_case
 from fuzzing.cells import EXTRAS, KINDS, OPERATIONS, PEELED, drawn
 from fuzzing.compare import is_of_edges, verdict, verdict_of
 from fuzzing.evaluate import evaluated
@@ -47,7 +47,7 @@ def test_the_default_run_has_every_kind():
     assert {*FEW} < {*SEEDS}
     assert {case.transformation for case in cases} == {*TRANSFORMATIONS}
     assert {case.dtype.name for case in cases} == {*DTYPES}
-    assert {name for case in cases for name in case.numbers} == {*NUMBERS}
+    assert {name for case in cases for name in case.numbers} == {*NUMBERS, *SEGMENTS}
     assert {kind for case in cases for kind in case.cell.extras} == {*EXTRAS, "image"}
     assert {kind for case in cases for kind in case.cell.peeled} == {*PEELED}
     assert {name for case in cases for name in case.options} == {"lengths", "resets", "key"}

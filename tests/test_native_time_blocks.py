@@ -145,8 +145,10 @@ def test_a_single_step_agrees_with_the_plain_loop(batch):
     assert_backends_agree(pull, layer, state, x, backends=("auto", "plain"))
 
 
-@pytest.mark.parametrize(("rows", "packed"), [(8, [False]), (9, [True]), (128, [True]), (129, [])])
-def test_a_single_step_packs_weights_for_more_than_eight_rows(rows, packed, plans):
+@pytest.mark.parametrize(
+    ("rows", "packed"), [(16, [False]), (17, [True]), (128, [True]), (129, [])]
+)
+def test_a_single_step_packs_weights_for_more_than_16_rows(rows, packed, plans):
     layer_of("lstm", 6, 20).step(None, random(14, rows, 6))
     assert [not plan.unpacked for plan in plans] == packed
 

@@ -47,13 +47,17 @@ NUMBERS: dict[str, list[Any]] = {
     "cores": [1, 2, 3],
     "staged_bytes": [1, 60],
     "pieces": [4, 64],
+    "chunk_bytes": [1, 200],
+    "widest_sum": [0, 4],
+}
+#: The same for gradients in segments. They have a generator of their own: a seed gives the same
+#: cell as before.
+SEGMENTS: dict[str, list[Any]] = {
     "matrix_state_bytes": [1, 64],
     "recomputed_ratio": [0, 1],
     "stored_bytes": [0, 100],
     "segment_bytes": [1, 200],
     "segment_steps": [1, 2],
-    "chunk_bytes": [1, 200],
-    "widest_sum": [0, 4],
 }
 
 
@@ -248,9 +252,7 @@ def random_case(seed: int) -> Case:
     state = _state(rng, cell.zero, shape) if rng.random() < 0.4 else None
     backends = ["auto"] + ["scan"] * (rng.random() < 0.3) + ["plain"] * (rng.random() < 0.06)
     backends += ["associative"] * cell.linear
-    numbers = {
-        name: some[rng.integers(len(some))] for name, some in NUMBERS.items() if rng.random() < 0.4
-    }
+    numbers = _numbers(rng, NUMBERS) | _numbers(np.random.default_rng([seed, 1]), SEGMENTS)
     case = Case(
         seed=seed,
         cell=cell,
@@ -268,6 +270,12 @@ def random_case(seed: int) -> Case:
         backends=tuple(backends),
     )
     return replace(case, transformation=_drawn(rng, TANGENTS)) if kind == "cotangents" else case
+
+
+def _numbers(rng: np.random.Generator, values: dict[str, list[Any]]) -> dict[str, Any]:
+    return {
+        name: some[rng.integers(len(some))] for name, some in values.items() if rng.random() < 0.4
+    }
 
 
 def _drawn(rng: np.random.Generator, often: dict[str, int]) -> str:

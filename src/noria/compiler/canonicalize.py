@@ -43,8 +43,8 @@ from noria.ir.passes import (
     users,
 )
 
-#: The largest number of equations that an inner loop is unrolled to: a step without an inner loop is
-#: three times as fast at each measured size, and compile time grows with it
+#: The largest number of equations that an inner loop is unrolled to. A step without an inner loop
+#: is three times as fast at each measured size, but compile time grows with its size
 #: (``python benchmarks/tuning.py MOST_EQUATIONS``).
 MOST_EQUATIONS = 256
 

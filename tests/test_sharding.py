@@ -58,7 +58,7 @@ ROWS = {
 LONG = {
     *("by_typed_shard_map plain", "by_typed_shard_map associative", "by_typed_shard_map stored"),
     *("by_explicit_mesh scan", "by_explicit_mesh reference", "by_explicit_mesh memory"),
-    "by_shard_map memory",
+    *("by_shard_map memory", "by_typed_shard_map memory"),
     *("constraint", "two_meshes", "the second axis", "mapped outside", "mapped explicit", "steps"),
     *("in_shardings", "mapped", "part of a mesh", "time too"),
 }

@@ -6,7 +6,7 @@ the choice. Calls of both programs take turns; the ratio is that of the medians.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -40,6 +40,22 @@ class Convolution(nr.Cell):
         return jnp.zeros_like(self.kernel)
 
 
+class Memory(nr.Cell):
+    """A matrix whose key and value are products of the last two inputs."""
+
+    weight: jax.Array
+
+    def __call__(self, state: Any, x: jax.Array) -> Any:
+        _, S, before = state
+        z = 0.3 * x + 0.7 * before
+        S = 0.9 * S + jnp.outer(self.weight @ z, self.weight.T @ z)
+        return x @ S, S, x
+
+    def initial_state(self) -> Any:
+        zero = jnp.zeros(len(self.weight))
+        return zero, jnp.zeros_like(self.weight), zero
+
+
 def layers(size: int) -> dict[str, nr.Recurrence]:
     """The layers to compare."""
     one, two = jax.random.split(jax.random.key(0))
@@ -60,26 +76,22 @@ def layers(size: int) -> dict[str, nr.Recurrence]:
         h, before = state
         return jnp.tanh(h / 2 + weight @ (0.3 * x + 0.7 * before)), x
 
-    def memory(state: Any, x: jax.Array) -> Any:
-        _, S, before = state
-        z = 0.3 * x + 0.7 * before
-        S = 0.9 * S + jnp.outer(weight @ z, weight.T @ z)
-        return x @ S, S, x
-
     zero, window = jnp.zeros(size), jnp.zeros((4, size))
     return {
         "window of four": nr.Recurrence(convolved, (zero, window)),
         "window, product": nr.Recurrence(product, (zero, window)),
         "token shift, product": nr.Recurrence(shifted, (zero, zero)),
-        "token shift, matrix": nr.Recurrence(memory, (zero, jnp.zeros((size, size)), zero)),
+        "token shift, matrix": nr.Recurrence(Memory(weight)),
         "window only": nr.Recurrence(Convolution(kernel)),
     }
 
 
 @contextmanager
 def keeps_delays(keeps: bool) -> Iterator[None]:
+    """Delays beside a matrix stay only where its gradient stores the matrices."""
     jax.clear_caches()
-    with mock.patch.object(Native, "keeps_delays", return_value=keeps):
+    stores = mock.patch.object(Native, "recomputes", return_value=False)
+    with mock.patch.object(Native, "keeps_delays", keeps), stores if keeps else nullcontext():
         yield
 
 

@@ -21,10 +21,8 @@ from noria.backends.base import Sizes
 from noria.compiler.chunks import Chunks, with_pull_back
 from noria.compiler.own_rules import have_own_rules
 from noria.compiler.save_policies import STORE_ALL
-from noria.compiler.split import Split
 from noria.ir.cotangents import Cotangents, Ends, PullPrologue, add, or_zeros
-from noria.ir.graph import EMPTY, Equation, env_of, is_inexact, size_in_bytes, values_of
-from noria.ir.primitives import is_heavy
+from noria.ir.graph import EMPTY, env_of, is_inexact, size_in_bytes
 
 if TYPE_CHECKING:  # executors run segments
     from noria.compiler.executors import LoopExecutor, Outputs
@@ -35,11 +33,7 @@ def segment_steps(executor: "LoopExecutor", sizes: Sizes) -> int:
     split, backend = executor.split, executor.backend
     if not executor.save.may_recompute or is_symbolic(*sizes.axes) or not sizes.time:
         return sizes.time
-
-    def reads_parameter(equation: Equation) -> bool:
-        return any(v in split.shared for v in values_of(equation.inputs))
-
-    if any(is_heavy(e) and reads_parameter(e) for e in split.loop.equations):
+    if split.has_products:
         return sizes.time
     residuals, _ = executor.gradient.vjp.places(backend.reads_previous_step)
     stored, passed = (
@@ -96,15 +90,5 @@ def _loop_of(executor: "LoopExecutor") -> "LoopExecutor":
     """The executor of the loop alone: the hoisted values are steps, the gradient is the same."""
     split, vjp = executor.split, executor.gradient.vjp
     given = tuple(dict.fromkeys((*split.steps, *split.hoisted)))
-    alone = Split(
-        EMPTY,
-        EMPTY,
-        split.loop,
-        EMPTY,
-        split.state,
-        split.shared,
-        split.hoisted,
-        split.parameters,
-        given,
-    )
+    alone = replace(split, invariant=EMPTY, prologue=EMPTY, epilogue=EMPTY, steps=given)
     return replace(executor, split=alone, save=STORE_ALL, vjp=replace(vjp, split=alone))

@@ -237,7 +237,8 @@ def _loop(
         step, parts = split_step(traced, batch, backend, products_leave=products_leave)
         given = backend, order, problem.reverse, save, problem.label
         training = None
-        if save.may_recompute and backend.recomputes(step.state) and not step.products_of_state():
+        recomputes = save.may_recompute and backend.recomputes(step.state)
+        if recomputes and parts.has_products and not step.products_of_state():
             _, light = split_step(
                 traced, batch, backend, products_leave=products_leave, hoists_all=True
             )

@@ -82,6 +82,14 @@ class Split(StepLoop):
         return frozenset(filter(is_inexact, (*self.parameters, *self.steps)))
 
     @property
+    def has_products(self) -> bool:
+        """Whether the loop has products with parameters, of the input or of the state."""
+        return any(
+            is_heavy(e) and any(v in self.shared for v in values_of(e.inputs))
+            for e in self.loop.equations
+        )
+
+    @property
     def reads_out(self) -> bool:
         """Whether the loop has products that do not feed the state."""
         fed_back = backward_slice(self.loop.equations, self.next_state)

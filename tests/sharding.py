@@ -199,13 +199,13 @@ def training(way: str, name: str, backend: str) -> dict[str, Any]:
 
 def inference() -> dict[str, Any]:
     model, data = MODELS["deep"], DATA["deep"]
-    return facts(scan, (put(model, AUTO), *put(data, AUTO, "data")), scan(model, *data))
+    return facts(scan, (put(model, AUTO), *put(data, AUTO, "data")), jax.jit(scan)(model, *data))
 
 
 def explicit_inference() -> dict[str, Any]:
     model, data = MODELS["deep"], DATA["deep"]
     with jax.set_mesh(EXPLICIT):
-        return facts(scan, (model, *put(data, EXPLICIT, "data")), scan(model, *data))
+        return facts(scan, (model, *put(data, EXPLICIT, "data")), jax.jit(scan)(model, *data))
 
 
 def explicit_context() -> dict[str, Any]:
@@ -220,7 +220,7 @@ def values_and_gradients(model: Any, xs: Any) -> Any:
 
 
 def small(function: Callable[..., Any], model: Any, args: Any, given: Any = xs) -> dict[str, Any]:
-    return facts(function, (model, args), function(MODELS["small"], given))
+    return facts(function, (model, args), jax.jit(function)(MODELS["small"], given))
 
 
 def uneven() -> dict[str, Any]:
@@ -323,7 +323,7 @@ def second_derivatives() -> dict[str, Any]:
         )(model)
 
     function = jax.shard_map(part, mesh=AUTO, in_specs=(P(), P("data")), out_specs=P())
-    expected = jax.grad(lambda model: sharpness(lambda model: loss(model, xs), model))(
+    expected = jax.jit(jax.grad(lambda model: sharpness(lambda model: loss(model, xs), model)))(
         MODELS["small"]
     )
     return facts(function, (MODELS["small"], xs), expected)

@@ -167,7 +167,7 @@ def test_equals_the_definition(name, backend, reverse, save):
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @all_kinds
 @both_backends
 def test_one_example_in_single_precision(name, backend):

@@ -61,7 +61,7 @@ def mapped(layer: Any, xs: Any) -> Any:
     return jax.vmap(lambda xs, length: layer.scan(None, xs, lengths=length))(xs, LENGTHS)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @layers
 def test_values_and_gradients_are_those_of_the_definition(name):
     """With lengths."""

@@ -28,7 +28,7 @@ def exported(function: Any, shape: str, platform: str = "cpu") -> Any:
     return export.export(jax.jit(function), platforms=[platform])(struct)
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(21)
 @pytest.mark.parametrize("backend", ["plain", "scan", "auto"])
 @pytest.mark.parametrize(
     ("name", "shape"),

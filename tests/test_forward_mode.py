@@ -96,7 +96,7 @@ def expected(transformation: str, reverse: bool) -> Any:
     return jax.jit(lambda: TRANSFORMATIONS[transformation](run, given, moved))()
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(19)
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_derivatives_equal_those_of_the_plain_loop(transformation, options):

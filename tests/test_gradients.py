@@ -71,7 +71,7 @@ def test_forward_mode_and_second_derivatives_of_the_plain_loop(name):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize(
     "options", [{}, {"save": "states"}, {"checkpoint": 3}], ids=["gates", "states", "checkpoint"]
@@ -135,7 +135,7 @@ def gradients_of_two():
     return jax.jit(jax.grad(loss_of_two, argnums=(0, 1, 2)))(*plain, random(3, 2, 5, 4))
 
 
-@pytest.mark.sampled(19)
+@pytest.mark.sampled(37)
 @pytest.mark.parametrize("asked", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"save": "states"}, {"checkpoint": 2}], ids=str)
 @pytest.mark.parametrize("backend", ["auto", "scan"])
@@ -167,7 +167,7 @@ class Ruled(nr.Cell):
         return jnp.ones(3)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("place", ["state", "input", "output"])
 @pytest.mark.parametrize(
     "options",

@@ -108,7 +108,7 @@ def test_several_models_at_once(ordinary_promotion):
     assert_close(new[1]["other"].b, pair[1]["other"].b - 0.1 * gradient[1]["other"].b, 1e-14)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "optimiser", [optax.adamw(0.01), optax.sgd(0.1, momentum=0.9), optax.lbfgs(linesearch=None)]
 )

@@ -87,7 +87,7 @@ def odd_sizes() -> list[Any]:
     return found
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize(("name", "dtype", "batch", "time", "features", "hidden"), odd_sizes())
 def test_odd_sizes_agree_with_the_scan(name, dtype, batch, time, features, hidden):
     check_against_scan(
@@ -179,7 +179,7 @@ def test_a_step_without_code_is_refused_with_the_reason():
         layer(random(0, 2, 4, 3))
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", ["lstm", "gruv3", "rnn"])  # nothing that jumps
 @pytest.mark.parametrize(("batch", "time"), [(1, 7), (3, 6)])
@@ -318,7 +318,7 @@ MAPS: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("cell", ["mixing", "gru"])
 def test_vmap_agrees_with_a_loop(name, cell):
@@ -355,7 +355,7 @@ def test_vmap_in_vmap_and_over_the_state_alone_agree_with_one_batch():
 # --- numbers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", ["mixing", "lstm", "gru", "rnn"])
 def test_nan_and_infinity_arise_where_they_do_in_a_scan(name, dtype):

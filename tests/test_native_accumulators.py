@@ -90,7 +90,7 @@ def sized(*cases: tuple[int, int, Any]) -> list[Any]:
     return [pytest.param(*case, id=f"{case[0]}-{case[1]}-{case[2].dtype}") for case in cases]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("batch", "time", "dtype"),
     sized(
@@ -161,7 +161,7 @@ KINDS: dict[str, nr.Recurrence] = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", KINDS)
 def test_every_use_of_a_parameter_agrees_with_the_scan(name, tune):
     tune(block_rows=8)
@@ -349,7 +349,7 @@ def test_a_state_that_is_not_emitted_is_stored():
     check(hidden, random(0, 2, 5, 3))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "reverse"),
     [("rnn", False), ("lstm", False), ("lstm", True), ("gru", False), ("gru", True)],

@@ -30,7 +30,7 @@ def check(monkeypatch: Any, plans: Any, layer: Any, xs: Any, **options: Any) -> 
         jtu.tree_map(np.testing.assert_array_equal, found, transposed)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", CELLS)
 def test_batch_major_is_bitwise_equal_to_transposed(name, reverse, monkeypatch, plans):
@@ -50,7 +50,7 @@ def test_odd_sizes_are_bitwise_equal_to_transposed(shape, dtype, monkeypatch, pl
     check(monkeypatch, plans, layer, xs)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("bytes_of_an_example", [1, 300, 2**20])
 @pytest.mark.parametrize("cores", [1, 2])
 def test_staging_buffers_of_any_size_are_bitwise_equal_to_transposed(

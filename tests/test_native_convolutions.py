@@ -22,7 +22,7 @@ def assert_native(layer, xs, state=None, **options):
     assert_agree(layer, nr.with_backend(layer, "reference"), xs, state, **options)
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(21)
 @each_cell
 def test_convolutional_cells_with_lengths_equal_their_definition(name):
     """What is past the end of an example is never read."""
@@ -32,7 +32,7 @@ def test_convolutional_cells_with_lengths_equal_their_definition(name):
     assert_native(learned(cell), xs, state, lengths=jnp.array([4, 2, 0]))
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(21)
 @each_cell
 def test_convolutional_cells_with_resets_in_reverse_equal_their_definition(name):
     cell, resets = CELLS[name](), jnp.array([[False, False, True, False], [False] * 4])
@@ -40,7 +40,7 @@ def test_convolutional_cells_with_resets_in_reverse_equal_their_definition(name)
     assert_native(layer, random(1, 2, 4, *cell.input_shape()), resets=resets)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(11)
 @each_cell
 def test_steps_give_what_the_whole_sequence_gives(name):
     cell = CELLS[name]()
@@ -53,7 +53,7 @@ def test_steps_give_what_the_whole_sequence_gives(name):
     assert_close(state, final, 1e-12)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("isa", ["avx2", "sse"])
 @pytest.mark.parametrize("last", [False, True])
 def test_convolutional_cells_with_narrow_vectors(isa, last, tune):
@@ -121,7 +121,7 @@ STEPS = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
 def test_other_convolutions_equal_their_definition(step):
     K, V = (random(n, *shape) / 2 for n, shape in enumerate(STEPS[step]))

@@ -67,7 +67,7 @@ def inputs(batch: int, lengths: Any = None) -> jax.Array:
     return jnp.where(jnp.arange(TIME)[:, None] < lengths[:, None, None], xs, jnp.nan)
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(23)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("batch", [2, 9])

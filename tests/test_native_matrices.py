@@ -28,27 +28,27 @@ def assert_native(name, heads, size, xs, reverse=False, **options):
     )
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("name", ALL)
 def test_matrix_cells_with_lengths_equal_their_definition(name):
     assert_native(name, 2, 18, random(1, 3, 4, FEATURES), lengths=jnp.array([4, 0, 2]))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", ALL)
 def test_matrix_cells_with_resets_in_reverse_equal_their_definition(name):
     resets = jnp.array([False, False, True, False])
     assert_native(name, 3, 17, random(1, 4, FEATURES), reverse=True, resets=resets)
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(19)
 @pytest.mark.parametrize("name", ALL)
 def test_matrix_cells_in_single_precision_equal_their_definition(name):
     xs = random(1, 1, 3, FEATURES, dtype=jnp.float32)
     assert_native(name, 2, 33, xs, tolerance=2e-5)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("isa", ["avx2", "sse"])
 @pytest.mark.parametrize("name", ["gated_deltanet", "rwkv7", "mlstm", "mixed", "window attention"])
 def test_matrix_cells_with_narrow_vectors(name, isa, tune):
@@ -57,7 +57,7 @@ def test_matrix_cells_with_narrow_vectors(name, isa, tune):
     check_native(learned(ALL[name](2, 19, FEATURES, jnp.float64)), random(1, 2, 3, FEATURES))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "heads", "size"),
     [

@@ -40,7 +40,7 @@ def test_products_of_a_time_block_agree_with_the_scan(name, reverse, plans):
     assert backward.epilogue >= 1, "the cotangent of the input is a product that is only emitted"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1, 1), (1, 70, 1, 33), (2, 13, 70, 3), (17, 5, 33, 50), (5, 1, 16, 64)]
 )
@@ -128,7 +128,7 @@ def test_weights_of_few_rows_are_not_packed(name, batch, time, features, hidden,
     assert all(plan.unpacked and not plan.panel_bytes for plan in plans)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (9,), (128,), (129,)], ids=str)
 def test_a_single_step_agrees_with_the_plain_loop(batch):
     """As machine code up to 128 examples; with derivatives of both modes."""

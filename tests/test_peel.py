@@ -285,7 +285,7 @@ def test_linear_ones_run_as_a_recurrence(name, reverse):
     assert_agree(layer, definition, xs, start, lengths=LENGTHS, resets=RESETS, tolerance=1e-10)
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(19)
 @pytest.mark.parametrize("name", NEEDS_NO_LOOP)
 @pytest.mark.parametrize("backend", ["auto", "scan"])
 def test_pieces_and_steps_equal_the_whole(name, backend):

@@ -56,7 +56,7 @@ def assert_same(found: Any, expected: Any) -> None:
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [*((name, "float64") for name in models()), ("chain", "float32"), ("chain", "bfloat16")],

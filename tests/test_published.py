@@ -12,7 +12,7 @@ LENGTHS = jnp.array([4, 0, 2])
 RESETS = jnp.array([[0, 0, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]], bool)
 
 
-@pytest.mark.sampled(29)
+@pytest.mark.sampled(41)
 @pytest.mark.parametrize("backend", ["auto", "scan", "plain"])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_masked_sequences_equal_the_definition(name, backend):

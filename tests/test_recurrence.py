@@ -138,7 +138,7 @@ def test_vmap_equals_the_batch(name, backend, reverse, resets):
     assert_close(jtu.tree_leaves(pull(weights)), jtu.tree_leaves(pull_(weights)), 1e-12)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @cells
 @compiled
 def test_float32_agrees_with_reference(name, backend):

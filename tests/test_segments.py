@@ -56,7 +56,7 @@ def assert_right(layer, xs, state=None, **options):
     assert_agree(layer, nr.with_backend(layer, "reference"), xs, state, **options)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("name", KINDS)
 def test_memories_with_lengths_equal_their_definition(name, tune):
     tune(**SHORT)
@@ -142,7 +142,7 @@ def loss(layer, xs):
     return (layer(xs) ** 2).sum()
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     "function",
     [

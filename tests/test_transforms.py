@@ -55,7 +55,7 @@ def models(dtype):
 NAMES = list(models(jnp.float32))
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(29)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_dtype_is_carried_through_every_transformation(name, dtype):

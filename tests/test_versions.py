@@ -81,7 +81,7 @@ def transformed(layers: nr.Recurrence, xs: jax.Array, lengths: Any) -> dict[str,
     return found
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     ("make", "options", "lengths"),
     [

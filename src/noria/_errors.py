@@ -83,7 +83,7 @@ def check_sizes(call: str, **sizes: Any) -> None:
             raise ValueError(f"{call}: {name} is {size!r}; expected a whole number of at least 1.")
 
 
-def check_choice(call: str, name: str, value: Any, choices: tuple[str | None, ...]) -> None:
+def check_choice(call: str, name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
         raise ValueError(
             f"{call}: {name} is {value!r}; expected one of {', '.join(map(repr, choices))}."

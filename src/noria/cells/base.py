@@ -78,7 +78,8 @@ class Cell(Module):
             x: ``(in,)``, the input of the step.
 
         Returns:
-            The state after the step, with the structure, shapes and dtypes of ``state``.
+            The state after the step, with the structure, shapes and dtypes of ``state``. A step
+            that computes its output on the way may return ``(state, y)`` instead.
         """
 
     @abc.abstractmethod
@@ -125,9 +126,25 @@ def first_array(name: str, state: State) -> Any:
 KEYWORDS = ("key", "t", "dt", "context")
 
 
-def next_state(cell: Callable[..., Any], state: State, x: Any, keywords: Keywords = None) -> State:
-    """The next state of any cell, which gets the ``keywords`` that its call names."""
-    return cell(state, x, **_named(cell, keywords))
+def next_state(
+    cell: Callable[..., Any], state: State, x: Any, keywords: Keywords = None
+) -> tuple[State, tuple[Any, ...]]:
+    """The next state of any cell, and its output in a tuple if the call returns both.
+
+    The call gets those of ``keywords`` that it names.
+    """
+    after = cell(state, x, **_named(cell, keywords))
+    before: Any = jtu.tree_structure(state)
+    now: Any = jtu.tree_structure(after)
+    pair = type(after) is tuple and len(after) == 2 and now != before
+    if not pair or jtu.tree_structure(after[0]) != before:
+        return after, ()
+    if _has_output(cell):
+        raise TypeError(
+            f"{cell_name(cell)}: its call returns (state, y), and it defines output(state, x); "
+            "expected one of the two."
+        )
+    return after[0], (after[1],)
 
 
 def emit(cell: Callable[..., Any], state: State, x: Any, keywords: Keywords = None) -> Any:
@@ -142,8 +159,14 @@ def advance(
     cell: Callable[..., Any], state: State, x: Any, keywords: Keywords = None
 ) -> tuple[State, Any]:
     """One step of any cell: its next state and its output."""
-    state = next_state(cell, state, x, keywords)
-    return state, emit(cell, state, x, keywords)
+    state, emitted = next_state(cell, state, x, keywords)
+    return state, emitted[0] if emitted else emit(cell, state, x, keywords)
+
+
+def _has_output(cell: Callable[..., Any]) -> bool:
+    """Whether a cell defines an output of its own."""
+    output = getattr(cell, "output", None)
+    return output is not None and getattr(output, "__func__", None) is not Cell.output
 
 
 def _named(function: Callable[..., Any], keywords: Keywords) -> dict[str, Any]:
@@ -170,9 +193,8 @@ def arguments_of(cell: Callable[..., Any]) -> dict[str, bool]:
     The output takes all but ``key``: it would draw the numbers of the transition again.
     """
     found = _arguments(cell)
-    output = getattr(cell, "output", None)
-    if output is not None and getattr(output, "__func__", None) is not Cell.output:
-        for name, needed in _arguments(output).items():
+    if _has_output(cell):
+        for name, needed in _arguments(cell.output).items():  # type: ignore[attr-defined]
             if name != "key":
                 found[name] = needed or found.get(name, False)
     return found

@@ -210,7 +210,7 @@ def _checked(
 ) -> tuple[State, Any]:
     """One step; its errors give the arguments of the cell."""
     try:
-        after = next_state(cell, state, x, keywords)
+        after, emitted = next_state(cell, state, x, keywords)
     except Exception as error:
         error.add_note(
             f"{label}: this came from one step of the cell, called with a state of "
@@ -224,7 +224,7 @@ def _checked(
             "expected the same structure, shapes and dtypes. Check the initial state and the dtype "
             "of xs."
         )
-    return after, emit(cell, after, x, keywords)
+    return after, emitted[0] if emitted else emit(cell, after, x, keywords)
 
 
 def _structs(tree: Any) -> Any:

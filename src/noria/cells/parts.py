@@ -1,0 +1,15 @@
+"""Parts that many cells share."""
+
+import jax
+import jax.numpy as jnp
+
+
+def times(W: jax.Array | None, x: jax.Array) -> jax.Array | None:
+    """``W x``, or ``None`` for a matrix that a cell does not have."""
+    return None if W is None else W @ x
+
+
+def total(*terms: jax.Array | None) -> jax.Array:
+    """The sum of the terms that are there."""
+    there = [term for term in terms if term is not None]
+    return sum(there[1:], jnp.asarray(there[0]))

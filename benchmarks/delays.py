@@ -13,6 +13,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from rich.console import Console
 from rich.table import Table
 from tuning import Line, infer, ratio, train  # type: ignore[attr-defined]  # of this folder
@@ -56,31 +57,34 @@ class Memory(nr.Cell):
         return zero, jnp.zeros_like(self.weight), zero
 
 
+def convolved(kernel: jax.Array, state: Any, x: jax.Array) -> Any:
+    h, window = state
+    window = jnp.concatenate([window[1:], x[None]])
+    return jnp.tanh(h / 2 + jax.nn.silu((kernel * window).sum(0))), window
+
+
+def product(kernel: jax.Array, weight: jax.Array, state: Any, x: jax.Array) -> Any:
+    h, window = state
+    window = jnp.concatenate([window[1:], x[None]])
+    return jnp.tanh(h / 2 + weight @ jax.nn.silu((kernel * window).sum(0))), window
+
+
+def shifted(weight: jax.Array, state: Any, x: jax.Array) -> Any:
+    h, before = state
+    return jnp.tanh(h / 2 + weight @ (0.3 * x + 0.7 * before)), x
+
+
 def layers(size: int) -> dict[str, nr.Recurrence]:
     """The layers to compare."""
     one, two = jax.random.split(jax.random.key(0))
     kernel = jax.random.normal(one, (4, size)) / 4
     weight = jax.random.normal(two, (size, size)) / math.sqrt(size)
 
-    def convolved(state: Any, x: jax.Array) -> Any:
-        h, window = state
-        window = jnp.concatenate([window[1:], x[None]])
-        return jnp.tanh(h / 2 + jax.nn.silu((kernel * window).sum(0))), window
-
-    def product(state: Any, x: jax.Array) -> Any:
-        h, window = state
-        window = jnp.concatenate([window[1:], x[None]])
-        return jnp.tanh(h / 2 + weight @ jax.nn.silu((kernel * window).sum(0))), window
-
-    def shifted(state: Any, x: jax.Array) -> Any:
-        h, before = state
-        return jnp.tanh(h / 2 + weight @ (0.3 * x + 0.7 * before)), x
-
     zero, window = jnp.zeros(size), jnp.zeros((4, size))
     return {
-        "window of four": nr.Recurrence(convolved, (zero, window)),
-        "window, product": nr.Recurrence(product, (zero, window)),
-        "token shift, product": nr.Recurrence(shifted, (zero, zero)),
+        "window of four": nr.Recurrence(Partial(convolved, kernel), (zero, window)),
+        "window, product": nr.Recurrence(Partial(product, kernel, weight), (zero, window)),
+        "token shift, product": nr.Recurrence(Partial(shifted, weight), (zero, zero)),
         "token shift, matrix": nr.Recurrence(Memory(weight)),
         "window only": nr.Recurrence(Convolution(kernel)),
     }

@@ -441,3 +441,20 @@ def test_a_delay_beside_an_operation_without_native_code():
     found = nr.explain(layer, random(0, 5, 3))
     assert (found.backend, found.states) == (AUTO, ("loop", "delay"))
     assert_agree(layer, definition, random(0, 2, 5, 3), tolerance=1e-10)
+
+
+@pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+@pytest.mark.parametrize("entries", [1, 2])
+def test_parts_without_elements_are_left_out(entries):
+    """``window[1:]`` of a window of one entry, and slices that are empty in any case."""
+
+    def step(kernel: jax.Array, state: Any, x: jax.Array) -> Any:
+        h, window = state
+        window = jnp.concatenate([window[:0], window[1:], x[None]])
+        return jnp.concatenate([jnp.tanh(h / 2 + (kernel * window).sum(0)), h[:0]]), window
+
+    kernel, xs = random(0, entries, 3), random(1, 2, 5, 3)
+    start = jnp.zeros(3), jnp.zeros((entries, 3))
+    layer = nr.Recurrence(jtu.Partial(step, kernel), start)
+    assert nr.explain(layer, xs).backend == "native"
+    assert_agree(layer, nr.with_backend(layer, "reference"), xs, tolerance=1e-12)

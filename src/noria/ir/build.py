@@ -9,7 +9,7 @@ import numpy as np
 
 from noria._jax import parts_of
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, struct
-from noria.ir.passes import dce
+from noria.ir.passes import dce, without_empty_parts
 from noria.ir.reasons import Reason
 from noria.ir.source import located
 
@@ -44,7 +44,7 @@ def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any]
     equations: list[Equation] = []
     outputs, hidden = _inline(jaxpr, inputs, equations, None)
     graph = Graph((*hidden, *inputs), tuple(outputs), tuple(equations))
-    return dce(graph), [*hidden.values(), *consts], jtu.tree_structure(shapes)
+    return dce(without_empty_parts(graph)), [*hidden.values(), *consts], jtu.tree_structure(shapes)
 
 
 def _inline(

@@ -1,9 +1,10 @@
 """Graph passes: dead-code and common-subexpression elimination, subgraphs, data dependence."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, values_of
+from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, size, values_of
 
 
 def dce(graph: Graph) -> Graph:
@@ -86,6 +87,23 @@ def rewrite(graph: Graph, replace: Callable[[Equation], Replacement | None]) -> 
             equations += found[0]
             instead.update(zip(equation.outputs, found[1], strict=True))
     return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
+
+
+def without_empty_parts(graph: Graph) -> Graph:
+    """Concatenations only of arrays with elements, as of ``window[1:]`` of a window of one."""
+
+    def shorter(equation: Equation) -> Replacement | None:
+        if equation.name != "concatenate":
+            return None
+        parts = tuple(a for a in equation.inputs if size(a))
+        if len(parts) == len(equation.inputs) or not parts:
+            return None
+        if len(parts) == 1:
+            return [], [*parts]
+        output = Value(equation.outputs[0].aval)
+        return [replace(equation, inputs=parts, outputs=(output,))], [output]
+
+    return rewrite(graph, shorter)
 
 
 def inlined(

@@ -1,17 +1,20 @@
-"""The command line: ``noria demo``, ``noria predict`` and ``noria bench``.
+"""The command line: ``noria demo``, ``noria predict``, ``noria cells`` and ``noria bench``.
 
 It is a module beside the package, and each command imports the parts it needs, because ``import
 noria`` loads JAX and takes a second.
 """
 
 import csv
+import difflib
+import importlib.util
 import shlex
 import shutil
 import sys
 import time
+import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 try:
     import typer
@@ -162,6 +165,39 @@ def predict(
     console.print(table)
     if out is not None:
         console.print(f"Saved in {escape(str(out))}.")
+
+
+@app.command()
+def cells(
+    name: Annotated[str, typer.Argument(help="A cell of the list, such as mgu.")] = "",
+) -> None:
+    """List the cells of the catalogue, or tell about one of them."""
+    found = _catalogue()
+    if not name:
+        table = Table("cell", "name", "family", "state", "gates", "paper", box=None, pad_edge=False)
+        for key, cell in found.items():
+            states, gates = (" ".join(cell[part]) for part in ("states", "gates"))
+            table.add_row(key, cell["name"], cell["family"], states, gates, cell["paper"])
+        console.print(table)
+        console.print(f"\n{len(found)} cells. More about one: noria cells {next(iter(found))}")
+        return
+    if name not in found:
+        close = difflib.get_close_matches(name.lower(), found, 3, 0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`noria cells` lists them."
+        _fail(f"cells: there is no cell {name!r}; {hint}")
+    from noria.cell_page import about
+    from noria.cells.catalogue import catalogue
+
+    print(about(catalogue()[name]))
+
+
+def _catalogue() -> dict[str, dict[str, Any]]:
+    """The tables of the catalogue, read without loading JAX."""
+    spec = importlib.util.find_spec("noria")
+    assert spec is not None
+    assert spec.origin is not None
+    path = Path(spec.origin).parent / "cells" / "catalogue.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 class What(StrEnum):

@@ -139,7 +139,8 @@ def test_every_public_name_has_an_entry_in_the_reference():
     documented = re.findall(r"^\.\. auto(?:class|function|data):: noria\.([\w.]+)$", entries, re.M)
     assert len(set(documented)) == len(documented), "a name has two entries"
     public = {name for name in vars(noria) if is_public(noria, name)}
-    for module in (noria.data, noria.initializers, importlib.import_module("noria.plot")):
+    plot = importlib.import_module("noria.plot")
+    for module in (noria.cells, noria.data, noria.initializers, plot):
         part = module.__name__.removeprefix("noria.")
         public |= {f"{part}.{name}" for name in vars(module) if is_public(module, name)}
     assert public == set(documented)

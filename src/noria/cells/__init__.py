@@ -27,7 +27,76 @@ from noria.cells.declared import DeclaredCell as DeclaredCell
 from noria.cells.declared import VectorCell as VectorCell
 
 if TYPE_CHECKING:
+    from noria.cells.continuous import CTRNNCell as CTRNNCell
+    from noria.cells.continuous import CfCCell as CfCCell
+    from noria.cells.continuous import DendPLRNNCell as DendPLRNNCell
+    from noria.cells.continuous import ESNCell as ESNCell
+    from noria.cells.continuous import LowRankRNNCell as LowRankRNNCell
+    from noria.cells.continuous import PLRNNCell as PLRNNCell
+    from noria.cells.continuous import ShallowPLRNNCell as ShallowPLRNNCell
+    from noria.cells.gates import ATRCell as ATRCell
+    from noria.cells.gates import BRCCell as BRCCell
+    from noria.cells.gates import CFNCell as CFNCell
+    from noria.cells.gates import NBRCCell as NBRCCell
+    from noria.cells.gates import RANCell as RANCell
+    from noria.cells.gates import STARCell as STARCell
+    from noria.cells.gates import TGRUCell as TGRUCell
+    from noria.cells.gates_inner import FastGRNNCell as FastGRNNCell
+    from noria.cells.gates_inner import IntersectionRNNCell as IntersectionRNNCell
+    from noria.cells.gates_inner import MUTCell as MUTCell
+    from noria.cells.gates_inner import MiRUCell as MiRUCell
+    from noria.cells.gates_inner import SGUCell as SGUCell
+    from noria.cells.linear_vectors import GILRCell as GILRCell
+    from noria.cells.linear_vectors import LMUCell as LMUCell
+    from noria.cells.linear_vectors import MinGRUCell as MinGRUCell
+    from noria.cells.linear_vectors import MinLSTMCell as MinLSTMCell
+    from noria.cells.linear_vectors import QRNNCell as QRNNCell
+    from noria.cells.linear_vectors import RGLRUCell as RGLRUCell
+    from noria.cells.linear_vectors import SRUCell as SRUCell
+    from noria.cells.lstm_memories import MemoryControllerLSTMCell as MemoryControllerLSTMCell
+    from noria.cells.lstm_memories import MultiplicativeLSTMCell as MultiplicativeLSTMCell
+    from noria.cells.lstm_memories import ONLSTMCell as ONLSTMCell
+    from noria.cells.lstm_memories import ResLSTMCell as ResLSTMCell
+    from noria.cells.lstm_memories import TimeAwareLSTMCell as TimeAwareLSTMCell
+    from noria.cells.lstm_memories import WMCLSTMCell as WMCLSTMCell
+    from noria.cells.lstm_relatives import ELSTMCell as ELSTMCell
+    from noria.cells.lstm_relatives import MassConservingLSTMCell as MassConservingLSTMCell
+    from noria.cells.lstm_relatives import MomentumLSTMCell as MomentumLSTMCell
+    from noria.cells.lstm_relatives import MomentumRNNCell as MomentumRNNCell
+    from noria.cells.lstm_relatives import NASCell as NASCell
+    from noria.cells.lstm_relatives import NestedLSTMCell as NestedLSTMCell
+    from noria.cells.lstm_relatives import RecurrentHighwayCell as RecurrentHighwayCell
+    from noria.cells.lstm_relatives import TLSTMCell as TLSTMCell
+    from noria.cells.lstm_variants import LSTM1997Cell as LSTM1997Cell
+    from noria.cells.lstm_variants import LSTMVariantCell as LSTMVariantCell
+    from noria.cells.lstm_variants import LayerNormLSTMCell as LayerNormLSTMCell
+    from noria.cells.lstm_variants import PeepholeLSTMCell as PeepholeLSTMCell
+    from noria.cells.lstm_variants import ProjectedLSTMCell as ProjectedLSTMCell
+    from noria.cells.lstm_variants import URLSTMCell as URLSTMCell
+    from noria.cells.one_gate import JANETCell as JANETCell
+    from noria.cells.one_gate import LiGRUCell as LiGRUCell
+    from noria.cells.one_gate import LightRUCell as LightRUCell
     from noria.cells.one_gate import MGUCell as MGUCell
+    from noria.cells.one_gate import MinimalRNNCell as MinimalRNNCell
+    from noria.cells.one_gate import SGRNCell as SGRNCell
+    from noria.cells.one_gate import UGRNNCell as UGRNNCell
+    from noria.cells.orthogonal import ExpRNNCell as ExpRNNCell
+    from noria.cells.orthogonal import GORUCell as GORUCell
+    from noria.cells.orthogonal import LipschitzRNNCell as LipschitzRNNCell
+    from noria.cells.orthogonal import ORNNCell as ORNNCell
+    from noria.cells.orthogonal import ScoRNNCell as ScoRNNCell
+    from noria.cells.oscillators import CoRNNCell as CoRNNCell
+    from noria.cells.oscillators import LEMCell as LEMCell
+    from noria.cells.oscillators import UnICORNNCell as UnICORNNCell
+    from noria.cells.simple import AntisymmetricRNNCell as AntisymmetricRNNCell
+    from noria.cells.simple import FastRNNCell as FastRNNCell
+    from noria.cells.simple import IRNNCell as IRNNCell
+    from noria.cells.simple import IndRNNCell as IndRNNCell
+    from noria.cells.simple import JordanRNNCell as JordanRNNCell
+    from noria.cells.simple import LeakyRNNCell as LeakyRNNCell
+    from noria.cells.simple import MRNNCell as MRNNCell
+    from noria.cells.simple import SCRNCell as SCRNCell
+    from noria.cells.simple import TRNNCell as TRNNCell
 
 
 def __getattr__(name: str) -> Any:

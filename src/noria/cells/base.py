@@ -47,6 +47,8 @@ class Cell(Module):
     * ``dt``: the time difference of the step, which the caller passes.
     * ``context``: data of the example that is the same at each step, which the caller passes.
 
+    A cell with ``**keywords`` gets those that the cells in its fields take, to pass them on.
+
     Raises:
         TypeError: for a class without `__call__` or `initial_state`.
 
@@ -139,7 +141,7 @@ def next_state(
     pair = type(after) is tuple and len(after) == 2 and now != before
     if not pair or jtu.tree_structure(after[0]) != before:
         return after, ()
-    if _has_output(cell):
+    if _has_output(cell) and not inner_cells(cell):
         raise TypeError(
             f"{cell_name(cell)}: its call returns (state, y), and it defines output(state, x); "
             "expected one of the two."
@@ -176,15 +178,29 @@ def _named(function: Callable[..., Any], keywords: Keywords) -> dict[str, Any]:
     return {name: keywords[name] for name in _arguments(function) if name in keywords}
 
 
+def inner_cells(cell: Any) -> list[Cell]:
+    """The outermost cells in the fields of a cell, which may emit its output."""
+    leaves = jtu.tree_leaves(cell, is_leaf=lambda n: n is not cell and isinstance(n, Cell))
+    return [leaf for leaf in leaves if isinstance(leaf, Cell)]
+
+
 def _arguments(function: Callable[..., Any]) -> dict[str, bool]:
-    """Which of `KEYWORDS` a function takes after ``(state, x)``; true if it has no default."""
+    """Which of `KEYWORDS` a function takes after ``(state, x)``; true if it has no default.
+
+    With ``**keywords`` it takes those of the cells in its fields, too.
+    """
     parameters = list(inspect.signature(function).parameters.values())[2:]
     bound = getattr(function, "keywords", None) or {}
-    return {
+    found = {
         p.name: p.default is inspect.Parameter.empty
         for p in parameters
         if p.name in KEYWORDS and p.name not in bound
     }
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        for cell in inner_cells(getattr(function, "__self__", function)):
+            for name, needed in arguments_of(cell).items():
+                found[name] = needed or found.get(name, False)
+    return found
 
 
 def arguments_of(cell: Callable[..., Any]) -> dict[str, bool]:

@@ -1,10 +1,14 @@
 """The catalogue: what `catalogue.toml` and `papers.bib` say of each cell of the library."""
 
 import functools
+import importlib
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from noria.cells.declare import shape_of
 
 _FOLDER = Path(__file__).parent
 
@@ -80,3 +84,15 @@ def papers() -> dict[str, str]:
         match[1]: match[0].strip()
         for match in re.finditer(r"^@\w+\{(\w+),\n.*?^\}$", text, re.MULTILINE | re.DOTALL)
     }
+
+
+def class_of(entry: Entry) -> Any:
+    """The class of a cell."""
+    return getattr(importlib.import_module(f"noria.cells.{entry.file}"), entry.cls)
+
+
+def parameter_count(entry: Entry, cell: Any) -> int:
+    """The formula of the entry, for the sizes of a cell."""
+    sizes = {name: getattr(cell, name) for name in (*cell._sizes, *cell._settings)}
+    (count,) = shape_of((entry.parameters,), sizes)
+    return count

@@ -45,6 +45,7 @@ class StateArray:
 
     axes: tuple[Axis, ...]
     initializer: Init
+    is_complex: bool
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,18 @@ def array(
     return Parameter(axes, initializer, trained, when)
 
 
-def state(*axes: Axis, initializer: Init = zeros, init: Literal[False] = False) -> Any:
+def state(
+    *axes: Axis,
+    initializer: Init = zeros,
+    is_complex: bool = False,
+    init: Literal[False] = False,
+) -> Any:
     """Declare an array of the state.
 
     Args:
         *axes: sizes of the axes of one example: numbers, or words such as ``"hidden"``.
         initializer: initialiser of the initial state, or a number; zeros by default.
+        is_complex: whether its numbers are complex; the initialiser draws their real parts.
         init: for type checkers: the field is no argument of the constructor.
 
     Returns:
@@ -160,10 +167,10 @@ def state(*axes: Axis, initializer: Init = zeros, init: Literal[False] = False) 
         >>> nr.cells.state("hidden").axes
         ('hidden',)
     """
-    return StateArray(axes, initializer)
+    return StateArray(axes, initializer, is_complex)
 
 
-def size(default: int | None = None, *, kw_only: bool = True) -> Any:
+def size(*, default: int | None = None, kw_only: bool = True) -> Any:
     """Declare a size, a whole number of at least 1: an argument of the constructor.
 
     Args:
@@ -175,7 +182,7 @@ def size(default: int | None = None, *, kw_only: bool = True) -> Any:
 
     Examples:
         >>> import noria as nr
-        >>> nr.cells.size(4).default
+        >>> nr.cells.size(default=4).default
         4
     """
     return Size(default, kw_only)

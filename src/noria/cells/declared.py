@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._errors import check_dtype, check_key, check_sizes, describe
-from noria._parameters import default_dtype, draw
+from noria._parameters import complex_dtype, default_dtype, draw
 from noria._types import Key, State
 from noria.cells import declare
 from noria.cells.base import Cell
+from noria.cells.declare import as_initializer
 from noria.module import as_pytree
 
 #: Annotations of settings, which are no arrays: they are static.
@@ -43,7 +44,7 @@ class DeclaredCell(Cell):
 
     Each line of the class body is one of these:
 
-    * ``heads: int = size(4)``: a size, an argument of the constructor, of at least 1.
+    * ``heads: int = size(default=4)``: a size, an argument of the constructor, of at least 1.
     * ``rate: float = 0.1``: a setting, a keyword argument. A number, a text or a truth value is
       static. A function may be a module with arrays.
     * ``W: jax.Array = matrix("hidden", "in")``: a parameter, also `vector` and `array`.
@@ -93,7 +94,7 @@ class DeclaredCell(Cell):
     def __init_subclass__(cls, **options: Any) -> None:
         _collect(cls)
         super().__init_subclass__(**options)
-        if "__init__" not in cls.__dict__ and cls._parameters:
+        if "__init__" not in cls.__dict__ and (cls._sizes or cls._parameters):
             cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
         if "__call__" in cls.__dict__:
             cls.__call__ = _checked(cls.__call__)  # type: ignore[method-assign]
@@ -106,16 +107,22 @@ class DeclaredCell(Cell):
         """
         key, dtype = jax.random.key(0), self.dtype
         arrays = {
-            name: draw(declare.as_initializer(one.initializer), key, self._shape(one.axes), dtype)
+            name: draw(as_initializer(one.initializer), key, self._shape(one.axes), dtype).astype(
+                self._dtype_of(one)
+            )
             for name, one in self._states.items()
         }
         return next(iter(arrays.values())) if self.State is None else self.State(**arrays)
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Dtype of the parameters, and of all inputs and outputs."""
+        """Floating dtype of the parameters, and of all inputs and outputs."""
         arrays = (getattr(self, name) for name in self._parameters)
-        return typing.cast(jnp.dtype, next(a.dtype for a in arrays if a is not None))
+        dtypes = (jnp.finfo(a.dtype).dtype for a in arrays if a is not None)
+        return next(dtypes, default_dtype(None))
+
+    def _dtype_of(self, one: declare.StateArray) -> jnp.dtype:
+        return complex_dtype(self.dtype) if one.is_complex else self.dtype
 
     def _shape(self, axes: tuple[declare.Axis, ...]) -> tuple[int, ...]:
         numbers = {n: v for n, v in vars(self).items() if isinstance(v, int)}
@@ -136,8 +143,8 @@ class DeclaredCell(Cell):
                 f"{self._call}: the state is {describe(state)}; expected {names}, of one example: "
                 "the state comes first, cell(state, x). nr.Recurrence or jax.vmap adds a batch."
             )
-        for array in given:
-            check_dtype(self._call, "the state", array, self.dtype)
+        for array, one in zip(given, self._states.values(), strict=True):
+            check_dtype(self._call, "the state", array, self._dtype_of(one))
 
 
 def _collect(cls: type[DeclaredCell]) -> None:
@@ -245,9 +252,12 @@ def _initialise(cell: DeclaredCell, given: Mapping[str, Any]) -> None:
         value = given[name]
         function = callable(value) and not isinstance(value, type)
         object.__setattr__(cell, name, as_pytree(value) if function else value)
+    for base in type(cell).__mro__:  # settings are checked before arrays are drawn
+        if "__check_init__" in vars(base):
+            base.__check_init__(cell)
     keys = jax.random.split(given["key"], max(1, len(cell._parameters)))
     for key, (name, one) in zip(keys, cell._parameters.items(), strict=False):
-        how = declare.as_initializer(init.get(name, one.initializer))
+        how = as_initializer(init.get(name, one.initializer))
         here = one.when is None or one.when(cell)
         drawn = draw(how, key, cell._shape(one.axes), dtype) if here else None
         object.__setattr__(cell, name, drawn)
@@ -267,9 +277,16 @@ def _checked(call: Callable[..., State]) -> Callable[..., State]:
 class VectorCell(DeclaredCell):
     """A declared cell whose input is a vector.
 
-    Attributes:
+    Args:
         in_size: features of ``x``.
         hidden_size: features of the state.
+        key: random key for the parameters.
+        init: initialisers, or numbers, by the names of parameters, instead of the declared ones.
+        dtype: floating dtype of the parameters; JAX's default, float32.
+
+    Raises:
+        TypeError: for a missing, unknown or wrong argument.
+        ValueError: for a size below 1.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

@@ -13,3 +13,9 @@ def total(*terms: jax.Array | None) -> jax.Array:
     """The sum of the terms that are there."""
     there = [term for term in terms if term is not None]
     return sum(there[1:], jnp.asarray(there[0]))
+
+
+def wide(array: jax.Array) -> jax.Array:
+    """An array of at least 32 bits, as factorisations need."""
+    narrow = jnp.finfo(array.dtype).bits < 32
+    return array.astype(jnp.float32) if narrow else array

@@ -1,0 +1,50 @@
+"""A cell of the catalogue and its oracle, run on the same random numbers.
+
+`test_cells` compares them, and ``scripts/mutate_cells.py`` changes the cell and asks whether the
+comparison would notice.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from cell_oracles import ORACLES, SETTINGS
+from models import noise, random
+
+from noria.cells.base import arguments_of
+from noria.cells.catalogue import catalogue
+
+IN, HIDDEN, TIME = 3, 4, 5
+
+#: The keys of cells with the settings under which they are compared.
+CASES = [(key, settings) for key in catalogue() for settings in [{}, *SETTINGS.get(key, [])]]
+
+
+def cell_of(cls: Any, dtype: Any = jnp.float64, **settings: Any) -> Any:
+    """A cell whose parameters are all random."""
+    return noise(cls(IN, HIDDEN, key=jax.random.key(0), dtype=dtype, **settings), 1, 0.5)
+
+
+def options_of(cell: Any, *shape: int) -> dict[str, Any]:
+    """The time differences that a step asks for."""
+    asks = "dt" in arguments_of(cell)
+    return {"dt": jnp.abs(random(9, *shape, dtype=cell.dtype)) + 0.1} if asks else {}
+
+
+def numbers(tree: Any) -> Any:
+    """The arrays of a tree in NumPy."""
+    return jtu.tree_map(np.asarray, tree)
+
+
+def by_oracle(key: str, cell: Any, start: Any, xs: Any, dt: Any = None) -> list[Any]:
+    """The arrays of the final state, and the outputs, of the oracle for arrays of NumPy."""
+    fields = SimpleNamespace(**{name: numbers(value) for name, value in vars(cell).items()})
+    state, ys = tuple(jtu.tree_leaves(start)), []
+    for t, x in enumerate(xs):
+        more = () if dt is None else (dt[t],)
+        state, y = ORACLES[key](fields, fields, state, x, *more)
+        ys.append(y)
+    return [*state, np.stack(ys)]

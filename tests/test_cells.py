@@ -102,7 +102,7 @@ def test_a_docstring_has_equations_settings_and_the_source(key):
     assert text.partition("\n")[0].endswith(".")
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(30)
 @each
 def test_masked_sequences_equal_the_definition(key):
     """With lengths, one of them zero, NaN past the end, and resets; forward and reverse."""
@@ -116,7 +116,7 @@ def test_masked_sequences_equal_the_definition(key):
         assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(60)
 @each
 def test_dtypes_are_carried_through(key):
     """Outputs, states and gradients have the dtype of the parameters, and are close to float64."""
@@ -131,7 +131,7 @@ def test_dtypes_are_carried_through(key):
         assert_close(found[1].astype(jnp.float64), expected, tolerance)
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(30)
 @each
 def test_steps_and_pieces_give_what_the_whole_gives(key):
     cell, xs = made(key), random(2, TIME, IN)
@@ -149,6 +149,7 @@ def test_steps_and_pieces_give_what_the_whole_gives(key):
     assert_close(jnp.stack(ys), whole, 1e-11)
 
 
+@pytest.mark.sampled(6)
 @each
 def test_it_is_saved_loaded_and_pickled(key, tmp_path):
     cell = made(key)
@@ -164,7 +165,7 @@ def test_it_is_saved_loaded_and_pickled(key, tmp_path):
 
 
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @each
 def test_auto_runs_machine_code_or_says_why_not(key):
     cell = made(key)
@@ -175,7 +176,7 @@ def test_auto_runs_machine_code_or_says_why_not(key):
         assert found.backend == "native"
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(40)
 @each
 def test_a_page_about_it(key):
     page = about(catalogue()[key])

@@ -133,7 +133,7 @@ def test_side_effects_of_the_right_call():
     assert seen == ["one", "two"]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("backend", ["native", "scan", "plain"])
 def test_debugging_switches(backend):
     """Values and gradients under `jax.disable_jit`, and `jax.debug_nans` with NaN as padding."""

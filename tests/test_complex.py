@@ -387,7 +387,7 @@ def test_every_rule_has_a_function():
 AT_ZERO = "abs sign mul exp tanh logistic".split()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "at"),
     [*((name, "random") for name in FUNCTIONS), *((name, "zero") for name in AT_ZERO)],

@@ -174,6 +174,7 @@ print(json.dumps([float(found), float(jnp.sum(gradient.cell.U ** 2)), len(compil
 """
 
 
+@pytest.mark.full
 def test_several_processes_at_once(folder):
     """Each may compile a kernel, none meets half a file, and a later process compiles none.
 

@@ -184,6 +184,7 @@ def used():
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory is asked for otherwise")
+@pytest.mark.full
 def test_memory_of_a_shape():
     """A training step takes less than plain `lax.scan`; giving up programs returns it all."""
     script = (

@@ -60,7 +60,8 @@ LONG = {
     *("by_explicit_mesh scan", "by_explicit_mesh reference", "by_explicit_mesh memory"),
     *("by_shard_map memory", "by_typed_shard_map memory"),
     *("constraint", "two_meshes", "the second axis", "mapped outside", "mapped explicit", "steps"),
-    *("in_shardings", "mapped", "part of a mesh", "time too"),
+    *("in_shardings", "mapped", "part of a mesh", "time too", "explicit_context"),
+    *("by_typed_shard_map reference", "by_explicit_mesh plain"),
 }
 
 

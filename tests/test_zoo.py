@@ -738,7 +738,7 @@ def test_auto_runs_machine_code_unless_a_primitive_has_none(name):
         )
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 def test_a_gradient_calls_two_kernels(name):

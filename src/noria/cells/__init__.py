@@ -9,6 +9,7 @@ declared        ``DeclaredCell``: the constructor, the initial state, checks
 parts           functions that many cells share
 catalogue       the entries of ``catalogue.toml`` and ``papers.bib``
 elman, gru      the cells of ``noria`` itself; also ``lstm``
+wrappers        cells around other cells; also the files ``wrappers_...``
 one_gate        one gate between the old state and a candidate
 =============== ===================================================================
 
@@ -25,10 +26,25 @@ from noria.cells.declare import state as state
 from noria.cells.declare import vector as vector
 from noria.cells.declared import DeclaredCell as DeclaredCell
 from noria.cells.declared import VectorCell as VectorCell
+from noria.cells.wrappers import ProjectedCell as ProjectedCell
+from noria.cells.wrappers import ResidualCell as ResidualCell
+from noria.cells.wrappers import WrapperCell as WrapperCell
+from noria.cells.wrappers import Zoneout as Zoneout
+from noria.cells.wrappers_fast_slow import FastSlowCell as FastSlowCell
+from noria.cells.wrappers_fast_slow import FastSlowState as FastSlowState
+from noria.cells.wrappers_gates import PhasedCell as PhasedCell
+from noria.cells.wrappers_gates import PhasedState as PhasedState
+from noria.cells.wrappers_gates import SkipCell as SkipCell
+from noria.cells.wrappers_gates import SkipState as SkipState
+from noria.cells.wrappers_time import AttentionCell as AttentionCell
+from noria.cells.wrappers_time import AttentionState as AttentionState
+from noria.cells.wrappers_time import DelayCell as DelayCell
+from noria.cells.wrappers_time import DelayState as DelayState
+from noria.cells.wrappers_time import DilatedCell as DilatedCell
 
 if TYPE_CHECKING:
-    from noria.cells.continuous import CTRNNCell as CTRNNCell
     from noria.cells.continuous import CfCCell as CfCCell
+    from noria.cells.continuous import CTRNNCell as CTRNNCell
     from noria.cells.continuous import DendPLRNNCell as DendPLRNNCell
     from noria.cells.continuous import ESNCell as ESNCell
     from noria.cells.continuous import LowRankRNNCell as LowRankRNNCell
@@ -43,8 +59,8 @@ if TYPE_CHECKING:
     from noria.cells.gates import TGRUCell as TGRUCell
     from noria.cells.gates_inner import FastGRNNCell as FastGRNNCell
     from noria.cells.gates_inner import IntersectionRNNCell as IntersectionRNNCell
-    from noria.cells.gates_inner import MUTCell as MUTCell
     from noria.cells.gates_inner import MiRUCell as MiRUCell
+    from noria.cells.gates_inner import MUTCell as MUTCell
     from noria.cells.gates_inner import SGUCell as SGUCell
     from noria.cells.linear_vectors import GILRCell as GILRCell
     from noria.cells.linear_vectors import LMUCell as LMUCell
@@ -67,15 +83,15 @@ if TYPE_CHECKING:
     from noria.cells.lstm_relatives import NestedLSTMCell as NestedLSTMCell
     from noria.cells.lstm_relatives import RecurrentHighwayCell as RecurrentHighwayCell
     from noria.cells.lstm_relatives import TLSTMCell as TLSTMCell
+    from noria.cells.lstm_variants import LayerNormLSTMCell as LayerNormLSTMCell
     from noria.cells.lstm_variants import LSTM1997Cell as LSTM1997Cell
     from noria.cells.lstm_variants import LSTMVariantCell as LSTMVariantCell
-    from noria.cells.lstm_variants import LayerNormLSTMCell as LayerNormLSTMCell
     from noria.cells.lstm_variants import PeepholeLSTMCell as PeepholeLSTMCell
     from noria.cells.lstm_variants import ProjectedLSTMCell as ProjectedLSTMCell
     from noria.cells.lstm_variants import URLSTMCell as URLSTMCell
     from noria.cells.one_gate import JANETCell as JANETCell
-    from noria.cells.one_gate import LiGRUCell as LiGRUCell
     from noria.cells.one_gate import LightRUCell as LightRUCell
+    from noria.cells.one_gate import LiGRUCell as LiGRUCell
     from noria.cells.one_gate import MGUCell as MGUCell
     from noria.cells.one_gate import MinimalRNNCell as MinimalRNNCell
     from noria.cells.one_gate import SGRNCell as SGRNCell
@@ -90,8 +106,8 @@ if TYPE_CHECKING:
     from noria.cells.oscillators import UnICORNNCell as UnICORNNCell
     from noria.cells.simple import AntisymmetricRNNCell as AntisymmetricRNNCell
     from noria.cells.simple import FastRNNCell as FastRNNCell
-    from noria.cells.simple import IRNNCell as IRNNCell
     from noria.cells.simple import IndRNNCell as IndRNNCell
+    from noria.cells.simple import IRNNCell as IRNNCell
     from noria.cells.simple import JordanRNNCell as JordanRNNCell
     from noria.cells.simple import LeakyRNNCell as LeakyRNNCell
     from noria.cells.simple import MRNNCell as MRNNCell

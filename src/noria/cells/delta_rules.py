@@ -10,7 +10,7 @@ from jax.nn import sigmoid, silu
 
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.heads import HeadsCell, MemoryCell, decay, rates, outer, read, step_bias, unit_silu
+from noria.cells.heads import HeadsCell, MemoryCell, decay, outer, rates, read, step_bias, unit_silu
 from noria.initializers import normal
 
 

@@ -32,8 +32,13 @@ def _positive(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax
     return jax.random.uniform(key, shape, dtype)
 
 
+def _signed(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """U(-1, 1)."""
+    return jax.random.uniform(key, shape, dtype, -1, 1)
+
+
 #: U(-b, b) with b = 1 / sqrt(columns).
-_uniform = _over_columns(lambda *given: jax.random.uniform(*given, -1, 1))
+_uniform = _over_columns(_signed)
 
 
 class LinOSSCell(VectorCell):

@@ -97,8 +97,8 @@ class MomentumRNNCell(VectorCell):
         s: step size of the input.
         activation: activation of the state.
 
-    Source: Nguyen et al. 2020, arXiv 2006.06919. The bias is a column of W in the paper; the authors'
-    code has a second one outside of ``v``. The Adam and RMSprop forms are not here.
+    Source: Nguyen et al. 2020, arXiv 2006.06919. In the paper the bias is a column of W; the
+    authors' code has a second one outside of ``v``. The Adam and RMSprop forms are not here.
     """
 
     mu: float = 0.6

@@ -13,7 +13,7 @@ from jax.nn import sigmoid, softplus
 from noria._types import Initializer, Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.heads import HeadsCell, MemoryCell, decay, dot, rates, outer, read, step_bias, unit
+from noria.cells.heads import HeadsCell, MemoryCell, decay, dot, outer, rates, read, step_bias, unit
 from noria.initializers import uniform
 
 

@@ -218,7 +218,7 @@ class Zoneout(WrapperCell):
         TypeError: in training mode, if no key is passed.
         ValueError: for a rate out of range, or if there is not one for each array.
 
-    Source: Krueger et al. 2016, arXiv 1606.01305, section 3.1. The masks of ``h`` and ``c`` of an
+    Source: Krueger et al. 2016, arXiv 1606.01305. The masks of ``h`` and ``c`` of an
     LSTM are independent, and the new ``h`` reads the ``c`` before zoneout. Haste holds ``h`` only.
 
     Examples:

@@ -68,7 +68,7 @@ class FastSlowCell(Cell):
         ValueError: for fewer than two fast cells, if their states differ, or if one of the third
             and later ones has no ``in_size``.
 
-    Source: Mujika et al. 2017, arXiv 1705.08639, section 3. In RecurrentLayers.jl, the third and
+    Source: Mujika et al. 2017, arXiv 1705.08639. In RecurrentLayers.jl, the third and
     later fast cells read the output of the one before.
 
     Examples:

@@ -149,7 +149,8 @@ class DilatedCell(WrapperCell):
         TypeError: if ``cell`` is no cell.
         ValueError: for a dilation below 1.
 
-    Source: Chang et al. 2017, arXiv 1710.02224, eq. 1; layers have the dilations 1, 2, 4 and so on.
+    Source: Chang et al. 2017, arXiv 1710.02224. There, layers have the dilations 1, 2, 4 and so
+    on.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr
@@ -234,7 +235,7 @@ class AttentionCell(WrapperCell):
         ValueError: for a size below 1, or a cell without ``in_size``, or whose first array is no
             vector.
 
-    Source: Cheng et al. 2016, arXiv 1601.06733, eqs. 4 to 8.
+    Source: Cheng et al. 2016, arXiv 1601.06733.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

@@ -1,0 +1,1314 @@
+"""Write frozen arrays of the catalogue's cells from libraries and from code of the authors.
+
+    python scripts/make_cell_golden.py FOLDER
+
+writes ``tests/golden/cells.npz``; ``tests/test_cell_golden.py`` reads it and needs no library. The
+stored file was made with torch 2.13.0, torchrecurrent 0.2.5, ncps 1.0.1, reservoirpy 0.4.2, sru
+2.6.0, minGRU-pytorch 0.2.1, recurrentgemma 1.0.1, onnx 1.23.2, memax 0.1.1, braintrace 0.2.6 with
+brainstate 0.5.4, torchdiffeq 0.2.5, and, on TensorFlow 2.21.0, keras-lmu 0.9.0 with keras 3.15.1 and
+tensorflow-addons 0.23.0 with tf_keras 2.21.0. ``FOLDER`` has the repositories of `COMMITS`, each at
+its commit.
+
+Each case is one sequence without a batch. Its entry in the file is one record with the fields ``xs``
+and, where a cell takes it, ``dt``; ``start.<state>``, ``ys`` and ``final.<state>``; and the
+parameters by the names of Noria. A float of the input is a multiple of 1 / 64, so that it is the
+same number in each dtype. The entry ``cases`` is JSON: the key of the cell, its settings, and the
+library of each case. `DISAGREES` lists what these libraries and the catalogue compute differently.
+"""
+
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
+
+import numpy as np
+import torch
+
+GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "cells.npz"
+IN, HIDDEN, TIME = 3, 4, 5
+
+Arrays = dict[str, np.ndarray]
+Draw = Callable[..., np.ndarray]
+
+#: Repositories on GitHub, with the commits whose code is run.
+COMMITS = {
+    "tk-rusch/LEM": "833da6b338a12c976e45db9061d6bcdccbfa4a5c",
+    "tk-rusch/coRNN": "afd81744d108a2d623761b635b4ba56770d9e05d",
+    "yikangshen/Ordered-Neurons": "46d63cde024802eaf1eb7cc896431329014dd869",
+    "ml-jku/mc-lstm": "8bbaece3ecb4187a76c6318d4c6e40c1dcc71303",
+    "Lezcano/expRNN": "830ec836521d0c295436dcafc3f0b3deea36c83c",
+    "erichson/LipschitzRNN": "df6552e89fb9aacd086a93dadca624d2ce62ace3",
+    "minhtannguyen/MomentumRNN": "f185c5432a52533bb1625e2162ec044651e07d9a",
+    "IDSIA/rtrl-elstm": "b56cade7dd04a0a69718fd53603994f51a5282d5",
+    "salesforce/pytorch-qrnn": "1634991a8270060d48128a0af5ffd1f75db3ae08",
+}
+
+#: Cell, library, what differs, and which of both follows which equation.
+DISAGREES = [
+    (
+        "lem",
+        "torchrecurrent 0.2.5",
+        "y' is computed from z, not from z'.",
+        "Noria: eq. 3 of arXiv 2110.04744 has z_n in y_n, and so has tk-rusch/LEM.",
+    ),
+    (
+        "nas",
+        "torchrecurrent 0.2.5",
+        "All eight pairs of products are added. In Noria x4 and h4 are multiplied.",
+        "Noria: the tree of figure 8 of arXiv 1611.01578 has a product there, and so has the NASCell "
+        "of tensorflow-addons.",
+    ),
+    (
+        "scrn",
+        "torchrecurrent 0.2.5",
+        "The output tanh(U h' + V s') goes back into the hidden layer, not h'.",
+        "Noria: eq. 6 of arXiv 1412.7753 has R h. The case takes h' from the output.",
+    ),
+    (
+        "sgu",
+        "torchrecurrent 0.2.5",
+        "The hard sigmoid has a slope of 1/6, as PyTorch's.",
+        "Noria: it was 0.2 in the Theano and Keras of arXiv 1604.02910. The cases pass such a gate.",
+    ),
+    (
+        "fast_grnn",
+        "torchrecurrent 0.2.5",
+        "The gate is a tanh by default, and `nonlinearity` changes it alone.",
+        "Noria: arXiv 1901.02358 has a sigmoid. The case passes one.",
+    ),
+    (
+        "min_lstm",
+        "minGRU-pytorch 0.2.1",
+        "A given state h counts as h + 0.5 for h > 0, if there are several steps.",
+        "Noria: arXiv 2410.01201 has log h_0 in B.3.2. The case starts from no state.",
+    ),
+    (
+        "min_gru",
+        "braintrace 0.2.6",
+        "MiniGRU gives the state to its gate.",
+        "Noria: section 3.1.3 of arXiv 2410.01201 has the input alone. The case has zeros there.",
+    ),
+    (
+        "min_lstm",
+        "braintrace 0.2.6",
+        "MiniLSTM gives the state to its gates, and does not scale them to the sum 1.",
+        "Noria: section 3.2 of arXiv 2410.01201. There is no case.",
+    ),
+    (
+        "minimal_rnn",
+        "braintrace 0.2.6",
+        "The latent z is linear in the input by default.",
+        "Both: arXiv 1711.06788 leaves it open and has a tanh in its experiments. The case passes one.",
+    ),
+    (
+        "layer_norm_lstm",
+        "tensorflow-addons 0.23.0",
+        "The normalised memory goes to the next step.",
+        "Noria: eq. 22 of arXiv 1607.06450 normalises for the output only. The case has single steps.",
+    ),
+    (
+        "rg_lru",
+        "recurrentgemma 1.0.1",
+        "The first input of a sequence is not scaled by the square root.",
+        "Noria: eq. 4 of arXiv 2402.19427. The case counts positions from 1.",
+    ),
+    (
+        "mass_conserving_lstm",
+        "ml-jku/mc-lstm",
+        "The memory is divided by its sum, not by the sum of absolute values.",
+        "Both: they are equal for masses that are not negative, as in the case.",
+    ),
+    (
+        "momentum_lstm",
+        "minhtannguyen/MomentumRNN",
+        "A second bias is inside of the velocity.",
+        "Noria: arXiv 2006.06919 has none in its eq. 9. The case has zeros there.",
+    ),
+    (
+        "qrnn",
+        "salesforce/pytorch-qrnn",
+        "The gate f is the share of the new value.",
+        "Noria: eq. 3 of arXiv 1611.01576 has f for the old one. The case changes the signs of f.",
+    ),
+]
+
+MADE: dict[str, tuple[dict[str, Any], Arrays]] = {}
+SOURCES = Path()
+
+
+# --- One case -------------------------------------------------------------------------------------
+
+
+def case(key: str, library: str, run: Callable[[Draw], Arrays], **settings: Any) -> None:
+    """Run one case; its name is the key, the library, and the settings."""
+    parts = [key, library.rpartition("/")[2], *map(str, settings.values())]
+    name = "-".join(parts)
+    rng = np.random.default_rng(list(name.encode()))
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.integers(-64, 65, shape) / 64
+
+    found = {name: np.asarray(array, np.float64) for name, array in run(draw).items()}
+    version = COMMITS[library][:7] if "/" in library else importlib.metadata.version(library)
+    about = {"key": key, "settings": settings, "library": f"{library} {version}"}
+    MADE[name] = (about, found)
+
+
+def parts(array: Any, count: int) -> list[np.ndarray]:
+    """Equal parts along the first axis."""
+    return np.split(np.asarray(array), count)
+
+
+def put(target: torch.Tensor, value: Any) -> None:
+    """Set a parameter."""
+    with torch.no_grad():
+        target.copy_(torch.as_tensor(np.asarray(value)).reshape(target.shape))
+
+
+def batch(*arrays: np.ndarray) -> list[torch.Tensor]:
+    """Tensors with a batch of one."""
+    return [torch.as_tensor(a)[None] for a in arrays]
+
+
+def starts(states: str, arrays: Any) -> Arrays:
+    return {f"start.{name}": a for name, a in zip(states.split(), arrays, strict=True)}
+
+
+def finals(states: str, arrays: Any) -> Arrays:
+    rows = [np.asarray(a.detach() if hasattr(a, "detach") else a).squeeze() for a in arrays]
+    return {f"final.{name}": a for name, a in zip(states.split(), rows, strict=True)}
+
+
+def stepped(step: Callable[..., Any], states: str, xs: np.ndarray, start: list[Any]) -> Arrays:
+    """``(y, state) = step(x, state)`` for each x of a sequence."""
+    state, ys = batch(*start), []
+    for x in xs:
+        y, state = step(*batch(x), state)
+        ys.append(np.asarray(y.detach()).squeeze())
+    return {"xs": xs, "ys": np.stack(ys)} | starts(states, start) | finals(states, state)
+
+
+def named(lists: dict[str, str], arrays: dict[str, np.ndarray]) -> tuple[Arrays, Arrays]:
+    """Parameters by the names of Noria, and the arrays with zeros where Noria has none.
+
+    A list names the parts of an array along its first axis; parts of the same name are added, and
+    0 is a part of zeros.
+    """
+    found: Arrays = {}
+    for theirs, names in lists.items():
+        pieces = parts(arrays[theirs], len(names.split()))
+        for index, ours in enumerate(names.split()):
+            if ours == "0":
+                pieces[index] = 0 * pieces[index]
+            else:
+                found[ours] = found.get(ours, 0) + pieces[index]
+        arrays[theirs] = np.concatenate(pieces)
+    return found, arrays
+
+
+# --- torchrecurrent -------------------------------------------------------------------------------
+
+
+def recurrent(
+    key: str,
+    cls: str,
+    states: str,
+    lists: dict[str, str],
+    arguments: dict[str, Any] | None = None,
+    size: int = IN,
+    **settings: Any,
+) -> None:
+    """A case of torchrecurrent, whose parameters are stacks along the first axis."""
+    import torchrecurrent  # type: ignore[import-not-found]
+
+    def run(draw: Draw) -> Arrays:
+        made = getattr(torchrecurrent, cls)
+        cell = made(size, HIDDEN, dtype=torch.float64, **(arguments or {}))
+        arrays = {name: draw(*p.shape) for name, p in cell.named_parameters()}
+        found, arrays = named(lists, arrays)
+        for name, p in cell.named_parameters():
+            put(p, arrays[name])
+        for name in set(found) & {"alpha", "beta", "zeta", "nu"}:
+            found[name] = found[name].reshape(())
+        sizes = {"p": size, "x_before": size}
+        start = [draw(sizes.get(name, HIDDEN)) for name in states.split()]
+        several = len(start) > 1 or key == "janet"
+
+        def step(x: torch.Tensor, state: list[Any]) -> Any:
+            given = (state[0], state[-1]) if several else state[0]
+            after = cell(x, given)
+            if cls in ("MCLSTMCell", "TLSTMCell"):
+                return after
+            if cls == "IntersectionRNNCell":
+                return after[0], [after[1]]
+            if several:
+                return after[0], list(after)[: len(start)]
+            return after, [after]
+
+        return found | stepped(step, states, draw(TIME, size), start)
+
+    case(key, "torchrecurrent", run, **settings)
+
+
+def all_of_torchrecurrent() -> None:
+    one = {"bias_ih": "b", "bias_hh": "b"}
+    two = {"weight_ih": "W_f W_n", "weight_hh": "U_f U_n", "bias_ih": "b_f b_n", "bias_hh": "b_f b_n"}
+    recurrent("mgu", "MGUCell", "h", two)
+    recurrent(
+        "janet",
+        "JANETCell",
+        "h",
+        {"weight_ih": "W_f W_c", "weight_hh": "U_f U_c", "bias_ih": "b_f b_c", "bias_hh": "b_f b_c"},
+    )
+    recurrent(
+        "fast_rnn",
+        "FastRNNCell",
+        "h",
+        one | {"weight_ih": "W", "weight_hh": "U", "alpha": "alpha", "beta": "beta"},
+    )
+    recurrent(
+        "fast_grnn",
+        "FastGRNNCell",
+        "h",
+        {
+            "weight_ih": "W",
+            "weight_hh": "U",
+            "bias_ih": "b_z b_n",
+            "bias_hh": "b_z b_n",
+            "zeta": "zeta",
+            "nu": "nu",
+        },
+        {"nonlinearity": "sigmoid"},
+    )
+    for function in ("relu", "tanh"):
+        recurrent(
+            "indrnn",
+            "IndRNNCell",
+            "h",
+            one | {"weight_ih": "W", "vector_u": "u"},
+            {"nonlinearity": function},
+            activation=function,
+        )
+    recurrent(
+        "antisymmetric_rnn",
+        "AntisymmetricRNNCell",
+        "h",
+        one | {"weight_ih": "V", "weight_hh": "W"},
+        {"epsilon": 0.125, "gamma": 0.25},
+        epsilon=0.125,
+        gamma=0.25,
+    )
+    recurrent(
+        "antisymmetric_rnn",
+        "GatedAntisymmetricRNNCell",
+        "h",
+        {"weight_ih": "V_z V", "weight_hh": "W", "bias_ih": "b_z b", "bias_hh": "b"},
+        {"epsilon": 0.125, "gamma": 0.25},
+        epsilon=0.125,
+        gamma=0.25,
+        gated=True,
+    )
+    recurrent("trnn", "TRNNCell", "h", {"weight_ih": "W V", "bias_ih": "0 b"})
+    recurrent(
+        "ugrnn",
+        "UGRNNCell",
+        "h",
+        {"weight_ih": "W_c W_g", "weight_hh": "U_c U_g", "bias_ih": "b_c b_g", "bias_hh": "b_c b_g"},
+    )
+    recurrent(
+        "minimal_rnn",
+        "MinimalRNNCell",
+        "h",
+        {
+            "weight_ih": "W",
+            "weight_hh": "U",
+            "weight_mm": "V",
+            "bias_ih": "b_z",
+            "bias_hh": "b_u",
+        },
+    )
+    recurrent(
+        "light_ru",
+        "LightRUCell",
+        "h",
+        {"weight_ih": "W_n W_f", "weight_hh": "U_f", "bias_ih": "0 b_f", "bias_hh": "b_f"},
+    )
+    recurrent(
+        "sgrn",
+        "SGRNCell",
+        "h",
+        {"weight_ih": "W", "weight_hh": "U", "bias_ih": "0", "bias_hh": "b"},
+    )
+    recurrent(
+        "ligru",
+        "LiGRUCell",
+        "h",
+        {"weight_ih": "W_z W_c", "weight_hh": "U_z U_c", "bias_ih": "b_z b_c", "bias_hh": "b_z b_c"},
+    )
+    recurrent(
+        "ran",
+        "RANCell",
+        "h c",
+        {
+            "weight_ih": "W_c W_i W_f",
+            "weight_hh": "U_i U_f",
+            "bias_ih": "b_i b_f",
+            "bias_hh": "b_i b_f",
+        },
+    )
+    recurrent("atr", "ATRCell", "h", {"weight_ih": "W", "weight_hh": "U", "bias_ih": "0", "bias_hh": "0"})
+    recurrent(
+        "cfn",
+        "CFNCell",
+        "h",
+        {
+            "weight_ih": "V_t V_e W",
+            "weight_hh": "U_t U_e",
+            "bias_ih": "b_t b_e 0",
+            "bias_hh": "b_t b_e",
+        },
+    )
+    recurrent(
+        "star",
+        "STARCell",
+        "h",
+        {"weight_ih": "W_z W_x", "weight_hh": "W_h", "bias_ih": "b_z b_k", "bias_hh": "b_k"},
+    )
+    for key, cls, letter in (("brc", "BRCell", "w"), ("nbrc", "NBRCell", "W")):
+        recurrent(
+            key,
+            cls,
+            "h",
+            {
+                "weight_ih": "U_a U_c U",
+                "weight_hh": f"{letter}_a {letter}_c",
+                "bias_ih": "b_a b_c 0",
+                "bias_hh": "b_a b_c",
+            },
+            bias=True,
+        )
+    recurrent(
+        "mut",
+        "MUT1Cell",
+        "h",
+        {
+            "weight_ih": "W_z W_r W_n",
+            "weight_hh": "U_r U_n",
+            "bias_ih": "b_z b_r 0",
+            "bias_hh": "b_r b_n",
+        },
+        variant=1,
+    )
+    for variant in (2, 3):
+        recurrent(
+            "mut",
+            f"MUT{variant}Cell",
+            "h",
+            {
+                "weight_ih": "W_z W_r W_n",
+                "weight_hh": "U_z U_r U_n",
+                "bias_ih": "b_z b_r b_n",
+                "bias_hh": "b_z b_r b_n",
+            },
+            variant=variant,
+        )
+    recurrent(
+        "intersection_rnn",
+        "IntersectionRNNCell",
+        "h",
+        {
+            "weight_ih": "W_m W_n W_d W_g",
+            "weight_hh": "U_m U_n U_d U_g",
+            "bias_ih": "b_m b_n b_d b_g",
+            "bias_hh": "b_m b_n b_d b_g",
+        },
+        size=HIDDEN,
+        project=False,
+    )
+    recurrent(
+        "miru",
+        "MiRU1Cell",
+        "h",
+        {"weight_ih": "W_r W_n", "weight_hh": "U_r U_n", "bias_ih": "b_r b_n", "bias_hh": "b_r b_n"},
+        {"update_coefficient": 0.25},
+        variant=1,
+        update=0.25,
+    )
+    recurrent(
+        "miru",
+        "MiRU2Cell",
+        "h",
+        {"weight_ih": "W_n", "weight_hh": "U_n", "bias_ih": "b_n", "bias_hh": "b_n"},
+        {"update_coefficient": 0.25, "reset_coefficient": 0.75},
+        variant=2,
+        update=0.25,
+        reset=0.75,
+    )
+    three = {"weight_ih": "W_z W_f W_o", "weight_hh": "V_z V_f V_o"}
+    three |= {"bias_ih": "b_z b_f b_o", "bias_hh": "b_z b_f b_o"}
+    recurrent("tgru", "TGRUCell", "h p", three)
+    recurrent("tlstm", "TLSTMCell", "c x_before", three)
+    recurrent(
+        "lstm_1997",
+        "OriginalLSTMCell",
+        "h c",
+        {
+            "weight_ih": "W_i W_c W_o",
+            "weight_hh": "U_i U_c U_o",
+            "bias_ih": "b_i b_c b_o",
+            "bias_hh": "b_i b_c b_o",
+        },
+        squash_input="tanh",
+        squash_output="tanh",
+    )
+    four = {"weight_ih": "W_i W_f W_c W_o", "weight_hh": "U_i U_f U_c U_o"}
+    four |= {"bias_ih": "b_i b_f b_c b_o", "bias_hh": "b_i b_f b_c b_o"}
+    recurrent("peephole_lstm", "PeepholeLSTMCell", "h c", four | {"weight_ph": "p_i p_f p_o"})
+    recurrent(
+        "wmc_lstm",
+        "WMCLSTMCell",
+        "h c",
+        {
+            "weight_ih": "W_i W_f W_g W_o",
+            "weight_hh": "U_i U_f U_g U_o",
+            "weight_mh": "V_i V_f V_o",
+            "bias_ih": "b_i b_f b_g b_o",
+            "bias_hh": "b_i b_f b_g b_o",
+            "bias_mh": "0 0 0",
+        },
+    )
+    recurrent(
+        "multiplicative_lstm",
+        "MultiplicativeLSTMCell",
+        "h c",
+        {
+            "weight_ih": "W_m W_i W_f W_h W_o",
+            "weight_hh": "U_m",
+            "weight_mh": "U_i U_f U_h U_o",
+            "bias_ih": "0 b_i b_f b_h b_o",
+            "bias_hh": "0",
+            "bias_mh": "b_i b_f b_h b_o",
+        },
+    )
+    recurrent(
+        "memory_controller_lstm",
+        "MCLSTMCell",
+        "v c",
+        {
+            "weight_ih": "W_f W_i W_o W_m W_n",
+            "weight_hh": "U_f U_i U_o U_m U_n",
+            "bias_ih": "b_f b_i b_o b_m b_n",
+            "bias_hh": "b_f b_i b_o b_m b_n",
+        },
+    )
+    recurrent(
+        "unicornn",
+        "UnICORNNCell",
+        "y z",
+        {"weight_ih": "V", "weight_hh": "w", "weight_ch": "c", "bias_ih": "b"},
+        {"dt": 0.25, "alpha": 1.5},
+        dt=0.25,
+        alpha=1.5,
+    )
+    recurrent(
+        "cornn",
+        "coRNNCell",
+        "y z",
+        one | {"weight_ih": "V", "weight_hh": "W", "weight_ch": "W_z", "bias_ch": "b"},
+        {"dt": 0.25, "gamma": 1.5, "epsilon": 2.0},
+        dt=0.25,
+        gamma=1.5,
+        epsilon=2.0,
+    )
+
+
+class HardSigmoid(torch.nn.Module):
+    """The hard sigmoid of Theano."""
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        return torch.clamp(0.2 * a + 0.5, 0, 1)
+
+
+def corrected_of_torchrecurrent() -> None:
+    """Cells that differ in one place, and are computed without the difference."""
+    import torchrecurrent
+
+    gates = {"weight_ih": "W_x W_z", "weight_hh": "W_g U_z", "bias_ih": "b_x b_z", "bias_hh": "0 b_z"}
+    hard = {"gate_nonlinearity": HardSigmoid()}
+    recurrent("sgu", "SGUCell", "h", gates, hard)
+    recurrent("sgu", "DSGUCell", "h", gates | {"weight_ho": "W_o"}, hard, deep=True)
+
+    def reslstm(draw: Draw) -> Arrays:
+        """The peephole of its output gate is diagonal, in the paper a matrix."""
+        cell = torchrecurrent.ResLSTMCell(IN, HIDDEN, dtype=torch.float64)
+        arrays = {name: draw(*p.shape) for name, p in cell.named_parameters()}
+        lists = {
+            "weight_ih": "W_i W_f W_c W_o",
+            "weight_hh": "U_i U_f U_c U_o",
+            "bias_ih": "b_i b_f b_c b_o",
+            "bias_hh": "b_i b_f b_c b_o",
+            "weight_ph": "p_i p_f P_o",
+            "weight_proj": "W_p",
+            "weight_res": "W_h",
+        }
+        found, arrays = named(lists, arrays)
+        for name, p in cell.named_parameters():
+            put(p, arrays[name])
+        found["P_o"] = np.diag(found["P_o"])
+        start = [draw(HIDDEN), draw(HIDDEN)]
+
+        def step(x: torch.Tensor, state: list[Any]) -> Any:
+            after = cell(x, tuple(state))
+            return after[0], after
+
+        return found | stepped(step, "h c", draw(TIME, IN), start)
+
+    case("res_lstm", "torchrecurrent", reslstm)
+
+    def scrn(draw: Draw) -> Arrays:
+        """With U = 1 and V = 0 the hidden layer is the artanh of the output."""
+        cell = torchrecurrent.SCRNCell(IN, HIDDEN, dtype=torch.float64, alpha=0.75)
+        found = {name: draw(HIDDEN, IN if name in "AB" else HIDDEN) for name in "BAPR"}
+        zero = np.zeros((HIDDEN, HIDDEN))
+        put(cell.weight_ih, np.concatenate([found["B"], found["A"]]))
+        put(cell.weight_hh, np.concatenate([found["R"], np.eye(HIDDEN)]))
+        put(cell.weight_ch, np.concatenate([found["P"], zero]))
+        for bias in (cell.bias_ih, cell.bias_hh, cell.bias_ch):
+            put(bias, np.zeros(2 * HIDDEN))
+
+        def step(x: torch.Tensor, state: list[Any]) -> Any:
+            y, s = cell(x, tuple(state))
+            h = torch.atanh(y)
+            return torch.cat([h, s], -1), [h, s]
+
+        return found | stepped(step, "h s", draw(TIME, IN), [draw(HIDDEN), draw(HIDDEN)])
+
+    case("scrn", "torchrecurrent", scrn, alpha=0.75, context_size=HIDDEN)
+
+
+# --- Other libraries ------------------------------------------------------------------------------
+
+
+def all_of_torch() -> None:
+    def irnn(draw: Draw) -> Arrays:
+        layer = torch.nn.RNN(IN, HIDDEN, nonlinearity="relu", dtype=torch.float64)
+        lists = {"weight_ih_l0": "W", "weight_hh_l0": "U", "bias_ih_l0": "b", "bias_hh_l0": "b"}
+        return whole(layer, lists, "h", draw, [HIDDEN])
+
+    def lstmp(draw: Draw) -> Arrays:
+        layer = torch.nn.LSTM(IN, HIDDEN, proj_size=2, dtype=torch.float64)
+        lists = {
+            "weight_ih_l0": "W_i W_f W_c W_o",
+            "weight_hh_l0": "U_i U_f U_c U_o",
+            "weight_hr_l0": "W_r",
+            "bias_ih_l0": "b_i b_f b_c b_o",
+            "bias_hh_l0": "b_i b_f b_c b_o",
+        }
+        return whole(layer, lists, "r c", draw, [2, HIDDEN])
+
+    def no_peepholes(draw: Draw) -> Arrays:
+        layer = torch.nn.LSTM(IN, HIDDEN, dtype=torch.float64)
+        lists = {
+            "weight_ih_l0": "W_i W_f W_z W_o",
+            "weight_hh_l0": "R_i R_f R_z R_o",
+            "bias_ih_l0": "b_i b_f b_z b_o",
+            "bias_hh_l0": "b_i b_f b_z b_o",
+        }
+        unused = np.zeros(3 * HIDDEN)
+        found = whole(layer, lists, "y c", draw, [HIDDEN, HIDDEN])
+        return found | {"start.g": unused, "final.g": unused}
+
+    def whole(layer: Any, lists: Any, states: str, draw: Draw, sizes: list[int]) -> Arrays:
+        arrays = {name: draw(*p.shape) for name, p in layer.named_parameters()}
+        found, arrays = named(lists, arrays)
+        for name, p in layer.named_parameters():
+            put(p, arrays[name])
+        xs, start = draw(TIME, IN), [draw(size) for size in sizes]
+        given = batch(*start)
+        ys, after = layer(torch.as_tensor(xs), tuple(given) if len(given) > 1 else given[0])
+        after = after if len(given) > 1 else [after]
+        found |= starts(states, start) | finals(states, after)
+        return found | {"xs": xs, "ys": ys.detach()}
+
+    case("irnn", "torch", irnn)
+    case("lstmp", "torch", lstmp, projection_size=2, peepholes=False)
+    case("lstm_variant", "torch", no_peepholes, variant="np")
+
+
+def of_onnx() -> None:
+    """The reference implementation of the operator LSTM, gates i, o, f, c."""
+    import onnx  # type: ignore[import-not-found]
+    from onnx.reference import ReferenceEvaluator  # type: ignore[import-not-found]
+
+    def run(recurrent: str, candidate: str, output: str) -> Callable[[Draw], Arrays]:
+        def arrays(draw: Draw) -> Arrays:
+            order, found = f"iof{candidate}", {}
+            found |= {f"W_{g}": draw(HIDDEN, IN) for g in order}
+            found |= {f"{recurrent}_{g}": draw(HIDDEN, HIDDEN) for g in order}
+            found |= {f"p_{g}": draw(HIDDEN) for g in "iof"}
+            found |= {f"b_{g}": draw(HIDDEN) for g in order}
+
+            def stack(letter: str, gates: str) -> np.ndarray:
+                return np.concatenate([found[f"{letter}_{g}"] for g in gates])[None]
+
+            xs, h, c = draw(TIME, IN), draw(HIDDEN), draw(HIDDEN)
+            names = ["x", "w", "r", "b", "", "h", "c", "p"]
+            node = onnx.helper.make_node("LSTM", names, ["ys", "h1", "c1"], hidden_size=HIDDEN)
+            values = [
+                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, None)
+                for name in [*filter(None, names), "ys", "h1", "c1"]
+            ]
+            graph = onnx.helper.make_graph([node], "lstm", values[:7], values[7:])
+            bias = np.concatenate([stack("b", order), np.zeros((1, 4 * HIDDEN))], 1)
+            given = [
+                xs[:, None],
+                stack("W", order),
+                stack(recurrent, order),
+                bias,
+                h[None, None],
+                c[None, None],
+                stack("p", "iof"),
+            ]
+            feed = dict(zip(filter(None, names), given, strict=True))
+            model = onnx.helper.make_model(graph)
+            ys, h1, c1 = ReferenceEvaluator(model).run(None, feed)
+            states = f"{output} c"
+            found |= starts(states, [h, c]) | finals(states, [h1, c1])
+            if output == "y":
+                found |= {"start.g": np.zeros(3 * HIDDEN), "final.g": np.zeros(3 * HIDDEN)}
+            return found | {"xs": xs, "ys": ys[:, 0, 0]}
+
+        return arrays
+
+    case("peephole_lstm", "onnx", run("U", "c", "h"))
+    case("lstm_variant", "onnx", run("R", "z", "y"))
+
+
+def of_mingru() -> None:
+    """All features have the size of the state, and there are no biases."""
+    from minGRU_pytorch.minGRU import minGRU  # type: ignore[import-not-found]
+    from minGRU_pytorch.minLSTM import minLSTM  # type: ignore[import-not-found]
+
+    zero = np.zeros(HIDDEN)
+
+    def gru(draw: Draw) -> Arrays:
+        layer, xs = minGRU(HIDDEN).double(), draw(TIME, HIDDEN)
+        found = {"W_n": draw(HIDDEN, HIDDEN), "W_z": draw(HIDDEN, HIDDEN)}
+        put(layer.to_hidden_and_gate.weight, np.concatenate([*found.values()]))
+        start = np.abs(draw(HIDDEN)) + 0.25
+        ys, after = layer(*batch(xs), *batch(start[None]), return_next_prev_hidden=True)
+        found |= {"b_n": zero, "b_z": zero, "xs": xs, "ys": ys[0].detach()}
+        return found | starts("h", [start]) | finals("h", [after])
+
+    def lstm(draw: Draw) -> Arrays:
+        layer, xs = minLSTM(HIDDEN).double(), draw(TIME, HIDDEN)
+        found = {name: draw(HIDDEN, HIDDEN) for name in ("W_n", "W_f", "W_i")}
+        put(layer.to_hidden_and_f_i_gate.weight, np.concatenate([*found.values()]))
+        ys, after = layer(*batch(xs), return_next_prev_hidden=True)
+        found |= {"b_n": zero, "b_f": zero, "b_i": zero, "xs": xs, "ys": ys[0].detach()}
+        return found | starts("h", [zero]) | finals("h", [after])
+
+    case("min_gru", "minGRU-pytorch", gru, log_space=True)
+    case("min_lstm", "minGRU-pytorch", lstm, log_space=True)
+
+
+def of_ncps() -> None:
+    from ncps.torch import CfCCell  # type: ignore[import-not-found]
+
+    def run(mode: str) -> Callable[[Draw], Arrays]:
+        def arrays(draw: Draw) -> Arrays:
+            cell = CfCCell(IN, HIDDEN, mode=mode, backbone_units=5).double()
+            found = {"W": draw(5, IN), "U": draw(5, HIDDEN), "b": draw(5)}
+            put(cell.backbone[0].weight, np.concatenate([found["W"], found["U"]], 1))
+            put(cell.backbone[0].bias, found["b"])
+            heads = {"g": "ff1", "f": "ff2", "a": "time_a", "t": "time_b"}
+            for letter, name in heads.items() if mode != "pure" else [("g", "ff1")]:
+                found |= {f"W_{letter}": draw(HIDDEN, 5), f"b_{letter}": draw(HIDDEN)}
+                put(getattr(cell, name).weight, found[f"W_{letter}"])
+                put(getattr(cell, name).bias, found[f"b_{letter}"])
+            if mode == "pure":
+                found |= {"w": draw(HIDDEN), "A": draw(HIDDEN)}
+                put(cell.w_tau, found["w"])
+                put(cell.A, found["A"])
+            times = iter(dt := np.abs(draw(TIME)) + 0.25)
+
+            def step(x: torch.Tensor, state: list[Any]) -> Any:
+                y, after = cell(x, state[0], float(next(times)))
+                return y, [after]
+
+            run = stepped(step, "h", draw(TIME, IN), [draw(HIDDEN)])
+            return found | run | {"dt": dt}
+
+        return arrays
+
+    for mode in ("default", "no_gate", "pure"):
+        case("cfc", "ncps", run(mode), mode=mode, units=5)
+
+
+def of_reservoirpy() -> None:
+    from reservoirpy.nodes import Reservoir  # type: ignore[import-not-found]
+
+    def run(draw: Draw) -> Arrays:
+        found = {"W": draw(HIDDEN, IN), "U": draw(HIDDEN, HIDDEN), "b": draw(HIDDEN)}
+        xs, start = draw(TIME, IN), draw(HIDDEN)
+        node = Reservoir(W=found["U"], Win=found["W"], bias=found["b"], lr=0.25)
+        node.initialize(xs)
+        node.state = {"out": start}
+        ys = node.run(xs)
+        found |= {"xs": xs, "ys": ys}
+        return found | starts("h", [start]) | finals("h", [ys[-1]])
+
+    case("leaky_rnn", "reservoirpy", run, rate=0.25)
+    case("esn", "reservoirpy", run, radius=1.0, leak=0.25)
+
+
+def of_sru() -> None:
+    from sru import SRUCell  # type: ignore[import-not-found]
+
+    def run(size: int, peephole: bool) -> Callable[[Draw], Arrays]:
+        def arrays(draw: Draw) -> Arrays:
+            cell = SRUCell(size, HIDDEN, v1=not peephole).double()
+            names = ["W", "W_f", "W_r", *(["P"] if size != HIDDEN else [])]
+            found = {name: draw(HIDDEN, size) for name in names}
+            put(cell.weight, np.stack([found[name].T for name in names], -1))
+            found |= {"b_f": draw(HIDDEN), "b_r": draw(HIDDEN)}
+            put(cell.bias, np.concatenate([found["b_f"], found["b_r"]]))
+            if peephole:
+                found |= {"v_f": draw(HIDDEN), "v_r": draw(HIDDEN)}
+                put(cell.weight_c, np.concatenate([found["v_f"], found["v_r"]]))
+            cell.scale_x.fill_(1.5)
+            xs, start = draw(TIME, size), draw(HIDDEN)
+            with torch.enable_grad():  # else float32
+                ys, after = cell(torch.as_tensor(xs)[:, None], *batch(start))
+            found |= {"xs": xs, "ys": ys[:, 0].detach()}
+            return found | starts("c", [start]) | finals("c", [after])
+
+        return arrays
+
+    # The library scales x, but no projection of it.
+    case("sru", "sru", run(IN, True), alpha=1.0)
+    case("sru", "sru", run(HIDDEN, True), alpha=1.5)
+    case("sru", "sru", run(HIDDEN, False), alpha=1.5, peephole=False)
+
+
+def of_recurrentgemma() -> None:
+    """The state is added up in float32."""
+    from recurrentgemma.torch.layers import RGLRU  # type: ignore[import-not-found]
+
+    def run(draw: Draw) -> Arrays:
+        layer = RGLRU(HIDDEN, 2, dtype=torch.float64)
+        found = {}
+        for letter, gate in (("a", layer.a_gate), ("x", layer.input_gate)):
+            found |= {f"W_{letter}": draw(2, 2, 2), f"b_{letter}": draw(HIDDEN)}
+            put(gate.w, found[f"W_{letter}"].transpose(0, 2, 1))
+            put(gate.b, found[f"b_{letter}"])
+        found["Lambda"] = draw(HIDDEN)
+        put(layer.a_param, -found["Lambda"])
+        xs, start = draw(TIME, HIDDEN), draw(HIDDEN)
+        positions = torch.arange(1, TIME + 1)[None]
+        ys, after = layer(*batch(xs), positions, *[h.float() for h in batch(start)])
+        found |= {"xs": xs, "ys": ys[0].detach()}
+        return found | starts("h", [start]) | finals("h", [after])
+
+    case("rg_lru", "recurrentgemma", run, heads=2)
+
+
+def of_keras_lmu() -> None:
+    import keras
+    import tensorflow as tf  # type: ignore[import-not-found]
+    from keras_lmu import LMUCell  # type: ignore[import-not-found]
+
+    def run(draw: Draw) -> Arrays:
+        hidden = keras.layers.SimpleRNNCell(HIDDEN, use_bias=False, dtype="float64")
+        connections = ("hidden_to_memory", "memory_to_memory", "input_to_hidden")
+        cell = LMUCell(1, 6, 4.0, hidden, dtype="float64", **dict.fromkeys(connections, True))
+        cell.build((1, IN))
+        found = {"e_x": draw(IN), "e_h": draw(HIDDEN), "e_m": draw(6)}
+        found |= {"W_m": draw(HIDDEN, 6), "W_x": draw(HIDDEN, IN), "W_h": draw(HIDDEN, HIDDEN)}
+        cell.kernel.assign(np.concatenate([found["e_x"], found["e_h"]])[:, None])
+        cell.recurrent_kernel.assign(found["e_m"][:, None])
+        hidden.kernel.assign(np.concatenate([found["W_m"], found["W_x"]], 1).T)
+        hidden.recurrent_kernel.assign(found["W_h"].T)
+        xs, start, ys = draw(TIME, IN), [draw(HIDDEN), draw(6)], []
+        state = [tf.constant(start[1][None]), tf.constant(start[0][None])]
+        for x in xs:
+            y, state = cell(tf.constant(x[None]), state)
+            ys.append(np.asarray(y)[0])
+        found |= {"xs": xs, "ys": np.stack(ys)}
+        return found | starts("h m", start) | finals("h m", [state[1], state[0]])
+
+    case("lmu", "keras-lmu", run, order=6, theta=4.0)
+
+
+def of_tensorflow_addons() -> None:
+    import tensorflow as tf
+    import tf_keras.src.engine  # type: ignore[import-not-found]
+
+    sys.modules["keras.src.engine"] = tf_keras.src.engine  # it expects Keras 2 there
+    import tensorflow_addons as tfa  # type: ignore[import-not-found]
+
+    def steps(cell: Any, xs: np.ndarray, state: list[np.ndarray]) -> tuple[np.ndarray, Any]:
+        """States in the order of the library."""
+        now, ys = [tf.constant(s[None]) for s in state], []
+        for x in xs:
+            y, now = cell(tf.constant(x[None]), now)
+            ys.append(np.asarray(y)[0])
+        return np.stack(ys), now
+
+    def nas(draw: Draw) -> Arrays:
+        cell = tfa.rnn.NASCell(HIDDEN, use_bias=True, dtype="float64")
+        cell.build(tf.TensorShape([1, IN]))
+        found = {"W": draw(8 * HIDDEN, IN), "U": draw(8 * HIDDEN, HIDDEN), "b": draw(8 * HIDDEN)}
+        cell.kernel.assign(found["W"].T)
+        cell.recurrent_kernel.assign(found["U"].T)
+        cell.bias.assign(found["b"])
+        xs, h, c = draw(TIME, IN), draw(HIDDEN), draw(HIDDEN)
+        ys, (c1, h1) = steps(cell, xs, [c, h])
+        found |= {"xs": xs, "ys": ys}
+        return found | starts("h c", [h, c]) | finals("h c", [h1, c1])
+
+    def peephole(draw: Draw) -> Arrays:
+        cell = tfa.rnn.PeepholeLSTMCell(HIDDEN, dtype="float64")
+        cell.build(tf.TensorShape([1, IN]))
+        found = {f"W_{g}": draw(HIDDEN, IN) for g in "ifco"}
+        found |= {f"U_{g}": draw(HIDDEN, HIDDEN) for g in "ifco"}
+        found |= {f"b_{g}": draw(HIDDEN) for g in "ifco"}
+        cell.kernel.assign(np.concatenate([found[f"W_{g}"] for g in "ifco"]).T)
+        cell.recurrent_kernel.assign(np.concatenate([found[f"U_{g}"] for g in "ifco"]).T)
+        cell.bias.assign(np.concatenate([found[f"b_{g}"] for g in "ifco"]))
+        for g, name in (("i", "input"), ("f", "forget"), ("o", "output")):
+            found[f"p_{g}"] = draw(HIDDEN)
+            getattr(cell, f"{name}_gate_peephole_weights").assign(found[f"p_{g}"])
+        xs, h, c = draw(TIME, IN), draw(HIDDEN), draw(HIDDEN)
+        ys, (h1, c1) = steps(cell, xs, [h, c])
+        found |= {"xs": xs, "ys": ys}
+        return found | starts("h c", [h, c]) | finals("h c", [h1, c1])
+
+    def layer_norm(draw: Draw) -> Arrays:
+        """One step, after which the library has the normalised memory."""
+        cell = tfa.rnn.LayerNormLSTMCell(HIDDEN, norm_epsilon=0.125, dtype="float64")
+        cell.build(tf.TensorShape([1, IN]))
+        found = {"W": draw(4 * HIDDEN, IN), "U": draw(4 * HIDDEN, HIDDEN), "b": draw(4 * HIDDEN)}
+        for letter, norm in zip("xhc", (cell.kernel_norm, cell.recurrent_norm, cell.state_norm)):
+            size = HIDDEN if letter == "c" else 4 * HIDDEN
+            found |= {f"alpha_{letter}": draw(size), f"beta_{letter}": draw(size)}
+            norm.gamma.assign(found[f"alpha_{letter}"])
+            norm.beta.assign(found[f"beta_{letter}"])
+        order = [1, 0, 3, 2]  # i, f, g, o in the library, f, i, o, g in Noria
+
+        def theirs(a: np.ndarray) -> np.ndarray:
+            return np.concatenate([parts(a, 4)[n] for n in order])
+
+        cell.kernel.assign(theirs(found["W"]).T)
+        cell.recurrent_kernel.assign(theirs(found["U"]).T)
+        cell.bias.assign(theirs(found["b"]))
+        for letter, norm in (("x", cell.kernel_norm), ("h", cell.recurrent_norm)):
+            norm.gamma.assign(theirs(found[f"alpha_{letter}"]))
+            norm.beta.assign(theirs(found[f"beta_{letter}"]))
+        xs, h, c = draw(1, IN), draw(HIDDEN), draw(HIDDEN)
+        ys, (h1, _) = steps(cell, xs, [h, c])
+        found |= {"xs": xs, "ys": ys}
+        return found | starts("h c", [h, c]) | finals("h", [h1])
+
+    def esn(draw: Draw) -> Arrays:
+        cell = tfa.rnn.ESNCell(HIDDEN, leaky=0.25, dtype="float64")
+        cell.build(tf.TensorShape([1, IN]))
+        found = {"W": draw(HIDDEN, IN), "U": draw(HIDDEN, HIDDEN), "b": draw(HIDDEN)}
+        cell.kernel.assign(found["W"].T)
+        cell.recurrent_kernel.assign(found["U"].T)
+        cell.bias.assign(found["b"])
+        xs, h = draw(TIME, IN), draw(HIDDEN)
+        ys, h1 = steps(cell, xs, [h])
+        found |= {"xs": xs, "ys": ys}
+        return found | starts("h", [h]) | finals("h", [np.asarray(h1)])
+
+    case("nas", "tensorflow-addons", nas, bias=True)
+    case("peephole_lstm", "tensorflow-addons", peephole)
+    case("layer_norm_lstm", "tensorflow-addons", layer_norm, epsilon=0.125)
+    case("esn", "tensorflow-addons", esn, radius=1.0, leak=0.25)
+
+
+def of_memax_and_braintrace() -> None:
+    import brainstate  # type: ignore[import-not-found]
+    import braintrace  # type: ignore[import-not-found]
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    from memax.equinox.set_actions import mgu as memax_mgu  # type: ignore[import-not-found]
+
+    jax.config.update("jax_enable_x64", True)
+    brainstate.environ.set(precision=64)
+
+    def memax(draw: Draw) -> Arrays:
+        cell = memax_mgu.MGUSetAction(HIDDEN, key=jax.random.key(0))
+        found = {n: draw(HIDDEN, HIDDEN) for n in ("U_n", "U_f", "W_n", "W_f")}
+        found |= {"b_n": draw(HIDDEN), "b_f": draw(HIDDEN)}
+        cell = eqx.tree_at(
+            lambda c: (
+                c.U_h.weight,
+                c.U_f.weight,
+                c.W_h.weight,
+                c.W_f.weight,
+                c.W_h.bias,
+                c.W_f.bias,
+            ),
+            cell,
+            tuple(map(jnp.asarray, found.values())),
+        )
+        xs, start, ys = draw(TIME, HIDDEN), draw(HIDDEN), []
+        h = jnp.asarray(start)
+        for x in xs:
+            h = cell(h, jnp.asarray(x))
+            ys.append(np.asarray(h))
+        found |= {"xs": xs, "ys": np.stack(ys)}
+        return found | starts("h", [start]) | finals("h", [h])
+
+    case("mgu", "memax", memax)
+
+    def trace(
+        cls: str, states: str, layers: dict[str, str], extra: dict[str, str], **arguments: Any
+    ) -> Callable[[Draw], Arrays]:
+        """A layer has the letters of its matrices of x and h, and of its bias; 0 is zero."""
+
+        def run(draw: Draw) -> Arrays:
+            cell = getattr(braintrace.nn, cls)(IN, HIDDEN, **arguments)
+            cell.init_state()
+            found: Arrays = {}
+            for layer, names in layers.items():
+                *matrices, bias = names.split()
+                linear = getattr(cell, layer)
+                linear = getattr(linear, "linear", linear)
+                size = linear.weight.value["weight"].shape[0]
+                sizes = [size] if len(matrices) == 1 else [size - HIDDEN, HIDDEN]
+                drawn = [draw(HIDDEN, n) * (m != "0") for n, m in zip(sizes, matrices, strict=True)]
+                found |= {m: a for m, a in zip(matrices, drawn, strict=True) if m != "0"}
+                value = {"weight": jnp.asarray(np.concatenate(drawn, 1).T)}
+                if "bias" in linear.weight.value:
+                    b = draw(HIDDEN) * (bias != "0")
+                    value["bias"] = jnp.asarray(b)
+                    found |= {bias: b} if bias != "0" else {}
+                linear.weight.value = value
+            for attribute, name in extra.items():
+                found[name] = draw(HIDDEN)
+                getattr(cell, attribute).value = jnp.asarray(found[name])
+            xs, start, ys = draw(TIME, IN), [draw(HIDDEN) for _ in states.split()], []
+            for name, array in zip(states.split(), start, strict=True):
+                getattr(cell, name).value = jnp.asarray(array)
+            for x in xs:
+                ys.append(np.asarray(cell.update(jnp.asarray(x))))
+            after = [getattr(cell, name).value for name in states.split()]
+            found |= {"xs": xs, "ys": np.stack(ys)}
+            return found | starts(states, start) | finals(states, after)
+
+        return run
+
+    case("mgu", "braintrace", trace("MGUCell", "h", {"Wf": "W_f U_f b_f", "Wh": "W_n U_n b_n"}, {}))
+    layers = {"Wf": "V_t U_t b_t", "Wi": "V_e U_e b_e", "Wh": "W 0"}
+    case("cfn", "braintrace", trace("CFNCell", "h", layers, {}, activation="tanh"))
+
+    class Latent:
+        """A layer with tanh."""
+
+        def __init__(self) -> None:
+            self.linear = braintrace.nn.Linear(IN, HIDDEN)
+
+        def __call__(self, x: Any) -> Any:
+            return jnp.tanh(self.linear(x))
+
+    layers = {"phi": "W b_z", "W_u": "V U b_u"}
+    case("minimal_rnn", "braintrace", trace("MinimalRNNCell", "h", layers, {}, phi=Latent()))
+    layers = {"W_x": "W_n b_n", "W_z": "W_z 0 b_z"}
+    case("min_gru", "braintrace", trace("MiniGRU", "h", layers, {}))
+
+    def ur(draw: Draw) -> Arrays:
+        layers = {f"W{g}": f"W_{g} U_{g} 0" for g in "ufro"}
+        found = trace("URLSTMCell", "h c", layers, {"bias": "b_f"})(draw)
+        return found | {"b_u": np.zeros(HIDDEN), "b_o": np.zeros(HIDDEN)}
+
+    case("ur_lstm", "braintrace", ur)
+
+
+# --- Code of the authors --------------------------------------------------------------------------
+
+
+def from_source(repository: str, folder: str, module: str, *absent: str) -> Any:
+    """A module of a repository; ``absent`` modules, which the code here does not use, are empty."""
+    path = SOURCES / repository.rpartition("/")[2] / folder
+    before = set(sys.modules)
+    for name in absent:
+        empty = types.ModuleType(name)
+        empty.__getattr__ = lambda name: None  # type: ignore[method-assign]
+        sys.modules[name] = empty
+    sys.path.insert(0, str(path))
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.remove(str(path))
+        for name in set(sys.modules) - before:
+            origin = getattr(sys.modules[name], "__file__", None) or ""
+            if name in absent or str(path) in origin:
+                del sys.modules[name]
+
+
+def all_of_authors() -> None:
+    def lem(draw: Draw) -> Arrays:
+        module = from_source("tk-rusch/LEM", "src/adding", "network")
+        cell = module.LEMCell(IN, HIDDEN, 0.75).double()
+        found, arrays = named(
+            {
+                "inp2hid.weight": "V_2 V_1 V_y V_z",
+                "inp2hid.bias": "b_2 b_1 b_y b_z",
+                "hid2hid.weight": "W_2 W_1 W_z",
+                "hid2hid.bias": "b_2 b_1 b_z",
+                "transform_z.weight": "W_y",
+                "transform_z.bias": "b_y",
+            },
+            {name: draw(*p.shape) for name, p in cell.named_parameters()},
+        )
+        for name, p in cell.named_parameters():
+            put(p, arrays[name])
+
+        def step(x: torch.Tensor, state: list[Any]) -> Any:
+            after = cell(x, *state)
+            return after[0], after
+
+        return found | stepped(step, "y z", draw(TIME, IN), [draw(HIDDEN), draw(HIDDEN)])
+
+    def cornn(draw: Draw) -> Arrays:
+        module = from_source("tk-rusch/coRNN", "adding", "model")
+        cell = module.coRNNCell(IN, HIDDEN, 0.25, 1.5, 2.0).double()
+        found = {"V": draw(HIDDEN, IN), "W_z": draw(HIDDEN, HIDDEN), "W": draw(HIDDEN, HIDDEN)}
+        put(cell.i2h.weight, np.concatenate([*found.values()], 1))
+        found["b"] = draw(HIDDEN)
+        put(cell.i2h.bias, found["b"])
+
+        def step(x: torch.Tensor, state: list[Any]) -> Any:
+            after = cell(x, *state)
+            return after[0], after
+
+        return found | stepped(step, "y z", draw(TIME, IN), [draw(HIDDEN), draw(HIDDEN)])
+
+    def on_lstm(draw: Draw) -> Arrays:
+        module = from_source("yikangshen/Ordered-Neurons", "", "ON_LSTM")
+        cell = module.ONLSTMCell(IN, HIDDEN, 2).double().eval()
+        order = {"I": 2, "F": 2, "o": HIDDEN, "c": HIDDEN, "i": HIDDEN, "f": HIDDEN}
+        found = {f"W_{g}": draw(n, IN) for g, n in order.items()}
+        found |= {f"U_{g}": draw(n, HIDDEN) for g, n in order.items()}
+        found |= {f"b_{g}": draw(n) for g, n in order.items()}
+        put(cell.ih[0].weight, np.concatenate([found[f"W_{g}"] for g in order]))
+        put(cell.hh.weight, np.concatenate([found[f"U_{g}"] for g in order]))
+        put(cell.ih[0].bias, np.concatenate([found[f"b_{g}"] for g in order]))
+        put(cell.hh.bias, np.zeros(4 * HIDDEN + 4))
+
+        def step(x: torch.Tensor, state: list[Any]) -> Any:
+            h, c, _ = cell(x, (state[0], state[1].reshape(1, 2, 2)))
+            return h, [h, c.reshape(1, HIDDEN)]
+
+        return found | stepped(step, "h c", draw(TIME, IN), [draw(HIDDEN), draw(HIDDEN)])
+
+    def mc_lstm(draw: Draw) -> Arrays:
+        """A row of their matrix has the shares of a cell, a column in Noria."""
+        module = from_source("ml-jku/mc-lstm", "", "mclstm")
+        layer = module.MassConservingLSTM(2, IN - 2, HIDDEN).double()
+        found: Arrays = {}
+        gates = (("i", layer.in_gate), ("o", layer.out_gate), ("r", layer.redistribution))
+        for letter, gate in gates:
+            rows = gate.connections.weight.shape[0]
+            W, U, b = draw(rows, IN - 2), draw(rows, HIDDEN), draw(rows)
+            put(gate.connections.weight, np.concatenate([W, U], 1))
+            put(gate.connections.bias, b)
+            if letter == "r":
+                W, U, b = (
+                    a.reshape(HIDDEN, HIDDEN, -1).swapaxes(0, 1).reshape(a.shape) for a in (W, U, b)
+                )
+                b = b.reshape(HIDDEN, HIDDEN)
+            found |= {f"W_{letter}": W, f"U_{letter}": U, f"b_{letter}": b}
+        xs, start = draw(TIME, IN), np.abs(draw(HIDDEN)) + 0.25
+        xs[:, :2] = np.abs(xs[:, :2])
+        given = torch.as_tensor(xs)[:, None]
+        ys, cs = layer(given[..., :2], given[..., 2:], *batch(start))
+        found |= {"xs": xs, "ys": ys[:, 0].detach()}
+        return found | starts("c", [start]) | finals("c", [cs[-1]])
+
+    def orthogonal(param: Callable[[Any], Any], diagonal: bool) -> Callable[[Draw], Arrays]:
+        """They multiply rows, so that their skew-symmetric matrix is the transpose of Noria's."""
+
+        def run(draw: Draw) -> Arrays:
+            module = from_source("Lezcano/expRNN", "", "orthogonal")
+            cell = module.OrthogonalRNN(IN, HIDDEN, torch.nn.init.zeros_, "static", param).double()
+            a = draw(HIDDEN * (HIDDEN - 1) // 2)
+            A = np.zeros((HIDDEN, HIDDEN))
+            A[np.triu_indices(HIDDEN, 1)] = -a
+            found = {"V" if diagonal else "W": draw(HIDDEN, IN), "b": draw(HIDDEN) / 4}
+            put(cell.recurrent_kernel.A, A)
+            put(cell.input_kernel.weight, found["V" if diagonal else "W"])
+            put(cell.nonlinearity.b, found["b"])
+            found |= {"a": a} | ({"D": np.ones(HIDDEN)} if diagonal else {})
+
+            def step(x: torch.Tensor, state: list[Any]) -> Any:
+                y, after = cell(x, state[0])
+                return y, [after]
+
+            return found | stepped(step, "h", draw(TIME, IN), [draw(HIDDEN)])
+
+        return run
+
+    def cayley(A: torch.Tensor) -> torch.Tensor:
+        """Their ``cayley_map`` calls a function that torch no longer has."""
+        one = torch.eye(len(A), dtype=A.dtype)
+        return torch.linalg.solve(one + A, one - A)
+
+    def lipschitz(solver: str) -> Callable[[Draw], Arrays]:
+        """The model gives the state after the last step; it starts from zeros."""
+
+        def run(draw: Draw) -> Arrays:
+            module = from_source("erichson/LipschitzRNN", "", "models", "torchvision")
+            kind = "LipschitzRNN" if solver == "euler" else "LipschitzRNN_ODE"
+            found = {"M_A": draw(HIDDEN, HIDDEN), "M_W": draw(HIDDEN, HIDDEN)}
+            found |= {"U": draw(HIDDEN, IN), "b": draw(HIDDEN)}
+            model = module.RnnModels(
+                IN, HIDDEN, HIDDEN, eps=0.125, beta=0.75, gamma=0.25, model=kind, solver=solver
+            )
+            model = model.double()
+            model.I = model.I.double()
+            holder = model if solver == "euler" else model.func
+            holder.I = holder.I.double()
+            put(holder.B, found["M_A"].T)
+            put(holder.C, found["M_W"].T)
+            put(model.E.weight, found["U"])
+            put(model.E.bias, found["b"])
+            put(model.D.weight, np.eye(HIDDEN))
+            put(model.D.bias, np.zeros(HIDDEN))
+            torch.set_default_dtype(torch.float64)
+            xs = draw(TIME, IN)
+            ys = np.stack([model(*batch(xs[: t + 1]))[0].detach() for t in range(TIME)])
+            torch.set_default_dtype(torch.float32)
+            found |= {"xs": xs, "ys": ys}
+            return found | starts("h", [np.zeros(HIDDEN)]) | finals("h", [ys[-1]])
+
+        return run
+
+    def momentum(draw: Draw) -> Arrays:
+        module = from_source("minhtannguyen/MomentumRNN", "mnist-timit", "momentumnet")
+        cell = module.MomentumLSTMCell(IN, HIDDEN, 0.75, 0.5).double()
+        found = {"W": draw(4 * HIDDEN, IN), "U": draw(4 * HIDDEN, HIDDEN), "b": draw(4 * HIDDEN)}
+        put(cell.x2h.weight, found["W"])
+        put(cell.x2h.bias, np.zeros(4 * HIDDEN))
+        put(cell.h2h.weight, found["U"])
+        put(cell.h2h.bias, found["b"])
+
+        def step(x: torch.Tensor, state: list[Any]) -> Any:
+            twice = [torch.cat([a, a]) for a in (x, *state)]  # it drops a batch of one
+            y, (h, c), v = cell(twice[0], tuple(twice[1:3]), twice[3])
+            return y[:1], [h[:1], c[:1], v[:1]]
+
+        start = [draw(HIDDEN), draw(HIDDEN), draw(4 * HIDDEN)]
+        return found | stepped(step, "h c v", draw(TIME, IN), start)
+
+    def elstm(draw: Draw) -> Arrays:
+        module = from_source("IDSIA/rtrl-elstm", "reinforcement_learning/torchbeast", "layer")
+        layer = module.QuasiLSTMlayer(IN, HIDDEN).double()
+        found = {name: draw(HIDDEN, IN) for name in "FZO"}
+        found |= {name: draw(HIDDEN) for name in ("w_f", "w_z", "b_f", "b_z", "b_o")}
+        found["W_o"] = draw(HIDDEN, HIDDEN)
+        put(layer.wm_f, found["F"])
+        put(layer.wm_z, found["Z"])
+        put(layer.wv_f, found["w_f"])
+        put(layer.wv_z, found["w_z"])
+        put(layer.bias_f, found["b_f"])
+        put(layer.bias_z, found["b_z"])
+        put(layer.out_gate_linear.weight, np.concatenate([found["O"], found["W_o"]], 1))
+        put(layer.out_gate_linear.bias, found["b_o"])
+        xs, start = draw(TIME, IN), draw(HIDDEN)
+        ys, after = layer(torch.as_tensor(xs)[:, None], batch(start)[0][None])
+        found |= {"xs": xs, "ys": ys[:, 0].detach()}
+        return found | starts("c", [start]) | finals("c", [after])
+
+    def qrnn(pooling: str) -> Callable[[Draw], Arrays]:
+        """Their window has the newest input first."""
+
+        def run(draw: Draw) -> Arrays:
+            absent = ("cupy", "cupy.cuda", "pynvrtc", "pynvrtc.compiler")
+            module = from_source("salesforce/pytorch-qrnn", "", "torchqrnn.qrnn", *absent)
+            gates = "zfo" if pooling == "fo" else "zf"
+            layer = module.QRNNLayer(
+                IN, HIDDEN, save_prev_x=True, window=2, output_gate=pooling == "fo", use_cuda=False
+            ).double()
+            found = {f"W_{g}": draw(HIDDEN, 2 * IN) for g in gates}
+            found |= {f"b_{g}": draw(HIDDEN) for g in gates}
+            signs = {"z": 1, "f": -1, "o": 1}
+            rows = np.concatenate([signs[g] * found[f"W_{g}"] for g in gates])
+            put(layer.linear.weight, np.concatenate([rows[:, IN:], rows[:, :IN]], 1))
+            put(layer.linear.bias, np.concatenate([signs[g] * found[f"b_{g}"] for g in gates]))
+            xs, c, past = draw(TIME, IN), draw(HIDDEN), draw(IN)
+            layer.prevX = torch.as_tensor(past)[None, None]
+            ys, after = layer(torch.as_tensor(xs)[:, None], *batch(c))
+            found |= {"xs": xs, "ys": ys[:, 0].detach()}
+            return found | starts("c past", [c, past]) | finals("c past", [after, layer.prevX])
+
+        return run
+
+    case("lem", "tk-rusch/LEM", lem, dt=0.75)
+    case("cornn", "tk-rusch/coRNN", cornn, dt=0.25, gamma=1.5, epsilon=2.0)
+    case("on_lstm", "yikangshen/Ordered-Neurons", on_lstm, chunk_size=2)
+    case("mass_conserving_lstm", "ml-jku/mc-lstm", mc_lstm, mass_size=2)
+    case("exprnn", "Lezcano/expRNN", orthogonal(torch.matrix_exp, False))
+    case("scornn", "Lezcano/expRNN", orthogonal(cayley, True))
+    for solver in ("euler", "midpoint"):
+        case(
+            "lipschitz_rnn",
+            "erichson/LipschitzRNN",
+            lipschitz(solver),
+            beta=0.75,
+            gamma=0.25,
+            epsilon=0.125,
+            solver=solver,
+        )
+    case("momentum_lstm", "minhtannguyen/MomentumRNN", momentum, mu=0.75, s=0.5)
+    case("elstm", "IDSIA/rtrl-elstm", elstm)
+    for pooling in ("f", "fo"):
+        case("qrnn", "salesforce/pytorch-qrnn", qrnn(pooling), pooling=pooling)
+
+
+def record(arrays: Arrays) -> np.ndarray:
+    """One array with the arrays as its fields."""
+    made = np.zeros((), [(name, np.float64, a.shape) for name, a in arrays.items()])
+    for name, array in arrays.items():
+        made[name] = array
+    return made
+
+
+def main(folder: str) -> None:
+    """Write the file."""
+    global SOURCES
+    SOURCES = Path(folder)
+    torch.set_grad_enabled(False)
+    all_of_torchrecurrent()
+    corrected_of_torchrecurrent()
+    all_of_torch()
+    of_onnx()
+    of_mingru()
+    of_ncps()
+    of_reservoirpy()
+    of_sru()
+    of_recurrentgemma()
+    of_keras_lmu()
+    of_tensorflow_addons()
+    of_memax_and_braintrace()
+    torch.set_grad_enabled(True)
+    all_of_authors()
+    cases = {name: about for name, (about, _) in MADE.items()}
+    arrays = {name: record(found) for name, (_, found) in MADE.items()}
+    np.savez_compressed(GOLDEN, cases=np.array(json.dumps(cases)), **arrays)  # type: ignore[arg-type]
+    print(f"{GOLDEN}: {len(MADE)} cases, {GOLDEN.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

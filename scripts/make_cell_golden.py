@@ -18,6 +18,8 @@ library of each case. `DISAGREES` lists what these libraries and the catalogue c
 
 import importlib
 import importlib.metadata
+import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -48,6 +50,7 @@ COMMITS = {
     "minhtannguyen/MomentumRNN": "f185c5432a52533bb1625e2162ec044651e07d9a",
     "IDSIA/rtrl-elstm": "b56cade7dd04a0a69718fd53603994f51a5282d5",
     "salesforce/pytorch-qrnn": "1634991a8270060d48128a0af5ffd1f75db3ae08",
+    "DurstewitzLab/dendPLRNN": "368ed0488bdc93464c242bb01f0be224e149e387",
 }
 
 #: Cell, library, what differs, and which of both follows which equation.
@@ -128,8 +131,8 @@ DISAGREES = [
     (
         "momentum_lstm",
         "minhtannguyen/MomentumRNN",
-        "A second bias is inside of the velocity.",
-        "Noria: arXiv 2006.06919 has none in its eq. 9. The case has zeros there.",
+        "A second bias is added to U h.",
+        "Both: the bias is a column of W in arXiv 2006.06919. The case has zeros there.",
     ),
     (
         "qrnn",
@@ -155,7 +158,8 @@ def case(key: str, library: str, run: Callable[[Draw], Arrays], **settings: Any)
     def draw(*shape: int) -> np.ndarray:
         return rng.integers(-64, 65, shape) / 64
 
-    found = {name: np.asarray(array, np.float64) for name, array in run(draw).items()}
+    found = {name: np.asarray(array) for name, array in run(draw).items()}
+    found = {n: a if np.iscomplexobj(a) else a.astype(np.float64) for n, a in found.items()}
     version = COMMITS[library][:7] if "/" in library else importlib.metadata.version(library)
     about = {"key": key, "settings": settings, "library": f"{library} {version}"}
     MADE[name] = (about, found)
@@ -231,9 +235,9 @@ def recurrent(
     def run(draw: Draw) -> Arrays:
         made = getattr(torchrecurrent, cls)
         cell = made(size, HIDDEN, dtype=torch.float64, **(arguments or {}))
-        arrays = {name: draw(*p.shape) for name, p in cell.named_parameters()}
-        found, arrays = named(lists, arrays)
-        for name, p in cell.named_parameters():
+        theirs = {name: p for name, p in cell.named_parameters() if name in lists}
+        found, arrays = named(lists, {name: draw(*p.shape) for name, p in theirs.items()})
+        for name, p in theirs.items():
             put(p, arrays[name])
         for name in set(found) & {"alpha", "beta", "zeta", "nu"}:
             found[name] = found[name].reshape(())
@@ -590,6 +594,37 @@ def corrected_of_torchrecurrent() -> None:
 
         return found | stepped(step, "h s", draw(TIME, IN), [draw(HIDDEN), draw(HIDDEN)])
 
+    def highway(coupled: bool) -> Callable[[Draw], Arrays]:
+        """The package has the file, but cannot import it: two functions are not there."""
+        torchrecurrent.base.BaseRecurrentLayer = torch.nn.Module
+        from torchrecurrent.cells import rhn_cell  # type: ignore[import-not-found]
+
+        def run(draw: Draw) -> Arrays:
+            rhn_cell.RHNCellUnit.init_weights = lambda self: None
+            cell = rhn_cell.RHNCell(IN, HIDDEN, depth=3, couple_carry=coupled).double()
+            letters = "HT" if coupled else "HTC"
+            found = {f"W_{g}": draw(HIDDEN, IN) for g in "HTC"}
+            found |= {f"R_{g}": draw(3, HIDDEN, HIDDEN) for g in "HTC"}
+            found |= {f"b_{g}": draw(3, HIDDEN) for g in "HTC"}
+            for layer, unit in enumerate(cell.units):
+                rows = [found[f"R_{g}"][layer] for g in "HTC"]
+                if layer == 0:
+                    columns = [found[f"W_{g}"] for g in "HTC"]
+                    rows = [np.concatenate(pair, 1) for pair in zip(columns, rows, strict=True)]
+                put(unit.weight, np.concatenate(rows))
+                put(unit.bias, np.concatenate([found[f"b_{g}"][layer] for g in "HTC"]))
+            found = {name: a for name, a in found.items() if name[-1] in letters}
+
+            def step(x: torch.Tensor, state: list[Any]) -> Any:
+                s = cell(x, state[0])
+                return s, [s]
+
+            return found | stepped(step, "s", draw(TIME, IN), [draw(HIDDEN)])
+
+        return run
+
+    for coupled in (True, False):
+        case("recurrent_highway", "torchrecurrent", highway(coupled), coupled=coupled)
     case("scrn", "torchrecurrent", scrn, alpha=0.75, context_size=HIDDEN)
 
 
@@ -854,16 +889,19 @@ def of_tensorflow_addons() -> None:
     sys.modules["keras.src.engine"] = tf_keras.src.engine  # it expects Keras 2 there
     import tensorflow_addons as tfa  # type: ignore[import-not-found]
 
+    tf.keras.backend.set_floatx("float64")
+
     def steps(cell: Any, xs: np.ndarray, state: list[np.ndarray]) -> tuple[np.ndarray, Any]:
         """States in the order of the library."""
         now, ys = [tf.constant(s[None]) for s in state], []
         for x in xs:
             y, now = cell(tf.constant(x[None]), now)
+            now = now if isinstance(now, list) else [now]
             ys.append(np.asarray(y)[0])
         return np.stack(ys), now
 
     def nas(draw: Draw) -> Arrays:
-        cell = tfa.rnn.NASCell(HIDDEN, use_bias=True, dtype="float64")
+        cell = tfa.rnn.NASCell(HIDDEN, use_bias=True)
         cell.build(tf.TensorShape([1, IN]))
         found = {"W": draw(8 * HIDDEN, IN), "U": draw(8 * HIDDEN, HIDDEN), "b": draw(8 * HIDDEN)}
         cell.kernel.assign(found["W"].T)
@@ -875,7 +913,7 @@ def of_tensorflow_addons() -> None:
         return found | starts("h c", [h, c]) | finals("h c", [h1, c1])
 
     def peephole(draw: Draw) -> Arrays:
-        cell = tfa.rnn.PeepholeLSTMCell(HIDDEN, dtype="float64")
+        cell = tfa.rnn.PeepholeLSTMCell(HIDDEN)
         cell.build(tf.TensorShape([1, IN]))
         found = {f"W_{g}": draw(HIDDEN, IN) for g in "ifco"}
         found |= {f"U_{g}": draw(HIDDEN, HIDDEN) for g in "ifco"}
@@ -893,7 +931,7 @@ def of_tensorflow_addons() -> None:
 
     def layer_norm(draw: Draw) -> Arrays:
         """One step, after which the library has the normalised memory."""
-        cell = tfa.rnn.LayerNormLSTMCell(HIDDEN, norm_epsilon=0.125, dtype="float64")
+        cell = tfa.rnn.LayerNormLSTMCell(HIDDEN, norm_epsilon=0.125)
         cell.build(tf.TensorShape([1, IN]))
         found = {"W": draw(4 * HIDDEN, IN), "U": draw(4 * HIDDEN, HIDDEN), "b": draw(4 * HIDDEN)}
         for letter, norm in zip("xhc", (cell.kernel_norm, cell.recurrent_norm, cell.state_norm)):
@@ -918,16 +956,16 @@ def of_tensorflow_addons() -> None:
         return found | starts("h c", [h, c]) | finals("h", [h1])
 
     def esn(draw: Draw) -> Arrays:
-        cell = tfa.rnn.ESNCell(HIDDEN, leaky=0.25, dtype="float64")
+        cell = tfa.rnn.ESNCell(HIDDEN, leaky=0.25)
         cell.build(tf.TensorShape([1, IN]))
         found = {"W": draw(HIDDEN, IN), "U": draw(HIDDEN, HIDDEN), "b": draw(HIDDEN)}
         cell.kernel.assign(found["W"].T)
         cell.recurrent_kernel.assign(found["U"].T)
         cell.bias.assign(found["b"])
         xs, h = draw(TIME, IN), draw(HIDDEN)
-        ys, h1 = steps(cell, xs, [h])
+        ys, (h1,) = steps(cell, xs, [h])
         found |= {"xs": xs, "ys": ys}
-        return found | starts("h", [h]) | finals("h", [np.asarray(h1)])
+        return found | starts("h", [h]) | finals("h", [h1])
 
     case("nas", "tensorflow-addons", nas, bias=True)
     case("peephole_lstm", "tensorflow-addons", peephole)
@@ -971,6 +1009,32 @@ def of_memax_and_braintrace() -> None:
         return found | starts("h", [start]) | finals("h", [h])
 
     case("mgu", "memax", memax)
+
+    def lru(draw: Draw) -> Arrays:
+        """It multiplies in complex64, has one number for each feature in D, and trains log gamma."""
+        from memax.equinox.semigroups.lru import LRU  # type: ignore[import-not-found]
+
+        layer = LRU(HIDDEN, HIDDEN, jax.random.key(0))
+        found = {"nu_log": draw(HIDDEN), "theta_log": draw(HIDDEN), "gamma_log": draw(HIDDEN)}
+        found |= {f"B_{part}": draw(HIDDEN, HIDDEN) for part in ("re", "im")}
+        found |= {f"C_{part}": draw(HIDDEN, HIDDEN) for part in ("re", "im")}
+        found["D"] = draw(HIDDEN)
+        values = {name: jnp.asarray(a) for name, a in found.items()}
+        shift = 0.5 * np.log(-np.expm1(-2 * np.exp(found["nu_log"])))
+        values["gamma_log"] = values["gamma_log"] + shift
+        for name, value in values.items():
+            layer = eqx.tree_at(lambda l, name=name: getattr(l, name), layer, value)
+        xs, start = draw(TIME, HIDDEN), draw(HIDDEN) + 1j * draw(HIDDEN)
+        ys, h = [], (jnp.ones(HIDDEN, complex), jnp.asarray(start))
+        for x in xs:
+            given = (jnp.asarray(x), jnp.asarray(False))
+            h = layer.algebra.algebra(h, layer.forward_map(given)[0])
+            ys.append(np.asarray(layer.backward_map((h, given[1]), given)))
+        found["D"] = np.diag(found["D"])
+        found |= {"xs": xs, "ys": np.stack(ys)}
+        return found | starts("h", [start]) | finals("h", [h[1]])
+
+    case("lru", "memax", lru, state_size=HIDDEN)
 
     def trace(
         cls: str, states: str, layers: dict[str, str], extra: dict[str, str], **arguments: Any
@@ -1033,6 +1097,323 @@ def of_memax_and_braintrace() -> None:
         return found | {"b_u": np.zeros(HIDDEN), "b_o": np.zeros(HIDDEN)}
 
     case("ur_lstm", "braintrace", ur)
+
+
+# --- Matrices as memories -------------------------------------------------------------------------
+
+
+def sigmoid(a: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-a))
+
+
+def softplus(a: np.ndarray) -> np.ndarray:
+    return np.log1p(np.exp(a))
+
+
+def silu(a: np.ndarray) -> np.ndarray:
+    return a * sigmoid(a)
+
+
+def unit(a: np.ndarray) -> np.ndarray:
+    """Rows of the norm 1, as in flash-linear-attention."""
+    return a / np.sqrt((a * a).sum(-1, keepdims=True) + 1e-6)
+
+
+def of_xlstm() -> None:
+    from xlstm.blocks.mlstm.backends import (  # type: ignore[import-not-found]
+        recurrent_step_stabilized_simple,
+    )
+    from xlstm.blocks.slstm.src.vanilla import (  # type: ignore[import-not-found]
+        slstm_forward,
+        slstm_pointwise_function_registry,
+    )
+
+    def mlstm(draw: Draw) -> Arrays:
+        """The step of the memory; projections are computed here, and the output gate is 1."""
+        found = {f"W_{g}": draw(HIDDEN, IN) for g in "qkv"}
+        found |= {f"b_{g}": draw(HIDDEN) for g in "qkv"}
+        found |= {f"W_{g}": draw(2, IN) for g in "if"} | {f"b_{g}": draw(2) for g in "if"}
+        xs, n, m = draw(TIME, IN), np.abs(draw(2, 2)) + 1, draw(2)
+        start = [draw(2, 2, 2), n, m]
+        state = tuple(
+            torch.as_tensor(a.reshape(shape))
+            for a, shape in zip(start, [(1, 2, 2, 2), (1, 2, 2, 1), (1, 2, 1, 1)], strict=True)
+        )
+        ys = []
+        for x in xs:
+            q, k, v, i, f = (
+                torch.as_tensor(found[f"W_{g}"] @ x + found[f"b_{g}"]).reshape(1, 2, 1, -1)
+                for g in "qkvif"
+            )
+            y, state = recurrent_step_stabilized_simple(*state, q, k, v, i, f, eps=0.0)
+            ys.append(np.asarray(y).reshape(-1))
+        found |= {"W_o": np.zeros((HIDDEN, IN)), "b_o": np.full(HIDDEN, 64.0)}
+        found |= {"xs": xs, "ys": np.stack(ys)}
+        return found | starts("C n m", start) | finals("C n m", state)
+
+    def slstm(draw: Draw) -> Arrays:
+        """A row of ``R`` of the library has the gates i, f, z, o of a head."""
+        found = {f"W_{g}": draw(HIDDEN, IN) for g in "ifzo"}
+        found |= {f"R_{g}": draw(2, 2, 2) for g in "ifzo"}
+        found |= {f"b_{g}": draw(HIDDEN) for g in "ifzo"}
+        xs = draw(TIME, IN)
+        start = [draw(HIDDEN), draw(HIDDEN), np.abs(draw(HIDDEN)) + 1, draw(HIDDEN)]
+        given = xs @ np.concatenate([found[f"W_{g}"] for g in "ifzo"]).T
+        after, _, _ = slstm_forward(
+            torch.as_tensor(given)[:, None],
+            torch.as_tensor(np.stack(start))[:, None],
+            torch.as_tensor(np.concatenate([found[f"R_{g}"] for g in "ifzo"], 1)),
+            torch.as_tensor(np.concatenate([found[f"b_{g}"] for g in "ifzo"])),
+            slstm_pointwise_function_registry["slstm"],
+        )
+        found["b_f"] = found["b_f"].reshape(2, 2)
+        found |= {"xs": xs, "ys": after[0, 1:, 0]}
+        return found | starts("h c n m", start) | finals("h c n m", after[:, -1])
+
+    case("mlstm", "xlstm", mlstm, heads=2, key_size=2)
+    case("slstm", "xlstm", slstm, heads=2)
+
+
+def plain(name: str) -> Any:
+    """A file with plain functions of flash-linear-attention, whose package needs Triton."""
+    (folder,) = importlib.util.find_spec("fla").submodule_search_locations  # type: ignore
+    spec = importlib.util.spec_from_file_location("plain", f"{folder}/ops/{name}.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
+def memory(
+    key: str,
+    sizes: dict[str, tuple[int, ...]],
+    inputs: Callable[[Arrays, np.ndarray], dict[str, np.ndarray]],
+    function: Callable[..., Any],
+    from_zero: bool = False,
+    **settings: Any,
+) -> None:
+    """A recurrence of flash-linear-attention, for inputs (time, heads, ...) that are made here.
+
+    ``function`` gets the start and the inputs; it gives the outputs and the final memory.
+    """
+    heads = {"heads": 2, "key_size": 3}
+    shapes = {"W_q": (6, IN), "W_k": (6, IN), "W_v": (HIDDEN, IN)} | sizes
+
+    def run(draw: Draw) -> Arrays:
+        found = {name: draw(*shape) for name, shape in shapes.items() if 0 not in shape}
+        xs, start = draw(TIME, IN), draw(2, 3, 2) * (not from_zero)
+        made = {name: torch.as_tensor(a)[None] for name, a in inputs(found, xs).items()}
+        ys, after = function(torch.as_tensor(start)[None], **made)
+        found |= {"xs": xs, "ys": np.asarray(ys).reshape(TIME, HIDDEN)} | starts("S", [start])
+        return found | ({} if after is None else finals("S", [after]))
+
+    case(key, "flash-linear-attention", run, **heads, **settings)
+
+
+def split(a: np.ndarray, heads: int = 2) -> np.ndarray:
+    """Rows by heads."""
+    return a.reshape(len(a), heads, -1)
+
+
+def qkv(found: Arrays, xs: np.ndarray) -> dict[str, np.ndarray]:
+    return {g: split(xs @ found[f"W_{g}"].T) for g in "qkv"}
+
+
+def delta(found: Arrays, xs: np.ndarray) -> dict[str, np.ndarray]:
+    """What delta rules get."""
+    made = qkv(found, xs)
+    made |= {g: unit(silu(made[g])) for g in "qk"}
+    return made | {"beta": sigmoid(xs @ found["W_beta"].T)}
+
+
+def selective(a: np.ndarray, found: Arrays) -> np.ndarray:
+    """The logarithm of a decay."""
+    return -np.exp(found["A_log"]) * softplus(a)
+
+
+def of_flash_linear_attention() -> None:
+    """It computes in float32."""
+    gla = plain("gla/naive").naive_recurrent_gla
+    simple = plain("simple_gla/naive").naive_recurrent_simple_gla
+    retention = plain("retention/naive").naive_retention
+    rule = plain("delta_rule/naive").delta_rule_recurrence
+    gated = plain("gated_delta_rule/naive").naive_recurrent_gated_delta_rule
+    kda = plain("kda/naive").naive_recurrent_kda
+    product = plain("gated_delta_product/naive").naive_recurrent_gated_delta_product
+    root = 3**0.5
+
+    def gla_inputs(found: Arrays, xs: np.ndarray) -> dict[str, np.ndarray]:
+        a = xs @ found["W_down"].T @ found["W_up"].T + found["b_a"]
+        return qkv(found, xs) | {"gk": split(np.log(sigmoid(a)) / 4)}
+
+    sizes: dict[str, tuple[int, ...]] = {"W_down": (2, IN), "W_up": (6, 2), "b_a": (6,)}
+    memory(
+        "gla",
+        sizes,
+        gla_inputs,
+        lambda S, q, k, v, gk: gla(q * root, k, v, gk, S, True),
+        rank=2,
+        tau=4.0,
+    )
+
+    def hgrn2_inputs(found: Arrays, xs: np.ndarray) -> dict[str, np.ndarray]:
+        f = split(0.25 + 0.75 * sigmoid(xs @ found["W_f"].T))
+        q, v = split(silu(xs @ found["W_q"].T)), split(xs @ found["W_v"].T)
+        return {"q": q, "k": 1 - f, "v": v, "gk": np.log(f)}
+
+    memory(
+        "hgrn2",
+        {"W_k": (0,), "W_f": (6, IN)},
+        hgrn2_inputs,
+        lambda S, q, k, v, gk: gla(q * root, k, v, gk, S, True),
+        lower_bound=0.25,
+    )
+
+    def simple_inputs(found: Arrays, xs: np.ndarray) -> dict[str, np.ndarray]:
+        return qkv(found, xs) | {"g": np.log(sigmoid(xs @ found["W_a"].T + found["b_a"])) / 4}
+
+    memory(
+        "simple_gla",
+        {"W_a": (2, IN), "b_a": (2,)},
+        simple_inputs,
+        lambda S, q, k, v, g: simple(q, k, v, g, 1.0, S),
+        tau=4.0,
+    )
+    memory(
+        "retnet",
+        {},
+        qkv,
+        lambda S, q, k, v: (
+            retention(*(a.transpose(1, 2) for a in (q, k, v))).transpose(1, 2),
+            None,
+        ),
+        from_zero=True,
+        rotary=False,
+    )
+    memory(
+        "deltanet",
+        {"W_beta": (2, IN)},
+        delta,
+        lambda S, q, k, v, beta: delta_net(rule, root, S, q, k, v, beta),
+    )
+    decay: dict[str, tuple[int, ...]] = {"W_alpha": (2, IN), "b_alpha": (2,), "A_log": (2,)}
+    decay |= {"W_beta": (2, IN)}
+
+    def gated_inputs(found: Arrays, xs: np.ndarray) -> dict[str, np.ndarray]:
+        made = delta(found, xs)
+        g = selective(xs @ found["W_alpha"].T + found["b_alpha"], found)
+        return made | {"v": silu(made["v"]), "g": g}
+
+    memory(
+        "gated_deltanet",
+        decay,
+        gated_inputs,
+        lambda S, q, k, v, beta, g: gated(q, k, v, beta, g, 1.0, S, True),
+    )
+
+    def kda_inputs(found: Arrays, xs: np.ndarray) -> dict[str, np.ndarray]:
+        made = delta(found, xs)
+        a = split(xs @ found["W_down"].T @ found["W_up"].T + found["b_alpha"])
+        g = -np.exp(found["A_log"])[:, None] * softplus(a)
+        return made | {"v": silu(made["v"]), "g": g}
+
+    memory(
+        "kda",
+        {"W_down": (2, IN), "W_up": (6, 2), "b_alpha": (6,), "A_log": (2,), "W_beta": (2, IN)},
+        kda_inputs,
+        lambda S, q, k, v, beta, g: kda(q, k, v, g, beta, 1.0, S, True),
+        rank=2,
+    )
+
+    def product_inputs(found: Arrays, xs: np.ndarray) -> dict[str, np.ndarray]:
+        def writes(name: str) -> np.ndarray:
+            return (xs @ found[name].T).reshape(2 * TIME, 2, -1)
+
+        made = {"q": unit(silu(split(xs @ found["W_q"].T)))}
+        made |= {"k": unit(silu(writes("W_k"))), "v": silu(writes("W_v"))}
+        made |= {"beta": 2 * sigmoid(writes("W_beta"))[..., 0]}
+        return made | {"g": selective(xs @ found["W_alpha"].T + found["b_alpha"], found)}
+
+    memory(
+        "deltaproduct",
+        decay | {"W_k": (12, IN), "W_v": (2 * HIDDEN, IN), "W_beta": (4, IN)},
+        product_inputs,
+        lambda S, q, k, v, beta, g: product(
+            q, k, v, g, beta, 1.0, initial_state=S.float(), output_final_state=True, num_householder=2
+        ),
+        householders=2,
+        gated=True,
+    )
+
+    def linear(draw: Draw) -> Arrays:
+        """The memory and the sum of the keys start from zeros."""
+        function = plain("linear_attn/naive").naive_recurrent_linear_attn
+        found = {"W_q": draw(6, IN), "W_k": draw(6, IN), "W_v": draw(HIDDEN, IN)}
+        xs, made = draw(TIME, IN), {}
+        for g, a in qkv(found, xs).items():
+            a = a if g == "v" else np.where(a > 0, a + 1, np.exp(np.minimum(a, 0)))
+            made[g] = torch.as_tensor(a)[None]
+        ys, (S, z) = function(**made, normalize=True, output_final_state=True)
+        found |= {"xs": xs, "ys": np.asarray(ys).reshape(TIME, HIDDEN)}
+        return found | starts("S z", [np.zeros((2, 3, 2)), np.zeros((2, 3))]) | finals("S z", [S, z])
+
+    case("linear_attention", "flash-linear-attention", linear, heads=2, key_size=3)
+
+    def rwkv6(draw: Draw) -> Arrays:
+        function = plain("rwkv6/recurrent_naive").naive_recurrent_rwkv6
+        found = {"W_q": draw(6, IN), "W_k": draw(6, IN), "W_v": draw(HIDDEN, IN)}
+        found |= {"mu": draw(IN), "lam": draw(4, IN), "A": draw(4, 2, IN), "B": draw(4, IN, 2)}
+        found |= {"lam_d": draw(6), "A_d": draw(2, IN), "B_d": draw(6, 2), "u": draw(2, 3)}
+        xs, S, x_before = draw(TIME, IN), draw(2, 3, 2), draw(IN)
+        change = np.concatenate([x_before[None], xs[:-1]]) - xs
+        m = xs + change * found["mu"]
+        mixed = [
+            xs + change * (lam + np.tanh(m @ A.T) @ B.T)
+            for lam, A, B in zip(found["lam"], found["A"], found["B"], strict=True)
+        ]
+        made = {g: split(x @ found[f"W_{g}"].T) for g, x in zip("qkv", mixed, strict=False)}
+        w = -np.exp(found["lam_d"] + np.tanh(mixed[3] @ found["A_d"].T) @ found["B_d"].T)
+        made["w"] = split(w)
+        given = {g: torch.as_tensor(a)[None].transpose(1, 2) for g, a in made.items()}
+        start, u = torch.as_tensor(S)[None], torch.as_tensor(found["u"])
+        ys, after = function(**given, u=u, scale=1.0, initial_state=start, output_final_state=True)
+        found |= {"xs": xs, "ys": np.asarray(ys.transpose(1, 2)).reshape(TIME, HIDDEN)}
+        found |= starts("S x_before", [S, x_before]) | finals("S x_before", [after, xs[-1]])
+        return found
+
+    about = {"heads": 2, "key_size": 3, "rank": 2, "decay_rank": 2}
+    case("rwkv6", "flash-linear-attention", rwkv6, **about)
+
+
+def delta_net(rule: Any, root: float, S: Any, q: Any, k: Any, v: Any, beta: Any) -> Any:
+    """Its axes are heads, then time."""
+    given = [a.transpose(1, 2) for a in (q * root, k, v, beta)]
+    ys, after = rule(*given, S)
+    return ys.transpose(1, 2), after
+
+
+def of_transformers() -> None:
+    """Keys are rounded to float32."""
+    from transformers.models.rwkv.modeling_rwkv import (  # type: ignore[import-not-found]
+        rwkv_linear_attention_cpu,
+    )
+
+    def rwkv4(draw: Draw) -> Arrays:
+        found = {f"mu_{g}": draw(IN) for g in "rkv"} | {f"W_{g}": draw(HIDDEN, IN) for g in "rkv"}
+        found |= {"w": draw(HIDDEN), "u": draw(HIDDEN)}
+        xs = draw(TIME, IN)
+        start = [draw(HIDDEN), np.abs(draw(HIDDEN)) + 1, draw(HIDDEN), draw(IN)]
+        before = np.concatenate([start[3][None], xs[:-1]])
+        r, k, v = (
+            (found[f"mu_{g}"] * xs + (1 - found[f"mu_{g}"]) * before) @ found[f"W_{g}"].T
+            for g in "rkv"
+        )
+        w, u = torch.as_tensor(found["w"]), torch.as_tensor(found["u"])
+        ys, after = rwkv_linear_attention_cpu(w, u, *batch(k, v), state=batch(*start[:3]))
+        found |= {"xs": xs, "ys": sigmoid(r) * np.asarray(ys[0])}
+        names = "a b p x_before"
+        return found | starts(names, start) | finals(names, [*after, xs[-1]])
+
+    case("rwkv4", "transformers", rwkv4)
 
 
 # --- Code of the authors --------------------------------------------------------------------------
@@ -1169,6 +1550,7 @@ def all_of_authors() -> None:
         """The model gives the state after the last step; it starts from zeros."""
 
         def run(draw: Draw) -> Arrays:
+            torch._utils._accumulate = itertools.accumulate  # type: ignore[attr-defined]
             module = from_source("erichson/LipschitzRNN", "", "models", "torchvision")
             kind = "LipschitzRNN" if solver == "euler" else "LipschitzRNN_ODE"
             found = {"M_A": draw(HIDDEN, HIDDEN), "M_W": draw(HIDDEN, HIDDEN)}
@@ -1200,9 +1582,9 @@ def all_of_authors() -> None:
         cell = module.MomentumLSTMCell(IN, HIDDEN, 0.75, 0.5).double()
         found = {"W": draw(4 * HIDDEN, IN), "U": draw(4 * HIDDEN, HIDDEN), "b": draw(4 * HIDDEN)}
         put(cell.x2h.weight, found["W"])
-        put(cell.x2h.bias, np.zeros(4 * HIDDEN))
+        put(cell.x2h.bias, found["b"])
         put(cell.h2h.weight, found["U"])
-        put(cell.h2h.bias, found["b"])
+        put(cell.h2h.bias, np.zeros(4 * HIDDEN))
 
         def step(x: torch.Tensor, state: list[Any]) -> Any:
             twice = [torch.cat([a, a]) for a in (x, *state)]  # it drops a batch of one
@@ -1255,6 +1637,36 @@ def all_of_authors() -> None:
 
         return run
 
+    def plrnn(bases: int) -> Callable[[Draw], Arrays]:
+        """Their activation is a leaky ReLU, in the paper a ReLU."""
+
+        def run(draw: Draw) -> Arrays:
+            module = from_source("DurstewitzLab/dendPLRNN", "VI/sgvb", "generative_model")
+            found = {"A": draw(HIDDEN), "W": draw(HIDDEN, HIDDEN), "C": draw(HIDDEN, IN)}
+            found["h"] = draw(HIDDEN)
+            np.fill_diagonal(found["W"], 0)
+            if bases:
+                model = module.PLRNN_Basis_Step(HIDDEN, bases, IN).double()
+                found |= {"alpha": draw(bases), "H": draw(HIDDEN, bases)}
+                put(model.alphas, found["alpha"])
+                put(model.thetas, found["H"])
+            else:
+                model = module.PLRNN_Step(HIDDEN, IN).double()
+            model.nonlinearity = torch.nn.ReLU()
+            put(model.AW, found["W"] + np.diag(found["A"]))
+            put(model.C, found["C"])
+            put(model.h, found["h"])
+
+            def step(x: torch.Tensor, state: list[Any]) -> Any:
+                z = model(state[0], x)
+                return z, [z]
+
+            return found | stepped(step, "z", draw(TIME, IN), [draw(HIDDEN)])
+
+        return run
+
+    case("plrnn", "DurstewitzLab/dendPLRNN", plrnn(0))
+    case("dend_plrnn", "DurstewitzLab/dendPLRNN", plrnn(3), bases=3)
     case("lem", "tk-rusch/LEM", lem, dt=0.75)
     case("cornn", "tk-rusch/coRNN", cornn, dt=0.25, gamma=1.5, epsilon=2.0)
     case("on_lstm", "yikangshen/Ordered-Neurons", on_lstm, chunk_size=2)
@@ -1279,7 +1691,7 @@ def all_of_authors() -> None:
 
 def record(arrays: Arrays) -> np.ndarray:
     """One array with the arrays as its fields."""
-    made = np.zeros((), [(name, np.float64, a.shape) for name, a in arrays.items()])
+    made = np.zeros((), [(name, a.dtype, a.shape) for name, a in arrays.items()])
     for name, array in arrays.items():
         made[name] = array
     return made
@@ -1302,6 +1714,9 @@ def main(folder: str) -> None:
     of_keras_lmu()
     of_tensorflow_addons()
     of_memax_and_braintrace()
+    of_xlstm()
+    of_flash_linear_attention()
+    of_transformers()
     torch.set_grad_enabled(True)
     all_of_authors()
     cases = {name: about for name, (about, _) in MADE.items()}

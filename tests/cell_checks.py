@@ -43,8 +43,10 @@ def by_oracle(key: str, cell: Any, start: Any, xs: Any, dt: Any = None) -> list[
     """The arrays of the final state, and the outputs, of the oracle for arrays of NumPy."""
     fields = SimpleNamespace(**{name: numbers(value) for name, value in vars(cell).items()})
     state, ys = tuple(jtu.tree_leaves(start)), []
+    asked = arguments_of(cell)
     for t, x in enumerate(xs):
-        more = () if dt is None else (dt[t],)
-        state, y = ORACLES[key](fields, fields, state, x, *more)
+        given = {"t": t} if "t" in asked else {}
+        given |= {"dt": dt[t]} if "dt" in asked else {}
+        state, y = ORACLES[key](fields, fields, state, x, **given)
         ys.append(y)
     return [*state, np.stack(ys)]

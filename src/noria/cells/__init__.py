@@ -43,13 +43,21 @@ from noria.cells.wrappers_time import DelayState as DelayState
 from noria.cells.wrappers_time import DilatedCell as DilatedCell
 
 if TYPE_CHECKING:
-    from noria.cells.continuous import CfCCell as CfCCell
     from noria.cells.continuous import CTRNNCell as CTRNNCell
+    from noria.cells.continuous import CfCCell as CfCCell
     from noria.cells.continuous import DendPLRNNCell as DendPLRNNCell
     from noria.cells.continuous import ESNCell as ESNCell
     from noria.cells.continuous import LowRankRNNCell as LowRankRNNCell
     from noria.cells.continuous import PLRNNCell as PLRNNCell
     from noria.cells.continuous import ShallowPLRNNCell as ShallowPLRNNCell
+    from noria.cells.delta_rules import CombaCell as CombaCell
+    from noria.cells.delta_rules import DeltaNetCell as DeltaNetCell
+    from noria.cells.delta_rules import DeltaProductCell as DeltaProductCell
+    from noria.cells.delta_rules import GatedDeltaNetCell as GatedDeltaNetCell
+    from noria.cells.delta_rules import KDACell as KDACell
+    from noria.cells.delta_rules import LonghornCell as LonghornCell
+    from noria.cells.delta_rules import TTTLinearCell as TTTLinearCell
+    from noria.cells.delta_rules import TitansCell as TitansCell
     from noria.cells.gates import ATRCell as ATRCell
     from noria.cells.gates import BRCCell as BRCCell
     from noria.cells.gates import CFNCell as CFNCell
@@ -59,9 +67,24 @@ if TYPE_CHECKING:
     from noria.cells.gates import TGRUCell as TGRUCell
     from noria.cells.gates_inner import FastGRNNCell as FastGRNNCell
     from noria.cells.gates_inner import IntersectionRNNCell as IntersectionRNNCell
-    from noria.cells.gates_inner import MiRUCell as MiRUCell
     from noria.cells.gates_inner import MUTCell as MUTCell
+    from noria.cells.gates_inner import MiRUCell as MiRUCell
     from noria.cells.gates_inner import SGUCell as SGUCell
+    from noria.cells.linear_complex import FFMCell as FFMCell
+    from noria.cells.linear_complex import HGRNCell as HGRNCell
+    from noria.cells.linear_complex import LRUCell as LRUCell
+    from noria.cells.linear_complex import S4DCell as S4DCell
+    from noria.cells.linear_complex import S5Cell as S5Cell
+    from noria.cells.linear_more import BilinearRNNCell as BilinearRNNCell
+    from noria.cells.linear_more import EMACell as EMACell
+    from noria.cells.linear_more import HiPPOCell as HiPPOCell
+    from noria.cells.linear_more import MegaEMACell as MegaEMACell
+    from noria.cells.linear_more import ParallelLMUCell as ParallelLMUCell
+    from noria.cells.linear_more import S7Cell as S7Cell
+    from noria.cells.linear_more import SHMCell as SHMCell
+    from noria.cells.linear_oscillators import DLinOSSCell as DLinOSSCell
+    from noria.cells.linear_oscillators import LinOSSCell as LinOSSCell
+    from noria.cells.linear_oscillators import RotRNNCell as RotRNNCell
     from noria.cells.linear_vectors import GILRCell as GILRCell
     from noria.cells.linear_vectors import LMUCell as LMUCell
     from noria.cells.linear_vectors import MinGRUCell as MinGRUCell
@@ -83,15 +106,26 @@ if TYPE_CHECKING:
     from noria.cells.lstm_relatives import NestedLSTMCell as NestedLSTMCell
     from noria.cells.lstm_relatives import RecurrentHighwayCell as RecurrentHighwayCell
     from noria.cells.lstm_relatives import TLSTMCell as TLSTMCell
-    from noria.cells.lstm_variants import LayerNormLSTMCell as LayerNormLSTMCell
     from noria.cells.lstm_variants import LSTM1997Cell as LSTM1997Cell
     from noria.cells.lstm_variants import LSTMVariantCell as LSTMVariantCell
+    from noria.cells.lstm_variants import LayerNormLSTMCell as LayerNormLSTMCell
     from noria.cells.lstm_variants import PeepholeLSTMCell as PeepholeLSTMCell
     from noria.cells.lstm_variants import ProjectedLSTMCell as ProjectedLSTMCell
     from noria.cells.lstm_variants import URLSTMCell as URLSTMCell
+    from noria.cells.memories import FastWeightCell as FastWeightCell
+    from noria.cells.memories import GLACell as GLACell
+    from noria.cells.memories import HGRN2Cell as HGRN2Cell
+    from noria.cells.memories import LinearAttentionCell as LinearAttentionCell
+    from noria.cells.memories import MLSTMCell as MLSTMCell
+    from noria.cells.memories import RetNetCell as RetNetCell
+    from noria.cells.memories import SLSTMCell as SLSTMCell
+    from noria.cells.memories import SimpleGLACell as SimpleGLACell
+    from noria.cells.neural import EIRNNCell as EIRNNCell
+    from noria.cells.neural import LTCCell as LTCCell
+    from noria.cells.neural import STPRNNCell as STPRNNCell
     from noria.cells.one_gate import JANETCell as JANETCell
-    from noria.cells.one_gate import LightRUCell as LightRUCell
     from noria.cells.one_gate import LiGRUCell as LiGRUCell
+    from noria.cells.one_gate import LightRUCell as LightRUCell
     from noria.cells.one_gate import MGUCell as MGUCell
     from noria.cells.one_gate import MinimalRNNCell as MinimalRNNCell
     from noria.cells.one_gate import SGRNCell as SGRNCell
@@ -104,15 +138,30 @@ if TYPE_CHECKING:
     from noria.cells.oscillators import CoRNNCell as CoRNNCell
     from noria.cells.oscillators import LEMCell as LEMCell
     from noria.cells.oscillators import UnICORNNCell as UnICORNNCell
+    from noria.cells.selective import Mamba2Cell as Mamba2Cell
+    from noria.cells.selective import MambaCell as MambaCell
+    from noria.cells.selective import RWKV4Cell as RWKV4Cell
+    from noria.cells.selective import RWKV6Cell as RWKV6Cell
+    from noria.cells.selective import RWKV7Cell as RWKV7Cell
     from noria.cells.simple import AntisymmetricRNNCell as AntisymmetricRNNCell
     from noria.cells.simple import FastRNNCell as FastRNNCell
-    from noria.cells.simple import IndRNNCell as IndRNNCell
     from noria.cells.simple import IRNNCell as IRNNCell
+    from noria.cells.simple import IndRNNCell as IndRNNCell
     from noria.cells.simple import JordanRNNCell as JordanRNNCell
     from noria.cells.simple import LeakyRNNCell as LeakyRNNCell
     from noria.cells.simple import MRNNCell as MRNNCell
     from noria.cells.simple import SCRNCell as SCRNCell
     from noria.cells.simple import TRNNCell as TRNNCell
+    from noria.cells.spiking import AlphaCell as AlphaCell
+    from noria.cells.spiking import LIFCell as LIFCell
+    from noria.cells.spiking import RLeakyCell as RLeakyCell
+    from noria.cells.spiking import RSynapticCell as RSynapticCell
+    from noria.cells.spiking import SpikingLSTMCell as SpikingLSTMCell
+    from noria.cells.spiking import SynapticCell as SynapticCell
+    from noria.cells.spiking_adaptive import ALIFCell as ALIFCell
+    from noria.cells.spiking_adaptive import AdLIFCell as AdLIFCell
+    from noria.cells.spiking_adaptive import PLIFCell as PLIFCell
+    from noria.cells.spiking_adaptive import ResonatorCell as ResonatorCell
 
 
 def __getattr__(name: str) -> Any:

@@ -239,8 +239,8 @@ class S5Cell(VectorCell):
         step_rescale: factor of all step sizes, for data of another sampling rate.
 
     Source: Smith, Warrington and Linderman 2023, arXiv 2208.04933. The authors' code has a
-    diagonal ``D``, may start from several blocks of HiPPO, and draws ``B`` with a variance of 1
-    over twice the number of states instead of ``1 / in``.
+    diagonal ``D``, and may start from several blocks of HiPPO. It draws ``B`` with the variance
+    ``1 / (2 state_size)`` instead of ``1 / in``.
     """
 
     state_size: int = size(default=32)

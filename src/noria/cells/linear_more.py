@@ -57,8 +57,8 @@ class EMACell(VectorCell):
 
 def _signs(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """1, -1, 1, ... along the last axis, and noise of the deviation 0.02."""
-    signs = jnp.asarray((-1.0) ** np.arange(shape[-1]), dtype)
-    return signs + 0.02 * jax.random.normal(key, shape, dtype)
+    noise = 0.02 * jax.random.normal(key, shape, dtype)
+    return noise + jnp.asarray((-1.0) ** np.arange(shape[-1]), dtype)
 
 
 def _over_inputs(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -80,7 +80,7 @@ class MegaEMACell(VectorCell):
     Args:
         ndim: averages of each feature, the paper's h.
 
-    Source: Ma et al. 2023, arXiv 2209.10655, eqs. 3 and 4. The authors' code adds ``omega * x`` to
+    Source: Ma et al. 2023, arXiv 2209.10655. The authors' code adds ``omega * x`` to
     ``y``, and then applies silu.
     """
 
@@ -102,20 +102,17 @@ class MegaEMACell(VectorCell):
         return (self.eta * h).sum(1)
 
 
+def _check_window(name: str, theta: float) -> None:
+    if theta <= 0:
+        raise ValueError(f"{name}(theta={theta}): expected a number of steps above 0.")
+
+
 @functools.cache
 def _translated(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """``A`` and ``B`` of LegT: those of the Legendre delay, with normalised polynomials."""
     A, B = _legendre(order, theta)
     scale = (-1.0) ** np.arange(order) * np.sqrt(2 * np.arange(order) + 1)
     return A * scale / scale[:, None], B / scale
-
-
-@functools.cache
-def _scaled(order: int) -> tuple[np.ndarray, np.ndarray]:
-    """``A`` and ``B`` of LegS."""
-    n = np.arange(order)
-    root = np.sqrt(2 * n + 1)
-    return np.tril(np.outer(root, root), -1) + np.diag(n + 1.0), root
 
 
 class HiPPOCell(VectorCell):
@@ -131,9 +128,12 @@ class HiPPOCell(VectorCell):
 
         legs: c' = (I + A / 2t)^-1 ((I - A / 2t) c + B f / t),  at t = 0: c' = (f, 0, 0, ...)
         legt: c' = A c + B f
+        legs: A_nk = r_n r_k for n > k, n + 1 for n = k;  B_n = r_n = sqrt(2 n + 1)
+        legt: dc/dt = (-Z c + r f) / theta, held for a step;
+              Z_nk = r_n r_k for n >= k, (-1)^(n - k) r_n r_k for n < k
 
     ``t`` is the number of the step, from 0. ``A`` and ``B`` are no parameters. LegS approximates
-    all steps since the start. LegT has a window of ``theta`` steps, and a zero-order hold.
+    all steps since the start, and LegT those in a window of ``theta`` steps.
 
     Args:
         measure: ``"legs"`` or ``"legt"``.
@@ -164,27 +164,26 @@ class HiPPOCell(VectorCell):
 
     def __check_init__(self) -> None:
         check_choice("HiPPOCell", "measure", self.measure, ("legs", "legt"))
-        if self.theta <= 0:
-            raise ValueError(f"HiPPOCell(theta={self.theta}): expected a number of steps above 0.")
+        _check_window("HiPPOCell", self.theta)
 
-    def __call__(  # type: ignore[override]
-        self, state: Any, x: jax.Array, *, t: jax.Array
-    ) -> Any:
+    def __call__(self, state: Any, x: jax.Array, *, t: jax.Array) -> Any:  # type: ignore[override]
         h, c = state
         f = self.W_f @ x + self.U_f @ h + self.b_f
-        c = self._legs(c, f, t) if self.measure == "legs" else self._legt(c, f)
+        if self.measure == "legs":
+            c = self._legs(c, f, t)
+        else:
+            A, B = (jnp.asarray(a, self.dtype) for a in _translated(self.order, self.theta))
+            c = c @ A.T + f[:, None] * B
         m = c.reshape(-1)
         g = sigmoid(self.W_g @ x + self.V_g @ m + self.b_g)
         n = jnp.tanh(self.W_n @ x + self.V_n @ m + self.b_n)
         return self.State((1 - g) * h + g * n, c)
 
-    def _legt(self, c: jax.Array, f: jax.Array) -> jax.Array:
-        A, B = (jnp.asarray(a, self.dtype) for a in _translated(self.order, self.theta))
-        return c @ A.T + f[:, None] * B
-
     def _legs(self, c: jax.Array, f: jax.Array, t: jax.Array) -> jax.Array:
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        A, B = (jnp.asarray(a, wide) for a in _scaled(self.order))
+        n = np.arange(self.order)
+        r = np.sqrt(2 * n + 1)
+        A, B = (jnp.asarray(a, wide) for a in (np.tril(np.outer(r, r), -1) + np.diag(n + 1), r))
         start = f[:, None] * jnp.asarray(np.eye(1, self.order), self.dtype)
         step = 1 / jnp.maximum(t, 1).astype(wide)
         explicit = c - step / 2 * (c @ A.T) + step * (f[:, None] * B)
@@ -202,8 +201,7 @@ class ParallelLMUCell(VectorCell):
         m' = A m + B u                                  for each channel of u
         y  = f2(W_m m' + W_x x + b_o)                   the output
 
-    ``m`` are coefficients of Legendre polynomials. ``A`` and ``B`` follow from ``order`` and
-    ``theta`` by a zero-order hold. They are computed in 64 bits, and are no parameters.
+    ``m`` are coefficients of Legendre polynomials. ``A`` and ``B`` are those of `LMUCell`.
 
     Args:
         order: coefficients of a channel.
@@ -212,8 +210,8 @@ class ParallelLMUCell(VectorCell):
         f1: activation of ``u``.
         f2: activation of the output.
 
-    Source: Chilkuri and Eliasmith 2021, arXiv 2102.11417, eqs. 18 to 20. The layer LMUFFT of
-    keras-lmu is the memory; its user adds the rest.
+    Source: Chilkuri and Eliasmith 2021, arXiv 2102.11417. The layer LMUFFT of keras-lmu is the
+    memory; its user adds the rest.
     """
 
     order: int = size(default=32)
@@ -229,10 +227,7 @@ class ParallelLMUCell(VectorCell):
     m: jax.Array = state("channels", "order")
 
     def __check_init__(self) -> None:
-        if self.theta <= 0:
-            raise ValueError(
-                f"ParallelLMUCell(theta={self.theta}): expected a number of steps above 0."
-            )
+        _check_window("ParallelLMUCell", self.theta)
 
     def __call__(self, m: jax.Array, x: jax.Array) -> jax.Array:
         A, B = (jnp.asarray(a, self.dtype) for a in _legendre(self.order, self.theta))
@@ -343,14 +338,8 @@ def _shares(a: jax.Array) -> jax.Array:
     return relu(a) / (1e-5 + jnp.sum(relu(a)))
 
 
-def _same(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """A vector of the norm 1 with equal entries."""
-    del key
-    return jnp.full(shape, shape[0] ** -0.5, dtype)
-
-
-def _form(*forms: str) -> Callable[[Any], bool]:
-    return lambda cell: cell.form in forms
+def _form(form: str) -> Callable[[Any], bool]:
+    return lambda cell: bool(cell.form == form)
 
 
 class BilinearRNNCell(VectorCell):
@@ -363,7 +352,7 @@ class BilinearRNNCell(VectorCell):
         rotation:  h'   = R(T x) h, a rotation of each pair of neighbours
         diagonal:  h'   = (d x) * h
 
-    The first state has equal entries and the norm 1, since zero would stay zero.
+    The state starts from ones, since zeros would stay zero.
 
     Args:
         form: ``"dense"``, ``"factored"``, ``"rotation"`` or ``"diagonal"``.
@@ -384,7 +373,7 @@ class BilinearRNNCell(VectorCell):
     F: jax.Array | None = matrix("rank", "in", _over_inputs, when=_form("factored"))
     T: jax.Array | None = matrix("hidden // 2", "in", when=_form("rotation"))
     d: jax.Array | None = matrix("hidden", "in", when=_form("diagonal"))
-    h: jax.Array = state("hidden", initializer=_same)
+    h: jax.Array = state("hidden", initializer=1)
 
     def __check_init__(self) -> None:
         forms = ("dense", "factored", "rotation", "diagonal")
@@ -396,17 +385,14 @@ class BilinearRNNCell(VectorCell):
             )
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        h = self._product(h, x)
-        return h / jnp.sqrt(h @ h + 1e-12) if self.normalise else h
-
-    def _product(self, h: jax.Array, x: jax.Array) -> jax.Array:
         if self.W is not None:
-            return (self.W @ x) @ h
-        if self.A is not None and self.B is not None and self.F is not None:
-            return self.A @ ((self.B @ h) * (self.F @ x))
-        if self.T is not None:
+            h = (self.W @ x) @ h
+        elif self.A is not None:
+            h = self.A @ (total(times(self.B, h)) * total(times(self.F, x)))
+        elif self.T is not None:
             cos, sin, pairs = jnp.cos(self.T @ x), jnp.sin(self.T @ x), h.reshape(-1, 2)
-            first = cos * pairs[:, 0] - sin * pairs[:, 1]
-            second = sin * pairs[:, 0] + cos * pairs[:, 1]
-            return jnp.stack([first, second], 1).reshape(-1)
-        return total(times(self.d, x)) * h
+            first, second = pairs[:, 0], pairs[:, 1]
+            h = jnp.stack([cos * first - sin * second, sin * first + cos * second], 1).reshape(-1)
+        else:
+            h = total(times(self.d, x)) * h
+        return h / jnp.sqrt(h @ h + 1e-12) if self.normalise else h

@@ -165,7 +165,7 @@ class RotRNNCell(VectorCell):
         y     = C [P r' of all heads] + D x              the output
 
     ``R(theta)`` turns each pair of neighbours in ``r`` by an angle. ``h = P r`` is the state of the
-    paper, ``h' = gamma A h + xi B x`` with the rotation ``A = P R(theta) P^T``. In the basis of
+    paper: ``h' = gamma A h + xi B x``, where ``A = P R(theta) P^T`` is a rotation. In the basis of
     ``P`` a step costs no product of a matrix and the state.
 
     Args:

@@ -63,7 +63,7 @@ class MambaCell(VectorCell):
         rank: rows of ``W_down``.
 
     Source: Gu and Dao 2023, arXiv 2312.00752, algorithm 2. The paper's block computes ``u`` by a
-    convolution and SiLU, and gates the output; they are no part of the cell. The cell S6 of memax
+    convolution and SiLU, and gates the output. They are no part of the cell. The cell S6 of memax
     has one number for each feature, and a fixed ``C``.
     """
 
@@ -110,7 +110,7 @@ class Mamba2Cell(HeadsCell):
         state_size: numbers for each feature, the paper's N.
 
     Source: Dao and Gu 2024, arXiv 2405.21060. The paper's block has a convolution and SiLU before
-    ``u``, ``B`` and ``C``, and a gate and a norm of the output; they are no part of the cell.
+    ``u``, ``B`` and ``C``, and a gate and a norm of the output. They are no part of the cell.
     """
 
     state_size: int = size(default=128)
@@ -260,9 +260,9 @@ class RWKV7Cell(MemoryCell):
         key_size: features of a key.
         rank: rows of ``A_w`` and ``A_a``.
 
-    Source: Peng et al. 2025, arXiv 2503.14456. The norm of each head, the bonus added
-    after it, the output gate, and the mix with the values of the first layer are no part of the
-    cell. The authors' code has 1e-12 in the norm of a key.
+    Source: Peng et al. 2025, arXiv 2503.14456. The norm of each head, the bonus after it and the
+    output gate are no part of the cell, nor is the mix with the values of the first layer. The
+    authors' code bounds the norm of a key by 1e-12.
     """
 
     rank: int = size(default=32)

@@ -77,7 +77,7 @@ def spike(
     Examples:
         >>> import jax, jax.numpy as jnp
         >>> from noria.cells.spikes import spike
-        >>> spike(jnp.array([-0.5, 0.5])).tolist(), float(jax.grad(spike)(0.0))
+        >>> spike(jnp.array([-0.5, 0.5])).tolist(), float(jax.grad(spike)(jnp.zeros(())))
         ([0.0, 1.0], 1.0)
     """
     return (v > 0).astype(v.dtype)

@@ -1,4 +1,4 @@
-"""Cells whose units spike; gradients pass through a spike by a surrogate derivative."""
+"""Leaky units that spike; gradients pass through a spike by a surrogate derivative."""
 
 from typing import Any
 
@@ -8,25 +8,14 @@ from jax.lax import stop_gradient
 from jax.nn import sigmoid
 
 from noria._errors import check_choice
-from noria._types import Key
-from noria.cells.declare import array, matrix, state, vector
-from noria.cells.parts import times
+from noria.cells.declare import matrix, state, vector
+from noria.cells.parts import times, total
 from noria.cells.spikes import LeakyCell, SpikingCell
-from noria.initializers import Initializer
 
 
-def _between(low: float, high: float) -> Initializer:
-    """An initialiser of U(low, high)."""
-
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, low, high)
-
-    return init
-
-
-def _by_columns(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """N(0, 1 / n) for n columns."""
-    return jax.random.normal(key, shape, dtype) * shape[-1] ** -0.5
+def _scaled(v: jax.Array | None, s: jax.Array) -> jax.Array | None:
+    """``v * s``, or ``None`` for a vector that a cell does not have."""
+    return None if v is None else v * s
 
 
 class LIFCell(LeakyCell):
@@ -99,7 +88,7 @@ class RLeakyCell(LeakyCell):
 
     def __call__(self, state: Any, x: jax.Array) -> Any:
         s, u = state
-        seen = times(self.V, s) if self.v is None else self.v * s
+        seen = total(times(self.V, s), _scaled(self.v, s))
         u, s = self._step(u, self.W @ x + seen + self.b)
         return self.State(s, u)
 
@@ -181,7 +170,7 @@ class RSynapticCell(LeakyCell):
 
     def __call__(self, state: Any, x: jax.Array) -> Any:
         s, i, u = state
-        seen = times(self.V, s) if self.v is None else self.v * s
+        seen = total(times(self.V, s), _scaled(self.v, s))
         i = jnp.clip(self.alpha, 0, 1) * i + self.W @ x + seen + self.b
         u, s = self._step(u, i)
         return self.State(s, i, u)
@@ -236,86 +225,64 @@ class AlphaCell(SpikingCell):
         return self.State(e, i, u), self._spike(u - self.threshold)
 
 
-class PLIFCell(SpikingCell):
-    """Leaky integrate-and-fire with one time constant, which is trained.
+class SpikingLSTMCell(SpikingCell):
+    """An LSTM whose output spikes, SLSTM.
 
     ::
 
-        k  = sigmoid(a)                             (1 / tau)
-        m  = u + k * (W x + b - u)
-        s  = H(m - threshold)
-        u' = (1 - s) * m
+        R  = H(h - threshold)                       (no gradient)
+        i  = sigmoid(W_i x + U_i h + b_i)
+        f  = sigmoid(W_f x + U_f h + b_f)
+        g  = tanh(W_g x + U_g h + b_g)
+        o  = sigmoid(W_o x + U_o h + b_o)
+        c' = f * c + i * g
+        h' = o * tanh(c')
+        h' = h' - R * threshold                     (subtract)
+        h' = (1 - R) * h'                           (zero)
+        s  = H(h' - threshold)
 
-    The output is ``s``. ``a`` is one number for all units and starts at 0, where ``tau`` is 2.
+    The output is ``s``; the gates see ``h``, the membrane.
 
     Args:
-        detach_reset: whether gradients ignore the reset.
-        threshold: the threshold, above 0.
+        reset: what a spike does to ``h``: ``"none"``, ``"subtract"`` or ``"zero"``.
+        threshold: the threshold, above 0; at 1 or more no unit spikes, since ``h'`` is below 1.
         surrogate: the derivative of a spike, one of those of `spike`.
         slope: how steep the smooth function behind this derivative is.
         scale: a factor of this derivative.
 
-    Source: Fang et al. 2020, arXiv 2007.05785. SpikingJelly also has a form without ``k`` before
-    the input.
+    Source: snnTorch, by Eshraghian et al. 2021, arXiv 2109.12894. The threshold of snnTorch's
+    ``SLSTM`` is 1. The sLSTM of xLSTM is another cell.
     """
 
-    detach_reset: bool = False
-    a: jax.Array = array(initializer=0)
-    W: jax.Array = matrix("hidden", "in")
-    b: jax.Array = vector("hidden")
-    u: jax.Array = state("hidden")
+    reset: str = "none"
+    threshold: float = 0.5
+    W_i: jax.Array = matrix("hidden", "in")
+    U_i: jax.Array = matrix("hidden", "hidden")
+    b_i: jax.Array = vector("hidden")
+    W_f: jax.Array = matrix("hidden", "in")
+    U_f: jax.Array = matrix("hidden", "hidden")
+    b_f: jax.Array = vector("hidden")
+    W_g: jax.Array = matrix("hidden", "in")
+    U_g: jax.Array = matrix("hidden", "hidden")
+    b_g: jax.Array = vector("hidden")
+    W_o: jax.Array = matrix("hidden", "in")
+    U_o: jax.Array = matrix("hidden", "hidden")
+    b_o: jax.Array = vector("hidden")
+    h: jax.Array = state("hidden")
+    c: jax.Array = state("hidden")
 
-    def __call__(self, u: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        m = u + sigmoid(self.a) * (self.W @ x + self.b - u)
-        s = self._spike(m - self.threshold)
-        return (1 - (stop_gradient(s) if self.detach_reset else s)) * m, s
-
-
-class ALIFCell(SpikingCell):
-    """Adaptive leaky integrate-and-fire: each spike raises the threshold of its unit for long.
-
-    ::
-
-        B  = threshold + beta * a
-        u' = alpha * u + (1 - alpha) * (W x + V s) - B * s
-        a' = rho * a + (1 - rho) * s,    B' = threshold + beta * a'
-        s' = H((u' - B') / B')
-
-        alpha = exp(-1 / tau_u),    rho = exp(-1 / tau_a)
-
-    The output is ``s'``. ``beta`` is 1.8 and not trained. Where it is 0, units do not adapt: an
-    LSNN has units of both kinds.
-
-    Args:
-        tau_u: time constant of the membranes, in steps.
-        tau_a: time constant of the thresholds, in steps.
-        threshold: the threshold without adaptation, above 0.
-        surrogate: the derivative of a spike, one of those of `spike`.
-        slope: how steep the smooth function behind this derivative is.
-        scale: a factor of this derivative.
-
-    Source: Bellec et al. 2018, arXiv 1803.09574. The authors' code takes spikes from the membrane
-    of the step before, has no connection of a unit to itself, and also delays and refractory
-    times.
-    """
-
-    tau_u: float = 20.0
-    tau_a: float = 700.0
-    threshold: float = 0.01
-    surrogate: str = "triangle"
-    scale: float = 0.3
-    beta: jax.Array = vector("hidden", 1.8, trained=False)
-    W: jax.Array = matrix("hidden", "in", _by_columns)
-    V: jax.Array = matrix("hidden", "hidden", _by_columns)
-    s: jax.Array = state("hidden")
-    u: jax.Array = state("hidden")
-    a: jax.Array = state("hidden")
+    def __check_init__(self) -> None:
+        check_choice("SpikingLSTMCell", "reset", self.reset, ("none", "subtract", "zero"))
 
     def __call__(self, state: Any, x: jax.Array) -> Any:
-        s, u, a = state
-        alpha, rho = (float(jnp.exp(-1 / tau)) for tau in (self.tau_u, self.tau_a))
-        B = self.threshold + self.beta * a
-        u = alpha * u + (1 - alpha) * (self.W @ x + self.V @ s) - B * s
-        a = rho * a + (1 - rho) * s
-        B = self.threshold + self.beta * a
-        return self.State(self._spike((u - B) / B), u, a)
+        h, c = state
+        i = sigmoid(self.W_i @ x + self.U_i @ h + self.b_i)
+        f = sigmoid(self.W_f @ x + self.U_f @ h + self.b_f)
+        g = jnp.tanh(self.W_g @ x + self.U_g @ h + self.b_g)
+        o = sigmoid(self.W_o @ x + self.U_o @ h + self.b_o)
+        R = stop_gradient(self._spike(h - self.threshold))
+        c = f * c + i * g
+        h = o * jnp.tanh(c)
+        if self.reset != "none":
+            h = h - R * (self.threshold if self.reset == "subtract" else h)
+        return self.State(h, c), self._spike(h - self.threshold)

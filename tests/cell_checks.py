@@ -23,9 +23,17 @@ IN, HIDDEN, TIME = 3, 4, 5
 CASES = [(key, settings) for key in catalogue() for settings in [{}, *SETTINGS.get(key, [])]]
 
 
+#: Parameters that keep their first values, because few values are admissible.
+KEPT = {"AlphaCell": ("alpha", "beta")}
+
+
 def cell_of(cls: Any, dtype: Any = jnp.float64, **settings: Any) -> Any:
     """A cell whose parameters are all random."""
-    return noise(cls(IN, HIDDEN, key=jax.random.key(0), dtype=dtype, **settings), 1, 0.5)
+    cell = cls(IN, HIDDEN, key=jax.random.key(0), dtype=dtype, **settings)
+    found = noise(cell, 1, 0.5)
+    for name in KEPT.get(cls.__name__, ()):
+        object.__setattr__(found, name, getattr(cell, name))
+    return found
 
 
 def options_of(cell: Any, *shape: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
 from noria.cells.parts import times, total
+from noria.cells.starts import uniform_by_columns
 from noria.initializers import normal, spectral, uniform
 
 
@@ -23,11 +24,6 @@ def _lecun_tanh(z: jax.Array) -> jax.Array:
 def _chaotic(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """N(0, 1 / n) for n columns."""
     return jax.random.normal(key, shape, dtype) * shape[-1] ** -0.5
-
-
-def _by_columns(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """U(-1 / sqrt(n), 1 / sqrt(n)), where n is the last size."""
-    return uniform(shape[-1] ** -0.5)(key, shape, dtype)
 
 
 def _positive_definite(key: Key, size: int, dtype: Any) -> jax.Array:
@@ -231,11 +227,11 @@ class ShallowPLRNNCell(VectorCell):
     units: int = size(default=50)
     clipped: bool = True
     A: jax.Array = vector("hidden", _positive_diagonal)
-    W_1: jax.Array = matrix("hidden", "units", _by_columns)
-    W_2: jax.Array = matrix("units", "hidden", _by_columns)
+    W_1: jax.Array = matrix("hidden", "units", uniform_by_columns)
+    W_2: jax.Array = matrix("units", "hidden", uniform_by_columns)
     C: jax.Array = matrix("hidden", "in")
     h_1: jax.Array = vector("hidden")
-    h_2: jax.Array = vector("units", _by_columns)
+    h_2: jax.Array = vector("units", uniform_by_columns)
     z: jax.Array = state("hidden")
 
     def __call__(self, z: jax.Array, x: jax.Array) -> jax.Array:
@@ -262,7 +258,7 @@ class DendPLRNNCell(VectorCell):
     bases: int = size(default=20)
     A: jax.Array = vector("hidden", _positive_diagonal)
     W: jax.Array = matrix("hidden", "hidden", _off_diagonal)
-    alpha: jax.Array = vector("bases", _by_columns)
+    alpha: jax.Array = vector("bases", uniform_by_columns)
     H: jax.Array = array("hidden", "bases", initializer=normal(1.0))
     C: jax.Array = matrix("hidden", "in")
     h: jax.Array = vector("hidden")

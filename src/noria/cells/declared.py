@@ -253,8 +253,8 @@ def _initialise(cell: DeclaredCell, given: Mapping[str, Any]) -> None:
         function = callable(value) and not isinstance(value, type)
         object.__setattr__(cell, name, as_pytree(value) if function else value)
     for base in type(cell).__mro__:  # settings are checked before arrays are drawn
-        if "__check_init__" in vars(base):
-            base.__check_init__(cell)
+        if check := vars(base).get("__check_init__"):
+            check(cell)
     keys = jax.random.split(given["key"], max(1, len(cell._parameters)))
     for key, (name, one) in zip(keys, cell._parameters.items(), strict=False):
         how = as_initializer(init.get(name, one.initializer))

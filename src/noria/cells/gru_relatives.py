@@ -109,8 +109,8 @@ class BlockGRUCell(VectorCell):
     Raises:
         ValueError: if ``blocks`` does not divide ``hidden``.
 
-    Source: Hafner et al. 2023, arXiv 2301.04104. In the authors' code a hidden layer in blocks, with
-    the norm, comes before the gates, and a dense layer of the state mixes the blocks.
+    Source: Hafner et al. 2023, arXiv 2301.04104. In the authors' code a hidden layer in blocks
+    comes before the gates. It has the norm, and a dense layer of the state mixes the blocks.
     """
 
     blocks: int = size(default=4)
@@ -159,8 +159,8 @@ class TauGRUCell(VectorCell):
         delay: number of steps, the paper's tau divided by the step size.
 
     Source: Erichson et al. 2022, arXiv 2212.00228, whose letters ``U`` and ``W`` are exchanged
-    here. Some code delays the input of ``z`` and ``a`` as well. The layer of torchrecurrent does not
-    return ``past``, so two pieces of a sequence differ from the whole.
+    here. Some code delays the input of ``z`` and ``a`` as well. The layer of torchrecurrent does
+    not return ``past``, so two pieces of a sequence differ from the whole.
     """
 
     delay: int = size(default=10)

@@ -18,6 +18,7 @@ from noria._types import Initializer, Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
 from noria.cells.parts import total
+from noria.cells.starts import normal_by_columns
 from noria.initializers import lecun_normal, log_uniform, normal, ones, ring
 
 
@@ -25,15 +26,6 @@ def _complex(re: jax.Array, im: jax.Array, like: jax.Array) -> jax.Array:
     """``re + i im`` with the dtype of ``like``; 16-bit numbers become 32-bit ones."""
     part = jnp.finfo(like.dtype).dtype
     return jax.lax.complex(re.astype(part), im.astype(part))
-
-
-def _normal_over_columns(gain: float) -> Initializer:
-    """N(0, gain^2 / n), where n is the number of columns."""
-
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return gain * shape[-1] ** -0.5 * jax.random.normal(key, shape, dtype)
-
-    return init
 
 
 def _logarithm(init: Initializer) -> Initializer:
@@ -80,10 +72,10 @@ class LRUCell(VectorCell):
     nu_log: jax.Array = vector("state", ring(0, 0.999))
     theta_log: jax.Array = vector("state", _log_phases)
     gamma_log: jax.Array = vector("state")
-    B_re: jax.Array = matrix("state", "in", _normal_over_columns(0.5**0.5))
-    B_im: jax.Array = matrix("state", "in", _normal_over_columns(0.5**0.5))
-    C_re: jax.Array = matrix("hidden", "state", _normal_over_columns(1))
-    C_im: jax.Array = matrix("hidden", "state", _normal_over_columns(1))
+    B_re: jax.Array = matrix("state", "in", normal_by_columns(0.5**0.5))
+    B_im: jax.Array = matrix("state", "in", normal_by_columns(0.5**0.5))
+    C_re: jax.Array = matrix("hidden", "state", normal_by_columns(1))
+    C_im: jax.Array = matrix("hidden", "state", normal_by_columns(1))
     D: jax.Array = matrix("hidden", "in", lecun_normal())
     h: jax.Array = state("state", is_complex=True)
 
@@ -205,14 +197,14 @@ def _hippo_angles(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) ->
 
 def _hippo_inputs(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Both parts of ``V^-1 B`` for the eigenvectors V and a real B, drawn from N(0, 1 / in)."""
-    B = _normal_over_columns(1)(key, (2 * shape[1], shape[2]), dtype)
+    B = normal_by_columns(1)(key, (2 * shape[1], shape[2]), dtype)
     V = _normal_hippo(shape[1])[1]
     return jnp.stack([jnp.asarray(part.T, dtype) @ B for part in (V.real, -V.imag)])
 
 
 def _hippo_outputs(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Both parts of ``C V`` for the eigenvectors V and a complex C of the variance 1 / state."""
-    re, im = _normal_over_columns(1)(key, (2, shape[1], 2 * shape[2]), dtype)
+    re, im = normal_by_columns(1)(key, (2, shape[1], 2 * shape[2]), dtype)
     V = _normal_hippo(shape[2])[1]
     V_re, V_im = jnp.asarray(V.real, dtype), jnp.asarray(V.imag, dtype)
     return jnp.stack([re @ V_re - im @ V_im, re @ V_im + im @ V_re])

@@ -14,8 +14,8 @@ from noria._errors import check_choice
 from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.linear_vectors import _legendre
-from noria.cells.parts import times, total
+from noria.cells.legendre import legendre
+from noria.cells.parts import times, total, wide_dtype
 from noria.initializers import glorot_normal, lecun_normal, normal
 
 
@@ -110,7 +110,7 @@ def _check_window(name: str, theta: float) -> None:
 @functools.cache
 def _translated(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """``A`` and ``B`` of LegT: those of the Legendre delay, with normalised polynomials."""
-    A, B = _legendre(order, theta)
+    A, B = legendre(order, theta)
     scale = (-1.0) ** np.arange(order) * np.sqrt(2 * np.arange(order) + 1)
     return A * scale / scale[:, None], B / scale
 
@@ -180,7 +180,7 @@ class HiPPOCell(VectorCell):
         return self.State((1 - g) * h + g * n, c)
 
     def _legs(self, c: jax.Array, f: jax.Array, t: jax.Array) -> jax.Array:
-        wide = jnp.promote_types(self.dtype, jnp.float32)
+        wide = wide_dtype(self.dtype)
         n = np.arange(self.order)
         r = np.sqrt(2 * n + 1)
         A, B = (jnp.asarray(a, wide) for a in (np.tril(np.outer(r, r), -1) + np.diag(n + 1), r))
@@ -230,7 +230,7 @@ class ParallelLMUCell(VectorCell):
         _check_window("ParallelLMUCell", self.theta)
 
     def __call__(self, m: jax.Array, x: jax.Array) -> jax.Array:
-        A, B = (jnp.asarray(a, self.dtype) for a in _legendre(self.order, self.theta))
+        A, B = (jnp.asarray(a, self.dtype) for a in legendre(self.order, self.theta))
         u = self.f1(self.U_x @ x + self.b_u)
         return m @ A.T + u[:, None] * B
 

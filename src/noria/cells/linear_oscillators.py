@@ -15,6 +15,7 @@ from noria._errors import check_choice
 from noria._types import Initializer, Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.parts import wide
 from noria.initializers import lecun_normal, normal
 
 
@@ -213,6 +214,6 @@ class RotRNNCell(VectorCell):
 
     def _basis(self) -> jax.Array:
         """The rotations ``P``, computed in at least 32 bits."""
-        wide = self.M.astype(jnp.promote_types(self.M.dtype, jnp.float32))
-        P = jax.scipy.linalg.expm(wide - wide.swapaxes(1, 2))
+        M = wide(self.M)
+        P = jax.scipy.linalg.expm(M - M.swapaxes(1, 2))
         return P.astype(self.M.dtype)

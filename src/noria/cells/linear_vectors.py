@@ -1,18 +1,17 @@
 """Cells whose next state is linear in the state, element by element, or in a part of it."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.nn import sigmoid, softplus
 
 from noria._errors import check_choice
 from noria._types import Initializer, Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.legendre import legendre
 from noria.cells.parts import total
 from noria.initializers import glorot_normal, uniform
 
@@ -40,26 +39,6 @@ def _decays(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.A
 def _positive(z: jax.Array) -> jax.Array:
     """``z + 0.5`` for ``z >= 0``, else ``sigmoid(z)``."""
     return jnp.where(z >= 0, z + 0.5, sigmoid(z))
-
-
-@functools.cache
-def _legendre(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
-    """The matrices ``A`` and ``B`` of the Legendre delay of ``theta`` steps, zero-order hold.
-
-    They are blocks of the exponential of one matrix: a series for a part of it, then squaring.
-    """
-    i, j = np.arange(order)[:, None], np.arange(order)[None]
-    M = np.zeros((order + 1, order + 1))
-    M[:order, :order] = (2 * i + 1) * np.where(i < j, -1.0, (-1.0) ** (i - j + 1)) / theta
-    M[:order, order:] = (2 * i + 1) * (-1.0) ** i / theta
-    squarings = max(0, int(np.ceil(np.log2(np.abs(M).sum(0).max()))) + 4)
-    term = result = np.eye(order + 1)
-    for k in range(1, 14):
-        term = term @ M / 2.0**squarings / k
-        result = result + term
-    for _ in range(squarings):
-        result = result @ result
-    return result[:order, :order], result[:order, order]
 
 
 class GILRCell(VectorCell):
@@ -334,7 +313,7 @@ class LMUCell(VectorCell):
 
     def __call__(self, state: Any, x: jax.Array) -> Any:
         h, m = state
-        A, B = (jnp.asarray(a, self.dtype) for a in _legendre(self.order, self.theta))
+        A, B = (jnp.asarray(a, self.dtype) for a in legendre(self.order, self.theta))
         u = self.e_x @ x + self.e_h @ h + self.e_m @ m
         m = A @ m + B * u
         h = jnp.tanh(self.W_x @ x + self.W_h @ h + self.W_m @ m)

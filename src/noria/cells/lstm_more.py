@@ -9,17 +9,11 @@ from jax.nn import sigmoid
 from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.starts import each, forget_one
 from noria.initializers import identity, normal, orthogonal
 
 #: Glorot's bound for each matrix of a stack.
 _each_glorot = jax.nn.initializers.glorot_uniform(in_axis=-1, out_axis=-2, batch_axis=0)
-
-
-def _forget_one(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Biases of four gates: 1 in the second quarter, else 0."""
-    del key
-    hidden = shape[0] // 4
-    return jnp.zeros(shape, dtype).at[hidden : 2 * hidden].set(1)
 
 
 class MILSTMCell(VectorCell):
@@ -159,8 +153,8 @@ class HyperLSTMCell(VectorCell):
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(LN(c'))
 
-    Each ``LN`` is a layer norm of one gate, with a gain and a bias of its own. The biases of the
-    forget gates start at 1.
+    Each ``LN`` is a layer norm of one gate, with a gain and a bias of its own, and 1e-3 added to
+    the variance. Its bias for a forget gate starts at 1.
 
     Args:
         hyper_size: features of the smaller memory.
@@ -173,7 +167,7 @@ class HyperLSTMCell(VectorCell):
     hyper_size: int = size(default=128)
     embedding_size: int = size(default=4)
     W_hat: jax.Array = array(4, "hyper", "in + hidden", initializer=_each_glorot)
-    U_hat: jax.Array = array(4, "hyper", "hyper", initializer=orthogonal())
+    U_hat: jax.Array = array(4, "hyper", "hyper", initializer=each(orthogonal()))
     alpha_hat: jax.Array = matrix(4, "hyper", 1)
     beta_hat: jax.Array = matrix(4, "hyper", _forget_row)
     alpha_l: jax.Array = vector("hyper", 1)
@@ -187,7 +181,7 @@ class HyperLSTMCell(VectorCell):
     D_h: jax.Array = array(4, "hidden", "embedding", initializer=_tenth)
     D_b: jax.Array = array(4, "hidden", "embedding", initializer=0)
     W: jax.Array = array(4, "hidden", "in", initializer=_each_glorot)
-    U: jax.Array = array(4, "hidden", "hidden", initializer=orthogonal())
+    U: jax.Array = array(4, "hidden", "hidden", initializer=each(orthogonal()))
     b: jax.Array = matrix(4, "hidden", 0)
     alpha: jax.Array = matrix(4, "hidden", 1)
     beta: jax.Array = matrix(4, "hidden", _forget_row)
@@ -285,7 +279,7 @@ class MogrifierLSTMCell(VectorCell):
     )
     W: jax.Array = matrix("4 * hidden", "in")
     U: jax.Array = matrix("4 * hidden", "hidden")
-    b: jax.Array = vector("4 * hidden", _forget_one)
+    b: jax.Array = vector("4 * hidden", forget_one)
     h: jax.Array = state("hidden")
     c: jax.Array = state("hidden")
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn import relu, sigmoid, softmax
 
-from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
 from noria.cells.parts import times, total
+from noria.cells.starts import forget_one
 from noria.initializers import identity, normal
 
 
@@ -116,13 +116,6 @@ class MomentumRNNCell(VectorCell):
         return self.State(self.activation(self.U @ h + v), v)
 
 
-def _forget_one(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Biases of four gates: 1 in the second quarter, else 0."""
-    del key
-    hidden = shape[0] // 4
-    return jnp.zeros(shape, dtype).at[hidden : 2 * hidden].set(1)
-
-
 class MomentumLSTMCell(VectorCell):
     """The long short-term memory whose input has momentum.
 
@@ -145,7 +138,7 @@ class MomentumLSTMCell(VectorCell):
     s: float = 0.6
     W: jax.Array = matrix("4 * hidden", "in")
     U: jax.Array = matrix("4 * hidden", "hidden")
-    b: jax.Array = vector("4 * hidden", _forget_one)
+    b: jax.Array = vector("4 * hidden", forget_one)
     h: jax.Array = state("hidden")
     c: jax.Array = state("hidden")
     v: jax.Array = state("4 * hidden")
@@ -181,10 +174,10 @@ class NestedLSTMCell(VectorCell):
     candidate: Callable[[jax.Array], jax.Array] = jnp.tanh
     W: jax.Array = matrix("4 * hidden", "in")
     U: jax.Array = matrix("4 * hidden", "hidden")
-    b: jax.Array = vector("4 * hidden", _forget_one)
+    b: jax.Array = vector("4 * hidden", forget_one)
     W_n: jax.Array = matrix("4 * hidden", "hidden")
     U_n: jax.Array = matrix("4 * hidden", "hidden")
-    b_n: jax.Array = vector("4 * hidden", _forget_one)
+    b_n: jax.Array = vector("4 * hidden", forget_one)
     h: jax.Array = state("hidden")
     c: jax.Array = state("hidden")
     n: jax.Array = state("hidden")

@@ -152,7 +152,7 @@ class RUMCell(VectorCell):
         eta: length of the state, the time normalisation; 0 for none.
 
     Source: Dangovski et al. 2017, arXiv 1710.09537, with lambda = 0; `AssociativeRUMCell` has
-    lambda = 1. ``b_t`` and ``b_u`` start at 1, and matrices are orthogonal, as in the authors' code.
+    lambda = 1. As in the authors' code ``b_t`` and ``b_u`` start at 1, and matrices are orthogonal.
     """
 
     eta: float = 0.0

@@ -11,6 +11,7 @@ from noria._errors import check_key
 from noria._types import Initializer, Key
 from noria.cells.declare import matrix, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.starts import between
 
 
 def _signs(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -56,15 +57,6 @@ def _positive(low: float, high: float) -> Initializer:
 
     def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         return jnp.log(jnp.expm1(jax.random.uniform(key, shape, dtype, low, high)))
-
-    return init
-
-
-def _between(low: float, high: float) -> Initializer:
-    """An initialiser of U(low, high)."""
-
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, low, high)
 
     return init
 
@@ -208,15 +200,15 @@ class LTCCell(VectorCell):
     dt: float = 1.0
     unfolds: int = 6
     w: jax.Array = matrix("hidden", "hidden", _positive(0.001, 1))
-    mu: jax.Array = matrix("hidden", "hidden", _between(0.3, 0.8))
-    gamma: jax.Array = matrix("hidden", "hidden", _between(3, 8))
+    mu: jax.Array = matrix("hidden", "hidden", between(0.3, 0.8))
+    gamma: jax.Array = matrix("hidden", "hidden", between(3, 8))
     E: jax.Array = matrix("hidden", "hidden", _polarity)
     w_x: jax.Array = matrix("hidden", "in", _positive(0.001, 1))
-    mu_x: jax.Array = matrix("hidden", "in", _between(0.3, 0.8))
-    gamma_x: jax.Array = matrix("hidden", "in", _between(3, 8))
+    mu_x: jax.Array = matrix("hidden", "in", between(0.3, 0.8))
+    gamma_x: jax.Array = matrix("hidden", "in", between(3, 8))
     E_x: jax.Array = matrix("hidden", "in", _polarity)
     g: jax.Array = vector("hidden", _positive(0.001, 1))
-    e: jax.Array = vector("hidden", _between(-0.2, 0.2))
+    e: jax.Array = vector("hidden", between(-0.2, 0.2))
     c: jax.Array = vector("hidden", _positive(0.4, 0.6))
     v: jax.Array = state("hidden")
 

@@ -18,18 +18,18 @@ from noria.cells.parts import wide
 from noria.initializers import he_normal, uniform
 
 
-def _modrelu(z: jax.Array, b: jax.Array) -> jax.Array:
+def modrelu(z: jax.Array, b: jax.Array) -> jax.Array:
     """``sign(z) * relu(|z| + b)``, the modReLU of real numbers."""
     return jnp.sign(z) * relu(jnp.abs(z) + b)
 
 
-def _skew(a: jax.Array, hidden: int) -> jax.Array:
+def skew(a: jax.Array, hidden: int) -> jax.Array:
     """The skew-symmetric matrix whose entries above the diagonal are ``a``, row by row."""
     upper = jnp.zeros((hidden, hidden), a.dtype).at[jnp.triu_indices(hidden, 1)].set(a)
     return upper - upper.T
 
 
-def _exponential(A: jax.Array) -> jax.Array:
+def exponential(A: jax.Array) -> jax.Array:
     """``exp(A)``, computed in at least 32 bits."""
     return jax.scipy.linalg.expm(wide(A)).astype(A.dtype)
 
@@ -53,7 +53,7 @@ def _reflections_of(u: jax.Array) -> jax.Array:
     return W.astype(u.dtype)
 
 
-def _rotations(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+def rotations(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Entries of a skew-symmetric matrix with 2 x 2 blocks on the diagonal.
 
     Entries of the blocks are ``-sqrt((1 - cos t) / (1 + cos t))``, with t from U(0, pi / 2).
@@ -94,13 +94,13 @@ class ExpRNNCell(VectorCell):
     """
 
     W: jax.Array = matrix("hidden", "in", he_normal())
-    a: jax.Array = vector("hidden * (hidden - 1) // 2", _rotations)
+    a: jax.Array = vector("hidden * (hidden - 1) // 2", rotations)
     b: jax.Array = vector("hidden", uniform(0.01))
     h: jax.Array = state("hidden")
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        U = _exponential(_skew(self.a, self.hidden_size))
-        return _modrelu(self.W @ x + U @ h, self.b)
+        U = exponential(skew(self.a, self.hidden_size))
+        return modrelu(self.W @ x + U @ h, self.b)
 
 
 class ScoRNNCell(VectorCell):
@@ -120,14 +120,14 @@ class ScoRNNCell(VectorCell):
     """
 
     V: jax.Array = matrix("hidden", "in")
-    a: jax.Array = vector("hidden * (hidden - 1) // 2", _rotations)
+    a: jax.Array = vector("hidden * (hidden - 1) // 2", rotations)
     D: jax.Array = vector("hidden", _half_negative, trained=False)
     b: jax.Array = vector("hidden", uniform(0.01))
     h: jax.Array = state("hidden")
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        W = _cayley(_skew(self.a, self.hidden_size)) * self.D
-        return _modrelu(self.V @ x + W @ h, self.b)
+        W = _cayley(skew(self.a, self.hidden_size)) * self.D
+        return modrelu(self.V @ x + W @ h, self.b)
 
 
 class ORNNCell(VectorCell):
@@ -193,15 +193,15 @@ class GORUCell(VectorCell):
     U_r: jax.Array = matrix("hidden", "hidden", uniform(0.01))
     b_r: jax.Array = vector("hidden", 2.0)
     W_n: jax.Array = matrix("hidden", "in", uniform(0.01))
-    a: jax.Array = vector("hidden * (hidden - 1) // 2", _rotations)
+    a: jax.Array = vector("hidden * (hidden - 1) // 2", rotations)
     b_n: jax.Array = vector("hidden", 0.01)
     h: jax.Array = state("hidden")
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        U = _exponential(_skew(self.a, self.hidden_size))
+        U = exponential(skew(self.a, self.hidden_size))
         z = sigmoid(self.W_z @ x + self.U_z @ h + self.b_z)
         r = sigmoid(self.W_r @ x + self.U_r @ h + self.b_r)
-        n = _modrelu(self.W_n @ x + r * (U @ h), self.b_n)
+        n = modrelu(self.W_n @ x + r * (U @ h), self.b_n)
         return z * h + (1 - z) * n
 
 

@@ -14,13 +14,9 @@ import numpy as np
 from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.orthogonal import _exponential, _modrelu, _rotations, _skew
-from noria.initializers import uniform
-
-
-def _each_orthogonal(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """A random orthogonal matrix for each matrix of a stack."""
-    return jax.nn.initializers.orthogonal(column_axis=-1)(key, shape, dtype)
+from noria.cells.orthogonal import exponential, modrelu, rotations, skew
+from noria.cells.starts import each
+from noria.initializers import orthogonal, uniform
 
 
 class KRUCell(VectorCell):
@@ -47,7 +43,7 @@ class KRUCell(VectorCell):
 
     factors: int = size(default=2)
     factor_size: int = size(default=2)
-    K: jax.Array = array("factors", "factor", "factor", initializer=_each_orthogonal)
+    K: jax.Array = array("factors", "factor", "factor", initializer=each(orthogonal()))
     W: jax.Array = matrix("hidden", "in")
     b: jax.Array = vector("hidden")
     h: jax.Array = state("hidden")
@@ -61,7 +57,7 @@ class KRUCell(VectorCell):
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         U = functools.reduce(jnp.kron, self.K)
-        return _modrelu(U @ h + self.W @ x, self.b)
+        return modrelu(U @ h + self.W @ x, self.b)
 
     def penalty(self) -> jax.Array:
         """How far the factors are from orthogonal ones.
@@ -89,17 +85,17 @@ class NNRNNCell(VectorCell):
         h' = modrelu(U x + V h, b)
         modrelu(z, b) = sign(z) * relu(|z| + b)
 
-    ``gamma`` starts at 1 and ``t`` at 0, so ``V`` starts orthogonal. To keep ``gamma`` near 1, add a
-    multiple of `penalty` to the loss.
+    ``gamma`` starts at 1 and ``t`` at 0, so ``V`` starts orthogonal. To keep ``gamma`` near 1, add
+    a multiple of `penalty` to the loss.
 
     Raises:
         ValueError: if ``hidden`` is odd.
 
-    Source: Kerg et al. 2019, arXiv 1905.12080. In the authors' code ``T`` has one more entry in each
-    block, and ``P`` takes steps of its own in training.
+    Source: Kerg et al. 2019, arXiv 1905.12080. In the authors' code ``T`` has one more entry in
+    each block, and ``P`` takes steps of its own in training.
     """
 
-    a: jax.Array = vector("hidden * (hidden - 1) // 2", _rotations)
+    a: jax.Array = vector("hidden * (hidden - 1) // 2", rotations)
     gamma: jax.Array = vector("hidden // 2", 1)
     theta: jax.Array = vector("hidden // 2", _angles)
     t: jax.Array | None = vector(
@@ -116,9 +112,9 @@ class NNRNNCell(VectorCell):
             )
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        P = _exponential(_skew(self.a, self.hidden_size))
+        P = exponential(skew(self.a, self.hidden_size))
         V = P @ self._schur() @ P.T
-        return _modrelu(self.U @ x + V @ h, self.b)
+        return modrelu(self.U @ x + V @ h, self.b)
 
     def _schur(self) -> jax.Array:
         """The matrix ``L + T``."""
@@ -191,7 +187,7 @@ class EUNNCell(VectorCell):
             )
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        return _modrelu(self.V @ x + self._matrix() @ h, self.b)
+        return modrelu(self.V @ x + self._matrix() @ h, self.b)
 
     def _matrix(self) -> jax.Array:
         """The matrix ``W``."""

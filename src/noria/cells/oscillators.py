@@ -9,12 +9,8 @@ from jax.nn import sigmoid
 from noria._types import Key
 from noria.cells.declare import matrix, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.starts import between
 from noria.initializers import uniform
-
-
-def _unit(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """U(0, 1)."""
-    return jax.random.uniform(key, shape, dtype)
 
 
 def _fan_in(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -48,7 +44,7 @@ class UnICORNNCell(VectorCell):
 
     dt: float = 0.19
     alpha: float = 30.65
-    w: jax.Array = vector("hidden", _unit)
+    w: jax.Array = vector("hidden", between(0, 1))
     V: jax.Array = matrix("hidden", "in", _fan_in)
     b: jax.Array = vector("hidden")
     c: jax.Array = vector("hidden", uniform(0.1))

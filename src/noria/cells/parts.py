@@ -15,7 +15,11 @@ def total(*terms: jax.Array | None) -> jax.Array:
     return sum(there[1:], jnp.asarray(there[0]))
 
 
+def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """``dtype``, or float32 for one of 16 bits."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+
+
 def wide(array: jax.Array) -> jax.Array:
     """An array of at least 32 bits, as factorisations need."""
-    narrow = jnp.finfo(array.dtype).bits < 32
-    return array.astype(jnp.float32) if narrow else array
+    return array.astype(wide_dtype(array.dtype))

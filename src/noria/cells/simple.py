@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
 from noria.cells.parts import times, total
+from noria.cells.starts import between
 from noria.initializers import identity, lecun_normal, normal
 
 
@@ -68,11 +68,6 @@ class LeakyRNNCell(VectorCell):
         return (1 - self.rate) * h + self.rate * n
 
 
-def _unit(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """U(0, 1)."""
-    return jax.random.uniform(key, shape, dtype)
-
-
 class IndRNNCell(VectorCell):
     """The independently recurrent network: each unit sees its own old value alone.
 
@@ -92,7 +87,7 @@ class IndRNNCell(VectorCell):
 
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
     W: jax.Array = matrix("hidden", "in")
-    u: jax.Array = vector("hidden", _unit)
+    u: jax.Array = vector("hidden", between(0, 1))
     b: jax.Array = vector("hidden")
     h: jax.Array = state("hidden")
 

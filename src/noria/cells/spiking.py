@@ -216,11 +216,12 @@ class AlphaCell(SpikingCell):
     def __call__(self, state: Any, x: jax.Array) -> Any:
         e, i, u = state
         current = self.W @ x + self.b
-        log_a, log_b = jnp.log(self.alpha), jnp.log(self.beta)
+        alpha, beta = jnp.clip(self.alpha, 0, 1), jnp.clip(self.beta, 0, 1)
+        log_a, log_b = jnp.log(alpha), jnp.log(beta)
         tau = log_a / (log_b - log_a) + 1
         keep = 1 - stop_gradient(self._spike(u - self.threshold)) if self.reset == "zero" else 1
-        e = keep * (self.alpha * e + current)
-        i = keep * (self.beta * i - current)
+        e = keep * (alpha * e + current)
+        i = keep * (beta * i - current)
         u = tau * (e + i)
         return self.State(e, i, u), self._spike(u - self.threshold)
 

@@ -9,30 +9,10 @@ from jax.lax import stop_gradient
 from jax.nn import sigmoid
 
 from noria._errors import check_choice
-from noria._types import Initializer, Key
 from noria.cells.declare import array, matrix, state, vector
 from noria.cells.spikes import SpikingCell
+from noria.cells.starts import between, normal_by_columns, uniform_by_columns
 from noria.initializers import orthogonal
-
-
-def _between(low: float, high: float) -> Initializer:
-    """An initialiser of U(low, high)."""
-
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, low, high)
-
-    return init
-
-
-def _normal_by_columns(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """N(0, 1 / n) for n columns."""
-    return jax.random.normal(key, shape, dtype) * shape[-1] ** -0.5
-
-
-def _uniform_by_columns(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """U(-1 / sqrt(n), 1 / sqrt(n)) for n columns."""
-    bound = shape[-1] ** -0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class PLIFCell(SpikingCell):
@@ -103,8 +83,8 @@ class ALIFCell(SpikingCell):
     surrogate: str = "triangle"
     scale: float = 0.3
     beta: jax.Array = vector("hidden", 1.8, trained=False)
-    W: jax.Array = matrix("hidden", "in", _normal_by_columns)
-    V: jax.Array = matrix("hidden", "hidden", _normal_by_columns)
+    W: jax.Array = matrix("hidden", "in", normal_by_columns())
+    V: jax.Array = matrix("hidden", "hidden", normal_by_columns())
     s: jax.Array = state("hidden")
     u: jax.Array = state("hidden")
     a: jax.Array = state("hidden")
@@ -161,13 +141,13 @@ class AdLIFCell(SpikingCell):
     surrogate: str = "exponential"
     slope: float = 5.0
     scale: float = 0.4
-    W: jax.Array = matrix("hidden", "in", _uniform_by_columns)
+    W: jax.Array = matrix("hidden", "in", uniform_by_columns)
     V: jax.Array = matrix("hidden", "hidden", orthogonal())
     c: jax.Array = vector("hidden")
-    a: jax.Array = vector("hidden", _between(0, 1))
-    b: jax.Array = vector("hidden", _between(0, 2))
-    r_u: jax.Array = vector("hidden", _between(0, 1))
-    r_w: jax.Array = vector("hidden", _between(0, 1))
+    a: jax.Array = vector("hidden", between(0, 1))
+    b: jax.Array = vector("hidden", between(0, 2))
+    r_u: jax.Array = vector("hidden", between(0, 1))
+    r_w: jax.Array = vector("hidden", between(0, 1))
     s: jax.Array = state("hidden")
     u: jax.Array = state("hidden")
     w: jax.Array = state("hidden")
@@ -231,8 +211,8 @@ class ResonatorCell(SpikingCell):
     scale: float = 0.5
     W: jax.Array = matrix("hidden", "in")
     V: jax.Array = matrix("hidden", "hidden")
-    omega: jax.Array = vector("hidden", _between(5, 10))
-    beta: jax.Array = vector("hidden", _between(2, 3))
+    omega: jax.Array = vector("hidden", between(5, 10))
+    beta: jax.Array = vector("hidden", between(2, 3))
     s: jax.Array = state("hidden")
     u: jax.Array = state("hidden")
     v: jax.Array = state("hidden")
@@ -249,5 +229,5 @@ class ResonatorCell(SpikingCell):
             u + self.dt * (d * u - omega * v + current),
             v + self.dt * (omega * u + d * v),
         )
-        s = self._spike(u - self.threshold - q)
+        s = self._spike(u - self.threshold - (q if self.balanced else 0))
         return self.State(s, u, v, self.gamma * q + s if self.balanced else q)

@@ -1,0 +1,25 @@
+"""The matrices of the Legendre delay."""
+
+import functools
+
+import numpy as np
+
+
+@functools.cache
+def legendre(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """The matrices ``A`` and ``B`` of the Legendre delay of ``theta`` steps, zero-order hold.
+
+    They are blocks of the exponential of one matrix: a series for a part of it, then squaring.
+    """
+    i, j = np.arange(order)[:, None], np.arange(order)[None]
+    M = np.zeros((order + 1, order + 1))
+    M[:order, :order] = (2 * i + 1) * np.where(i < j, -1.0, (-1.0) ** (i - j + 1)) / theta
+    M[:order, order:] = (2 * i + 1) * (-1.0) ** i / theta
+    squarings = max(0, int(np.ceil(np.log2(np.abs(M).sum(0).max()))) + 4)
+    term = result = np.eye(order + 1)
+    for k in range(1, 14):
+        term = term @ M / 2.0**squarings / k
+        result = result + term
+    for _ in range(squarings):
+        result = result @ result
+    return result[:order, :order], result[:order, order]

@@ -61,10 +61,10 @@ def test_values_and_gradients_are_those_of_the_paper(key, settings):
     options = options_of(cell, TIME)
     layer = nr.Recurrence(cell, backend="reference")
     (final, ys), cotangents = scanned(layer, xs, start, **options)
-    arrays, structure = jtu.tree_flatten((cell, start, xs))
+    arrays, structure = jtu.tree_flatten(numbers((cell, start, xs)))
 
     def results(arrays: list[Any]) -> list[Any]:
-        given = jtu.tree_unflatten(structure, [np.asarray(a) for a in arrays])
+        given = jtu.tree_unflatten(structure, arrays)
         return by_oracle(key, *given, numbers(options.get("dt")))
 
     found = [*jtu.tree_leaves(final), ys]
@@ -73,11 +73,12 @@ def test_values_and_gradients_are_those_of_the_paper(key, settings):
     assert_close(found, expected, 1e-11)
     if key in SURROGATE:
         return
-    rng, weights = np.random.default_rng(4), jtu.tree_leaves(noise((final, ys), 7))
-    steps = [1e-6 * rng.normal(size=np.shape(a)) for a in arrays]
+    weights = numbers(jtu.tree_leaves(noise((final, ys), 7)))
+    steps = [numbers(noise(jnp.zeros_like(a), n, 1e-6)) for n, a in enumerate(arrays, 10)]
     ends = [results([a + sign * s for a, s in zip(arrays, steps, strict=True)]) for sign in (1, -1)]
     change = sum(np.sum(np.real(w * (a - b))) for w, a, b in zip(weights, *ends, strict=True))
-    slope = sum(np.sum(np.real(c * s)) for c, s in zip(cotangents, steps, strict=True))
+    pairs = zip(numbers(cotangents), steps, strict=True)
+    slope = sum(np.sum(np.real(c * s)) for c, s in pairs)
     np.testing.assert_allclose(2 * slope, change, rtol=1e-5, atol=1e-11)
 
 

@@ -5,8 +5,8 @@
 
 A mutant is a class with one change in a method: an operator, a function, a number, or one parameter
 in the place of another of the same shape. It is run as in ``tests/test_cells.py``, under all
-settings for which there is an oracle. A mutant survives if it gives the numbers of the oracle under each of
-them. Some changes do not change the numbers, so survivors are to be read.
+settings for which there is an oracle. A mutant survives if it gives the numbers of the oracle under
+each of them. Some changes do not change the numbers, so survivors are to be read.
 """
 
 import ast

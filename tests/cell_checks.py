@@ -26,6 +26,9 @@ CASES = [(key, settings) for key in catalogue() for settings in [{}, *SETTINGS.g
 #: Parameters that keep their first values, because few values are admissible.
 KEPT = {"AlphaCell": ("alpha", "beta")}
 
+#: Parameters of large random numbers, so that each bound of their range is met.
+LARGE = {"DLinOSSCell": ("a",), "AdLIFCell": ("b",)}
+
 
 def cell_of(cls: Any, dtype: Any = jnp.float64, **settings: Any) -> Any:
     """A cell whose parameters are all random."""
@@ -33,6 +36,8 @@ def cell_of(cls: Any, dtype: Any = jnp.float64, **settings: Any) -> Any:
     found = noise(cell, 1, 0.5)
     for name in KEPT.get(cls.__name__, ()):
         object.__setattr__(found, name, getattr(cell, name))
+    for name in LARGE.get(cls.__name__, ()):
+        object.__setattr__(found, name, 40 * getattr(found, name))
     return found
 
 

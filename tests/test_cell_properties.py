@@ -87,6 +87,7 @@ WRITERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 SILU = {"gated_deltanet", "deltaproduct", "kda", "comba", "titans"}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("key", WRITERS)
 def test_a_delta_rule_overwrites(key):
     """A second value at a key replaces the first, and the value at another key stays."""
@@ -120,6 +121,7 @@ def combined(a: Any, b: Any, *weights: float) -> Any:
     return jtu.tree_map(lambda a, b: weights[0] * a + weights[1] * b, a, b)
 
 
+@pytest.mark.sampled(8)
 @cases(*LINEAR)
 def test_a_linear_cell_superposes(key, settings):
     cell = cell_of(class_of(catalogue()[key]), **settings)
@@ -138,6 +140,7 @@ AFFINE = [
 ]
 
 
+@pytest.mark.sampled(12)
 @cases(*AFFINE)
 def test_the_next_state_is_an_affine_function_of_the_state(key, settings):
     """This is what lets a recurrence run as an associative scan; a last input is no such state."""
@@ -151,6 +154,7 @@ def test_the_next_state_is_an_affine_function_of_the_state(key, settings):
     assert_close(final(combined(a, b, 3, -2)), combined(final(a), final(b), 3, -2), 1e-10)
 
 
+@pytest.mark.sampled(3)
 @cases("mass_conserving_lstm")
 def test_mass_is_conserved(key, settings):
     """What is stored in the end and has left is what was stored and came in."""
@@ -189,6 +193,7 @@ ORTHOGONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("key", ORTHOGONAL)
 def test_an_orthogonal_matrix_keeps_lengths_and_angles(key):
     """The products of states of two runs stay, while the states move."""
@@ -209,3 +214,39 @@ def test_an_associative_rum_carries_a_rotation():
     R = jtu.tree_leaves(state)[1]
     assert np.abs(R - jnp.eye(HIDDEN)).max() > 0.1
     assert_close(R @ R.T, jnp.eye(HIDDEN), 1e-12)
+
+
+def test_penalties_are_zero_at_orthogonal_matrices_only():
+    kru, nnrnn = (
+        class_of(catalogue()[k])(IN, HIDDEN, key=jax.random.key(0)) for k in ("kru", "nnrnn")
+    )
+    np.testing.assert_allclose(kru.penalty(), 0, atol=1e-10)
+    np.testing.assert_allclose(nnrnn.penalty(), 0, atol=1e-10)
+    K = np.asarray(noise(kru.K, 1))
+    expected = sum(np.sum((one.T @ one - np.eye(len(one))) ** 2) for one in K)
+    np.testing.assert_allclose(with_parameters(kru, K=K).penalty(), expected, rtol=1e-6)
+    gamma = np.asarray(noise(nnrnn.gamma, 2))
+    expected = np.mean((gamma - 1) ** 2)
+    np.testing.assert_allclose(with_parameters(nnrnn, gamma=gamma).penalty(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", ["eirnn", "stp_rnn", "noisy_rnn"])
+def test_noise_has_the_deviation_of_the_paper(key):
+    """A step with noise minus the step without is a normal number times its deviation."""
+    cls, settings = class_of(catalogue()[key]), {} if key == "noisy_rnn" else {"noise": 0.3}
+    loud, calm = cell_of(cls, **settings), cell_of(cls)
+    start, x, drawn = noise(calm.initial_state(), 3), random(2, IN), jax.random.key(5)
+    before, *pair = (
+        np.asarray(jtu.tree_leaves(state)[0])
+        for state in (start, loud(start, x, key=drawn), calm(start, x))
+    )
+    if key == "noisy_rnn":
+        f = (pair[1] - before) / loud.delta
+        deviation = loud.delta**0.5 * (loud.sigma_1 + loud.sigma_2 * f)
+    else:
+        alpha = loud.alpha if key == "eirnn" else loud.dt / loud.tau
+        deviation = (2 * alpha) ** 0.5 * 0.3
+    xi = np.asarray(jax.random.normal(drawn, (HIDDEN,), jnp.float64))
+    seen = (pair[0] * pair[1] > 0) | (key != "stp_rnn")  # its rates are rectified
+    assert seen.sum() > 1
+    np.testing.assert_allclose((pair[0] - pair[1])[seen], (deviation * xi)[seen], rtol=1e-10)

@@ -19,7 +19,7 @@ def decay(p, x):
 
 
 def deltanet(p, s, state, x):
-    """Schlag et al. 2021, eqs. 23 to 25: the value at the key moves to the new one by beta."""
+    """Schlag et al. 2021, the delta rule: the value at the key moves to the new one by beta."""
     (S,) = state
     W_q, W_k, W_v = by_head(p, p.W_q), by_head(p, p.W_k), by_head(p, p.W_v)
     beta = sigmoid(p.W_beta @ x) * (2 if s.negative else 1)
@@ -106,7 +106,7 @@ def comba(p, s, state, x):
 
 
 def longhorn(p, s, state, x):
-    """Liu et al. 2024, eqs. 8 and 9: the diagonal approximation; D skips the memory."""
+    """Liu et al. 2024, the diagonal approximation of the closed form; D skips the memory."""
     (S,) = state
     u = p.W_u @ x
     k, q = p.W_k @ u, p.W_q @ u
@@ -147,7 +147,7 @@ def ttt_linear(p, s, state, x):
 
 
 def titans(p, s, state, x):
-    """Behrouz et al. 2024, eqs. 12 to 15, of a linear memory."""
+    """Behrouz et al. 2024, surprise with momentum and forgetting, of a linear memory."""
     M, S = state
     W_q, W_k, W_v = by_head(p, p.W_q), by_head(p, p.W_k), by_head(p, p.W_v)
     alpha = sigmoid(p.W_alpha @ x + p.b_alpha)

@@ -12,18 +12,22 @@ def relu(v):
 
 
 def gru_d(p, s, state, x):
-    """Che et al. 2016, section 2.3: decays of the inputs and of the state, and the mask in gates."""
+    """Che et al. 2016: decays of the inputs and of the state, and the mask in gates.
+
+    The masks of the paper are 0 or 1; here a number above 0 is a value that was seen.
+    """
     h, last = state
     v, m, d = np.split(x, 3)
     gamma_x = np.exp(-relu(p.w_gamma_x * d + p.b_gamma_x))
     gamma_h = np.exp(-relu(p.W_gamma_h @ d + p.b_gamma_h))
-    x_hat = m * v + (1 - m) * (gamma_x * last + (1 - gamma_x) * p.x_mean)
+    seen = m > 0
+    x_hat = np.where(seen, v, gamma_x * last + (1 - gamma_x) * p.x_mean)
     h_hat = gamma_h * h
     z = sigmoid(p.W_z @ x_hat + p.U_z @ h_hat + p.V_z @ m + p.b_z)
     r = sigmoid(p.W_r @ x_hat + p.U_r @ h_hat + p.V_r @ m + p.b_r)
     n = np.tanh(p.W @ x_hat + p.U @ (r * h_hat) + p.V @ m + p.b)
     new_h = (1 - z) * h_hat + z * n
-    new_last = m * v + (1 - m) * last
+    new_last = np.where(seen, v, last)
     return (new_h, new_last), new_h
 
 
@@ -48,7 +52,7 @@ def block_gru(p, s, state, x):
 
 
 def tau_gru(p, s, state, x):
-    """Erichson et al. 2022, section 3: the new state is (1 - g) h + g (u + a z).
+    """Erichson et al. 2022: the new state is (1 - g) h + g (u + a z).
 
     ``past`` has the states before h, the oldest first.
     """
@@ -63,19 +67,19 @@ def tau_gru(p, s, state, x):
 
 
 def integrate(alpha, beta_1, beta_2, b, from_x, from_h):
-    """Wu et al. 2016, eq. 4: the general form of multiplicative integration."""
+    """Wu et al. 2016: the general form of multiplicative integration."""
     return alpha * from_x * from_h + beta_1 * from_h + beta_2 * from_x + b
 
 
 def mi_rnn(p, s, state, x):
-    """Wu et al. 2016, eq. 4 inside of a tanh."""
+    """Wu et al. 2016: the general form inside of a tanh."""
     (h,) = state
     new_h = np.tanh(integrate(p.alpha, p.beta_1, p.beta_2, p.b, p.W @ x, p.U @ h))
     return (new_h,), new_h
 
 
 def mi_gru(p, s, state, x):
-    """Wu et al. 2016, section 2.2, the GRU: each of the three sums is integrated."""
+    """Wu et al. 2016, the GRU: each of the three sums is integrated."""
     (h,) = state
     of_z, of_r, of_n = zip(p.alpha, p.beta_1, p.beta_2, p.b, strict=True)
     z = sigmoid(integrate(*of_z, p.W_z @ x, p.U_z @ h))
@@ -86,7 +90,7 @@ def mi_gru(p, s, state, x):
 
 
 def mi_lstm(p, s, state, x):
-    """Wu et al. 2016, section 2.2, the LSTM: the four sums are integrated."""
+    """Wu et al. 2016, the LSTM: the four sums are integrated."""
     h, c = state
     i, f, g, o = np.split(integrate(p.alpha, p.beta_1, p.beta_2, p.b, p.W @ x, p.U @ h), 4)
     new_c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
@@ -95,7 +99,7 @@ def mi_lstm(p, s, state, x):
 
 
 def noisy_rnn(p, s, state, x):
-    """Lim et al. 2021, eqs. 7 and 8 without noise: a step of Euler's method of size delta."""
+    """Lim et al. 2021 with the official code, without noise: a step of Euler's method."""
     (h,) = state
 
     def stable(m):
@@ -108,7 +112,7 @@ def noisy_rnn(p, s, state, x):
 
 
 def ea_lstm(p, s, state, x):
-    """Kratzert et al. 2019, eqs. 7 to 12: the input gate sees only the static inputs."""
+    """Kratzert et al. 2019 with the official code: the input gate sees only the static inputs."""
     h, c = state
     dynamic, static = x[: -p.W_i.shape[1]], x[-p.W_i.shape[1] :]
     i = sigmoid(p.W_i @ static + p.b_i)

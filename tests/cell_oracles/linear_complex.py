@@ -1,4 +1,4 @@
-"""Oracles of diagonal and oscillating linear recurrences: LRU, S4D, S5, HGRN, FFM, LinOSS, RotRNN."""
+"""Oracles of diagonal and oscillating linear recurrences."""
 
 import numpy as np
 from scipy.linalg import expm  # type: ignore[import-untyped]
@@ -118,7 +118,7 @@ def dlinoss(p, s, state, x):
 
 
 def rotrnn(p, s, state, x):
-    """Biegun et al. 2024, section 3: h' = gamma P R(theta) P^T h + xi B x of each head, r = P^T h."""
+    """Biegun et al. 2024, section 3: h' = gamma P R P^T h + xi B x of each head, r = P^T h."""
     (r,) = state
     new, read = [], []
     for head in range(s.heads):

@@ -52,18 +52,18 @@ def hyper_lstm(p, s, state, x):
 
 
 def mogrifier_lstm(p, s, state, x):
-    """Melis et al. 2019, eqs. 1 and 2, and section 2 for the low rank."""
+    """Melis et al. 2019: rounds of mutual gating, then an LSTM."""
     h, c = state
     if p.Q is None:
         q = [a @ b for a, b in zip(p.Q_1, p.Q_2, strict=True)]
         r = [a @ b for a, b in zip(p.R_1, p.R_2, strict=True)]
     else:
         q, r = p.Q, p.R
-    for i in range(1, s.rounds + 1):
-        if i % 2 == 1:
-            x = 2 * sigmoid(q[i // 2] @ h) * x
+    for k in range(1, s.rounds + 1):
+        if k % 2 == 1:
+            x = 2 * sigmoid(q[k // 2] @ h) * x
         else:
-            h = 2 * sigmoid(r[i // 2 - 1] @ x) * h
+            h = 2 * sigmoid(r[k // 2 - 1] @ x) * h
     i, f, g, o = np.split(p.W @ x + p.U @ h + p.b, 4)
     new_c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
     new_h = sigmoid(o) * np.tanh(new_c)
@@ -71,7 +71,7 @@ def mogrifier_lstm(p, s, state, x):
 
 
 def stack_rnn(p, s, state, x):
-    """Joulin and Mikolov 2015, eqs. 3 to 8: the top of a stack is its entry 0."""
+    """Joulin and Mikolov 2015 with the official code: the top of a stack is its entry 0."""
     h, stacks = state
     tops = stacks[:, : s.top_size].reshape(-1)
     total = p.U @ x + p.P @ tops
@@ -93,7 +93,7 @@ def stack_rnn(p, s, state, x):
 
 
 def mist(p, s, state, x):
-    """DiPietro et al. 2017, section 5: ``past`` has the last states, h at its end."""
+    """DiPietro et al. 2017 with the official code: ``past`` has the last states, h at its end."""
     h, past = state
     a = softmax(p.W_a @ x + p.U_a @ h + p.b_a)
     r = sigmoid(p.W_r @ x + p.U_r @ h + p.b_r)
@@ -103,7 +103,7 @@ def mist(p, s, state, x):
 
 
 def rotation(a, b):
-    """Dangovski et al. 2017, section 3: the rotation in the plane of a and b from a to b."""
+    """Dangovski et al. 2017 with the official code: the rotation from a to b in their plane."""
     u = a / np.linalg.norm(a)
     v = b - (u @ b) * u
     v = v / np.linalg.norm(v)
@@ -127,7 +127,7 @@ def normalised(s, h):
 
 
 def rum(p, s, state, x):
-    """Dangovski et al. 2017, section 3 with lambda = 0."""
+    """Dangovski et al. 2017 with lambda = 0."""
     (h,) = state
     e, t, u = rum_parts(p, h, x)
     n = relu(e + rotation(e, t) @ h)
@@ -136,7 +136,7 @@ def rum(p, s, state, x):
 
 
 def associative_rum(p, s, state, x):
-    """Dangovski et al. 2017, section 3 with lambda = 1: each rotation is multiplied from the right."""
+    """Dangovski et al. 2017 with lambda = 1: each rotation is multiplied from the right."""
     h, old = state
     e, t, u = rum_parts(p, h, x)
     new = old @ rotation(e, t)
@@ -146,7 +146,7 @@ def associative_rum(p, s, state, x):
 
 
 def kru(p, s, state, x):
-    """Jose et al. 2017, section 4: the recurrent matrix is a Kronecker product."""
+    """Jose et al. 2017: the recurrent matrix is a Kronecker product."""
     (h,) = state
     product = np.eye(1)
     for factor in p.K:
@@ -156,7 +156,7 @@ def kru(p, s, state, x):
 
 
 def nnrnn(p, s, state, x):
-    """Kerg et al. 2019, section 3: P (L + T) P^T, a Schur form with rotations on its diagonal."""
+    """Kerg et al. 2019 with the official code: P (L + T) P^T, L with rotations as blocks."""
     (h,) = state
     size = len(h)
     skew = np.zeros((size, size))
@@ -187,7 +187,7 @@ def rotated(h, angles, first):
 
 
 def eunn(p, s, state, x):
-    """Jing et al. 2016, section 4.1, the tunable style with real rotations."""
+    """Jing et al. 2016 with the official code: the tunable style with real rotations."""
     (h,) = state
     turned = h
     for layer in range(s.layers):

@@ -45,7 +45,7 @@ def linear_attention(p, s, state, x):
 
 
 def dpfp(s, a):
-    """Schlag et al. 2021, section 5.3: products of the rectified vector and itself, shifted."""
+    """Schlag et al. 2021, DPFP: products of the rectified vector and itself, shifted."""
     r = np.maximum(np.concatenate([a, -a]), 0)
     features = []
     for j in range(1, s.nu + 1):
@@ -56,7 +56,7 @@ def dpfp(s, a):
 
 
 def fast_weight(p, s, state, x):
-    """Schlag et al. 2021, eqs. 17 to 19: the rule of the sum."""
+    """Schlag et al. 2021, the rule of the sum, without a normalisation of the attention."""
     (S,) = state
     W_q, W_k, W_v = by_head(p, p.W_q), by_head(p, p.W_k), by_head(p, p.W_v)
     new_S, y = np.zeros_like(S), []

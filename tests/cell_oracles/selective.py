@@ -7,7 +7,7 @@ from cell_oracles.memories import SMALL, by_head, sigmoid
 
 
 def rwkv4(p, s, state, x):
-    """Peng et al. 2023, eqs. 11 to 14 and 16, and appendix D: a and b are times exp(-p).
+    """Peng et al. 2023, the recursive form of the appendix: a and b are times exp(-p).
 
     The decay w of the paper is positive; in the authors' code it is the exponential of a parameter.
     """
@@ -26,7 +26,7 @@ def rwkv4(p, s, state, x):
 
 
 def rwkv6(p, s, state, x):
-    """Peng et al. 2024, eqs. 10 to 19: of Finch, without its gate and its norm."""
+    """Peng et al. 2024, time mixing of Finch, without its gate and its norm."""
     S, x_before = state
     mixed = x + (x_before - x) * p.mu
 
@@ -46,7 +46,7 @@ def rwkv6(p, s, state, x):
 
 
 def rwkv7(p, s, state, x):
-    """Peng et al. 2025, eqs. 4 to 18: without value residual, bonus, norm and gate."""
+    """Peng et al. 2025, time mixing without value residual, bonus, norm and gate."""
     S, x_before = state
 
     def lerp(g):
@@ -80,7 +80,7 @@ def mamba(p, s, state, x):
 
 
 def mamba2(p, s, state, x):
-    """Dao and Gu 2024, eq. 16 and section 7: A is one number for each head."""
+    """Dao and Gu 2024: A is one number for each head."""
     (S,) = state
     u = by_head(p, p.W_u @ x)
     B, C = p.W_B @ x, p.W_C @ x

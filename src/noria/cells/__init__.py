@@ -43,8 +43,8 @@ from noria.cells.wrappers_time import DelayState as DelayState
 from noria.cells.wrappers_time import DilatedCell as DilatedCell
 
 if TYPE_CHECKING:
-    from noria.cells.continuous import CfCCell as CfCCell
     from noria.cells.continuous import CTRNNCell as CTRNNCell
+    from noria.cells.continuous import CfCCell as CfCCell
     from noria.cells.continuous import DendPLRNNCell as DendPLRNNCell
     from noria.cells.continuous import ESNCell as ESNCell
     from noria.cells.continuous import LowRankRNNCell as LowRankRNNCell
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from noria.cells.delta_rules import GatedDeltaNetCell as GatedDeltaNetCell
     from noria.cells.delta_rules import KDACell as KDACell
     from noria.cells.delta_rules import LonghornCell as LonghornCell
-    from noria.cells.delta_rules import TitansCell as TitansCell
     from noria.cells.delta_rules import TTTLinearCell as TTTLinearCell
+    from noria.cells.delta_rules import TitansCell as TitansCell
     from noria.cells.gates import ATRCell as ATRCell
     from noria.cells.gates import BRCCell as BRCCell
     from noria.cells.gates import CFNCell as CFNCell
@@ -67,8 +67,8 @@ if TYPE_CHECKING:
     from noria.cells.gates import TGRUCell as TGRUCell
     from noria.cells.gates_inner import FastGRNNCell as FastGRNNCell
     from noria.cells.gates_inner import IntersectionRNNCell as IntersectionRNNCell
-    from noria.cells.gates_inner import MiRUCell as MiRUCell
     from noria.cells.gates_inner import MUTCell as MUTCell
+    from noria.cells.gates_inner import MiRUCell as MiRUCell
     from noria.cells.gates_inner import SGUCell as SGUCell
     from noria.cells.gru_relatives import BlockGRUCell as BlockGRUCell
     from noria.cells.gru_relatives import GRUDCell as GRUDCell
@@ -116,9 +116,9 @@ if TYPE_CHECKING:
     from noria.cells.lstm_relatives import NestedLSTMCell as NestedLSTMCell
     from noria.cells.lstm_relatives import RecurrentHighwayCell as RecurrentHighwayCell
     from noria.cells.lstm_relatives import TLSTMCell as TLSTMCell
-    from noria.cells.lstm_variants import LayerNormLSTMCell as LayerNormLSTMCell
     from noria.cells.lstm_variants import LSTM1997Cell as LSTM1997Cell
     from noria.cells.lstm_variants import LSTMVariantCell as LSTMVariantCell
+    from noria.cells.lstm_variants import LayerNormLSTMCell as LayerNormLSTMCell
     from noria.cells.lstm_variants import PeepholeLSTMCell as PeepholeLSTMCell
     from noria.cells.lstm_variants import ProjectedLSTMCell as ProjectedLSTMCell
     from noria.cells.lstm_variants import URLSTMCell as URLSTMCell
@@ -128,8 +128,8 @@ if TYPE_CHECKING:
     from noria.cells.memories import LinearAttentionCell as LinearAttentionCell
     from noria.cells.memories import MLSTMCell as MLSTMCell
     from noria.cells.memories import RetNetCell as RetNetCell
-    from noria.cells.memories import SimpleGLACell as SimpleGLACell
     from noria.cells.memories import SLSTMCell as SLSTMCell
+    from noria.cells.memories import SimpleGLACell as SimpleGLACell
     from noria.cells.memory_stacks import AssociativeRUMCell as AssociativeRUMCell
     from noria.cells.memory_stacks import MISTCell as MISTCell
     from noria.cells.memory_stacks import RUMCell as RUMCell
@@ -138,8 +138,8 @@ if TYPE_CHECKING:
     from noria.cells.neural import LTCCell as LTCCell
     from noria.cells.neural import STPRNNCell as STPRNNCell
     from noria.cells.one_gate import JANETCell as JANETCell
-    from noria.cells.one_gate import LightRUCell as LightRUCell
     from noria.cells.one_gate import LiGRUCell as LiGRUCell
+    from noria.cells.one_gate import LightRUCell as LightRUCell
     from noria.cells.one_gate import MGUCell as MGUCell
     from noria.cells.one_gate import MinimalRNNCell as MinimalRNNCell
     from noria.cells.one_gate import SGRNCell as SGRNCell
@@ -162,8 +162,8 @@ if TYPE_CHECKING:
     from noria.cells.selective import RWKV7Cell as RWKV7Cell
     from noria.cells.simple import AntisymmetricRNNCell as AntisymmetricRNNCell
     from noria.cells.simple import FastRNNCell as FastRNNCell
-    from noria.cells.simple import IndRNNCell as IndRNNCell
     from noria.cells.simple import IRNNCell as IRNNCell
+    from noria.cells.simple import IndRNNCell as IndRNNCell
     from noria.cells.simple import JordanRNNCell as JordanRNNCell
     from noria.cells.simple import LeakyRNNCell as LeakyRNNCell
     from noria.cells.simple import MRNNCell as MRNNCell
@@ -175,8 +175,8 @@ if TYPE_CHECKING:
     from noria.cells.spiking import RSynapticCell as RSynapticCell
     from noria.cells.spiking import SpikingLSTMCell as SpikingLSTMCell
     from noria.cells.spiking import SynapticCell as SynapticCell
-    from noria.cells.spiking_adaptive import AdLIFCell as AdLIFCell
     from noria.cells.spiking_adaptive import ALIFCell as ALIFCell
+    from noria.cells.spiking_adaptive import AdLIFCell as AdLIFCell
     from noria.cells.spiking_adaptive import PLIFCell as PLIFCell
     from noria.cells.spiking_adaptive import ResonatorCell as ResonatorCell
 

@@ -215,7 +215,7 @@ class CombaCell(_DeltaCell):
         key_size: features of a key.
 
     Source: Hu et al. 2025, arXiv 2506.02475, eq. 5, without convolutions, norm and output gate.
-    flash-linear-attention divides the output by ``sqrt(key)``, and normalises ``q - d sigmoid(b) k``
+    flash-linear-attention divides the output by ``sqrt(key)`` and normalises ``q - d sigmoid(b) k``
     and ``sigmoid(b) k``, so that ``b`` has no effect on the state. Its plain version reads the
     decayed memory.
     """

@@ -148,7 +148,7 @@ class HyperLSTMCell(VectorCell):
         k' = sigmoid(o^) * tanh(LN(l'))
 
         for each gate of i, f, g, o:
-            z_x, z_h, z_b = Z_x k' + e_x,  Z_h k' + e_h,  Z_b k'
+            z_x, z_h, z_b = Z_x k + e_x,  Z_h k + e_h,  Z_b k
             a  = LN((D_x z_x) * (W x) + (D_h z_h) * (U h) + D_b z_b + b)
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(LN(c'))
@@ -160,8 +160,9 @@ class HyperLSTMCell(VectorCell):
         hyper_size: features of the smaller memory.
         embedding_size: features of each ``z``.
 
-    Source: Ha, Dai and Le 2016, arXiv 1609.09106, the form with layer norms. The initial values of
-    ``Z``, ``e`` and ``D`` are the paper's: ``D_x z_x`` and ``D_h z_h`` start at 0.1.
+    Source: Ha, Dai and Le 2016, arXiv 1609.09106, eq. 11, with layer norms. The initial values of
+    ``Z``, ``e`` and ``D`` are the paper's: ``D_x z_x`` and ``D_h z_h`` start at 0.1. The authors'
+    code computes each ``z`` from ``k'``.
     """
 
     hyper_size: int = size(default=128)
@@ -194,17 +195,17 @@ class HyperLSTMCell(VectorCell):
 
     def __call__(self, state: Any, x: jax.Array) -> Any:
         h, c, k, l = state
-        a = _each(self.W_hat, jnp.concatenate([x, h])) + _each(self.U_hat, k)
-        i, f, g, o = _normed(a, self.alpha_hat, self.beta_hat)
-        l = sigmoid(f) * l + sigmoid(i) * jnp.tanh(g)
-        k = sigmoid(o) * jnp.tanh(_normed(l, self.alpha_l, self.beta_l))
-
+        a_hat = _each(self.W_hat, jnp.concatenate([x, h])) + _each(self.U_hat, k)
         a = _scales(self.D_x, _each(self.Z_x, k) + self.e_x) * _each(self.W, x)
         a = a + _scales(self.D_h, _each(self.Z_h, k) + self.e_h) * _each(self.U, h)
         a = a + _scales(self.D_b, _each(self.Z_b, k)) + self.b
         i, f, g, o = _normed(a, self.alpha, self.beta)
         c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
         h = sigmoid(o) * jnp.tanh(_normed(c, self.alpha_c, self.beta_c))
+
+        i, f, g, o = _normed(a_hat, self.alpha_hat, self.beta_hat)
+        l = sigmoid(f) * l + sigmoid(i) * jnp.tanh(g)
+        k = sigmoid(o) * jnp.tanh(_normed(l, self.alpha_l, self.beta_l))
         return self.State(h, c, k, l)
 
 

@@ -130,8 +130,9 @@ class MomentumLSTMCell(VectorCell):
         mu: share of the velocity ``v`` that stays.
         s: step size of the input.
 
-    Source: Nguyen et al. 2020, arXiv 2006.06919. The bias is a column of W in the paper; the authors'
-    code has a second one outside of ``v``, an orthogonal ``W`` and a ``U`` with a diagonal of ones.
+    Source: Nguyen et al. 2020, arXiv 2006.06919. In the paper the bias is a column of W. The
+    authors' code has a second one outside of ``v``, an orthogonal ``W`` and a ``U`` with a diagonal
+    of ones.
     """
 
     mu: float = 0.6

@@ -92,7 +92,7 @@ def changes(node: ast.AST, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple
             function = ast.parse(FUNCTIONS[name].replace("sin", "jnp.sin"), mode="eval").body
             yield f"{ast.unparse(node)}: {FUNCTIONS[name]}", lambda n: setattr(n, "func", function)
     elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        yield f"{node.value}: plus 1", lambda n: setattr(n, "value", n.value + 1)
+        yield f"{node.value!r}: plus 1", lambda n: setattr(n, "value", n.value + 1)
     elif isinstance(node, ast.Attribute) and node.attr in shapes:
         alike = [n for n, shape in shapes.items() if shape == shapes[node.attr] and n != node.attr]
         for other in alike[:2]:

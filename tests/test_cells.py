@@ -64,8 +64,8 @@ def test_values_and_gradients_are_those_of_the_paper(key, settings):
     arrays, structure = jtu.tree_flatten(numbers((cell, start, xs)))
 
     def results(arrays: list[Any]) -> list[Any]:
-        given = jtu.tree_unflatten(structure, arrays)
-        return by_oracle(key, *given, numbers(options.get("dt")))
+        cell, start, xs = jtu.tree_unflatten(structure, arrays)
+        return by_oracle(key, cell, start, xs, numbers(options.get("dt")))
 
     found = [*jtu.tree_leaves(final), ys]
     expected = results(arrays)

@@ -20,8 +20,8 @@ from models import AUTO, assert_close, noise, random
 from oracles import sigmoid
 
 import noria as nr
+from noria.cells import MGUCell
 from noria.cells.base import advance, arguments_of
-from noria.cells.one_gate import MGUCell
 from noria.cells.wrappers import ProjectedCell, ResidualCell, WrapperCell, Zoneout
 from noria.cells.wrappers_fast_slow import FastSlowCell, FastSlowState
 from noria.cells.wrappers_gates import PhasedCell, PhasedState, SkipCell, SkipState

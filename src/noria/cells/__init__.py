@@ -1,17 +1,32 @@
 """Cells: one step of a recurrence.
 
-=============== ===================================================================
-file            contents
-=============== ===================================================================
-base            ``Cell``, how a cell emits its output, ``GatedCell``
-declare         declarations of sizes, parameters and states
-declared        ``DeclaredCell``: the constructor, the initial state, checks
-parts           functions that many cells share
-catalogue       the entries of ``catalogue.toml`` and ``papers.bib``
-elman, gru      the cells of ``noria`` itself; also ``lstm``
-wrappers        cells around other cells; also the files ``wrappers_...``
-one_gate        one gate between the old state and a candidate
-=============== ===================================================================
+================== ============================================================
+file               contents
+================== ============================================================
+base               ``Cell``, how a cell emits its output, ``GatedCell``
+declare            declarations of sizes, parameters and states
+declared           ``DeclaredCell``: the constructor, the initial state, checks
+catalogue          the entries of ``catalogue.toml`` and ``papers.bib``
+elman              the simple recurrent cell
+gru                the gated recurrent units
+lstm               the long short-term memory
+wrappers           cells around other cells: the base, zoneout, outputs
+wrappers_time      wrappers that read the past
+wrappers_gates     wrappers with a gate of the whole update
+wrappers_fast_slow several fast cells and a slow one
+parts              functions that many cells share
+starts             initialisers that several cells share
+matrices           recurrent matrices with a structure
+heads              parts of cells whose memory is a matrix for each head
+legendre           the matrices of the Legendre delay
+spikes             spikes with surrogate gradients
+gated              cells with vectors as states: gates, or none
+orthogonal         recurrent weights whose norms are bounded
+dynamical          differential equations, reservoirs, neurons
+linear             next states that are linear in the state
+memory             matrices as states
+spiking            neurons that spike
+================== ============================================================
 
 A class of the catalogue is loaded when it is asked for: ``noria.cells.MGUCell``.
 """
@@ -43,142 +58,148 @@ from noria.cells.wrappers_time import DelayState as DelayState
 from noria.cells.wrappers_time import DilatedCell as DilatedCell
 
 if TYPE_CHECKING:
-    from noria.cells.continuous import CTRNNCell as CTRNNCell
-    from noria.cells.continuous import CfCCell as CfCCell
-    from noria.cells.continuous import DendPLRNNCell as DendPLRNNCell
-    from noria.cells.continuous import ESNCell as ESNCell
-    from noria.cells.continuous import LowRankRNNCell as LowRankRNNCell
-    from noria.cells.continuous import PLRNNCell as PLRNNCell
-    from noria.cells.continuous import ShallowPLRNNCell as ShallowPLRNNCell
-    from noria.cells.delta_rules import CombaCell as CombaCell
-    from noria.cells.delta_rules import DeltaNetCell as DeltaNetCell
-    from noria.cells.delta_rules import DeltaProductCell as DeltaProductCell
-    from noria.cells.delta_rules import GatedDeltaNetCell as GatedDeltaNetCell
-    from noria.cells.delta_rules import KDACell as KDACell
-    from noria.cells.delta_rules import LonghornCell as LonghornCell
-    from noria.cells.delta_rules import TTTLinearCell as TTTLinearCell
-    from noria.cells.delta_rules import TitansCell as TitansCell
-    from noria.cells.gates import ATRCell as ATRCell
-    from noria.cells.gates import BRCCell as BRCCell
-    from noria.cells.gates import CFNCell as CFNCell
-    from noria.cells.gates import NBRCCell as NBRCCell
-    from noria.cells.gates import RANCell as RANCell
-    from noria.cells.gates import STARCell as STARCell
-    from noria.cells.gates import TGRUCell as TGRUCell
-    from noria.cells.gates_inner import FastGRNNCell as FastGRNNCell
-    from noria.cells.gates_inner import IntersectionRNNCell as IntersectionRNNCell
-    from noria.cells.gates_inner import MUTCell as MUTCell
-    from noria.cells.gates_inner import MiRUCell as MiRUCell
-    from noria.cells.gates_inner import SGUCell as SGUCell
-    from noria.cells.gru_relatives import BlockGRUCell as BlockGRUCell
-    from noria.cells.gru_relatives import GRUDCell as GRUDCell
-    from noria.cells.gru_relatives import MIGRUCell as MIGRUCell
-    from noria.cells.gru_relatives import MIRNNCell as MIRNNCell
-    from noria.cells.gru_relatives import NoisyRNNCell as NoisyRNNCell
-    from noria.cells.gru_relatives import TauGRUCell as TauGRUCell
-    from noria.cells.linear_complex import FFMCell as FFMCell
-    from noria.cells.linear_complex import HGRNCell as HGRNCell
-    from noria.cells.linear_complex import LRUCell as LRUCell
-    from noria.cells.linear_complex import S4DCell as S4DCell
-    from noria.cells.linear_complex import S5Cell as S5Cell
-    from noria.cells.linear_more import BilinearRNNCell as BilinearRNNCell
-    from noria.cells.linear_more import EMACell as EMACell
-    from noria.cells.linear_more import HiPPOCell as HiPPOCell
-    from noria.cells.linear_more import MegaEMACell as MegaEMACell
-    from noria.cells.linear_more import ParallelLMUCell as ParallelLMUCell
-    from noria.cells.linear_more import S7Cell as S7Cell
-    from noria.cells.linear_more import SHMCell as SHMCell
-    from noria.cells.linear_oscillators import DLinOSSCell as DLinOSSCell
-    from noria.cells.linear_oscillators import LinOSSCell as LinOSSCell
-    from noria.cells.linear_oscillators import RotRNNCell as RotRNNCell
-    from noria.cells.linear_vectors import GILRCell as GILRCell
-    from noria.cells.linear_vectors import LMUCell as LMUCell
-    from noria.cells.linear_vectors import MinGRUCell as MinGRUCell
-    from noria.cells.linear_vectors import MinLSTMCell as MinLSTMCell
-    from noria.cells.linear_vectors import QRNNCell as QRNNCell
-    from noria.cells.linear_vectors import RGLRUCell as RGLRUCell
-    from noria.cells.linear_vectors import SRUCell as SRUCell
-    from noria.cells.lstm_memories import MemoryControllerLSTMCell as MemoryControllerLSTMCell
-    from noria.cells.lstm_memories import MultiplicativeLSTMCell as MultiplicativeLSTMCell
-    from noria.cells.lstm_memories import ONLSTMCell as ONLSTMCell
-    from noria.cells.lstm_memories import ResLSTMCell as ResLSTMCell
-    from noria.cells.lstm_memories import TimeAwareLSTMCell as TimeAwareLSTMCell
-    from noria.cells.lstm_memories import WMCLSTMCell as WMCLSTMCell
-    from noria.cells.lstm_more import EALSTMCell as EALSTMCell
-    from noria.cells.lstm_more import HyperLSTMCell as HyperLSTMCell
-    from noria.cells.lstm_more import MILSTMCell as MILSTMCell
-    from noria.cells.lstm_more import MogrifierLSTMCell as MogrifierLSTMCell
-    from noria.cells.lstm_relatives import ELSTMCell as ELSTMCell
-    from noria.cells.lstm_relatives import MassConservingLSTMCell as MassConservingLSTMCell
-    from noria.cells.lstm_relatives import MomentumLSTMCell as MomentumLSTMCell
-    from noria.cells.lstm_relatives import MomentumRNNCell as MomentumRNNCell
-    from noria.cells.lstm_relatives import NASCell as NASCell
-    from noria.cells.lstm_relatives import NestedLSTMCell as NestedLSTMCell
-    from noria.cells.lstm_relatives import RecurrentHighwayCell as RecurrentHighwayCell
-    from noria.cells.lstm_relatives import TLSTMCell as TLSTMCell
-    from noria.cells.lstm_variants import LSTM1997Cell as LSTM1997Cell
-    from noria.cells.lstm_variants import LSTMVariantCell as LSTMVariantCell
-    from noria.cells.lstm_variants import LayerNormLSTMCell as LayerNormLSTMCell
-    from noria.cells.lstm_variants import PeepholeLSTMCell as PeepholeLSTMCell
-    from noria.cells.lstm_variants import ProjectedLSTMCell as ProjectedLSTMCell
-    from noria.cells.lstm_variants import URLSTMCell as URLSTMCell
-    from noria.cells.memories import FastWeightCell as FastWeightCell
-    from noria.cells.memories import GLACell as GLACell
-    from noria.cells.memories import HGRN2Cell as HGRN2Cell
-    from noria.cells.memories import LinearAttentionCell as LinearAttentionCell
-    from noria.cells.memories import MLSTMCell as MLSTMCell
-    from noria.cells.memories import RetNetCell as RetNetCell
-    from noria.cells.memories import SLSTMCell as SLSTMCell
-    from noria.cells.memories import SimpleGLACell as SimpleGLACell
-    from noria.cells.memory_stacks import AssociativeRUMCell as AssociativeRUMCell
-    from noria.cells.memory_stacks import MISTCell as MISTCell
-    from noria.cells.memory_stacks import RUMCell as RUMCell
-    from noria.cells.memory_stacks import StackRNNCell as StackRNNCell
-    from noria.cells.neural import EIRNNCell as EIRNNCell
-    from noria.cells.neural import LTCCell as LTCCell
-    from noria.cells.neural import STPRNNCell as STPRNNCell
-    from noria.cells.one_gate import JANETCell as JANETCell
-    from noria.cells.one_gate import LiGRUCell as LiGRUCell
-    from noria.cells.one_gate import LightRUCell as LightRUCell
-    from noria.cells.one_gate import MGUCell as MGUCell
-    from noria.cells.one_gate import MinimalRNNCell as MinimalRNNCell
-    from noria.cells.one_gate import SGRNCell as SGRNCell
-    from noria.cells.one_gate import UGRNNCell as UGRNNCell
-    from noria.cells.orthogonal import ExpRNNCell as ExpRNNCell
-    from noria.cells.orthogonal import GORUCell as GORUCell
-    from noria.cells.orthogonal import LipschitzRNNCell as LipschitzRNNCell
-    from noria.cells.orthogonal import ORNNCell as ORNNCell
-    from noria.cells.orthogonal import ScoRNNCell as ScoRNNCell
-    from noria.cells.orthogonal_more import EUNNCell as EUNNCell
-    from noria.cells.orthogonal_more import KRUCell as KRUCell
-    from noria.cells.orthogonal_more import NNRNNCell as NNRNNCell
-    from noria.cells.oscillators import CoRNNCell as CoRNNCell
-    from noria.cells.oscillators import LEMCell as LEMCell
-    from noria.cells.oscillators import UnICORNNCell as UnICORNNCell
-    from noria.cells.selective import Mamba2Cell as Mamba2Cell
-    from noria.cells.selective import MambaCell as MambaCell
-    from noria.cells.selective import RWKV4Cell as RWKV4Cell
-    from noria.cells.selective import RWKV6Cell as RWKV6Cell
-    from noria.cells.selective import RWKV7Cell as RWKV7Cell
-    from noria.cells.simple import AntisymmetricRNNCell as AntisymmetricRNNCell
-    from noria.cells.simple import FastRNNCell as FastRNNCell
-    from noria.cells.simple import IRNNCell as IRNNCell
-    from noria.cells.simple import IndRNNCell as IndRNNCell
-    from noria.cells.simple import JordanRNNCell as JordanRNNCell
-    from noria.cells.simple import LeakyRNNCell as LeakyRNNCell
-    from noria.cells.simple import MRNNCell as MRNNCell
-    from noria.cells.simple import SCRNCell as SCRNCell
-    from noria.cells.simple import TRNNCell as TRNNCell
-    from noria.cells.spiking import AlphaCell as AlphaCell
-    from noria.cells.spiking import LIFCell as LIFCell
-    from noria.cells.spiking import RLeakyCell as RLeakyCell
-    from noria.cells.spiking import RSynapticCell as RSynapticCell
-    from noria.cells.spiking import SpikingLSTMCell as SpikingLSTMCell
-    from noria.cells.spiking import SynapticCell as SynapticCell
-    from noria.cells.spiking_adaptive import ALIFCell as ALIFCell
-    from noria.cells.spiking_adaptive import AdLIFCell as AdLIFCell
-    from noria.cells.spiking_adaptive import PLIFCell as PLIFCell
-    from noria.cells.spiking_adaptive import ResonatorCell as ResonatorCell
+    from noria.cells.dynamical.cfc import CfCCell as CfCCell
+    from noria.cells.dynamical.cornn import CoRNNCell as CoRNNCell
+    from noria.cells.dynamical.ctrnn import CTRNNCell as CTRNNCell
+    from noria.cells.dynamical.dale import EIRNNCell as EIRNNCell
+    from noria.cells.dynamical.dale import STPRNNCell as STPRNNCell
+    from noria.cells.dynamical.esn import ESNCell as ESNCell
+    from noria.cells.dynamical.lem import LEMCell as LEMCell
+    from noria.cells.dynamical.low_rank_rnn import LowRankRNNCell as LowRankRNNCell
+    from noria.cells.dynamical.ltc import LTCCell as LTCCell
+    from noria.cells.dynamical.plrnn import DendPLRNNCell as DendPLRNNCell
+    from noria.cells.dynamical.plrnn import PLRNNCell as PLRNNCell
+    from noria.cells.dynamical.plrnn import ShallowPLRNNCell as ShallowPLRNNCell
+    from noria.cells.dynamical.unicornn import UnICORNNCell as UnICORNNCell
+    from noria.cells.gated.antisymmetric_rnn import AntisymmetricRNNCell as AntisymmetricRNNCell
+    from noria.cells.gated.atr import ATRCell as ATRCell
+    from noria.cells.gated.block_gru import BlockGRUCell as BlockGRUCell
+    from noria.cells.gated.brc import BRCCell as BRCCell
+    from noria.cells.gated.cfn import CFNCell as CFNCell
+    from noria.cells.gated.ea_lstm import EALSTMCell as EALSTMCell
+    from noria.cells.gated.elstm import ELSTMCell as ELSTMCell
+    from noria.cells.gated.fast_grnn import FastGRNNCell as FastGRNNCell
+    from noria.cells.gated.fast_rnn import FastRNNCell as FastRNNCell
+    from noria.cells.gated.gru_d import GRUDCell as GRUDCell
+    from noria.cells.gated.hyper_lstm import HyperLSTMCell as HyperLSTMCell
+    from noria.cells.gated.indrnn import IndRNNCell as IndRNNCell
+    from noria.cells.gated.intersection_rnn import IntersectionRNNCell as IntersectionRNNCell
+    from noria.cells.gated.irnn import IRNNCell as IRNNCell
+    from noria.cells.gated.janet import JANETCell as JANETCell
+    from noria.cells.gated.jordan_rnn import JordanRNNCell as JordanRNNCell
+    from noria.cells.gated.layer_norm_lstm import LayerNormLSTMCell as LayerNormLSTMCell
+    from noria.cells.gated.leaky_rnn import LeakyRNNCell as LeakyRNNCell
+    from noria.cells.gated.light_ru import LightRUCell as LightRUCell
+    from noria.cells.gated.ligru import LiGRUCell as LiGRUCell
+    from noria.cells.gated.lstm_1997 import LSTM1997Cell as LSTM1997Cell
+    from noria.cells.gated.lstm_variant import LSTMVariantCell as LSTMVariantCell
+    from noria.cells.gated.lstmp import ProjectedLSTMCell as ProjectedLSTMCell
+    from noria.cells.gated.mass_conserving_lstm import (
+        MassConservingLSTMCell as MassConservingLSTMCell,
+    )
+    from noria.cells.gated.memory_controller_lstm import (
+        MemoryControllerLSTMCell as MemoryControllerLSTMCell,
+    )
+    from noria.cells.gated.mgu import MGUCell as MGUCell
+    from noria.cells.gated.mi_gru import MIGRUCell as MIGRUCell
+    from noria.cells.gated.mi_lstm import MILSTMCell as MILSTMCell
+    from noria.cells.gated.mi_rnn import MIRNNCell as MIRNNCell
+    from noria.cells.gated.minimal_rnn import MinimalRNNCell as MinimalRNNCell
+    from noria.cells.gated.miru import MiRUCell as MiRUCell
+    from noria.cells.gated.mist import MISTCell as MISTCell
+    from noria.cells.gated.mogrifier_lstm import MogrifierLSTMCell as MogrifierLSTMCell
+    from noria.cells.gated.momentum_lstm import MomentumLSTMCell as MomentumLSTMCell
+    from noria.cells.gated.momentum_rnn import MomentumRNNCell as MomentumRNNCell
+    from noria.cells.gated.mrnn import MRNNCell as MRNNCell
+    from noria.cells.gated.multiplicative_lstm import (
+        MultiplicativeLSTMCell as MultiplicativeLSTMCell,
+    )
+    from noria.cells.gated.mut import MUTCell as MUTCell
+    from noria.cells.gated.nas import NASCell as NASCell
+    from noria.cells.gated.nbrc import NBRCCell as NBRCCell
+    from noria.cells.gated.nested_lstm import NestedLSTMCell as NestedLSTMCell
+    from noria.cells.gated.noisy_rnn import NoisyRNNCell as NoisyRNNCell
+    from noria.cells.gated.on_lstm import ONLSTMCell as ONLSTMCell
+    from noria.cells.gated.peephole_lstm import PeepholeLSTMCell as PeepholeLSTMCell
+    from noria.cells.gated.ran import RANCell as RANCell
+    from noria.cells.gated.recurrent_highway import RecurrentHighwayCell as RecurrentHighwayCell
+    from noria.cells.gated.res_lstm import ResLSTMCell as ResLSTMCell
+    from noria.cells.gated.scrn import SCRNCell as SCRNCell
+    from noria.cells.gated.sgrn import SGRNCell as SGRNCell
+    from noria.cells.gated.sgu import SGUCell as SGUCell
+    from noria.cells.gated.stack_rnn import StackRNNCell as StackRNNCell
+    from noria.cells.gated.star import STARCell as STARCell
+    from noria.cells.gated.tau_gru import TauGRUCell as TauGRUCell
+    from noria.cells.gated.tgru import TGRUCell as TGRUCell
+    from noria.cells.gated.time_aware_lstm import TimeAwareLSTMCell as TimeAwareLSTMCell
+    from noria.cells.gated.tlstm import TLSTMCell as TLSTMCell
+    from noria.cells.gated.trnn import TRNNCell as TRNNCell
+    from noria.cells.gated.ugrnn import UGRNNCell as UGRNNCell
+    from noria.cells.gated.ur_lstm import URLSTMCell as URLSTMCell
+    from noria.cells.gated.wmc_lstm import WMCLSTMCell as WMCLSTMCell
+    from noria.cells.linear.bilinear_rnn import BilinearRNNCell as BilinearRNNCell
+    from noria.cells.linear.ema import EMACell as EMACell
+    from noria.cells.linear.ffm import FFMCell as FFMCell
+    from noria.cells.linear.gilr import GILRCell as GILRCell
+    from noria.cells.linear.hgrn import HGRNCell as HGRNCell
+    from noria.cells.linear.hippo import HiPPOCell as HiPPOCell
+    from noria.cells.linear.linoss import DLinOSSCell as DLinOSSCell
+    from noria.cells.linear.linoss import LinOSSCell as LinOSSCell
+    from noria.cells.linear.lmu import LMUCell as LMUCell
+    from noria.cells.linear.lru import LRUCell as LRUCell
+    from noria.cells.linear.mega_ema import MegaEMACell as MegaEMACell
+    from noria.cells.linear.min_gru import MinGRUCell as MinGRUCell
+    from noria.cells.linear.min_gru import MinLSTMCell as MinLSTMCell
+    from noria.cells.linear.parallel_lmu import ParallelLMUCell as ParallelLMUCell
+    from noria.cells.linear.qrnn import QRNNCell as QRNNCell
+    from noria.cells.linear.rg_lru import RGLRUCell as RGLRUCell
+    from noria.cells.linear.rotrnn import RotRNNCell as RotRNNCell
+    from noria.cells.linear.s4d import S4DCell as S4DCell
+    from noria.cells.linear.s5 import S5Cell as S5Cell
+    from noria.cells.linear.s7 import S7Cell as S7Cell
+    from noria.cells.linear.shm import SHMCell as SHMCell
+    from noria.cells.linear.sru import SRUCell as SRUCell
+    from noria.cells.memory.delta_rules import CombaCell as CombaCell
+    from noria.cells.memory.delta_rules import DeltaNetCell as DeltaNetCell
+    from noria.cells.memory.delta_rules import GatedDeltaNetCell as GatedDeltaNetCell
+    from noria.cells.memory.delta_rules import KDACell as KDACell
+    from noria.cells.memory.deltaproduct import DeltaProductCell as DeltaProductCell
+    from noria.cells.memory.fast_weight import FastWeightCell as FastWeightCell
+    from noria.cells.memory.gla import GLACell as GLACell
+    from noria.cells.memory.hgrn2 import HGRN2Cell as HGRN2Cell
+    from noria.cells.memory.linear_attention import LinearAttentionCell as LinearAttentionCell
+    from noria.cells.memory.longhorn import LonghornCell as LonghornCell
+    from noria.cells.memory.mamba import MambaCell as MambaCell
+    from noria.cells.memory.mamba2 import Mamba2Cell as Mamba2Cell
+    from noria.cells.memory.mlstm import MLSTMCell as MLSTMCell
+    from noria.cells.memory.retnet import RetNetCell as RetNetCell
+    from noria.cells.memory.rwkv import RWKV4Cell as RWKV4Cell
+    from noria.cells.memory.rwkv import RWKV6Cell as RWKV6Cell
+    from noria.cells.memory.rwkv import RWKV7Cell as RWKV7Cell
+    from noria.cells.memory.simple_gla import SimpleGLACell as SimpleGLACell
+    from noria.cells.memory.slstm import SLSTMCell as SLSTMCell
+    from noria.cells.memory.titans import TitansCell as TitansCell
+    from noria.cells.memory.ttt_linear import TTTLinearCell as TTTLinearCell
+    from noria.cells.orthogonal.eunn import EUNNCell as EUNNCell
+    from noria.cells.orthogonal.exprnn import ExpRNNCell as ExpRNNCell
+    from noria.cells.orthogonal.goru import GORUCell as GORUCell
+    from noria.cells.orthogonal.kru import KRUCell as KRUCell
+    from noria.cells.orthogonal.lipschitz_rnn import LipschitzRNNCell as LipschitzRNNCell
+    from noria.cells.orthogonal.nnrnn import NNRNNCell as NNRNNCell
+    from noria.cells.orthogonal.ornn import ORNNCell as ORNNCell
+    from noria.cells.orthogonal.rum import AssociativeRUMCell as AssociativeRUMCell
+    from noria.cells.orthogonal.rum import RUMCell as RUMCell
+    from noria.cells.orthogonal.scornn import ScoRNNCell as ScoRNNCell
+    from noria.cells.spiking.adlif import AdLIFCell as AdLIFCell
+    from noria.cells.spiking.alif import ALIFCell as ALIFCell
+    from noria.cells.spiking.alpha import AlphaCell as AlphaCell
+    from noria.cells.spiking.lif import LIFCell as LIFCell
+    from noria.cells.spiking.plif import PLIFCell as PLIFCell
+    from noria.cells.spiking.resonator import ResonatorCell as ResonatorCell
+    from noria.cells.spiking.rleaky import RLeakyCell as RLeakyCell
+    from noria.cells.spiking.rsynaptic import RSynapticCell as RSynapticCell
+    from noria.cells.spiking.spiking_lstm import SpikingLSTMCell as SpikingLSTMCell
+    from noria.cells.spiking.synaptic import SynapticCell as SynapticCell
 
 
 def __getattr__(name: str) -> Any:

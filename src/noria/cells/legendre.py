@@ -23,3 +23,8 @@ def legendre(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(squarings):
         result = result @ result
     return result[:order, :order], result[:order, order]
+
+
+def check_window(name: str, theta: float) -> None:
+    if theta <= 0:
+        raise ValueError(f"{name}(theta={theta}): expected a number of steps above 0.")

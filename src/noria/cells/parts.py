@@ -1,5 +1,7 @@
 """Parts that many cells share."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -23,3 +25,41 @@ def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
 def wide(array: jax.Array) -> jax.Array:
     """An array of at least 32 bits, as factorisations need."""
     return array.astype(wide_dtype(array.dtype))
+
+
+def scaled(p: jax.Array | None, c: jax.Array) -> jax.Array | None:
+    """``p * c``, or ``None`` for peepholes that a cell does not have."""
+    return None if p is None else p * c
+
+
+def projected(W: jax.Array | None, x: jax.Array) -> jax.Array:
+    """``W x``, or ``x`` itself for a matrix that a cell does not have."""
+    return x if W is None else W @ x
+
+
+def check_projected(cell: Any, project: bool) -> None:
+    """Reject an input that goes into the state without a matrix, but has another size."""
+    if not project and cell.in_size != cell.hidden_size:
+        raise ValueError(
+            f"{type(cell).__name__}(in_size={cell.in_size}, hidden_size={cell.hidden_size}, "
+            "project=False): expected equal sizes, or project=True."
+        )
+
+
+def complex_like(re: jax.Array, im: jax.Array, like: jax.Array) -> jax.Array:
+    """``re + i im`` with the dtype of ``like``; 16-bit numbers become 32-bit ones."""
+    part = jnp.finfo(like.dtype).dtype
+    return jax.lax.complex(re.astype(part), im.astype(part))
+
+
+def discrete(A: jax.Array, Delta: jax.Array, method: str) -> tuple[jax.Array, jax.Array]:
+    """The factors of state and input of a step of ``dh/dt = A h + u`` that lasts ``Delta``."""
+    if method == "zoh":
+        factor = jnp.exp(Delta * A)
+        return factor, (factor - 1) / A
+    inverse = 1 / (1 - Delta / 2 * A)
+    return inverse * (1 + Delta / 2 * A), inverse * Delta
+
+
+def has_other_size(cell: Any) -> bool:
+    return bool(cell.in_size != cell.hidden_size)

@@ -1,11 +1,14 @@
 """Initialisers that several cells share."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from noria._types import Initializer, Key
+from noria.initializers import uniform
 
 
 def between(low: float, high: float) -> Initializer:
@@ -46,3 +49,34 @@ def forget_one(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> ja
     del key
     hidden = shape[0] // 4
     return jnp.zeros(shape, dtype).at[hidden : 2 * hidden].set(1)
+
+
+def logarithm(init: Initializer) -> Initializer:
+    """The logarithms of what ``init`` draws."""
+    return lambda key, shape, dtype=jnp.float32: jnp.log(init(key, shape, dtype))
+
+
+def over_inputs(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """N(0, 1 / n), where n is the product of all sizes but the first."""
+    return jax.random.normal(key, shape, dtype) * math.prod(shape[1:]) ** -0.5
+
+
+def over_columns(draw: Callable[..., jax.Array]) -> Initializer:
+    """What ``draw`` draws, over the root of the number of columns."""
+
+    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return draw(key, shape, dtype) * shape[-1] ** -0.5
+
+    return init
+
+
+def lecun_uniform(gain: float = 1.0) -> Initializer:
+    """U(-b, b) with b = gain * sqrt(3 / n), where n is the last size: variance gain^2 / n."""
+
+    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return uniform(gain * (3 / shape[-1]) ** 0.5)(key, shape, dtype)
+
+    return init
+
+
+each_glorot = jax.nn.initializers.glorot_uniform(in_axis=-1, out_axis=-2, batch_axis=0)

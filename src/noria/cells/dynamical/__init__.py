@@ -1,0 +1,17 @@
+"""Differential equations, reservoirs, models of neurons.
+
+============ ==================================================================================
+file         cell
+============ ==================================================================================
+cfc          Closed-form continuous-time network
+cornn        Coupled oscillatory RNN
+ctrnn        Continuous-time RNN
+dale         Excitatory-inhibitory RNN, RNN with short-term plasticity
+esn          Echo state network
+lem          Long expressive memory
+low_rank_rnn Low-rank RNN
+ltc          Liquid time-constant network
+plrnn        Piecewise linear RNN, Shallow piecewise linear RNN, Dendritic piecewise linear RNN
+unicornn     Undamped independent controlled oscillatory RNN
+============ ==================================================================================
+"""

@@ -1,0 +1,27 @@
+"""Cells that are linear in their state.
+
+============ =============================================================================
+file         cell
+============ =============================================================================
+bilinear_rnn Bilinear RNN
+ema          Exponential moving average
+ffm          Fast and forgetful memory
+gilr         Gated impulse linear recurrence
+hgrn         Hierarchically gated recurrent network
+hippo        HiPPO-RNN
+linoss       Linear oscillatory state space, LinOSS, Damped linear oscillatory state space
+lmu          Legendre memory unit
+lru          Linear recurrent unit
+mega_ema     Damped moving average of Mega
+min_gru      Minimal GRU of Feng et al., Minimal LSTM of Feng et al
+parallel_lmu Parallel Legendre memory unit
+qrnn         Quasi-recurrent network
+rg_lru       Real-gated linear recurrent unit
+rotrnn       Rotational recurrent network, RotRNN
+s4d          Diagonal state space, S4D
+s5           Simplified state space layer, S5
+s7           Selective and simplified state space layer, S7
+shm          Stable Hadamard memory
+sru          Simple recurrent unit
+============ =============================================================================
+"""

@@ -1,0 +1,72 @@
+"""Real-gated linear recurrent unit."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid, softplus
+
+from noria._types import Key
+from noria.cells.declare import array, matrix, size, state, vector
+from noria.cells.declared import VectorCell
+
+
+def _blocks(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """N(0, 1 / n) for blocks of n columns."""
+    return jax.random.normal(key, shape, dtype) * shape[-1] ** -0.5
+
+
+def _decays(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """``Lambda`` such that ``sigmoid(Lambda)^8`` is drawn from U(0.9, 0.999)."""
+    a = jax.random.uniform(key, shape, dtype, 0.9, 0.999) ** (1 / 8)
+    return jnp.log(a / (1 - a))
+
+
+class RGLRUCell(VectorCell):
+    """The real-gated linear recurrent unit of Griffin.
+
+    ::
+
+        r  = sigmoid(W_a x + b_a)
+        i  = sigmoid(W_x x + b_x)
+        a  = sigmoid(Lambda)^(c * r)
+        h' = a * h + sqrt(1 - a^2) * (i * x)
+
+    ``W_a`` and ``W_x`` are block-diagonal. If ``in`` and ``hidden`` differ, ``P x`` stands for
+    ``x`` in all lines.
+
+    Args:
+        heads: number of blocks of the matrices of the gates; it divides ``hidden``.
+        c: factor of the exponent; the initial ``Lambda`` is made for 8.
+
+    Source: De et al. 2024, arXiv 2402.19427. ``sigmoid(Lambda)^c`` starts in U(0.9, 0.999) as in
+    the paper. In recurrentgemma ``sigmoid(Lambda)`` does, and the first input is not scaled by the
+    square root. Its gradient is clipped there; here it is computed from ``log a``, and is finite.
+    """
+
+    heads: int = size(default=1)
+    c: float = 8.0
+    P: jax.Array | None = matrix("hidden", "in", when=lambda cell: cell.in_size != cell.hidden_size)
+    W_a: jax.Array = array("heads", "hidden // heads", "hidden // heads", initializer=_blocks)
+    b_a: jax.Array = vector("hidden")
+    W_x: jax.Array = array("heads", "hidden // heads", "hidden // heads", initializer=_blocks)
+    b_x: jax.Array = vector("hidden")
+    Lambda: jax.Array = vector("hidden", _decays)
+    h: jax.Array = state("hidden")
+
+    def __check_init__(self) -> None:
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"RGLRUCell: heads is {self.heads}; "
+                f"expected a divisor of hidden_size={self.hidden_size}."
+            )
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        x = x if self.P is None else self.P @ x
+        r = sigmoid(self._gate(self.W_a, x) + self.b_a)
+        i = sigmoid(self._gate(self.W_x, x) + self.b_x)
+        log_a = -self.c * r * softplus(-self.Lambda)
+        return jnp.exp(log_a) * h + jnp.sqrt(-jnp.expm1(2 * log_a)) * (i * x)
+
+    def _gate(self, W: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.einsum("hij,hj->hi", W, x.reshape(self.heads, -1)).reshape(-1)

@@ -1,0 +1,23 @@
+"""Matrices as states.
+
+================ ===================================================================
+file             cell
+================ ===================================================================
+delta_rules      Delta rule network, Gated delta rule network, Kimi delta attention
+deltaproduct     Product of delta rules
+fast_weight      Fast weight programmer
+gla              Gated linear attention
+hgrn2            Hierarchically gated recurrent network 2
+linear_attention Linear attention
+longhorn         Longhorn
+mamba            Selective state space of Mamba
+mamba2           State space of Mamba-2
+mlstm            Matrix LSTM of xLSTM
+retnet           Retention
+rwkv             Time mixing of RWKV-4, Time mixing of RWKV-6, Time mixing of RWKV-7
+simple_gla       Simple gated linear attention
+slstm            Scalar LSTM of xLSTM
+titans           Neural memory of Titans
+ttt_linear       Test-time training, linear model
+================ ===================================================================
+"""

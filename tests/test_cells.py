@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from agreement import assert_agree, scanned
+from agreement import assert_agree, pulled, scanned
 from cell_checks import CASES, HIDDEN, IN, TIME, by_oracle, cell_of, numbers, options_of
 from cell_oracles import ORACLES, SURROGATE
 from models import AUTO, assert_close, noise, random
@@ -24,6 +24,7 @@ from models import AUTO, assert_close, noise, random
 import noria as nr
 from noria import cells
 from noria.cell_page import about, equations, section
+from noria.cells.base import arguments_of
 from noria.cells.catalogue import (
     FAMILIES,
     KINDS,
@@ -126,13 +127,16 @@ def test_dtypes_are_carried_through(key):
     exact = made(key)
     wide, xs = nr.Recurrence(exact), random(2, BATCH, TIME, IN)
     options = options_of(exact, BATCH, TIME)
-    expected = wide(xs, **options)
+    (_, expected), _ = scanned(nr.with_backend(wide, "reference"), xs, **options)
+
+    def run(layer: Any, xs: Any, given: Any) -> Any:
+        return layer(xs, **given)
+
     for dtype, tolerance in ((jnp.float32, 1e-4), (jnp.bfloat16, 0.1)):
-        layer, narrow, given = nr.cast((wide, xs, options), dtype)
-        found, cotangents = scanned(layer, narrow, **given)
-        dtypes = {leaf.dtype for leaf in jtu.tree_leaves((found[1], cotangents))}
-        assert dtypes - {jnp.dtype(jnp.complex64)} == {jnp.dtype(dtype)}
-        assert_close(found[1].astype(jnp.float64), expected, tolerance)
+        narrow = nr.cast((wide, xs, options), dtype)
+        types = jax.eval_shape(lambda *args: pulled(run, *args), *narrow)
+        assert {leaf.dtype for leaf in jtu.tree_leaves(types)} == {jnp.dtype(dtype)}
+        assert_close(run(*narrow).astype(jnp.float64), expected, tolerance)
 
 
 @pytest.mark.sampled(30)
@@ -141,14 +145,18 @@ def test_steps_and_pieces_give_what_the_whole_gives(key):
     cell, xs = made(key), random(2, TIME, IN)
     layer, options = nr.Recurrence(cell), options_of(cell, TIME)
     state, whole = layer.scan(None, xs, **options)
-    half = lambda part: {name: array[part] for name, array in options.items()}  # noqa: E731
-    middle, first = layer.scan(None, xs[:2], **half(slice(2)))
-    end, second = layer.scan(middle, xs[2:], **half(slice(2, None)))
+    counts = "t" in arguments_of(cell)
+
+    def here(part: Any, t: int) -> dict[str, Any]:
+        return {name: array[part] for name, array in options.items()} | ({"t": t} if counts else {})
+
+    middle, first = layer.scan(None, xs[:2], **here(slice(2), 0))
+    end, second = layer.scan(middle, xs[2:], **here(slice(2, None), 2))
     assert_close(jnp.concatenate([first, second]), whole, 1e-11)
     assert_close(end, state, 1e-11)
     step, ys = None, []
     for t in range(TIME):
-        step, y = layer.step(step, xs[t], **half(t))
+        step, y = layer.step(step, xs[t], **here(t, t))
         ys.append(y)
     assert_close(jnp.stack(ys), whole, 1e-11)
 

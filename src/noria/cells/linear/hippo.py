@@ -93,9 +93,10 @@ class HiPPOCell(VectorCell):
         n = np.arange(self.order)
         r = np.sqrt(2 * n + 1)
         A, B = (jnp.asarray(a, wide) for a in (np.tril(np.outer(r, r), -1) + np.diag(n + 1), r))
-        start = f[:, None] * jnp.asarray(np.eye(1, self.order), self.dtype)
+        c, f = c.astype(wide), f.astype(wide)
+        start = f[:, None] * jnp.asarray(np.eye(1, self.order), wide)
         step = 1 / jnp.maximum(t, 1).astype(wide)
         explicit = c - step / 2 * (c @ A.T) + step * (f[:, None] * B)
         implicit = jnp.asarray(np.eye(self.order), wide) + step / 2 * A
         after = jax.scipy.linalg.solve_triangular(implicit, explicit.T, lower=True).T
-        return jnp.where(t == 0, start, after.astype(self.dtype))
+        return jnp.where(t == 0, start, after).astype(self.dtype)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from noria._types import Key
 from noria.cells.declare import matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.parts import complex_like
+from noria.cells.parts import complex_like, wide
 from noria.cells.starts import normal_by_columns
 from noria.initializers import lecun_normal, ring
 
@@ -59,5 +59,5 @@ class LRUCell(VectorCell):
 
     def output(self, h: jax.Array, x: jax.Array) -> jax.Array:
         """The real part of a read-out, and a skip connection."""
-        y = self.C_re @ h.real - self.C_im @ h.imag
+        y = wide(self.C_re) @ h.real - wide(self.C_im) @ h.imag
         return y.astype(x.dtype) + self.D @ x

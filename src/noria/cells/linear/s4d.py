@@ -12,7 +12,7 @@ from noria._errors import check_choice
 from noria._types import Key
 from noria.cells.declare import matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.parts import complex_like, discrete, total
+from noria.cells.parts import complex_like, discrete, total, wide
 from noria.cells.starts import logarithm
 from noria.initializers import log_uniform, normal, ones
 
@@ -102,7 +102,7 @@ class S4DCell(VectorCell):
     def output(self, h: jax.Array, x: jax.Array) -> jax.Array:
         """The real part of a read-out, and a skip connection."""
         u = x if self.P is None else self.P @ x
-        y = self.C_re * h.real
+        y = wide(self.C_re) * h.real
         if self.C_im is not None:
-            y = 2 * (y - self.C_im * h.imag)
+            y = 2 * (y - wide(self.C_im) * h.imag)
         return y.sum(1).astype(x.dtype) + self.D * u

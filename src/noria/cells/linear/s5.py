@@ -10,7 +10,7 @@ from noria._errors import check_choice
 from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.parts import complex_like, discrete
+from noria.cells.parts import complex_like, discrete, wide
 from noria.cells.starts import logarithm, normal_by_columns
 from noria.initializers import lecun_normal, log_uniform
 
@@ -92,5 +92,6 @@ class S5Cell(VectorCell):
 
     def output(self, h: jax.Array, x: jax.Array) -> jax.Array:
         """The real part of a read-out, and a skip connection."""
-        y = 2 * (self.C[0] @ h.real - self.C[1] @ h.imag)
+        C = wide(self.C)
+        y = 2 * (C[0] @ h.real - C[1] @ h.imag)
         return y.astype(x.dtype) + self.D @ x

@@ -160,12 +160,6 @@ DISAGREES = [
         "Noria: eqs. 25 and 26 of arXiv 2405.04517. The case is the step behind the gates.",
     ),
     (
-        "slstm",
-        "xlstm 2.0.6",
-        "From n = 0 the first m' is the input gate's sum, so that m differs and h does not.",
-        "Noria: eq. 15 of arXiv 2405.04517. The case starts from n > 0.",
-    ),
-    (
         "gla",
         "flash-linear-attention 0.6.0",
         "The query is divided by sqrt(key); so it is for most of its memories.",

@@ -30,11 +30,17 @@ KEPT = {"AlphaCell": ("alpha", "beta")}
 LARGE = {"DLinOSSCell": ("a",), "AdLIFCell": ("b",)}
 
 
+def _blank(key: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
 def cell_of(cls: Any, dtype: Any = jnp.float64, **settings: Any) -> Any:
-    """A cell whose parameters are all random."""
-    cell = cls(IN, HIDDEN, key=jax.random.key(0), dtype=dtype, **settings)
+    """A cell with random parameters, which NumPy draws: JAX would compile for each shape."""
+    kept = KEPT.get(cls.__name__, ())
+    init = {name: _blank for name in cls._parameters if name not in kept}
+    cell = cls(IN, HIDDEN, key=jax.random.key(0), dtype=dtype, init=init, **settings)
     found = noise(cell, 1, 0.5)
-    for name in KEPT.get(cls.__name__, ()):
+    for name in kept:
         object.__setattr__(found, name, getattr(cell, name))
     for name in LARGE.get(cls.__name__, ()):
         object.__setattr__(found, name, 40 * getattr(found, name))

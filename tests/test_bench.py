@@ -164,6 +164,7 @@ def test_a_crash_is_a_dash_with_a_reason(monkeypatch, tmp_path):
     assert points[3].values[Lane("bad")] > 0  # started again, and its printing is no answer
 
 
+@pytest.mark.full
 def test_a_hanging_worker_is_ended(monkeypatch, tmp_path):
     (tmp_path / "hanging.py").write_text("import time\ndef make(work):\n    time.sleep(100)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -86,7 +86,7 @@ def test_values_and_gradients_are_those_of_the_paper(key, settings):
 @each
 def test_an_entry_is_complete(key):
     entry, cls = catalogue()[key], class_of(catalogue()[key])
-    cell = cls(IN, HIDDEN, key=jax.random.key(0))
+    cell = made(key)
     assert getattr(cells, entry.cls) is cls
     assert entry.family in FAMILIES
     assert entry.kind in KINDS
@@ -94,6 +94,18 @@ def test_an_entry_is_complete(key):
     assert entry.states == tuple(cell._states)
     assert parameter_count(entry, cell) == nr.count_parameters(cell)
     assert key in ORACLES
+
+
+@pytest.mark.sampled(5)
+@each
+def test_initial_values_are_finite_and_differ_by_key(key):
+    """Those of its own initialisers, and of the initial state."""
+    cls = class_of(catalogue()[key])
+    one, two = (cls(IN, HIDDEN, key=jax.random.key(n)) for n in (0, 1))
+    leaves = jtu.tree_leaves((one, one.initial_state()))
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    pairs = zip(jtu.tree_leaves(one), jtu.tree_leaves(two), strict=True)
+    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs)
 
 
 @each
@@ -106,7 +118,7 @@ def test_a_docstring_has_equations_settings_and_the_source(key):
     assert text.partition("\n")[0].endswith(".")
 
 
-@pytest.mark.sampled(30)
+@pytest.mark.sampled(37)
 @each
 def test_masked_sequences_equal_the_definition(key):
     """With lengths, one of them zero, NaN past the end, and resets; forward and reverse."""
@@ -139,7 +151,7 @@ def test_dtypes_are_carried_through(key):
         assert_close(run(*narrow).astype(jnp.float64), expected, tolerance)
 
 
-@pytest.mark.sampled(30)
+@pytest.mark.sampled(41)
 @each
 def test_steps_and_pieces_give_what_the_whole_gives(key):
     cell, xs = made(key), random(2, TIME, IN)

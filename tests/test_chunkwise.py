@@ -133,6 +133,7 @@ def test_equal_keys_in_float32():
     assert_close(layer(xs), nr.with_backend(layer, "plain")(xs), 1e-5)
 
 
+@pytest.mark.full
 def test_sixteen_bits():
     args = jtu.tree_map(lambda a: a.astype(jnp.bfloat16), arguments(4))
     final, reads = matrix_recurrence(*args[:4], feedback=args[4], read=args[5])

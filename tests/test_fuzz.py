@@ -92,6 +92,7 @@ def test_an_operation_gives_a_vector(dtype):
         assert found.size == 5 or not operation.keeps, name
 
 
+@pytest.mark.full
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 def test_most_random_cells_run_as_machine_code():
     """So that the comparison above is one."""

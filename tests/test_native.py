@@ -293,6 +293,7 @@ def test_only_kernels_that_run_are_compiled(monkeypatch):
     assert len(compiled) <= 5
 
 
+@pytest.mark.full
 def test_second_derivatives_agree_with_the_plain_loop():
     """Reverse over reverse."""
 

@@ -151,6 +151,7 @@ print(json.dumps(len(traces)))
     assert answer(script) == 1
 
 
+@pytest.mark.full
 def test_the_persistent_compilation_cache(tmp_path):
     """A second process takes what the first has compiled, and gives the same numbers."""
     script = """

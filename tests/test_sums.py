@@ -118,6 +118,7 @@ def test_gradients_are_those_of_float32(name):
             )
 
 
+@pytest.mark.full
 def test_the_reference_adds_up_in_32_bits_too():
     """A sum of 300 ones, which bfloat16 would stop at 256."""
     zeros = [jnp.zeros(shape, jnp.bfloat16) for shape in ((1, 1), (1, 1), (1,))]

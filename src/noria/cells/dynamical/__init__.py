@@ -11,7 +11,7 @@ esn          Echo state network
 lem          Long expressive memory
 low_rank_rnn Low-rank RNN
 ltc          Liquid time-constant network
-plrnn        Piecewise linear RNN, Shallow piecewise linear RNN, Dendritic piecewise linear RNN
+plrnn        Piecewise linear RNNs: plain, shallow and dendritic
 unicornn     Undamped independent controlled oscillatory RNN
 ============ ==================================================================================
 """

@@ -1,12 +1,14 @@
 """Closed-form continuous-time network."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from noria._errors import check_choice
+from noria._types import Key
 from noria.cells.declare import matrix, size, state, vector
 from noria.cells.declared import VectorCell
 from noria.cells.parts import times, total
@@ -15,6 +17,12 @@ from noria.cells.parts import times, total
 def _lecun_tanh(z: jax.Array) -> jax.Array:
     """``1.7159 * tanh(0.666 * z)``."""
     return 1.7159 * jnp.tanh(0.666 * z)
+
+
+def _glorot_row(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Glorot-uniform, as for a matrix of one row. At 0, ``|w|`` would have no gradient."""
+    bound = (6 / (1 + shape[0])) ** 0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 class CfCCell(VectorCell):
@@ -33,11 +41,13 @@ class CfCCell(VectorCell):
 
     Args:
         units: number of units of the backbone ``u``, which has one layer.
-        mode: ``"default"``, ``"no_gate"`` or ``"pure"``, the solution of the equation itself.
+        mode: ``"default"``, ``"no_gate"`` or ``"pure"``: ncps's form of the solution of the
+            equation, with absolute values and without the initial state.
         activation: activation of the backbone; ``1.7159 tanh(0.666 z)`` by default.
 
     Source: Hasani et al. 2022, arXiv 2106.13898, in the form of the authors' library ncps. The
-    paper has no ``W_t u + b_t``. ``ParaCfC`` of pararnn-torch is another cell, without a backbone.
+    paper has no ``W_t u + b_t``. ``A`` starts at 1, and ``w`` is drawn as a matrix of one row is.
+    ``ParaCfC`` of pararnn-torch is another cell, without a backbone.
     """
 
     units: int = size(default=128)
@@ -54,7 +64,7 @@ class CfCCell(VectorCell):
     b_a: jax.Array | None = vector("hidden", when=lambda cell: cell.mode != "pure")
     W_t: jax.Array | None = matrix("hidden", "units", when=lambda cell: cell.mode != "pure")
     b_t: jax.Array | None = vector("hidden", when=lambda cell: cell.mode != "pure")
-    w: jax.Array | None = vector("hidden", when=lambda cell: cell.mode == "pure")
+    w: jax.Array | None = vector("hidden", _glorot_row, when=lambda cell: cell.mode == "pure")
     A: jax.Array | None = vector("hidden", 1.0, when=lambda cell: cell.mode == "pure")
     h: jax.Array = state("hidden")
 

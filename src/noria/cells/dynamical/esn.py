@@ -27,6 +27,8 @@ class ESNCell(VectorCell):
         input_scale: factor of the input weights, which are drawn from U(-1, 1).
         activation: any element-wise function.
 
+    The output feedback of the report is left out. ``b`` is zero unless ``init`` says otherwise.
+
     Source: Jaeger 2001, GMD report 148; ``leak`` by Jaeger et al. 2007, doi
     10.1016/j.neunet.2007.04.016. ReservoirPy also has a form with the leak inside of the
     activation.

@@ -1,4 +1,4 @@
-"""Piecewise linear RNN, Shallow piecewise linear RNN, Dendritic piecewise linear RNN."""
+"""Piecewise linear RNNs: plain, shallow and dendritic."""
 
 from typing import Any
 

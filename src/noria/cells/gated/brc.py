@@ -10,7 +10,7 @@ from noria.cells.parts import total
 
 
 class BRCCell(VectorCell):
-    """The bistable recurrent cell: each unit sees its own old value alone, and can latch.
+    """The bistable recurrent cell: of all old values a unit sees its own alone, and it can latch.
 
     ::
 

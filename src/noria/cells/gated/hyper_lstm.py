@@ -47,13 +47,12 @@ class HyperLSTMCell(VectorCell):
 
     ::
 
-        k, l = the state of the smaller one, whose input is  x~ = [x, h]
-        i^, f^, g^, o^ = LN(W^ x~ + U^ k)               four gates
+        i^, f^, g^, o^ = LN(W^ [x, h] + U^ k)           the smaller LSTM, with the state k, l
         l' = sigmoid(f^) * l + sigmoid(i^) * tanh(g^)
         k' = sigmoid(o^) * tanh(LN(l'))
 
         for each gate of i, f, g, o:
-            z_x, z_h, z_b = Z_x k + e_x,  Z_h k + e_h,  Z_b k
+            z_x, z_h, z_b = Z_x k + e_x,  Z_h k + e_h,  Z_b k        from the old k
             a  = LN((D_x z_x) * (W x) + (D_h z_h) * (U h) + D_b z_b + b)
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(LN(c'))
@@ -65,7 +64,7 @@ class HyperLSTMCell(VectorCell):
         hyper_size: features of the smaller memory.
         embedding_size: features of each ``z``.
 
-    Source: Ha, Dai and Le 2016, arXiv 1609.09106, eq. 11, with layer norms. The initial values of
+    Source: Ha, Dai and Le 2016, arXiv 1609.09106, with layer norms. The initial values of
     ``Z``, ``e`` and ``D`` are the paper's: ``D_x z_x`` and ``D_h z_h`` start at 0.1. The authors'
     code computes each ``z`` from ``k'``.
     """

@@ -21,7 +21,7 @@ class JANETCell(VectorCell):
     ``init={"b_f": nr.initializers.chrono(T)}``.
 
     Args:
-        beta: how much more input than a coupled gate lets in; 0 couples the two.
+        beta: shift of the input gate; 0 makes it ``1 - f``.
 
     Source: van der Westhuizen and Lasenby 2018, arXiv 1804.04849. The other libraries keep the
     state twice, as ``h`` and ``c``.

@@ -24,8 +24,8 @@ class ProjectedLSTMCell(VectorCell):
         r' = W_r (o * tanh(c'))
 
     Args:
-        projection_size: features of the output ``r``; ``hidden_size`` are those of ``c``. The paper
-            has 512 for 2048.
+        projection_size: features of the output ``r``. ``c`` has ``hidden_size`` features; the paper
+            has 2048 of these and 512 outputs.
         peepholes: whether the gates see the memory; PyTorch's ``proj_size`` has none.
 
     Source: Sak, Senior and Beaufays 2014, arXiv 1402.1128. The second projection of the paper,

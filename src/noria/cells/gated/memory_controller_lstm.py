@@ -24,8 +24,9 @@ class MemoryControllerLSTMCell(VectorCell):
         v' = m * tanh(c')
         h  = o * tanh(c')        the output
 
-    Source: Ben-Ari and Shwartz-Ziv 2017, NIPS workshop on time series, where it is MC-LSTM, as is
-    `MassConservingLSTMCell`. RecurrentLayers.jl leaves out the sigmoids and the tanh of ``n``.
+    Source: Ben-Ari and Shwartz-Ziv 2017, NIPS workshop on time series, where its name is MC-LSTM;
+    `MassConservingLSTMCell` has the same short name. RecurrentLayers.jl leaves out the sigmoids and
+    the tanh of ``n``.
     """
 
     W_f: jax.Array = matrix("hidden", "in")

@@ -23,8 +23,7 @@ class MIGRUCell(VectorCell):
     Each ``M`` has its own ``alpha``, ``beta_1``, ``beta_2`` and ``b``: the rows of these matrices,
     in the order z, r, n. They start at 1, and ``b`` at 0.
 
-    Source: Wu et al. 2016, arXiv 1606.06630, the general form. RecurrentLayers.jl has the product
-    alone, the paper's simple form.
+    Source: Wu et al. 2016, arXiv 1606.06630, the general form.
     """
 
     W_z: jax.Array = matrix("hidden", "in")

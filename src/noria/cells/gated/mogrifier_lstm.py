@@ -32,8 +32,8 @@ class MogrifierLSTMCell(VectorCell):
     Raises:
         ValueError: for a rank below 0.
 
-    Source: Melis, Kocisky and Blunsom 2019, arXiv 1909.01792. Several ports have biases in the
-    rounds.
+    Source: Melis, Kocisky and Blunsom 2019, arXiv 1909.01792. The authors'
+    code has biases in the rounds, and in its experiments ``i`` is at most ``1 - f``.
     """
 
     rounds: int = size(default=5)

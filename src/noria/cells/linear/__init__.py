@@ -9,11 +9,11 @@ ffm          Fast and forgetful memory
 gilr         Gated impulse linear recurrence
 hgrn         Hierarchically gated recurrent network
 hippo        HiPPO-RNN
-linoss       Linear oscillatory state space, LinOSS, Damped linear oscillatory state space
+linoss       Linear oscillatory state spaces: LinOSS and D-LinOSS
 lmu          Legendre memory unit
 lru          Linear recurrent unit
 mega_ema     Damped moving average of Mega
-min_gru      Minimal GRU of Feng et al., Minimal LSTM of Feng et al
+min_gru      The minimal GRU and the minimal LSTM of Feng et al
 parallel_lmu Parallel Legendre memory unit
 qrnn         Quasi-recurrent network
 rg_lru       Real-gated linear recurrent unit

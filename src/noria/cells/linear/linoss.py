@@ -1,4 +1,4 @@
-"""Linear oscillatory state space, LinOSS, Damped linear oscillatory state space, D-LinOSS."""
+"""Linear oscillatory state spaces: LinOSS and D-LinOSS."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ class LinOSSCell(VectorCell):
         imex:  S = 1
 
     ``y`` are positions and ``z`` their velocities. Both schemes are discrete forms of
-    ``d^2 y / dt^2 = -A y + B x``: implicit, which dissipates, or implicit and explicit by turns,
+    ``d^2 y / dt^2 = -A y + B x``: implicit, which dissipates, or explicit in z and implicit in y,
     which conserves the volume of the state.
 
     Args:

@@ -1,8 +1,8 @@
-"""Minimal GRU of Feng et al., Minimal LSTM of Feng et al.."""
+"""The minimal GRU and the minimal LSTM of Feng et al."""
 
 import jax
 import jax.numpy as jnp
-from jax.nn import sigmoid
+from jax.nn import sigmoid, softplus
 
 from noria.cells.declare import matrix, state, vector
 from noria.cells.declared import VectorCell
@@ -59,8 +59,9 @@ class MinLSTMCell(VectorCell):
     Args:
         log_space: whether the candidate is ``g(n) > 0``, as in the paper's log-space form.
 
-    Source: Feng et al. 2024, arXiv 2410.01201. lucidrains/minGRU-pytorch gives other results if
-    a sequence is passed in pieces.
+    Source: Feng et al. 2024, arXiv 2410.01201. The paper's log-space code starts from g(0) = 0.5,
+    this cell from 0. lucidrains/minGRU-pytorch applies g to a state that is passed in, so a
+    sequence in pieces gives other results there.
     """
 
     log_space: bool = False
@@ -73,8 +74,8 @@ class MinLSTMCell(VectorCell):
     h: jax.Array = state("hidden")
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        f = sigmoid(self.W_f @ x + self.b_f)
-        i = sigmoid(self.W_i @ x + self.b_i)
+        f, i = self.W_f @ x + self.b_f, self.W_i @ x + self.b_i
+        log_ratio = softplus(-i) - softplus(-f)  # of the gates; their sum may be 0
         n = self.W_n @ x + self.b_n
         n = _positive(n) if self.log_space else n
-        return f / (f + i) * h + i / (f + i) * n
+        return sigmoid(log_ratio) * h + sigmoid(-log_ratio) * n

@@ -40,8 +40,9 @@ class RGLRUCell(VectorCell):
         c: factor of the exponent; the initial ``Lambda`` is made for 8.
 
     Source: De et al. 2024, arXiv 2402.19427. ``sigmoid(Lambda)^c`` starts in U(0.9, 0.999) as in
-    the paper. In recurrentgemma ``sigmoid(Lambda)`` does, and the first input is not scaled by the
-    square root. Its gradient is clipped there; here it is computed from ``log a``, and is finite.
+    the paper. In recurrentgemma ``sigmoid(Lambda)^2`` starts uniform from 0.81 to 0.998, the first
+    input is not scaled by the square root, and the gradient of the root is clipped. Here the root
+    has no gradient where it is 0.
     """
 
     heads: int = size(default=1)
@@ -66,7 +67,9 @@ class RGLRUCell(VectorCell):
         r = sigmoid(self._gate(self.W_a, x) + self.b_a)
         i = sigmoid(self._gate(self.W_x, x) + self.b_x)
         log_a = -self.c * r * softplus(-self.Lambda)
-        return jnp.exp(log_a) * h + jnp.sqrt(-jnp.expm1(2 * log_a)) * (i * x)
+        square = -jnp.expm1(2 * log_a)
+        root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+        return jnp.exp(log_a) * h + root * (i * x)
 
     def _gate(self, W: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.einsum("hij,hj->hi", W, x.reshape(self.heads, -1)).reshape(-1)

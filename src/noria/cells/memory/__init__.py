@@ -3,7 +3,7 @@
 ================ ===================================================================
 file             cell
 ================ ===================================================================
-delta_rules      Delta rule network, Gated delta rule network, Kimi delta attention
+delta_rules      Delta rules: DeltaNet, gated DeltaNet, KDA and Comba
 deltaproduct     Product of delta rules
 fast_weight      Fast weight programmer
 gla              Gated linear attention
@@ -14,7 +14,7 @@ mamba            Selective state space of Mamba
 mamba2           State space of Mamba-2
 mlstm            Matrix LSTM of xLSTM
 retnet           Retention
-rwkv             Time mixing of RWKV-4, Time mixing of RWKV-6, Time mixing of RWKV-7
+rwkv             The time mixing of RWKV-4, RWKV-6 and RWKV-7
 simple_gla       Simple gated linear attention
 slstm            Scalar LSTM of xLSTM
 titans           Neural memory of Titans

@@ -1,4 +1,4 @@
-"""Delta rule network, Gated delta rule network, Kimi delta attention, Closed-loop bilinear RNN."""
+"""Delta rules: DeltaNet, gated DeltaNet, KDA and Comba."""
 
 import jax
 from jax.nn import sigmoid, silu

@@ -58,7 +58,7 @@ class MLSTMCell(MemoryCell):
     b_o: jax.Array = vector("hidden")
     C: jax.Array = state("heads", "key", "hidden // heads")
     n: jax.Array = state("heads", "key")
-    m: jax.Array = state("heads")
+    m: jax.Array = state("heads", initializer=-1e30)
 
     def __check_init__(self) -> None:
         check_choice("MLSTMCell", "forget", self.forget, ("sigmoid", "exp"))

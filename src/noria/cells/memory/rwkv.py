@@ -1,4 +1,4 @@
-"""Time mixing of RWKV-4, Time mixing of RWKV-6, Time mixing of RWKV-7."""
+"""The time mixing of RWKV-4, RWKV-6 and RWKV-7."""
 
 import math
 from typing import Any

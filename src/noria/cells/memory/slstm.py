@@ -27,16 +27,16 @@ class SLSTMCell(HeadsCell):
         z  = tanh(W_z x + R_z h + b_z)
         o  = sigmoid(W_o x + R_o h + b_o)
         a  = W_i x + R_i h + b_i
+        log f = log(sigmoid(W_f x + R_f h + b_f)), or W_f x + R_f h + b_f for forget="exp"
         m' = max(log f + m, a)
         i  = exp(a - m'),  g = exp(log f + m - m')
         c' = g * c + i * z
         n' = g * n + i
         h' = o * c' / n'
 
-        log f = log(sigmoid(W_f x + R_f h + b_f)), or W_f x + R_f h + b_f for forget="exp"
-
-    A matrix ``R`` has a block for each head. ``b_f`` starts at ``5 - 12 r^0.3``, with r from 0 to 1
-    over the features of a head, and ``R`` at 0, as in the first layer of the authors' code.
+    ``m`` starts at -1e30, below every gate, so that ``n'`` is 1 after the first step. A matrix
+    ``R`` has a block for each head. ``b_f`` starts at ``5 - 12 r^0.3``, with r from 0 to 1 over the
+    features of a head, and ``R`` at 0, as in the first layer of the authors' code.
 
     Args:
         heads: number of blocks; it divides ``hidden``.
@@ -62,7 +62,7 @@ class SLSTMCell(HeadsCell):
     h: jax.Array = state("hidden")
     c: jax.Array = state("hidden")
     n: jax.Array = state("hidden")
-    m: jax.Array = state("hidden")
+    m: jax.Array = state("hidden", initializer=-1e30)
 
     def __check_init__(self) -> None:
         check_choice("SLSTMCell", "forget", self.forget, ("sigmoid", "exp"))

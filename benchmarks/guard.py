@@ -1,7 +1,8 @@
 """Check that ``backend="auto"`` is never slower than ``"plain"``: python benchmarks/guard.py
 
 The cells are those of the library, the published ones of tests/published.py and of
-tests/published_vectors.py, and with ``--zoo`` the small ones of tests/test_zoo.py. Each is run in
+tests/published_vectors.py, or with ``--catalogue`` those of ``noria cells``, and with ``--zoo`` the
+small ones of tests/test_zoo.py. Each is run in
 inference, in training and step by step, with (batch, time, features) of (16, 256, 128) and
 (1, 1024, 64), the zoo with (3, 256, 3). Besides there are LSTMs whose states are images, with
 features first or last.
@@ -29,6 +30,8 @@ import jax.numpy as jnp
 import typer
 
 import noria as nr
+from noria.cells.base import arguments_of
+from noria.cells.catalogue import catalogue, class_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from convolutional_cells import ConvolutionalCell
@@ -60,6 +63,21 @@ class Ratio(NamedTuple):
         return f"{self.wall:.2f} ({self.processor:.2f})" + " SLOWER" * self.is_slower
 
 
+#: The sizes of a cell that does not take any number of units.
+SIZES = {"kru": lambda units: {"factor_size": 2, "factors": units.bit_length() - 1}}
+
+
+def listed(names: list[str]) -> Iterator[tuple[str, tuple[int, ...], Any]]:
+    """The cells of the catalogue, as `cells` gives them. Three variables of GRU-D are one input."""
+    for batch, steps, features, width in SHAPES:
+        for key, entry in catalogue().items():
+            if not names or key in names:
+                given = SIZES[key](4 * width) if key in SIZES else {}
+                inputs = features - features % 3 if key == "gru_d" else features
+                cell = class_of(entry)(inputs, 4 * width, key=jax.random.key(0), **given)
+                yield key, (batch, steps, inputs), nr.Recurrence(cell)
+
+
 def cells(names: list[str], zoo: bool) -> Iterator[tuple[str, tuple[int, ...], Any]]:
     """Name, shape of the input, and layer."""
     for batch, steps, features, width in SHAPES:
@@ -88,23 +106,32 @@ def cells(names: list[str], zoo: bool) -> Iterator[tuple[str, tuple[int, ...], A
 
 def backend_of(layer: nr.Recurrence, xs: jax.Array) -> str:
     """The backend, and of a layer on machine code that of a reverse loop on scan."""
-    page = nr.explain(layer, xs)
+    page = nr.explain(layer, xs, **given(layer, xs))
     return page.backend + ", reverse scan" * ("reverse loop runs on" in page.reason)
 
 
+def given(layer: nr.Recurrence, xs: jax.Array) -> dict[str, jax.Array]:
+    """The time differences, for a cell that needs them."""
+    return {"dt": jnp.ones(xs.shape[:2])} if arguments_of(layer.cell).get("dt") else {}
+
+
 def infer(layer: nr.Recurrence, xs: jax.Array) -> Any:
-    return layer(xs)
+    return layer(xs, **given(layer, xs))
 
 
 def train(layer: nr.Recurrence, xs: jax.Array) -> Any:
-    return nr.value_and_grad(lambda layer, xs: jnp.mean(jnp.abs(layer(xs)) ** 2))(layer, xs)
+    loss = lambda layer, xs: jnp.mean(jnp.abs(infer(layer, xs)) ** 2)  # noqa: E731
+    if not nr.count_parameters(layer, trainable=True):
+        return jax.value_and_grad(loss, 1)(layer, xs)
+    return nr.value_and_grad(loss)(layer, xs)
 
 
 def step(layer: nr.Recurrence, xs: jax.Array) -> Any:
     state = jax.tree.map(
         lambda a: jnp.broadcast_to(a, (xs.shape[0], *a.shape)), layer.initial_state()
     )
-    return layer.step(state, xs[:, 0])
+    dt = {name: array[:, 0] for name, array in given(layer, xs).items()}
+    return layer.step(state, xs[:, 0], **dt)
 
 
 MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": train, "step": step}
@@ -164,6 +191,9 @@ def main(
     mode: Annotated[str, typer.Option(help="Modes with commas between.")] = ",".join(MODES),
     turns: Annotated[int, typer.Option(help="Turns of each measurement.")] = 7,
     zoo: Annotated[bool, typer.Option(help="The small cells of the tests, too.")] = False,
+    every: Annotated[
+        bool, typer.Option("--catalogue", help="The cells of `noria cells` instead.")
+    ] = False,
     compiling: Annotated[bool, typer.Option(help="Compare compile times instead.")] = False,
 ) -> None:
     """Compare ``auto`` with ``plain`` for every cell."""
@@ -173,7 +203,7 @@ def main(
         os.environ["NORIA_CACHE"] = "off"
     print(f"| cell | batch, time, features | backend | {' | '.join(modes)} |")
     print("|" + "---|" * (3 + len(modes)))
-    for label, shape, layer in cells(name or [], zoo):
+    for label, shape, layer in listed(name or []) if every else cells(name or [], zoo):
         xs = jax.random.normal(jax.random.key(1), shape)
         backend = backend_of(layer, xs)
         ratios = [compare(MODES[one], layer, xs, turns) for one in modes]

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import noria as nr
 from noria import _errors, plot
+from noria.cells.catalogue import catalogue
 from noria.demo import vowels as demo_vowels
 from noria.demo.tables import read
 from noria_cli import app
@@ -370,3 +371,30 @@ def test_a_missing_matplotlib_is_told_before_the_training(monkeypatch, tmp_path)
         match=r"noria.plot needs matplotlib; install it with: pip install 'noria\[plot\]'",
     ):
         plot.learning_curve(nr.History(), tmp_path / "x.png")
+
+
+def test_cells_are_listed_and_told_about():
+    code, text = run("cells")
+    assert code == 0
+    assert all(f"\n{key} " in text for key in ("lru", "mgu"))
+    assert f"{len(catalogue())} cells" in text
+    code, text = run("cells", "mgu")
+    assert code == 0
+    for part in ("h' = (1 - f) * h + f * n", "nr.cells.MGUCell(3, 4", "@article{zhou2016"):
+        assert part in text
+
+
+def test_a_cell_that_is_not_there():
+    code, text = run("cells", "mgv")
+    assert code == 1
+    assert "did you mean mgu" in text
+    assert run("cells", "xyzzy")[1].count("`noria cells` lists them") == 1
+
+
+def test_the_list_of_cells_loads_no_jax():
+    """So it takes a fifth of a second."""
+    script = (
+        "import sys; from noria_cli import _catalogue; _catalogue(); print('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["False"], done.stderr

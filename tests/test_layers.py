@@ -1,5 +1,7 @@
 """Layers around the recurrence: verbs, masks, states."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -332,3 +334,33 @@ def test_an_embedding_gives_no_other_row_for_64_bits_under_jit():
     embedding = nr.Embedding(10, 2, key=keys(1)[0])
     rows = jax.jit(lambda numbers: embedding(numbers))(np.array([2**32 + 3, 3, 1 - 2**32]))
     assert np.isnan(rows).all(1).tolist() == [True, False, True]
+
+
+class Active(nr.cells.WrapperCell):
+    """A cell with a term of the loss beside its output."""
+
+    def output(self, state: Any, x: Any, **keywords: Any) -> Any:
+        y = super().output(state, x, **keywords)
+        return nr.Aux(y, jnp.sum(y**2))
+
+
+def test_a_chain_collects_what_is_beside_an_output():
+    k1, k2, k3 = keys(3)
+    cells = [Active(nr.GRUCell(3, 3, key=k, dtype=jnp.float64)) for k in (k1, k2)]
+    inner = nr.Residual(nr.Recurrence(cells[1]))
+    model = nr.Chain(nr.Recurrence(cells[0]), nr.Chain(inner), nr.Dense(3, 2, key=k3))
+    xs, lengths = random(1, 2, 5, 3), jnp.array([5, 3])
+    ys, (first, (second,)) = model(xs, lengths=lengths)
+    gru = [nr.Recurrence(cell.cell) for cell in cells]
+    a = gru[0](xs, lengths=lengths)
+    b = gru[1](a, lengths=lengths)
+    assert_close(first, jnp.sum(a**2, -1), 1e-12)
+    assert_close(second, jnp.sum(b**2, -1), 1e-12)
+    assert_close(ys, nr.Chain(nr.Dense(3, 2, key=k3))(a + b, lengths=lengths), 1e-12)
+    state = model.initial_state()
+    for t in range(3):
+        state, step = model.step(state, xs[0, t])
+    assert isinstance(step, nr.Aux)
+    assert_close(step.y, ys[0, 2], 1e-12)
+    plain = nr.Chain(gru[0])(xs)
+    assert not isinstance(plain, nr.Aux)

@@ -556,7 +556,7 @@ TEXT: Any = "all"
         (
             lambda: ProjectedCell(SkipCell(lstm(), key=KEY, with_gate=True), 2, key=KEY),
             ValueError,
-            r"the output of the cell is tuple\(.*expected a vector",
+            r"the output of the cell is Aux\(.*expected a vector",
         ),
         (lambda: DelayCell(lstm(), 0), ValueError, "steps is 0"),
         (lambda: DelayCell(Open(), 1), ValueError, "Open has neither"),

@@ -3,6 +3,7 @@
 from noria import cells as cells
 from noria import data as data
 from noria import initializers as initializers
+from noria._types import Aux as Aux
 from noria.cells.base import Cell as Cell
 from noria.cells.elman import RNNCell as RNNCell
 from noria.cells.gru import GRUCell as GRUCell

@@ -13,7 +13,7 @@ import jax.tree_util as jtu
 
 from noria._errors import check_key, describe
 from noria._parameters import draw
-from noria._types import Initializer, Key, State
+from noria._types import Aux, Initializer, Key, State
 from noria.cells.base import Cell, cell_name, emit, next_state
 from noria.cells.wrappers import WrapperCell, check_cell, dtype_of, is_inexact, with_output
 from noria.initializers import glorot_uniform
@@ -211,7 +211,7 @@ class SkipCell(WrapperCell):
         key: random key for ``W_p``.
         init: initialiser of ``W_p``, a matrix of one row; Glorot-uniform by default.
         bias: first value of ``b_p``. With 1, as in the authors' code, most steps are updates.
-        with_gate: whether the output is ``(y, u)``. The paper adds the sum of all ``u``, times a
+        with_gate: whether the output is ``Aux(y, u)``. The paper adds the sum of all ``u``, times a
             cost, to the loss.
 
     Attributes:
@@ -278,7 +278,7 @@ class SkipCell(WrapperCell):
         return self._with_gate(emit(self.cell, state.cell, x, keywords), state.gate)
 
     def _with_gate(self, y: Any, u: jax.Array) -> Any:
-        return (y, u) if self.with_gate else y
+        return Aux(y, u) if self.with_gate else y
 
 
 def _chosen(u: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:

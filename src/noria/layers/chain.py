@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from noria._errors import as_given, check_key
-from noria._types import Key, State
+from noria._types import Aux, Key, State
 from noria.cells.base import Cell
 from noria.layers.base import Layer, check_taken
 from noria.layers.per_step import PerStep
@@ -145,12 +145,15 @@ class Chain(Layer):
         if key is not None:
             check_key(self.label, key)
         keys = (None,) * len(self) if key is None else jax.random.split(key, len(self))
-        finals = []
+        finals, extras = [], []
         for layer, before, k in zip(self.layers, states, keys, strict=True):
             own = {name: a for name, a in inputs.items() if name in layer.takes()}
             after, xs = getattr(layer, verb)(before, xs, key=k, **options, **own)
             finals.append(after)
-        return tuple(finals), xs
+            if isinstance(xs, Aux):
+                xs, extra = xs
+                extras.append(extra)
+        return tuple(finals), Aux(xs, tuple(extras)) if extras else xs
 
     def initial_state(self) -> State:
         """The initial states of the layers.
@@ -270,7 +273,9 @@ class Residual(Layer):
         state, y = self.layer.step(state, x, resets=resets, key=key, **inputs)
         return state, self._add(jnp.asarray(x), y)
 
-    def _add(self, xs: jax.Array, ys: jax.Array) -> jax.Array:
+    def _add(self, xs: jax.Array, ys: Any) -> Any:
+        if isinstance(ys, Aux):
+            return Aux(self._add(xs, ys.y), ys.extra)
         if jnp.shape(xs) != getattr(ys, "shape", None):
             came = ys.shape if hasattr(ys, "shape") else f"a {type(ys).__name__}"
             raise ValueError(

@@ -19,8 +19,14 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "cells"
 NOTE = "<!-- Written by scripts/cell_pages.py. -->\n\n"
 
 
-def wrapped(text: str) -> str:
-    return fill(text.replace("``", "`"), 100, break_long_words=False, break_on_hyphens=False)
+def wrapped(text: str, indent: str = "") -> str:
+    return fill(
+        text.replace("``", "`"),
+        100,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def year(entry: Entry) -> str:
@@ -47,16 +53,7 @@ def part(entry: Entry) -> str:
         f"## {entry.name}",
         wrapped((cls.__doc__ or "").partition("\n")[0]),
         f"```text\n{equations(cls)}\n```",
-        "\n".join(
-            fill(
-                line.replace("``", "`"),
-                100,
-                subsequent_indent="  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-            for line in lines
-        ),
+        "\n".join(wrapped(line, "  ") for line in lines),
         wrapped(section(cls, "Source")),
         wrapped("" if entry.differs in section(cls, "Source").replace("`", "") else entry.differs),
     ]

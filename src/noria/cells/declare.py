@@ -147,7 +147,7 @@ def array(
 
 def state(
     *axes: Axis,
-    initializer: Init = zeros,
+    initializer: Init = 0.0,
     is_complex: bool = False,
     init: Literal[False] = False,
 ) -> Any:

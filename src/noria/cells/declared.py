@@ -105,21 +105,22 @@ class DeclaredCell(Cell):
         Returns:
             The declared array, or a `NamedTuple` of the declared arrays.
         """
-        key, dtype = jax.random.key(0), self.dtype
-        arrays = {
-            name: draw(as_initializer(one.initializer), key, self._shape(one.axes), dtype).astype(
-                self._dtype_of(one)
-            )
-            for name, one in self._states.items()
-        }
+        arrays = {name: self._initial(one) for name, one in self._states.items()}
         return next(iter(arrays.values())) if self.State is None else self.State(**arrays)
 
     @property
     def dtype(self) -> jnp.dtype:
         """Floating dtype of the parameters, and of all inputs and outputs."""
-        arrays = (getattr(self, name) for name in self._parameters)
-        dtypes = (jnp.finfo(a.dtype).dtype for a in arrays if a is not None)
-        return next(dtypes, default_dtype(None))
+        for name in self._parameters:
+            if (array := getattr(self, name)) is not None:
+                return jnp.finfo(array.dtype).dtype
+        return default_dtype(None)
+
+    def _initial(self, one: declare.StateArray) -> jax.Array:
+        shape, start = self._shape(one.axes), one.initializer
+        if not callable(start):
+            return jnp.full(shape, start, self._dtype_of(one))
+        return draw(start, jax.random.key(0), shape, self.dtype).astype(self._dtype_of(one))
 
     def _dtype_of(self, one: declare.StateArray) -> jnp.dtype:
         return complex_dtype(self.dtype) if one.is_complex else self.dtype

@@ -63,3 +63,15 @@ def discrete(A: jax.Array, Delta: jax.Array, method: str) -> tuple[jax.Array, ja
 
 def has_other_size(cell: Any) -> bool:
     return bool(cell.in_size != cell.hidden_size)
+
+
+def block_product(R: jax.Array, x: jax.Array) -> jax.Array:
+    """The product of a block-diagonal matrix, (blocks, rows, columns), and a vector."""
+    return jnp.einsum("hij,hj->hi", R, x.reshape(len(R), -1)).reshape(-1)
+
+
+def normalized(a: jax.Array, epsilon: float) -> jax.Array:
+    """A layer norm without gain and bias: mean 0 and variance 1 along the last axis."""
+    centred = a - jnp.mean(a, axis=-1, keepdims=True)
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    return centred / jnp.sqrt(variance + epsilon)

@@ -1,7 +1,6 @@
 """Initialisers that several cells share."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -59,15 +58,6 @@ def logarithm(init: Initializer) -> Initializer:
 def over_inputs(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """N(0, 1 / n), where n is the product of all sizes but the first."""
     return jax.random.normal(key, shape, dtype) * math.prod(shape[1:]) ** -0.5
-
-
-def over_columns(draw: Callable[..., jax.Array]) -> Initializer:
-    """What ``draw`` draws, over the root of the number of columns."""
-
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return draw(key, shape, dtype) * shape[-1] ** -0.5
-
-    return init
 
 
 def lecun_uniform(gain: float = 1.0) -> Initializer:

@@ -1,20 +1,14 @@
 """Low-rank RNN."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from noria._types import Key
 from noria.cells.declare import matrix, size, state
 from noria.cells.declared import VectorCell
+from noria.cells.starts import normal_by_columns
 from noria.initializers import normal
-
-
-def _chaotic(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """N(0, 1 / n) for n columns."""
-    return jax.random.normal(key, shape, dtype) * shape[-1] ** -0.5
 
 
 class LowRankRNNCell(VectorCell):
@@ -44,7 +38,7 @@ class LowRankRNNCell(VectorCell):
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh
     W: jax.Array = matrix("hidden", "in")
     chi: jax.Array | None = matrix(
-        "hidden", "hidden", _chaotic, trained=False, when=lambda cell: cell.g != 0
+        "hidden", "hidden", normal_by_columns(), trained=False, when=lambda cell: cell.g != 0
     )
     m: jax.Array = matrix("hidden", "rank", normal(1.0))
     n: jax.Array = matrix("hidden", "rank", normal(1.0))

@@ -6,6 +6,7 @@ from jax.nn import sigmoid
 
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.parts import normalized
 
 #: Glorot's bound for each matrix of a stack.
 _each_glorot = jax.nn.initializers.glorot_uniform(in_axis=-1, out_axis=-2, batch_axis=0)
@@ -56,9 +57,7 @@ class BlockGRUCell(VectorCell):
         each = h.reshape(self.blocks, -1)
         parts = [jnp.einsum("bij,bj->bi", U, each).ravel() for U in jnp.split(self.U, 3)]
         a = self.W @ x + jnp.concatenate(parts)
-        centred = a - jnp.mean(a)
-        spread = jnp.sqrt(jnp.mean(centred * centred) + self.epsilon)
-        r, c, u = jnp.split(self.alpha * centred / spread + self.beta, 3)
+        r, c, u = jnp.split(self.alpha * normalized(a, self.epsilon) + self.beta, 3)
         n = jnp.tanh(sigmoid(r) * c)
         u = sigmoid(u - 1)
         return u * n + (1 - u) * h

@@ -9,6 +9,7 @@ from jax.nn import sigmoid
 from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.parts import normalized
 from noria.cells.starts import each, each_glorot
 from noria.initializers import normal, orthogonal
 
@@ -27,9 +28,7 @@ def _tenth(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Ar
 
 def _normed(a: jax.Array, alpha: jax.Array, beta: jax.Array) -> jax.Array:
     """A layer norm of each row, or of a vector."""
-    centred = a - jnp.mean(a, axis=-1, keepdims=True)
-    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-    return alpha * centred / jnp.sqrt(variance + 1e-3) + beta
+    return alpha * normalized(a, 1e-3) + beta
 
 
 def _each(W: jax.Array, a: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ from jax.nn import sigmoid
 
 from noria.cells.declare import matrix, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.parts import normalized
 from noria.initializers import ones
 
 
@@ -44,8 +45,7 @@ class LayerNormLSTMCell(VectorCell):
     c: jax.Array = state("hidden")
 
     def _norm(self, a: jax.Array, alpha: jax.Array, beta: jax.Array) -> jax.Array:
-        centred = a - jnp.mean(a)
-        return alpha * centred / jnp.sqrt(jnp.mean(centred**2) + self.epsilon) + beta
+        return alpha * normalized(a, self.epsilon) + beta
 
     def __call__(self, state: Any, x: jax.Array) -> Any:
         h, c = state

@@ -1,12 +1,12 @@
 """Light GRU."""
 
 import jax
-import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from noria._errors import check_choice
 from noria.cells.declare import matrix, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.parts import normalized
 from noria.initializers import orthogonal
 
 
@@ -51,5 +51,4 @@ class LiGRUCell(VectorCell):
     def _normed(self, a: jax.Array) -> jax.Array:
         if self.norm == "none":
             return a
-        centred = a - jnp.mean(a)
-        return centred / jnp.sqrt(jnp.mean(centred * centred) + 1e-5)
+        return normalized(a, 1e-5)

@@ -16,10 +16,6 @@ def _cumax(a: jax.Array, copies: int) -> jax.Array:
     return jnp.repeat(sums, copies, axis=0) @ softmax(a)
 
 
-#: Entries of a master gate, rounded up: a cell checks that nothing is left over.
-_CHUNKS = "(hidden + chunk - 1) // chunk"
-
-
 class ONLSTMCell(VectorCell):
     """The long short-term memory with ordered neurons, whose units forget in their order.
 
@@ -43,20 +39,20 @@ class ONLSTMCell(VectorCell):
     """
 
     chunk_size: int = size(default=1)
-    W_F: jax.Array = matrix(_CHUNKS, "in")
-    W_I: jax.Array = matrix(_CHUNKS, "in")
+    W_F: jax.Array = matrix("hidden // chunk", "in")
+    W_I: jax.Array = matrix("hidden // chunk", "in")
     W_f: jax.Array = matrix("hidden", "in")
     W_i: jax.Array = matrix("hidden", "in")
     W_o: jax.Array = matrix("hidden", "in")
     W_c: jax.Array = matrix("hidden", "in")
-    U_F: jax.Array = matrix(_CHUNKS, "hidden")
-    U_I: jax.Array = matrix(_CHUNKS, "hidden")
+    U_F: jax.Array = matrix("hidden // chunk", "hidden")
+    U_I: jax.Array = matrix("hidden // chunk", "hidden")
     U_f: jax.Array = matrix("hidden", "hidden")
     U_i: jax.Array = matrix("hidden", "hidden")
     U_o: jax.Array = matrix("hidden", "hidden")
     U_c: jax.Array = matrix("hidden", "hidden")
-    b_F: jax.Array = vector(_CHUNKS)
-    b_I: jax.Array = vector(_CHUNKS)
+    b_F: jax.Array = vector("hidden // chunk")
+    b_I: jax.Array = vector("hidden // chunk")
     b_f: jax.Array = vector("hidden")
     b_i: jax.Array = vector("hidden")
     b_o: jax.Array = vector("hidden")

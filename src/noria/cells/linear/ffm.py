@@ -10,7 +10,7 @@ from jax.nn import sigmoid
 from noria._types import Key
 from noria.cells.declare import matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.parts import complex_like
+from noria.cells.parts import complex_like, normalized
 
 
 def _forgetting(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -74,7 +74,5 @@ class FFMCell(VectorCell):
         """A gated read-out of the normalised state."""
         parts = jnp.concatenate([S.real.reshape(-1), S.imag.reshape(-1)]).astype(x.dtype)
         z = self.W_3 @ parts + self.b_3
-        centred = z - jnp.mean(z)
         g = sigmoid(self.W_4 @ x + self.b_4)
-        normed = centred / jnp.sqrt(jnp.mean(centred * centred) + 1e-5)
-        return normed * g + (self.W_5 @ x + self.b_5) * (1 - g)
+        return normalized(z, 1e-5) * g + (self.W_5 @ x + self.b_5) * (1 - g)

@@ -10,6 +10,7 @@ from jax.nn import sigmoid, silu
 from noria._types import Key
 from noria.cells.declare import matrix, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.parts import normalized
 
 
 def _rotary(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -66,6 +67,5 @@ class HGRNCell(VectorCell):
 
     def output(self, h: jax.Array, x: jax.Array) -> jax.Array:
         """A gated read-out of the normalised state."""
-        centred = h.reshape(-1) - jnp.mean(h)
-        normed = centred / jnp.sqrt(jnp.mean(centred * centred) + 1e-5)
+        normed = normalized(h.reshape(-1), 1e-5)
         return self.W_o @ (normed * silu(self.W_g @ x + self.b_g)) + self.b_o

@@ -7,25 +7,12 @@ import jax.numpy as jnp
 from jax.nn import relu, sigmoid
 
 from noria._errors import check_choice
-from noria._types import Key
 from noria.cells.declare import matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.starts import over_columns
+from noria.cells.starts import between, uniform_by_columns
 from noria.initializers import lecun_normal
 
-
-def _positive(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """U(0, 1)."""
-    return jax.random.uniform(key, shape, dtype)
-
-
-def _signed(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """U(-1, 1)."""
-    return jax.random.uniform(key, shape, dtype, -1, 1)
-
-
 #: U(-b, b) with b = 1 / sqrt(columns).
-_uniform = over_columns(_signed)
 
 
 class LinOSSCell(VectorCell):
@@ -56,10 +43,10 @@ class LinOSSCell(VectorCell):
 
     state_size: int = size(default=64)
     scheme: str = "im"
-    a: jax.Array = vector("state", _positive)
-    delta: jax.Array = vector("state", _positive)
-    B: jax.Array = matrix("state", "in", _uniform)
-    C: jax.Array = matrix("hidden", "state", _uniform)
+    a: jax.Array = vector("state", between(0, 1))
+    delta: jax.Array = vector("state", between(0, 1))
+    B: jax.Array = matrix("state", "in", uniform_by_columns)
+    C: jax.Array = matrix("hidden", "state", uniform_by_columns)
     D: jax.Array = matrix("hidden", "in", lecun_normal())
     y: jax.Array = state("state")
     z: jax.Array = state("state")
@@ -104,11 +91,11 @@ class DLinOSSCell(VectorCell):
     """
 
     state_size: int = size(default=64)
-    a: jax.Array = vector("state", _positive)
-    g: jax.Array = vector("state", _positive)
-    delta: jax.Array = vector("state", _positive)
-    B: jax.Array = matrix("state", "in", _uniform)
-    C: jax.Array = matrix("hidden", "state", _uniform)
+    a: jax.Array = vector("state", between(0, 1))
+    g: jax.Array = vector("state", between(0, 1))
+    delta: jax.Array = vector("state", between(0, 1))
+    B: jax.Array = matrix("state", "in", uniform_by_columns)
+    C: jax.Array = matrix("hidden", "state", uniform_by_columns)
     D: jax.Array = matrix("hidden", "in", lecun_normal())
     y: jax.Array = state("state")
     z: jax.Array = state("state")

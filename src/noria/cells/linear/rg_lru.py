@@ -9,11 +9,8 @@ from jax.nn import sigmoid, softplus
 from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
-
-
-def _blocks(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """N(0, 1 / n) for blocks of n columns."""
-    return jax.random.normal(key, shape, dtype) * shape[-1] ** -0.5
+from noria.cells.parts import block_product, has_other_size
+from noria.cells.starts import normal_by_columns
 
 
 def _decays(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -47,10 +44,14 @@ class RGLRUCell(VectorCell):
 
     heads: int = size(default=1)
     c: float = 8.0
-    P: jax.Array | None = matrix("hidden", "in", when=lambda cell: cell.in_size != cell.hidden_size)
-    W_a: jax.Array = array("heads", "hidden // heads", "hidden // heads", initializer=_blocks)
+    P: jax.Array | None = matrix("hidden", "in", when=has_other_size)
+    W_a: jax.Array = array(
+        "heads", "hidden // heads", "hidden // heads", initializer=normal_by_columns()
+    )
     b_a: jax.Array = vector("hidden")
-    W_x: jax.Array = array("heads", "hidden // heads", "hidden // heads", initializer=_blocks)
+    W_x: jax.Array = array(
+        "heads", "hidden // heads", "hidden // heads", initializer=normal_by_columns()
+    )
     b_x: jax.Array = vector("hidden")
     Lambda: jax.Array = vector("hidden", _decays)
     h: jax.Array = state("hidden")
@@ -64,12 +65,9 @@ class RGLRUCell(VectorCell):
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         x = x if self.P is None else self.P @ x
-        r = sigmoid(self._gate(self.W_a, x) + self.b_a)
-        i = sigmoid(self._gate(self.W_x, x) + self.b_x)
+        r = sigmoid(block_product(self.W_a, x) + self.b_a)
+        i = sigmoid(block_product(self.W_x, x) + self.b_x)
         log_a = -self.c * r * softplus(-self.Lambda)
         square = -jnp.expm1(2 * log_a)
         root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         return jnp.exp(log_a) * h + root * (i * x)
-
-    def _gate(self, W: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.einsum("hij,hj->hi", W, x.reshape(self.heads, -1)).reshape(-1)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.parts import wide
-from noria.cells.starts import over_columns
+from noria.cells.parts import block_product, wide
+from noria.cells.starts import normal_by_columns
 from noria.initializers import lecun_normal, normal
 
 
@@ -53,10 +53,8 @@ class RotRNNCell(VectorCell):
     theta: jax.Array = matrix("heads", "state // heads // 2", _phases)
     gamma_log: jax.Array = vector("heads", _log_decays)
     M: jax.Array = array("heads", "state // heads", "state // heads", initializer=normal(1))
-    B: jax.Array = array(
-        "heads", "state // heads", "in", initializer=over_columns(jax.random.normal)
-    )
-    C: jax.Array = matrix("hidden", "state", over_columns(jax.random.normal))
+    B: jax.Array = array("heads", "state // heads", "in", initializer=normal_by_columns())
+    C: jax.Array = matrix("hidden", "state", normal_by_columns())
     D: jax.Array = matrix("hidden", "in", lecun_normal())
     r: jax.Array = state("heads", "state // heads")
 
@@ -80,7 +78,7 @@ class RotRNNCell(VectorCell):
 
     def output(self, r: jax.Array, x: jax.Array) -> jax.Array:
         """A read-out of the state in the paper's basis, and a skip connection."""
-        h = jnp.einsum("hij,hj->hi", self._basis(), r).reshape(-1)
+        h = block_product(self._basis(), r)
         return self.C @ h + self.D @ x
 
     def _basis(self) -> jax.Array:

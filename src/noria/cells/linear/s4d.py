@@ -12,7 +12,7 @@ from noria._errors import check_choice
 from noria._types import Key
 from noria.cells.declare import matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.parts import complex_like, discrete, total, wide
+from noria.cells.parts import complex_like, discrete, has_other_size, total, wide
 from noria.cells.starts import logarithm
 from noria.initializers import log_uniform, normal, ones
 
@@ -71,7 +71,7 @@ class S4DCell(VectorCell):
     state_size: int = size(default=32)
     kind: str = "lin"
     method: str = "zoh"
-    P: jax.Array | None = matrix("hidden", "in", when=lambda cell: cell.in_size != cell.hidden_size)
+    P: jax.Array | None = matrix("hidden", "in", when=has_other_size)
     log_Delta: jax.Array = vector("hidden", logarithm(log_uniform(0.001, 0.1)))
     log_A: jax.Array | None = matrix("hidden", "state", math.log(0.5), when=_is("lin", "inv"))
     A_lin: jax.Array | None = matrix("hidden", "state", _lin, when=_is("lin"))

@@ -5,6 +5,7 @@ from jax.nn import sigmoid
 
 from noria.cells.declare import matrix, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.parts import has_other_size
 from noria.cells.starts import lecun_uniform
 from noria.initializers import uniform
 
@@ -38,9 +39,7 @@ class SRUCell(VectorCell):
     W_r: jax.Array = matrix("hidden", "in", lecun_uniform(0.5**0.5))
     v_r: jax.Array | None = vector("hidden", uniform(1.5**0.5), when=lambda cell: cell.peephole)
     b_r: jax.Array = vector("hidden")
-    P: jax.Array | None = matrix(
-        "hidden", "in", lecun_uniform(), when=lambda cell: cell.in_size != cell.hidden_size
-    )
+    P: jax.Array | None = matrix("hidden", "in", lecun_uniform(), when=has_other_size)
     c: jax.Array = state("hidden")
 
     def __call__(self, c: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -10,6 +10,7 @@ from noria._errors import check_choice
 from noria._types import Key
 from noria.cells.declare import array, matrix, state, vector
 from noria.cells.heads import HeadsCell
+from noria.cells.parts import block_product
 
 
 def _power_law(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -69,15 +70,12 @@ class SLSTMCell(HeadsCell):
 
     def __call__(self, state: Any, x: jax.Array) -> Any:
         h, c, n, m = state
-        z = jnp.tanh(self.W_z @ x + self._blocks(self.R_z, h) + self.b_z)
-        o = sigmoid(self.W_o @ x + self._blocks(self.R_o, h) + self.b_o)
-        i = self.W_i @ x + self._blocks(self.R_i, h) + self.b_i
-        f = self.W_f @ x + self._blocks(self.R_f, h) + self.b_f.reshape(-1)
+        z = jnp.tanh(self.W_z @ x + block_product(self.R_z, h) + self.b_z)
+        o = sigmoid(self.W_o @ x + block_product(self.R_o, h) + self.b_o)
+        i = self.W_i @ x + block_product(self.R_i, h) + self.b_i
+        f = self.W_f @ x + block_product(self.R_f, h) + self.b_f.reshape(-1)
         log_f = f if self.forget == "exp" else log_sigmoid(f)
         top = jnp.maximum(log_f + m, i)
         i, g = jnp.exp(i - top), jnp.exp(log_f + m - top)
         c, n = g * c + i * z, g * n + i
         return self.State(o * c / n, c, n, top)
-
-    def _blocks(self, R: jax.Array, h: jax.Array) -> jax.Array:
-        return jnp.einsum("hij,hj->hi", R, self.split(h)).reshape(-1)

@@ -81,6 +81,18 @@ class WeightNormalised(nr.Cell):
         return jnp.zeros(3)
 
 
+class MatricesOfTheInput(nr.Cell):
+    """A weight of three axes before the loop."""
+
+    W: jax.Array
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return 0.5 * h + (self.W @ x) @ x
+
+    def initial_state(self) -> jax.Array:
+        return jnp.zeros(6)
+
+
 class Rounds(nr.Cell):
     """The same layer twice, with other weights."""
 
@@ -259,6 +271,24 @@ def test_checkpoints_make_memory_grow_like_the_square_root_of_time():
     for small, large in pairwise(sizes):
         assert 2 * 0.85 < large / small < 2 * 1.15
     assert temporary_bytes(nr.Recurrence(cell), jnp.zeros((4, 4096, 8))) > 10 * sizes[1]
+
+
+@pytest.mark.parametrize("verb", ["sequence", "step"])
+def test_a_weight_of_three_axes_outside_of_the_loop_is_a_matrix(verb):
+    """XLA transposes a copy of it in each call otherwise."""
+    layer, xs = nr.Recurrence(MatricesOfTheInput(random(1, 6, 4, 4))), random(2, 3, 7, 4)
+
+    def run(layer, xs):
+        return layer(xs) if verb == "sequence" else layer.step(jnp.zeros((3, 6)), xs[:, 0])[1]
+
+    lowered = jax.jit(run).lower(layer, xs)
+    products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
+    assert products
+    assert not any("6x4x4x" in line for line in products)
+    plain = nr.with_backend(layer, "plain")
+    assert_close(run(layer, xs), run(plain, xs), 1e-12)
+    gradient = jax.grad(lambda layer: jnp.sum(run(layer, xs) ** 2))
+    assert_close(gradient(layer).cell, gradient(plain).cell, 1e-12)
 
 
 def test_states_alone_take_less_memory_than_gates():

@@ -75,6 +75,7 @@ def evaluate(graph: Graph, known: Env, varying: Env, axes: Sequence[int]) -> lis
     """
     names = [v for v in graph.inputs if v in varying]
     shared = [v for v in graph.inputs if v not in varying]
+    graph = _with_flat_weights(graph, shared)
     copies: Env = {}
     if axes and any(is_narrow(v.aval) for v in shared):
         graph, known, copies = _with_copies(graph, known, names, axes)
@@ -95,6 +96,40 @@ def evaluate(graph: Graph, known: Env, varying: Env, axes: Sequence[int]) -> lis
     for size in reversed(axes):
         one = jax.vmap(one, axis_size=size)
     return one(arrays)
+
+
+def _with_flat_weights(graph: Graph, shared: Sequence[Value]) -> Graph:
+    """Weights of several kept axes are matrices: XLA transposes a copy of others in each call."""
+    equations: list[Equation] = []
+    instead: Env = {}
+    for equation in graph.equations:
+        if _has_deep_weight(equation, shared):
+            made, found = build(
+                functools.partial(_flat_product, equation), equation.inputs, equation.source
+            )
+            equations += made
+            instead |= env_of(equation.outputs, found)
+        else:
+            equations.append(equation)
+    if not instead:
+        return graph
+    return substitute(replace(graph, equations=tuple(equations)), instead)
+
+
+def _has_deep_weight(equation: Equation, shared: Sequence[Value]) -> bool:
+    """A product without heads of a vector and a shared array that sums over its last axis."""
+    if equation.name != "dot_general":
+        return False
+    (_, summed), heads = equation.params["dimension_numbers"]
+    vector, weight = equation.inputs
+    deep = weight in shared and weight.aval.ndim > 2 and vector.aval.ndim == 1
+    return deep and not any(heads) and tuple(summed) == (weight.aval.ndim - 1,)
+
+
+def _flat_product(equation: Equation, vector: jax.Array, weight: jax.Array) -> list[jax.Array]:
+    matrix = weight.reshape(-1, weight.shape[-1])
+    params = equation.params | {"dimension_numbers": (((0,), (1,)), ((), ()))}
+    return [jax.lax.dot_general_p.bind(vector, matrix, **params).reshape(weight.shape[:-1])]
 
 
 def _with_copies(

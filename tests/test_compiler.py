@@ -291,6 +291,26 @@ def test_a_weight_of_three_axes_outside_of_the_loop_is_a_matrix(verb):
     assert_close(gradient(layer).cell, gradient(plain).cell, 1e-12)
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        Concatenating(random(1, 4, 7)),
+        GateByGate([random(2, 4, 3), random(3, 4, 3)], [random(4, 4, 4), random(5, 4, 4)]),
+        ReadingOut(random(6, 3, 3), random(7, 5, 3), random(8, 5, 3)),
+    ],
+    ids=lambda cell: type(cell).__name__,
+)
+def test_one_step_is_one_kernel_that_reads_each_weight_where_it_is(cell):
+    layer, state, x = nr.Recurrence(cell), cell.initial_state(), random(9, 3)
+    jaxpr = jax.make_jaxpr(lambda layer, state, x: layer.step(state, x))(layer, state, x)
+    names = equations_of(jaxpr.jaxpr)
+    assert "slice" not in names
+    assert "concatenate" not in names
+    assert "dot_general" not in names
+    plain = nr.with_backend(layer, "plain")
+    assert_close(layer.step(state, x), plain.step(state, x), 1e-14)
+
+
 def test_states_alone_take_less_memory_than_gates():
     cell, xs = make_cell("lstm", 8, 32), jnp.zeros((4, 1024, 8))
     gates, states = (

@@ -258,6 +258,10 @@ class LoopBackend(Protocol):
         """The loop as a function of arrays, for a call that is supported."""
         ...
 
+    def has_code(self, equation: Equation) -> bool:
+        """Whether the loop may contain a product."""
+        ...
+
     def should_hoist(
         self, equation: Equation, given: Sequence[Value], batch: Size, light: bool
     ) -> bool:

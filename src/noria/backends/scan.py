@@ -48,6 +48,9 @@ class Scan:
     def prepare(self, call: LoopCall) -> RunLoop:
         return functools.partial(run, call)
 
+    def has_code(self, equation: Equation) -> bool:
+        return True
+
     def should_hoist(
         self, equation: Equation, given: Sequence[Value], batch: Size, light: bool
     ) -> bool:

@@ -50,19 +50,26 @@ MOST_EQUATIONS = 256
 
 
 def canonicalize(
-    graph: Graph, sources: dict[Value, int], width: int, *, contractions: bool = True
+    graph: Graph,
+    sources: dict[Value, int],
+    width: int,
+    *,
+    contractions: bool = True,
+    once: bool = False,
 ) -> Graph:
     """Apply every rule; the rules for contractions may be left out.
 
     ``sources`` gives the level of each input; the first ``width`` outputs are the next state.
+    If the step runs only ``once``, weights are not copied in order to split or merge products.
     """
     graph = unroll(graph)
     if contractions:
         graph = canonical_contractions(graph, sources)
-    for rule in (operand_first, split_products, regroup_sums):
+    for rule in (operand_first, *([] if once else [split_products]), regroup_sums):
         graph = rule(graph, dependence(graph.equations, sources))
-    fed_back = backward_slice(graph.equations, graph.outputs[:width])
-    graph = merge_products(graph, dependence(graph.equations, sources), fed_back)
+    if not once:
+        fed_back = backward_slice(graph.equations, graph.outputs[:width])
+        graph = merge_products(graph, dependence(graph.equations, sources), fed_back)
     return dce(slices_first(graph, dependence(graph.equations, sources)))
 
 

@@ -103,10 +103,10 @@ def in_pairs(traced: Traced) -> tuple[Traced, str | None]:
     sources = dict.fromkeys(traced.parameter_values, CONSTANT) | dict.fromkeys(state, STATE)
     sources |= dict.fromkeys(steps, INPUT)
     graph = own_outputs(graph, dependence(graph.equations, sources))
-    graph = canonicalize(graph, sources, len(state))
+    graph = canonicalize(graph, sources, len(state), once=traced.once)
     tree, peeled = traced.emission_tree, traced.peeled
-    paired = PairedStep(graph, traced.parameters, state, steps, sources, tree, peeled, None, traced)
-    return paired, None
+    given = traced.parameters, state, steps, sources, tree, peeled, None, traced.once
+    return PairedStep(graph, *given, traced), None
 
 
 class _NoRule(Exception):

@@ -229,4 +229,8 @@ def split_step(
     def should_keep(equation: Equation) -> bool:
         return backend.should_keep(equation, batch)
 
+    if traced.once and not hoists_all:
+        # Nothing is gained by computing a product of all steps at once.
+        should_hoist, should_keep = lambda e: not backend.has_code(e), backend.has_code
+
     return traced, split(traced, should_hoist, should_keep, products_leave=products_leave)

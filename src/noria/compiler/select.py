@@ -104,7 +104,7 @@ def run_single_step(options: Options, problem: Problem) -> tuple[State, Any]:
     if _may_be_a_loop(options, sizes):
         steps = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, int(batched)), step)
         steps = steps._replace(context=context)
-        decision = decide(Options(), problem, steps, sizes)
+        decision = decide(Options(), problem, steps, sizes, once=True)
         if decision.program is not None and _prefers_single_step(decision.backend, sizes):
             program = replace(decision.program, single_step=True)
             final, ys = program.run_trees(problem.carry, steps, sizes)
@@ -133,8 +133,10 @@ def _prefers_single_step(name: str, sizes: Sizes) -> bool:
 # --- decisions ----------------------------------------------------------------------------------
 
 
-def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> Decision:
-    """Choose the backend, and make the program that it runs."""
+def decide(
+    options: Options, problem: Problem, steps: Steps, sizes: Sizes, *, once: bool = False
+) -> Decision:
+    """Choose the backend, and make the program that it runs, for one step only if ``once``."""
     label, given, frontier = problem.label, sizes, None
 
     def decided(
@@ -152,7 +154,9 @@ def decide(options: Options, problem: Problem, steps: Steps, sizes: Sizes) -> De
         return decided(options.backend, Reason.AS_ASKED())
     try:
         normal = options.backend != "chunkwise"
-        traced = trace(problem.cell, problem.initial_state, one, label, contractions=normal)
+        traced = trace(
+            problem.cell, problem.initial_state, one, label, contractions=normal, once=once
+        )
     except Unsupported as found:
         check_transition(problem, one)
         if options != Options():
@@ -248,6 +252,8 @@ def _loop(
         return program, backend.obstacles(executor.inference.call)
 
     program, obstacles = attempt(False)
+    if obstacles and traced.once:
+        return _loop(name, replace(traced, once=False), problem, sizes, options)
     if obstacles and program.split.reads_out:
         other, remaining = attempt(True)
         if not remaining:

@@ -124,7 +124,9 @@ def split(
     # of the input that they read would be computed again.
     kept = (*next_state, *traced.kept)
     keep = (lambda equation: False) if products_leave else should_keep
-    emitted = _emitted(everything, levels, kept, emission, products_leave, keep)
+    # A single step has its output in the loop, too.
+    first = (*kept, *emission) if traced.once and not products_leave else kept
+    emitted = _emitted(everything, levels, first, emission, products_leave, keep)
     # Products of the input are hoisted. So is element-wise work if its result is no larger, and the
     # same holds for a product of two parts of the input, such as an outer product.
     given = (*constants, *traced.steps, *traced.state)

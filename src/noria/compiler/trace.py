@@ -63,7 +63,8 @@ class Traced:
     belong to the context, if there is one; they have the level `CONTEXT`. ``peeled`` are the arrays
     of the state that have left the step, or ``None``. ``state`` has the others, and ``steps`` ends
     with the arrays that the step reads instead. ``again`` traces the step
-    with other options; it is ``None`` if the step is as written, or in pairs.
+    with other options; it is ``None`` if the step is as written, or in pairs. If the step runs
+    ``once`` only, it is not worth a copy of a weight.
     """
 
     graph: Graph
@@ -74,6 +75,7 @@ class Traced:
     emission_tree: Any
     peeled: Peeled | None
     again: "Callable[..., Traced] | None"
+    once: bool
 
     def written(self) -> "Traced":
         """The step with its contractions as the cell has them: no axes are merged."""
@@ -119,6 +121,7 @@ def trace(
     *,
     contractions: bool = True,
     delays: bool = True,
+    once: bool = False,
 ) -> Traced:
     """Trace one step of ``cell``.
 
@@ -129,6 +132,7 @@ def trace(
         label: the layer in messages.
         contractions: whether contractions get their normal form.
         delays: whether delays leave the loop.
+        once: whether the step runs once only, so that a copy of a weight does not pay.
 
     Raises:
         Unsupported: if a step has side effects.
@@ -169,14 +173,15 @@ def trace(
     graph = own_outputs(graph, found)
     # Only now, because a window is found by its scatter.
     graph = with_known_positions(graph, constants, SCATTERS)
-    graph = canonicalize(graph, levels, len(looped), contractions=contractions)
+    graph = canonicalize(graph, levels, len(looped), contractions=contractions, once=once)
     steps, peeled = transition.steps, None
     if plan is not None:
         graph, more, peeled = separate(graph, transition, plan, looped)
         levels |= dict.fromkeys(more, INPUT)
         steps = (*steps, *more)
-    again = functools.partial(trace, cell, initial_state, step, label) if contractions else None
-    return Traced(graph, parameters, looped, steps, levels, emission_tree, peeled, again)
+    again = functools.partial(trace, cell, initial_state, step, label, once=once)
+    options = again if contractions else None
+    return Traced(graph, parameters, looped, steps, levels, emission_tree, peeled, options, once)
 
 
 def _transition(graph: Graph, first: int, width: int, step: Steps) -> Transition:

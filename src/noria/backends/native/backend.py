@@ -86,6 +86,11 @@ class Native:
     def prepare(self, call: LoopCall) -> RunLoop:
         return functools.partial(_run, call)
 
+    def has_code(self, equation: Equation) -> bool:
+        if equation.name == "conv_general_dilated":
+            return convolution(equation) is not None
+        return _is_in_step(equation)
+
     def should_hoist(
         self, equation: Equation, given: Sequence[Value], batch: Size, light: bool
     ) -> bool:
@@ -100,8 +105,8 @@ class Native:
         step. The kernel has time blocks for products of the input itself only.
         """
         if equation.name == "conv_general_dilated" and not is_symbolic(batch):
-            return light or convolution(equation) is None
-        if is_symbolic(batch) or not _is_in_step(equation):
+            return light or not self.has_code(equation)
+        if is_symbolic(batch) or not self.has_code(equation):
             return True
         weight = max(map(size_in_bytes, equation.inputs))
         return tuning().prefer_block(weight, batch) and not any(

@@ -18,7 +18,7 @@ parts              functions that many cells share
 starts             initialisers that several cells share
 matrices           recurrent matrices with a structure
 heads              parts of cells whose memory is a matrix for each head
-legendre           the matrices of the Legendre delay
+legendre           the matrices of the Legendre delay and of HiPPO
 spikes             spikes with surrogate gradients
 gated              cells with vectors as states: gates, or none
 orthogonal         recurrent weights whose norms are bounded

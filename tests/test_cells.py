@@ -49,7 +49,7 @@ LENGTHS = jnp.array([5, 0, 3])
 RESETS = jnp.array([[0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 1]], bool)
 
 #: Cells that run as a scan, with the reason that `explain` gives.
-NOT_NATIVE = {"hippo": "triangular_solve", "traj_gru": "gather"}
+NOT_NATIVE = {"hippo": "triangular_solve", "traj_gru": "gather", "urnn": "fft"}
 
 each = pytest.mark.parametrize("key", catalogue())
 each_setting = pytest.mark.parametrize(

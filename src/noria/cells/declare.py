@@ -16,8 +16,16 @@ from typing import Any, Literal
 from noria._types import Initializer
 from noria.initializers import constant, glorot_uniform, zeros
 
+
+@dataclass(frozen=True)
+class OfCell:
+    """An initialiser that depends on the sizes and settings of the cell."""
+
+    make: Callable[[Any], Initializer]
+
+
 #: An initialiser, or the value of all entries.
-Init = Initializer | float
+Init = Initializer | OfCell | float
 
 #: An axis of a declared array: a number, a word, or words joined by operators.
 Axis = int | str
@@ -192,8 +200,10 @@ def size(*, default: int | None = None, kw_only: bool = True, axes: bool = False
     return Size(default, kw_only, axes)
 
 
-def as_initializer(given: Init) -> Initializer:
-    """A number as an initialiser."""
+def as_initializer(given: Init, cell: Any) -> Initializer:
+    """An initialiser for a cell."""
+    if isinstance(given, OfCell):
+        return given.make(cell)
     return given if callable(given) else constant(given)
 
 

@@ -268,7 +268,7 @@ def _initialise(cell: DeclaredCell, given: Mapping[str, Any]) -> None:
             check(cell)
     keys = jax.random.split(given["key"], max(1, len(cell._parameters)))
     for key, (name, one) in zip(keys, cell._parameters.items(), strict=False):
-        how = as_initializer(init.get(name, one.initializer))
+        how = as_initializer(init.get(name, one.initializer), cell)
         here = one.when is None or one.when(cell)
         drawn = draw(how, key, cell._shape(one.axes), dtype) if here else None
         object.__setattr__(cell, name, drawn)

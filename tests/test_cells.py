@@ -52,9 +52,19 @@ RESETS = jnp.array([[0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 1]], bool)
 NOT_NATIVE = {"hippo": "triangular_solve", "traj_gru": "gather", "urnn": "fft"}
 
 each = pytest.mark.parametrize("key", catalogue())
+#: XLA compiles each convolution of the definition, so that further settings take seconds.
+SLOW = {key for key, entry in catalogue().items() if entry.kind == "convolution"}
 each_setting = pytest.mark.parametrize(
     ("key", "settings"),
-    [pytest.param(k, s, id="-".join([k, *map(str, s.values())])) for k, s in CASES],
+    [
+        pytest.param(
+            k,
+            s,
+            id="-".join([k, *map(str, s.values())]),
+            marks=[pytest.mark.full] if s and k in SLOW else [],
+        )
+        for k, s in CASES
+    ],
 )
 
 

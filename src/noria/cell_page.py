@@ -36,14 +36,14 @@ def settings(cls: Any) -> dict[str, str]:
     """What the docstrings of a class and of its bases say of each setting and size."""
     known = {*cls._settings, *(name for name, one in cls._sizes.items() if one.kw_only)}
     found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
+    for base in cls.__mro__:
         doc = inspect.cleandoc(base.__doc__ or "")
         text = re.search(r"^Args:\n((?:    .*\n|\n)+)", doc, re.MULTILINE)
         for name, words in re.findall(
             r"^    (\w+): ((?:.+\n?(?:     .*\n?)*))", text[1] if text else "", re.MULTILINE
         ):
             if name in known:
-                found[name] = " ".join(words.split())
+                found.setdefault(name, " ".join(words.split()))
     return found
 
 

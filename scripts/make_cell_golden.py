@@ -1712,13 +1712,10 @@ def of_mamba() -> None:
     """The reference of their tests."""
 
     def run(draw: Draw) -> Arrays:
-        absent = ("triton", "mamba_ssm.ops.triton.mamba3.mamba3_siso_combined")
-        absent += ("mamba_ssm.ops.triton.mamba3.mamba3_siso_step",)
-        packages = ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton")
-        packages += ("mamba_ssm.ops.triton.mamba3",)
-        module = from_source(
-            "state-spaces/mamba", "tests/ops/triton", "test_mamba3_siso", *packages, *absent
-        )
+        kernels = "mamba_ssm.ops.triton.mamba3"
+        absent = ["triton", "mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", kernels]
+        absent += [f"{kernels}.mamba3_siso_combined", f"{kernels}.mamba3_siso_step"]
+        module = from_source("state-spaces/mamba", "tests/ops/triton", "test_mamba3_siso", *absent)
         found = {"W_u": draw(HIDDEN, IN), "W_B": draw(6, IN), "W_C": draw(6, IN)}
         found |= {"g_B": draw(6), "g_C": draw(6), "b_B": draw(2, 1, 6), "b_C": draw(2, 1, 6)}
         found |= {"W_Delta": draw(2, IN), "b_Delta": draw(2), "W_A": draw(2, IN)}
@@ -1811,6 +1808,24 @@ def of_memories() -> None:
 
     case("mesanet", "flash-linear-attention", mesanet, heads=2, key_size=2)
 
+    def gsa(draw: Draw) -> Arrays:
+        """Their memory of keys has slots last."""
+        function = plain("gsa/naive").naive_recurrent_gsa
+        found = {"W_q": draw(6, IN), "W_k": draw(6, IN), "W_v": draw(HIDDEN, IN)}
+        found["W_a"] = draw(10, IN)
+        xs, start = draw(TIME, IN), [draw(2, 5, 3), draw(2, 5, 2)]
+        alpha = split(sigmoid(xs @ found["W_a"].T)) ** 0.5
+        made = {g: silu(a) for g, a in qkv(found, xs).items()}
+        made |= {"q": root * made["q"], "s": 1 - alpha, "g": np.log(alpha)}
+        given = {g: torch.as_tensor(a)[None] for g, a in made.items()}
+        first = [torch.as_tensor(a)[None] for a in (start[0].swapaxes(1, 2), start[1])]
+        ys, (K, V) = function(**given, initial_state=first, output_final_state=True)
+        found |= {"xs": xs, "ys": np.asarray(ys).reshape(TIME, HIDDEN)} | starts("K V", start)
+        return found | finals("K V", [K.mT, V])
+
+    about = {"heads": 2, "key_size": 3, "slots": 5, "tau": 2.0}
+    case("gsa", "flash-linear-attention", gsa, **about)
+
     def m2rnn(draw: Draw) -> Arrays:
         name = "open-lm-engine/accelerated-model-architectures"
         module = from_source(name, "", "xma.layers.m2rnn.torch_implementation")
@@ -1830,7 +1845,7 @@ def of_memories() -> None:
 
 def of_ncps_wiring() -> None:
     """The inputs and outputs have no scales and shifts."""
-    from ncps.torch import LTCCell  # type: ignore[import-not-found]
+    from ncps.torch import LTCCell
     from ncps.wirings import AutoNCP  # type: ignore[import-not-found]
 
     def run(draw: Draw) -> Arrays:

@@ -121,5 +121,6 @@ def test_a_stack_of_images_in_layers_and_with_zoneout():
     found = model(xs)
     assert found.shape == (3, 5, 2, 2, 3)
     assert_close(found, nr.with_backend(model, "reference")(xs), 1e-10)
-    both = nr.Bidirectional(*(nr.Recurrence(cell_of(type(second), in_shape=(4, 2))) for _ in "ab"))
+    third = nr.Recurrence(cell_of(type(second), in_shape=(4, 2)))
+    both = nr.Bidirectional(third, third)
     assert both(random(3, 5, 4, 2)).shape == (5, 4, 4)

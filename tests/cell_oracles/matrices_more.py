@@ -112,7 +112,24 @@ def m2rnn(p, s, state, x):
     return (new_H,), np.concatenate(y)
 
 
+def gsa(p, s, state, x):
+    """Zhang et al. 2024, eq. 6: keys and values of m slots."""
+    K, V = state
+    q, k, v = (by_head(p, silu(W @ x)) for W in (p.W_q, p.W_k, p.W_v))
+    alpha = by_head(p, sigmoid(p.W_a @ x) ** (1 / s.tau))
+    new_K, new_V, y = np.zeros_like(K), np.zeros_like(V), []
+    for h in range(p.heads):
+        for slot in range(p.slots):
+            a = alpha[h, slot]
+            new_K[h, slot] = a * K[h, slot] + (1 - a) * k[h]
+            new_V[h, slot] = a * V[h, slot] + (1 - a) * v[h]
+        weights = np.exp(new_K[h] @ q[h])
+        y.append(weights / weights.sum() @ new_V[h])
+    return (new_K, new_V), np.concatenate(y)
+
+
 ORACLES = {
+    "gsa": gsa,
     "rwkv5": rwkv5,
     "mamba3": mamba3,
     "gdn2": gdn2,
@@ -121,6 +138,7 @@ ORACLES = {
 }
 
 SETTINGS = {
+    "gsa": [{**SMALL, "slots": 2, "tau": 2.0}],
     "rwkv5": [SMALL],
     "mamba3": [
         {"heads": 2, "state_size": 6, "rank": 2},

@@ -25,7 +25,7 @@ class OfCell:
 
 
 #: An initialiser, or the value of all entries.
-Init = Initializer | OfCell | float
+Init = Initializer | float
 
 #: An axis of a declared array: a number, a word, or words joined by operators.
 Axis = int | str
@@ -44,7 +44,7 @@ class Parameter:
     """A declared parameter."""
 
     axes: tuple[Axis, ...]
-    initializer: Init
+    initializer: Init | OfCell
     trained: bool
     when: Callable[[Any], bool] | None
 
@@ -70,7 +70,7 @@ class Size:
 def matrix(
     rows: Axis,
     columns: Axis,
-    initializer: Init | None = None,
+    initializer: Init | OfCell | None = None,
     *,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
@@ -101,7 +101,7 @@ def matrix(
 
 def vector(
     size: Axis,
-    initializer: Init = zeros,
+    initializer: Init | OfCell = zeros,
     *,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
@@ -130,7 +130,7 @@ def vector(
 
 def array(
     *axes: Axis,
-    initializer: Init,
+    initializer: Init | OfCell,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
     init: Literal[False] = False,
@@ -200,7 +200,7 @@ def size(*, default: int | None = None, kw_only: bool = True, axes: bool = False
     return Size(default, kw_only, axes)
 
 
-def as_initializer(given: Init, cell: Any) -> Initializer:
+def as_initializer(given: Init | OfCell, cell: Any) -> Initializer:
     """An initialiser for a cell."""
     if isinstance(given, OfCell):
         return given.make(cell)

@@ -249,8 +249,8 @@ def _constructor(cls: type[DeclaredCell]) -> Callable[..., None]:
 def _initialise(cell: DeclaredCell, given: Mapping[str, Any]) -> None:
     sizes = {name: given[name] for name in cell._sizes}
     call = f"{type(cell).__name__}({', '.join(f'{n}={v}' for n, v in sizes.items())})"
-    for name, one in cell._sizes.items():
-        sizes[name] = _size_of(call, name, sizes[name], one.axes)
+    for name, size in cell._sizes.items():
+        sizes[name] = _size_of(call, name, sizes[name], size.axes)
         object.__setattr__(cell, name, sizes[name])
     check_key(call, given["key"])
     dtype, init = default_dtype(given["dtype"]), dict(given["init"] or {})

@@ -19,7 +19,11 @@ def _warped(h: jax.Array, right: jax.Array, down: jax.Array) -> jax.Array:
     """The image at points that are moved, between its points by bilinear interpolation."""
     rows, columns = (jnp.arange(n, dtype=right.dtype) for n in h.shape[:2])
     places = [rows[:, None] + down, columns + right]
-    at = lambda one: map_coordinates(one, places, order=1, mode="constant")  # noqa: E731
+
+    def at(one: jax.Array) -> jax.Array:
+        found: jax.Array = map_coordinates(one, places, order=1, mode="constant")
+        return found
+
     return jax.vmap(at, in_axes=-1, out_axes=-1)(wide(h)).astype(h.dtype)
 
 

@@ -8,6 +8,7 @@ deltaproduct     Product of delta rules
 fast_weight      Fast weight programmer
 fast_weights     Fast weights that attend to the recent past
 gla              Gated linear attention
+gsa              Gated slot attention
 hgrn2            Hierarchically gated recurrent network 2
 linear_attention Linear attention
 longhorn         Longhorn

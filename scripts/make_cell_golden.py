@@ -7,9 +7,9 @@ writes ``tests/golden/cells.npz``; ``tests/test_cell_golden.py`` reads it and ne
 stored file was made with torch 2.13.0, torchrecurrent 0.2.5, ncps 1.0.1, reservoirpy 0.4.2, sru
 2.6.0, minGRU-pytorch 0.2.1, recurrentgemma 1.0.1, onnx 1.23.2, memax 0.1.1, braintrace 0.2.6 with
 brainstate 0.5.4, torchdiffeq 0.2.5, xlstm 2.0.6, flash-linear-attention with fla-core 0.6.0,
-transformers 5.24.0, keras 3.15.1 on torch, and, on TensorFlow 2.21.0, keras-lmu 0.9.0 with keras 3.15.1 and
-tensorflow-addons 0.23.0 with tf_keras 2.21.0. ``FOLDER`` has the repositories of `COMMITS`, each at
-its commit.
+transformers 5.24.0, keras 3.15.1 on torch, and, on TensorFlow 2.21.0, keras-lmu 0.9.0 with keras
+3.15.1 and tensorflow-addons 0.23.0 with tf_keras 2.21.0. ``FOLDER`` has the repositories of
+`COMMITS`, each at its commit.
 
 Each case is one sequence without a batch. Its entry in the file is one record with the fields
 ``xs`` and, where a cell takes it, ``dt``; ``start.<state>``, ``ys`` and ``final.<state>``; and the

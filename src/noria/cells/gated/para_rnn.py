@@ -57,7 +57,7 @@ class ParaGRUCell(VectorCell):
 
 
 class ParaLSTMCell(VectorCell):
-    """The long short-term memory of ParaRNN: coupled gates, peepholes, recurrent weights as vectors.
+    """The long short-term memory of ParaRNN: coupled gates, and recurrent weights as vectors.
 
     ::
 

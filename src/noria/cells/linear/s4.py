@@ -49,8 +49,8 @@ class S4Cell(VectorCell):
 
     There are ``state_size`` complex numbers for each feature, with ``Delta = exp(log_Delta)``. They
     stand for themselves and their conjugates, hence the 2; ``P^* a`` is twice the real part of the
-    sum. ``P``, ``B`` and ``C`` have their real and imaginary parts along the first axis. ``Lambda``,
-    ``P`` and ``B`` start as HiPPO-LegS in the basis of the eigenvectors of its normal part. If
+    sum. ``P``, ``B`` and ``C`` have their real and imaginary parts along the first axis. ``P``,
+    ``B`` and ``Lambda`` start as HiPPO-LegS in the basis of the eigenvectors of its normal part. If
     ``in`` and ``hidden`` differ, ``W x`` stands for ``x``.
 
     Args:

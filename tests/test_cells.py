@@ -52,8 +52,9 @@ RESETS = jnp.array([[0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 1]], bool)
 NOT_NATIVE = {"hippo": "triangular_solve", "traj_gru": "gather", "urnn": "fft"}
 
 each = pytest.mark.parametrize("key", catalogue())
-#: XLA compiles each convolution of the definition, so that further settings take seconds.
+#: The definition of these takes long to run: further settings are for the full tests.
 SLOW = {key for key, entry in catalogue().items() if entry.kind == "convolution"}
+SLOW |= {"mamba3", "s4", "ode_rnn", "gru_ode", "ode_lstm", "ncp", "rssm", "vrnn", "event_ssm"}
 each_setting = pytest.mark.parametrize(
     ("key", "settings"),
     [

@@ -81,8 +81,8 @@ class VRNNCell(_LatentCell):
         inference: whether a key is ignored. `noria.inference` and `noria.training` set it for a
             whole model.
 
-    Source: Chung et al. 2015, arXiv 1506.02216, eqs. 5 to 9. The networks have one hidden layer, and
-    the state is that of a gated recurrent unit; the paper leaves both open.
+    Source: Chung et al. 2015, arXiv 1506.02216, eqs. 5 to 9. The networks have one hidden layer,
+    and the state is that of a gated recurrent unit; the paper leaves both open.
     """
 
     X: jax.Array = matrix("hidden", "in")

@@ -31,6 +31,24 @@ def test_a_latent_is_normal_around_the_posterior():
     assert_close(nr.inference(cell)(start, x, key=KEY).z, mean, 0)
 
 
+def test_prior_and_posterior_are_those_of_the_papers():
+    """Networks with one hidden layer, in NumPy; the model of Hafner et al. has deviations >= 0.1."""
+    h, x = np.asarray(random(1, 4)), np.asarray(random(2, 3))
+    softplus = lambda a: np.log1p(np.exp(a))  # noqa: E731
+    relu = lambda a: np.maximum(a, 0)  # noqa: E731
+    elu = lambda a: np.where(a > 0, a, np.exp(np.minimum(a, 0)) - 1)  # noqa: E731
+    for key, function, least in (("vrnn", relu, 0), ("rssm", elu, 0.1)):
+        cell = made(key, latent_size=2)
+        p = {name: np.asarray(getattr(cell, name)) for name in cell._parameters}
+        prior = p["P"] @ function(p["P_h"] @ h + p["c_p"]) + p["d_p"]
+        seen = p["Q_o"] @ x[2:] if key == "rssm" else p["Q_x"] @ relu(p["X"] @ x + p["c_x"])
+        posterior = p["Q"] @ function(p["Q_h"] @ h + seen + p["c_q"]) + p["d_q"]
+        found = (*cell.prior(jnp.asarray(h)), *cell.posterior(jnp.asarray(h), jnp.asarray(x)))
+        for a, b in zip(found, (*np.split(prior, 2), *np.split(posterior, 2)), strict=True):
+            is_deviation = a is found[1] or a is found[3]
+            assert_close(np.asarray(a), softplus(b) + least if is_deviation else b, 1e-12)
+
+
 def test_the_divergence_is_that_of_normal_numbers():
     """It is compared with a mean over samples, and is zero for equal ones."""
     cell, h, x = made("vrnn", latent_size=2), random(1, 4), random(2, 3)
@@ -112,6 +130,13 @@ def test_solvers_and_loops_are_checked():
     ):
         with pytest.raises(ValueError, match=message):
             class_of(catalogue()[key])(3, 4, key=KEY, **settings)
+
+
+def test_half_of_the_state_of_mamba_3_rotates():
+    """In pairs: a quarter as many angles as numbers of a state."""
+    cls = class_of(catalogue()["mamba3"])
+    assert cls(3, 4, key=KEY).angles == 32
+    assert cls(3, 4, state_size=6, rotary=1.0, key=KEY).angles == 3
 
 
 def test_a_unitary_state_keeps_its_length():

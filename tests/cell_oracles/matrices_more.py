@@ -73,6 +73,7 @@ def gdn2(p, s, state, x):
     W_q, W_k, W_v = by_head(p, p.W_q), by_head(p, p.W_k), by_head(p, p.W_v)
     raw = by_head(p, p.W_up @ (p.W_down @ x) + p.b_alpha)
     b, w = by_head(p, sigmoid(p.W_b @ x)), by_head(p, sigmoid(p.W_w @ x))
+    b = 2 * b if s.negative else b
     new_S, y = np.zeros_like(S), []
     for h in range(p.heads):
         q, k, v = unit(silu(W_q[h] @ x)), unit(silu(W_k[h] @ x)), silu(W_v[h] @ x)
@@ -144,7 +145,7 @@ SETTINGS = {
         {"heads": 2, "state_size": 6, "rank": 2},
         {"heads": 2, "state_size": 4, "rotary": 1.0},
     ],
-    "gdn2": [{**SMALL, "rank": 2}],
+    "gdn2": [{**SMALL, "rank": 2, "negative": True}],
     "mesanet": [SMALL],
     "m2rnn": [SMALL],
 }

@@ -68,10 +68,13 @@ SIZES = {"kru": lambda units: {"factor_size": 2, "factors": units.bit_length() -
 
 
 def listed(names: list[str]) -> Iterator[tuple[str, tuple[int, ...], Any]]:
-    """The cells of the catalogue, as `cells` gives them. Three variables of GRU-D are one input."""
+    """The cells of the catalogue, as `cells` gives them, except those of images.
+
+    Three variables of GRU-D are one input.
+    """
     for batch, steps, features, width in SHAPES:
         for key, entry in catalogue().items():
-            if not names or key in names:
+            if entry.family != "convolutional" and (not names or key in names):
                 given = SIZES[key](4 * width) if key in SIZES else {}
                 inputs = features - features % 3 if key == "gru_d" else features
                 cell = class_of(entry)(inputs, 4 * width, key=jax.random.key(0), **given)

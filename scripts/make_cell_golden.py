@@ -1,14 +1,15 @@
 """Write frozen arrays of the catalogue's cells from libraries and from code of the authors.
 
-    python scripts/make_cell_golden.py FOLDER
+    python scripts/make_cell_golden.py FOLDER            # all cases
+    python scripts/make_cell_golden.py FOLDER of_keras   # those of some functions; others stay
 
 writes ``tests/golden/cells.npz``; ``tests/test_cell_golden.py`` reads it and needs no library. The
 stored file was made with torch 2.13.0, torchrecurrent 0.2.5, ncps 1.0.1, reservoirpy 0.4.2, sru
 2.6.0, minGRU-pytorch 0.2.1, recurrentgemma 1.0.1, onnx 1.23.2, memax 0.1.1, braintrace 0.2.6 with
 brainstate 0.5.4, torchdiffeq 0.2.5, xlstm 2.0.6, flash-linear-attention with fla-core 0.6.0,
-transformers 5.24.0, and, on TensorFlow 2.21.0, keras-lmu 0.9.0 with keras 3.15.1 and
-tensorflow-addons 0.23.0 with tf_keras 2.21.0. ``FOLDER`` has the repositories of `COMMITS`, each at
-its commit.
+transformers 5.24.0, keras 3.15.1 on torch, and, on TensorFlow 2.21.0, keras-lmu 0.9.0 with keras
+3.15.1 and tensorflow-addons 0.23.0 with tf_keras 2.21.0. ``FOLDER`` has the repositories of
+`COMMITS`, each at its commit.
 
 Each case is one sequence without a batch. Its entry in the file is one record with the fields
 ``xs`` and, where a cell takes it, ``dt``; ``start.<state>``, ``ys`` and ``final.<state>``; and the
@@ -53,6 +54,10 @@ COMMITS = {
     "IDSIA/rtrl-elstm": "b56cade7dd04a0a69718fd53603994f51a5282d5",
     "salesforce/pytorch-qrnn": "1634991a8270060d48128a0af5ffd1f75db3ae08",
     "DurstewitzLab/dendPLRNN": "368ed0488bdc93464c242bb01f0be224e149e387",
+    "thuml/predrnn-pytorch": "49d3b0f3a2757ad9c299716ec455a96868455d67",
+    "vincent-leguen/PhyDNet": "23a992d771c9eb1d32f52b1873a3c5625f1a8413",
+    "state-spaces/mamba": "e9594ce1c732d97440f0332fdc43170a2294dbfa",
+    "open-lm-engine/accelerated-model-architectures": "384ed0a7bd82ced1f40609603dd541cac5416844",
 }
 
 #: Cell, library, what differs, and which of both follows which equation.
@@ -200,6 +205,36 @@ DISAGREES = [
         "Lezcano/expRNN",
         "Rows are multiplied, so that A is the transpose; also for scornn.",
         "Both: A is any skew-symmetric matrix. The cases change its sign.",
+    ),
+    (
+        "conv_lstm",
+        "keras 3.15.1",
+        "There are no peepholes.",
+        "Noria: arXiv 1506.04214 has them. The cases are without.",
+    ),
+    (
+        "st_lstm",
+        "thuml/predrnn-pytorch",
+        "There are no biases, and 1 is added to the forget gates.",
+        "Both: arXiv 2103.09504 has biases. The case has 1 in those of the forget gates, else 0.",
+    ),
+    (
+        "phy_cell",
+        "vincent-leguen/PhyDNet",
+        "A group norm is between the filters and the coefficients.",
+        "Noria: arXiv 2003.01460 has none. The case leaves it out.",
+    ),
+    (
+        "mamba3",
+        "state-spaces/mamba",
+        "A is bounded, and comes from another function; the case is what follows A.",
+        "Noria: a softplus, as in flash-linear-attention.",
+    ),
+    (
+        "mesanet",
+        "flash-linear-attention 0.6.0",
+        "Its step overwrites q and beta in the conjugate gradient loop.",
+        "Noria: arXiv 2506.05233. The case is the exact solution, which is there, too.",
     ),
 ]
 
@@ -1552,6 +1587,299 @@ def all_of_authors() -> None:
         case("qrnn", "salesforce/pytorch-qrnn", qrnn(pooling), pooling=pooling)
 
 
+# --- Images, and cells of 2020 and later ----------------------------------------------------------
+
+
+def of_keras() -> None:
+    """Its gates are i, f, g and o, too."""
+    import keras
+
+    sizes = {1: (5,), 2: (4, 5), 3: (2, 3, 3)}
+
+    def run(space: tuple[int, ...], **options: Any) -> Callable[[Draw], Arrays]:
+        def arrays(draw: Draw) -> Arrays:
+            kind = getattr(keras.layers, f"ConvLSTM{len(space)}D")
+            layer = kind(
+                HIDDEN,
+                options["kernel_size"],
+                strides=options.get("strides", 1),
+                padding=options.get("padding", "same"),
+                dilation_rate=options.get("dilation", 1),
+                return_sequences=True,
+                return_state=True,
+                dtype="float64",
+            )
+            xs = draw(TIME, *space, 2)
+            layer.build((1, *xs.shape))
+            taps = (options["kernel_size"],) * len(space)
+            found = {"W": draw(*taps, 2, 4 * HIDDEN), "U": draw(*taps, HIDDEN, 4 * HIDDEN)}
+            found |= {"b": draw(4 * HIDDEN), "xs": xs}
+            layer.set_weights([found[name] for name in ("W", "U", "b")])
+            ys, h, c = (keras.ops.convert_to_numpy(a)[0] for a in layer(xs[None]))
+            zeros = np.zeros_like(h)
+            found |= starts("h c", [zeros, zeros]) | {"final.h": h, "final.c": c}
+            return found | {"ys": ys}
+
+        return arrays
+
+    def keras_case(axes: int, **options: Any) -> None:
+        case("conv_lstm", "keras", run(sizes[axes], **options), peepholes=False, **options)
+
+    for axes in sizes:
+        keras_case(axes, kernel_size=axes)
+    keras_case(2, kernel_size=3, strides=2)
+    keras_case(2, kernel_size=3, padding="valid")
+    keras_case(1, kernel_size=2, dilation=2)
+
+
+def first_to_last(a: Any) -> np.ndarray:
+    """Images without the batch of one, and with features last."""
+    return np.moveaxis(np.asarray(a)[0], 0, -1)
+
+
+def kernel_of(kernel: np.ndarray) -> np.ndarray:
+    """A kernel of PyTorch, from one with features last."""
+    return np.moveaxis(kernel, (-1, -2), (0, 1))
+
+
+def of_images() -> None:
+    def st_lstm(draw: Draw) -> Arrays:
+        """Two layers."""
+        module = from_source("thuml/predrnn-pytorch", "core/layers", "SpatioTemporalLSTMCell")
+        kind, n = module.SpatioTemporalLSTMCell, HIDDEN
+        cells = [kind(size, n, 4, 3, 1, False).double() for size in (2, n)]
+        found = {"W": draw(3, 3, 2, 7 * n), "W_above": draw(1, 3, 3, n, 7 * n)}
+        found |= {"U": draw(2, 3, 3, n, 4 * n), "V": draw(2, 3, 3, n, 3 * n)}
+        found |= {"O": draw(2, 3, 3, 2 * n, n), "P": draw(2, 2 * n, n), "b": np.zeros((2, 7 * n))}
+        found["b"][:, 2 * n : 3 * n] = found["b"][:, 5 * n : 6 * n] = 1
+
+        def ordered(kernel: np.ndarray, order: str) -> np.ndarray:
+            """Theirs are i f g, or i f g i2 f2 g2 o."""
+            gates = dict(zip("gifjklo", np.split(kernel, kernel.shape[-1] // n, -1), strict=False))
+            if len(gates) == 4:
+                gates["o"] = gates.pop("j")
+            return kernel_of(np.concatenate([gates[g] for g in order], -1))
+
+        for layer, cell in enumerate(cells):
+            W = found["W"] if layer == 0 else found["W_above"][0]
+            put(cell.conv_x[0].weight, ordered(W, "ifgkljo"))
+            put(cell.conv_h[0].weight, ordered(found["U"][layer], "ifgo"))
+            put(cell.conv_m[0].weight, ordered(found["V"][layer], "ifg"))
+            put(cell.conv_o[0].weight, kernel_of(found["O"][layer]))
+            put(cell.conv_last.weight, found["P"][layer].T[:, :, None, None])
+        xs, h, c, m = draw(TIME, 3, 4, 2), draw(2, 3, 4, n), draw(2, 3, 4, n), draw(3, 4, n)
+        images = lambda a: torch.as_tensor(np.moveaxis(a, -1, 0))[None]  # noqa: E731
+        hs, cs, memory, ys = [*map(images, h)], [*map(images, c)], images(m), []
+        for x in xs:
+            below = images(x)
+            for layer, cell in enumerate(cells):
+                hs[layer], cs[layer], memory = cell(below, hs[layer], cs[layer], memory)
+                below = hs[layer]
+            ys.append(first_to_last(below))
+        found |= {"xs": xs, "ys": np.stack(ys)} | starts("h c m", [h, c, m])
+        ends = {"h": np.stack([*map(first_to_last, hs)]), "c": np.stack([*map(first_to_last, cs)])}
+        ends["m"] = first_to_last(memory)
+        return found | {f"final.{name}": a for name, a in ends.items()}
+
+    def phy_cell(draw: Draw) -> Arrays:
+        """Their input is what an encoder gives; here it has a kernel with one tap."""
+        module = from_source("vincent-leguen/PhyDNet", "models", "models")
+        cell, n = module.PhyCell_Cell(HIDDEN, 7, (3, 3)).double(), HIDDEN
+        cell.F.bn1 = torch.nn.Identity()
+        found = {"E": np.eye(n)[None, None], "b_E": np.zeros(n), "F": draw(3, 3, n, 7)}
+        found |= {"c": draw(7, n), "b_F": draw(n), "b_K": draw(n)}
+        found |= {"W_u": draw(3, 3, n, n), "W_h": draw(3, 3, n, n)}
+        put(cell.F.conv1.weight, kernel_of(found["F"]))
+        put(cell.F.conv1.bias, np.zeros(7))
+        put(cell.F.conv2.weight, found["c"].T[:, :, None, None])
+        put(cell.F.conv2.bias, found["b_F"])
+        put(cell.convgate.weight, kernel_of(np.concatenate([found["W_u"], found["W_h"]], -2)))
+        put(cell.convgate.bias, found["b_K"])
+        xs, h, ys = draw(TIME, 3, 4, n), draw(3, 4, n), []
+        state = torch.as_tensor(np.moveaxis(h, -1, 0))[None]
+        for x in xs:
+            state = cell(torch.as_tensor(np.moveaxis(x, -1, 0))[None], state)
+            ys.append(first_to_last(state))
+        found |= {"xs": xs, "ys": np.stack(ys)} | starts("h", [h])
+        return found | {"final.h": ys[-1]}
+
+    case("st_lstm", "thuml/predrnn-pytorch", st_lstm, layers=2)
+    about = {"kernel_size": 1, "recurrent_kernel_size": 3, "derivatives": 7}
+    case("phy_cell", "vincent-leguen/PhyDNet", phy_cell, **about)
+
+
+def of_mamba() -> None:
+    """The reference of their tests."""
+
+    def run(draw: Draw) -> Arrays:
+        kernels = "mamba_ssm.ops.triton.mamba3"
+        absent = ["triton", "mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", kernels]
+        absent += [f"{kernels}.mamba3_siso_combined", f"{kernels}.mamba3_siso_step"]
+        module = from_source("state-spaces/mamba", "tests/ops/triton", "test_mamba3_siso", *absent)
+        found = {"W_u": draw(HIDDEN, IN), "W_B": draw(6, IN), "W_C": draw(6, IN)}
+        found |= {"g_B": draw(6), "g_C": draw(6), "b_B": draw(2, 1, 6), "b_C": draw(2, 1, 6)}
+        found |= {"W_Delta": draw(2, IN), "b_Delta": draw(2), "W_A": draw(2, IN)}
+        found |= {"W_lam": draw(2, IN), "W_theta": draw(1, IN), "D": draw(2)}
+        xs, start = draw(TIME, IN), [draw(2, 6, 2), np.abs(draw(2, 1)), draw(2, 1, 6), draw(2, 2)]
+
+        def normed(g: str) -> torch.Tensor:
+            a = xs @ found[f"W_{g}"].T
+            a = found[f"g_{g}"] * a / np.sqrt((a**2).mean(-1, keepdims=True) + 1e-5)
+            return torch.as_tensor(np.repeat(a[:, None], 2, 1))[None]
+
+        delta = softplus(xs @ found["W_Delta"].T + found["b_Delta"]).T
+        rate = -softplus(xs @ found["W_A"].T).T
+        angles = np.repeat((xs @ found["W_theta"].T)[:, None], 2, 1)
+        S, phi, B, u = (torch.as_tensor(a)[None] for a in start)
+        given = [normed("C"), normed("B"), torch.as_tensor(split(xs @ found["W_u"].T))[None]]
+        given += [*batch(delta * rate, delta, (xs @ found["W_lam"].T).T)]
+        given += [torch.as_tensor(found[f"b_{g}"][:, 0]) for g in "CB"] + batch(angles)
+        ys, after = module.mamba3_siso_step_ref(
+            *given, D=torch.as_tensor(found["D"]), Input_States=(phi, S.mT, B[:, :, 0], u)
+        )
+        found |= {"xs": xs, "ys": np.asarray(ys).reshape(TIME, HIDDEN)}
+        found |= starts("S phi B_before u_before", start)
+        ends = dict(zip(("phi", "S", "B_before", "u_before"), after, strict=True))
+        ends |= {"S": ends["S"].mT, "B_before": ends["B_before"][:, :, None]}
+        return found | {f"final.{name}": np.asarray(a)[0] for name, a in ends.items()}
+
+    case("mamba3", "state-spaces/mamba", run, heads=2, state_size=6)
+
+
+def of_memories() -> None:
+    """More of flash-linear-attention, and the recurrence of M2RNN; all in float32."""
+    root = 3**0.5
+
+    def gdn2_inputs(found: Arrays, xs: np.ndarray) -> dict[str, np.ndarray]:
+        made = qkv(found, xs)
+        made |= {"q": root * unit(silu(made["q"])), "k": unit(silu(made["k"]))}
+        made["v"] = silu(made["v"])
+        a = split(xs @ found["W_down"].T @ found["W_up"].T + found["b_alpha"])
+        made["g"] = -np.exp(found["A_log"])[:, None] * softplus(a)
+        return made | {g: split(sigmoid(xs @ found[f"W_{g}"].T)) for g in "bw"}
+
+    gdn2 = plain("gdn2/naive").naive_recurrent_gdn2
+    sizes = {"W_down": (2, IN), "W_up": (6, 2), "b_alpha": (6,), "A_log": (2,)}
+    memory(
+        "gdn2",
+        {**sizes, "W_b": (6, IN), "W_w": (HIDDEN, IN)},
+        gdn2_inputs,
+        lambda S, **made: gdn2(**made, initial_state=S, output_final_state=True),
+        rank=2,
+    )
+
+    def rwkv5(draw: Draw) -> Arrays:
+        """RWKV-6 with a decay that is the same at each step."""
+        function = plain("rwkv6/recurrent_naive").naive_recurrent_rwkv6
+        found = {"W_q": draw(6, IN), "W_k": draw(6, IN), "W_v": draw(HIDDEN, IN)}
+        found |= {"mu": draw(3, IN), "omega": draw(6), "u": draw(2, 3)}
+        xs, S, x_before = draw(TIME, IN), draw(2, 3, 2), draw(IN)
+        change = np.concatenate([x_before[None], xs[:-1]]) - xs
+        made = {
+            g: split((xs + change * mu) @ found[f"W_{g}"].T)
+            for g, mu in zip("qkv", found["mu"], strict=True)
+        }
+        made["w"] = split(np.repeat(-np.exp(found["omega"])[None], TIME, 0))
+        given = {g: torch.as_tensor(a)[None].transpose(1, 2) for g, a in made.items()}
+        start, u = torch.as_tensor(S)[None], torch.as_tensor(found["u"])
+        ys, after = function(**given, u=u, scale=1.0, initial_state=start, output_final_state=True)
+        found |= {"xs": xs, "ys": np.asarray(ys.transpose(1, 2)).reshape(TIME, HIDDEN)}
+        return found | starts("S x_before", [S, x_before]) | finals("S x_before", [after, xs[-1]])
+
+    case("rwkv5", "flash-linear-attention", rwkv5, heads=2, key_size=3)
+
+    def mesanet(draw: Draw) -> Arrays:
+        """Their keys and values have the same size."""
+        function = plain("mesa_net/naive").naive_mesa_net_exact
+        found = {f"W_{g}": draw(HIDDEN, IN) for g in "qkv"}
+        found |= {"W_gamma": draw(2, IN), "b_gamma": draw(2), "lam": draw(2, 2)}
+        found |= {"W_beta": draw(2, IN), "b_beta": draw(2)}
+        xs = draw(TIME, IN)
+        made = qkv(found, xs)
+        made |= {g: unit(silu(made[g])) for g in "qk"}
+        made["g"] = np.log(sigmoid(xs @ found["W_gamma"].T + found["b_gamma"]))
+        made["beta"] = sigmoid(xs @ found["W_beta"].T + found["b_beta"])
+        given = {g: torch.as_tensor(a)[None] for g, a in made.items()}
+        given["lamb"] = torch.as_tensor(0.25 + softplus(found["lam"]))
+        ys, G, H = function(**given)
+        found |= {"xs": xs, "ys": np.asarray(ys).reshape(TIME, HIDDEN)}
+        zeros = np.zeros((2, 2, 2))
+        return found | starts("G H", [zeros, zeros]) | finals("G H", [G, H])
+
+    case("mesanet", "flash-linear-attention", mesanet, heads=2, key_size=2)
+
+    def gsa(draw: Draw) -> Arrays:
+        """Their memory of keys has slots last."""
+        function = plain("gsa/naive").naive_recurrent_gsa
+        found = {"W_q": draw(6, IN), "W_k": draw(6, IN), "W_v": draw(HIDDEN, IN)}
+        found["W_a"] = draw(10, IN)
+        xs, start = draw(TIME, IN), [draw(2, 5, 3), draw(2, 5, 2)]
+        alpha = split(sigmoid(xs @ found["W_a"].T)) ** 0.5
+        made = {g: silu(a) for g, a in qkv(found, xs).items()}
+        made |= {"q": root * made["q"], "s": 1 - alpha, "g": np.log(alpha)}
+        given = {g: torch.as_tensor(a)[None] for g, a in made.items()}
+        first = [torch.as_tensor(a)[None] for a in (start[0].swapaxes(1, 2), start[1])]
+        ys, (K, V) = function(**given, initial_state=first, output_final_state=True)
+        found |= {"xs": xs, "ys": np.asarray(ys).reshape(TIME, HIDDEN)} | starts("K V", start)
+        return found | finals("K V", [K.mT, V])
+
+    about = {"heads": 2, "key_size": 3, "slots": 5, "tau": 2.0}
+    case("gsa", "flash-linear-attention", gsa, **about)
+
+    def m2rnn(draw: Draw) -> Arrays:
+        name = "open-lm-engine/accelerated-model-architectures"
+        module = from_source(name, "", "xma.layers.m2rnn.torch_implementation")
+        found = {"W_q": draw(6, IN), "W_k": draw(6, IN), "W_v": draw(HIDDEN, IN)}
+        found |= {"W": draw(2, 2, 2), "W_f": draw(2, IN), "b_f": draw(2), "A_log": draw(2)}
+        xs, H = draw(TIME, IN), draw(2, 3, 2)
+        f = np.exp(-np.exp(found["A_log"]) * softplus(xs @ found["W_f"].T + found["b_f"]))
+        given = [torch.as_tensor(a)[None] for a in (*qkv(found, xs).values(), f, H)]
+        ys, after = module._m2rnn_torch(
+            *given[:3], torch.as_tensor(found["W"]), *given[3:], None, None, None
+        )
+        found |= {"xs": xs, "ys": np.asarray(ys).reshape(TIME, HIDDEN)} | starts("H", [H])
+        return found | finals("H", [after])
+
+    case("m2rnn", "open-lm-engine/accelerated-model-architectures", m2rnn, heads=2, key_size=3)
+
+
+def of_ncps_wiring() -> None:
+    """The inputs and outputs have no scales and shifts."""
+    from ncps.torch import LTCCell
+    from ncps.wirings import AutoNCP  # type: ignore[import-not-found]
+
+    def run(draw: Draw) -> Arrays:
+        cell = LTCCell(
+            AutoNCP(HIDDEN, 1),
+            IN,
+            input_mapping=None,
+            output_mapping=None,
+            ode_unfolds=3,
+            epsilon=0.0,
+            implicit_param_constraints=True,
+        ).double()
+        own = {"w": "w", "mu": "mu", "gamma": "sigma", "E": "erev"}
+        found: Arrays = {}
+        for name, theirs in own.items():
+            for suffix, prefix, size in (("", "", HIDDEN), ("_x", "sensory_", IN)):
+                found[name + suffix] = draw(HIDDEN, size)
+                put(cell._params[prefix + theirs], found[name + suffix].T)
+        for name, theirs in {"g": "gleak", "e": "vleak", "c": "cm"}.items():
+            found[name] = draw(HIDDEN)
+            put(cell._params[theirs], found[name])
+        found["M"] = cell._params["sparsity_mask"].numpy().T
+        found["M_x"] = cell._params["sensory_sparsity_mask"].numpy().T
+
+        def step(x: torch.Tensor, state: list[Any]) -> Any:
+            y, after = cell(x, state[0], 0.5)
+            return y, [after]
+
+        made = stepped(step, "v", draw(TIME, IN), [draw(HIDDEN)])
+        return found | made | {"ys": made["ys"].reshape(TIME, 1)}
+
+    case("ncp", "ncps", run, dt=0.5, unfolds=3)
+
+
 def record(arrays: Arrays) -> np.ndarray:
     """One array with the arrays as its fields."""
     made = np.zeros((), [(name, a.dtype, a.shape) for name, a in arrays.items()])
@@ -1560,34 +1888,54 @@ def record(arrays: Arrays) -> np.ndarray:
     return made
 
 
-def main(folder: str) -> None:
-    """Write the file."""
-    global SOURCES
-    SOURCES = Path(folder)
-    torch.set_grad_enabled(False)
+def torchrecurrent() -> None:
     for line in TORCHRECURRENT.strip().splitlines():
         recurrent(line)
     corrected_of_torchrecurrent()
-    all_of_torch()
-    of_onnx()
-    of_mingru()
-    of_ncps()
-    of_reservoirpy()
-    of_sru()
-    of_recurrentgemma()
-    of_keras_lmu()
-    of_tensorflow_addons()
-    of_memax_and_braintrace()
-    of_xlstm()
-    of_flash_linear_attention()
-    of_transformers()
-    torch.set_grad_enabled(True)
-    all_of_authors()
-    cases = {name: about for name, (about, _) in MADE.items()}
-    arrays: dict[str, Any] = {name: record(found) for name, (_, found) in MADE.items()}
+
+
+WITHOUT_GRADIENTS = (
+    torchrecurrent,
+    all_of_torch,
+    of_onnx,
+    of_mingru,
+    of_ncps,
+    of_reservoirpy,
+    of_sru,
+    of_recurrentgemma,
+    of_keras_lmu,
+    of_tensorflow_addons,
+    of_memax_and_braintrace,
+    of_xlstm,
+    of_flash_linear_attention,
+    of_transformers,
+    of_keras,
+    of_images,
+    of_mamba,
+    of_memories,
+    of_ncps_wiring,
+)
+
+
+def main(folder: str, *names: str) -> None:
+    """Write the file."""
+    global SOURCES
+    SOURCES = Path(folder)
+    cases: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    if names:
+        with np.load(GOLDEN) as file:
+            arrays = {name: file[name] for name in file.files}
+        cases = json.loads(arrays.pop("cases").item())
+    for function in (*WITHOUT_GRADIENTS, all_of_authors):
+        if not names or function.__name__ in names:
+            torch.set_grad_enabled(function is all_of_authors)
+            function()
+    cases |= {name: about for name, (about, _) in MADE.items()}
+    arrays |= {name: record(found) for name, (_, found) in MADE.items()}
     np.savez_compressed(GOLDEN, cases=np.array(json.dumps(cases)), **arrays)
-    print(f"{GOLDEN}: {len(MADE)} cases, {GOLDEN.stat().st_size} bytes")
+    print(f"{GOLDEN}: {len(cases)} cases, {GOLDEN.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

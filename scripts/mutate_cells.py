@@ -27,9 +27,9 @@ import typer
 from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from cell_checks import CASES, TIME, by_oracle, cell_of, numbers, options_of
+from cell_checks import CASES, TIME, by_oracle, cell_of, inputs_of, numbers, options_of
 from fuzzing.evaluate import evaluated
-from models import noise, random
+from models import noise
 
 import noria as nr
 from noria.cells.catalogue import catalogue, class_of
@@ -108,7 +108,8 @@ def survives(cls: Any, key: str) -> bool:
     for name, settings in CASES:
         if name != key:
             continue
-        cell, xs = cell_of(cls, **settings), random(2, TIME, 3)
+        cell = cell_of(cls, **settings)
+        xs = inputs_of(cell, TIME)
         options, start = options_of(cell, TIME), noise(cell.initial_state(), 3, 0.5)
         layer = nr.Recurrence(cell, backend="reference")
         final, ys = evaluated(functools.partial(scanned, layer), start, xs, options)

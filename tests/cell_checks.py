@@ -16,8 +16,12 @@ from models import noise, random
 
 from noria.cells.base import arguments_of
 from noria.cells.catalogue import catalogue
+from noria.cells.spatial import SpatialCell
 
 IN, HIDDEN, TIME = 3, 4, 5
+
+#: The input of a step of a cell of images.
+IMAGE = (3, 4, 2)
 
 #: The keys of cells with the settings under which they are compared.
 CASES = [(key, settings) for key in catalogue() for settings in [{}, *SETTINGS.get(key, [])]]
@@ -34,17 +38,30 @@ def _blank(key: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return np.zeros(shape, dtype)
 
 
+def sizes_of(cls: Any) -> tuple[Any, int]:
+    """The arguments of the constructor before the settings."""
+    return (IMAGE, 2) if issubclass(cls, SpatialCell) else (IN, HIDDEN)
+
+
 def cell_of(cls: Any, dtype: Any = jnp.float64, **settings: Any) -> Any:
     """A cell with random parameters, which NumPy draws: JAX would compile for each shape."""
     kept = KEPT.get(cls.__name__, ())
     init = {name: _blank for name in cls._parameters if name not in kept}
-    cell = cls(IN, HIDDEN, key=jax.random.key(0), dtype=dtype, init=init, **settings)
+    inputs, hidden = sizes_of(cls)
+    inputs = settings.pop("in_shape", inputs)
+    cell = cls(inputs, hidden, key=jax.random.key(0), dtype=dtype, init=init, **settings)
     found = noise(cell, 1, 0.5)
     for name in kept:
         object.__setattr__(found, name, getattr(cell, name))
     for name in LARGE.get(cls.__name__, ()):
         object.__setattr__(found, name, 40 * getattr(found, name))
     return found
+
+
+def inputs_of(cell: Any, *shape: int, seed: int = 2) -> jax.Array:
+    """Random inputs of a cell, of one step each, behind the axes of ``shape``."""
+    step = cell.in_shape if isinstance(cell, SpatialCell) else (cell.in_size,)
+    return random(seed, *shape, *step)
 
 
 def options_of(cell: Any, *shape: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from fuzzing.evaluate import evaluated
 
 import noria as nr
 from noria.cells.catalogue import catalogue, class_of
+from noria.cells.spatial import SpatialCell
 
 with np.load(Path(__file__).parent / "golden" / "cells.npz") as _file:
     ARRAYS = {name: _file[name] for name in _file.files}
@@ -26,7 +27,7 @@ HIDDEN = 4
 #: Functions among the settings, by their names.
 FUNCTIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 #: Cases that are computed in float32, at least in part.
-NARROW = ("rg_lru-recurrentgemma", "rwkv4-transformers", "lru-memax")
+NARROW = ("rg_lru-recurrentgemma", "rwkv4-transformers", "lru-memax", "m2rnn")
 
 
 def frozen(record: np.ndarray, name: str) -> Callable[..., jax.Array]:
@@ -41,7 +42,8 @@ def frozen(record: np.ndarray, name: str) -> Callable[..., jax.Array]:
 
 def cell_of(key: str, settings: dict[str, Any], record: np.ndarray) -> Any:
     """A cell with the parameters of a record."""
-    cls, sizes = class_of(catalogue()[key]), (record["xs"].shape[-1], HIDDEN)
+    cls, step = class_of(catalogue()[key]), record["xs"].shape[1:]
+    sizes = (step if issubclass(cls, SpatialCell) else step[0], HIDDEN)
     given = {name: FUNCTIONS.get(str(value), value) for name, value in settings.items()}
     given["init"] = {name: frozen(record, name) for name in cls._parameters}
     return cls(*sizes, key=jax.random.key(0), dtype=jnp.float64, **given)

@@ -108,7 +108,7 @@ def test_a_delta_rule_overwrites(key):
 
 
 #: Cells whose outputs and states are linear in their inputs and first states.
-LINEAR = ("lru", "s4d", "s5", "linoss", "dlinoss", "rotrnn", "mega_ema", "ema")
+LINEAR = ("lru", "s4", "s4d", "s5", "linoss", "dlinoss", "rotrnn", "mega_ema", "ema")
 
 
 def cases(*keys: str) -> Any:
@@ -132,7 +132,7 @@ def test_a_linear_cell_superposes(key, settings):
 
 
 #: Cells of matrices whose next state is not an affine function of the old one.
-NOT_AFFINE = {"mlstm", "ttt_linear", "associative_rum"}
+NOT_AFFINE = {"mlstm", "ttt_linear", "associative_rum", "mamba3", "m2rnn"}
 AFFINE = [
     key
     for key, entry in catalogue().items()

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from noria.cells.base import arguments_of
 from noria.cells.catalogue import Entry, class_of, papers, parameter_count
+from noria.cells.spatial import SpatialCell
 from noria.layers.explain import explain
 from noria.layers.recurrence import Recurrence
 
-#: Features and units of examples.
-IN, HIDDEN = 3, 4
+#: Features and units of examples, and the shape of an image.
+IN, HIDDEN, IMAGE = 3, 4, (8, 8, 3)
 
 
 def equations(cls: type) -> str:
@@ -31,13 +32,19 @@ def section(cls: type, name: str) -> str:
     return " ".join(match[1].split()) if match else ""
 
 
-def settings(cls: type) -> dict[str, str]:
-    """What the docstring of a class says of each setting."""
-    text = re.search(r"^Args:\n((?:    .*\n|\n)+)", inspect.getdoc(cls) or "", re.MULTILINE)
-    found = re.findall(
-        r"^    (\w+): ((?:.+\n?(?:     .*\n?)*))", text[1] if text else "", re.MULTILINE
-    )
-    return {name: " ".join(words.split()) for name, words in found}
+def settings(cls: Any) -> dict[str, str]:
+    """What the docstrings of a class and of its bases say of each setting and size."""
+    known = {*cls._settings, *(name for name, one in cls._sizes.items() if one.kw_only)}
+    found: dict[str, str] = {}
+    for base in cls.__mro__:
+        doc = inspect.cleandoc(base.__doc__ or "")
+        text = re.search(r"^Args:\n((?:    .*\n|\n)+)", doc, re.MULTILINE)
+        for name, words in re.findall(
+            r"^    (\w+): ((?:.+\n?(?:     .*\n?)*))", text[1] if text else "", re.MULTILINE
+        ):
+            if name in known:
+                found.setdefault(name, " ".join(words.split()))
+    return found
 
 
 def about(entry: Entry) -> str:
@@ -50,10 +57,11 @@ def about(entry: Entry) -> str:
         Its equations, arrays, count of parameters, backend, source, citation and an example.
     """
     cls = class_of(entry)
-    cell = cls(IN, HIDDEN, key=jax.random.key(0))
+    inputs, step = (IMAGE, IMAGE) if issubclass(cls, SpatialCell) else (IN, (IN,))
+    cell = cls(inputs, HIDDEN, key=jax.random.key(0))
     needs_time = "dt" in arguments_of(cell)
     given = {"dt": jnp.ones(5)} if needs_time else {}
-    found = explain(Recurrence(cell), jnp.ones((5, IN), cell.dtype), **given)
+    found = explain(Recurrence(cell), jnp.ones((5, *step), cell.dtype), **given)
     arrays = {**cell._parameters, **cell._states}
     shapes = {name: ", ".join(map(str, one.axes)) or "one number" for name, one in arrays.items()}
     facts = {
@@ -61,7 +69,7 @@ def about(entry: Entry) -> str:
         "states": "; ".join(f"{name} ({shapes[name]})" for name in cell._states),
         "gates": ", ".join(entry.gates) or "none",
         "arrays": "; ".join(f"{name} ({shapes[name]})" for name in cell._parameters),
-        "parameters": f"{entry.parameters} = {parameter_count(entry, cell)} for {IN} features "
+        "parameters": f"{entry.parameters} = {parameter_count(entry, cell)} for {inputs} features "
         f"and {HIDDEN} units",
         "backend": f"{found.backend}: {found.reason}",
         "source": section(cls, "Source"),
@@ -76,8 +84,8 @@ def about(entry: Entry) -> str:
     code = f"""\
 import jax, noria as nr
 
-layer = nr.Recurrence(nr.cells.{entry.cls}({IN}, {HIDDEN}, key=jax.random.key(0)))
-ys = layer(xs{time})  # xs: (batch, time, {IN})"""
+layer = nr.Recurrence(nr.cells.{entry.cls}({inputs}, {HIDDEN}, key=jax.random.key(0)))
+ys = layer(xs{time})  # xs: (batch, time, {", ".join(map(str, step))})"""
     parts = [
         f"{entry.name}\n{'=' * len(entry.name)}",
         (inspect.getdoc(cls) or "").partition("\n")[0],

@@ -6,6 +6,7 @@ file               contents
 base               ``Cell``, how a cell emits its output, ``GatedCell``
 declare            declarations of sizes, parameters and states
 declared           ``DeclaredCell``: the constructor, the initial state, checks
+spatial            ``SpatialCell``: cells of images
 catalogue          the entries of ``catalogue.toml`` and ``papers.bib``
 elman              the simple recurrent cell
 gru                the gated recurrent units
@@ -18,14 +19,16 @@ parts              functions that many cells share
 starts             initialisers that several cells share
 matrices           recurrent matrices with a structure
 heads              parts of cells whose memory is a matrix for each head
-legendre           the matrices of the Legendre delay
+legendre           the matrices of the Legendre delay and of HiPPO
 spikes             spikes with surrogate gradients
+wiring             which synapses of neurons there are
 gated              cells with vectors as states: gates, or none
 orthogonal         recurrent weights whose norms are bounded
 dynamical          differential equations, reservoirs, neurons
 linear             next states that are linear in the state
 memory             matrices as states
 spiking            neurons that spike
+convolutional      images as states
 ================== ============================================================
 
 A class of the catalogue is loaded when it is asked for: ``noria.cells.MGUCell``.
@@ -41,6 +44,8 @@ from noria.cells.declare import state as state
 from noria.cells.declare import vector as vector
 from noria.cells.declared import DeclaredCell as DeclaredCell
 from noria.cells.declared import VectorCell as VectorCell
+from noria.cells.spatial import SpatialCell as SpatialCell
+from noria.cells.wiring import ncp_wiring as ncp_wiring
 from noria.cells.wrappers import ProjectedCell as ProjectedCell
 from noria.cells.wrappers import ResidualCell as ResidualCell
 from noria.cells.wrappers import WrapperCell as WrapperCell
@@ -58,6 +63,13 @@ from noria.cells.wrappers_time import DelayState as DelayState
 from noria.cells.wrappers_time import DilatedCell as DilatedCell
 
 if TYPE_CHECKING:
+    from noria.cells.convolutional.causal_lstm import CausalLSTMCell as CausalLSTMCell
+    from noria.cells.convolutional.conv_gru import ConvGRUCell as ConvGRUCell
+    from noria.cells.convolutional.conv_lstm import ConvLSTMCell as ConvLSTMCell
+    from noria.cells.convolutional.conv_rnn import ConvRNNCell as ConvRNNCell
+    from noria.cells.convolutional.phy_cell import PhyCell as PhyCell
+    from noria.cells.convolutional.st_lstm import STLSTMCell as STLSTMCell
+    from noria.cells.convolutional.traj_gru import TrajGRUCell as TrajGRUCell
     from noria.cells.dynamical.cfc import CfCCell as CfCCell
     from noria.cells.dynamical.cornn import CoRNNCell as CoRNNCell
     from noria.cells.dynamical.ctrnn import CTRNNCell as CTRNNCell
@@ -67,6 +79,11 @@ if TYPE_CHECKING:
     from noria.cells.dynamical.lem import LEMCell as LEMCell
     from noria.cells.dynamical.low_rank_rnn import LowRankRNNCell as LowRankRNNCell
     from noria.cells.dynamical.ltc import LTCCell as LTCCell
+    from noria.cells.dynamical.ncp import NCPCell as NCPCell
+    from noria.cells.dynamical.ode import GRUODECell as GRUODECell
+    from noria.cells.dynamical.ode import NeuralCDECell as NeuralCDECell
+    from noria.cells.dynamical.ode import ODELSTMCell as ODELSTMCell
+    from noria.cells.dynamical.ode import ODERNNCell as ODERNNCell
     from noria.cells.dynamical.plrnn import DendPLRNNCell as DendPLRNNCell
     from noria.cells.dynamical.plrnn import PLRNNCell as PLRNNCell
     from noria.cells.dynamical.plrnn import ShallowPLRNNCell as ShallowPLRNNCell
@@ -87,6 +104,8 @@ if TYPE_CHECKING:
     from noria.cells.gated.irnn import IRNNCell as IRNNCell
     from noria.cells.gated.janet import JANETCell as JANETCell
     from noria.cells.gated.jordan_rnn import JordanRNNCell as JordanRNNCell
+    from noria.cells.gated.latent import RSSMCell as RSSMCell
+    from noria.cells.gated.latent import VRNNCell as VRNNCell
     from noria.cells.gated.layer_norm_lstm import LayerNormLSTMCell as LayerNormLSTMCell
     from noria.cells.gated.leaky_rnn import LeakyRNNCell as LeakyRNNCell
     from noria.cells.gated.light_ru import LightRUCell as LightRUCell
@@ -120,6 +139,8 @@ if TYPE_CHECKING:
     from noria.cells.gated.nested_lstm import NestedLSTMCell as NestedLSTMCell
     from noria.cells.gated.noisy_rnn import NoisyRNNCell as NoisyRNNCell
     from noria.cells.gated.on_lstm import ONLSTMCell as ONLSTMCell
+    from noria.cells.gated.para_rnn import ParaGRUCell as ParaGRUCell
+    from noria.cells.gated.para_rnn import ParaLSTMCell as ParaLSTMCell
     from noria.cells.gated.peephole_lstm import PeepholeLSTMCell as PeepholeLSTMCell
     from noria.cells.gated.ran import RANCell as RANCell
     from noria.cells.gated.recurrent_highway import RecurrentHighwayCell as RecurrentHighwayCell
@@ -138,7 +159,10 @@ if TYPE_CHECKING:
     from noria.cells.gated.ur_lstm import URLSTMCell as URLSTMCell
     from noria.cells.gated.wmc_lstm import WMCLSTMCell as WMCLSTMCell
     from noria.cells.linear.bilinear_rnn import BilinearRNNCell as BilinearRNNCell
+    from noria.cells.linear.centaurus import CentaurusCell as CentaurusCell
     from noria.cells.linear.ema import EMACell as EMACell
+    from noria.cells.linear.events import EventSSMCell as EventSSMCell
+    from noria.cells.linear.events import StreamCell as StreamCell
     from noria.cells.linear.ffm import FFMCell as FFMCell
     from noria.cells.linear.gilr import GILRCell as GILRCell
     from noria.cells.linear.hgrn import HGRNCell as HGRNCell
@@ -154,6 +178,7 @@ if TYPE_CHECKING:
     from noria.cells.linear.qrnn import QRNNCell as QRNNCell
     from noria.cells.linear.rg_lru import RGLRUCell as RGLRUCell
     from noria.cells.linear.rotrnn import RotRNNCell as RotRNNCell
+    from noria.cells.linear.s4 import S4Cell as S4Cell
     from noria.cells.linear.s4d import S4DCell as S4DCell
     from noria.cells.linear.s5 import S5Cell as S5Cell
     from noria.cells.linear.s7 import S7Cell as S7Cell
@@ -161,19 +186,26 @@ if TYPE_CHECKING:
     from noria.cells.linear.sru import SRUCell as SRUCell
     from noria.cells.memory.delta_rules import CombaCell as CombaCell
     from noria.cells.memory.delta_rules import DeltaNetCell as DeltaNetCell
+    from noria.cells.memory.delta_rules import GatedDeltaNet2Cell as GatedDeltaNet2Cell
     from noria.cells.memory.delta_rules import GatedDeltaNetCell as GatedDeltaNetCell
     from noria.cells.memory.delta_rules import KDACell as KDACell
     from noria.cells.memory.deltaproduct import DeltaProductCell as DeltaProductCell
     from noria.cells.memory.fast_weight import FastWeightCell as FastWeightCell
+    from noria.cells.memory.fast_weights import AttendingFastWeightsCell as AttendingFastWeightsCell
     from noria.cells.memory.gla import GLACell as GLACell
+    from noria.cells.memory.gsa import GSACell as GSACell
     from noria.cells.memory.hgrn2 import HGRN2Cell as HGRN2Cell
     from noria.cells.memory.linear_attention import LinearAttentionCell as LinearAttentionCell
     from noria.cells.memory.longhorn import LonghornCell as LonghornCell
+    from noria.cells.memory.m2rnn import M2RNNCell as M2RNNCell
     from noria.cells.memory.mamba import MambaCell as MambaCell
     from noria.cells.memory.mamba2 import Mamba2Cell as Mamba2Cell
+    from noria.cells.memory.mamba3 import Mamba3Cell as Mamba3Cell
+    from noria.cells.memory.mesanet import MesaNetCell as MesaNetCell
     from noria.cells.memory.mlstm import MLSTMCell as MLSTMCell
     from noria.cells.memory.retnet import RetNetCell as RetNetCell
     from noria.cells.memory.rwkv import RWKV4Cell as RWKV4Cell
+    from noria.cells.memory.rwkv import RWKV5Cell as RWKV5Cell
     from noria.cells.memory.rwkv import RWKV6Cell as RWKV6Cell
     from noria.cells.memory.rwkv import RWKV7Cell as RWKV7Cell
     from noria.cells.memory.simple_gla import SimpleGLACell as SimpleGLACell
@@ -190,6 +222,7 @@ if TYPE_CHECKING:
     from noria.cells.orthogonal.rum import AssociativeRUMCell as AssociativeRUMCell
     from noria.cells.orthogonal.rum import RUMCell as RUMCell
     from noria.cells.orthogonal.scornn import ScoRNNCell as ScoRNNCell
+    from noria.cells.orthogonal.urnn import URNNCell as URNNCell
     from noria.cells.spiking.adlif import AdLIFCell as AdLIFCell
     from noria.cells.spiking.alif import ALIFCell as ALIFCell
     from noria.cells.spiking.alpha import AlphaCell as AlphaCell

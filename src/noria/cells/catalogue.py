@@ -93,6 +93,5 @@ def class_of(entry: Entry) -> Any:
 
 def parameter_count(entry: Entry, cell: Any) -> int:
     """The formula of the entry, for the sizes of a cell."""
-    sizes = {name: getattr(cell, name) for name in (*cell._sizes, *cell._settings)}
-    (count,) = shape_of((entry.parameters,), sizes)
+    (count,) = shape_of((entry.parameters,), cell._numbers)
     return count

@@ -1,18 +1,28 @@
 """What a declared cell says of itself: sizes, parameters and states, each in one line.
 
 A shape is given in words: ``"hidden"`` is the field ``hidden_size``, and ``"heads"`` is the field
-``heads``. Words may be joined by ``+``, ``-``, ``*`` and ``//``, as in ``"3 * hidden"``.
+``heads``. Words may be joined by ``+``, ``-``, ``*`` and ``//``, as in ``"3 * hidden"``. A word for
+several sizes stands for as many axes, and for their product where it is joined to others.
 """
 
 import ast
+import math
 import operator
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from noria._types import Initializer
 from noria.initializers import constant, glorot_uniform, zeros
+
+
+@dataclass(frozen=True)
+class OfCell:
+    """An initialiser that depends on the sizes and settings of the cell."""
+
+    make: Callable[[Any], Initializer]
+
 
 #: An initialiser, or the value of all entries.
 Init = Initializer | float
@@ -34,7 +44,7 @@ class Parameter:
     """A declared parameter."""
 
     axes: tuple[Axis, ...]
-    initializer: Init
+    initializer: Init | OfCell
     trained: bool
     when: Callable[[Any], bool] | None
 
@@ -54,12 +64,13 @@ class Size:
 
     default: int | None
     kw_only: bool
+    axes: bool
 
 
 def matrix(
     rows: Axis,
     columns: Axis,
-    initializer: Init | None = None,
+    initializer: Init | OfCell | None = None,
     *,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
@@ -90,7 +101,7 @@ def matrix(
 
 def vector(
     size: Axis,
-    initializer: Init = zeros,
+    initializer: Init | OfCell = zeros,
     *,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
@@ -119,7 +130,7 @@ def vector(
 
 def array(
     *axes: Axis,
-    initializer: Init,
+    initializer: Init | OfCell,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
     init: Literal[False] = False,
@@ -170,12 +181,13 @@ def state(
     return StateArray(axes, initializer, is_complex)
 
 
-def size(*, default: int | None = None, kw_only: bool = True) -> Any:
+def size(*, default: int | None = None, kw_only: bool = True, axes: bool = False) -> Any:
     """Declare a size, a whole number of at least 1: an argument of the constructor.
 
     Args:
         default: its value if it is not passed; ``None`` if it has to be.
         kw_only: whether it has to be passed by name.
+        axes: whether it is a tuple of sizes, one for each axis of an array.
 
     Returns:
         A declaration, the default of a field of a `DeclaredCell`.
@@ -185,11 +197,13 @@ def size(*, default: int | None = None, kw_only: bool = True) -> Any:
         >>> nr.cells.size(default=4).default
         4
     """
-    return Size(default, kw_only)
+    return Size(default, kw_only, axes)
 
 
-def as_initializer(given: Init) -> Initializer:
-    """A number as an initialiser."""
+def as_initializer(given: Init | OfCell, cell: Any) -> Initializer:
+    """An initialiser for a cell."""
+    if isinstance(given, OfCell):
+        return given.make(cell)
     return given if callable(given) else constant(given)
 
 
@@ -205,9 +219,16 @@ def words_of(axes: tuple[Axis, ...]) -> Iterator[str]:
             yield from _WORD.findall(axis)
 
 
-def shape_of(axes: tuple[Axis, ...], sizes: dict[str, int]) -> tuple[int, ...]:
+def shape_of(axes: tuple[Axis, ...], sizes: Mapping[str, int | tuple[int, ...]]) -> tuple[int, ...]:
     """A shape in numbers; ``sizes`` are the values of the fields."""
-    return tuple(a if isinstance(a, int) else _value(_parsed(a), sizes) for a in axes)
+    shape: list[int] = []
+    for axis in axes:
+        field = field_of(axis, sizes) if isinstance(axis, str) else None
+        found = sizes[field] if field else axis
+        if isinstance(found, str):
+            found = _value(_parsed(found), sizes)
+        shape.extend(found if isinstance(found, tuple) else (found,))
+    return tuple(shape)
 
 
 def _parsed(axis: str) -> ast.expr:
@@ -215,11 +236,12 @@ def _parsed(axis: str) -> ast.expr:
     return ast.parse(_WORD.sub(r"\g<0>_", axis), mode="eval").body
 
 
-def _value(node: ast.expr, sizes: dict[str, int]) -> int:
+def _value(node: ast.expr, sizes: Mapping[str, int | tuple[int, ...]]) -> int:
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         return _OPERATORS[type(node.op)](_value(node.left, sizes), _value(node.right, sizes))
     if isinstance(node, ast.Constant) and isinstance(node.value, int):
         return node.value
     if isinstance(node, ast.Name) and (name := field_of(node.id[:-1], sizes)):
-        return sizes[name]
+        value = sizes[name]
+        return math.prod(value) if isinstance(value, tuple) else value
     raise ValueError(ast.unparse(node))

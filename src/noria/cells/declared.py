@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import typing
 from collections import namedtuple
 from collections.abc import Callable, Mapping
@@ -21,8 +22,8 @@ from noria.cells.base import Cell
 from noria.cells.declare import as_initializer
 from noria.module import as_pytree
 
-#: Annotations of settings, which are no arrays: they are static.
-_PLAIN = (bool, int, float, str)
+#: Words of annotations of settings that are no arrays: they are static.
+_PLAIN = {"bool", "int", "float", "str", "tuple", "None"}
 
 #: Arguments of every constructor that are no fields.
 _COMMON = ("key", "init", "dtype")
@@ -88,6 +89,8 @@ class DeclaredCell(Cell):
     _settings: ClassVar[dict[str, Any]] = {}
     _parameters: ClassVar[dict[str, declare.Parameter]] = {}
     _states: ClassVar[dict[str, declare.StateArray]] = {}
+    #: Names of properties that are words of shapes.
+    _words: ClassVar[tuple[str, ...]] = ()
     #: The state of a cell with several arrays.
     State: ClassVar[Any] = None
 
@@ -126,8 +129,13 @@ class DeclaredCell(Cell):
         return complex_dtype(self.dtype) if one.is_complex else self.dtype
 
     def _shape(self, axes: tuple[declare.Axis, ...]) -> tuple[int, ...]:
+        return declare.shape_of(axes, self._numbers)
+
+    @property
+    def _numbers(self) -> dict[str, int | tuple[int, ...]]:
+        """What the words of a shape may stand for."""
         numbers = {n: v for n, v in vars(self).items() if isinstance(v, int)}
-        return declare.shape_of(axes, numbers)
+        return numbers | {name: getattr(self, name) for name in self._words}
 
     @property
     def _call(self) -> str:
@@ -175,12 +183,13 @@ def _collect(cls: type[DeclaredCell]) -> None:
             delattr(cls, name)
     cls.__annotations__ = annotations
     arrays: list[tuple[str, Any]] = [*parameters.items(), *states.items()]
+    words = [*sizes, *settings, *cls._words]
     for name, one in arrays:
         for word in declare.words_of(one.axes):
-            if declare.field_of(word, {**sizes, **settings}) is None:
+            if declare.field_of(word, words) is None:
                 raise TypeError(
                     f"class {cls.__name__}: {name} has an axis {word!r}; expected a word for one "
-                    f"of the fields {', '.join({**sizes, **settings})}."
+                    f"of the fields {', '.join(words)}."
                 )
     cls._sizes, cls._settings, cls._parameters, cls._states = sizes, settings, parameters, states
     fixed = {name for name, one in parameters.items() if not one.trained}
@@ -197,7 +206,8 @@ def _is_no_field(annotation: Any) -> bool:
 
 
 def _is_plain(annotation: Any) -> bool:
-    return annotation in _PLAIN or annotation in [kind.__name__ for kind in _PLAIN]
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return _PLAIN.issuperset(re.findall(r"\w+", text))
 
 
 def _state_type(cls: type, names: tuple[str, ...]) -> Any:
@@ -239,7 +249,9 @@ def _constructor(cls: type[DeclaredCell]) -> Callable[..., None]:
 def _initialise(cell: DeclaredCell, given: Mapping[str, Any]) -> None:
     sizes = {name: given[name] for name in cell._sizes}
     call = f"{type(cell).__name__}({', '.join(f'{n}={v}' for n, v in sizes.items())})"
-    check_sizes(call, **sizes)
+    for name, size in cell._sizes.items():
+        sizes[name] = _size_of(call, name, sizes[name], size.axes)
+        object.__setattr__(cell, name, sizes[name])
     check_key(call, given["key"])
     dtype, init = default_dtype(given["dtype"]), dict(given["init"] or {})
     if unknown := [name for name in init if name not in cell._parameters]:
@@ -247,8 +259,6 @@ def _initialise(cell: DeclaredCell, given: Mapping[str, Any]) -> None:
             f"{call}: init names {unknown[0]!r}; expected one of the parameters "
             f"{', '.join(cell._parameters)}."
         )
-    for name, value in sizes.items():
-        object.__setattr__(cell, name, int(value))
     for name in cell._settings:
         value = given[name]
         function = callable(value) and not isinstance(value, type)
@@ -258,10 +268,20 @@ def _initialise(cell: DeclaredCell, given: Mapping[str, Any]) -> None:
             check(cell)
     keys = jax.random.split(given["key"], max(1, len(cell._parameters)))
     for key, (name, one) in zip(keys, cell._parameters.items(), strict=False):
-        how = as_initializer(init.get(name, one.initializer))
+        how = as_initializer(init.get(name, one.initializer), cell)
         here = one.when is None or one.when(cell)
         drawn = draw(how, key, cell._shape(one.axes), dtype) if here else None
         object.__setattr__(cell, name, drawn)
+
+
+def _size_of(call: str, name: str, value: Any, axes: bool) -> int | tuple[int, ...]:
+    if not axes:
+        check_sizes(call, **{name: value})
+        return int(value)
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{call}: {name} is {value!r}; expected a tuple of sizes.")
+    check_sizes(call, **{f"{name}[{n}]": one for n, one in enumerate(value)})
+    return tuple(map(int, value))
 
 
 def _checked(call: Callable[..., State]) -> Callable[..., State]:

@@ -1,4 +1,4 @@
-"""The matrices of the Legendre delay."""
+"""The matrices of the Legendre delay, and the normal part of HiPPO-LegS."""
 
 import functools
 
@@ -28,3 +28,13 @@ def legendre(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
 def check_window(name: str, theta: float) -> None:
     if theta <= 0:
         raise ValueError(f"{name}(theta={theta}): expected a number of steps above 0.")
+
+
+@functools.cache
+def normal_hippo(pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues above the real axis of the normal part of HiPPO-LegS, and their vectors."""
+    n = np.arange(2 * pairs)
+    root = np.sqrt(n + 0.5)
+    skew = np.where(n[:, None] > n, -1.0, np.where(n[:, None] < n, 1.0, 0.0)) * np.outer(root, root)
+    values, vectors = np.linalg.eigh(-1j * skew)
+    return values[pairs:], vectors[:, pairs:]

@@ -70,10 +70,14 @@ class LTCCell(VectorCell):
         if self.unfolds < 1:
             raise ValueError(f"LTCCell(unfolds={self.unfolds}): expected at least 1.")
 
+    def conductances(self) -> tuple[jax.Array, jax.Array]:
+        """The weights of the synapses of the units and of the inputs."""
+        return softplus(self.w), softplus(self.w_x)
+
     def __call__(self, v: jax.Array, x: jax.Array) -> jax.Array:
-        w, g = softplus(self.w), softplus(self.g)
+        (w, w_x), g = self.conductances(), softplus(self.g)
         C = softplus(self.c) * (self.unfolds / self.dt)
-        S_x = softplus(self.w_x) * sigmoid(self.gamma_x * (x - self.mu_x))
+        S_x = w_x * sigmoid(self.gamma_x * (x - self.mu_x))
         above, below = g * self.e + (S_x * self.E_x).sum(1), C + g + S_x.sum(1)
         for _ in range(self.unfolds):
             S = w * sigmoid(self.gamma * (v - self.mu))

@@ -19,6 +19,7 @@ intersection_rnn       Intersection RNN
 irnn                   RNN with ReLU and identity
 janet                  JANET
 jordan_rnn             Jordan network
+latent                 Cells with a latent variable: VRNN and RSSM
 layer_norm_lstm        Long short-term memory with layer normalisation
 leaky_rnn              Leaky RNN
 light_ru               Light recurrent unit
@@ -46,6 +47,7 @@ nbrc                   Neuromodulated bistable recurrent cell
 nested_lstm            Nested long short-term memory
 noisy_rnn              Noisy recurrent network
 on_lstm                Ordered neurons long short-term memory
+para_rnn               ParaGRU and ParaLSTM
 peephole_lstm          Peephole long short-term memory
 ran                    Recurrent additive network
 recurrent_highway      Recurrent highway network

@@ -4,43 +4,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from noria._errors import check_choice
 from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
+from noria.cells.legendre import normal_hippo
 from noria.cells.parts import complex_like, discrete, wide
 from noria.cells.starts import logarithm, normal_by_columns
 from noria.initializers import lecun_normal, log_uniform
 
 
-def _normal_hippo(pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues above the real axis of the normal part of HiPPO-LegS, and their vectors."""
-    n = np.arange(2 * pairs)
-    root = np.sqrt(n + 0.5)
-    skew = np.where(n[:, None] > n, -1.0, np.where(n[:, None] < n, 1.0, 0.0)) * np.outer(root, root)
-    values, vectors = np.linalg.eigh(-1j * skew)
-    return values[pairs:], vectors[:, pairs:]
-
-
 def _hippo_angles(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """The imaginary parts of the eigenvalues."""
     del key
-    return jnp.asarray(_normal_hippo(shape[0])[0], dtype)
+    return jnp.asarray(normal_hippo(shape[0])[0], dtype)
 
 
 def _hippo_inputs(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Both parts of ``V^-1 B`` for the eigenvectors V and a real B, drawn from N(0, 1 / in)."""
     B = normal_by_columns(1)(key, (2 * shape[1], shape[2]), dtype)
-    V = _normal_hippo(shape[1])[1]
+    V = normal_hippo(shape[1])[1]
     return jnp.stack([jnp.asarray(part.T, dtype) @ B for part in (V.real, -V.imag)])
 
 
 def _hippo_outputs(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Both parts of ``C V`` for the eigenvectors V and a complex C of the variance 1 / state."""
     re, im = normal_by_columns(1)(key, (2, shape[1], 2 * shape[2]), dtype)
-    V = _normal_hippo(shape[2])[1]
+    V = normal_hippo(shape[2])[1]
     V_re, V_im = jnp.asarray(V.real, dtype), jnp.asarray(V.imag, dtype)
     return jnp.stack([re @ V_re - im @ V_im, re @ V_im + im @ V_re])
 

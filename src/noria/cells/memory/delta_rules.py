@@ -1,4 +1,4 @@
-"""Delta rules: DeltaNet, gated DeltaNet, KDA and Comba."""
+"""Delta rules: DeltaNet, gated DeltaNet and its second version, KDA and Comba."""
 
 import jax
 from jax.nn import sigmoid, silu
@@ -128,6 +128,56 @@ class KDACell(_DeltaCell):
         alpha = decay(a, self.A_log[:, None])
         S = alpha[:, :, None] * S
         return S + outer(k, self.beta(x) * (v - read(S, k)))
+
+
+class GatedDeltaNet2Cell(MemoryCell):
+    """Gated DeltaNet-2: gates for what a write erases and for what it writes.
+
+    ::
+
+        q  = unit(silu(W_q x)),  k = unit(silu(W_k x)),  v = silu(W_v x)      for each head
+        alpha = exp(-exp(A_log) * softplus(W_up W_down x + b_alpha))
+        b  = sigmoid(W_b x),  w = sigmoid(W_w x)
+        S~ = diag(alpha) S
+        S' = S~ + k (w * v - S~^T (b * k))^T
+        y  = S'^T q                                                           the output
+
+        unit(a) = a / sqrt(a . a + 1e-6)
+
+    With ``b = w = beta`` for all features this is KDA.
+
+    Args:
+        heads: number of memories; it divides ``hidden``.
+        key_size: features of a key.
+        rank: rows of ``W_down``.
+        negative: whether b is twice as large, so that a write may change the sign of a read.
+
+    Source: Hatamizadeh, Choi and Kautz 2026, arXiv 2605.22791, without
+    convolutions, norm and output gate. flash-linear-attention divides the output by
+    ``sqrt(key)``.
+    """
+
+    rank: int = size(default=16)
+    negative: bool = False
+    W_down: jax.Array = matrix("rank", "in")
+    W_up: jax.Array = matrix("heads * key", "rank")
+    b_alpha: jax.Array = vector("heads * key", step_bias)
+    A_log: jax.Array = vector("heads", rates)
+    W_b: jax.Array = matrix("heads * key", "in")
+    W_w: jax.Array = matrix("hidden", "in")
+    S: jax.Array = state("heads", "key", "hidden // heads")
+
+    def __call__(self, S: jax.Array, x: jax.Array) -> jax.Array:
+        k, v = unit_silu(self.key_of(x)), silu(self.value(x))
+        a = self.split(self.W_up @ (self.W_down @ x) + self.b_alpha)
+        S = decay(a, self.A_log[:, None])[:, :, None] * S
+        b = (1 + self.negative) * self.split(sigmoid(self.W_b @ x))
+        w = self.split(sigmoid(self.W_w @ x))
+        return S + outer(k, w * v - read(S, b * k))
+
+    def output(self, S: jax.Array, x: jax.Array) -> jax.Array:
+        """What the memory has for the query."""
+        return read(S, unit_silu(self.query(x))).reshape(-1)
 
 
 class CombaCell(_DeltaCell):

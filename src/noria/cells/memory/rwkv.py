@@ -1,4 +1,4 @@
-"""The time mixing of RWKV-4, RWKV-6 and RWKV-7."""
+"""The time mixing of RWKV-4, RWKV-5, RWKV-6 and RWKV-7."""
 
 import math
 from typing import Any
@@ -84,6 +84,43 @@ class RWKV4Cell(VectorCell):
         top = jnp.maximum(p, k)
         old, new = jnp.exp(p - top), jnp.exp(k - top)
         return self.State(old * a + new * v, old * b + new, top, x), y
+
+
+class RWKV5Cell(MemoryCell):
+    """The time mixing of RWKV-5, Eagle: a memory whose rows decay at rates of their own.
+
+    ::
+
+        x_g = x + (x_before - x) * mu_g                      for g = r, k, v
+        q  = W_q x_r,  k = W_k x_k,  v = W_v x_v             for each head
+        w  = exp(-exp(omega))
+        y  = (S + diag(u) k v^T)^T q                         the output
+        S' = diag(w) S + k v^T
+        x_before' = x
+
+    ``q`` is the paper's receptance r. Rows of ``mu`` are for r, k and v.
+
+    Args:
+        heads: number of memories; it divides ``hidden``.
+        key_size: features of a key.
+
+    Source: Peng et al. 2024, arXiv 2404.05892, section 4.1. The norm and the gate of the output
+    are no part of the cell.
+    """
+
+    mu: jax.Array = array(3, "in", initializer=_ramp(1, 0))
+    omega: jax.Array = vector("heads * key", _ramp(-6, -1, 0.7))
+    u: jax.Array = array("heads", "key", initializer=_zigzag(0, 0.1))
+    S: jax.Array = state("heads", "key", "hidden // heads")
+    x_before: jax.Array = state("in")
+
+    def __call__(self, state: Any, x: jax.Array) -> Any:
+        S, x_before = state
+        x_r, x_k, x_v = x + (x_before - x) * self.mu
+        q, k, v = self.query(x_r), self.key_of(x_k), self.value(x_v)
+        w = self.split(jnp.exp(-jnp.exp(self.omega)))
+        y = read(S, q) + dot(q * self.u, k)[:, None] * v
+        return self.State(w[:, :, None] * S + outer(k, v), x), y.reshape(-1)
 
 
 class RWKV6Cell(MemoryCell):

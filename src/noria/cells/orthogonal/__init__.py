@@ -12,5 +12,6 @@ nnrnn         Non-normal recurrent network
 ornn          Orthogonal RNN by Householder reflections
 rum           Rotational unit of memory, Rotational unit of memory with an associative memory
 scornn        Scaled Cayley orthogonal RNN
+urnn          Unitary recurrent network
 ============= ===============================================================================
 """

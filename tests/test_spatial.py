@@ -49,6 +49,7 @@ def test_the_space_of_the_state_follows_from_the_settings():
         ((4, 4, 4, 4, 1), {}, ValueError, r"expected in_shape=\(\*space, features\) with one to"),
         ((4, 4, 1), {"padding": "full"}, ValueError, "padding is 'full'; expected one of 'same'"),
         ((4, 4, 1), {"kernel_size": 0}, ValueError, "kernel_size is 0; expected a whole number"),
+        ((4, 4, 1), {"kernel_size": True}, ValueError, "kernel_size is True; expected a whole"),
         ((4, 4, 1), {"strides": (1, 2, 3)}, ValueError, r"strides is \(1, 2, 3\).* or 2, one for"),
         ((4, 4, 1), {"dilation": 1.5}, ValueError, "dilation is 1.5; expected a whole number"),
         ((4, 2, 1), {"padding": "valid"}, ValueError, "kernel_size=3 with dilation=1 is larger"),

@@ -10,7 +10,13 @@ catalogue          the entries of ``catalogue.toml`` and ``papers.bib``
 elman              the simple recurrent cell
 gru                the gated recurrent units
 lstm               the long short-term memory
-wrappers           cells around other cells: the base, zoneout, outputs
+products           the matrices of any cell, and products that a wrapper changes
+draws              random numbers that a cell draws once for a call
+wrappers           cells around other cells: the base, outputs
+wrappers_zoneout   wrappers that keep numbers of the state at random
+wrappers_dropout   wrappers that drop features or weights at random
+wrappers_weights   wrappers with other weights, or products of them
+wrappers_clockwork modules of units, updated in periods
 wrappers_time      wrappers that read the past
 wrappers_gates     wrappers with a gate of the whole update
 wrappers_fast_slow several fast cells and a slow one
@@ -41,10 +47,15 @@ from noria.cells.declare import state as state
 from noria.cells.declare import vector as vector
 from noria.cells.declared import DeclaredCell as DeclaredCell
 from noria.cells.declared import VectorCell as VectorCell
+from noria.cells.parts import block_product as block_product
 from noria.cells.wrappers import ProjectedCell as ProjectedCell
 from noria.cells.wrappers import ResidualCell as ResidualCell
 from noria.cells.wrappers import WrapperCell as WrapperCell
-from noria.cells.wrappers import Zoneout as Zoneout
+from noria.cells.wrappers_clockwork import ClockworkCell as ClockworkCell
+from noria.cells.wrappers_clockwork import ClockworkState as ClockworkState
+from noria.cells.wrappers_dropout import DropConnect as DropConnect
+from noria.cells.wrappers_dropout import MaskedState as MaskedState
+from noria.cells.wrappers_dropout import VariationalDropout as VariationalDropout
 from noria.cells.wrappers_fast_slow import FastSlowCell as FastSlowCell
 from noria.cells.wrappers_fast_slow import FastSlowState as FastSlowState
 from noria.cells.wrappers_gates import PhasedCell as PhasedCell
@@ -56,6 +67,13 @@ from noria.cells.wrappers_time import AttentionState as AttentionState
 from noria.cells.wrappers_time import DelayCell as DelayCell
 from noria.cells.wrappers_time import DelayState as DelayState
 from noria.cells.wrappers_time import DilatedCell as DilatedCell
+from noria.cells.wrappers_weights import BlockDiagonalCell as BlockDiagonalCell
+from noria.cells.wrappers_weights import GateNormCell as GateNormCell
+from noria.cells.wrappers_weights import MultiplicativeCell as MultiplicativeCell
+from noria.cells.wrappers_weights import StateNormCell as StateNormCell
+from noria.cells.wrappers_weights import WeightNormCell as WeightNormCell
+from noria.cells.wrappers_zoneout import RecurrentDropout as RecurrentDropout
+from noria.cells.wrappers_zoneout import Zoneout as Zoneout
 
 if TYPE_CHECKING:
     from noria.cells.dynamical.cfc import CfCCell as CfCCell

@@ -15,7 +15,8 @@ draws              random numbers that a cell draws once for a call
 wrappers           cells around other cells: the base, outputs
 wrappers_zoneout   wrappers that keep numbers of the state at random
 wrappers_dropout   wrappers that drop features or weights at random
-wrappers_weights   wrappers with other weights, or products of them
+wrappers_norms     wrappers that normalise weights, products or states
+wrappers_products  wrappers with other products: with the input, or in blocks
 wrappers_clockwork modules of units, updated in periods
 wrappers_time      wrappers that read the past
 wrappers_gates     wrappers with a gate of the whole update
@@ -24,7 +25,6 @@ parts              functions that many cells share
 starts             initialisers that several cells share
 matrices           recurrent matrices with a structure
 heads              parts of cells whose memory is a matrix for each head
-legendre           the matrices of the Legendre delay
 spikes             spikes with surrogate gradients
 gated              cells with vectors as states: gates, or none
 orthogonal         recurrent weights whose norms are bounded
@@ -62,16 +62,16 @@ from noria.cells.wrappers_gates import PhasedCell as PhasedCell
 from noria.cells.wrappers_gates import PhasedState as PhasedState
 from noria.cells.wrappers_gates import SkipCell as SkipCell
 from noria.cells.wrappers_gates import SkipState as SkipState
+from noria.cells.wrappers_norms import GateNormCell as GateNormCell
+from noria.cells.wrappers_norms import StateNormCell as StateNormCell
+from noria.cells.wrappers_norms import WeightNormCell as WeightNormCell
+from noria.cells.wrappers_products import BlockDiagonalCell as BlockDiagonalCell
+from noria.cells.wrappers_products import MultiplicativeCell as MultiplicativeCell
 from noria.cells.wrappers_time import AttentionCell as AttentionCell
 from noria.cells.wrappers_time import AttentionState as AttentionState
 from noria.cells.wrappers_time import DelayCell as DelayCell
 from noria.cells.wrappers_time import DelayState as DelayState
 from noria.cells.wrappers_time import DilatedCell as DilatedCell
-from noria.cells.wrappers_weights import BlockDiagonalCell as BlockDiagonalCell
-from noria.cells.wrappers_weights import GateNormCell as GateNormCell
-from noria.cells.wrappers_weights import MultiplicativeCell as MultiplicativeCell
-from noria.cells.wrappers_weights import StateNormCell as StateNormCell
-from noria.cells.wrappers_weights import WeightNormCell as WeightNormCell
 from noria.cells.wrappers_zoneout import RecurrentDropout as RecurrentDropout
 from noria.cells.wrappers_zoneout import Zoneout as Zoneout
 

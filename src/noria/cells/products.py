@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria.cells.base import Cell, cell_name
+from noria.cells.base import Cell, advance, arguments_of, cell_name
 from noria.cells.declared import DeclaredCell
+from noria.cells.draws import for_call
 from noria.cells.parts import block_product
-from noria.cells.wrappers import WrapperCell
+from noria.cells.wrappers import WrapperCell, dtype_of, zero_step
 from noria.module import Module
 
 #: A matrix of a cell: an array, or a `Product`.
@@ -39,12 +40,9 @@ class Product:
         """The matrix behind a vector: ``v @ U.T`` is ``U @ v``."""
         return _Transposed(self)
 
-    def __jax_array__(self) -> jax.Array:
-        raise TypeError(
-            f"a matrix of shape {self.shape} is wrapped, and the cell uses it in another way than "
-            "U @ v or v @ U.T; expected a product with a vector. Choose the matrices to wrap by "
-            "their names."
-        )
+    def __getitem__(self, rows: slice) -> "Product":
+        """Some rows: ``U[rows] @ v`` is ``(U @ v)[rows]``."""
+        return _Rows(self, rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +51,15 @@ class _Transposed:
 
     def __rmatmul__(self, v: jax.Array) -> jax.Array:
         return self.product @ v
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows(Product):
+    product: Product
+    rows: slice
+
+    def __matmul__(self, v: jax.Array) -> jax.Array:
+        return (self.product @ v)[self.rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,43 +127,69 @@ def innermost(cell: Any) -> Any:
     return cell
 
 
-def matrices_of(cell: Any, axis: str) -> tuple[str, ...]:
-    """The names of the matrices of the innermost cell whose columns are ``axis``.
+def matrices_of(cell: Any, of: str) -> tuple[str, ...]:
+    """The names of the matrices of the innermost cell that multiply ``of``: ``"x"`` or ``"h"``.
 
-    A declared cell says so, ``"in"`` or ``"hidden"``. Other cells have ``W`` and ``W_...`` for the
-    input, ``U`` and ``U_...`` for the state.
+    A declared cell says so in words: their columns are ``"in"``, or those of the first array of the
+    state, and their names are capital letters. Other cells have ``W`` and ``W_...`` for the input,
+    ``U`` and ``U_...`` for the state.
     """
     cell = innermost(cell)
     if isinstance(cell, DeclaredCell):
-        return tuple(
-            n for n, p in cell._parameters.items() if p.axes[-1:] == (axis,) and _is(cell, n)
-        )
-    letter = "W" if axis == "in" else "U"
-    names = [field.name for field in dataclasses.fields(cell)]
-    return tuple(n for n in names if n.split("_")[0] == letter and _is(cell, n))
+        states = [one.axes for one in cell._states.values()]
+        axes = (states[0], ("out",)) if states and len(states[0]) == 1 else ()
+        wanted = (("in",),) if of == "x" else axes  # "out": an output with a size of its own
+        names = [
+            name
+            for name, one in cell._parameters.items()
+            if one.axes[-1:] in wanted and name[0].isupper()
+        ]
+    else:
+        letter = "W" if of == "x" else "U"
+        names = [f.name for f in dataclasses.fields(cell) if f.name.split("_")[0] == letter]
+    return tuple(name for name in names if _is_matrix(getattr(cell, name)))
 
 
-def _is(cell: Any, name: str) -> bool:
-    return getattr(getattr(cell, name, None), "ndim", 0) == 2 and hasattr(
-        getattr(cell, name), "dtype"
-    )
+def _is_matrix(a: Any) -> bool:
+    return getattr(a, "ndim", 0) == 2 and hasattr(a, "dtype")
 
 
-def chosen(call: str, cell: Any, names: Any, axes: tuple[str, ...]) -> tuple[str, ...]:
-    """The matrices that a wrapper changes: those that are named, or all with such columns."""
-    found = tuple(n for axis in axes for n in matrices_of(cell, axis)) if names is None else names
+def chosen(call: str, cell: Any, names: Any, of: str) -> tuple[str, ...]:
+    """The matrices that a wrapper changes: those that are named, or all that multiply ``of``.
+
+    ``"xh"`` stands for both.
+    """
+    found = tuple(n for one in of for n in matrices_of(cell, one)) if names is None else names
     inner = innermost(cell)
-    if isinstance(found, str) or not all(isinstance(n, str) and _is(inner, n) for n in found):
+    fields = [n for n, a in vars(inner).items() if _is_matrix(a)]
+    if isinstance(found, str) or any(name not in fields for name in found):
         raise ValueError(
-            f"{call}: matrices is {found!r}; expected names of matrices of {cell_name(inner)}, "
-            'such as ("U",).'
+            f"{call}: matrices is {found!r}; expected a tuple of names among the matrices of "
+            f"{cell_name(inner)}: {', '.join(fields)}."
         )
     if not found:
+        what = " or ".join({"x": "its input", "h": "its state"}[one] for one in of)
         raise ValueError(
-            f"{call}: no matrix of {cell_name(inner)} has the columns {' or '.join(axes)}; "
-            "expected a cell with some, or their names as matrices=."
+            f"{call}: {cell_name(inner)} has no matrix that multiplies {what}; expected matrices= "
+            f"with names among {', '.join(fields) or 'its matrices'}."
         )
     return tuple(found)
+
+
+def check_products(call: str, cell: Any, names: tuple[str, ...]) -> None:
+    """Reject a cell whose step uses a matrix otherwise than in a product with a vector."""
+    inner = innermost(cell)
+    if "context" in arguments_of(cell) or not hasattr(inner, "in_size"):
+        return  # the shapes of a step are not known
+    key, x = jax.random.key(0), zero_step(call, cell)
+    given = {"key": key, "t": jnp.zeros((), jnp.int32), "dt": jnp.ones((), dtype_of(cell))}
+    try:
+        jax.eval_shape(lambda: advance(for_call(call, cell, key), cell.initial_state(), x, given))
+    except Exception as error:
+        raise TypeError(
+            f"{call}: {cell_name(inner)} uses one of {', '.join(names)} in another way than U @ v, "
+            "v @ U.T or U[rows] @ v; expected such products. Choose others with matrices=."
+        ) from error
 
 
 def matrix_of(cell: Any, name: str) -> Matrix:

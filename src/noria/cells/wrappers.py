@@ -6,7 +6,8 @@ file                contents
 wrappers            the base of all, parts, wrappers of an output
 wrappers_zoneout    random updates: zoneout, dropout of changes
 wrappers_dropout    random products: dropout of features and of weights
-wrappers_weights    other products: norms of layers and weights, blocks
+wrappers_norms      norms of weights, of products and of states
+wrappers_products   other products: with the input, or in blocks
 wrappers_clockwork  modules that are updated in periods
 wrappers_time       wrappers that read the past: delay, dilation, attention
 wrappers_gates      a gate of the whole update: phased and skipped updates

@@ -50,9 +50,8 @@ class ClockworkCell(WrapperCell):
     Args:
         cell: a cell whose arrays of the state have the same last axis, the units.
         periods: the period ``T`` of each module. The modules are equal parts of the units.
-        matrices: names of the recurrent matrices ``U``. By default, those that a declared cell
-            gives the columns ``"hidden"``, or ``U`` and ``U_...`` of another one. With ``()`` all
-            units read all others.
+        matrices: names of the recurrent matrices ``U``; all that multiply the state by default.
+            With ``()`` all units read all others.
 
     Attributes:
         cell: as passed.
@@ -98,7 +97,7 @@ class ClockworkCell(WrapperCell):
                 "around ClockworkCell."
             )
         self.cell, self.periods = cell, tuple(map(int, periods))
-        self.matrices = () if matrices == () else chosen(call, cell, matrices, ("hidden",))
+        self.matrices = () if matrices == () else chosen(call, cell, matrices, "h")
         units = len(self._periods)
         for name in self.matrices:
             shape = jnp.shape(matrix_of(cell, name))

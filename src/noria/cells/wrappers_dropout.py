@@ -15,6 +15,7 @@ from noria.cells.base import Cell, cell_name, emit, next_state
 from noria.cells.draws import for_call
 from noria.cells.products import (
     Around,
+    check_products,
     chosen,
     entries,
     mapped,
@@ -94,8 +95,7 @@ class VariationalDropout(WrapperCell):
         cell: a cell with ``in_size`` and products ``U h`` of matrices and its state.
         rate: probability that a feature of the state is dropped, at least 0 and below 1.
         in_rate: the same for a feature of ``x``; ``rate`` by default.
-        matrices: names of the matrices ``U``. By default, those that a declared cell gives the
-            columns ``"hidden"``, or ``U`` and ``U_...`` of another one.
+        matrices: names of the matrices ``U``; all that multiply the state by default.
         inference: whether nothing is dropped. `noria.inference` and `noria.training` set it for a
             whole model.
 
@@ -110,8 +110,8 @@ class VariationalDropout(WrapperCell):
     is continued keeps them. A reset begins a sequence, with new masks.
 
     Raises:
-        TypeError: if ``cell`` is no cell; in training mode, if no key is passed. At the first step,
-            if the cell uses a matrix otherwise than in a product with a vector.
+        TypeError: if ``cell`` is no cell, or uses a matrix otherwise than in a product with a
+            vector; in training mode, if no key is passed.
         ValueError: for a rate out of range, a cell without ``in_size``, unknown or missing
             ``matrices``, or matrices with unequal numbers of columns.
 
@@ -147,15 +147,16 @@ class VariationalDropout(WrapperCell):
         call = f"VariationalDropout({cell_name(cell)}, rate={rate}, in_rate={in_rate})"
         if not (_is_rate(rate) and _is_rate(in_rate)):
             raise ValueError(f"{call}: expected probabilities, at least 0 and below 1.")
-        if jnp.ndim(x := zero_step(call, cell)) != 1:
+        if getattr(x := zero_step(call, cell), "ndim", 0) != 1:
             raise ValueError(f"{call}: x is {describe(x)}; expected a vector.")
         self.cell, self.rate, self.in_rate, self.inference = cell, rate, in_rate, bool(inference)
-        self.matrices = chosen(call, cell, matrices, ("hidden",)) if rate else ()
+        self.matrices = chosen(call, cell, matrices, "h") if rate else ()
         if len(sizes := {matrix_of(cell, name).shape[1] for name in self.matrices}) > 1:
             raise ValueError(
                 f"{call}: the matrices {', '.join(self.matrices)} have {sorted(sizes)} columns; "
                 "expected equal numbers. Choose some with matrices=."
             )
+        check_products(call, self, self.matrices)
 
     def __call__(
         self, state: MaskedState, x: Any, *, key: Key | None = None, **keywords: Any
@@ -170,14 +171,16 @@ class VariationalDropout(WrapperCell):
 
         Returns:
             ``state`` after the step, or ``(state, y)``.
+
+        Raises:
+            TypeError: in training mode, if ``key`` is no key.
         """
         key, keywords = own_key(self.cell, key, keywords)
         cell, masks = self.cell, state.masks
         if self._drops:
             check_drawn("VariationalDropout", key)
             masks = masks_of_sequence(state, key, [1 - self.in_rate, 1 - self.rate][: len(masks)])
-            x = dropped(masks[0], self.in_rate, x)
-            cell = self._masked(masks)
+            cell, x = self._masked(masks, x)
         after, emitted = next_state(cell, state.cell, x, keywords)
         return with_output(MaskedState(after, masks, jnp.ones_like(state.drawn)), emitted)
 
@@ -187,20 +190,23 @@ class VariationalDropout(WrapperCell):
         return undrawn(self.cell.initial_state(), shapes)
 
     def output(self, state: MaskedState, x: Any, **keywords: Any) -> Any:
-        if self._drops:
-            x = dropped(state.masks[0], self.in_rate, x)
-        return emit(self.cell, state.cell, x, keywords)
+        cell, x = self._masked(state.masks, x) if self._drops else (self.cell, x)
+        return emit(cell, state.cell, x, keywords)
 
     @property
     def _drops(self) -> bool:
         return not self.inference and bool(self.rate or self.in_rate)
 
-    def _masked(self, masks: tuple[jax.Array, ...]) -> Cell:
-        def drop(h: jax.Array) -> jax.Array:
-            return dropped(masks[1], self.rate, h)
+    def _masked(self, masks: tuple[jax.Array, ...], x: jax.Array) -> tuple[Cell, jax.Array]:
+        """The cell and the input with masks."""
 
-        matrices = {name: matrix_of(self.cell, name) for name in self.matrices}
-        return with_matrices(self.cell, {n: Around(U, before=drop) for n, U in matrices.items()})
+        def masked(name: str) -> Around:
+            return Around(
+                matrix_of(self.cell, name), before=lambda h: dropped(masks[1], self.rate, h)
+            )
+
+        cell = with_matrices(self.cell, {name: masked(name) for name in self.matrices})
+        return cell, dropped(masks[0], self.in_rate, x)
 
 
 class DropConnect(WrapperCell):
@@ -215,8 +221,7 @@ class DropConnect(WrapperCell):
     Args:
         cell: a cell with recurrent matrices.
         rate: probability that a weight is dropped, at least 0 and below 1.
-        matrices: names of the matrices ``U``. By default, those that a declared cell gives the
-            columns ``"hidden"``, or ``U`` and ``U_...`` of another one.
+        matrices: names of the matrices ``U``; all that multiply the state by default.
         inference: whether nothing is dropped. `noria.inference` and `noria.training` set it for a
             whole model.
 
@@ -265,7 +270,7 @@ class DropConnect(WrapperCell):
         if not _is_rate(rate):
             raise ValueError(f"{call}: expected a probability, at least 0 and below 1.")
         self.cell, self.rate, self.inference = cell, rate, bool(inference)
-        self.matrices = chosen(call, cell, matrices, ("hidden",))
+        self.matrices = chosen(call, cell, matrices, "h")
 
     def for_call(self, key: Key) -> "DropConnect":
         """The cell of one call of a layer: some weights are zero.
@@ -291,6 +296,19 @@ class DropConnect(WrapperCell):
         return replaced(self, cell=with_matrices(cell, matrices), inference=True)
 
     def __call__(self, state: State, x: Any, **keywords: Any) -> State:
+        """The next state; see `WrapperCell`.
+
+        Args:
+            state: the state before the step.
+            x: the input of the step.
+            **keywords: ``key``, ``t``, ``dt`` and ``context``, if the inner cell takes them.
+
+        Returns:
+            ``state`` after the step, or ``(state, y)``.
+
+        Raises:
+            TypeError: in training mode, if nothing was drawn.
+        """
         if not self.inference and self.rate:
             raise TypeError(
                 "DropConnect: in training mode it needs a key: layer(xs, key=key); "

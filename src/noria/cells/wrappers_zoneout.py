@@ -95,6 +95,9 @@ class Zoneout(WrapperCell):
 
         Returns:
             ``state`` after the step, or ``(state, y)``.
+
+        Raises:
+            TypeError: in training mode, if ``key`` is no key.
         """
         key, keywords = own_key(self.cell, key, keywords)
         after, emitted = next_state(self.cell, state, x, keywords)
@@ -209,6 +212,9 @@ class RecurrentDropout(WrapperCell):
 
         Returns:
             ``state`` after the step, or ``(state, y)``.
+
+        Raises:
+            TypeError: in training mode, if ``key`` is no key.
         """
         key, keywords = own_key(self.cell, key, keywords)
         before = self._inner(state)

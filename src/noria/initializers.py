@@ -189,7 +189,7 @@ def identity(gain: float = 1.0) -> Initializer:
 
     Source: Le, Jaitly and Hinton 2015, arXiv 1504.00941.
     """
-    return lambda key, shape, dtype=jnp.float32: gain * jnp.eye(*shape, dtype=dtype)
+    return lambda key, shape, dtype=jnp.float32: gain * jnp.eye(shape[0], shape[1], dtype=dtype)
 
 
 def log_uniform(low: float, high: float) -> Initializer:

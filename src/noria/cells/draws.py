@@ -26,10 +26,11 @@ def for_call(label: str, cell: Any, key: Key | None) -> Any:
     if not any(map(_draws, parts)):
         return cell
     check_key(label, key)
-    return structure.unflatten(
+    drawn = [
         part.for_call(jax.random.fold_in(key, _LAST - n)) if _draws(part) else part
         for n, part in enumerate(parts)
-    )
+    ]
+    return jtu.tree_unflatten(structure, drawn)
 
 
 def _draws(node: Any) -> bool:

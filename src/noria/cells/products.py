@@ -74,11 +74,11 @@ class Around(Product):
         return self.after(self.matrix @ self.before(v))
 
     @property
-    def shape(self) -> Any:  # type: ignore[override]
+    def shape(self) -> Any:
         return self.matrix.shape
 
     @property
-    def dtype(self) -> Any:  # type: ignore[override]
+    def dtype(self) -> Any:
         return self.matrix.dtype
 
 
@@ -94,12 +94,12 @@ class BlockDiagonal(Module, Product):
         return jnp.concatenate([block_product(part, v) for part in self.blocks])
 
     @property
-    def shape(self) -> Any:  # type: ignore[override]
+    def shape(self) -> Any:
         parts, blocks, rows, columns = self.blocks.shape
         return parts * blocks * rows, blocks * columns
 
     @property
-    def dtype(self) -> Any:  # type: ignore[override]
+    def dtype(self) -> Any:
         return self.blocks.dtype
 
 

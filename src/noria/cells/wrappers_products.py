@@ -75,7 +75,7 @@ class MultiplicativeCell(WrapperCell):
         check_cell("MultiplicativeCell", cell)
         call = f"MultiplicativeCell({cell_name(cell)})"
         zero_step(call, cell)
-        self.pairs = _pairs(cell) if pairs is None else tuple(map(tuple, pairs))
+        self.pairs = _pairs(cell) if pairs is None else tuple((W, U) for W, U in pairs)
         if not self.pairs:
             raise ValueError(
                 f"{call}: no matrices of the cell have names that go together, as W_f and U_f do; "

@@ -103,7 +103,7 @@ class Zoneout(WrapperCell):
         after, emitted = next_state(self.cell, state, x, keywords)
         old, new, structure = (*map(jtu.tree_leaves, (state, after)), jtu.tree_structure(after))
         rates = _rate_of_each(self.rate, new)
-        keys = [None] * len(new)
+        keys: Any = [None] * len(new)
         if not self.inference and any(rates):
             check_drawn("Zoneout", key)
             keys = jax.random.split(key, len(new))

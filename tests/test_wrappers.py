@@ -233,6 +233,9 @@ def test_normed_weights_have_the_lengths():
     assert_close(nr.Recurrence(cell, backend="scan")(xs), before, 1e-12)
     scaled = replaced(cell, cell=with_matrices(cell.cell, {"U": 7 * matrix_of(cell, "U")}))
     assert_close(nr.Recurrence(scaled, backend="scan")(xs), before, 1e-12)
+    blocks = BlockDiagonalCell(lstm(), 2, key=KEY)
+    weighted = matrix_of(WeightNormCell(blocks)._weighted(), "U")
+    assert_close(weighted.blocks, matrix_of(blocks, "U").blocks, 1e-12)
 
 
 def test_multiplicative_integration_gives_the_cell_of_the_catalogue():

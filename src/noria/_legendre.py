@@ -40,6 +40,11 @@ def scaled(order: int) -> tuple[np.ndarray, np.ndarray]:
     return -np.tril(np.outer(r, r), -1) - np.diag(n + 1.0), r
 
 
+def normalised(order: int, theta: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """``A`` and ``B`` of LegT, or of LegS without a window."""
+    return scaled(order) if theta is None else translated(order, theta)
+
+
 def check_window(name: str, theta: float) -> None:
     """Reject a length of a window that is not positive."""
     if theta <= 0:

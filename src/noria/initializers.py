@@ -17,7 +17,7 @@ import numpy as np
 from jax.nn import initializers as _jax
 from jax.scipy.linalg import block_diag
 
-from noria._legendre import check_window, scaled, translated
+from noria import _legendre
 from noria._types import Initializer, Key
 
 _OUT_IN = {"in_axis": -1, "out_axis": -2}
@@ -318,12 +318,12 @@ def legendre(theta: float | None = None) -> Initializer:
     Source: Gu et al. 2020, arXiv 2008.07669, theorems 1 and 2.
     """
     if theta is not None:
-        check_window("legendre", theta)
+        _legendre.check_window("legendre", theta)
 
     def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         if len(shape) not in (1, 2) or shape[0] != shape[-1]:
             raise ValueError(f"legendre: {shape} is neither (order, order) nor (order,).")
-        A, B = scaled(shape[0]) if theta is None else translated(shape[0], theta)
+        A, B = _legendre.normalised(shape[0], theta)
         return jnp.asarray(A if len(shape) == 2 else B, dtype)
 
     return init

@@ -63,7 +63,8 @@ def test_second_derivatives_are_those_of_the_definition(key):
         tolerance = 1e-9
     else:
         ends = [
-            jtu.tree_map(lambda a, s, sign=sign: a + sign * STEP * s, arrays, v) for sign in (1, -1)
+            jtu.tree_map(lambda a, s, sign=sign: a + sign * STEP * s, *numbers((arrays, v)))
+            for sign in (1, -1)
         ]
         after, before = (
             evaluated(lambda arrays: jax.grad(lambda a: loss("reference", a))(arrays), end)
@@ -72,6 +73,6 @@ def test_second_derivatives_are_those_of_the_definition(key):
         expected = jtu.tree_map(lambda a, b: (a - b) / (2 * STEP), *numbers((after, before)))
         tolerance = 1e-7
     assert any(np.abs(a).max(initial=0) > 1e-3 for a in jtu.tree_leaves(expected))
-    for a, b in zip(jtu.tree_leaves(found), jtu.tree_leaves(expected), strict=True):
+    for a, b in zip(*map(jtu.tree_leaves, numbers((found, expected))), strict=True):
         scale = max(1, np.abs(b).max(initial=0))
         np.testing.assert_allclose(a / scale, b / scale, atol=tolerance)

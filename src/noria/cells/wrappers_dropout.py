@@ -176,13 +176,14 @@ class VariationalDropout(WrapperCell):
             TypeError: in training mode, if ``key`` is no key.
         """
         key, keywords = own_key(self.cell, key, keywords)
-        cell, masks = self.cell, state.masks
+        cell, masks, drawn = self.cell, state.masks, state.drawn
         if self._drops:
             check_drawn("VariationalDropout", key)
             masks = masks_of_sequence(state, key, [1 - self.in_rate, 1 - self.rate][: len(masks)])
             cell, x = self._masked(masks, x)
+            drawn = jnp.ones_like(drawn)
         after, emitted = next_state(cell, state.cell, x, keywords)
-        return with_output(MaskedState(after, masks, jnp.ones_like(state.drawn)), emitted)
+        return with_output(MaskedState(after, masks, drawn), emitted)
 
     def initial_state(self) -> State:
         shapes: list[Any] = [(self.in_size,)]

@@ -227,8 +227,8 @@ class RecurrentDropout(WrapperCell):
         check_drawn("RecurrentDropout", key)
         keep = [1 - rates[n] for n in places]
         if self.per == "sequence":
-            state = state._replace(masks=masks_of_sequence(state, key, keep))
-            masks = state.masks
+            masks = masks_of_sequence(state, key, keep)
+            state = MaskedState(state.cell, masks, jnp.ones_like(state.drawn))
         else:
             masks = draw_masks(key, keep, [new[n].shape for n in places])
         for n, mask in zip(places, masks, strict=True):
@@ -249,6 +249,4 @@ class RecurrentDropout(WrapperCell):
         return state.cell if self.per == "sequence" else state
 
     def _outer(self, after: State, state: State) -> State:
-        if self.per == "step":
-            return after
-        return MaskedState(after, state.masks, jnp.ones_like(state.drawn))
+        return state._replace(cell=after) if self.per == "sequence" else after

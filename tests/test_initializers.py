@@ -1,5 +1,7 @@
 """Initialisers for state-space models, gates and reservoirs: ranges, distributions, errors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +76,7 @@ def test_legendre_remembers_a_polynomial_exactly():
     t, weights = np.polynomial.legendre.leggauss(20)
     t, weights = (t + 1) / 2, weights / 2
 
-    def past(x: np.ndarray) -> np.ndarray:
+    def past(x: Any) -> Any:
         return 3 * x**2 - x + 0.5
 
     def projected(values: np.ndarray) -> list[float]:

@@ -37,7 +37,7 @@ def scaled(order: int) -> tuple[np.ndarray, np.ndarray]:
     """``A`` and ``B`` of LegS: ``dc/dt = (A c + B x) / t``."""
     n = np.arange(order)
     r = np.sqrt(2 * n + 1)
-    return -np.tril(np.outer(r, r), -1) - np.diag(n + 1.0), r
+    return np.tril(np.outer(-r, r), -1) - np.diag(n + 1.0), r
 
 
 def normalised(order: int, theta: float | None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """Initialisers for state-space models, gates and reservoirs: ranges, distributions, errors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,10 +59,49 @@ def test_block_diagonal():
     np.testing.assert_array_equal(matrix[outside], 0)
 
 
+def legendre(theta: float | None, order: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    init = initializers.legendre(theta)
+    A, B = (np.asarray(init(KEY, shape, jnp.float64)) for shape in ((order, order), (order,)))
+    return A, B
+
+
+def polynomial(n: int, t: np.ndarray) -> np.ndarray:
+    """The Legendre polynomial of degree n on [0, 1], with a norm of 1."""
+    return np.sqrt(2 * n + 1) * np.polynomial.Legendre.basis(n)(2 * t - 1)
+
+
+def test_legendre_remembers_a_polynomial_exactly():
+    """Both memories hold its projections, on a window or on all of the past."""
+    order, theta = 6, 400.0
+    t, weights = np.polynomial.legendre.leggauss(20)
+    t, weights = (t + 1) / 2, weights / 2
+
+    def past(x: Any) -> Any:
+        return 3 * x**2 - x + 0.5
+
+    def projected(values: np.ndarray) -> list[float]:
+        return [np.sum(weights * polynomial(n, t) * values) for n in range(order)]
+
+    A, B = legendre(None)
+    # c_n(s) is the integral of g_n(t) f(s t); its derivative at s = 1 is that of g_n(t) t f'(t).
+    derivative = A @ projected(past(t)) + B * past(np.ones(1))
+    np.testing.assert_allclose(derivative, projected(t * (6 * t - 1)), atol=1e-12)
+    A, B = legendre(theta)
+    c = np.zeros(order)
+    for step in range(4000):
+        c = A @ c + B * past((step + 0.5) / theta - 9)
+    np.testing.assert_allclose(c, projected(past(t)), atol=0.02)
+
+
 WRONG = {
     "log_uniform(0, 1)": (lambda: initializers.log_uniform(0, 1), "expected 0 < low <= high"),
     "chrono(2)": (lambda: initializers.chrono(2), "expected more than 2 steps"),
     "ring(0.9, 1)": (lambda: initializers.ring(0.9, 1), "expected 0 <= r_min < r_max < 1"),
+    "legendre(0)": (lambda: initializers.legendre(0), "legendre\\(theta=0\\): expected a number"),
+    "legendre": (
+        lambda: initializers.legendre()(KEY, (3, 4), jnp.float32),
+        r"legendre: \(3, 4\) is neither \(order, order\) nor",
+    ),
     "spectral(1, 0)": (lambda: initializers.spectral(1, 0), "a density above 0"),
     "block_diagonal": (
         lambda: initializers.block_diagonal(initializers.ones, 2)(KEY, (3, 4), jnp.float32),

@@ -116,6 +116,7 @@ LEGEND = (
     "_functions",
     "_integers",
     "_jax",
+    "_legendre",
     "_parameters",
     "_stored",
     "_types",

@@ -1,30 +1,45 @@
 """Cells around cells: their equations in NumPy, around two cells, and what each wrapper passes on.
 
-The oracles keep the whole past in lists, where the cells keep windows.
+Equations and the wrappers themselves are in `wrapper_oracles`.
 """
 
 import functools
 import pickle
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-import oracles
 import pytest
 from agreement import assert_agree
 from docstrings import faults
 from models import AUTO, assert_close, noise, random
-from oracles import sigmoid
+from wrapper_oracles import (
+    BASES,
+    HIDDEN,
+    IN,
+    KEY,
+    WRAPPERS,
+    by_oracle,
+    lstm,
+    mgu,
+    options_of,
+    phased,
+    skipped,
+)
 
 import noria as nr
-from noria.cells import MGUCell
 from noria.cells.base import advance, arguments_of
-from noria.cells.wrappers import ProjectedCell, ResidualCell, WrapperCell, Zoneout
+from noria.cells.draws import for_call
+from noria.cells.products import matrix_of, replaced, with_matrices
+from noria.cells.wrappers import ProjectedCell, ResidualCell, WrapperCell
+from noria.cells.wrappers_clockwork import ClockworkCell, ClockworkState
+from noria.cells.wrappers_dropout import DropConnect, MaskedState, VariationalDropout
 from noria.cells.wrappers_fast_slow import FastSlowCell, FastSlowState
 from noria.cells.wrappers_gates import PhasedCell, PhasedState, SkipCell, SkipState
+from noria.cells.wrappers_norms import GateNormCell, StateNormCell, WeightNormCell
+from noria.cells.wrappers_products import BlockDiagonalCell, MultiplicativeCell
 from noria.cells.wrappers_time import (
     AttentionCell,
     AttentionState,
@@ -32,175 +47,16 @@ from noria.cells.wrappers_time import (
     DelayState,
     DilatedCell,
 )
+from noria.cells.wrappers_zoneout import RecurrentDropout, Zoneout
 
-IN, HIDDEN, TIME, BATCH = 3, 4, 5, 3
+TIME, BATCH = 5, 3
 LENGTHS = jnp.array([5, 0, 3])
 RESETS = jnp.array([[0, 0, 0, 0, 1], [0] * 5, [1, 0, 1, 0, 0]], bool)
-KEY = jax.random.key(3)
-
-#: One step of one example in NumPy: the state and the input to the next state.
-Step = Callable[[tuple[Any, ...], Any], tuple[Any, ...]]
-
-
-def lstm(in_size: int = IN, hidden: int = HIDDEN, seed: int = 0) -> Any:
-    cell = nr.LSTMCell(in_size, hidden, key=jax.random.key(0), dtype=jnp.float64)
-    return noise(cell, seed, 0.5)
-
-
-def mgu(in_size: int = IN, hidden: int = HIDDEN, seed: int = 0) -> Any:
-    cell = MGUCell(in_size, hidden, key=jax.random.key(0), dtype=jnp.float64)
-    return noise(cell, seed, 0.5)
-
-
-BASES = {"lstm": lstm, "mgu": mgu}
-
-
-def step_of(cell: Any) -> Step:
-    """The oracle of a cell of `BASES`. Its state is a tuple whose first array is the output."""
-    if isinstance(cell, nr.LSTMCell):
-        return lambda s, x: oracles.lstm(s, x, *map(np.asarray, (cell.W, cell.U, cell.b)))
-    names = "W_f U_f b_f W_n U_n b_n".split()
-    W_f, U_f, b_f, W_n, U_n, b_n = (np.asarray(getattr(cell, name)) for name in names)
-
-    def step(state: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
-        (h,) = state
-        f = sigmoid(W_f @ x + U_f @ h + b_f)
-        return ((1 - f) * h + f * np.tanh(W_n @ x + U_n @ (f * h) + b_n),)
-
-    return step
-
-
-def start(cell: Any) -> tuple[Any, ...]:
-    return tuple(np.asarray(a) for a in jtu.tree_leaves(cell.initial_state()))
-
-
-def iterated(step: Step, state: tuple[Any, ...], xs: Any) -> Iterator[tuple[Any, ...]]:
-    for x in xs:
-        state = step(state, x)
-        yield state
-
-
-# --- one maker and one oracle each ---------------------------------------------------------------
-
-
-def expectation(wrapper: Any, xs: Any) -> Any:
-    inner, rates = step_of(wrapper.cell), wrapper.rate
-
-    def step(state: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
-        pairs = zip(rates, state, inner(state, x), strict=True)
-        return tuple(rate * old + (1 - rate) * new for rate, old, new in pairs)
-
-    return [h for h, *_ in iterated(step, start(wrapper.cell), xs)]
-
-
-def residual(wrapper: Any, xs: Any) -> Any:
-    states = iterated(step_of(wrapper.cell), start(wrapper.cell), xs)
-    return [h + x for (h, *_), x in zip(states, xs, strict=True)]
-
-
-def projected(wrapper: Any, xs: Any) -> Any:
-    states = iterated(step_of(wrapper.cell), start(wrapper.cell), xs)
-    return [np.asarray(wrapper.P) @ h for h, *_ in states]
-
-
-def delayed(wrapper: Any, xs: Any) -> Any:
-    xs = [*np.zeros((wrapper.steps, IN)), *xs][: len(xs)]
-    return [h for h, *_ in iterated(step_of(wrapper.cell), start(wrapper.cell), xs)]
-
-
-def dilated(wrapper: Any, xs: Any) -> Any:
-    step, states = step_of(wrapper.cell), list[Any]()
-    for t, x in enumerate(xs):
-        before = t - wrapper.dilation
-        states.append(step(start(wrapper.cell) if before < 0 else states[before], x))
-    return [h for h, *_ in states]
-
-
-def phased(wrapper: Any, xs: Any, dt: Any = None) -> Any:
-    step, state, ys = step_of(wrapper.cell), start(wrapper.cell), []
-    tau, s, r = (np.asarray(getattr(wrapper, name)) for name in ("tau", "s", "r"))
-    for time, x in zip(np.cumsum(np.ones(len(xs)) if dt is None else dt), xs, strict=True):
-        phi = ((time - s) % tau) / tau
-        k = [
-            2 * p / open_ if p < open_ / 2 else 2 - 2 * p / open_ if p < open_ else wrapper.leak * p
-            for p, open_ in zip(phi, r, strict=True)
-        ]
-        new = step(state, x)
-        pairs = zip(new, state, strict=True)
-        state = tuple(np.multiply(k, a) + np.subtract(1, k) * b for a, b in pairs)
-        ys.append(state[0])
-    return ys
-
-
-def skipped(wrapper: Any, xs: Any, offsets: Any = None) -> Any:
-    """The outputs, and what each gate adds to ``p``; given, gates are ``p`` plus ``offsets``."""
-    step, state, ys, added = step_of(wrapper.cell), start(wrapper.cell), [], list[float]()
-    p: Any = 1.0
-    for t, x in enumerate(xs):
-        added.append((1.0 if p >= 0.5 else 0.0) - p if offsets is None else offsets[t])
-        u = p + added[-1]
-        state = tuple(u * a + (1 - u) * b for a, b in zip(step(state, x), state, strict=True))
-        d = sigmoid(np.asarray(wrapper.W_p) @ np.concatenate(state) + np.asarray(wrapper.b_p))
-        p = u * d + (1 - u) * (p + min(d, 1 - p))
-        ys.append(state[0])
-    return ys, added
-
-
-def attended(wrapper: Any, xs: Any) -> Any:
-    step, past = step_of(wrapper.cell), [start(wrapper.cell)]
-    W_h, W_x, W_m, v = (np.asarray(getattr(wrapper, n)) for n in ("W_h", "W_x", "W_m", "v"))
-    m = np.zeros(HIDDEN)
-    for x in xs:
-        last: list[Any] = past[-wrapper.window :]
-        a = np.array([v @ np.tanh(W_h @ s[0] + W_x @ x + W_m @ m) for s in last])
-        w = np.exp(a) / np.exp(a).sum()
-        mean = tuple(np.tensordot(w, np.stack(arrays), 1) for arrays in zip(*last, strict=True))
-        m = mean[0]
-        past.append(step(mean, x))
-    return [h for h, *_ in past[1:]]
-
-
-def fast_and_slow(wrapper: Any, xs: Any) -> Any:
-    first, second, third = map(step_of, wrapper.fast)
-    fast, slow, ys = start(wrapper.fast[0]), start(wrapper.slow), []
-    for x in xs:
-        fast = first(fast, x)
-        slow = step_of(wrapper.slow)(slow, fast[0])
-        fast = third(second(fast, slow[0]), np.zeros(1))
-        ys.append(fast[0])
-    return ys
-
-
-def zoneout_of(base: Any) -> Any:
-    count = len(jtu.tree_leaves(base().initial_state()))
-    return Zoneout(base(), (0.1, 0.6)[:count], inference=True)
-
-
-def fast_slow_of(base: Any) -> Any:
-    fast = base(), base(2, HIDDEN, 1), base(1, HIDDEN, 2)
-    return FastSlowCell(fast, base(HIDDEN, 2, 3))
-
-
-#: Each wrapper by its name: how it is made from a cell, and its oracle.
-WRAPPERS: dict[str, tuple[Any, Any]] = {
-    "attention": (lambda base: AttentionCell(base(), 3, size=5, key=KEY), attended),
-    "zoneout": (zoneout_of, expectation),
-    "residual": (lambda base: ResidualCell(base(IN, IN)), residual),
-    "phased": (
-        lambda base: PhasedCell(base(), 0.1, periods=(2, 5), ratio=0.6, key=KEY),
-        phased,
-    ),
-    "delay": (lambda base: DelayCell(base(), 2), delayed),
-    "projected": (lambda base: ProjectedCell(base(), 2, key=KEY), projected),
-    "skip": (lambda base: SkipCell(base(), key=KEY, bias=-1.0), lambda *args: skipped(*args)[0]),
-    "dilated": (lambda base: DilatedCell(base(), 3), dilated),
-    "fast_slow": (fast_slow_of, fast_and_slow),
-}
 
 
 @functools.cache
 def made(name: str, base: Any = lstm) -> Any:
-    return WRAPPERS[name][0](base)
+    return WRAPPERS[name].make(base)
 
 
 each = pytest.mark.parametrize("name", WRAPPERS)
@@ -212,9 +68,8 @@ each_base = pytest.mark.parametrize("base", BASES.values(), ids=BASES)
 @each_base
 def test_values_are_those_of_the_equations(name, base):
     cell, xs = made(name, base), random(2, TIME, IN)
-    ys = nr.Recurrence(cell, backend="reference")(xs)
-    expected = np.stack(WRAPPERS[name][1](cell, np.asarray(xs)))
-    assert_close(ys, expected, 1e-11)
+    final, ys = nr.Recurrence(cell, backend="reference").scan(None, xs, **options_of(name))
+    assert_close(ys, by_oracle(name, cell, xs, final), 1e-11)
 
 
 @pytest.mark.sampled(6)
@@ -225,7 +80,9 @@ def test_masked_sequences_equal_the_definition(name, base):
     layer, xs = nr.Recurrence(made(name, base)), random(2, BATCH, TIME, IN)
     xs = jnp.where(jnp.arange(TIME)[:, None] < LENGTHS[:, None, None], xs, jnp.nan)
     definition = nr.with_backend(layer, "reference")
-    found = assert_agree(layer, definition, xs, tolerance=1e-9, lengths=LENGTHS, resets=RESETS)
+    found = assert_agree(
+        layer, definition, xs, tolerance=1e-9, lengths=LENGTHS, resets=RESETS, **options_of(name)
+    )
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
 
 
@@ -233,11 +90,12 @@ def test_masked_sequences_equal_the_definition(name, base):
 @each
 def test_steps_and_pieces_give_what_the_whole_gives(name):
     layer, xs = nr.Recurrence(made(name), backend="reference"), random(2, TIME, IN)
-    end, whole = layer.scan(None, xs)
-    middle, first = layer.scan(None, xs[:3])
+    options = options_of(name)
+    end, whole = layer.scan(None, xs, **options)
+    middle, first = layer.scan(None, xs[:3], **options)
     state, ys = middle, [first]
     for x in xs[3:]:
-        state, y = layer.step(state, x)
+        state, y = layer.step(state, x, **options)
         ys.append(y[None])
     assert_close(jnp.concatenate(ys), whole, 1e-11)
     assert_close(state, end, 1e-11)
@@ -259,24 +117,48 @@ def test_it_is_saved_loaded_and_pickled(name, tmp_path):
 @pytest.mark.sampled(3)
 @each
 def test_auto_runs_machine_code(name):
-    assert nr.explain(nr.Recurrence(made(name)), random(2, TIME, IN)).backend == "native"
+    layer, xs = nr.Recurrence(made(name)), random(2, TIME, IN)
+    assert nr.explain(layer, xs, **options_of(name)).backend == "native"
+
+
+@pytest.mark.sampled(18)
+@each
+def test_narrow_numbers_and_mapped_examples_are_close(name):
+    """float32 and bfloat16 against float64; `jax.vmap` of examples against each by itself."""
+    layer, xs, options = nr.Recurrence(made(name)), random(2, 2, TIME, IN), options_of(name)
+
+    def run(layer: Any, x: Any) -> Any:
+        return layer(x, **options)
+
+    expected = jnp.stack([jax.jit(run)(layer, x) for x in xs])
+    assert_close(jax.jit(jax.vmap(run, (None, 0)))(layer, xs), expected, 1e-11)
+    for dtype, tolerance in ((jnp.float32, 1e-4), (jnp.bfloat16, 0.1)):
+        narrow, x = nr.cast((layer, xs[0]), dtype)
+        ys = jax.jit(run)(narrow, x)
+        assert ys.dtype == dtype
+        if name != "skip" or dtype == jnp.float32:  # a gate of one bit may flip
+            assert_close(ys.astype(jnp.float64), expected[0], tolerance)
 
 
 @each
 def test_the_state_and_the_output_keep_a_narrow_dtype(name):
-    cell = nr.cast(made(name), jnp.bfloat16)
-    state = cell.initial_state()
-    after, y = jax.eval_shape(lambda s, x: advance(cell, s, x), state, jnp.ones(IN, jnp.bfloat16))
+    cell = for_call("test", nr.cast(made(name), jnp.bfloat16), KEY)
+    state, x = cell.initial_state(), jnp.ones(IN, jnp.bfloat16)
+    after, y = jax.eval_shape(lambda s, x: advance(cell, s, x, {"key": KEY}), state, x)
     before = jax.eval_shape(lambda: state)
     assert after == before
     assert y.dtype == jnp.bfloat16
-    wide = [leaf for leaf in jtu.tree_leaves(after) if leaf.dtype != jnp.bfloat16]
-    assert len(wide) == (name == "phased")  # the time
+    kinds = [leaf.dtype for leaf in jtu.tree_leaves(after)]
+    assert kinds.count(jnp.float32) == (name == "phased")  # the time
+    assert jnp.float64 not in kinds
 
 
 CELLS = [WrapperCell, Zoneout, ResidualCell, ProjectedCell, DelayCell, DilatedCell, PhasedCell]
-CELLS += [SkipCell, AttentionCell, FastSlowCell]
+CELLS += [SkipCell, AttentionCell, FastSlowCell, RecurrentDropout, VariationalDropout, DropConnect]
+CELLS += [WeightNormCell, GateNormCell, StateNormCell, MultiplicativeCell, BlockDiagonalCell]
+CELLS += [ClockworkCell]
 STATES = [DelayState, PhasedState, SkipState, AttentionState, FastSlowState]
+STATES += [MaskedState, ClockworkState]
 
 
 @pytest.mark.parametrize("cls", [*CELLS, *STATES])
@@ -306,6 +188,102 @@ def test_zoneout_holds_entries_and_takes_expectations():
         np.testing.assert_allclose(held.mean(), rate, atol=0.02)
         np.testing.assert_allclose(many.mean(0), mean, atol=0.1)
     assert bool(jnp.all(nr.training(nr.inference(cell))(state, x, key=KEY)[0] != expected[0]))
+
+
+def test_dropout_keeps_the_old_number_or_adds_a_larger_change():
+    """The mean over keys is the update without dropout."""
+    cell = RecurrentDropout(lstm(), (0.0, 0.25))
+    state, x = noise(cell.initial_state(), 4), random(5, IN)
+    h, c = cell.cell(state, x)
+    drawn = jax.vmap(lambda key: cell(state, x, key=key))(jax.random.split(KEY, 4000))
+    assert_close(drawn.h, jnp.broadcast_to(h, drawn.h.shape), 0)
+    changes = (drawn.c - state.c) / (c - state.c)
+    is_kept = jnp.abs(changes) < 1e-9
+    assert_close(jnp.where(is_kept, 4 / 3, changes), jnp.full(changes.shape, 4 / 3), 1e-9)
+    np.testing.assert_allclose(is_kept.mean(0), 0.25, atol=0.03)
+    for found, expected in zip(nr.inference(cell)(state, x), (h, c), strict=True):
+        assert_close(found, expected, 0)
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("name", ["variational", "changes"])
+def test_masks_belong_to_a_sequence(name):
+    """Examples have their own; a reset draws new ones, and a continued sequence keeps them."""
+    layer = nr.Recurrence(made(name), backend="scan")
+    xs, resets = random(2, 200, 6, IN), jnp.zeros((200, 6), bool).at[100:, 3].set(True)
+    first, _ = layer.scan(None, xs[:, :3], key=KEY)
+    for masks, rate in zip(
+        first.masks, (0.3, 0.4) if name == "variational" else (0.4,), strict=True
+    ):
+        np.testing.assert_allclose(masks.mean(), 1 - rate, atol=0.08)
+        assert len(np.unique(masks, axis=0)) > 4
+    last, _ = layer.scan(first, xs[:, 3:], resets=resets[:, 3:], key=jax.random.key(8))
+    for before, after in zip(first.masks, last.masks, strict=True):
+        assert bool((before == after)[:100].all())
+        assert 0.3 < float((before == after)[100:].mean()) < 0.8
+    seen, _ = nr.inference(layer).scan(None, xs)  # inference draws nothing: training does so then
+    assert not seen.drawn.any()
+    trained, _ = layer.scan(seen, xs[:, :3], key=KEY)
+    assert_close(trained.masks, first.masks, 0)
+    plain = nr.Recurrence(made(name).cell, backend="scan")
+    assert_close(nr.inference(layer)(xs), plain(xs), 1e-12)
+
+
+def test_dropped_weights_are_those_of_a_call():
+    """One mask for all examples, without gradients; with `jax.vmap`, one for each key."""
+    cell = DropConnect(lstm(IN, 20), 0.4)
+    layer, xs = nr.Recurrence(cell, backend="scan"), random(2, 3, TIME, IN)
+    resets = jnp.zeros((3, TIME), bool).at[:, 2].set(True)
+    U = matrix_of(for_call("test", cell, KEY), "U")
+    np.testing.assert_allclose((U == 0).mean(), 0.4, atol=0.03)
+    masked = nr.Recurrence(with_matrices(cell.cell, {"U": U}), backend="scan")
+    assert_close(layer(xs, resets=resets, key=KEY), masked(xs, resets=resets), 1e-12)
+    gradient = nr.grad(lambda layer: jnp.sum(layer(xs, key=KEY) ** 2))(layer).cell.cell.U
+    np.testing.assert_array_equal(gradient == 0, U == 0)
+    keys = jax.random.split(KEY, 3)
+    each = jax.vmap(lambda x, key: layer(x, key=key))(xs, keys)
+    assert_close(each, jnp.stack([layer(x, key=k) for x, k in zip(xs, keys, strict=True)]), 1e-12)
+    plain = nr.Recurrence(cell.cell, backend="scan")
+    assert_close(nr.inference(layer)(xs), plain(xs), 0)
+
+
+def test_normed_weights_have_the_lengths():
+    """At first the cell is as it was; scaling the directions changes nothing."""
+    cell = WeightNormCell(lstm())
+    xs = random(2, TIME, IN)
+    before = nr.Recurrence(cell.cell, backend="scan")(xs)
+    assert_close(nr.Recurrence(cell, backend="scan")(xs), before, 1e-12)
+    scaled = replaced(cell, cell=with_matrices(cell.cell, {"U": 7 * matrix_of(cell, "U")}))
+    assert_close(nr.Recurrence(scaled, backend="scan")(xs), before, 1e-12)
+    blocks = BlockDiagonalCell(lstm(), 2, key=KEY)
+    weighted = matrix_of(WeightNormCell(blocks)._weighted(), "U")
+    assert_close(weighted.blocks, matrix_of(blocks, "U").blocks, 1e-12)
+    lengths = jnp.linalg.norm(matrix_of(blocks, "U").blocks, axis=-1)
+    assert_close(WeightNormCell(blocks).g["U"], lengths, 1e-12)
+
+
+def test_multiplicative_integration_gives_the_cell_of_the_catalogue():
+    of_catalogue = noise(nr.cells.MILSTMCell(IN, HIDDEN, key=KEY, dtype=jnp.float64), 3, 0.5)
+    inner = lstm()
+    inner = replaced(inner, **{name: getattr(of_catalogue, name) for name in ("W", "U", "b")})
+    cell = MultiplicativeCell(inner)
+    vectors = {name: {"U": getattr(of_catalogue, name)} for name in ("alpha", "beta_1", "beta_2")}
+    xs = random(2, TIME, IN)
+    found, expected = (
+        nr.Recurrence(one, backend="scan")(xs) for one in (replaced(cell, **vectors), of_catalogue)
+    )
+    assert_close(found, expected, 1e-12)
+
+
+def test_a_slow_module_waits():
+    layer = nr.Recurrence(ClockworkCell(lstm(), (1, 2, 3, 4)), backend="scan")
+    (end, ys), resets = layer.scan(None, random(2, 9, IN)), jnp.zeros(9, bool).at[5].set(True)
+    assert int(end.t) == 9
+    for unit, period in enumerate((1, 2, 3, 4)):
+        moved = np.flatnonzero(np.diff(ys[:, unit])) + 1
+        assert moved.tolist() == [t for t in range(1, 9) if t % period == 0]
+    again = layer(random(2, 9, IN), resets=resets)
+    assert bool((again[5] != again[4]).all())
 
 
 def test_a_phase_follows_the_time_that_passes():
@@ -362,6 +340,41 @@ def test_wrappers_nest():
     inside = ResidualCell(Zoneout(lstm(IN, IN), 0.3))
     a, b = (nr.Recurrence(cell, backend="reference")(xs[0], key=KEY) for cell in (outside, inside))
     assert_close(a, b, 1e-12)
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda cell: DropConnect(GateNormCell(WeightNormCell(cell)), 0.3),
+        lambda cell: GateNormCell(DropConnect(VariationalDropout(cell, 0.4), 0.3)),
+        lambda cell: MultiplicativeCell(DropConnect(DropConnect(Zoneout(cell, 0.2), 0.3), 0.4)),
+    ],
+)
+def test_wrappers_of_products_nest(wrap):
+    layer = nr.Recurrence(wrap(BlockDiagonalCell(lstm(), 2, key=KEY)))
+    definition = nr.with_backend(layer, "reference")
+    assert_agree(layer, definition, random(2, 1, 3, IN), tolerance=1e-9, key=KEY)
+
+
+def test_two_masks_of_weights_are_independent():
+    blocks = BlockDiagonalCell(lstm(IN, 20), 2, key=KEY)
+    assert matrix_of(blocks, "U").blocks.shape == (4, 2, 10, 10)  # a gate each
+    twice = for_call("test", DropConnect(DropConnect(blocks, 0.3), 0.4), KEY)
+    factors = np.asarray(matrix_of(twice, "U").blocks / matrix_of(blocks, "U").blocks)
+    assert {*np.round(factors.ravel(), 9)} == {0, round(1 / 0.7 / 0.6, 9)}
+    np.testing.assert_allclose((factors != 0).mean(), 0.42, atol=0.05)
+
+
+def test_rows_of_a_wrapped_matrix_are_those_of_its_product():
+    """`GRUv3Cell` takes rows of ``U``."""
+    cell = nr.GRUv3Cell(IN, HIDDEN, key=KEY, dtype=jnp.float64)
+    blocks = BlockDiagonalCell(cell, 2, key=KEY)
+    U = jnp.stack([matrix_of(blocks, "U") @ unit for unit in jnp.eye(HIDDEN)], axis=1)
+    assert matrix_of(blocks, "U").shape == U.shape
+    xs = random(2, TIME, IN)
+    dense = nr.Recurrence(replaced(cell, U=U), backend="scan")
+    assert_close(nr.Recurrence(blocks, backend="scan")(xs), dense(xs), 1e-12)
 
 
 class Asking(nr.Cell):
@@ -429,16 +442,19 @@ def test_fast_and_slow_cells_draw_their_own_numbers():
     assert_close(cell(state, x, key=KEY), (FastSlowState(f, s), y), 1e-12)
 
 
+class Frames(nr.Cell):
+    """A cell whose input is a tree of arrays."""
+
+    in_shape = {"frame": (2, 3), "gate": ()}  # noqa: RUF012
+
+    def __call__(self, h, x):
+        return x["gate"] * h + x["frame"].sum(0)
+
+    def initial_state(self):
+        return jnp.zeros(3)
+
+
 def test_inputs_of_any_shape_are_delayed():
-    class Frames(nr.Cell):
-        in_shape = {"frame": (2, 3), "gate": ()}  # noqa: RUF012
-
-        def __call__(self, h, x):
-            return x["gate"] * h + x["frame"].sum(0)
-
-        def initial_state(self):
-            return jnp.zeros(3)
-
     xs = {"frame": random(1, TIME, 2, 3), "gate": random(2, TIME)}
     layer = nr.Recurrence(DelayCell(Frames(), 2), backend="reference")
     zeros = jtu.tree_map(lambda a: jnp.zeros_like(a[:2]), xs)
@@ -532,6 +548,7 @@ class Open(nr.Cell):
 
 NOTHING: Any = None
 TEXT: Any = "all"
+SEED: Any = 0
 
 
 @pytest.mark.parametrize(
@@ -557,6 +574,46 @@ TEXT: Any = "all"
             lambda: ProjectedCell(SkipCell(lstm(), key=KEY, with_gate=True), 2, key=KEY),
             ValueError,
             r"the output of the cell is Aux\(.*expected a vector",
+        ),
+        (lambda: RecurrentDropout(lstm(), 1), ValueError, "nothing is kept"),
+        (lambda: RecurrentDropout(lstm(), (0.1,) * 3), ValueError, "there are 3 rates"),
+        (lambda: RecurrentDropout(lstm(), 0.1, per="batch"), ValueError, "per is 'batch'"),
+        (lambda: VariationalDropout(lstm(), 0.1, 1.0), ValueError, "at least 0 and below 1"),
+        (lambda: VariationalDropout(Frames(), 0.1), ValueError, "expected a vector"),
+        (lambda: VariationalDropout(Turning(jnp.ones(3)), 0.1), ValueError, "no matrix that mult"),
+        (
+            lambda: VariationalDropout(lstm(), 0.1, matrices=("W", "U")),
+            ValueError,
+            r"W, U have \[3, 4\] columns",
+        ),
+        (lambda: DropConnect(lstm(), -0.1), ValueError, "expected a probability"),
+        (
+            lambda: DropConnect(lstm(), 0.1, matrices=("b",)),
+            ValueError,
+            r"\('b',\); expected a tuple of names among the matrices of LSTMCell: W, U",
+        ),
+        (lambda: WeightNormCell(lstm(), matrices=TEXT), ValueError, "matrices is 'all'"),
+        (lambda: GateNormCell(Counting()), ValueError, "no matrix that multiplies its input or"),
+        (
+            lambda: GateNormCell(nr.cells.AntisymmetricRNNCell(IN, HIDDEN, key=KEY)),
+            TypeError,
+            "AntisymmetricRNNCell uses one of V, W in another way than U @ v",
+        ),
+        (lambda: StateNormCell(DilatedCell(lstm(), 2)), ValueError, "a vector of real numbers"),
+        (lambda: StateNormCell(Turning(jnp.ones(3, complex))), ValueError, "a vector of real"),
+        (lambda: MultiplicativeCell(Counting()), ValueError, "names that go together"),
+        (lambda: MultiplicativeCell(lstm(), pairs=(("W", "V"),)), ValueError, "matrices is"),
+        (lambda: BlockDiagonalCell(lstm(), 3, key=KEY), ValueError, "heads to divide them"),
+        (lambda: BlockDiagonalCell(lstm(), 0, key=KEY), ValueError, "heads is 0"),
+        (lambda: BlockDiagonalCell(lstm(), 2, key=NOTHING), TypeError, "key is None"),
+        (lambda: ClockworkCell(lstm(), ()), ValueError, "modules is 0"),
+        (lambda: ClockworkCell(lstm(), (1, 0)), ValueError, "T_1 is 0"),
+        (lambda: ClockworkCell(lstm(), (1, 2, 4)), ValueError, "a multiple of 3"),
+        (lambda: ClockworkCell(DelayCell(lstm(), 1), (1, 2)), ValueError, "the same last axis"),
+        (
+            lambda: ClockworkCell(lstm(), (1, 2), matrices=("W",)),
+            ValueError,
+            r"W has shape \(16, 3\); expected \(4, 4\)",
         ),
         (lambda: DelayCell(lstm(), 0), ValueError, "steps is 0"),
         (lambda: DelayCell(Open(), 1), ValueError, "Open has neither"),
@@ -590,3 +647,9 @@ def test_wrong_steps_are_named():
         nr.Recurrence(Zoneout(lstm(), 0.1), backend="reference")(random(1, 2, IN))
     with pytest.raises(ValueError, match="expected equal shapes"):
         advance(ResidualCell(lstm()), state, x)
+    for wrap in (RecurrentDropout, VariationalDropout, DropConnect):
+        cell = wrap(lstm(), 0.1)
+        with pytest.raises(TypeError, match=f"{wrap.__name__}: in training mode it needs a key"):
+            nr.Recurrence(cell, backend="reference")(random(1, 2, IN))
+        with pytest.raises(TypeError, match="key is a int"):
+            nr.Recurrence(cell, backend="reference")(random(1, 2, IN), key=SEED)

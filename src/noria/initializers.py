@@ -17,6 +17,7 @@ import numpy as np
 from jax.nn import initializers as _jax
 from jax.scipy.linalg import block_diag
 
+from noria import _legendre
 from noria._types import Initializer, Key
 
 _OUT_IN = {"in_axis": -1, "out_axis": -2}
@@ -59,11 +60,9 @@ def uniform(bound: float) -> Initializer:
         >>> bool(abs(w).max() <= 0.1)
         True
     """
-
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
 
 
 def normal(deviation: float = 0.01) -> Initializer:
@@ -190,12 +189,7 @@ def identity(gain: float = 1.0) -> Initializer:
 
     Source: Le, Jaitly and Hinton 2015, arXiv 1504.00941.
     """
-
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        rows, columns = shape
-        return gain * jnp.eye(rows, columns, dtype=dtype)
-
-    return init
+    return lambda key, shape, dtype=jnp.float32: gain * jnp.eye(shape[0], shape[1], dtype=dtype)
 
 
 def log_uniform(low: float, high: float) -> Initializer:
@@ -224,10 +218,9 @@ def log_uniform(low: float, high: float) -> Initializer:
     if not 0 < low <= high:
         raise ValueError(f"log_uniform({low}, {high}): expected 0 < low <= high.")
 
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jnp.exp(jax.random.uniform(key, shape, dtype, math.log(low), math.log(high)))
-
-    return init
+    return lambda key, shape, dtype=jnp.float32: jnp.exp(
+        jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
+    )
 
 
 def chrono(longest: float) -> Initializer:
@@ -255,10 +248,9 @@ def chrono(longest: float) -> Initializer:
     if longest <= 2:
         raise ValueError(f"chrono({longest}): expected more than 2 steps.")
 
-    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jnp.log(jax.random.uniform(key, shape, dtype, 1, longest - 1))
-
-    return init
+    return lambda key, shape, dtype=jnp.float32: jnp.log(
+        jax.random.uniform(key, shape, dtype, 1, longest - 1)
+    )
 
 
 def ring(r_min: float, r_max: float) -> Initializer:
@@ -294,6 +286,45 @@ def ring(r_min: float, r_max: float) -> Initializer:
         least = max(r_min**2, float(jnp.finfo(dtype).tiny))
         square = jax.random.uniform(key, shape, dtype, least, r_max**2)
         return jnp.log(-0.5 * jnp.log(square))
+
+    return init
+
+
+def legendre(theta: float | None = None) -> Initializer:
+    """The matrices of a memory of Legendre polynomials: ``A`` for a matrix, ``B`` for a vector.
+
+    ::
+
+        with theta: c' = A c + B x              LegT, a window of theta steps, held for a step
+        without:    dc/dt = (A c + B x) / t     LegS, all steps since the start
+                    A_nk = -r_n r_k for n > k, -(n + 1) for n = k;  B_n = r_n = sqrt(2 n + 1)
+
+    The polynomials are normalised; those of `LMUCell` are not. S4 starts from ``A`` of LegS.
+
+    Args:
+        theta: length of the window, in steps.
+
+    Returns:
+        An initialiser of square matrices ``(order, order)`` and of vectors ``(order,)``.
+
+    Raises:
+        ValueError: for a window of no steps. When it draws, for another shape.
+
+    Examples:
+        >>> import jax, noria as nr
+        >>> nr.initializers.legendre()(jax.random.key(0), (2, 2), "float32").round().tolist()
+        [[-1.0, 0.0], [-2.0, -2.0]]
+
+    Source: Gu et al. 2020, arXiv 2008.07669, theorems 1 and 2.
+    """
+    if theta is not None:
+        _legendre.check_window("legendre", theta)
+
+    def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        if len(shape) not in (1, 2) or shape[0] != shape[-1]:
+            raise ValueError(f"legendre: {shape} is neither (order, order) nor (order,).")
+        A, B = _legendre.normalised(shape[0], theta)
+        return jnp.asarray(A if len(shape) == 2 else B, dtype)
 
     return init
 

@@ -11,7 +11,14 @@ catalogue          the entries of ``catalogue.toml`` and ``papers.bib``
 elman              the simple recurrent cell
 gru                the gated recurrent units
 lstm               the long short-term memory
-wrappers           cells around other cells: the base, zoneout, outputs
+products           the matrices of any cell, and products that a wrapper changes
+draws              random numbers that a cell draws once for a call
+wrappers           cells around other cells: the base, outputs
+wrappers_zoneout   wrappers that keep numbers of the state at random
+wrappers_dropout   wrappers that drop features or weights at random
+wrappers_norms     wrappers that normalise weights, products or states
+wrappers_products  wrappers with other products: with the input, or in blocks
+wrappers_clockwork modules of units, updated in periods
 wrappers_time      wrappers that read the past
 wrappers_gates     wrappers with a gate of the whole update
 wrappers_fast_slow several fast cells and a slow one
@@ -19,7 +26,6 @@ parts              functions that many cells share
 starts             initialisers that several cells share
 matrices           recurrent matrices with a structure
 heads              parts of cells whose memory is a matrix for each head
-legendre           the matrices of the Legendre delay and of HiPPO
 spikes             spikes with surrogate gradients
 wiring             which synapses of neurons there are
 gated              cells with vectors as states: gates, or none
@@ -46,21 +52,33 @@ from noria.cells.declared import DeclaredCell as DeclaredCell
 from noria.cells.declared import VectorCell as VectorCell
 from noria.cells.spatial import SpatialCell as SpatialCell
 from noria.cells.wiring import ncp_wiring as ncp_wiring
+from noria.cells.parts import block_product as block_product
 from noria.cells.wrappers import ProjectedCell as ProjectedCell
 from noria.cells.wrappers import ResidualCell as ResidualCell
 from noria.cells.wrappers import WrapperCell as WrapperCell
-from noria.cells.wrappers import Zoneout as Zoneout
+from noria.cells.wrappers_clockwork import ClockworkCell as ClockworkCell
+from noria.cells.wrappers_clockwork import ClockworkState as ClockworkState
+from noria.cells.wrappers_dropout import DropConnect as DropConnect
+from noria.cells.wrappers_dropout import MaskedState as MaskedState
+from noria.cells.wrappers_dropout import VariationalDropout as VariationalDropout
 from noria.cells.wrappers_fast_slow import FastSlowCell as FastSlowCell
 from noria.cells.wrappers_fast_slow import FastSlowState as FastSlowState
 from noria.cells.wrappers_gates import PhasedCell as PhasedCell
 from noria.cells.wrappers_gates import PhasedState as PhasedState
 from noria.cells.wrappers_gates import SkipCell as SkipCell
 from noria.cells.wrappers_gates import SkipState as SkipState
+from noria.cells.wrappers_norms import GateNormCell as GateNormCell
+from noria.cells.wrappers_norms import StateNormCell as StateNormCell
+from noria.cells.wrappers_norms import WeightNormCell as WeightNormCell
+from noria.cells.wrappers_products import BlockDiagonalCell as BlockDiagonalCell
+from noria.cells.wrappers_products import MultiplicativeCell as MultiplicativeCell
 from noria.cells.wrappers_time import AttentionCell as AttentionCell
 from noria.cells.wrappers_time import AttentionState as AttentionState
 from noria.cells.wrappers_time import DelayCell as DelayCell
 from noria.cells.wrappers_time import DelayState as DelayState
 from noria.cells.wrappers_time import DilatedCell as DilatedCell
+from noria.cells.wrappers_zoneout import RecurrentDropout as RecurrentDropout
+from noria.cells.wrappers_zoneout import Zoneout as Zoneout
 
 if TYPE_CHECKING:
     from noria.cells.convolutional.causal_lstm import CausalLSTMCell as CausalLSTMCell

@@ -66,7 +66,24 @@ def has_other_size(cell: Any) -> bool:
 
 
 def block_product(R: jax.Array, x: jax.Array) -> jax.Array:
-    """The product of a block-diagonal matrix, (blocks, rows, columns), and a vector."""
+    """The product of a block-diagonal matrix and a vector: each head has a matrix of its own.
+
+    ::
+
+        diag(R_1, ..., R_k) x
+
+    Args:
+        R: ``(blocks, rows, columns)``, the blocks.
+        x: ``(blocks * columns,)``, the vector.
+
+    Returns:
+        ``(blocks * rows,)``, the product.
+
+    Examples:
+        >>> import jax.numpy as jnp, noria as nr
+        >>> nr.cells.block_product(jnp.ones((2, 1, 2)), jnp.arange(4.0)).tolist()
+        [1.0, 5.0]
+    """
     return jnp.einsum("hij,hj->hi", R, x.reshape(len(R), -1)).reshape(-1)
 
 

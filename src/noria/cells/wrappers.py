@@ -1,9 +1,14 @@
-"""Cells around any other cell: the base, zoneout, residual and projected outputs.
+"""Cells around any other cell: the base, residual and projected outputs.
 
 =================== ===========================================================
 file                contents
 =================== ===========================================================
-wrappers            the base of all, parts, wrappers of an update or an output
+wrappers            the base of all, parts, wrappers of an output
+wrappers_zoneout    random updates: zoneout, dropout of changes
+wrappers_dropout    random products: dropout of features and of weights
+wrappers_norms      norms of weights, of products and of states
+wrappers_products   other products: with the input, or in blocks
+wrappers_clockwork  modules that are updated in periods
 wrappers_time       wrappers that read the past: delay, dilation, attention
 wrappers_gates      a gate of the whole update: phased and skipped updates
 wrappers_fast_slow  several fast cells and a slow one
@@ -12,7 +17,6 @@ wrappers_fast_slow  several fast cells and a slow one
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -148,6 +152,24 @@ def dtype_of(cell: Any) -> jnp.dtype:
     return default_dtype(next(iter(kinds), found))
 
 
+def own_key(cell: Any, key: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The key of a wrapper, and the arguments of its inner cell with a key for that, if it asks."""
+    if key is None or "key" not in arguments_of(cell):
+        return key, keywords
+    key, inner = jax.random.split(key)
+    return key, {**keywords, "key": inner}
+
+
+def check_drawn(call: str, key: Any) -> None:
+    """Reject a missing key in training mode."""
+    if key is None:
+        raise TypeError(
+            f"{call}: in training mode it needs a key: layer(xs, key=key); "
+            "for its expectation, noria.inference(model)."
+        )
+    check_key(call, key)
+
+
 def is_inexact(array: Any) -> bool:
     """Whether an array of the state holds floating or complex numbers."""
     return bool(jnp.issubdtype(jnp.result_type(array), jnp.inexact))
@@ -182,113 +204,6 @@ def output_of(call: str, cell: Any) -> Any:
 
 
 # --- wrappers -------------------------------------------------------------------------------------
-
-
-def _rates(rate: Any) -> Any:
-    leaves = jtu.tree_leaves(rate)
-    return rate if isinstance(rate, int | float) else tuple(leaves)
-
-
-class Zoneout(WrapperCell):
-    """Keeps each number of the state with a probability, and else updates it.
-
-    ::
-
-        s~ = cell(s, x)
-        m  ~ Bernoulli(rate)
-        s' = m * s + (1 - m) * s~              in training
-        s' = rate * s + (1 - rate) * s~        in inference
-
-    Args:
-        cell: any cell.
-        rate: probability that a number stays as it is, from 0 to 1. One for all arrays of the
-            state, or one for each: ``(0.05, 0.5)`` or ``LSTMState(h=0.05, c=0.5)``.
-        inference: whether the expectation is taken. `noria.inference` and `noria.training` set it
-            for a whole model.
-
-    Attributes:
-        cell: as passed.
-        rate: a number, or a tuple of numbers.
-        inference: as passed.
-
-    All arrays of the state take part, also those that a wrapper inside adds. So put zoneout inside
-    of delays and windows. Arrays of integers and booleans are always updated.
-
-    Raises:
-        TypeError: in training mode, if no key is passed.
-        ValueError: for a rate out of range, or if there is not one for each array.
-
-    Source: Krueger et al. 2016, arXiv 1606.01305. The masks of ``h`` and ``c`` of an
-    LSTM are independent, and the new ``h`` reads the ``c`` before zoneout. Haste holds ``h`` only.
-
-    Examples:
-        >>> import jax, jax.numpy as jnp, noria as nr
-        >>> from noria.cells.wrappers import Zoneout
-        >>> k1, k2 = jax.random.split(jax.random.key(0))
-        >>> layer = nr.Recurrence(Zoneout(nr.LSTMCell(2, 3, key=k1), (0.05, 0.5)))
-        >>> layer(jnp.ones((5, 2)), key=k2).shape
-        (5, 3)
-        >>> nr.inference(layer)(jnp.ones((5, 2))).shape
-        (5, 3)
-    """
-
-    rate: float | tuple[float, ...] = eqx.field(static=True, converter=_rates)
-    inference: bool = eqx.field(static=True, default=False, kw_only=True)
-
-    def __check_init__(self) -> None:
-        check_cell("Zoneout", self.cell)
-        rates = self.rate if isinstance(self.rate, tuple) else (self.rate,)
-        if not all(isinstance(rate, int | float) and 0 <= rate <= 1 for rate in rates):
-            raise ValueError(
-                f"Zoneout(rate={self.rate!r}): rate is a probability; expected 0 to 1."
-            )
-        count = len(jtu.tree_leaves(self.cell.initial_state()))
-        if isinstance(self.rate, tuple) and len(rates) != count:
-            raise ValueError(
-                f"Zoneout(rate={self.rate!r}): there are {len(rates)} rates; expected one number, "
-                f"or {count}, one for each array of the state of {cell_name(self.cell)}."
-            )
-
-    def __call__(self, state: State, x: Any, *, key: Key | None = None, **keywords: Any) -> State:
-        """The next state; see `WrapperCell`.
-
-        Args:
-            state: the state before the step.
-            x: the input of the step.
-            key: random key of the step, needed in training mode.
-            **keywords: ``t``, ``dt`` and ``context``, if the inner cell takes them.
-
-        Returns:
-            ``state`` after the step, or ``(state, y)``.
-        """
-        if key is not None and "key" in arguments_of(self.cell):
-            key, keywords["key"] = jax.random.split(key)
-        after, emitted = next_state(self.cell, state, x, keywords)
-        old, new, structure = (*map(jtu.tree_leaves, (state, after)), jtu.tree_structure(after))
-        rates = self.rate if isinstance(self.rate, tuple) else (self.rate,) * len(new)
-        keys = [None] * len(new) if self.inference or not any(rates) else self._keys(key, len(new))
-        mixed = [
-            _held(rate, key, *pair) for rate, key, *pair in zip(rates, keys, old, new, strict=True)
-        ]
-        return with_output(jtu.tree_unflatten(structure, mixed), emitted)
-
-    def _keys(self, key: Key | None, count: int) -> Any:
-        if key is None:
-            raise TypeError(
-                "Zoneout: in training mode it needs a key: layer(xs, key=key); "
-                "for its expectation, noria.inference(model)."
-            )
-        check_key("Zoneout", key)
-        return jax.random.split(key, count)
-
-
-def _held(rate: float, key: Key | None, old: jax.Array, new: jax.Array) -> jax.Array:
-    """The numbers of one array after zoneout; without a key the expectation."""
-    if not is_inexact(new) or not rate:
-        return new
-    if key is None:
-        return rate * old + (1 - rate) * new
-    return jnp.where(jax.random.bernoulli(key, rate, new.shape), old, new)
 
 
 class ResidualCell(WrapperCell):

@@ -14,6 +14,7 @@ from noria._jax import looks_at_residuals
 from noria._types import Key, State
 from noria.backends.base import Problem
 from noria.cells.base import arguments_of, cell_name
+from noria.cells.draws import for_call
 from noria.compiler.select import Options, is_listening, run_locally, run_single_step
 from noria.compiler.trace import tree_spec
 from noria.ir.evaluate import of_one, spread
@@ -199,7 +200,8 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         if resets is not None:
             resets = self._resets(resets, axes)
         given = {"key": key, "t": t, "dt": dt, "context": context}
-        keywords, context = keywords_of(self.label, self.cell, axes, resets, given, time=True)
+        cell = for_call(self.label, self.cell, key)
+        keywords, context = keywords_of(self.label, cell, axes, resets, given, time=True)
         context = of_nonempty(context, lengths)
         if resets is not None and self.reverse:
             # The boundary before step t is crossed on the way from t to t - 1.
@@ -210,7 +212,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             # JAX then looks at the residuals too.
             xs, keywords = keep_valid(xs, lengths), without_padding(keywords, lengths)
         problem = Problem(
-            self.cell,
+            cell,
             own,
             start,
             xs,
@@ -222,7 +224,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             self.reverse,
             self.label,
         )
-        is_part = is_listening() or has_constant_weights(self.cell)
+        is_part = is_listening() or has_constant_weights(cell)
         shared = None if is_part else self._dependence(problem, len(axes))
         run = run_locally if shared is None else functools.partial(compiled_run, shared)
         return run(self._options, problem)
@@ -289,9 +291,10 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             resets = self._resets(resets, batch)
             state = where(resets, own, state)
         given = {"key": key, "t": t, "dt": dt, "context": context}
-        keywords, context = keywords_of(self.label, self.cell, batch, resets, given, time=False)
+        cell = for_call(self.label, self.cell, key)
+        keywords, context = keywords_of(self.label, cell, batch, resets, given, time=False)
         problem = Problem(
-            self.cell,
+            cell,
             own,
             state,
             x,
@@ -307,7 +310,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
 
     def _run_step(self, options: Options, problem: Problem) -> tuple[State, Any]:
         """Run a step in a program that is shared with other calls, if there can be one."""
-        if has_constant_weights(self.cell):
+        if has_constant_weights(problem.cell):
             return run_single_step(options, problem)
         shared = self._dependence(problem, int(problem.batched))
         if shared is None:
@@ -327,7 +330,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         x, keywords = of_one((problem.xs, problem.keywords), axes)
         if problem.context is not None:
             keywords["context"] = of_one(problem.context, int(problem.batched))
-        return dependence_of(self.cell, problem.initial_state, x, keywords)
+        return dependence_of(problem.cell, problem.initial_state, x, keywords)
 
     @property
     def label(self) -> str:

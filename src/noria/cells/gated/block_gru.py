@@ -6,10 +6,8 @@ from jax.nn import sigmoid
 
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.parts import normalized
-
-#: Glorot's bound for each matrix of a stack.
-_each_glorot = jax.nn.initializers.glorot_uniform(in_axis=-1, out_axis=-2, batch_axis=0)
+from noria.cells.parts import block_product, normalized
+from noria.cells.starts import each_glorot
 
 
 class BlockGRUCell(VectorCell):
@@ -41,7 +39,7 @@ class BlockGRUCell(VectorCell):
     epsilon: float = 1e-4
     W: jax.Array = matrix("3 * hidden", "in")
     U: jax.Array = array(
-        "3 * blocks", "hidden // blocks", "hidden // blocks", initializer=_each_glorot
+        "3 * blocks", "hidden // blocks", "hidden // blocks", initializer=each_glorot
     )
     alpha: jax.Array = vector("3 * hidden", 1)
     beta: jax.Array = vector("3 * hidden")
@@ -54,8 +52,7 @@ class BlockGRUCell(VectorCell):
             )
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        each = h.reshape(self.blocks, -1)
-        parts = [jnp.einsum("bij,bj->bi", U, each).ravel() for U in jnp.split(self.U, 3)]
+        parts = [block_product(U, h) for U in jnp.split(self.U, 3)]
         a = self.W @ x + jnp.concatenate(parts)
         r, c, u = jnp.split(self.alpha * normalized(a, self.epsilon) + self.beta, 3)
         n = jnp.tanh(sigmoid(r) * c)

@@ -10,7 +10,6 @@ from noria.cells.declare import matrix, state, vector
 from noria.cells.declared import VectorCell
 
 
-#: Glorot's bound for each matrix of a stack.
 class MILSTMCell(VectorCell):
     """The long short-term memory with multiplicative integration of input and state.
 

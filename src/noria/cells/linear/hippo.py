@@ -1,6 +1,5 @@
 """HiPPO-RNN."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,19 +8,11 @@ import numpy as np
 from jax.nn import sigmoid
 
 from noria._errors import check_choice
+from noria._legendre import check_window, scaled, translated
 from noria.cells.declare import matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.legendre import check_window, legendre
 from noria.cells.parts import wide_dtype
 from noria.initializers import lecun_normal
-
-
-@functools.cache
-def _translated(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
-    """``A`` and ``B`` of LegT: those of the Legendre delay, with normalised polynomials."""
-    A, B = legendre(order, theta)
-    scale = (-1.0) ** np.arange(order) * np.sqrt(2 * np.arange(order) + 1)
-    return A * scale / scale[:, None], B / scale
 
 
 class HiPPOCell(VectorCell):
@@ -35,9 +26,9 @@ class HiPPOCell(VectorCell):
         n  = tanh(W_n x + V_n c' + b_n)
         h' = (1 - g) * h + g * n
 
-        legs: c' = (I + A / 2t)^-1 ((I - A / 2t) c + B f / t),  at t = 0: c' = (f, 0, 0, ...)
+        legs: c' = (I - A / 2t)^-1 ((I + A / 2t) c + B f / t),  at t = 0: c' = (f, 0, 0, ...)
         legt: c' = A c + B f
-        legs: A_nk = r_n r_k for n > k, n + 1 for n = k;  B_n = r_n = sqrt(2 n + 1)
+        legs: A_nk = -r_n r_k for n > k, -(n + 1) for n = k;  B_n = r_n = sqrt(2 n + 1)
         legt: dc/dt = (-Z c + r f) / theta, held for a step;
               Z_nk = r_n r_k for n >= k, (-1)^(n - k) r_n r_k for n < k
 
@@ -81,7 +72,7 @@ class HiPPOCell(VectorCell):
         if self.measure == "legs":
             c = self._legs(c, f, t)
         else:
-            A, B = (jnp.asarray(a, self.dtype) for a in _translated(self.order, self.theta))
+            A, B = (jnp.asarray(a, self.dtype) for a in translated(self.order, self.theta))
             c = c @ A.T + f[:, None] * B
         m = c.reshape(-1)
         g = sigmoid(self.W_g @ x + self.V_g @ m + self.b_g)
@@ -90,13 +81,11 @@ class HiPPOCell(VectorCell):
 
     def _legs(self, c: jax.Array, f: jax.Array, t: jax.Array) -> jax.Array:
         wide = wide_dtype(self.dtype)
-        n = np.arange(self.order)
-        r = np.sqrt(2 * n + 1)
-        A, B = (jnp.asarray(a, wide) for a in (np.tril(np.outer(r, r), -1) + np.diag(n + 1), r))
+        A, B = (jnp.asarray(a, wide) for a in scaled(self.order))
         c, f = c.astype(wide), f.astype(wide)
         start = f[:, None] * jnp.asarray(np.eye(1, self.order), wide)
         step = 1 / jnp.maximum(t, 1).astype(wide)
-        explicit = c - step / 2 * (c @ A.T) + step * (f[:, None] * B)
-        implicit = jnp.asarray(np.eye(self.order), wide) + step / 2 * A
+        explicit = c + step / 2 * (c @ A.T) + step * (f[:, None] * B)
+        implicit = jnp.asarray(np.eye(self.order), wide) - step / 2 * A
         after = jax.scipy.linalg.solve_triangular(implicit, explicit.T, lower=True).T
         return jnp.where(t == 0, start, after).astype(self.dtype)

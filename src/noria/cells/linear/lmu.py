@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from noria._legendre import check_window, delay
 from noria.cells.declare import matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.legendre import legendre
 from noria.cells.starts import lecun_uniform
 from noria.initializers import glorot_normal
 
@@ -44,12 +44,11 @@ class LMUCell(VectorCell):
     m: jax.Array = state("order")
 
     def __check_init__(self) -> None:
-        if self.theta <= 0:
-            raise ValueError(f"LMUCell(theta={self.theta}): expected a number of steps above 0.")
+        check_window("LMUCell", self.theta)
 
     def __call__(self, state: Any, x: jax.Array) -> Any:
         h, m = state
-        A, B = (jnp.asarray(a, self.dtype) for a in legendre(self.order, self.theta))
+        A, B = (jnp.asarray(a, self.dtype) for a in delay(self.order, self.theta))
         u = self.e_x @ x + self.e_h @ h + self.e_m @ m
         m = A @ m + B * u
         h = jnp.tanh(self.W_x @ x + self.W_h @ h + self.W_m @ m)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn import identity, relu
 
+from noria._legendre import check_window, delay
 from noria.cells.declare import matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria.cells.legendre import check_window, legendre
 from noria.initializers import glorot_normal
 
 
@@ -50,7 +50,7 @@ class ParallelLMUCell(VectorCell):
         check_window("ParallelLMUCell", self.theta)
 
     def __call__(self, m: jax.Array, x: jax.Array) -> jax.Array:
-        A, B = (jnp.asarray(a, self.dtype) for a in legendre(self.order, self.theta))
+        A, B = (jnp.asarray(a, self.dtype) for a in delay(self.order, self.theta))
         u = self.f1(self.U_x @ x + self.b_u)
         return m @ A.T + u[:, None] * B
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.nn import sigmoid, softplus
 
 from noria._types import Key
-from noria.cells.declare import array, matrix, size, state, vector
-from noria.cells.declared import VectorCell
+from noria.cells.declare import array, matrix, state, vector
+from noria.cells.heads import HeadsCell
 from noria.cells.parts import block_product, has_other_size
 from noria.cells.starts import normal_by_columns
 
@@ -19,7 +19,7 @@ def _decays(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.A
     return jnp.log(a / (1 - a))
 
 
-class RGLRUCell(VectorCell):
+class RGLRUCell(HeadsCell):
     """The real-gated linear recurrent unit of Griffin.
 
     ::
@@ -42,7 +42,6 @@ class RGLRUCell(VectorCell):
     has no gradient where it is 0.
     """
 
-    heads: int = size(default=1)
     c: float = 8.0
     P: jax.Array | None = matrix("hidden", "in", when=has_other_size)
     W_a: jax.Array = array(
@@ -55,13 +54,6 @@ class RGLRUCell(VectorCell):
     b_x: jax.Array = vector("hidden")
     Lambda: jax.Array = vector("hidden", _decays)
     h: jax.Array = state("hidden")
-
-    def __check_init__(self) -> None:
-        if self.hidden_size % self.heads:
-            raise ValueError(
-                f"RGLRUCell: heads is {self.heads}; "
-                f"expected a divisor of hidden_size={self.hidden_size}."
-            )
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         x = x if self.P is None else self.P @ x

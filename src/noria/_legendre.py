@@ -1,4 +1,4 @@
-"""The matrices of the Legendre delay, and the normal part of HiPPO-LegS."""
+"""Matrices of memories that approximate the past by Legendre polynomials, in NumPy."""
 
 import functools
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 @functools.cache
-def legendre(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+def delay(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """The matrices ``A`` and ``B`` of the Legendre delay of ``theta`` steps, zero-order hold.
 
     They are blocks of the exponential of one matrix: a series for a part of it, then squaring.
@@ -25,7 +25,28 @@ def legendre(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     return result[:order, :order], result[:order, order]
 
 
+@functools.cache
+def translated(order: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """``A`` and ``B`` of LegT: those of the Legendre delay, with normalised polynomials."""
+    A, B = delay(order, theta)
+    scale = (-1.0) ** np.arange(order) * np.sqrt(2 * np.arange(order) + 1)
+    return A * scale / scale[:, None], B / scale
+
+
+def scaled(order: int) -> tuple[np.ndarray, np.ndarray]:
+    """``A`` and ``B`` of LegS: ``dc/dt = (A c + B x) / t``."""
+    n = np.arange(order)
+    r = np.sqrt(2 * n + 1)
+    return np.tril(np.outer(-r, r), -1) - np.diag(n + 1.0), r
+
+
+def normalised(order: int, theta: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """``A`` and ``B`` of LegT, or of LegS without a window."""
+    return scaled(order) if theta is None else translated(order, theta)
+
+
 def check_window(name: str, theta: float) -> None:
+    """Reject a length of a window that is not positive."""
     if theta <= 0:
         raise ValueError(f"{name}(theta={theta}): expected a number of steps above 0.")
 

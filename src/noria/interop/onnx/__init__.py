@@ -19,6 +19,8 @@
 `emit`              layers as nodes
 `recurrent_nodes`   recurrent layers as nodes
 `recognise`         cells that have a node of their own
+`matching`          hand-written cells that compute what these nodes compute
+`polynomials`       a traced step as polynomials of gates
 `translator`        a traced step as nodes
 `equations`         an equation of such a step, and the graph it goes to
 `translations`      the primitives of JAX as nodes

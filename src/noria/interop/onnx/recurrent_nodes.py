@@ -10,6 +10,7 @@ import numpy as np
 from noria.cells.base import advance, arguments_of, cell_name
 from noria.cells.lstm import LSTMState
 from noria.interop.onnx.equations import Known
+from noria.interop.onnx.matching import matched
 from noria.interop.onnx.recognise import Gated, recognised
 from noria.interop.onnx.translator import Translator, trace
 from noria.interop.onnx.writer import Value, Writer, described
@@ -28,14 +29,40 @@ def emit_recurrence(to: "Emitter", layer: Recurrence, xs: Value, state: Any) -> 
     """The nodes of a layer; see `Emitter.layer`."""
     if to.is_step and layer.reverse:
         to.fail(f"{layer.label} is reversed; a step needs layers that run forward.")
-    gated = None if len(xs.shape) != 1 else recognised(layer.cell)
-    if gated is None:
+    found = _gated(layer, xs)
+    if found is None:
         return _scan(to, layer, xs, state)
+    gated, places = found
+    own = layer.initial_state()
     direction = "reverse" if layer.reverse else "forward"
-    Y, [after] = _node(to, [gated], [layer.initial_state()], [state], xs, direction)
+    Y, [after] = _node(
+        to, [gated], [_in_order(own, places)], [_in_order(state, places)], xs, direction
+    )
+    if after is not None:
+        leaves = _in_order(after, [places.index(n) for n in range(len(places))])
+        after = jtu.tree_unflatten(jtu.tree_structure(own), leaves)
     axes = (0, 1) if to.is_step else (1,)
     name = to.writer.add("Squeeze", Y, to.writer.ints(*axes))
     return Value(name, (gated.hidden,)), after
+
+
+def _gated(layer: Recurrence, xs: Value) -> tuple[Gated, list[int]] | None:
+    """The node of a layer, and the places of h and c in its state."""
+    if len(xs.shape) != 1:
+        return None
+    gated = recognised(layer.cell)
+    if gated is not None:
+        return gated, [0, 1] if gated.kind == "LSTM" else [0]
+    structs = jtu.tree_map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), layer.initial_state())
+    return matched(layer.cell, structs, xs.struct)
+
+
+def _in_order(state: Any, places: Sequence[int]) -> Any:
+    """The arrays of a state in another order."""
+    if state is None:
+        return None
+    leaves = jtu.tree_leaves(state)
+    return [leaves[n] for n in places]
 
 
 def emit_bidirectional(

@@ -14,6 +14,8 @@ from noria.compiler.explain import Explanation as Explanation
 from noria.compiler.explain import Explanations as Explanations
 from noria.freezing import freeze as freeze
 from noria.freezing import thaw as thaw
+from noria.interop.onnx.exporter import to_onnx as to_onnx
+from noria.interop.onnx.importer import from_onnx as from_onnx
 from noria.interop.torch import from_torch as from_torch
 from noria.interop.torch_export import to_torch as to_torch
 from noria.io import describe as describe

@@ -34,7 +34,44 @@ def to_onnx(
     step: bool = False,
     check: bool = True,
 ) -> None:
-    """Write a model as a file of ONNX."""
+    """Write a model as an ONNX file, whose batch and time are free.
+
+    Cells that compute what LSTM, GRU or RNN of ONNX compute become these nodes, also hand-written
+    ones. Any other cell becomes a Scan over its traced step. The file is for inference: dropout
+    does nothing. If onnxruntime is installed, the file is compared with the model at several sizes,
+    and the largest difference is printed.
+
+    Args:
+        path: path of the file; an existing one is replaced.
+        model: a layer with float32 parameters.
+        example: an input of the model, for one whose first layer does not know its features.
+        lengths: whether the file gets an input ``lengths``, ``(batch,)`` of int32.
+        state: whether states are inputs and outputs, one array for each array of
+            ``initial_state()``, in its order and after a ``batch`` axis.
+        step: whether the file is one step for streaming: ``(batch, in)`` and the states to
+            ``(batch, out)`` and the next states.
+        check: whether to compare with onnxruntime.
+
+    The input is ``x``, ``(batch, time, in)``, and the first output is ``y``, ``(batch, time, out)``.
+    States are called ``state_1_h`` and ``next_state_1_h``, by their paths in the state. Without
+    ``state``, sequences begin with the initial state of the model.
+
+    Raises:
+        ImportError: if onnx is not installed.
+        TypeError: if the model is no layer, or a parameter is not float32.
+        ValueError: for a layer or an operation that has no form in ONNX. The message gives the
+            operation and its line in the cell.
+        RuntimeError: if onnxruntime gives other results than the model. Nothing is written then.
+        OSError: if the file cannot be written.
+
+    PyTorch's exporter fixes the batch of a recurrent model, and drops lengths and states.
+
+    Examples:
+        >>> import jax, noria as nr, tempfile, os
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
+        >>> model = nr.Chain(nr.LSTM(2, 3, key=jax.random.key(0)), jax.nn.relu)
+        >>> nr.to_onnx(path, model, lengths=True, check=False)  # doctest: +SKIP
+    """
     call = f"to_onnx({os.fspath(path)!r})"
     need_onnx(call)
     import onnx

@@ -19,7 +19,40 @@ def from_onnx(
     *,
     report: Reporter | None = None,
 ) -> Any:
-    """Read a recurrent model from an ONNX file."""
+    """A model with the weights and the graph of an ONNX file.
+
+    A graph that is a chain of supported layers becomes one model with all methods of a layer. Of
+    any other graph the recurrent layers are returned, by the names of their nodes. Nothing outside
+    the folder of the file is read, and nothing is executed.
+
+    Args:
+        source: a path, the bytes of a file, or a ``ModelProto``.
+        node: the name of one recurrent node, or of one of its outputs; ``None`` for the whole graph.
+            The names of graphs around it may stand before: ``choice/then_branch/rnn``.
+        report: a function that gets the `Report` of the import, such as ``print``.
+
+    Returns:
+        A layer; or a dict of layers by name, if the graph is no chain. Inputs and outputs are
+        ``(batch, time, features)``, whatever the layout of the file. Initial states that are inputs
+        of the file are passed to the methods, like ``lengths``, its ``sequence_lens``.
+
+    Raises:
+        ImportError: if onnx is not installed.
+        ValueError: if the file is damaged, if there is no such node, or if it has a setting that
+            has no meaning. The message names the node.
+        TypeError: for a source of another kind.
+        OSError: if the file cannot be read.
+
+    An example of length 0 keeps its initial state here; onnxruntime gives zeros as its final state.
+    8-bit weights (``DynamicQuantizeLSTM``) become float32, with a warning.
+
+    Examples:
+        >>> import jax, noria as nr, tempfile, os
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
+        >>> nr.to_onnx(path, nr.GRU(2, 3, key=jax.random.key(0)), check=False)  # doctest: +SKIP
+        >>> nr.from_onnx(path).label  # doctest: +SKIP
+        'GRU(in_size=2)'
+    """
     found = read(source)
     graph = graph_of(found)
     notes: list[str] = []

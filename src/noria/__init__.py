@@ -14,6 +14,16 @@ from noria.compiler.explain import Explanation as Explanation
 from noria.compiler.explain import Explanations as Explanations
 from noria.freezing import freeze as freeze
 from noria.freezing import thaw as thaw
+from noria.interop.equinox import from_equinox as from_equinox
+from noria.interop.equinox import to_equinox as to_equinox
+from noria.interop.flax import from_flax as from_flax
+from noria.interop.flax import to_flax as to_flax
+from noria.interop.flux import from_flux as from_flux
+from noria.interop.flux import to_flux as to_flux
+from noria.interop.keras import from_keras as from_keras
+from noria.interop.keras_export import to_keras as to_keras
+from noria.interop.lux import from_lux as from_lux
+from noria.interop.lux import to_lux as to_lux
 from noria.interop.torch import from_torch as from_torch
 from noria.interop.torch_export import to_torch as to_torch
 from noria.io import describe as describe

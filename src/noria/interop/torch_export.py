@@ -128,9 +128,8 @@ def _cell(cell: Any, suffix: str, biased: bool, fail: Any) -> Arrays:
     relu_too = {"activation": (jnp.tanh, jax.nn.relu)}
     check_plain(cell, fail, **(relu_too if isinstance(cell, RNNCell) else GATED))
     arrays = {"weight_ih": cell.W, "weight_hh": cell.U}
-    biases = biases_of(cell, biased)
-    if biases is not None:
-        arrays |= dict(zip(("bias_ih", "bias_hh"), biases, strict=True))
+    if biased:
+        arrays |= dict(zip(("bias_ih", "bias_hh"), biases_of(cell), strict=True))
     if getattr(cell, "W_r", None) is not None:
         arrays["weight_hr"] = cell.W_r
     return {name + suffix: array_of(array) for name, array in arrays.items()}

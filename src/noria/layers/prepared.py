@@ -13,6 +13,7 @@ from noria._types import Key, State
 from noria.backends.environment import Environment, environment
 from noria.compiler.select import is_listening
 from noria.layers.base import Layer
+from noria.layers.states import with_batch
 from noria.module import inference
 
 
@@ -89,11 +90,24 @@ class Prepared(Layer):
         keywords = {"resets": resets, "key": key, **inputs}
         return self.held.step(environment(), (state, x), keywords)
 
-    def initial_state(self) -> State:
-        return self.held.layer.initial_state()
+    def initial_state(self, batch: int | None = None) -> State:
+        return with_batch(self.label, self.held.layer.initial_state(), batch)
+
+    @property
+    def stride(self) -> int:
+        return self.held.layer.stride
+
+    def output_lengths(self, lengths: Any) -> Any:
+        return self.held.layer.output_lengths(lengths)
+
+    def output_resets(self, resets: Any) -> Any:
+        return self.held.layer.output_resets(resets)
 
     def takes(self) -> frozenset[str]:
         return self.held.layer.takes()
+
+    def _check_streams(self) -> None:
+        self.held.layer._check_streams()
 
     @property
     def label(self) -> str:

@@ -39,6 +39,8 @@ from noria.layers.prepared import prepare as prepare
 from noria.layers.recurrence import Recurrence as Recurrence
 from noria.layers.skip import Concat as Concat
 from noria.layers.skip import Residual as Residual
+from noria.layers.stream import Stream as Stream
+from noria.layers.stream import stream as stream
 from noria.layers.with_backend import with_backend as with_backend
 from noria.losses import binary_cross_entropy as binary_cross_entropy
 from noria.losses import cross_entropy as cross_entropy

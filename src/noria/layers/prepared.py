@@ -145,15 +145,20 @@ def prepare(model: Layer) -> Prepared:
         >>> bool((y == layer.step(None, jnp.ones(3))[1]).all()), nr.count_parameters(fast)
         (True, 0)
     """
+    check_can_be_constant("prepare", model)
+    return Prepared(_Held(inference(model)))
+
+
+def check_can_be_constant(call: str, model: Any) -> None:
+    """Check that a model is a layer whose arrays have values."""
     if not isinstance(model, Layer):
         raise TypeError(
-            f"prepare(model): model is a {type(model).__name__}; expected a layer or a model of "
+            f"{call}(model): model is a {type(model).__name__}; expected a layer or a model of "
             "layers. For other functions, weights that jax.jit finds outside of its arguments are "
             "packed once too."
         )
     if any(isinstance(leaf, Tracer) for leaf in jtu.tree_leaves(model)):
         raise TypeError(
-            f"prepare({model.label}): its arrays are traced, so they have no values yet; "
-            "prepare it outside of jax.jit and jax.grad."
+            f"{call}({model.label}): its arrays are traced, so they have no values yet; "
+            f"{call} it outside of jax.jit and jax.grad."
         )
-    return Prepared(_Held(inference(model)))

@@ -32,7 +32,7 @@ from noria.io import save as save
 from noria.layers.base import Layer as Layer
 from noria.layers.bidirectional import Bidirectional as Bidirectional
 from noria.layers.chain import Chain as Chain
-from noria.layers.chain import Residual as Residual
+from noria.layers.conv import Conv1d as Conv1d
 from noria.layers.dense import Dense as Dense
 from noria.layers.dense import Embedding as Embedding
 from noria.layers.dropout import Dropout as Dropout
@@ -41,11 +41,18 @@ from noria.layers.named import GRU as GRU
 from noria.layers.named import LSTM as LSTM
 from noria.layers.named import RNN as RNN
 from noria.layers.named import GRUv3 as GRUv3
+from noria.layers.parallel import Parallel as Parallel
 from noria.layers.per_step import LayerNorm as LayerNorm
 from noria.layers.per_step import PerStep as PerStep
 from noria.layers.per_step import RMSNorm as RMSNorm
+from noria.layers.pool import MaxPool1d as MaxPool1d
+from noria.layers.pool import MeanPool1d as MeanPool1d
 from noria.layers.prepared import prepare as prepare
 from noria.layers.recurrence import Recurrence as Recurrence
+from noria.layers.skip import Concat as Concat
+from noria.layers.skip import Residual as Residual
+from noria.layers.stream import Stream as Stream
+from noria.layers.stream import stream as stream
 from noria.layers.with_backend import with_backend as with_backend
 from noria.losses import binary_cross_entropy as binary_cross_entropy
 from noria.losses import cross_entropy as cross_entropy

@@ -14,6 +14,9 @@ from noria.compiler.explain import Explanation as Explanation
 from noria.compiler.explain import Explanations as Explanations
 from noria.freezing import freeze as freeze
 from noria.freezing import thaw as thaw
+from noria.interop.check import Comparison as Comparison
+from noria.interop.check import check as check
+from noria.interop.entries import Report as Report
 from noria.interop.equinox import from_equinox as from_equinox
 from noria.interop.equinox import to_equinox as to_equinox
 from noria.interop.flax import from_flax as from_flax

@@ -63,9 +63,9 @@ def one_bias_of(cell: Any, fail: Callable[[str], NoReturn]) -> np.ndarray | None
         only = cell.b if cell.b_h is None else cell.b_h
     else:
         only = cell.b + cell.b_h
-    if isinstance(cell, GRUCell) and cell.b_h is not None:
-        if np.any(array_of(cell.b_h)[2 * cell.hidden_size :]):
-            fail("GRUCell has a recurrent bias inside of the reset gate, which has no place there")
+    inner = cell.b_h if isinstance(cell, GRUCell) else None
+    if inner is not None and np.any(array_of(inner)[2 * cell.hidden_size :]):
+        fail("GRUCell has a recurrent bias inside of the reset gate, which has no place there")
     return None if only is None else array_of(only)
 
 

@@ -23,6 +23,7 @@ from noria.interop.build import (
 from noria.interop.keras_layers import ORDERS
 from noria.layers.bidirectional import Bidirectional
 from noria.layers.chain import Chain
+from noria.layers.conv import Conv1d
 from noria.layers.dense import Dense, Embedding
 from noria.layers.recurrence import Recurrence
 
@@ -31,8 +32,8 @@ def to_keras(layer: Any) -> list[np.ndarray]:
     """The arrays of a layer, a cell or a chain in the order of Keras, for ``set_weights``.
 
     Args:
-        layer: a `Recurrence`, `Bidirectional`, `Dense`, `Embedding`, `LayerNorm` or `Chain`, or a
-            cell: `RNNCell`, `LSTMCell`, `GRUCell` (``reset_after=True``) or `GRUv3Cell`
+        layer: a `Recurrence`, `Bidirectional`, `Dense`, `Embedding`, `LayerNorm`, `Conv1d` or
+            `Chain`, or a cell: `RNNCell`, `LSTMCell`, `GRUCell` (``reset_after=True``) or `GRUv3Cell`
             (``reset_after=False``). Functions and dropout have no arrays.
 
     Returns:
@@ -74,6 +75,8 @@ def _arrays(layer: Any, fail: Any) -> list[np.ndarray]:
     norm = layer_norm_of(layer)
     if isinstance(layer, Dense):
         found = [layer.W.T, layer.b]
+    elif isinstance(layer, Conv1d):
+        found = [layer.W.transpose(2, 1, 0), layer.b]
     elif isinstance(layer, Embedding):
         found = [layer.table]
     elif norm is not None:

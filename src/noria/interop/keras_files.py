@@ -35,7 +35,7 @@ class Layer(NamedTuple):
     kind: str
     name: str
     config: dict[str, Any]
-    reads: list[Any] = []
+    reads: Any = ()
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _layer(call: str, part: Mapping[str, Any]) -> Layer:
     kind = f"{part.get('registered_name') or part['module']}>{kind}" if own else kind
     name = part.get("name") or config.get("name") or kind
     config = {KERAS_1.get(key, key): value for key, value in config.items()}
-    return Layer(str(kind), str(name), config, part.get("inbound_nodes") or [])
+    return Layer(str(kind), str(name), config, part.get("inbound_nodes") or ())
 
 
 # --- Files ----------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def _snake_names(layers: list[Layer]) -> list[str]:
 
 def _hdf5(call: str, path: str, config: dict[str, Any] | None) -> Source:
     with open_file(call, path) as file:
-        weights = file["model_weights"] if "model_weights" in file else file
+        weights = file.get("model_weights", file)
         if config is None and "model_config" in file.attrs:
             config = _parsed(call, file.attrs["model_config"])
         layers, output = (None, None) if config is None else _layers(call, config)
@@ -224,8 +224,7 @@ def _of_keras_2(call: str, weights: Any) -> dict[str, dict[str, Any]]:
         for name in names:
             if name not in arrays:
                 _fail(call, f"the layer {layer} has no array {name}; the file is damaged")
-        arrays = {name.removeprefix(f"{layer}/"): arrays[name] for name in names}
-        found[layer] = _stacked(arrays)
+        found[layer] = _stacked(_below(layer, {name: arrays[name] for name in names}))
     return found
 
 
@@ -276,7 +275,14 @@ def _live(call: str, source: Any) -> Source:
 
 
 def _arrays_of(layer: Any) -> dict[str, Any]:
-    """The arrays of a live layer by their paths, or by numbers where two have one path."""
+    """The arrays of a live layer by their paths below it."""
     paths = [getattr(weight, "path", weight.name) for weight in layer.weights]
-    names = paths if len(set(paths)) == len(paths) else [str(n) for n in range(len(paths))]
-    return dict(zip(names, layer.get_weights(), strict=True))
+    return _below(layer.name, dict(zip(paths, layer.get_weights(), strict=True)))
+
+
+def _below(layer: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays by their paths below the layer; numbers go before paths that are equal."""
+    names = [path.rpartition(f"{layer}/")[2] for path in arrays]
+    distinct = len(set(names)) == len(names)
+    names = names if distinct else [f"{n}/{name}" for n, name in enumerate(names)]
+    return dict(zip(names, arrays.values(), strict=True))

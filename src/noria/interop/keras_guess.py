@@ -1,7 +1,7 @@
 """Layers of Keras from their arrays alone: what shapes tell is read, the rest is asked for."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from noria.interop.entries import Entries, listed
 from noria.interop.keras_files import Layer, Source
@@ -30,14 +30,13 @@ def described(
         TypeError: for a setting that these layers do not have.
     """
     arrays = {layer: a for layer, a in found.arrays.items() if a and name in (None, layer)}
+    if len(arrays) > 1 and not found.ordered:
+        _several(arrays, entries)
     layers = [_layer(layer, list(a.values()), settings, entries) for layer, a in arrays.items()]
     recurrent = {*KINDS.values(), *(f"CuDNN{kind}" for kind in KINDS.values())}
     chained = found.ordered and all(layer.kind in recurrent for layer in layers)
     if len(layers) > 1 and not chained:
-        entries.fail(
-            f"weights alone do not tell how {listed(arrays)} are joined; pass one as layer=, or "
-            "config=, the text or path of model.to_json()"
-        )
+        _several(arrays, entries)
     unknown = set(settings) - {key for layer in layers for key in layer.config}
     if unknown:
         raise TypeError(
@@ -45,6 +44,13 @@ def described(
             f"{listed({layer.kind: None for layer in layers})} does not have it."
         )
     return layers
+
+
+def _several(arrays: Mapping[str, Any], entries: Entries) -> NoReturn:
+    entries.fail(
+        f"weights alone do not tell how {listed(arrays)} are joined; pass one as layer=, or "
+        "config=, the text or path of model.to_json()"
+    )
 
 
 def _layer(name: str, arrays: list[Any], settings: Mapping[str, Any], entries: Entries) -> Layer:

@@ -12,11 +12,13 @@ from noria.activations import keras2_hard_sigmoid
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
-from noria.interop.activations import COMMON, EXACT_GELU
+from noria.interop.activations import COMMON, EXACT_GELU, identity
 from noria.interop.build import reordered
 from noria.interop.entries import Entries
 from noria.interop.keras_files import Layer
 from noria.layers.bidirectional import Bidirectional
+from noria.layers.chain import Chain
+from noria.layers.conv import Conv1d
 from noria.layers.dense import Dense, Embedding
 from noria.layers.dropout import Dropout
 from noria.layers.per_step import LayerNorm, PerStep
@@ -227,6 +229,32 @@ def _dense(build: Build, layer: Layer, weights: Weights) -> Dense:
     return Dense.from_arrays(kernel.T, bias, build.function(layer.config["activation"]))
 
 
+def _conv1d(build: Build, layer: Layer, weights: Weights) -> Conv1d | Chain:
+    """Keras stores ``(kernel_size, in, out)``; with a stride its padding depends on the length."""
+    config, strides = layer.config, _one(layer.config["strides"])
+    padding, dilation = config["padding"], _one(config.get("dilation_rate", 1))
+    size = _one(config["kernel_size"])
+    if config.get("data_format") == "channels_first" or (padding == "same" and strides > 1):
+        build.fail(f"{layer.name} has the features before time, or padding='same' with a stride")
+    kernel = weights.take(size, None, config["filters"])
+    bias = weights.take(config["filters"]) if config.get("use_bias", True) else None
+    conv = Conv1d.from_arrays(
+        kernel.transpose(2, 1, 0),
+        bias,
+        stride=strides,
+        dilation=dilation,
+        groups=config.get("groups", 1),
+        padding=((size - 1) * dilation, 0) if padding == "causal" else padding,
+    )
+    function = build.function(config["activation"])
+    return conv if function is identity else Chain(conv, function)
+
+
+def _one(value: Any) -> Any:
+    """A setting of one axis, which Keras keeps as a list."""
+    return value[0] if isinstance(value, list | tuple) else value
+
+
 def _embedding(build: Build, layer: Layer, weights: Weights) -> Embedding:
     if layer.config.get("mask_zero"):
         build.note(f"{layer.name} has mask_zero=True: pass lengths=, the number of valid steps")
@@ -293,6 +321,7 @@ LAYERS: dict[str, Callable[[Build, Layer, Weights], Any]] = {
     **dict.fromkeys(("SimpleRNNCell", "GRUCell", "LSTMCell"), _cell),
     "InputLayer": lambda build, layer, weights: None,
     "Bidirectional": _bidirectional,
+    "Conv1D": _conv1d,
     "Dense": _dense,
     "Embedding": _embedding,
     "Masking": _masking,

@@ -1,6 +1,7 @@
 """Layers from arrays, and arrays from layers, in the forms that frameworks share."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell
 from noria.cells.lstm import LSTMCell
 from noria.interop.activations import function_of
+from noria.interop.entries import Entries, listed
 from noria.layers.chain import Chain
 from noria.layers.per_step import PerStep
 from noria.layers.recurrence import Recurrence
@@ -45,13 +47,26 @@ def array_of(array: Any) -> np.ndarray:
     return np.array(array)
 
 
-def biases_of(cell: Any, both: bool) -> tuple[np.ndarray, np.ndarray] | None:
-    """Both biases, zeros for one that is missing, or ``None`` if no cell has any."""
-    if not both:
-        return None
+def biases_of(cell: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both biases, zeros for one that is missing."""
     zeros = np.zeros(cell.U.shape[0], cell.U.dtype)
     b, b_h = (zeros if bias is None else array_of(bias) for bias in (cell.b, cell.b_h))
     return b, b_h
+
+
+def one_bias_of(cell: Any, fail: Callable[[str], NoReturn]) -> np.ndarray | None:
+    """The bias of a framework that has one: the only one as it is, or the sum of both.
+
+    The third block of ``b_h`` of a `GRUCell` is multiplied by the reset gate, and stays apart.
+    """
+    if cell.b is None or cell.b_h is None:
+        only = cell.b if cell.b_h is None else cell.b_h
+    else:
+        only = cell.b + cell.b_h
+    inner = cell.b_h if isinstance(cell, GRUCell) else None
+    if inner is not None and np.any(array_of(inner)[2 * cell.hidden_size :]):
+        fail("GRUCell has a recurrent bias inside of the reset gate, which has no place there")
+    return None if only is None else array_of(only)
 
 
 def has_bias(cell: Any) -> bool:
@@ -108,3 +123,68 @@ def safetensors_of(call: str, path: str) -> dict[str, np.ndarray]:
     if str(metadata.get("format", "")).startswith("noria "):
         raise ValueError(f"{call}: noria.save wrote this file; noria.load(path, like) reads it.")
     return {name: _stored.to_native(tensor) for name, tensor in tensors.items()}
+
+
+# --- Nested dicts of arrays -----------------------------------------------------------------------
+
+
+def numbered(entries: Entries, pattern: str) -> list[Entries]:
+    """The parts of a chain by their numbers, such as ``layers_0``; none may be missing.
+
+    A number that is missing is a function, which no array tells.
+    """
+    found = {}
+    for part in entries.parts():
+        match = re.fullmatch(pattern, part)
+        if match is None:
+            return []
+        found[int(match[1])] = entries.at(part)
+    places = sorted(found)
+    gaps = sorted(set(range(places[0], places[-1])) - set(places))
+    if gaps:
+        entries.fail(
+            f"between its layers there are functions, at {listed(gaps)}, which arrays do not tell; "
+            "pass the path of one layer as prefix="
+        )
+    return [found[n] for n in places]
+
+
+def asked(entries: Entries, settings: Mapping[str, Any], name: str, advice: str) -> Any:
+    """A setting that arrays do not tell."""
+    if settings.get(name) is None:
+        entries.fail(f"arrays do not tell {name}; pass {name}=, {advice}")
+    entries.note(f"{name}={settings[name]!r}, as told")
+    return settings[name]
+
+
+def unknown(entries: Entries) -> NoReturn:
+    """Refuse arrays that are no known layer."""
+    parts = [part for part in entries.parts() if entries.at(part)]
+    advice = f"; pass one of its parts as prefix=: {listed(parts)}" if parts else ""
+    entries.fail(f"no known layer has the entries {listed(entries)}{advice}")
+
+
+def gates_of(entries: Entries, name: str) -> int:
+    """How many blocks of rows a recurrent matrix has."""
+    rows, columns = (*entries.shape(name), 1, 1)[:2]
+    gates = rows // max(columns, 1)
+    if gates * columns != rows or gates not in CELLS:
+        entries.fail(
+            f"{name} has shape {(rows, columns)}; expected 1, 3 or 4 square blocks of rows"
+        )
+    return gates
+
+
+def cell_of(
+    entries: Entries,
+    W: np.ndarray,
+    U: np.ndarray,
+    biases: Sequence[np.ndarray | None],
+    settings: Mapping[str, Any],
+) -> Any:
+    """The cell with as many gates as ``U`` has blocks; an RNN needs its activation."""
+    gates = U.shape[0] // U.shape[1]
+    options = {}
+    if gates == 1:
+        options["activation"] = asked(entries, settings, "activation", "such as jnp.tanh")
+    return CELLS[gates].from_arrays(W, U, *biases, **options)

@@ -45,7 +45,7 @@ Reporter = Callable[[Report], object]
 
 
 @dataclass
-class _Record:
+class Record:
     """What has happened to the entries of one import."""
 
     call: str
@@ -60,7 +60,7 @@ class Entries:
     A path is made of names with dots between: ``encoder.rnn.weight_ih_l0``.
     """
 
-    def __init__(self, record: _Record, arrays: dict[str, Any], path: str = ""):
+    def __init__(self, record: Record, arrays: dict[str, Any], path: str = ""):
         self._record, self._arrays, self._path = record, arrays, path
 
     @property
@@ -145,7 +145,7 @@ def imported(
 ) -> Any:
     """What ``build`` makes of the entries below ``prefix``, all of which it must use."""
     arrays = flattened(call, source)
-    everything = Entries(_Record(call, dtype), arrays)
+    everything = Entries(Record(call, dtype), arrays)
     entries = everything.at(prefix)
     if not entries:
         everything.fail(

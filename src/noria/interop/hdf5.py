@@ -3,6 +3,7 @@
 import importlib
 import io
 import os
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -89,3 +90,28 @@ class Reader:
 
     def fail(self, text: str) -> NoReturn:
         raise ValueError(f"{self.call}: {text}.")
+
+
+def jld2_or_dict(name: str, source: Any) -> tuple[str, Any]:
+    """The call for messages, and nested arrays of a dict or of a ``.jld2`` file.
+
+    Julia's arrays have their axes in the other order in the file.
+    """
+    if isinstance(source, Mapping):
+        return f"{name}(dict)", source
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"{name}: source is a {type(source).__name__}; expected nested dicts of arrays, or the "
+            "path of a .jld2 file."
+        )
+    path = os.fspath(source)
+    call = f"{name}({path!r})"
+    with open_file(call, path) as file:
+        arrays = Reader(call).arrays(file)
+    unread = [path for path, array in arrays.items() if isinstance(array, Unread)]
+    if unread:
+        raise ValueError(
+            f"{call}: {unread[0]} is a record of Julia, not an array; write each array under a path "
+            'of its own: file["rnn/cell/Wi"] = model.cell.Wi.'
+        )
+    return call, {path.replace("/", "."): array.T for path, array in arrays.items()}

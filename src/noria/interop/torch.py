@@ -8,9 +8,18 @@ from typing import Any, TypedDict, Unpack
 from noria.interop import torch_files
 from noria.interop.activations import COMMON
 from noria.interop.build import CELLS, chain, safetensors_of
-from noria.interop.entries import Entries, Reporter, did_you_mean, imported, listed
+from noria.interop.entries import (
+    Entries,
+    Record,
+    Reporter,
+    did_you_mean,
+    imported,
+    listed,
+    paths_of,
+)
 from noria.interop.torch_modules import FUNCTION, Part, parts_of
 from noria.layers.bidirectional import Bidirectional
+from noria.layers.conv import Conv1d
 from noria.layers.dense import Dense, Embedding
 from noria.layers.dropout import Dropout
 from noria.layers.per_step import LayerNorm
@@ -44,6 +53,12 @@ SETTINGS: dict[str, dict[str, str | None]] = {
     "Linear": {},
     "Embedding": {},
     "LayerNorm": {"eps": "a number; the default there is 1e-5"},
+    "Conv1d": {
+        "stride": "a number; the default there is 1",
+        "padding": 'a number, "same" or "valid"; the default there is 0',
+        "dilation": "a number; the default there is 1",
+        "groups": "a number; the default there is 1",
+    },
 }
 
 
@@ -101,12 +116,7 @@ def _read(
     if isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         call = f"from_torch({path!r}, prefix={prefix!r})" if prefix else f"from_torch({path!r})"
-        if path.endswith(".safetensors"):
-            return call, safetensors_of(call, path), [("", None, settings)]
-        try:
-            return call, torch_files.read(path), [("", None, settings)]
-        except ValueError as error:
-            raise ValueError(f"{call}: {error}.") from error
+        return call, arrays_of(call, path), [("", None, settings)]
     if hasattr(source, "state_dict") and hasattr(source, "named_modules"):
         call = f"from_torch({type(source).__name__})"
         modules = dict(source.named_modules())
@@ -121,6 +131,28 @@ def _read(
         f"from_torch: source is a {type(source).__name__}; expected a module, a state_dict, or "
         "the path of a file."
     )
+
+
+def arrays_of(call: str, path: str) -> Any:
+    """What a file holds: nested dicts of arrays and plain values."""
+    if path.endswith(".safetensors"):
+        return safetensors_of(call, path)
+    try:
+        return torch_files.read(path)
+    except ValueError as error:
+        raise ValueError(f"{call}: {error}.") from error
+
+
+def kinds_of(call: str, arrays: Mapping[str, Any]) -> dict[str, str]:
+    """The class of each part of a state_dict whose arrays only one class has, by its path."""
+    found = {}
+    everything = Entries(Record(call, None), dict(arrays))
+    for path in ["", *paths_of(arrays)]:
+        try:
+            found[path] = _kind_of(everything.at(path))
+        except ValueError:
+            continue  # several classes, or none
+    return found
 
 
 # --- Classes --------------------------------------------------------------------------------------
@@ -246,10 +278,24 @@ def _layer_norm(entries: Entries, kind: str, settings: dict[str, Any]) -> Any:
     return LayerNorm.from_arrays(weight, bias, eps=settings["eps"])
 
 
+def _conv1d(entries: Entries, kind: str, settings: dict[str, Any]) -> Conv1d:
+    weight = entries.take("weight", None, None, None)
+    padding = settings["padding"]
+    return Conv1d.from_arrays(
+        weight,
+        entries.maybe("bias", weight.shape[0]),
+        stride=settings["stride"],
+        dilation=settings["dilation"],
+        groups=settings["groups"],
+        padding=padding if isinstance(padding, str) else (padding, padding),
+    )
+
+
 BUILDERS: dict[str, Callable[[Entries, str, dict[str, Any]], Any]] = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
     **dict.fromkeys(("LSTMCell", "GRUCell", "RNNCell"), _cell),
     "Linear": _linear,
     "Embedding": _embedding,
     "LayerNorm": _layer_norm,
+    "Conv1d": _conv1d,
 }

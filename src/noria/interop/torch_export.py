@@ -23,6 +23,7 @@ from noria.interop.build import (
 )
 from noria.layers.bidirectional import Bidirectional
 from noria.layers.chain import Chain
+from noria.layers.conv import Conv1d
 from noria.layers.dense import Dense, Embedding
 from noria.layers.dropout import Dropout
 from noria.layers.recurrence import Recurrence
@@ -39,8 +40,8 @@ def to_torch(layer: Any) -> Arrays:
     as in ``nn.Sequential`` and ``nn.ModuleList``: ``2.weight``.
 
     Args:
-        layer: a `Recurrence`, `Bidirectional`, `Dense`, `Embedding`, `LayerNorm` or `Chain`, or a
-            cell: `RNNCell`, `LSTMCell` or `GRUCell`. Functions and dropout have no arrays.
+        layer: a `Recurrence`, `Bidirectional`, `Dense`, `Embedding`, `LayerNorm`, `Conv1d` or
+            `Chain`, or a cell: `RNNCell`, `LSTMCell` or `GRUCell`. Functions and dropout have no arrays.
 
     Returns:
         A dict of NumPy arrays that are copies. Where Noria has one bias, the other one is zero.
@@ -72,7 +73,7 @@ def _arrays(layer: Any, fail: Any) -> Arrays:
     if isinstance(layer, Cell):
         return _cell(layer, "", has_bias(layer), fail)
     norm = layer_norm_of(layer)
-    if isinstance(layer, Dense):
+    if isinstance(layer, Dense | Conv1d):
         found = {"weight": layer.W, "bias": layer.b}
     elif isinstance(layer, Embedding):
         found = {"weight": layer.table}
@@ -128,9 +129,8 @@ def _cell(cell: Any, suffix: str, biased: bool, fail: Any) -> Arrays:
     relu_too = {"activation": (jnp.tanh, jax.nn.relu)}
     check_plain(cell, fail, **(relu_too if isinstance(cell, RNNCell) else GATED))
     arrays = {"weight_ih": cell.W, "weight_hh": cell.U}
-    biases = biases_of(cell, biased)
-    if biases is not None:
-        arrays |= dict(zip(("bias_ih", "bias_hh"), biases, strict=True))
+    if biased:
+        arrays |= dict(zip(("bias_ih", "bias_hh"), biases_of(cell), strict=True))
     if getattr(cell, "W_r", None) is not None:
         arrays["weight_hr"] = cell.W_r
     return {name + suffix: array_of(array) for name, array in arrays.items()}

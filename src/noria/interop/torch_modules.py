@@ -89,6 +89,18 @@ def _layer_norm(module: Any, fail: Callable[[str], NoReturn]) -> dict[str, Any]:
     return {"eps": module.eps}
 
 
+def _conv1d(module: Any, fail: Callable[[str], NoReturn]) -> dict[str, Any]:
+    if module.padding_mode != "zeros":
+        fail(f'Conv1d has padding_mode={module.padding_mode!r}; expected "zeros"')
+    padding = module.padding
+    return {
+        "stride": module.stride[0],
+        "padding": padding if isinstance(padding, str) else padding[0],
+        "dilation": module.dilation[0],
+        "groups": module.groups,
+    }
+
+
 #: The settings of each class with arrays.
 MODULES: dict[str, Callable[[Any, Callable[[str], NoReturn]], dict[str, Any]]] = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
@@ -98,6 +110,7 @@ MODULES: dict[str, Callable[[Any, Callable[[str], NoReturn]], dict[str, Any]]] =
     "Linear": lambda module, fail: {},
     "Embedding": _embedding,
     "LayerNorm": _layer_norm,
+    "Conv1d": _conv1d,
 }
 
 #: The layer of each class without arrays; ``None`` does nothing.

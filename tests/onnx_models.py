@@ -1,5 +1,7 @@
 """Models of one recurrent node, with onnxruntime's answers, and the same by Noria."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ class Case(NamedTuple):
     """A node: its operator, its attributes, and which inputs it gets."""
 
     op: str
-    attributes: dict[str, Any] = {}
+    attributes: Mapping[str, Any] = MappingProxyType({})
     lengths: bool = False
     states: bool = False
     peepholes: bool = False

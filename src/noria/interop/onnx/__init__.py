@@ -8,7 +8,6 @@
 `shape_operations`  those that move numbers
 `program`           nodes as one function: cells and functions of a step
 `activations`       the activations of recurrent nodes
-`cells`             cells with the rare attributes of recurrent nodes
 `nodes`             LSTM, GRU and RNN as layers
 `loops`             Scan and Loop as layers
 `axes`              the axes of a value: batch, time, features
@@ -18,6 +17,7 @@
 `writer`            a graph in the making
 `emit`              layers as nodes
 `recurrent_nodes`   recurrent layers as nodes
+`convolution_nodes` ``Conv1d`` as a node, and back
 `recognise`         cells that have a node of their own
 `matching`          hand-written cells that compute what these nodes compute
 `polynomials`       a traced step as polynomials of gates
@@ -28,3 +28,8 @@
 `compare`           an exported file beside its original
 =================== =============================================================================
 """
+
+from noria.interop.onnx.exporter import to_onnx
+from noria.interop.onnx.importer import described, from_onnx
+
+__all__ = ["described", "from_onnx", "to_onnx"]

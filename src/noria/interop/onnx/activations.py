@@ -1,4 +1,4 @@
-"""Activation functions of ONNX's recurrent operators: name, alpha, beta and clip."""
+"""Activation functions of ONNX's recurrent operators, by name, alpha and beta."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from noria.activations import keras2_hard_sigmoid
+from noria.interop.activations import function_of
 from noria.module import Module
 
 
@@ -45,22 +48,19 @@ class Activation(Module):
 
     ::
 
-        y = name(clip(x, -bound, bound); alpha, beta)
+        y = name(x; alpha, beta)
 
     Args:
         name: a key of `FUNCTIONS`.
         alpha: the first number of the function, or ``None`` if it takes none.
         beta: the second one.
-        bound: the bound of its argument, or ``None``.
     """
 
     name: str = eqx.field(static=True)
     alpha: float | None = eqx.field(static=True, default=None)
     beta: float | None = eqx.field(static=True, default=None)
-    bound: float | None = eqx.field(static=True, default=None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x if self.bound is None else jnp.clip(x, -self.bound, self.bound)
         numbers = [number for number in (self.alpha, self.beta) if number is not None]
         return FUNCTIONS[self.name].function(x, *numbers)
 
@@ -93,3 +93,38 @@ def activations_of(
         if next(rest, None) is not None:
             fail(f"has more numbers in activation_{letter} than its activations take.")
     return found
+
+
+#: Functions of JAX and of Noria, and what they are called.
+NAMED: tuple[tuple[Callable[..., jax.Array], Activation], ...] = (
+    (jnp.tanh, Activation("Tanh")),
+    (jax.nn.tanh, Activation("Tanh")),
+    (jax.nn.sigmoid, Activation("Sigmoid")),
+    (jax.nn.relu, Activation("Relu")),
+    (jax.nn.softplus, Activation("Softplus")),
+    (jax.nn.soft_sign, Activation("Softsign")),
+    (jax.nn.elu, Activation("Elu", 1.0)),
+    (jax.nn.leaky_relu, Activation("LeakyRelu", 0.01)),
+    (jax.nn.hard_sigmoid, Activation("HardSigmoid", 1 / 6, 0.5)),
+    (keras2_hard_sigmoid, Activation("HardSigmoid", 0.2, 0.5)),
+)
+
+
+def of_jax(activation: Activation) -> Callable[..., jax.Array]:
+    """The function of JAX where there is one, so that a cell is as if written by hand."""
+    # A file has numbers of 32 bits.
+    same = (f for f, known in NAMED if _rounded(known) == _rounded(activation))
+    return next(same, activation)
+
+
+def name_of(function: Any) -> Activation | None:
+    """What the function in a field of a cell is called; ``None`` if ONNX does not have it."""
+    if isinstance(function, Activation):
+        return function
+    plain = function_of(function)
+    return next((known for other, known in NAMED if other is plain), None)
+
+
+def _rounded(activation: Activation) -> tuple[Any, ...]:
+    numbers = (activation.alpha, activation.beta)
+    return activation.name, *(None if n is None else float(np.float32(n)) for n in numbers)

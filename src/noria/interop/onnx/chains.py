@@ -11,20 +11,24 @@ from typing import Any
 
 import jax
 
+from noria.interop.build import chain
 from noria.interop.onnx import loops, nodes
 from noria.interop.onnx.axes import BATCH, DIRECTION, FEATURES, TIME, Axes
+from noria.interop.onnx.convolution_nodes import read_conv
 from noria.interop.onnx.graph import Graph, Node, Unreadable
 from noria.interop.onnx.loops import is_mask
 from noria.interop.onnx.steps import Steps, integers_only
 from noria.layers.bidirectional import Bidirectional
-from noria.layers.chain import Chain, Residual
+from noria.layers.parallel import Parallel
 from noria.layers.recurrence import Recurrence
+from noria.layers.skip import Concat, Residual
 
 Part = tuple[list[Any], Axes]
 
 #: What a reduction of the two directions is called by `Bidirectional`.
 MERGES = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceProd": "product"}
 JOINS = {"Concat": "concat", "Add": "sum", "Mul": "product"}
+SKIPS = {"Concat": Concat, "Add": Residual}
 
 
 @dataclass
@@ -63,7 +67,7 @@ class Reader:
             self.note("the output is that of the last step: nr.last(model(xs), lengths)")
         if not layers:
             raise Unreadable("the model has no layers")
-        return layers[0] if len(layers) == 1 else Chain(*layers)
+        return chain(layers)
 
     def _input_axes(self, name: str) -> Axes:
         rank = self.graph.rank(name)
@@ -74,14 +78,18 @@ class Reader:
             return Axes(((BATCH,), (FEATURES,)), {FEATURES: self._declared_features(name)})
         if rank not in (None, 3):
             raise Unreadable(f"the input {name!r} has {rank} axes; expected 2 or 3")
+        readers = [node.op for node in self.graph.nodes if name in node.inputs]
+        if "Conv" in readers:  # which has the features in the middle
+            sizes = {FEATURES: self._declared_features(name, 1)}
+            return Axes(((BATCH,), (FEATURES,), (TIME,)), sizes)
         sizes = {FEATURES: self._declared_features(name)}
         return Axes((("?0",), ("?1",), (FEATURES,)), sizes)
 
-    def _declared_features(self, name: str) -> int:
+    def _declared_features(self, name: str, place: int = -1) -> int:
         """The declared number of features; 1033 stands for any."""
         for value in self.graph.proto.input:
             if value.name == name and value.type.tensor_type.HasField("shape"):
-                return value.type.tensor_type.shape.dim[-1].dim_value or 1033
+                return value.type.tensor_type.shape.dim[place].dim_value or 1033
         return 1033
 
     # --- paths -----------------------------------------------------------------------------------
@@ -167,11 +175,17 @@ class Reader:
         node = self.graph.makers[after]
         if self.data(node) == [before]:
             return self._single(node, before, after, axes, layers)
-        if node.op in JOINS and len(node.inputs) == 2:
+        given = node.op in JOINS and not any(map(self.graph.is_constant, node.inputs))
+        if given and self._has_state(before, after):
             found = self._joined(node, before, axes)
             if found is not None:
                 return [*layers, found[0]], found[1]
         return Steps(self.graph, self.axes, self.note).several(before, after, axes, layers)
+
+    def _has_state(self, before: str, after: str) -> bool:
+        """Whether there is a layer with a state between two values."""
+        makers = [self.graph.makers[n] for n in self._before([after], before) if n != before]
+        return any(nodes.kind_of(n) or n.op in ("Scan", "Loop", "Conv") for n in makers)
 
     # --- kinds of regions ------------------------------------------------------------------------
 
@@ -181,6 +195,9 @@ class Reader:
             return self._recurrent(node, after, axes, layers)
         if node.op in ("Scan", "Loop"):
             return self._loop(node, after, axes, layers)
+        if node.op == "Conv":
+            layer, axes = read_conv(self.graph, node, axes)
+            return [*layers, layer], axes
         if node.op == "Where" and is_mask(self.graph, node.input(0)):
             return layers, axes
         if node.op in MERGES and DIRECTION in axes.flat and isinstance(layers[-1], Bidirectional):
@@ -265,32 +282,36 @@ class Reader:
         return Axes((*axes.names[:time], (), *axes.names[time + 1 :]), axes.sizes)
 
     def _joined(self, node: Node, before: str, axes: Axes) -> tuple[Any, Axes] | None:
-        """Two paths that meet: a skip connection, or two directions."""
-        if node.op == "Add" and before in node.inputs:
-            other = node.inputs[1 - node.inputs.index(before)]
-            layers, found = self.path(before, other, axes)
-            if found.names != axes.names and "?0" not in axes.flat:
-                raise Unreadable(f"{node.label} adds values with other axes")
-            return Residual(layers[0] if len(layers) == 1 else Chain(*layers)), found
-        parts = []
-        for name in node.inputs:
-            try:
-                parts.append(self.path(before, name, axes))
-            except Unreadable:
-                return None
-        (first, found), (second, other) = parts
-        one = [*first, *second]
-        if len(one) != 2 or not all(isinstance(layer, Recurrence) for layer in one):
+        """Paths that meet: a skip connection, two directions, or layers side by side."""
+        try:
+            parts = [self.path(before, name, axes) for name in node.inputs]
+        except Unreadable:
             return None
-        if one[0].reverse or not one[1].reverse or found.names != other.names:
-            raise Unreadable(f"{node.label} joins recurrent layers that are no two directions")
-        size = found.size(FEATURES)
+        layers, (found, *others) = (
+            [chain(part) if part else None for part, _ in parts],
+            [part_axes for _, part_axes in parts],
+        )
+        if any(other.names != found.names for other in others) and "?0" not in axes.flat:
+            raise Unreadable(f"{node.label} joins values with other axes")
+        found = next((a for a in (found, *others) if "?0" not in a.flat), found)
+        sizes = [a.size(FEATURES) for _, a in parts]
         if node.op == "Concat":
             if node["axis"] % len(found.names) != len(found.names) - 1:
                 return None
-            size += other.size(FEATURES)
-        forward, backward = one
-        return Bidirectional(forward, backward, JOINS[node.op]), found.features(size)
+            found = found.features(sum(sizes))
+        elif len(set(sizes)) > 1:
+            return None
+        if layers[0] is None and len(layers) == 2 and node.op in SKIPS:
+            return SKIPS[node.op](layers[1]), found
+        if layers[-1] is None and len(layers) == 2 and node.op == "Add":
+            return Residual(layers[0]), found
+        if any(layer is None for layer in layers):
+            return None
+        if len(layers) == 2 and all(isinstance(layer, Recurrence) for layer in layers):
+            forward, backward = layers
+            if not forward.reverse and backward.reverse:
+                return Bidirectional(forward, backward, JOINS[node.op]), found
+        return Parallel(JOINS[node.op], *layers), found
 
 
 def _features_of(layer: Recurrence, features: int) -> int:

@@ -10,17 +10,21 @@ import jax
 import numpy as np
 
 from noria._functions import Function
+from noria.interop.onnx.convolution_nodes import emit_conv
 from noria.interop.onnx.recurrent_nodes import emit_bidirectional, emit_recurrence
 from noria.interop.onnx.steps import FUNCTIONS
 from noria.interop.onnx.translator import Translator, trace
 from noria.interop.onnx.writer import Value, Writer
 from noria.layers.base import Layer
 from noria.layers.bidirectional import Bidirectional
-from noria.layers.chain import Chain, Residual
+from noria.layers.chain import Chain
+from noria.layers.conv import Conv1d
 from noria.layers.dense import Dense, Embedding
 from noria.layers.dropout import Dropout
+from noria.layers.parallel import JOINS, Parallel
 from noria.layers.per_step import PerStep
 from noria.layers.recurrence import Recurrence
+from noria.layers.skip import Concat, Residual
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,35 @@ def _residual(to: Emitter, layer: Residual, xs: Value, state: Any) -> tuple[Valu
     return Value(to.writer.add("Add", xs.name, ys.name), xs.shape, xs.dtype), after
 
 
+def _concat(to: Emitter, layer: Concat, xs: Value, state: Any) -> tuple[Value, Any]:
+    ys, after = to.layer(layer.layer, xs, state)
+    return _joined(to, [xs, ys], "concat"), after
+
+
+def _parallel(to: Emitter, layer: Parallel, xs: Value, state: Any) -> tuple[Value, Any]:
+    states = (None,) * len(layer.layers) if state is None else state
+    pairs = [to.layer(one, xs, s) for one, s in zip(layer.layers, states, strict=True)]
+    join = next((name for name, f in JOINS.items() if layer.join == Function(f)), None)
+    if join in (None, "tuple"):
+        to.fail(f"{layer.label} joins its outputs by {join or 'a function'}; expected a name.")
+    return _joined(to, [ys for ys, _ in pairs], str(join)), tuple(after for _, after in pairs)
+
+
+def _joined(to: Emitter, parts: list[Value], join: str) -> Value:
+    """Outputs side by side as one."""
+    names, first = [part.name for part in parts], parts[0]
+    if join == "concat":
+        name = to.writer.add("Concat", *names, axis=to.lead)
+        return Value(name, (sum(part.shape[0] for part in parts),), first.dtype)
+    op = "Mul" if join == "product" else "Add"
+    name = names[0]
+    for other in names[1:]:
+        name = to.writer.add(op, name, other)
+    if join == "mean":
+        name = to.writer.add("Div", name, to.writer.constant(np.asarray(len(parts), first.dtype)))
+    return Value(name, first.shape, first.dtype)
+
+
 def _dense(to: Emitter, layer: Dense, xs: Value, state: Any) -> tuple[Value, Any]:
     W = to.writer.constant(np.asarray(layer.W).T, "W")
     name = to.writer.add("MatMul", xs.name, W)
@@ -156,6 +189,9 @@ EMIT: dict[type, Callable[..., tuple[Value, Any]]] = {
     Bidirectional: emit_bidirectional,
     Chain: _chain,
     Residual: _residual,
+    Concat: _concat,
+    Parallel: _parallel,
+    Conv1d: emit_conv,
     Dense: _dense,
     Embedding: _embedding,
     Dropout: _dropout,

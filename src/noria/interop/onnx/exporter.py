@@ -16,11 +16,14 @@ from noria.interop.onnx.files import need_onnx
 from noria.interop.onnx.writer import IR_VERSION, OPSET, Value, Writer, described
 from noria.layers.base import Layer
 from noria.layers.bidirectional import Bidirectional
-from noria.layers.chain import Chain, Residual
+from noria.layers.chain import Chain
+from noria.layers.conv import Conv1d
 from noria.layers.dense import Dense, Embedding
 from noria.layers.dropout import Dropout
+from noria.layers.parallel import Parallel
 from noria.layers.per_step import PerStep
 from noria.layers.recurrence import Recurrence
+from noria.layers.skip import Concat, Residual
 from noria.module import inference, is_inexact, named_leaves
 
 
@@ -137,8 +140,12 @@ def input_of(layer: Any) -> tuple[tuple[int, ...], Any] | None:
         return None if size is None else ((int(size),), float32)
     if isinstance(layer, Bidirectional):
         return input_of(layer.forward)
-    if isinstance(layer, Residual):
+    if isinstance(layer, Residual | Concat):
         return input_of(layer.layer)
+    if isinstance(layer, Parallel):
+        return next((found for one in layer.layers if (found := input_of(one))), None)
+    if isinstance(layer, Conv1d):
+        return (layer.in_size,), float32
     if isinstance(layer, Dense):
         return (layer.W.shape[1],), float32
     if isinstance(layer, Embedding):

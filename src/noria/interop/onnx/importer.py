@@ -129,3 +129,14 @@ def _whole(source: Source, graph: Graph, notes: list[str]) -> tuple[Any, list[No
             "be read alone."
         )
     return layers, used
+
+
+def described(path: "str | os.PathLike[str]") -> list[tuple[str, str, str]]:
+    """The nodes of a file, in rows of a name, the shapes of constants, and the operator."""
+    graph = graph_of(read(path))
+    rows = []
+    for inner in graph.below():
+        for node in inner.nodes:
+            shapes = [f"{tuple(inner.tensors[n].dims)}" for n in node.inputs if n in inner.tensors]
+            rows.append((_name((inner, node)), " ".join(shapes), node.op))
+    return rows

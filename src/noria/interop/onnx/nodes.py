@@ -1,20 +1,18 @@
 """The nodes LSTM, GRU and RNN, and ``DynamicQuantizeLSTM``, as layers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria.cells.base import GatedCell
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell, LSTMState
 from noria.interop.build import reordered
-from noria.interop.onnx.activations import Activation, activations_of
-from noria.interop.onnx.cells import OnnxGRUCell, OnnxLSTMCell
+from noria.interop.onnx.activations import Activation, activations_of, of_jax
 from noria.interop.onnx.graph import Graph, Node
 from noria.layers.bidirectional import Bidirectional
 from noria.layers.recurrence import Recurrence
@@ -125,19 +123,23 @@ class Reader:
         if any(jax.dtypes.canonicalize_dtype(dtype) != dtype for dtype in given):
             self.note(f"{self.node.label}: weights of 64 bits, converted to float32")
         W, U, b, b_h, p = (None if a is None else jnp.asarray(a) for a in arrays)
-        plain = functions == [Activation(name) for name in DEFAULTS[self.kind]]
+        first, *rest = (of_jax(f) for f in functions)
+        clip = self.node.get("clip", None)
+        if clip is not None and not clip > 0:
+            self.fail(f"has clip={clip}; expected a positive number.")
         if self.kind == "RNN":
-            return RNNCell.from_arrays(W, U, b, b_h, activation=_of_jax(functions[0]))
+            return RNNCell.from_arrays(W, U, b, b_h, activation=first, clip=clip)
+        named: dict[str, Any] = {"gate_activation": first, "activation": rest[0], "clip": clip}
         if self.kind == "GRU":
-            after = bool(self.node.get("linear_before_reset", 0))
-            if not plain:
-                return OnnxGRUCell(W, U, b, b_h, *functions, reset_after=after)
-            cell: type[GatedCell] = GRUCell if after else GRUv3Cell
-            return cell.from_arrays(W, U, b, b_h)
-        coupled = bool(self.node.get("input_forget", 0))
-        if not plain or coupled or p is not None:
-            return OnnxLSTMCell(W, U, b, b_h, p, *functions, coupled=coupled)
-        return LSTMCell.from_arrays(W, U, b, b_h)
+            cell = GRUCell if self.node.get("linear_before_reset", 0) else GRUv3Cell
+            return cell.from_arrays(W, U, b, b_h, **named)
+        if rest[1] != rest[0]:
+            named["output_activation"] = rest[1]
+        if self.node.get("input_forget", 0):
+            W, U, b, b_h = (None if a is None else _without(a, 4) for a in (W, U, b, b_h))
+            p = None if p is None else _without(p, 3)
+            named["coupled_gates"] = True
+        return LSTMCell.from_arrays(W, U, b, b_h, p=p, **named)
 
     def _functions(self, count: int) -> list[list[Activation]]:
         """The functions of each direction."""
@@ -148,15 +150,6 @@ class Reader:
         alphas = self.node.get("activation_alpha", [])
         betas = self.node.get("activation_beta", [])
         found = activations_of(names, alphas, betas, self.fail)
-        bound = self.node.get("clip", None)
-        if bound is not None:
-            if not bound > 0:
-                self.fail(f"has clip={bound}; expected a positive number.")
-            # The memory of an LSTM is not clipped where it goes into h.
-            found = [
-                f if self.kind == "LSTM" and n % each == 2 else replace(f, bound=bound)
-                for n, f in enumerate(found)
-            ]
         return [found[n * each : (n + 1) * each] for n in range(count)]
 
     # --- initial states --------------------------------------------------------------------------
@@ -210,12 +203,10 @@ def repeated(graph: Graph, name: str) -> np.ndarray | None:
     return repeated(graph, maker.input(0)) if maker.op in ("Expand", "Tile", "Identity") else None
 
 
-def _of_jax(function: Activation) -> Any:
-    """The function of JAX where one serves, so that a cell of Noria is as written by hand."""
-    known = {"Tanh": jnp.tanh, "Relu": jax.nn.relu, "Sigmoid": jax.nn.sigmoid}
-    if function.bound is None and function.name in known:
-        return known[function.name]
-    return function
+def _without(array: jax.Array, count: int) -> jax.Array:
+    """The row blocks without the second one, of the forget gate."""
+    first, _, *rest = jnp.split(array, count)
+    return jnp.concatenate([first, *rest])
 
 
 def read_node(graph: Graph, node: Node, note: Callable[[str], None]) -> Recurrence | Bidirectional:

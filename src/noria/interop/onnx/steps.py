@@ -126,7 +126,8 @@ class Steps:
     ) -> tuple[list[Any], Axes] | None:
         """A dense layer, a norm or a function of JAX; ``None`` for another node."""
         if axes.names[-1] != (FEATURES,):
-            return None
+            elementwise = node.op in FUNCTIONS and not node.op.endswith("Softmax")
+            return ([*layers, PerStep(FUNCTIONS[node.op])], axes) if elementwise else None
         last = layers[-1] if layers else None
         is_open = isinstance(last, Dense) and last.activation == _IDENTITY
         if node.op in ("MatMul", "Gemm"):

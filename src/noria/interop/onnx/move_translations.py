@@ -1,6 +1,6 @@
 """Primitives of JAX that move numbers, as nodes of ONNX."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,15 +52,29 @@ def _slice(step: Step, x: Known) -> str:
 
 
 def _dynamic_slice(step: Step, x: Known, *starts: Known) -> str:
-    if any(isinstance(start, str) for start in starts):
-        step.fail("a slice begins at a place that depends on data; there is no operator for it")
     sizes, whole = step.param("slice_sizes"), step.equation.inputs[0].aval.shape
+    if any(isinstance(start, str) for start in starts):
+        return _looked_up(step, x, starts, sizes, whole)
     begins = [
         int(np.clip(start, 0, most - size))
         for start, size, most in zip(starts, sizes, whole, strict=True)
     ]
     ends = [begin + size for begin, size in zip(begins, sizes, strict=True)]
     return _cut(step, x, begins, ends)
+
+
+def _looked_up(
+    step: Step, x: Known, starts: Sequence[Known], sizes: Sequence[int], whole: Sequence[int]
+) -> str:
+    """Rows of a constant from a place on that depends on data."""
+    first = starts[0]
+    if isinstance(x, str) or tuple(sizes[1:]) != tuple(whole[1:]) or not isinstance(first, str):
+        step.fail("a slice begins at a place that depends on data; only rows of a constant can")
+    last = np.asarray(whole[0] - sizes[0], step.equation.inputs[1].aval.dtype)
+    first = step.add("Max", step.add("Min", first, last), np.zeros_like(last))
+    first = step.add("Unsqueeze", first, step.ints([step.lead]))
+    places = step.add("Add", first, np.arange(sizes[0], dtype=last.dtype))
+    return step.add("Gather", x, places, axis=0)
 
 
 def _split(step: Step, x: Known) -> list[str]:

@@ -194,8 +194,6 @@ def _field(module: Any, name: str) -> Any:
 
 def _lstm_cell(cell: LSTMCell, fail: Any) -> Any:
     check_plain(cell, fail, **GATED)
-    if getattr(cell, "W_r", None) is not None:
-        fail("LSTMCell has proj_size=, which has no counterpart there")
     bias = one_bias_of(cell, fail)
     theirs = _cell(eqx.nn.LSTMCell, cell, bias is not None)
     return _with(theirs, weight_ih=cell.W, weight_hh=cell.U, **_present(bias=bias))

@@ -268,8 +268,6 @@ def _arrays(cell: Any, nnx: bool, fail: Any) -> dict[str, Any]:
     if type(cell) not in (RNNCell, GRUCell, LSTMCell):
         fail(f"Flax has no {type(cell).__name__}")
     check_plain(cell, fail)
-    if getattr(cell, "W_r", None) is not None:
-        fail("LSTMCell has proj_size=, which has no counterpart there")
     if nnx:
         return _of_nnx(cell, fail)
     if isinstance(cell, GRUCell):

@@ -32,7 +32,9 @@ def open_file(call: str, source: str | bytes) -> Any:
     try:
         h5py = importlib.import_module("h5py")
     except ModuleNotFoundError as error:
-        raise ImportError(f"{call} needs h5py; install it with: pip install h5py.") from error
+        raise ImportError(
+            f"{call} needs h5py; install it with: pip install 'noria[models]'."
+        ) from error
     if isinstance(source, str) and not os.path.exists(source):
         raise FileNotFoundError(f"{source}: there is no such file.")
     try:

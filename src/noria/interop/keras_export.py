@@ -92,8 +92,6 @@ def _cell(cell: Any, fail: Any) -> list[np.ndarray]:
     if type(cell) not in (RNNCell, GRUCell, GRUv3Cell, LSTMCell):
         fail(f"Keras has no {type(cell).__name__}")
     check_plain(cell, fail)
-    if getattr(cell, "W_r", None) is not None:
-        fail("LSTMCell has proj_size=, which has no counterpart there")
     gates = len(cell.GATES)
     order = np.argsort(ORDERS[gates])
     rows = partial(reordered, blocks=gates, order=list(order))

@@ -127,7 +127,7 @@ def _cell(cell: Any, suffix: str, biased: bool, fail: Any) -> Arrays:
     if type(cell) not in (RNNCell, GRUCell, LSTMCell):
         fail(f"PyTorch has no {type(cell).__name__}")
     relu_too = {"activation": (jnp.tanh, jax.nn.relu)}
-    check_plain(cell, fail, **(relu_too if isinstance(cell, RNNCell) else GATED))
+    check_plain(cell, fail, projected=True, **(relu_too if isinstance(cell, RNNCell) else GATED))
     arrays = {"weight_ih": cell.W, "weight_hh": cell.U}
     if biased:
         arrays |= dict(zip(("bias_ih", "bias_hh"), biases_of(cell), strict=True))

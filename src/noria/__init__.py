@@ -1,5 +1,6 @@
 """Noria: recurrent models on JAX. Write the cell as maths, run it over whole sequences."""
 
+from noria import activations as activations
 from noria import cells as cells
 from noria import data as data
 from noria import initializers as initializers

@@ -9,15 +9,22 @@ from noria._types import Initializer
 
 
 def draw(init: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Call ``init``; 16-bit floats are drawn in float32 and rounded.
+    """Call ``init``; 16-bit floats are drawn in float32 and rounded, unless it is `of_any_dtype`.
 
     The factorisation of an orthogonal initialiser has no 16-bit kernel.
     """
-    wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+    is_narrow = jnp.finfo(dtype).bits < 32 and not hasattr(init, "of_any_dtype")
+    wide = jnp.float32 if is_narrow else dtype
     array = jnp.asarray(init(key, shape, wide))
     if array.shape != shape:
         raise ValueError(f"initialiser {init}: it returned shape {array.shape}; expected {shape}.")
     return array.astype(dtype)
+
+
+def of_any_dtype(init: Initializer) -> Initializer:
+    """``init``, marked as one that draws numbers of 16 bits itself."""
+    init.of_any_dtype = True  # type: ignore[attr-defined]
+    return init
 
 
 def default_dtype(dtype: Any) -> jnp.dtype:

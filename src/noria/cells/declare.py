@@ -5,9 +5,10 @@ A shape is given in words: ``"hidden"`` is the field ``hidden_size``, and ``"hea
 """
 
 import ast
+import functools
 import operator
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +38,13 @@ class Parameter:
     initializer: Init
     trained: bool
     when: Callable[[Any], bool] | None
+    argument: str | None
+    blocks: Axis
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether some cells of the class lack it."""
+        return self.when is not None or self.argument is not None
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ def matrix(
     *,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
+    argument: str | None = None,
+    blocks: Axis = 1,
     init: Literal[False] = False,
 ) -> Any:
     """Declare a matrix of parameters.
@@ -74,6 +84,10 @@ def matrix(
         trained: ``False`` keeps the array as it is drawn: it has no gradient.
         when: whether a cell has the parameter, from the cell with its sizes and settings;
             otherwise the field is ``None``. By default it always has.
+        argument: name of the argument of the constructor that replaces the initialiser. ``None`` or
+            ``True`` there keeps the declared one, and ``False`` makes the field ``None``.
+        blocks: number of equal blocks of rows that an initialiser of the caller draws, one by one.
+            The declared initialiser draws the whole array.
         init: for type checkers: the field is no argument of the constructor.
 
     Returns:
@@ -85,7 +99,7 @@ def matrix(
         ('hidden', 'in')
     """
     chosen = glorot_uniform() if initializer is None else initializer
-    return Parameter((rows, columns), chosen, trained, when)
+    return Parameter((rows, columns), chosen, trained, when, argument, blocks)
 
 
 def vector(
@@ -94,6 +108,7 @@ def vector(
     *,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
+    argument: str | None = None,
     init: Literal[False] = False,
 ) -> Any:
     """Declare a vector of parameters.
@@ -104,6 +119,8 @@ def vector(
         trained: ``False`` keeps the array as it is drawn: it has no gradient.
         when: whether a cell has the parameter, from the cell with its sizes and settings;
             otherwise the field is ``None``. By default it always has.
+        argument: name of the argument of the constructor that replaces the initialiser. ``None`` or
+            ``True`` there keeps the declared one, and ``False`` makes the field ``None``.
         init: for type checkers: the field is no argument of the constructor.
 
     Returns:
@@ -114,7 +131,7 @@ def vector(
         >>> nr.cells.vector("2 * hidden").axes
         ('2 * hidden',)
     """
-    return Parameter((size,), initializer, trained, when)
+    return Parameter((size,), initializer, trained, when, argument, 1)
 
 
 def array(
@@ -122,6 +139,7 @@ def array(
     initializer: Init,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
+    argument: str | None = None,
     init: Literal[False] = False,
 ) -> Any:
     """Declare an array of parameters of any rank, or a single number.
@@ -132,6 +150,8 @@ def array(
         trained: ``False`` keeps the array as it is drawn: it has no gradient.
         when: whether a cell has the parameter, from the cell with its sizes and settings;
             otherwise the field is ``None``. By default it always has.
+        argument: name of the argument of the constructor that replaces the initialiser. ``None`` or
+            ``True`` there keeps the declared one, and ``False`` makes the field ``None``.
         init: for type checkers: the field is no argument of the constructor.
 
     Returns:
@@ -142,7 +162,7 @@ def array(
         >>> nr.cells.array("heads", "hidden", 4, initializer=nr.initializers.zeros).axes
         ('heads', 'hidden', 4)
     """
-    return Parameter(axes, initializer, trained, when)
+    return Parameter(axes, initializer, trained, when, argument, 1)
 
 
 def state(
@@ -205,17 +225,28 @@ def words_of(axes: tuple[Axis, ...]) -> Iterator[str]:
             yield from _WORD.findall(axis)
 
 
-def shape_of(axes: tuple[Axis, ...], sizes: dict[str, int]) -> tuple[int, ...]:
+def shape_of(axes: tuple[Axis, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """A shape in numbers; ``sizes`` are the values of the fields."""
     return tuple(a if isinstance(a, int) else _value(_parsed(a), sizes) for a in axes)
 
 
+def spelled(axis: Axis, sizes: Mapping[str, int]) -> str:
+    """An axis in words, and in numbers for the words among ``sizes``: ``3 * hidden``."""
+
+    def one(word: re.Match[str]) -> str:
+        field = field_of(word[0], sizes)
+        return word[0] if field is None else str(sizes[field])
+
+    return _WORD.sub(one, str(axis))
+
+
+@functools.cache
 def _parsed(axis: str) -> ast.expr:
     """The expression, with ``_`` behind each word, since ``in`` is none of Python's names."""
     return ast.parse(_WORD.sub(r"\g<0>_", axis), mode="eval").body
 
 
-def _value(node: ast.expr, sizes: dict[str, int]) -> int:
+def _value(node: ast.expr, sizes: Mapping[str, int]) -> int:
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         return _OPERATORS[type(node.op)](_value(node.left, sizes), _value(node.right, sizes))
     if isinstance(node, ast.Constant) and isinstance(node.value, int):

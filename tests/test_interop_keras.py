@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +107,7 @@ def test_a_functional_chain(tmp_path, new):
         kf.layer("Activation", "out", activation="softmax"),
     ]
     config = kf.functional(layers, [(), ("x",), ("mask",), ("gru",)], new)
-    reports = []
+    reports: list[nr.Report] = []
     path = kf.legacy(
         tmp_path / "f.h5",
         {"x": {}, "mask": {}, "gru": named(arrays, "gru"), "out": {}},
@@ -238,7 +239,7 @@ def test_a_bidirectional_layer(tmp_path):
     back = nr.to_keras(layer)
     assert all(np.array_equal(a, b) for a, b in zip(back, ways[0] + ways[1], strict=True))
     weights = kf.legacy(tmp_path / "w.h5", {"bi": stored})
-    options = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    options: dict[str, Any] = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     with pytest.raises(ValueError, match="do not tell the merge_mode of bi"):
         nr.from_keras(weights, **options)
     again = nr.from_keras(weights, merge_mode="ave", **options)

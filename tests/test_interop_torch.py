@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,7 @@ def equal(a, b):
 def test_frozen_outputs(case):
     layer = nr.from_torch(arrays_of(case), **settings_of(case))
     data = arrays_of(case, weights=False)
+    start: Any
     state = tuple(jnp.asarray(data[name]) for name in ("h0", "c0") if name in data)
     if case.startswith("bi"):  # the states of both directions, layer-major
         ways = [nr.LSTMState(*(s[n] for s in state)) if len(state) == 2 else state[0][n]
@@ -180,7 +182,7 @@ def test_a_projection():
 
 
 def test_the_report():
-    reports = []
+    reports: list[nr.Report] = []
     arrays = {f"rnn.{name}": array for name, array in arrays_of("rnn_relu").items()}
     nr.from_torch(
         {**arrays, "head.weight": np.ones((1, 6))},
@@ -289,7 +291,7 @@ def test_a_layer_of_noria_returns_with_identical_outputs(make):
         nr.Bidirectional(make(2, 3, key=KEYS[0]), make(2, 3, key=KEYS[1])),
         nr.Bidirectional(make(6, 3, key=KEYS[2]), make(6, 3, key=KEYS[3])),
     )
-    options = {"nonlinearity": "tanh"} if make is nr.RNN else {}
+    options: dict[str, Any] = {"nonlinearity": "tanh"} if make is nr.RNN else {}
     again = nr.from_torch(nr.to_torch(layer), **options)
     xs, lengths = jax.random.normal(KEYS[4], (3, 5, 2)), jnp.array([5, 0, 2])
     for a, b in zip(

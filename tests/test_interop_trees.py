@@ -1,6 +1,7 @@
 """Flax, Equinox, Flux and Lux: nested dicts of arrays in and out, and the files of Julia."""
 
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,8 +17,9 @@ KEYS = jax.random.split(jax.random.key(0), 8)
 RNG = np.random.default_rng(0)
 
 
-def equal(a, b):
-    return jtu.tree_structure(a) == jtu.tree_structure(b) and all(
+def equal(a: Any, b: Any) -> bool:
+    structures: list[Any] = [jtu.tree_structure(tree) for tree in (a, b)]
+    return structures[0] == structures[1] and all(
         np.array_equal(x, y) for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)
     )
 
@@ -46,12 +48,16 @@ def linear(x):
 
 
 def through_flax(model):
-    activation = {"activation": jnp.tanh} if isinstance(model[1].cell, nr.RNNCell) else {}
+    activation: dict[str, Any] = (
+        {"activation": jnp.tanh} if isinstance(model[1].cell, nr.RNNCell) else {}
+    )
     return nr.from_flax({"params": nr.to_flax(model)}, **activation)
 
 
 def through_nnx(model):
-    activation = {"activation": jnp.tanh} if isinstance(model[1].cell, nr.RNNCell) else {}
+    activation: dict[str, Any] = (
+        {"activation": jnp.tanh} if isinstance(model[1].cell, nr.RNNCell) else {}
+    )
     return nr.from_flax(nr.to_flax(model, "nnx"), **activation)
 
 
@@ -82,11 +88,12 @@ def test_a_model_of_noria_returns_with_identical_outputs(name, make):
 
 def test_arrays_return_with_identical_bits():
     model = model_of(nr.GRU)
-    for write, read, options in (
+    ways: list[Any] = [
         (nr.to_flax, nr.from_flax, {}),
         (nr.to_flux, nr.from_flux, {"activation": linear}),
         (nr.to_lux, nr.from_lux, {"activation": linear}),
-    ):
+    ]
+    for write, read, options in ways:
         tree = write(model)
         assert equal(write(read(tree, **options)), tree)
 
@@ -102,7 +109,7 @@ def test_frozen_outputs_of_flax(case):
         if name.startswith("cell_"):
             _, gate, kind = name.split("_")
             params.setdefault(gate, {})[kind] = array
-    options = {"activation": jnp.tanh} if case == "simple" else {}
+    options: dict[str, Any] = {"activation": jnp.tanh} if case == "simple" else {}
     layer = nr.from_flax({"params": {"rnn": {"cell": params}}}, "rnn", **options)
     state = [jnp.asarray(data[name]) for name in ("h0", "c0") if name in data]
     start = nr.LSTMState(*state) if len(state) == 2 else state[0]

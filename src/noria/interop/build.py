@@ -72,12 +72,15 @@ def has_bias(cell: Any) -> bool:
 
 
 def check_plain(
-    cell: Any, fail: Callable[[str], NoReturn], projected: bool = False, **expected: Any
+    cell: Any,
+    fail: Callable[[str], NoReturn],
+    functions: Mapping[str, tuple[Any, ...]] | None = None,
+    projected: bool = False,
 ) -> None:
     """Refuse settings of a cell that have no counterpart.
 
-    ``expected`` names the functions that the other framework has, one or several; ``projected``
-    says whether it has projections.
+    ``functions`` has those that the other framework has, by the names of the settings;
+    ``projected`` says whether it has projections.
     """
     name = type(cell).__name__
     for setting, array in ARRAYS.items():
@@ -86,14 +89,17 @@ def check_plain(
     for setting, value in PLAIN.items():
         if getattr(cell, setting, value) != value:
             fail(f"{name} has {setting}={getattr(cell, setting)!r}, which has no counterpart there")
-    for setting, known in expected.items():
+    for setting, known in (functions or {}).items():
         function = function_of(getattr(cell, setting, None))
         if function is not None and function not in known:
             fail(f"{name} has {setting}={function!r}, which has no counterpart there")
 
 
 #: The functions of an LSTM or a GRU in frameworks that leave no choice.
-GATED = {"activation": (jnp.tanh,), "gate_activation": (jax.nn.sigmoid,)}
+GATED: dict[str, tuple[Any, ...]] = {
+    "activation": (jnp.tanh,),
+    "gate_activation": (jax.nn.sigmoid,),
+}
 
 
 def check_start(layer: Recurrence, fail: Callable[[str], NoReturn]) -> None:

@@ -175,7 +175,7 @@ def _tree(layer: Any, fail: Any) -> dict[str, Any]:
 def _arrays(cell: Any, fail: Any) -> dict[str, np.ndarray]:
     if type(cell) not in (RNNCell, GRUCell, GRUv3Cell, LSTMCell):
         fail(f"Flux has no {type(cell).__name__}")
-    check_plain(cell, fail, **({} if isinstance(cell, RNNCell) else GATED))
+    check_plain(cell, fail, {} if isinstance(cell, RNNCell) else GATED)
     arrays = {"Wi": array_of(cell.W), "Wh": array_of(cell.U)}
     bias = one_bias_of(cell, fail)
     if bias is not None:

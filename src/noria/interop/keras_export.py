@@ -97,7 +97,6 @@ def _cell(cell: Any, fail: Any) -> list[np.ndarray]:
     rows = partial(reordered, blocks=gates, order=list(order))
     arrays = [rows(array_of(cell.W)).T, rows(array_of(cell.U)).T]
     if has_bias(cell):
-        both = isinstance(cell, GRUCell)
-        biases = [rows(bias) for bias in (biases_of(cell) if both else [one_bias_of(cell, fail)])]
-        arrays.append(np.stack(biases) if both else biases[0])
+        one = None if isinstance(cell, GRUCell) else one_bias_of(cell, fail)
+        arrays.append(np.stack([*map(rows, biases_of(cell))]) if one is None else rows(one))
     return [np.ascontiguousarray(array) for array in arrays]

@@ -211,7 +211,7 @@ def _bidirectional(build: Build, layer: Layer, weights: Weights) -> Bidirectiona
             build.fail(f"{layer.name} holds a {made.kind}; expected LSTM, GRU or SimpleRNN")
         cells.append(cell_of(build, config["kind"], config, weights))
     _note_settings(build, layer.name, inner, inner)
-    return Bidirectional(*cells, merge=MERGES[merge])
+    return Bidirectional(cells[0], cells[1], MERGES[merge])
 
 
 # --- Layers of single steps -----------------------------------------------------------------------

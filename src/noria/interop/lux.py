@@ -81,8 +81,8 @@ def _layer(entries: Entries, settings: Mapping[str, Any]) -> Any:
     if {"weight_ih", "weight_hh"} <= parts:
         return _recurrence(entries, settings)
     if parts == {"forward_rnn", "backward_rnn"}:
-        ways = entries.at("forward_rnn"), entries.at("backward_rnn.rnn")
-        return Bidirectional(*(_recurrence(way, settings) for way in ways))
+        forward = _recurrence(entries.at("forward_rnn"), settings)
+        return Bidirectional(forward, _recurrence(entries.at("backward_rnn.rnn"), settings))
     if parts <= {"weight", "bias"} and "weight" in entries:
         weight = entries.take("weight", None, None)
         function = activation(entries, settings)
@@ -161,7 +161,7 @@ def _start(layer: Recurrence, fail: Any) -> dict[str, np.ndarray]:
 def _cell(cell: Any, fail: Any) -> dict[str, np.ndarray]:
     if type(cell) not in (RNNCell, GRUCell, LSTMCell):
         fail(f"Lux has no {type(cell).__name__}")
-    check_plain(cell, fail, **({} if isinstance(cell, RNNCell) else GATED))
+    check_plain(cell, fail, {} if isinstance(cell, RNNCell) else GATED)
     arrays = {"weight_ih": array_of(cell.W), "weight_hh": array_of(cell.U)}
     if has_bias(cell):
         arrays |= dict(zip(("bias_ih", "bias_hh"), biases_of(cell), strict=True))

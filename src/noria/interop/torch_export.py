@@ -88,7 +88,7 @@ def _arrays(layer: Any, fail: Any) -> Arrays:
 
 def _stack(layer: Any, fail: Any) -> list[list[Recurrence]]:
     """The directions of each layer, if PyTorch would run them as one module."""
-    layers = list(layer) if isinstance(layer, Chain) else [layer]
+    layers: list[Any] = list(layer) if isinstance(layer, Chain) else [layer]
     if not isinstance(layers[-1], Recurrence | Bidirectional):
         return []
     layers = [part for part in layers if not isinstance(part, Dropout)]
@@ -127,7 +127,7 @@ def _cell(cell: Any, suffix: str, biased: bool, fail: Any) -> Arrays:
     if type(cell) not in (RNNCell, GRUCell, LSTMCell):
         fail(f"PyTorch has no {type(cell).__name__}")
     relu_too = {"activation": (jnp.tanh, jax.nn.relu)}
-    check_plain(cell, fail, projected=True, **(relu_too if isinstance(cell, RNNCell) else GATED))
+    check_plain(cell, fail, relu_too if isinstance(cell, RNNCell) else GATED, projected=True)
     arrays = {"weight_ih": cell.W, "weight_hh": cell.U}
     if biased:
         arrays |= dict(zip(("bias_ih", "bias_hh"), biases_of(cell), strict=True))

@@ -113,7 +113,7 @@ def jld2_or_dict(name: str, source: Any) -> tuple[str, Any]:
     unread = [path for path, array in arrays.items() if isinstance(array, Unread)]
     if unread:
         raise ValueError(
-            f"{call}: {unread[0]} is a record of Julia, not an array; write each array under a path "
-            'of its own: file["rnn/cell/Wi"] = model.cell.Wi.'
+            f"{call}: {unread[0]} is a record of Julia, not an array; write each array under a "
+            'path of its own: file["rnn/cell/Wi"] = model.cell.Wi.'
         )
     return call, {path.replace("/", "."): array.T for path, array in arrays.items()}

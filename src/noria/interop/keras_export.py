@@ -33,8 +33,8 @@ def to_keras(layer: Any) -> list[np.ndarray]:
 
     Args:
         layer: a `Recurrence`, `Bidirectional`, `Dense`, `Embedding`, `LayerNorm`, `Conv1d` or
-            `Chain`, or a cell: `RNNCell`, `LSTMCell`, `GRUCell` (``reset_after=True``) or `GRUv3Cell`
-            (``reset_after=False``). Functions and dropout have no arrays.
+            `Chain`, or a cell: `RNNCell`, `LSTMCell`, `GRUCell` (``reset_after=True``) or
+            `GRUv3Cell` (``reset_after=False``). Functions and dropout have no arrays.
 
     Returns:
         A list of NumPy arrays that are copies, for a chain those of all layers one after the other.

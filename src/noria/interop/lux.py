@@ -58,8 +58,8 @@ def from_lux(
 
     Returns:
         A `Recurrence` for a cell (Lux's ``Recurrence`` leaves no trace in the parameters), a
-        `Bidirectional` for ``BidirectionalRNN``, a `Dense`, or a `Chain`. A trained ``hidden_state``
-        or ``memory`` becomes the learned initial state.
+        `Bidirectional` for ``BidirectionalRNN``, a `Dense`, or a `Chain`. A trained
+        ``hidden_state`` or ``memory`` becomes the learned initial state.
 
     Raises:
         ValueError: for entries that are unknown, missing or of the wrong shape, for a missing

@@ -41,7 +41,8 @@ def to_torch(layer: Any) -> Arrays:
 
     Args:
         layer: a `Recurrence`, `Bidirectional`, `Dense`, `Embedding`, `LayerNorm`, `Conv1d` or
-            `Chain`, or a cell: `RNNCell`, `LSTMCell` or `GRUCell`. Functions and dropout have no arrays.
+            `Chain`, or a cell: `RNNCell`, `LSTMCell` or `GRUCell`. Functions and dropout have no
+            arrays.
 
     Returns:
         A dict of NumPy arrays that are copies. Where Noria has one bias, the other one is zero.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,21 @@ COMMON: dict[str, Activation] = {
 
 #: The exact form, with the error function; JAX's default is an approximation with tanh.
 EXACT_GELU: Activation = partial(jax.nn.gelu, approximate=False)
+
+
+#: Other names of the same functions.
+ALIASES = {"swish": "silu"}
+
+
+def activation_named(name: Any, fail: Callable[[str], NoReturn]) -> Activation:
+    """A function by its name; a function is returned as it is."""
+    if callable(name):
+        activation: Activation = name
+        return activation
+    name = ALIASES.get(name, name)
+    if name not in COMMON:
+        fail(f"{str(name)[:60]!r} is no known activation; expected {', '.join(COMMON)}")
+    return COMMON[name]
 
 
 def function_of(activation: Any) -> Any:

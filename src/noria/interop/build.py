@@ -14,7 +14,7 @@ from noria import _stored
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell
 from noria.cells.lstm import LSTMCell
-from noria.interop.activations import function_of
+from noria.interop.activations import activation_named, function_of
 from noria.interop.entries import Entries, listed
 from noria.layers.chain import Chain
 from noria.layers.per_step import PerStep
@@ -24,12 +24,10 @@ from noria.layers.recurrence import Recurrence
 CELLS: dict[int, Any] = {1: RNNCell, 3: GRUCell, 4: LSTMCell}
 
 #: Settings of cells that other frameworks lack, and the values that they have there.
-PLAIN: dict[str, Any] = {
-    "peepholes": False,
-    "coupled_gates": False,
-    "clip": None,
-    "output_activation": None,
-}
+PLAIN: dict[str, Any] = {"coupled_gates": False, "clip": None, "output_activation": None}
+
+#: Arrays of cells that other frameworks lack, by the settings that make them.
+ARRAYS = {"peepholes": "p", "proj_size": "W_r"}
 
 
 def chain(layers: Sequence[Any]) -> Any:
@@ -73,23 +71,35 @@ def has_bias(cell: Any) -> bool:
     return cell.b is not None or cell.b_h is not None
 
 
-def check_plain(cell: Any, fail: Callable[[str], NoReturn], **expected: Any) -> None:
+def check_plain(
+    cell: Any,
+    fail: Callable[[str], NoReturn],
+    functions: Mapping[str, tuple[Any, ...]] | None = None,
+    projected: bool = False,
+) -> None:
     """Refuse settings of a cell that have no counterpart.
 
-    ``expected`` names the functions that the other framework has, one or several.
+    ``functions`` has those that the other framework has, by the names of the settings;
+    ``projected`` says whether it has projections.
     """
     name = type(cell).__name__
+    for setting, array in ARRAYS.items():
+        if getattr(cell, array, None) is not None and not (projected and setting == "proj_size"):
+            fail(f"{name} has {setting}=, which has no counterpart there")
     for setting, value in PLAIN.items():
         if getattr(cell, setting, value) != value:
             fail(f"{name} has {setting}={getattr(cell, setting)!r}, which has no counterpart there")
-    for setting, known in expected.items():
+    for setting, known in (functions or {}).items():
         function = function_of(getattr(cell, setting, None))
         if function is not None and function not in known:
             fail(f"{name} has {setting}={function!r}, which has no counterpart there")
 
 
 #: The functions of an LSTM or a GRU in frameworks that leave no choice.
-GATED = {"activation": (jnp.tanh,), "gate_activation": (jax.nn.sigmoid,)}
+GATED: dict[str, tuple[Any, ...]] = {
+    "activation": (jnp.tanh,),
+    "gate_activation": (jax.nn.sigmoid,),
+}
 
 
 def check_start(layer: Recurrence, fail: Callable[[str], NoReturn]) -> None:
@@ -157,6 +167,12 @@ def asked(entries: Entries, settings: Mapping[str, Any], name: str, advice: str)
     return settings[name]
 
 
+def activation(entries: Entries, settings: Mapping[str, Any]) -> Any:
+    """The activation that arrays do not tell, a function or the name of one."""
+    given = asked(entries, settings, "activation", 'such as "tanh", "linear" or a function')
+    return activation_named(given, entries.fail)
+
+
 def unknown(entries: Entries) -> NoReturn:
     """Refuse arrays that are no known layer."""
     parts = [part for part in entries.parts() if entries.at(part)]
@@ -186,5 +202,5 @@ def cell_of(
     gates = U.shape[0] // U.shape[1]
     options = {}
     if gates == 1:
-        options["activation"] = asked(entries, settings, "activation", "such as jnp.tanh")
+        options["activation"] = activation(entries, settings)
     return CELLS[gates].from_arrays(W, U, *biases, **options)

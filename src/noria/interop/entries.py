@@ -3,13 +3,14 @@
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-#: Most entries of a source, and the deepest nesting. A hostile file repeats one part endlessly.
-MOST, DEEPEST = 1_000_000, 64
+#: Most parts of a source, and the deepest nesting. A hostile file repeats one part endlessly.
+MOST, DEEPEST = 100_000, 64
 
 #: Names that a message lists before it says how many more there are.
 LISTED = 8
@@ -52,6 +53,10 @@ class Record:
     dtype: Any
     used: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+
+class StorageError(ValueError):
+    """An array that is read when it is needed, and whose part of the file is damaged."""
 
 
 class Entries:
@@ -104,9 +109,20 @@ class Entries:
         if expected and not fits:
             wanted = ", ".join("any" if e is None else str(e) for e in expected)
             self.fail(f"{self._path}{name} has shape {shape}; expected ({wanted})")
-        array = self._in_dtype(name, as_numpy(given))
+        try:
+            array = self._in_dtype(name, as_numpy(given))
+        except StorageError as error:
+            self.fail(f"{self._path}{name}: {error}")
         self._record.used[self._path + name] = f"{array.dtype}{list(array.shape)}"
         return array
+
+    def is_off(self, name: str) -> bool:
+        """Whether an entry is ``false`` in the place of an array; then it counts as used."""
+        given = self._arrays.get(name)
+        off = isinstance(given, bool | np.bool_ | np.ndarray) and np.shape(given) == ()
+        if off and not given:
+            self._record.used[self._path + name] = "false"
+        return bool(off and not given)
 
     def maybe(self, name: str, *expected: Any) -> np.ndarray | None:
         return self.take(name, *expected) if name in self else None
@@ -170,9 +186,10 @@ def imported(
 def flattened(call: str, source: Any) -> dict[str, Any]:
     """The leaves of nested dicts and sequences by their paths, with dots between."""
     leaves: dict[str, Any] = {}
+    visits = count()
 
     def visit(node: Any, path: str, depth: int) -> None:
-        if depth > DEEPEST or len(leaves) > MOST:
+        if depth > DEEPEST or next(visits) > MOST:
             raise ValueError(f"{call}: it is nested too deeply, or has too many parts.")
         if isinstance(node, Mapping):
             items = node.items()

@@ -193,16 +193,14 @@ def _field(module: Any, name: str) -> Any:
 
 
 def _lstm_cell(cell: LSTMCell, fail: Any) -> Any:
-    check_plain(cell, fail, **GATED)
-    if getattr(cell, "W_r", None) is not None:
-        fail("LSTMCell has proj_size=, which has no counterpart there")
+    check_plain(cell, fail, GATED)
     bias = one_bias_of(cell, fail)
     theirs = _cell(eqx.nn.LSTMCell, cell, bias is not None)
     return _with(theirs, weight_ih=cell.W, weight_hh=cell.U, **_present(bias=bias))
 
 
 def _gru_cell(cell: GRUCell, fail: Any) -> Any:
-    check_plain(cell, fail, **GATED)
+    check_plain(cell, fail, GATED)
     biased = cell.b is not None or cell.b_h is not None
     theirs = _cell(eqx.nn.GRUCell, cell, biased)
     theirs = _with(theirs, weight_ih=cell.W, weight_hh=cell.U)

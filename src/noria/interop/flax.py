@@ -166,7 +166,7 @@ def _of_gates(
     biases = rows("i", "bias", (size,)), rows("h", "bias", (size,))
     if gates == LSTM and biases[0] is None:
         biases = biases[::-1]  # the only one
-    kind = LSTMCell if gates == LSTM else GRUCell
+    kind: Any = LSTMCell if gates == LSTM else GRUCell
     return kind.from_arrays(W, U, *biases, **_functions(settings))
 
 
@@ -180,7 +180,7 @@ def _of_matrices(entries: Entries, inner: str, recurrent: str, settings: Mapping
         biases = biases[::-1]
     if gates == 1:
         return cell_of(entries, W, U, biases, settings)
-    kinds = {3: GRUCell, 4: LSTMCell}
+    kinds: dict[int, Any] = {3: GRUCell, 4: LSTMCell}
     if gates not in kinds:
         entries.fail(f"{recurrent}.kernel has shape {U.T.shape}; expected 1, 3 or 4 square blocks")
     return kinds[gates].from_arrays(W, U, *biases, **_functions(settings))
@@ -268,8 +268,6 @@ def _arrays(cell: Any, nnx: bool, fail: Any) -> dict[str, Any]:
     if type(cell) not in (RNNCell, GRUCell, LSTMCell):
         fail(f"Flax has no {type(cell).__name__}")
     check_plain(cell, fail)
-    if getattr(cell, "W_r", None) is not None:
-        fail("LSTMCell has proj_size=, which has no counterpart there")
     if nnx:
         return _of_nnx(cell, fail)
     if isinstance(cell, GRUCell):

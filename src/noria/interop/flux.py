@@ -11,6 +11,7 @@ from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
 from noria.interop.build import (
     GATED,
+    activation,
     array_of,
     asked,
     cell_of,
@@ -57,7 +58,7 @@ def from_flux(
         prefix: the path of the part to read, with dots between names: ``"layers.1"``.
         dtype: dtype of the parameters; by default each array keeps its own.
         report: called with a `Report` of what was used; ``report=print`` shows it.
-        **settings: ``activation``, the function of ``RNNCell`` and ``Dense``; ``kind``,
+        **settings: ``activation``, the function of ``RNNCell`` and ``Dense`` or its name; ``kind``,
             ``"Dense"`` or ``"Embedding"``, for a weight without a bias.
 
     Returns:
@@ -102,11 +103,8 @@ def _cell(entries: Entries, settings: Mapping[str, Any]) -> Any:
     gates_of(entries, "Wh")
     U = entries.take("Wh", None, None)
     W = entries.take("Wi", U.shape[0], None)
-    bias = next((n for n in ("b", "bias") if n in entries and entries.shape(n) != ()), None)
-    b = None if bias is None else entries.take(bias, U.shape[0])
-    for name in ("b", "bias"):  # Flux has false for none
-        if name in entries and name != bias and not entries.take(name):
-            entries.note("no bias")
+    name = "b" if "b" in entries else "bias"
+    b = None if entries.is_off(name) else entries.maybe(name, U.shape[0])
     if INNER not in entries:
         return cell_of(entries, W, U, (b,), settings)
     size = U.shape[1]
@@ -118,9 +116,8 @@ def _weight(entries: Entries, settings: Mapping[str, Any]) -> Any:
     weight = entries.take("weight", None, None)
     if "bias" not in entries and _kind(entries, settings) == "Embedding":
         return Embedding.from_arrays(weight.T)
-    b = entries.take("bias") if "bias" in entries else None
-    function = asked(entries, settings, "activation", "such as lambda x: x")
-    return Dense.from_arrays(weight, b if b is not None and b.ndim else None, function)
+    b = None if entries.is_off("bias") else entries.maybe("bias", weight.shape[0])
+    return Dense.from_arrays(weight, b, activation(entries, settings))
 
 
 def _kind(entries: Entries, settings: Mapping[str, Any]) -> str:
@@ -178,7 +175,7 @@ def _tree(layer: Any, fail: Any) -> dict[str, Any]:
 def _arrays(cell: Any, fail: Any) -> dict[str, np.ndarray]:
     if type(cell) not in (RNNCell, GRUCell, GRUv3Cell, LSTMCell):
         fail(f"Flux has no {type(cell).__name__}")
-    check_plain(cell, fail, **({} if isinstance(cell, RNNCell) else GATED))
+    check_plain(cell, fail, {} if isinstance(cell, RNNCell) else GATED)
     arrays = {"Wi": array_of(cell.W), "Wh": array_of(cell.U)}
     bias = one_bias_of(cell, fail)
     if bias is not None:

@@ -32,7 +32,9 @@ def open_file(call: str, source: str | bytes) -> Any:
     try:
         h5py = importlib.import_module("h5py")
     except ModuleNotFoundError as error:
-        raise ImportError(f"{call} needs h5py; install it with: pip install h5py.") from error
+        raise ImportError(
+            f"{call} needs h5py; install it with: pip install 'noria[models]'."
+        ) from error
     if isinstance(source, str) and not os.path.exists(source):
         raise FileNotFoundError(f"{source}: there is no such file.")
     try:
@@ -111,7 +113,7 @@ def jld2_or_dict(name: str, source: Any) -> tuple[str, Any]:
     unread = [path for path, array in arrays.items() if isinstance(array, Unread)]
     if unread:
         raise ValueError(
-            f"{call}: {unread[0]} is a record of Julia, not an array; write each array under a path "
-            'of its own: file["rnn/cell/Wi"] = model.cell.Wi.'
+            f"{call}: {unread[0]} is a record of Julia, not an array; write each array under a "
+            'path of its own: file["rnn/cell/Wi"] = model.cell.Wi.'
         )
     return call, {path.replace("/", "."): array.T for path, array in arrays.items()}

@@ -140,7 +140,7 @@ def _tensors(argument: Any) -> list[str]:
     if isinstance(argument, dict):
         history = argument.get("config", {}).get("keras_history") or [""]
         return [history[0]] if argument.get("class_name") == "__keras_tensor__" else []
-    if not isinstance(argument, list):
+    if not isinstance(argument, list | tuple):
         return []
     if len(argument) >= 3 and isinstance(argument[0], str):
         return [argument[0]]

@@ -33,8 +33,8 @@ def to_keras(layer: Any) -> list[np.ndarray]:
 
     Args:
         layer: a `Recurrence`, `Bidirectional`, `Dense`, `Embedding`, `LayerNorm`, `Conv1d` or
-            `Chain`, or a cell: `RNNCell`, `LSTMCell`, `GRUCell` (``reset_after=True``) or `GRUv3Cell`
-            (``reset_after=False``). Functions and dropout have no arrays.
+            `Chain`, or a cell: `RNNCell`, `LSTMCell`, `GRUCell` (``reset_after=True``) or
+            `GRUv3Cell` (``reset_after=False``). Functions and dropout have no arrays.
 
     Returns:
         A list of NumPy arrays that are copies, for a chain those of all layers one after the other.
@@ -92,14 +92,11 @@ def _cell(cell: Any, fail: Any) -> list[np.ndarray]:
     if type(cell) not in (RNNCell, GRUCell, GRUv3Cell, LSTMCell):
         fail(f"Keras has no {type(cell).__name__}")
     check_plain(cell, fail)
-    if getattr(cell, "W_r", None) is not None:
-        fail("LSTMCell has proj_size=, which has no counterpart there")
     gates = len(cell.GATES)
     order = np.argsort(ORDERS[gates])
     rows = partial(reordered, blocks=gates, order=list(order))
     arrays = [rows(array_of(cell.W)).T, rows(array_of(cell.U)).T]
     if has_bias(cell):
-        both = isinstance(cell, GRUCell)
-        biases = [rows(bias) for bias in (biases_of(cell) if both else [one_bias_of(cell, fail)])]
-        arrays.append(np.stack(biases) if both else biases[0])
+        one = None if isinstance(cell, GRUCell) else one_bias_of(cell, fail)
+        arrays.append(np.stack([*map(rows, biases_of(cell))]) if one is None else rows(one))
     return [np.ascontiguousarray(array) for array in arrays]

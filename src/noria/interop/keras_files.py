@@ -148,8 +148,12 @@ def _unzipped(call: str, path: str) -> tuple[dict[str, Any], bytes, str | None]:
 
 
 def _version(metadata: Any) -> str | None:
-    version = metadata.get("keras_version") if isinstance(metadata, Mapping) else None
-    return version if isinstance(version, str) else None
+    """The version of Keras; the configurations of version 3 have none, but name its module."""
+    if not isinstance(metadata, Mapping):
+        return None
+    version = metadata.get("keras_version", "3" if metadata.get("module") == "keras" else None)
+    version = version.decode() if isinstance(version, bytes) else version
+    return version if isinstance(version, str) and version[:1].isdecimal() else None
 
 
 def _keras_3(call: str, config: dict[str, Any], data: bytes, version: str | None) -> Source:
@@ -208,9 +212,10 @@ def _hdf5(call: str, path: str, config: dict[str, Any] | None) -> Source:
         if config is None and "model_config" in file.attrs:
             config = _parsed(call, file.attrs["model_config"])
         layers, output = (None, None) if config is None else _layers(call, config)
-        if not _has_names(weights, "layer_names"):
-            return Source(layers, output, _of_keras_3(call, file, layers), ordered=False)
         version = _version({**(config or {}), **weights.attrs, **file.attrs})
+        if not _has_names(weights, "layer_names"):
+            arrays = _of_keras_3(call, file, layers)
+            return Source(layers, output, arrays, version, ordered=False)
         return Source(layers, output, _of_keras_2(call, weights), version)
 
 

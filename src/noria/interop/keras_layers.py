@@ -12,7 +12,7 @@ from noria.activations import keras2_hard_sigmoid
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
-from noria.interop.activations import COMMON, EXACT_GELU, identity
+from noria.interop.activations import EXACT_GELU, activation_named, identity
 from noria.interop.build import reordered
 from noria.interop.entries import Entries
 from noria.interop.keras_files import Layer
@@ -32,9 +32,6 @@ GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4, "CuDNNGRU": 3, "CuDNNLSTM": 4}
 
 #: Keras' names of the ways to merge two directions.
 MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product"}
-
-#: Activations with other names in Keras.
-NAMES = {"swish": "silu"}
 
 
 @dataclass
@@ -115,10 +112,7 @@ class Build:
             return keras2_hard_sigmoid if old else jax.nn.hard_sigmoid
         if name == "gelu":
             return EXACT_GELU
-        name = "linear" if name is None else NAMES.get(name, name)
-        if name not in COMMON:
-            self.fail(f"{str(name)[:60]!r} is no known activation; expected {', '.join(COMMON)}")
-        return COMMON[name]
+        return activation_named("linear" if name is None else name, self.fail)
 
 
 # --- Recurrent layers -----------------------------------------------------------------------------
@@ -217,7 +211,7 @@ def _bidirectional(build: Build, layer: Layer, weights: Weights) -> Bidirectiona
             build.fail(f"{layer.name} holds a {made.kind}; expected LSTM, GRU or SimpleRNN")
         cells.append(cell_of(build, config["kind"], config, weights))
     _note_settings(build, layer.name, inner, inner)
-    return Bidirectional(*cells, merge=MERGES[merge])
+    return Bidirectional(cells[0], cells[1], MERGES[merge])
 
 
 # --- Layers of single steps -----------------------------------------------------------------------

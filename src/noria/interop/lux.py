@@ -12,8 +12,8 @@ from noria.cells.gru import GRUCell
 from noria.cells.lstm import LSTMCell, LSTMState
 from noria.interop.build import (
     GATED,
+    activation,
     array_of,
-    asked,
     biases_of,
     cell_of,
     chain,
@@ -54,12 +54,12 @@ def from_lux(
         prefix: the path of the part to read, with dots between names: ``"layer_2"``.
         dtype: dtype of the parameters; by default each array keeps its own.
         report: called with a `Report` of what was used; ``report=print`` shows it.
-        **settings: ``activation``, the function of ``RNNCell`` and ``Dense``.
+        **settings: ``activation``, the function of ``RNNCell`` and ``Dense`` or its name.
 
     Returns:
         A `Recurrence` for a cell (Lux's ``Recurrence`` leaves no trace in the parameters), a
-        `Bidirectional` for ``BidirectionalRNN``, a `Dense`, or a `Chain`. A trained ``hidden_state``
-        or ``memory`` becomes the learned initial state.
+        `Bidirectional` for ``BidirectionalRNN``, a `Dense`, or a `Chain`. A trained
+        ``hidden_state`` or ``memory`` becomes the learned initial state.
 
     Raises:
         ValueError: for entries that are unknown, missing or of the wrong shape, for a missing
@@ -81,11 +81,11 @@ def _layer(entries: Entries, settings: Mapping[str, Any]) -> Any:
     if {"weight_ih", "weight_hh"} <= parts:
         return _recurrence(entries, settings)
     if parts == {"forward_rnn", "backward_rnn"}:
-        ways = entries.at("forward_rnn"), entries.at("backward_rnn.rnn")
-        return Bidirectional(*(_recurrence(way, settings) for way in ways))
+        forward = _recurrence(entries.at("forward_rnn"), settings)
+        return Bidirectional(forward, _recurrence(entries.at("backward_rnn.rnn"), settings))
     if parts <= {"weight", "bias"} and "weight" in entries:
         weight = entries.take("weight", None, None)
-        function = asked(entries, settings, "activation", "such as lambda x: x")
+        function = activation(entries, settings)
         return Dense.from_arrays(weight, entries.maybe("bias", weight.shape[0]), function)
     layers = numbered(entries, r"layer_(\d+)")
     return chain([_layer(part, settings) for part in layers]) if layers else unknown(entries)
@@ -98,7 +98,7 @@ def _recurrence(entries: Entries, settings: Mapping[str, Any]) -> Recurrence:
     biases = [entries.maybe(name, U.shape[0]) for name in ("bias_ih", "bias_hh")]
     cell = cell_of(entries, W, U, biases, settings)
     start = [entries.maybe(name, U.shape[1]) for name in ("hidden_state", "memory")]
-    if start == [None, None]:
+    if all(state is None for state in start):
         return Recurrence(cell)
     h, c = (np.zeros(U.shape[1], U.dtype) if s is None else s for s in start)
     state = LSTMState(jnp.asarray(h), jnp.asarray(c)) if gates == 4 else jnp.asarray(h)
@@ -161,7 +161,7 @@ def _start(layer: Recurrence, fail: Any) -> dict[str, np.ndarray]:
 def _cell(cell: Any, fail: Any) -> dict[str, np.ndarray]:
     if type(cell) not in (RNNCell, GRUCell, LSTMCell):
         fail(f"Lux has no {type(cell).__name__}")
-    check_plain(cell, fail, **({} if isinstance(cell, RNNCell) else GATED))
+    check_plain(cell, fail, {} if isinstance(cell, RNNCell) else GATED)
     arrays = {"weight_ih": array_of(cell.W), "weight_hh": array_of(cell.U)}
     if has_bias(cell):
         arrays |= dict(zip(("bias_ih", "bias_hh"), biases_of(cell), strict=True))

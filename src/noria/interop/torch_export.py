@@ -41,7 +41,8 @@ def to_torch(layer: Any) -> Arrays:
 
     Args:
         layer: a `Recurrence`, `Bidirectional`, `Dense`, `Embedding`, `LayerNorm`, `Conv1d` or
-            `Chain`, or a cell: `RNNCell`, `LSTMCell` or `GRUCell`. Functions and dropout have no arrays.
+            `Chain`, or a cell: `RNNCell`, `LSTMCell` or `GRUCell`. Functions and dropout have no
+            arrays.
 
     Returns:
         A dict of NumPy arrays that are copies. Where Noria has one bias, the other one is zero.
@@ -88,7 +89,7 @@ def _arrays(layer: Any, fail: Any) -> Arrays:
 
 def _stack(layer: Any, fail: Any) -> list[list[Recurrence]]:
     """The directions of each layer, if PyTorch would run them as one module."""
-    layers = list(layer) if isinstance(layer, Chain) else [layer]
+    layers: list[Any] = list(layer) if isinstance(layer, Chain) else [layer]
     if not isinstance(layers[-1], Recurrence | Bidirectional):
         return []
     layers = [part for part in layers if not isinstance(part, Dropout)]
@@ -127,7 +128,7 @@ def _cell(cell: Any, suffix: str, biased: bool, fail: Any) -> Arrays:
     if type(cell) not in (RNNCell, GRUCell, LSTMCell):
         fail(f"PyTorch has no {type(cell).__name__}")
     relu_too = {"activation": (jnp.tanh, jax.nn.relu)}
-    check_plain(cell, fail, **(relu_too if isinstance(cell, RNNCell) else GATED))
+    check_plain(cell, fail, relu_too if isinstance(cell, RNNCell) else GATED, projected=True)
     arrays = {"weight_ih": cell.W, "weight_hh": cell.U}
     if biased:
         arrays |= dict(zip(("bias_ih", "bias_hh"), biases_of(cell), strict=True))

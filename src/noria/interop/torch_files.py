@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, NoReturn
 import jax.numpy as jnp
 import numpy as np
 
+from noria.interop.entries import StorageError
+
 #: Storage classes of the module ``torch``, and the dtypes of their elements.
 DTYPES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("<f8"),
@@ -33,8 +35,15 @@ DTYPES: dict[str, np.dtype] = {
     "BoolStorage": np.dtype("?"),
 }
 
+#: Errors of zipfile for a damaged file.
+DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError)
+
 #: The first object of a file of the older form.
 MAGIC = 0x1950A86A20F9469CFC6C
+
+
+class Refused(ValueError):
+    """A file that is damaged, or holds anything but data."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +63,17 @@ class Storage:
 
     def __post_init__(self) -> None:
         if type(self.count) is not int or self.count < 0:
-            raise ValueError("the length of a storage is no whole number")
+            raise Refused("the length of a storage is no whole number")
 
     @cached_property
     def numbers(self) -> np.ndarray:
-        data = self.read()
+        try:
+            data = self.read()
+        except (*DAMAGED, ValueError) as error:
+            raise StorageError(str(error)) from error
         size = self.count * self.dtype.itemsize
         if len(data) < size:
-            raise ValueError(f"a storage holds {len(data)} bytes; expected {size}")
+            raise StorageError(f"a storage holds {len(data)} bytes; expected {size}")
         return np.frombuffer(data, self.dtype, self.count)
 
 
@@ -77,11 +89,11 @@ class Tensor:
     def __post_init__(self) -> None:
         sizes = [self.offset, *self.shape, *self.stride]
         if not all(type(n) is int and n >= 0 for n in sizes) or len(self.shape) != len(self.stride):
-            raise ValueError("a tensor has sizes that are no whole numbers")
+            raise Refused("a tensor has sizes that are no whole numbers")
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         count = int(np.prod(self.shape, dtype=object))
         if count > self.storage.count or (count and last >= self.storage.count):
-            raise ValueError(f"a tensor of shape {self.shape} is larger than its storage")
+            raise Refused(f"a tensor of shape {self.shape} is larger than its storage")
 
     @property
     def dtype(self) -> np.dtype:
@@ -102,7 +114,7 @@ def _tensor(storage: Storage, offset: int, shape: Any, stride: Any, *_: Any) -> 
 def _checked_key(key: Any) -> Any:
     """A key of a dict; a tuple of tuples may take for ever to hash."""
     if not isinstance(key, str | int | float | None):
-        raise ValueError(f"a key of a dict is a {type(key).__name__}; expected text")
+        raise Refused(f"a key of a dict is a {type(key).__name__}; expected text")
     return key
 
 
@@ -138,8 +150,10 @@ class Pickle:
             for instruction, argument, _ in pickletools.genops(stream):
                 self._step(instruction.name, argument)
             return self.stack.pop()
-        except (IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"its pickle is damaged: {type(error).__name__}") from error
+        except Refused:
+            raise
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+            raise Refused(f"its pickle is damaged: {type(error).__name__}") from error
 
     def _step(self, name: str, argument: Any) -> None:
         if name in CONSTANTS:
@@ -157,7 +171,7 @@ class Pickle:
         elif name in STEPS:
             STEPS[name](self, argument)
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise ValueError(f"its pickle uses {name}, which no file of tensors needs")
+            raise Refused(f"its pickle uses {name}, which no file of tensors needs")
 
     def since_mark(self) -> list[Any]:
         return self.popped(len(self.stack) - self.marks.pop())
@@ -183,13 +197,13 @@ class Pickle:
 
     def expected(self, kind: type) -> Any:
         if type(self.stack[-1]) is not kind:
-            raise ValueError(f"its pickle fills a {type(self.stack[-1]).__name__}")
+            raise Refused(f"its pickle fills a {type(self.stack[-1]).__name__}")
         return self.stack[-1]
 
     def name(self, module_and_name: str) -> None:
         text = module_and_name.replace(" ", ".")
         if text not in KNOWN:
-            raise ValueError(
+            raise Refused(
                 f"it names {text}, which is code and is never run; "
                 "save arrays only: torch.save(model.state_dict(), path)"
             )
@@ -198,7 +212,7 @@ class Pickle:
     def call(self) -> None:
         function, arguments = self.popped(2)
         if type(function) is not Name or function.text not in CALLS:
-            raise ValueError("its pickle calls what is no function")
+            raise Refused("its pickle calls what is no function")
         self.stack.append(CALLS[function.text](*arguments))
 
     def finish(self) -> None:
@@ -210,7 +224,7 @@ class Pickle:
         kind, name, key, *where = self.popped(1)[0]
         dtype = DTYPES.get(name.text.removeprefix("torch."))
         if kind != "storage" or type(key) is not str or dtype is None:
-            raise ValueError("its pickle refers to what is no storage")
+            raise Refused("its pickle refers to what is no storage")
         self.stack.append(self.fetch(dtype, key, *where))
 
 
@@ -256,8 +270,10 @@ def read(path: str) -> Any:
     try:
         with open(path, "rb") as file:
             return _read_zip(path) if zipfile.is_zipfile(file) else _read_stream(path)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ValueError(f"it is damaged: {error}") from error
+    except FileNotFoundError:
+        raise
+    except DAMAGED as error:
+        raise Refused(f"it is damaged: {error}") from error
 
 
 def _read_zip(path: str) -> Any:
@@ -338,4 +354,4 @@ def _reader(path: str, place: int, size: int) -> Callable[[], bytes]:
 
 
 def _fail(text: str) -> NoReturn:
-    raise ValueError(text)
+    raise Refused(text)

@@ -234,7 +234,14 @@ class Reader:
             place = axes.names.index(())
             names = (*axes.names[:place], (TIME,), *axes.names[place + 1 :])
             axes = Axes(names, {**axes.sizes, TIME: 1})
-        return axes.bound(*expected)
+        found = axes.bound(*expected)
+        # Which axis is time is known from here on, and so for all values before.
+        pairs = zip(axes.names, found.names, strict=True)
+        told = {old: new for old, new in pairs if old in (("?0",), ("?1",))}
+        for value, known in self.axes.items():
+            names = tuple(told.get(axis, axis) for axis in known.names)
+            self.axes[value] = Axes(names, known.sizes)
+        return found
 
     def _loop(self, node: Node, after: str, axes: Axes, layers: list[Any]) -> Part:
         body = loops.body_of(self.graph, node, after)

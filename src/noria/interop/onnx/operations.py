@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.interop.onnx.graph import Node, Unreadable
-from noria.interop.onnx.shape_operations import SHAPES, axes_of
+from noria.interop.onnx.shape_operations import SHAPES, axes_of, bounded
 
 Operation = Callable[..., Any]
 
@@ -31,11 +31,33 @@ def run(node: Node, inputs: Sequence[Any]) -> list[Any]:
     function = OPERATIONS.get(node.op) if node.domain in ("", "ai.onnx") else None
     if function is None:
         raise Unreadable(f"the operator {node.op} ({node.label}) has no translation")
+    if module_of(inputs) is np:
+        _check_size(node, function, inputs)
     outputs = function(node, *inputs)
     outputs = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
     if module_of(inputs) is np:
         return [np.asarray(output) for output in outputs]
     return outputs
+
+
+#: Constants below this size cannot make an array out of proportion in one operator.
+SMALL = 4096
+
+
+def _check_size(node: Node, function: Operation, inputs: Sequence[Any]) -> None:
+    """Find the size of the results of large constants before they are computed."""
+    large = {n: a for n, a in enumerate(inputs) if a is not None and a.size > SMALL}
+    if node.op == "Einsum":
+        large = dict(enumerate(inputs))
+    if not large:
+        return
+
+    def call(large: dict[int, Any]) -> Any:
+        return function(node, *(large.get(n, a) for n, a in enumerate(inputs)))
+
+    structs = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in large.items()}
+    for result in jax.tree.leaves(jax.eval_shape(call, structs)):
+        bounded(node, result.shape)
 
 
 def _unary(name: str) -> Operation:

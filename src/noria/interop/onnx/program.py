@@ -86,6 +86,11 @@ def program_of(
     }
     rest = {name: array for name, array in known.items() if name not in learned}
     nodes = tuple(node for node in graph.nodes if node in needed)
+    ready = given | known.keys()
+    for node in nodes:
+        if not ready.issuperset(filter(None, node.inputs)):
+            raise Unreadable(f"{node.label} reads a value that is computed after it")
+        ready.update(node.outputs)
     return Program(nodes, tuple(inputs), tuple(outputs), rest), learned
 
 

@@ -108,7 +108,8 @@ def norm_and_skip() -> Any:
 
 def test_a_graph_with_batch_first_and_the_last_step():
     pytest.importorskip("onnxruntime")
-    model, x, notes = keras_like(), draw(3, 6, 4), []
+    notes: list[str] = []
+    model, x = keras_like(), draw(3, 6, 4)
     found = nr.from_onnx(model, report=lambda r: notes.extend(r.notes))
     assert [type(layer).__name__ for layer in found] == ["Recurrence", "Dense"]
     assert notes == ["the output is that of the last step: nr.last(model(xs), lengths)"]
@@ -374,7 +375,7 @@ def test_a_circle_of_nodes_is_refused():
 
 
 def test_a_chain_of_many_constants_needs_no_recursion():
-    nodes = [("Identity", f"c{n}", f"c{n + 1}", {}) for n in range(5000)]
+    nodes: list[Any] = [("Identity", f"c{n}", f"c{n + 1}", {}) for n in range(5000)]
     nodes += [("GRU", "x,c5000,R,B", "Y,Y_h", {"hidden_size": 5}), ("Squeeze", "Y,axis1", "y", {})]
     constants = {"c0": GRU["W"], "R": GRU["R"], "B": GRU["B"], **INTS}
     layer = nr.from_onnx(model_of(nodes, {"x": ["t", "b", 4]}, constants))

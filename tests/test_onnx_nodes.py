@@ -154,7 +154,7 @@ def test_a_quantised_node_becomes_float32_and_says_so():
     node.input.extend(["X", "W", "R", "B", "", "", "", ""])
     node.input.extend(["W_scale", "W_zero", "R_scale", "R_zero"])
     model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    notes = []
+    notes: list[str] = []
     with pytest.warns(UserWarning, match=r"weights of 8 bits became float32"):
         layer = nr.from_onnx(model, node="rnn", report=lambda r: notes.extend(r.notes))
     assert "rnn: W of 8 bits, converted to float32" in notes
@@ -191,7 +191,9 @@ def test_a_node_inside_of_an_if_is_found():
             np.testing.assert_allclose(got, array, atol=1e-6)
     layers = nr.from_onnx(model)
     assert sorted(layers) == ["choice/else_branch/other", "choice/then_branch/rnn"]
-    with pytest.raises(ValueError, match=r"no recurrent node is called 'rnm'; did you mean"):
+    with pytest.raises(
+        ValueError, match=r"no recurrent node is called 'rnm'; expected one of choice/else"
+    ):
         nr.from_onnx(model, node="rnm")
 
 

@@ -3,6 +3,7 @@
 =================== =============================================================================
 `importer`          ``from_onnx``
 `files`             files and their tensors, with bounds
+`node`              a node, and the exception for what has no translation
 `graph`             nodes, constants, and graphs inside of nodes
 `operations`        operators as functions of arrays
 `shape_operations`  those that move numbers

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from noria.interop.onnx.graph import Unreadable
+from noria.interop.onnx.node import Unreadable
 
 BATCH, TIME, DIRECTION, FEATURES = "batch", "time", "direction", "features"
 

@@ -15,7 +15,8 @@ from noria.interop.build import chain
 from noria.interop.onnx import loops, nodes
 from noria.interop.onnx.axes import BATCH, DIRECTION, FEATURES, TIME, Axes
 from noria.interop.onnx.convolution_nodes import read_conv
-from noria.interop.onnx.graph import Graph, Node, Unreadable
+from noria.interop.onnx.graph import Graph
+from noria.interop.onnx.node import Node, Unreadable
 from noria.interop.onnx.loops import is_mask
 from noria.interop.onnx.steps import Steps, integers_only
 from noria.layers.bidirectional import Bidirectional
@@ -219,11 +220,14 @@ class Reader:
         if axes.size(FEATURES) not in (1033, cell.in_size):
             raise Unreadable(f"{node.label} gets {axes.size(FEATURES)} features")
         sizes = {**axes.sizes, FEATURES: cell.hidden_size, DIRECTION: count}
+        names: tuple[str, ...] = (
+            (BATCH, TIME, DIRECTION) if batch_first else (TIME, DIRECTION, BATCH)
+        )
         if after == node.outputs[0]:
-            names = (BATCH, TIME, DIRECTION) if batch_first else (TIME, DIRECTION, BATCH)
-        elif after == node.outputs[1] and count == 1 and not layer.reverse:
+            pass
+        elif after == node.outputs[1] and node.get("direction", "forward") == "forward":
             self.is_last = True
-            names = (BATCH, DIRECTION) if batch_first else (DIRECTION, BATCH)
+            names = names[:1] + names[2:] if batch_first else names[1:]
         else:
             raise Unreadable(f"the path goes through the final state of {node.label}")
         return [*layers, layer], Axes(tuple((n,) for n in (*names, FEATURES)), sizes)
@@ -237,7 +241,9 @@ class Reader:
         found = axes.bound(*expected)
         # Which axis is time is known from here on, and so for all values before.
         pairs = zip(axes.names, found.names, strict=True)
-        told = {old: new for old, new in pairs if old in (("?0",), ("?1",))}
+        told: dict[tuple[str, ...], tuple[str, ...]] = {
+            old: new for old, new in pairs if old in (("?0",), ("?1",))
+        }
         for value, known in self.axes.items():
             names = tuple(told.get(axis, axis) for axis in known.names)
             self.axes[value] = Axes(names, known.sizes)
@@ -314,9 +320,9 @@ class Reader:
             return Residual(layers[0]), found
         if any(layer is None for layer in layers):
             return None
-        if len(layers) == 2 and all(isinstance(layer, Recurrence) for layer in layers):
-            forward, backward = layers
-            if not forward.reverse and backward.reverse:
+        forward, backward = layers[0], layers[-1]
+        if isinstance(forward, Recurrence) and isinstance(backward, Recurrence):
+            if len(layers) == 2 and not forward.reverse and backward.reverse:
                 return Bidirectional(forward, backward, JOINS[node.op]), found
         return Parallel(JOINS[node.op], *layers), found
 

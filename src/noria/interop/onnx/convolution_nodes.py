@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noria.interop.onnx.axes import BATCH, FEATURES, TIME, Axes
-from noria.interop.onnx.graph import Graph, Node, Unreadable
+from noria.interop.onnx.graph import Graph
+from noria.interop.onnx.node import Node, Unreadable
 from noria.interop.onnx.writer import Value
 from noria.layers.conv import Conv1d
 

@@ -55,7 +55,7 @@ def to_onnx(
             ``(batch, out)`` and the next states.
         check: whether to compare with onnxruntime.
 
-    The input is ``x``, ``(batch, time, in)``, and the first output is ``y``, ``(batch, time, out)``.
+    The input is ``x``, ``(batch, time, in)``, the first output ``y``, ``(batch, time, out)``.
     States are called ``state_1_h`` and ``next_state_1_h``, by their paths in the state. Without
     ``state``, sequences begin with the initial state of the model.
 

@@ -1,4 +1,4 @@
-"""The graphs of a model: nodes, constants, and the graphs inside of nodes."""
+"""The graphs of a model: their nodes, their constants, and the graphs inside of nodes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,40 +8,8 @@ from typing import Any
 import numpy as np
 
 from noria.interop.onnx.files import Source
-
-
-class Unreadable(Exception):
-    """A part of a graph that has no translation; the message says which."""
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A node: its operator, the names of its values, and its attributes as Python objects."""
-
-    op: str
-    domain: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Any]
-    opset: int
-
-    @property
-    def label(self) -> str:
-        """The node in messages: its name, or else its operator and its first output."""
-        return self.name or f"{self.op} of {next(iter(self.outputs), '')!r}"
-
-    def get(self, name: str, default: Any) -> Any:
-        return self.attributes.get(name, default)
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.attributes:
-            raise Unreadable(f"{self.label} has no attribute {name!r}")
-        return self.attributes[name]
-
-    def input(self, place: int) -> str:
-        """The name of an input, or ``""`` if it is left out."""
-        return self.inputs[place] if place < len(self.inputs) else ""
+from noria.interop.onnx.node import Node, Unreadable
+from noria.interop.onnx.operations import run
 
 
 @dataclass(eq=False)
@@ -153,8 +121,6 @@ class Graph:
 
     def _compute(self, node: Node) -> None:
         """Compute the outputs of a node of constants; those before it first, without recursion."""
-        from noria.interop.onnx.operations import run
-
         todo = [node]
         while todo:
             needed = [n for n in todo[-1].inputs if n and n not in self._values]

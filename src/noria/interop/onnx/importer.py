@@ -7,7 +7,8 @@ from typing import Any
 from noria.interop.entries import Report, Reporter, did_you_mean
 from noria.interop.onnx import chains, loops, nodes
 from noria.interop.onnx.files import Source, read
-from noria.interop.onnx.graph import Graph, Node, Unreadable, graph_of
+from noria.interop.onnx.graph import Graph, graph_of
+from noria.interop.onnx.node import Node, Unreadable
 from noria.layers.base import Layer
 
 Place = tuple[Graph, Node]
@@ -27,7 +28,7 @@ def from_onnx(
 
     Args:
         source: a path, the bytes of a file, or a ``ModelProto``.
-        node: the name of one recurrent node, or of one of its outputs; ``None`` for the whole graph.
+        node: the name of one recurrent node, or of one of its outputs; ``None`` for the graph.
             The names of graphs around it may stand before: ``choice/then_branch/rnn``.
         report: a function that gets the `Report` of the import, such as ``print``.
 

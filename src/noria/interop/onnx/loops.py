@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria.interop.onnx.graph import Graph, Node, Unreadable
+from noria.interop.onnx.graph import Graph
+from noria.interop.onnx.node import Node, Unreadable
 from noria.interop.onnx.nodes import repeated
 from noria.interop.onnx.program import OnnxCell, check_sizes, program_of
 from noria.layers.recurrence import Recurrence
@@ -168,7 +169,8 @@ def layer_of(graph: Graph, body: Body, in_shape: tuple[int, ...], batched: bool)
         batched: whether the loop runs over rows of a batch.
 
     Raises:
-        Unreadable: if an operator has no translation, a size is not known, or a step mixes examples.
+        Unreadable: if an operator has no translation, a size is not known, or a step mixes
+            examples.
     """
     befores, afters, outer = zip(*body.states, strict=True) if body.states else ((), (), ())
     if not befores:

@@ -43,7 +43,9 @@ class Step:
         return bias[0], W.T, [u.T for u in U]
 
 
-def matched(cell: Any, structs: Any, x: jax.ShapeDtypeStruct) -> tuple[Gated, list[int]] | None:
+def matched(
+    call: str, cell: Any, structs: Any, x: jax.ShapeDtypeStruct
+) -> tuple[Gated, list[int]] | None:
     """The node that computes the same as a cell, and the places of h and c in its state."""
     leaves = jtu.tree_leaves(structs)
     sizes = {leaf.shape for leaf in leaves}
@@ -56,7 +58,7 @@ def matched(cell: Any, structs: Any, x: jax.ShapeDtypeStruct) -> tuple[Gated, li
     width = 1 + n + len(leaves) * hidden
     if 4 * width * hidden > MOST:
         return None
-    graph, closed, _ = trace("", lambda s, x: advance(cell, s, x), structs, x)
+    graph, closed, _ = trace(call, lambda s, x: advance(cell, s, x), structs, x)
     eye, given = np.eye(width, dtype=np.float32)[:, 1:], []
     ends = [n + k * hidden for k in range(len(leaves))]
     first, *states = np.split(eye, ends, axis=1)
@@ -183,9 +185,9 @@ def _lstm(step: Step, y: Polynomial) -> tuple[Gated, list[int]]:
     [o] = [f for f in out if f is not squashed]
     _need(o.kind == "logistic")
     c = step.state(1 - h)
-    [g] = [f for f in memory.factors.values() if f.kind == "tanh"] or [None]
-    _need(g is not None)
-    assert g is not None
+    squashes = [f for f in memory.factors.values() if f.kind == "tanh"]
+    _need(len(squashes) == 1)
+    [g] = squashes
     gates = [f for f in memory.factors.values() if f is not g]
     i = next((f for f in gates if _is_one(memory.of([f, g]))), None)
     _need(i is not None and all(f.kind == "logistic" for f in gates))

@@ -13,7 +13,8 @@ from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell, LSTMState
 from noria.interop.build import reordered
 from noria.interop.onnx.activations import Activation, activations_of, of_jax
-from noria.interop.onnx.graph import Graph, Node
+from noria.interop.onnx.graph import Graph
+from noria.interop.onnx.node import Node
 from noria.layers.bidirectional import Bidirectional
 from noria.layers.recurrence import Recurrence
 
@@ -54,7 +55,7 @@ class Reader:
         starts = self._starts(count, cells[0])
         layers = [Recurrence(cell, start) for cell, start in zip(cells, starts, strict=True)]
         if count == 2:
-            return Bidirectional(*layers)
+            return Bidirectional(layers[0], layers[1])
         return (
             Recurrence(cells[0], starts[0], reverse=True) if direction == "reverse" else layers[0]
         )

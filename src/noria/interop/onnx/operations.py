@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria.interop.onnx.graph import Node, Unreadable
+from noria.interop.onnx.node import Node, Unreadable
 from noria.interop.onnx.shape_operations import SHAPES, axes_of, bounded
 
 Operation = Callable[..., Any]
@@ -201,8 +201,8 @@ OPERATIONS: dict[str, Operation] = {
     **SHAPES,
     **_named(
         _unary,
-        "Abs:abs Neg:negative Exp:exp Log:log Sqrt:sqrt Floor:floor Ceil:ceil Sign:sign Round:round "
-        "Sin:sin Cos:cos Tan:tan Sinh:sinh Cosh:cosh Asin:arcsin Acos:arccos Atan:arctan "
+        "Abs:abs Neg:negative Exp:exp Log:log Sqrt:sqrt Floor:floor Ceil:ceil Sign:sign "
+        "Round:round Sin:sin Cos:cos Tan:tan Sinh:sinh Cosh:cosh Asin:arcsin Acos:arccos Atan:arctan "
         "Asinh:arcsinh Acosh:arccosh Atanh:arctanh Tanh:tanh Not:logical_not IsNaN:isnan "
         "Reciprocal:reciprocal BitwiseNot:bitwise_not",
     ),

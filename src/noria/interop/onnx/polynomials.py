@@ -228,8 +228,9 @@ class Reader:
         matrix, axes = (b, over_b) if place == 0 else (a, over_a)
         if matrix.ndim != 2 or same or next(iter(value.terms.values())).ndim != 2:
             raise NoMatch
-        factor = Factor("dot", value, matrix if axes == (1,) else matrix.T)
-        return _single(factor, np.zeros((self.width, factor.matrix.shape[0]), np.float32))  # type: ignore[union-attr]
+        matrix = matrix if axes == (1,) else matrix.T
+        rows = np.zeros((self.width, matrix.shape[0]), np.float32)
+        return _single(Factor("dot", value, matrix), rows)
 
     def _mapped(
         self, equation: Equation, given: list[Any], place: int, rows: np.ndarray
@@ -251,10 +252,11 @@ class Reader:
             return [Polynomial({(): np.asarray(rows)}, {}) for rows in found]
         if equation.name not in ("slice", "split"):
             raise NoMatch
-        return [
-            self._cut(values[0], lambda rows, n=n: self._rows(equation, rows)[n])  # type: ignore[misc]
-            for n in range(len(equation.outputs))
-        ]
+
+        def cut(place: int) -> Polynomial:
+            return self._cut(values[0], lambda rows: self._rows(equation, rows)[place])
+
+        return [*map(cut, range(len(equation.outputs)))]
 
     def _rows(self, equation: Equation, rows: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(a) for a in jax.vmap(lambda r: equation.bind(r))(jnp.asarray(rows))]

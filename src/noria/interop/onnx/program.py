@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.cells.base import Cell
-from noria.interop.onnx.graph import Graph, Node, Unreadable
+from noria.interop.onnx.graph import Graph
+from noria.interop.onnx.node import Node, Unreadable
 from noria.interop.onnx.operations import run
 from noria.interop.onnx.shape_operations import MOST
 from noria.module import Module

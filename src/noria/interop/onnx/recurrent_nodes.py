@@ -29,7 +29,7 @@ def emit_recurrence(to: "Emitter", layer: Recurrence, xs: Value, state: Any) -> 
     """The nodes of a layer; see `Emitter.layer`."""
     if to.is_step and layer.reverse:
         to.fail(f"{layer.label} is reversed; a step needs layers that run forward.")
-    found = _gated(layer, xs)
+    found = _gated(to, layer, xs)
     if found is None:
         return _scan(to, layer, xs, state)
     gated, places = found
@@ -46,7 +46,7 @@ def emit_recurrence(to: "Emitter", layer: Recurrence, xs: Value, state: Any) -> 
     return Value(name, (gated.hidden,)), after
 
 
-def _gated(layer: Recurrence, xs: Value) -> tuple[Gated, list[int]] | None:
+def _gated(to: "Emitter", layer: Recurrence, xs: Value) -> tuple[Gated, list[int]] | None:
     """The node of a layer, and the places of h and c in its state."""
     if len(xs.shape) != 1:
         return None
@@ -54,7 +54,7 @@ def _gated(layer: Recurrence, xs: Value) -> tuple[Gated, list[int]] | None:
     if gated is not None:
         return gated, [0, 1] if gated.kind == "LSTM" else [0]
     structs = jtu.tree_map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), layer.initial_state())
-    return matched(layer.cell, structs, xs.struct)
+    return matched(f"{to.call}: {layer.label}", layer.cell, structs, xs.struct)
 
 
 def _in_order(state: Any, places: Sequence[int]) -> Any:

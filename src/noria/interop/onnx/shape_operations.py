@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from noria.interop.onnx.graph import Node, Unreadable
+from noria.interop.onnx.node import Node, Unreadable
 
 #: The most numbers that an operator may make of fewer: 1 GB of float32. A file of a few bytes can
 #: ask for any size.

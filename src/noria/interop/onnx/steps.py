@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.interop.onnx.axes import DIRECTION, FEATURES, Axes
-from noria.interop.onnx.graph import Graph, Node, Unreadable
+from noria.interop.onnx.graph import Graph
+from noria.interop.onnx.node import Node, Unreadable
 from noria.interop.onnx.operations import run
 from noria.interop.onnx.program import OnnxFunction, program_of
 from noria.layers.dense import Dense, Embedding

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import equinox as eqx
 import jax
@@ -69,7 +69,7 @@ def activations_of(
     names: Sequence[str],
     alphas: Sequence[float],
     betas: Sequence[float],
-    fail: Callable[[str], Any],
+    fail: Callable[[str], NoReturn],
 ) -> list[Activation]:
     """The functions that a node names; each takes the next alpha and beta if it has one."""
     left: dict[str, Iterator[float]] = {"alpha": iter(alphas), "beta": iter(betas)}

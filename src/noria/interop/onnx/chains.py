@@ -16,8 +16,8 @@ from noria.interop.onnx import loops, nodes
 from noria.interop.onnx.axes import BATCH, DIRECTION, FEATURES, TIME, Axes
 from noria.interop.onnx.convolution_nodes import read_conv
 from noria.interop.onnx.graph import Graph
-from noria.interop.onnx.node import Node, Unreadable
 from noria.interop.onnx.loops import is_mask
+from noria.interop.onnx.node import Node, Unreadable
 from noria.interop.onnx.steps import Steps, integers_only
 from noria.layers.bidirectional import Bidirectional
 from noria.layers.parallel import Parallel
@@ -320,10 +320,11 @@ class Reader:
             return Residual(layers[0]), found
         if any(layer is None for layer in layers):
             return None
-        forward, backward = layers[0], layers[-1]
-        if isinstance(forward, Recurrence) and isinstance(backward, Recurrence):
-            if len(layers) == 2 and not forward.reverse and backward.reverse:
-                return Bidirectional(forward, backward, JOINS[node.op]), found
+        forward: Any = layers[0]
+        backward: Any = layers[-1]
+        both = isinstance(forward, Recurrence) and isinstance(backward, Recurrence)
+        if both and len(layers) == 2 and not forward.reverse and backward.reverse:
+            return Bidirectional(forward, backward, JOINS[node.op]), found
         return Parallel(JOINS[node.op], *layers), found
 
 

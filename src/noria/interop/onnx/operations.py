@@ -203,8 +203,8 @@ OPERATIONS: dict[str, Operation] = {
         _unary,
         "Abs:abs Neg:negative Exp:exp Log:log Sqrt:sqrt Floor:floor Ceil:ceil Sign:sign "
         "Round:round Sin:sin Cos:cos Tan:tan Sinh:sinh Cosh:cosh Asin:arcsin Acos:arccos "
-        "Atan:arctan Asinh:arcsinh Acosh:arccosh Atanh:arctanh Tanh:tanh Not:logical_not IsNaN:isnan "
-        "Reciprocal:reciprocal BitwiseNot:bitwise_not",
+        "Atan:arctan Asinh:arcsinh Acosh:arccosh Atanh:arctanh Tanh:tanh "
+        "Not:logical_not IsNaN:isnan Reciprocal:reciprocal BitwiseNot:bitwise_not",
     ),
     **_named(
         _binary,

@@ -122,7 +122,7 @@ class OnnxFunction(Module):
         return y.reshape(y.shape[self.axes :])
 
 
-class OnnxCell(Cell):
+class OnnxCell(Cell, trainable=("arrays",)):
     """The body of a loop of an ONNX file as a cell, for one example.
 
     Args:

@@ -188,10 +188,12 @@ def _start(to: "Emitter", own: list[Any], given: list[Any], letter: str) -> str:
 
 def _final(to: "Emitter", name: str, start: str, directions: int) -> list[str]:
     """The final state of each direction, ``(batch, hidden)``."""
+    from onnx import TensorProto
+
     writer = to.writer
     if to.lengths is not None and start:
         # Runtimes give zeros for an example without steps; its state is the initial one.
-        is_some = writer.add("Cast", to.lengths, to=9)
+        is_some = writer.add("Cast", to.lengths, to=TensorProto.BOOL)
         is_some = writer.add("Unsqueeze", is_some, writer.ints(0, 2))
         name = writer.add("Where", is_some, name, start)
     if directions == 1:

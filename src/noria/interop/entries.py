@@ -25,6 +25,15 @@ class Report:
         used: the name of each entry that became part of the model, with its dtype and shape.
         outside: names of entries outside of the part that was asked for.
         notes: settings that the importer read or was told, and differences to know about.
+
+    Examples:
+        >>> import numpy as np, noria as nr
+        >>> arrays = {"weight": np.ones((2, 3), np.float32), "bias": np.ones(2, np.float32)}
+        >>> layer = nr.from_torch(arrays, report=print)
+        from_torch(state_dict): 2 entries used
+          weight  float32[2, 3]
+          bias    float32[2]
+        note: read as Linear()
     """
 
     call: str

@@ -17,8 +17,11 @@ from noria.interop.build import (
     chain,
     check_plain,
     check_start,
+    dense,
+    embedding,
     layer_norm_of,
     one_bias_of,
+    with_arrays,
 )
 from noria.interop.entries import Entries, Reporter, imported
 from noria.layers.dense import Dense, Embedding
@@ -117,14 +120,14 @@ def _gru(module: Any, entries: Entries) -> GRUCell:
 def _linear(module: Any, entries: Entries) -> Dense:
     if "scalar" in (module.in_features, module.out_features):
         entries.fail("Linear has scalar features; expected numbers of features")
-    return Dense.from_arrays(entries.take("weight"), entries.maybe("bias"))
+    return dense(entries.take("weight"), entries.maybe("bias"))
 
 
 def _layer_norm(module: Any, entries: Entries) -> PerStep:
     norm = module
     for name in ("weight", "bias"):
         if name in entries:
-            norm = _with(norm, **{name: jax.numpy.asarray(entries.take(name))})
+            norm = with_arrays(norm, {name: entries.take(name)})
     return PerStep(norm)
 
 
@@ -132,7 +135,7 @@ LAYERS: dict[Any, Callable[[Any, Entries], Any]] = {
     eqx.nn.LSTMCell: _lstm,
     eqx.nn.GRUCell: _gru,
     eqx.nn.Linear: _linear,
-    eqx.nn.Embedding: lambda module, entries: Embedding.from_arrays(entries.take("weight")),
+    eqx.nn.Embedding: lambda module, entries: embedding(entries.take("weight")),
     eqx.nn.LayerNorm: _layer_norm,
     eqx.nn.Dropout: lambda module, entries: Dropout(module.p, inference=module.inference),
     eqx.nn.Lambda: lambda module, entries: PerStep(module.fn),
@@ -181,36 +184,25 @@ def _fail(call: str, text: str) -> NoReturn:
     raise ValueError(f"{call}: {text}.")
 
 
-def _with(module: Any, **arrays: Any) -> Any:
-    for name, array in arrays.items():
-        where = partial(_field, name=name)
-        module = eqx.tree_at(where, module, array, is_leaf=lambda leaf: leaf is None)
-    return module
-
-
-def _field(module: Any, name: str) -> Any:
-    return getattr(module, name)
-
-
 def _lstm_cell(cell: LSTMCell, fail: Any) -> Any:
     check_plain(cell, fail, GATED)
     bias = one_bias_of(cell, fail)
     theirs = _cell(eqx.nn.LSTMCell, cell, bias is not None)
-    return _with(theirs, weight_ih=cell.W, weight_hh=cell.U, **_present(bias=bias))
+    return with_arrays(theirs, _present(weight_ih=cell.W, weight_hh=cell.U, bias=bias))
 
 
 def _gru_cell(cell: GRUCell, fail: Any) -> Any:
     check_plain(cell, fail, GATED)
     biased = cell.b is not None or cell.b_h is not None
     theirs = _cell(eqx.nn.GRUCell, cell, biased)
-    theirs = _with(theirs, weight_ih=cell.W, weight_hh=cell.U)
+    theirs = with_arrays(theirs, _present(weight_ih=cell.W, weight_hh=cell.U))
     if not biased:
         return theirs
     b, b_h = biases_of(cell)
     inner = 2 * cell.hidden_size
     if cell.b_h is not None:
         b[:inner] += b_h[:inner]
-    return _with(theirs, **_present(bias=b, bias_n=b_h[inner:]))
+    return with_arrays(theirs, _present(bias=b, bias_n=b_h[inner:]))
 
 
 def _cell(kind: Any, cell: Any, biased: bool) -> Any:
@@ -218,15 +210,15 @@ def _cell(kind: Any, cell: Any, biased: bool) -> Any:
     return kind(cell.in_size, cell.hidden_size, use_bias=biased, dtype=cell.dtype, key=key)
 
 
-def _present(**arrays: Any) -> dict[str, jax.Array]:
-    return {name: jax.numpy.asarray(a) for name, a in arrays.items() if a is not None}
+def _present(**arrays: Any) -> dict[str, Any]:
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def _linear_of(layer: Dense, fail: Any) -> Any:
     biased, (out, size) = layer.b is not None, layer.W.shape
     key = jax.random.key(0)
     theirs = eqx.nn.Linear(size, out, use_bias=biased, dtype=layer.W.dtype, key=key)
-    return _with(theirs, weight=layer.W, **_present(bias=layer.b))
+    return with_arrays(theirs, _present(weight=layer.W, bias=layer.b))
 
 
 MODULES: dict[Any, Callable[[Any, Any], Any]] = {

@@ -35,7 +35,7 @@ READERS = (
     Form((".keras", ".h5", ".hdf5"), "keras", "keras", "from_keras", "layer"),
     Form((".jld2",), "flux", "flux", "from_flux", "prefix"),
     Form((".jld2",), "lux", "lux", "from_lux", "prefix"),
-    Form((".onnx",), "onnx", "onnx", "from_onnx", "node"),
+    Form((".onnx",), "onnx", "onnx.importer", "from_onnx", "node"),
 )
 
 #: Frameworks whose names the arrays of a ``.safetensors`` file can have, and their functions.
@@ -70,7 +70,7 @@ def convert(
     options = {**(settings or {}), **({form.part: part} if part else {})}
     model = function(source, report=reports.append, **options)
     if target.suffix == ".onnx":
-        _function("onnx", "to_onnx")(target, model)
+        _function("onnx.exporter", "to_onnx")(target, model)
     elif names == "noria":
         save(target, model, extra={"converted from": source.name})
     else:
@@ -141,7 +141,7 @@ def show(source: Path) -> Iterator[Row]:
     if form.framework == "keras":
         return _keras(call, path)
     if form.framework == "onnx":
-        return iter(_function("onnx", "described")(path))
+        return _onnx(path)
     if form.framework == "flux":
         _, arrays = jld2_or_dict("show", path)
         return ((name, _text(array), "") for name, array in arrays.items())
@@ -175,6 +175,12 @@ def _keras(call: str, path: str) -> Iterator[Row]:
             yield layer, "no arrays", kinds.get(layer, "")
         for name, array in arrays.items():
             yield f"{layer}.{name}", _text(array), kinds.get(layer, "")
+
+
+def _onnx(path: str) -> Iterator[Row]:
+    reports: list[Report] = []
+    _function("onnx.importer", "from_onnx")(path, report=reports.append)
+    return ((name, what, "") for report in reports for name, what in report.used.items())
 
 
 def _text(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from noria.cells.construction import set_fields
+from noria.cells.construction import numbers_of, set_fields
 from noria.cells.declare import Axis, field_of, shape_of, spelled, words_of
 
 Arrays = dict[str, jax.Array]
@@ -22,7 +22,7 @@ def cell_of_arrays(cls: Any, positional: tuple[Any, ...], named: dict[str, Any])
     cell = cls.__new__(cls)
     for name in values.keys() - wanted:
         object.__setattr__(cell, name, values[name])
-    words = {name: _in_words(one, cell._numbers()) for name, one in axes.items()}
+    words = {name: _in_words(one, numbers_of(cell)) for name, one in axes.items()}
     for name, array in arrays.items():
         if array.ndim != len(axes[name]):
             raise ValueError(f"{call}: {name} has shape {array.shape}; expected {words[name]}.")
@@ -99,7 +99,7 @@ def _read_sizes(cell: Any, arrays: Arrays, wanted: set[str]) -> dict[str, str]:
         unknown = {*_fields((axis,), wanted - sources.keys())}
         if len(unknown) == 1:
             [field] = unknown
-            if size := _solved(axis, length, cell._numbers(), field):
+            if size := _solved(axis, length, numbers_of(cell), field):
                 object.__setattr__(cell, field, size)
                 sources[field] = name
     return sources

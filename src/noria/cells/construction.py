@@ -191,6 +191,17 @@ def set_fields(cell: Any, values: Mapping[str, Any]) -> None:
             check(cell)
 
 
+def numbers_of(cell: Any) -> dict[str, int]:
+    """The whole numbers among the fields and the properties of a cell that shapes use."""
+    numbers = {name: value for name, value in vars(cell).items() if isinstance(value, int)}
+    for name in cell._derived:
+        try:
+            numbers[name] = getattr(cell, name)
+        except AttributeError:  # while sizes are read from arrays
+            continue
+    return numbers
+
+
 def _drawn(
     cell: Any, one: declare.Parameter, chosen: Any, key: Key, dtype: jnp.dtype
 ) -> jax.Array | None:

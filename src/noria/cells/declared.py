@@ -16,7 +16,7 @@ from noria._types import Key, State
 from noria.cells import declare
 from noria.cells.arrays import cell_of_arrays
 from noria.cells.base import Cell
-from noria.cells.construction import collect, constructor
+from noria.cells.construction import collect, constructor, numbers_of
 
 D = TypeVar("D", bound="DeclaredCell")
 
@@ -134,7 +134,8 @@ class DeclaredCell(Cell):
         Returns:
             The declared array, or a `NamedTuple` of the declared arrays.
         """
-        arrays = {name: self._initial(one) for name, one in self._states.items()}
+        dtype, numbers = self.dtype, numbers_of(self)
+        arrays = {name: _initial(one, dtype, numbers) for name, one in self._states.items()}
         return next(iter(arrays.values())) if self.State is None else self.State(**arrays)
 
     @property
@@ -145,23 +146,8 @@ class DeclaredCell(Cell):
                 return jnp.finfo(array.dtype).dtype
         return default_dtype(None)
 
-    def _initial(self, one: declare.StateArray) -> jax.Array:
-        shape, start = self._shape(one.axes), one.initializer
-        if not callable(start):
-            return jnp.full(shape, start, self._dtype_of(one))
-        return draw(start, jax.random.key(0), shape, self.dtype).astype(self._dtype_of(one))
-
-    def _dtype_of(self, one: declare.StateArray) -> jnp.dtype:
-        return complex_dtype(self.dtype) if one.is_complex else self.dtype
-
     def _shape(self, axes: tuple[declare.Axis, ...]) -> tuple[int, ...]:
-        return declare.shape_of(axes, self._numbers())
-
-    def _numbers(self) -> dict[str, int]:
-        """What words of a shape may stand for."""
-        numbers = {n: v for n, v in vars(self).items() if isinstance(v, int)}
-        # A property may not be known while sizes are read from arrays.
-        return numbers | {n: getattr(self, n) for n in self._derived if hasattr(self, n)}
+        return declare.shape_of(axes, numbers_of(self))
 
     def _adjust(self, given: Mapping[str, Any]) -> None:
         """Change parameters that were just drawn; ``given`` are the constructor's arguments."""
@@ -182,7 +168,20 @@ class DeclaredCell(Cell):
                 "the state comes first, cell(state, x). nr.Recurrence or jax.vmap adds a batch."
             )
         for array, one in zip(given, self._states.values(), strict=True):
-            check_dtype(self._call, "the state", array, self._dtype_of(one))
+            check_dtype(self._call, "the state", array, _dtype_of(one, self.dtype))
+
+
+def _initial(one: declare.StateArray, dtype: jnp.dtype, numbers: dict[str, int]) -> jax.Array:
+    shape, start = declare.shape_of(one.axes, numbers), one.initializer
+    if callable(start):
+        return draw(start, jax.random.key(0), shape, dtype).astype(_dtype_of(one, dtype))
+    if start == 0:  # `jnp.zeros` takes less time
+        return jnp.zeros(shape, _dtype_of(one, dtype))
+    return jnp.full(shape, start, _dtype_of(one, dtype))
+
+
+def _dtype_of(one: declare.StateArray, dtype: jnp.dtype) -> jnp.dtype:
+    return complex_dtype(dtype) if one.is_complex else dtype
 
 
 def _checked(call: Callable[..., State]) -> Callable[..., State]:

@@ -77,11 +77,12 @@ class GatedCell(DeclaredCell):
         """What an activation gets."""
         return a if self.clip is None else jnp.clip(a, -self.clip, self.clip)
 
-    def _check(self, state: jax.Array, x: jax.Array) -> None:
-        swapped = getattr(x, "shape", ())[-1:] == (self.out_size,) != (self.in_size,)
+    def _check(self, state: Any, x: Any) -> None:
+        call, dtype, size = self._call, self.dtype, self.out_size
+        swapped = getattr(x, "shape", ())[-1:] == (size,) != (self.in_size,)
         hint = "; the state comes first: cell(state, x)" if swapped else ""
-        check_step(self._call, "x", x, self.in_size, self.dtype, hint)
-        check_step(self._call, "the state", state, self.out_size, self.dtype, hint)
+        check_step(call, "x", x, self.in_size, dtype, hint)
+        check_step(call, "the state", state, size, dtype, hint)
 
 
 def add_bias(a: jax.Array, b: jax.Array | None) -> jax.Array:

@@ -106,6 +106,7 @@ def test_options_give_values_and_gradients_of_their_equations(name, settings):
     np.testing.assert_allclose(2 * slope, change, rtol=1e-5, atol=1e-11)
 
 
+@pytest.mark.sampled(4)
 @each_setting
 def test_options_are_compiled(name, settings):
     """Forward and gradient, with lengths, resets and NaN in the padding; steps and a batch."""
@@ -220,7 +221,7 @@ def test_layers_in_one_call(make):
         *(make(n, 4, key=k, reverse=True) for n, k in zip((3, 4), keys, strict=True))
     )
     assert_close(jtu.tree_leaves(chain), jtu.tree_leaves(expected), 0)
-    assert all(layer.reverse for layer in chain)
+    assert all(isinstance(layer, nr.Recurrence) and layer.reverse for layer in chain)
     assert len(make(3, 4, key=KEY, num_layers=1)) == 1
 
 
@@ -255,4 +256,10 @@ def test_a_wrong_option_says_what_is_wrong(name):
 def test_a_state_that_does_not_fit_a_projection():
     cell = nr.LSTMCell(3, 4, key=KEY, proj_size=2)
     with pytest.raises(ValueError, match="expected h of 2 features and c of 4"):
-        cell((jnp.zeros(2), jnp.zeros(2)), jnp.zeros(3))
+        cell(nr.LSTMState(jnp.zeros(2), jnp.zeros(2)), jnp.zeros(3))
+
+
+def test_weights_cannot_be_left_out():
+    make: Any = nr.GRUCell
+    with pytest.raises(TypeError, match="init is False; expected an initialiser, or None for"):
+        make(3, 4, key=KEY, init=False)

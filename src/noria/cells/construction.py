@@ -5,7 +5,7 @@ import types
 import typing
 from collections import namedtuple
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, InitVar
+from dataclasses import MISSING, Field, InitVar, replace
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -53,7 +53,8 @@ def collect(cls: Any) -> None:
             cls._states[name] = declared
             del annotations[name]
         elif isinstance(declared, declare.Parameter):
-            cls._parameters[name] = declared
+            may_lack = declared.when is not None or _allows_none(annotation)
+            cls._parameters[name] = replace(declared, is_optional=may_lack)
         elif isinstance(declared, declare.Size):
             cls._sizes[name] = declared
             setattr(cls, name, eqx.field(static=True))
@@ -85,6 +86,12 @@ def _collect_setting(cls: Any, name: str, annotation: Any, declared: Any) -> Non
 def _is_text_of(annotation: Any, name: str) -> bool:
     starts = (name, f"typing.{name}", f"dataclasses.{name}")
     return isinstance(annotation, str) and annotation.startswith(starts)
+
+
+def _allows_none(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return annotation.endswith("| None")
+    return types.NoneType in typing.get_args(annotation)
 
 
 def _is_plain(annotation: Any) -> bool:
@@ -206,6 +213,11 @@ def _drawn(
     cell: Any, one: declare.Parameter, chosen: Any, key: Key, dtype: jnp.dtype
 ) -> jax.Array | None:
     """A parameter by what the caller has chosen: an initialiser, a number, or a truth value."""
+    if chosen is False and not one.is_optional:
+        raise TypeError(
+            f"{cell._call}: {one.argument} is False; expected an initialiser, or None for the "
+            "default."
+        )
     if chosen is False or not (one.when is None or one.when(cell)):
         return None
     shape = cell._shape(one.axes)

@@ -40,11 +40,8 @@ class Parameter:
     when: Callable[[Any], bool] | None
     argument: str | None
     blocks: Axis
-
-    @property
-    def is_optional(self) -> bool:
-        """Whether some cells of the class lack it."""
-        return self.when is not None or self.argument is not None
+    #: Whether some cells of the class lack it.
+    is_optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,8 @@ def matrix(
         when: whether a cell has the parameter, from the cell with its sizes and settings;
             otherwise the field is ``None``. By default it always has.
         argument: name of the argument of the constructor that replaces the initialiser. ``None`` or
-            ``True`` there keeps the declared one, and ``False`` makes the field ``None``.
+            ``True`` there keeps the declared one. ``False`` makes a field ``None`` whose type
+            allows it.
         blocks: number of equal blocks of rows that an initialiser of the caller draws, one by one.
             The declared initialiser draws the whole array.
         init: for type checkers: the field is no argument of the constructor.
@@ -120,7 +118,8 @@ def vector(
         when: whether a cell has the parameter, from the cell with its sizes and settings;
             otherwise the field is ``None``. By default it always has.
         argument: name of the argument of the constructor that replaces the initialiser. ``None`` or
-            ``True`` there keeps the declared one, and ``False`` makes the field ``None``.
+            ``True`` there keeps the declared one. ``False`` makes a field ``None`` whose type
+            allows it.
         init: for type checkers: the field is no argument of the constructor.
 
     Returns:
@@ -151,7 +150,8 @@ def array(
         when: whether a cell has the parameter, from the cell with its sizes and settings;
             otherwise the field is ``None``. By default it always has.
         argument: name of the argument of the constructor that replaces the initialiser. ``None`` or
-            ``True`` there keeps the declared one, and ``False`` makes the field ``None``.
+            ``True`` there keeps the declared one. ``False`` makes a field ``None`` whose type
+            allows it.
         init: for type checkers: the field is no argument of the constructor.
 
     Returns:

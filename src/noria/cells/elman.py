@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from noria.cells.declare import state
-from noria.cells.stacked import Activation, GatedCell
+from noria.cells.stacked import Activation, GatedCell, clipped
 
 
 class RNNCell(GatedCell):
@@ -75,4 +75,4 @@ class RNNCell(GatedCell):
             TypeError: if a dtype does not fit.
         """
         wx, uh = self._projections(h, x)
-        return self.activation(self._clipped(wx + uh))
+        return self.activation(clipped(self.clip, wx + uh))

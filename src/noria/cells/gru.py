@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from noria.cells.declare import state
-from noria.cells.stacked import Activation, GatedCell, add_bias
+from noria.cells.stacked import Activation, GatedCell, add_bias, clipped
 
 
 class GRUCell(GatedCell):
@@ -82,9 +82,9 @@ class GRUCell(GatedCell):
         wx, uh = self._projections(h, x)
         wr, wz, wn = jnp.split(wx, 3, axis=-1)
         ur, uz, un = jnp.split(uh, 3, axis=-1)
-        r = self.gate_activation(self._clipped(wr + ur))
-        z = self.gate_activation(self._clipped(wz + uz))
-        n = self.activation(self._clipped(wn + r * un))
+        r = self.gate_activation(clipped(self.clip, wr + ur))
+        z = self.gate_activation(clipped(self.clip, wz + uz))
+        n = self.activation(clipped(self.clip, wn + r * un))
         return (1 - z) * n + z * h
 
 
@@ -165,8 +165,8 @@ class GRUv3Cell(GatedCell):
             2,
             axis=-1,
         )
-        r = self.gate_activation(self._clipped(wr + ur))
-        z = self.gate_activation(self._clipped(wz + uz))
+        r = self.gate_activation(clipped(self.clip, wr + ur))
+        z = self.gate_activation(clipped(self.clip, wz + uz))
         un = add_bias((r * h) @ self.U[gates:].T, None if self.b_h is None else self.b_h[gates:])
-        n = self.activation(self._clipped(wn + un))
+        n = self.activation(clipped(self.clip, wn + un))
         return (1 - z) * n + z * h

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from noria._errors import check_sizes
 from noria._types import Initializer
 from noria.cells.declare import matrix, state, vector
-from noria.cells.stacked import Activation, GatedCell, stacked_glorot
+from noria.cells.stacked import Activation, GatedCell, clipped, stacked_glorot
 from noria.initializers import uniform
 
 
@@ -174,7 +174,7 @@ class LSTMCell(GatedCell):
         p_i, *p_f, p_o = self._peepholes()
         i = self._gate(i, p_i, c)
         f = 1 - i if self.coupled_gates else self._gate(forget[0], p_f[0], c)
-        c = f * c + i * self.activation(self._clipped(g))
+        c = f * c + i * self.activation(clipped(self.clip, g))
         o = self._gate(o, p_o, c)
         h = o * (self.output_activation or self.activation)(c)
         return LSTMState(h if self.W_r is None else h @ self.W_r.T, c)
@@ -185,7 +185,7 @@ class LSTMCell(GatedCell):
         return [None] * count if self.p is None else jnp.split(self.p, count)
 
     def _gate(self, a: jax.Array, p: jax.Array | None, c: jax.Array) -> jax.Array:
-        return self.gate_activation(self._clipped(a if p is None else a + p * c))
+        return self.gate_activation(clipped(self.clip, a if p is None else a + p * c))
 
     def _check(self, state: Any, x: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 2:

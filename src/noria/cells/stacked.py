@@ -73,10 +73,6 @@ class GatedCell(DeclaredCell):
         """``W x + b`` and ``U h + b_h``."""
         return add_bias(x @ self.W.T, self.b), add_bias(h @ self.U.T, self.b_h)
 
-    def _clipped(self, a: jax.Array) -> jax.Array:
-        """What an activation gets."""
-        return a if self.clip is None else jnp.clip(a, -self.clip, self.clip)
-
     def _check(self, state: Any, x: Any) -> None:
         call, dtype, size = self._call, self.dtype, self.out_size
         swapped = getattr(x, "shape", ())[-1:] == (size,) != (self.in_size,)
@@ -88,3 +84,8 @@ class GatedCell(DeclaredCell):
 def add_bias(a: jax.Array, b: jax.Array | None) -> jax.Array:
     """``a + b``, or ``a`` if there is no bias."""
     return a if b is None else a + b
+
+
+def clipped(clip: float | None, a: jax.Array) -> jax.Array:
+    """What an activation gets: ``a`` between ``-clip`` and ``clip``, if there is a bound."""
+    return a if clip is None else jnp.clip(a, -clip, clip)

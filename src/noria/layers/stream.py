@@ -1,6 +1,7 @@
 """``stream``: a compiled stepper for Python, which keeps the state of its model."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,8 @@ from noria.layers.states import check_resets, own_or
 from noria.masking import as_counts, where
 from noria.module import inference
 
-
-class _Carry(NamedTuple):
-    """What a call of a stream replaces: the state, and the number of the next step if it counts."""
-
-    state: State
-    t: jax.Array | None
+#: In place of a state whose memory is given away.
+_LOST: Any = object()
 
 
 class Stream:
@@ -59,16 +56,15 @@ class Stream:
         if batch is not None:
             check_sizes(f"stream({model.label})", batch=batch)
         self._model, self._axes = model, () if batch is None else (int(batch),)
-        own = own_or(f"stream({model.label})", None, model.initial_state(), self._axes)
-        counts = "t" in model.takes()
-        self._first = _Carry(own, jnp.zeros(self._axes, jnp.int32) if counts else None)
+        self._first = own_or(self._label, None, model.initial_state(), self._axes)
+        self._state: State = _LOST
+        self._t = jnp.zeros(self._axes, jnp.int32) if "t" in model.takes() else None
         self._key = key
-        self._one = jax.jit(self._step, donate_argnums=0)
-        self._many = jax.jit(self._scan, donate_argnums=0)
-        self._back = jax.jit(self._put_back, donate_argnums=0)
-        self._carry: _Carry | None = _copy(self._first)
-        if state is not None:
-            self.state = state
+        # The shortest call has few arguments; each costs some tenths of a microsecond.
+        self._short = None if self._t is not None or key is not None else _program(self._plain)
+        self._one, self._many = _program(self._step), _program(self._scan)
+        self._back = _program(self._put_back)
+        self.state = self._first if state is None else state
 
     def __call__(self, x: Any, **inputs: Any) -> Any:
         """The output of the next step.
@@ -86,13 +82,15 @@ class Stream:
             TypeError: see `Layer.step`; for ``t``, which the stream counts.
             RuntimeError: if there is no state, since a call failed, or another thread is in one.
         """
-        carry, self._carry = self._carry, None
-        if carry is None:
-            raise self._lost()
+        state = self._taken()
         try:
-            self._carry, self._key, y = self._one(carry, self._key, x, inputs)
-        except BaseException:
-            self._keep(carry)
+            if self._short is not None and not inputs:
+                self._state, y = self._short(state, x)
+            else:
+                found = self._one(state, self._t, self._key, x, inputs)
+                self._state, self._t, self._key, y = found
+        except BaseException as error:
+            self._keep(state, error)
             raise
         return y
 
@@ -113,14 +111,13 @@ class Stream:
             TypeError: see `Layer.scan`; for ``t``, which the stream counts.
             RuntimeError: see `__call__`.
         """
-        carry, self._carry = self._carry, None
-        if carry is None:
-            raise self._lost()
+        state = self._taken()
         inputs |= {"lengths": lengths, "resets": resets}
         try:
-            self._carry, self._key, ys = self._many(carry, self._key, xs, inputs)
-        except BaseException:
-            self._keep(carry)
+            found = self._many(state, self._t, self._key, xs, inputs)
+            self._state, self._t, self._key, ys = found
+        except BaseException as error:
+            self._keep(state, error)
             raise
         return ys
 
@@ -136,40 +133,39 @@ class Stream:
             RuntimeError: see `__call__`; never without ``where``.
         """
         if where is None:
-            self._carry = _copy(self._first)
+            self._state = _copy(self._first)
+            self._t = None if self._t is None else jnp.zeros_like(self._t)
             return
         where = check_resets(f"{self._label}.reset", where, self._axes)
-        carry, self._carry = self._carry, None
-        if carry is None:
-            raise self._lost()
+        state = self._taken()
         try:
-            self._carry = self._back(carry, where)
-        except BaseException:
-            self._keep(carry)
+            self._state, self._t = self._back(state, self._t, where)
+        except BaseException as error:
+            self._keep(state, error)
             raise
 
     @property
     def state(self) -> State:
         """A copy of the state, as `Layer.step` takes it; set it to go on from there."""
-        return _copy(self._present()).state
+        state = self._taken()
+        self._state = state
+        return _copy(state)
 
     @state.setter
     def state(self, state: State) -> None:
         own = self._model.initial_state()
-        t = self._first.t if self._carry is None else self._carry.t
-        self._carry = _copy(_Carry(own_or(self._label, state, own, self._axes), t))
+        self._state = _copy(own_or(self._label, state, own, self._axes))
 
     @property
     def t(self) -> jax.Array | None:
         """The number of the next step of each stream, for cells that take ``t``; it can be set."""
-        return _copy(self._present()).t
+        return self._t
 
     @t.setter
     def t(self, t: Any) -> None:
-        carry = self._present()
-        if carry.t is None:
+        if self._t is None:
             raise TypeError(f"{self._label}: t was set, but none of its cells takes it.")
-        self._carry = carry._replace(t=_copy(jnp.broadcast_to(as_counts(t), self._axes)))
+        self._t = jnp.broadcast_to(as_counts(t), self._axes)
 
     def __repr__(self) -> str:
         return self._label
@@ -180,42 +176,44 @@ class Stream:
     def _label(self) -> str:
         return f"stream({self._model.label}{''.join(f', batch={n}' for n in self._axes)})"
 
-    def _present(self) -> _Carry:
-        if self._carry is None:
-            raise self._lost()
-        return self._carry
+    def _taken(self) -> State:
+        """The state, whose memory the caller gives away."""
+        state, self._state = self._state, _LOST
+        if state is _LOST:
+            raise RuntimeError(
+                f"{self._label}: it has no state, because a call failed while it ran, or another "
+                "thread is in a call; expected one thread a stream. Call reset(), or set state."
+            )
+        return state
 
-    def _keep(self, carry: _Carry) -> None:
+    def _keep(self, state: State, error: BaseException) -> None:
         """Take a state back after a call that failed, unless its memory has been used again."""
-        if not any(leaf.is_deleted() for leaf in jtu.tree_leaves(carry)):
-            self._carry = carry
-
-    def _lost(self) -> RuntimeError:
-        return RuntimeError(
-            f"{self._label}: it has no state, because a call failed while it ran, or another "
-            "thread is in a call; expected one thread a stream. Call reset(), or set state."
-        )
+        if any(leaf.is_deleted() for leaf in jtu.tree_leaves(state)):
+            error.add_note(f"{self._label}: the state is lost; call reset(), or set state.")
+        else:
+            self._state = state
 
     # --- Programs --------------------------------------------------------------------------------
 
-    def _step(self, carry: _Carry, key: Key | None, x: Any, inputs: dict[str, Any]) -> Any:
+    def _plain(self, state: State, x: Any) -> Any:
+        return self._model.step(state, x)
+
+    def _step(self, state: State, t: Any, key: Key | None, x: Any, inputs: dict[str, Any]) -> Any:
         self._check_inputs(inputs)
         key, now = _next(key)
-        counted = {} if carry.t is None else {"t": carry.t}
-        state, y = self._model.step(carry.state, x, key=now, **counted, **inputs)
-        if (t := carry.t) is not None:
+        counted = {} if t is None else {"t": t}
+        state, y = self._model.step(state, x, key=now, **counted, **inputs)
+        if t is not None:
             resets = inputs.get("resets")
             t = (t if resets is None else jnp.where(resets, 0, t)) + 1
-        return _Carry(state, t), key, y
+        return state, t, key, y
 
-    def _scan(self, carry: _Carry, key: Key | None, xs: Any, inputs: dict[str, Any]) -> Any:
+    def _scan(self, state: State, t: Any, key: Key | None, xs: Any, inputs: dict[str, Any]) -> Any:
         self._check_inputs(inputs)
         key, now = _next(key)
-        stride = self._model.stride
-        counted = {} if carry.t is None else {"t": carry.t * stride}
-        state, ys = self._model.scan(carry.state, xs, key=now, **counted, **inputs)
-        t = None if carry.t is None else self._counted(carry.t, xs, inputs)
-        return _Carry(state, t), key, ys
+        counted = {} if t is None else {"t": t * self._model.stride}
+        state, ys = self._model.scan(state, xs, key=now, **counted, **inputs)
+        return state, None if t is None else self._counted(t, xs, inputs), key, ys
 
     def _counted(self, t: jax.Array, xs: Any, inputs: dict[str, Any]) -> jax.Array:
         """The number of the step behind many steps: since the last reset, if there is one."""
@@ -224,22 +222,26 @@ class Stream:
         steps = time if lengths is None else as_counts(self._model.output_lengths(lengths))
         if resets is None:
             return t + steps
-        index = jnp.arange(time)
+        index = jnp.arange(time, dtype=jnp.int32)
         begins = self._model.output_resets(jnp.asarray(resets))
         if lengths is not None:
             begins = begins & (index < steps[..., None])
         last = jnp.max(jnp.where(begins, index, -1), axis=-1, initial=-1)
         return jnp.where(last < 0, t + steps, steps - last)
 
-    def _put_back(self, carry: _Carry, which: jax.Array) -> _Carry:
-        found: _Carry = where(which, self._first, carry)
-        return found
+    def _put_back(self, state: State, t: Any, which: jax.Array) -> Any:
+        return where(which, self._first, state), None if t is None else jnp.where(which, 0, t)
 
     def _check_inputs(self, inputs: dict[str, Any]) -> None:
         if "t" in inputs:
             raise TypeError(
                 f"{self._label}: t was given; expected a call without it, or stream.t=."
             )
+
+
+def _program(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A program that uses the memory of its first argument, the state, for the next one."""
+    return jax.jit(function, donate_argnums=0)
 
 
 def _next(key: Key | None) -> tuple[Key | None, Key | None]:

@@ -62,7 +62,8 @@ class Window(NamedTuple):
 
     def places(self, number: Any) -> Any:
         """``(number, kernel_size)``: the places of the steps of each window behind the padding."""
-        return jnp.arange(number)[:, None] * self.stride + np.arange(0, self.span, self.dilation)
+        starts = jnp.arange(number, dtype=jnp.int32) * self.stride
+        return starts[:, None] + np.arange(0, self.span, self.dilation, dtype=np.int32)
 
 
 def window_of(call: str, kernel_size: Any, stride: Any, dilation: Any, padding: Any) -> Window:

@@ -203,9 +203,13 @@ def _sequence(_: None, call: Any) -> tuple[State, jax.Array]:
 def _block(_: None, call: Any) -> tuple[State, jax.Array]:
     """The state behind one block, and its output."""
     layer, axis = call.layer, int(call.batched)
-    steps = _padded(layer.window, call.before, layer._steps(call.xs, None), axis)
-    places = layer.window.places(1)[0]
-    y = layer._of_windows(jtu.tree_map(lambda a: jnp.take(a, places, axis), steps))
+    window: Window = layer.window
+    steps = _padded(window, call.before, layer._steps(call.xs, None), axis)
+
+    def first(a: jax.Array) -> jax.Array:
+        return jax.lax.slice_in_dim(a, 0, window.span, window.dilation, axis)
+
+    y = layer._of_windows(jtu.tree_map(first, steps))
     return _after(call, steps, None), y
 
 
@@ -257,9 +261,13 @@ def _after(call: _Call, steps: Steps, episodes: jax.Array | None) -> State:
             lambda a: jax.lax.dynamic_slice_in_dim(a, start, window.left, axis), steps
         )
     batch = call.xs.shape[:axis]
-    lengths = jnp.full(batch, time) if call.lengths is None else jnp.clip(call.lengths, 0, time)
+    lengths = (
+        jnp.full(batch, time, jnp.int32)
+        if call.lengths is None
+        else jnp.clip(call.lengths, 0, time)
+    )
     blocks = (lengths // window.stride)[..., None]
-    places = blocks * window.stride + jnp.arange(window.left)
+    places = blocks * window.stride + jnp.arange(window.left, dtype=jnp.int32)
 
     def take(a: jax.Array) -> jax.Array:
         index = places.reshape(places.shape + (1,) * (a.ndim - places.ndim))

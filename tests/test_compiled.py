@@ -11,7 +11,7 @@ from models import random
 
 import noria as nr
 from noria.compiler import select
-from noria.layers import compiled, recurrence
+from noria.layers import compiled, inputs, recurrence
 
 SCALE: Any = 1.0
 
@@ -175,7 +175,7 @@ def test_a_derivative_rule_and_whole_numbers():
 def test_a_step_of_a_named_layer_checks_its_arguments_once(monkeypatch):
     """The checks are part of the program; a layer of a user runs them in each call."""
     checked = []
-    input_of = recurrence.input_of
+    input_of = inputs.input_of
 
     def spied(label, *arguments, **keywords):
         checked.append(label)

@@ -1,4 +1,4 @@
-"""Convolutions and pooling over time, against loops in NumPy: sequences, blocks, lengths, resets."""
+"""Convolutions and pooling, against loops in NumPy: sequences, blocks, lengths, resets."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -220,9 +220,11 @@ def test_resets_are_sequences_of_their_own(kind, form):
     xs, resets = random(0, 2, 6 * s, IN), np.zeros((2, 6 * s), bool)
     resets[0, [0, 2 * s, 3 * s]] = True
     state, ys = layer.scan(None, xs, resets=resets)
-    parts = [oracle(xs[0, a:b]) for a, b in ((0, 2 * s), (2 * s, 3 * s), (3 * s, 6 * s))]
+    parts = [
+        oracle(np.asarray(xs[0, a:b])) for a, b in ((0, 2 * s), (2 * s, 3 * s), (3 * s, 6 * s))
+    ]
     np.testing.assert_allclose(ys[0], np.concatenate(parts), atol=1e-12)
-    np.testing.assert_allclose(ys[1], oracle(xs[1]), atol=1e-12)
+    np.testing.assert_allclose(ys[1], oracle(np.asarray(xs[1])), atol=1e-12)
     if form not in STREAMING or layer.initial_state() is None:
         assert jtu.tree_leaves(state) == []
         return

@@ -141,7 +141,7 @@ def _whole_program(
         form: the tree of the arguments.
     """
     layer = structure.unflatten([0] * structure.num_leaves)
-    for _, module in iterate_modules(layer):
+    for _path, module in iterate_modules(layer):
         # A program would keep the arrays of a prepared layer.
         if getattr(module, "backend", None) == "reference" or module._hides_arrays:
             return None

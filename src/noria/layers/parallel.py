@@ -218,7 +218,7 @@ class Parallel(Layer):
         return mapped(one, *of_one((ys,), len(lead)))((ys,), lead)
 
     def _check(self, ys: list[Any]) -> None:
-        """Check that the outputs can be joined; a named join mixes no dtypes and repeats nothing."""
+        """Check that the outputs can be joined. A named join does not promote or broadcast."""
         shapes = [getattr(y, "shape", ()) for y in ys]
         named = next((n for n, f in JOINS.items() if self.join == Function(f)), "tuple")
         whole = named in ("sum", "mean", "product")

@@ -70,7 +70,8 @@ class PoolLayer(WindowedLayer, trainable=()):
                 f"that it does not know; expected size=: {type(self).__name__}(..., size=features)."
             )
         left = max(0, self.window.left)
-        past = self.past if xs is None else jnp.zeros((left, xs.shape[-1]), xs.dtype)
+        past = jnp.zeros((left, xs.shape[-1]), xs.dtype) if xs is not None else self.past
+        assert past is not None
         return PoolState(past, jnp.zeros(left, bool))
 
     def _steps(self, xs: jax.Array, lengths: jax.Array | None) -> PoolState:

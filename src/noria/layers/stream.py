@@ -38,6 +38,15 @@ class Stream:
     while it runs loses the state, since its memory is used again for the next one; later calls
     then say so until `reset` is called or `state` is set.
 
+    Args:
+        model: see `stream`.
+        batch: see `stream`.
+        state: see `stream`.
+        key: see `stream`.
+
+    Raises:
+        ValueError: for a ``batch`` below 1, or a state that does not fit.
+
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr
         >>> stream = nr.stream(nr.GRU(3, 4, key=jax.random.key(0)), batch=2)

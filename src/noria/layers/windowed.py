@@ -181,7 +181,7 @@ class _Call(NamedTuple):
 
 
 @local
-def _sequence(_: None, call: Any) -> tuple[State, jax.Array]:
+def _sequence(_: None, call: _Call) -> tuple[State, jax.Array]:
     """The state behind all whole blocks, and the outputs."""
     layer, lengths, axis = call.layer, call.lengths, int(call.batched)
     window: Window = layer.window
@@ -200,7 +200,7 @@ def _sequence(_: None, call: Any) -> tuple[State, jax.Array]:
 
 
 @local
-def _block(_: None, call: Any) -> tuple[State, jax.Array]:
+def _block(_: None, call: _Call) -> tuple[State, jax.Array]:
     """The state behind one block, and its output."""
     layer, axis = call.layer, int(call.batched)
     window: Window = layer.window

@@ -10,6 +10,7 @@ import numpy as np
 from noria._errors import check_key, check_numbers, check_sizes
 from noria._integers import ceil_div
 from noria._types import Key
+from noria.data.epochs import Epochs
 
 
 def pad(
@@ -41,7 +42,7 @@ def pad(
         >>> xs[..., 0].tolist(), lengths.tolist()
         ([[1.0, 2.0], [3.0, 0.0]], [2, 1])
     """
-    arrays = _sequences("pad", sequences)
+    arrays = sequences_of("pad", sequences)
     lengths = np.array([len(array) for array in arrays], np.int32)
     longest = int(lengths.max())
     time = longest if time is None else time
@@ -74,7 +75,7 @@ def _filling(value: Any, dtype: np.dtype) -> np.ndarray:
     )
 
 
-def _sequences(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
+def sequences_of(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
     arrays = [np.asarray(sequence) for sequence in sequences]
     if not arrays:
         raise ValueError(f"{call}: there are no sequences; expected at least one.")
@@ -98,7 +99,7 @@ def _sequences(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
     return arrays
 
 
-class Batches:
+class Batches(Epochs):
     """Batches of examples, made by `batches`; each iteration is one epoch.
 
     With a key, each iteration has another order.
@@ -125,33 +126,20 @@ class Batches:
         buckets: int,
         key: Key | None,
     ):
-        self._columns, self._lengths, self._batch_size, self._buckets = (
-            columns,
-            lengths,
-            batch_size,
-            buckets,
-        )
-        self._key, self._epoch = key, 0
-
-    @property
-    def shuffled(self) -> bool:
-        """Whether `batches` was given a key."""
-        return self._key is not None
+        super().__init__(key)
+        self._columns, self._lengths = columns, lengths
+        self._batch_size, self._buckets = batch_size, buckets
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
         return ceil_div(len(self._columns[0]), self._batch_size)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
-        key = None if self._key is None else jax.random.fold_in(self._key, self._epoch)
-        self._epoch += 1
-        return self.epoch(key)
-
-    def epoch(self, key: Key | None = None) -> Iterator[tuple[np.ndarray, ...]]:
+    def epoch(self, key: Key | None = None, start: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
         """The batches of one epoch, in the order given by a key.
 
         Args:
             key: random key that shuffles; without it the order is always the same.
+            start: number of the first batch; those before it are skipped, not made.
 
         Returns:
             An iterator over tuples of arrays ``(batch, ...)``, followed by ``lengths`` ``(batch,)``
@@ -159,7 +147,8 @@ class Batches:
         """
         rng = None if key is None else np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
         groups = self._groups(rng)
-        for n in range(len(groups)) if rng is None else rng.permutation(len(groups)):
+        order = np.arange(len(groups)) if rng is None else rng.permutation(len(groups))
+        for n in order[start:]:
             yield self._batch(*groups[n])
 
     def _groups(self, rng: np.random.Generator | None) -> list[tuple[np.ndarray, int]]:
@@ -202,10 +191,10 @@ class Batches:
 def _column(call: str, column: Any) -> np.ndarray | list[np.ndarray]:
     """A column of `batches`: an array of examples along the first axis, or a list of sequences."""
     if isinstance(column, list | tuple):
-        return _sequences(call, column)
+        return sequences_of(call, column)
     array = np.asarray(column)
     if array.dtype == object and array.ndim == 1 and all(np.ndim(item) for item in array):
-        return _sequences(call, list(array))
+        return sequences_of(call, list(array))
     check_numbers(call, "column", array)
     if array.ndim == 0:
         raise ValueError(

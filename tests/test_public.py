@@ -138,6 +138,7 @@ ALLOWED: dict[str, set[str]] = {
     "backends": {"cells", "ir", "masking"},
     "compiler": {"backends", "cells", "ir", "masking", "ops"},
     "layers": {"backends", "cells", "compiler", "ir", "masking", "module", "initializers"},
+    "generate": {"backends", "cells", "layers"},
     "cell_page": {"cells", "layers"},
     "summary": {"layers", "module"},
     "_description": {"cells", "module"},

@@ -14,6 +14,8 @@ from noria.compiler.explain import Explanation as Explanation
 from noria.compiler.explain import Explanations as Explanations
 from noria.freezing import freeze as freeze
 from noria.freezing import thaw as thaw
+from noria.generate import Categorical as Categorical
+from noria.generate import generate as generate
 from noria.io import describe as describe
 from noria.io import load as load
 from noria.io import save as save

@@ -36,6 +36,7 @@ from noria.layers.per_step import PerStep as PerStep
 from noria.layers.per_step import RMSNorm as RMSNorm
 from noria.layers.prepared import prepare as prepare
 from noria.layers.recurrence import Recurrence as Recurrence
+from noria.layers.standardise import Standardise as Standardise
 from noria.layers.with_backend import with_backend as with_backend
 from noria.losses.alignment import ctc as ctc
 from noria.losses.classes import cross_entropy as cross_entropy

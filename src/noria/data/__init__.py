@@ -2,6 +2,9 @@
 
 from noria.data.epochs import Epochs as Epochs
 from noria.data.epochs import rows_of_process as rows_of_process
+from noria.data.frames import TimeSeries as TimeSeries
+from noria.data.frames import calendar as calendar
+from noria.data.frames import from_frame as from_frame
 from noria.data.packed import Packed as Packed
 from noria.data.packed import packed as packed
 from noria.data.prefetch import Prefetched as Prefetched

@@ -215,8 +215,9 @@ class Step:
             jtu.tree_leaves(gradient), jtu.tree_leaves(partition(new_model)[0]), strict=True
         )
         finite = jnp.stack([jnp.isfinite(g).all() & jnp.isfinite(new).all() for g, new in pairs])
-        carried = [jnp.isfinite(leaf).all() for leaf in jtu.tree_leaves(after)]
-        ok = jnp.stack([jnp.isfinite(value), finite.all(), *carried]).all()
+        # A sum of floats, so that devices send it together with the gradients.
+        bad = [jnp.sum(~jnp.isfinite(leaf), dtype=value.dtype) for leaf in jtu.tree_leaves(after)]
+        ok = jnp.stack([jnp.isfinite(value), finite.all(), *(n == 0 for n in bad)]).all()
         arrays = self.model.arrays(new_model), self.opt_state.arrays(new_state)
         if self._held is not None:  # XLA is free to move what a step returns
             arrays = jax.lax.with_sharding_constraint(arrays, self._held)

@@ -1,5 +1,7 @@
 """Contiguous rows for truncated backpropagation: what they hold, where they start anew."""
 
+from itertools import pairwise
+
 import jax
 import numpy as np
 import pytest
@@ -30,9 +32,7 @@ def test_each_series_starts_anew_and_no_target_crosses_to_another():
     """Against a plain loop over the pairs of neighbouring values."""
     lengths = [4, 1, 9, 2, 30, 0, 3]
     series = [100 * n + np.arange(length) for n, length in enumerate(lengths)]
-    pairs = [
-        (a, b, n == 0) for one in series for n, (a, b) in enumerate(zip(one, one[1:], strict=False))
-    ]
+    pairs = [(a, b, n == 0) for one in series for n, (a, b) in enumerate(pairwise(one))]
     found = list(nr.data.streams(series, batch_size=2, size=4))
     used = len(found) * 4
     assert used == len(pairs) // 8 * 4

@@ -8,8 +8,9 @@ import numpy as np
 
 from noria._errors import check_sizes
 from noria._types import Key
-from noria.data.epochs import Epochs
-from noria.data.ragged import sequences_of
+from noria.data.epochs import Epochs, Rows, all_rows
+from noria.data.ragged import lengths_of, sequences_of
+from noria.data.store import Ragged
 
 
 class Streams(Epochs):
@@ -24,6 +25,7 @@ class Streams(Epochs):
         key: random key that shuffles, or ``None``.
 
     Attributes:
+        batch_size: as passed.
         left_out: steps of an epoch that fill no window, and are not used.
 
     Examples:
@@ -44,7 +46,7 @@ class Streams(Epochs):
     ):
         super().__init__(key)
         self._columns, self._counts, self._shifts = columns, counts, shifts
-        self._batch_size, self._size = batch_size, size
+        self.batch_size, self._size = batch_size, size
         self._windows = int(counts.sum()) // (batch_size * size)
         self.left_out = int(counts.sum()) - self._windows * batch_size * size
 
@@ -52,13 +54,16 @@ class Streams(Epochs):
         """The number of windows in a row, which are the batches of an epoch."""
         return self._windows
 
-    def epoch(self, key: Key | None = None, start: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
+    def epoch(
+        self, key: Key | None = None, start: int = 0, rows: Rows | None = None
+    ) -> Iterator[tuple[np.ndarray, ...]]:
         """The windows of one epoch, in order of time.
 
         Args:
             key: random key for the order of the series, and for the place of the steps that are
                 left out; without it the order is that of the series.
             start: number of the first window.
+            rows: see `Epochs.epoch`.
 
         Returns:
             An iterator over tuples of arrays ``(batch, size, ...)``, the last one ``starts``.
@@ -68,14 +73,16 @@ class Streams(Epochs):
             rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
             order, offset = rng.permutation(order), int(rng.integers(self.left_out + 1))
         ends = np.cumsum(self._counts[order])
-        rows = offset + np.arange(self._batch_size) * (self._windows * self._size)
+        chosen = all_rows if rows is None else rows
         for n in range(start, self._windows):
-            yield self._batch(order, ends, rows + n * self._size, n == 0)
+            numbers = np.arange(self.batch_size)[chosen(self.batch_size)]
+            firsts = offset + (numbers * self._windows + n) * self._size
+            yield self._batch(order, ends, firsts, n == 0)
 
     def _batch(
         self, order: np.ndarray, ends: np.ndarray, firsts: np.ndarray, anew: bool
     ) -> tuple[np.ndarray, ...]:
-        starts = np.zeros((self._batch_size, self._size), bool)
+        starts = np.zeros((len(firsts), self._size), bool)
         starts[:, 0] = anew
         arrays = [
             np.empty((*starts.shape, *np.shape(shift), *column[0].shape[1:]), column[0].dtype)
@@ -116,9 +123,9 @@ def streams(
     as ``resets=``.
 
     Args:
-        *columns: each a series ``(time, ...)`` or a list of series, of one dtype. One column is
-            both input and target: the targets are the values ``horizon`` steps later. Of several
-            columns, which must agree in lengths, one step is the same step of all of them.
+        *columns: each a series ``(time, ...)``, a list of series or a `Ragged`, of one dtype. One
+            column is both input and target: the targets are the values ``horizon`` steps later.
+            Several columns must agree in lengths and are used as they are.
         batch_size: rows.
         size: steps of a window, through which gradients flow.
         horizon: for one column only: how many steps later the target is, or several such numbers.
@@ -152,7 +159,7 @@ def streams(
     ready = [_series(n, column) for n, column in enumerate(columns)]
     if not ready:
         raise ValueError("streams(): there are no columns; expected a series or a list of series.")
-    lengths = [np.array([len(one) for one in column]) for column in ready]
+    lengths = [lengths_of(column).astype(np.int64) for column in ready]
     if len(ready) == 1:
         shifts: list[Any] = [0, _horizons(horizon)]
         ready, counts = ready * 2, np.maximum(lengths[0] - np.max(shifts[1]), 0)
@@ -179,6 +186,8 @@ def streams(
 
 def _series(n: int, column: Any) -> Sequence[np.ndarray]:
     """A column of `streams` as a list of series."""
+    if isinstance(column, Ragged):
+        return column
     many = isinstance(column, list | tuple) and len(column) > 0 and np.ndim(column[0]) > 0
     return sequences_of(f"streams, column {n}", column if many else [column])
 

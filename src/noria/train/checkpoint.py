@@ -19,8 +19,9 @@ from noria._errors import check_sizes
 from noria._types import Key
 from noria.optimise import OptimiserState
 from noria.train import forms
+from noria.train.machines import of_the_first
 from noria.train.position import Best, Means, Position, State
-from noria.train.spread import examples
+from noria.train.spread import Places, examples
 from noria.train.steps import Arrays, Step
 
 _NAME = re.compile(r"step-(\d{9,})\.safetensors")
@@ -75,6 +76,7 @@ class Keeper:
         step: the compiled functions, which know the structure of model and optimiser.
         run: what must be the same when the run continues, by name.
         with_best: whether the best model is kept.
+        places: where arrays are.
     """
 
     def __init__(
@@ -83,13 +85,14 @@ class Keeper:
         step: Step,
         run: dict[str, Any],
         with_best: bool,
+        places: Places,
     ):
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = Checkpoint(checkpoint)
         self.folder = Path(checkpoint.folder)
         self.failed = False
         self._checkpoint, self._step, self._run_facts = checkpoint, step, run
-        self._with_best = with_best
+        self._with_best, self._places = with_best, places
         self._saved: int | None = None
         self._time = time.monotonic()
 
@@ -98,10 +101,15 @@ class Keeper:
         """The beginning of messages."""
         return f"fit(checkpoint={os.fspath(self._checkpoint.folder)!r})"
 
-    def due(self, step: int) -> bool:
+    @property
+    def is_late(self) -> bool:
+        """Whether the last checkpoint is too old."""
+        return time.monotonic() - self._time > self._checkpoint.seconds
+
+    def is_due(self, step: int) -> bool:
+        """Whether the number of steps asks for a checkpoint."""
         every = self._checkpoint.every
-        late = time.monotonic() - self._time > self._checkpoint.seconds
-        return late or (every is not None and step % every == 0)
+        return every is not None and step % every == 0 and step != self._saved
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -128,10 +136,10 @@ class Keeper:
             "has_best": self._with_best and state.best.model is not None,
             "carry": _rows(state.carry),
         }
+        tree = self._tree(state._replace(carry=self._places.readable(state.carry)))
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"step-{at.step:09}.safetensors"
-            io.save(path, self._tree(state), extra=record)
+            if jax.process_index() == 0:
+                self._write(self.folder / f"step-{at.step:09}.safetensors", tree, record)
         except OSError as error:
             self.failed = True
             last = "" if self._saved is None else f" The checkpoint of step {self._saved} is whole."
@@ -141,6 +149,10 @@ class Keeper:
                 f"{last} Make the folder writable, with enough space, and call fit again.",
             ) from error
         self._saved, self._time = at.step, time.monotonic()
+
+    def _write(self, path: Path, tree: Any, record: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        io.save(path, tree, extra=record)
         for _, old in self._files()[: -self._checkpoint.keep]:
             old.unlink(missing_ok=True)
 
@@ -150,10 +162,16 @@ class Keeper:
         Raises:
             ValueError: if it is of another run.
         """
-        files = self._files()
-        if not files:
+        files = dict(self._files())
+        step = of_the_first(max(files, default=-1))
+        if step < 0:
             return None
-        step, path = files[-1]
+        if step not in files:
+            raise FileNotFoundError(
+                f"{self.call}: process {jax.process_index()} finds no checkpoint of step {step}, "
+                "which the first process has; expected one folder that all processes share."
+            )
+        path = files[step]
         record = io.describe(path)["extra"]
         self._check(record)
         rows = record["carry"]
@@ -171,7 +189,7 @@ class Keeper:
         self._saved = step
         _, loss, epoch, waited = record["best"]
         best = self._step.model.arrays(tree["best"]) if record["has_best"] else None
-        return like._replace(
+        state = like._replace(
             position=Position(*record["position"]),
             model=self._step.model.arrays(tree["model"]),
             opt_state=self._opt_arrays(state, tree["optimiser"]),
@@ -180,7 +198,8 @@ class Keeper:
             means=Means(*record["means"]),
             source=record["source"],
             best=Best(best, Best().loss if loss is None else loss, epoch, waited),
-        ), record
+        )
+        return state.put(self._places), record
 
     def _opt_arrays(self, state: State, opt_state: Any) -> Arrays:
         like = self._step.opt_state.tree(state.opt_state)

@@ -25,6 +25,10 @@ from noria.train.steps import Step
 
 M = TypeVar("M")
 
+#: Wishes of a process after a step. They are added up over all devices, of which there are fewer
+#: than ``_END``.
+_SAVE, _END = 1.0, 1e6
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -67,10 +71,12 @@ class Course(Generic[M]):
     ):
         self.history, self._keeper, self._plan, self._step = History(), keeper, plan, step
         self._given, self._places = given, places
-        self._run = Run(step, state, places, self._after)
+        self._run = Run(step, state, places, self._after, self._wish)
         self._epoch, self._elapsed, self._asked = 0, 0.0, ""
         self._started = time.perf_counter()
         self._bar: Any = None
+        self._term = Termination(False)
+        self.terminated = False
         if keeper is not None:
             self._resume(keeper)
 
@@ -78,36 +84,37 @@ class Course(Generic[M]):
 
     def go(self, bar: Progress, term: Termination) -> None:
         """All epochs that are left, unless something ends the run before."""
-        self._bar, plan, history = bar, self._plan, self.history
+        self._bar, self._term, plan, history = bar, term, self._plan, self.history
         bar.begin(self._run.state.position)
         try:
             while self._run.state.position.epoch < plan.epochs and history.stopped is None:
                 history.stopped = self._out_of_patience()
                 if history.stopped is None:
-                    self._take_epoch(term)
+                    self._take_epoch()
         except _Terminated:
-            pass
-        if term.received:
+            self.terminated = True
+        if self.terminated:
             history.stopped = f"SIGTERM in epoch {self._epoch}"
         if self._keeper is not None:
             self._save(self._keeper)
 
-    def _take_epoch(self, term: Termination) -> None:
+    def _take_epoch(self) -> None:
         """One epoch and its validation; sets ``history.stopped`` if the run ends."""
         plan, state = self._plan, self._run.state
         self._epoch = epoch = state.position.epoch
         key = jax.random.fold_in(plan.key, epoch)
         self._started = time.perf_counter() - self._elapsed
-        batches = forms.batches(plan.data, key, state.position.batch, state.source)
-        self._run.epoch(batches, key, lambda: self._between(term))
+        rows = self._places.rows_here if self._places.processes > 1 else None
+        batches = forms.batches(plan.data, key, state.position.batch, state.source, rows)
+        self._run.epoch(batches, key, self._between)
         if self._run.bad:
             return self._stop(self._run.bad)
-        if self._asked or term.received:
+        if self._asked or self.terminated:
             self.history.stopped = self._asked
             return None
         metrics, best = self._means(epoch), state.best
         if plan.valid is not None:
-            metrics |= self._validate(key, term)
+            metrics |= self._validate(key)
             if self.history.stopped is not None:
                 return None
             best = best.seen(metrics["valid_loss"], epoch, self._run.state.model)
@@ -131,13 +138,21 @@ class Course(Generic[M]):
         ):
             self._asked = self._asked or f"on_step asked to stop after step {step}"
 
-    def _between(self, term: Termination) -> bool:
+    def _wish(self) -> float:
+        """What this process wishes after a step: to go on, to save, or to end the run."""
+        if self._term.received:
+            return _END
+        return _SAVE if self._keeper is not None and self._keeper.is_late else 0.0
+
+    def _between(self) -> bool:
         """Between two steps: saves if it is time, and says whether the run ends here."""
-        if self._keeper is not None and self._keeper.due(self._run.state.position.step):
+        wishes, keeper = self._run.wishes(), self._keeper
+        self.terminated = wishes >= _END
+        if keeper is not None and (wishes >= _SAVE or keeper.is_due(self._run.state.position.step)):
             self._run.settle()
             if not self._run.bad:
-                self._save(self._keeper)
-        return bool(self._asked) or term.received
+                self._save(keeper)
+        return bool(self._asked) or self.terminated
 
     def _means(self, epoch: int) -> dict[str, float]:
         if not self._run.state.means.examples:
@@ -152,14 +167,17 @@ class Course(Generic[M]):
             )
         return self._run.state.means.result()
 
-    def _validate(self, key: Key, term: Termination) -> dict[str, float]:
+    def _validate(self, key: Key) -> dict[str, float]:
         """The numbers of the validation; the run ends if the loss is not finite."""
+        alone = self._places.processes == 1
 
         def between() -> None:
-            if term.received:
+            if self._term.received and alone:  # other processes do not know
                 raise _Terminated
 
-        found = self._run.evaluate(forms.batches(self._plan.valid, None), key, between)
+        rows = None if alone else self._places.rows_here
+        batches = forms.batches(self._plan.valid, None, rows=rows)
+        found = self._run.evaluate(batches, key, between)
         if not math.isfinite(found["loss"]):
             self._stop(f"after epoch {self._epoch}: the validation loss is {found['loss']}")
         return {f"valid_{name}": value for name, value in found.items()}
@@ -186,7 +204,7 @@ class Course(Generic[M]):
         found = keeper.load(self._run.state)
         if found is None:
             return self._save(keeper)  # a folder that cannot be written is noticed now
-        self._run.state, record = found[0].put(self._places), found[1]
+        self._run.state, record = found
         best_epoch = self._run.state.best.epoch
         self.history = History(**record["history"], best_epoch=best_epoch)
         self._elapsed = record["spent"]
@@ -214,7 +232,7 @@ class Course(Generic[M]):
         if self._keeper is not None:
             self._save(self._keeper)
 
-    def terminated(self, keeper: Keeper, term: Termination) -> None:
+    def obey(self, keeper: Keeper, term: Termination) -> None:
         """The end by SIGTERM, after the last checkpoint was written."""
         at = self._run.state.position
         warnings.warn(

@@ -133,9 +133,8 @@ def fit(
             "carry": carry,
             "compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name,
         }
-        keeper = Keeper(
-            checkpoint, step, facts_of(data, valid, key, settings), patience is not None
-        )
+        facts = facts_of(data, valid, key, settings)
+        keeper = Keeper(checkpoint, step, facts, patience is not None, place)
     course = Course(model, step, state, plan, place, keeper)
     return _whole(course, Progress(epochs, length(data), progress), keeper)
 
@@ -151,8 +150,8 @@ def _whole(course: Course[M], progress: Progress, keeper: Keeper | None) -> tupl
     except BaseException as error:
         course.failed(error)
         raise
-    if term.received and keeper is not None:
-        course.terminated(keeper, term)
+    if course.terminated and keeper is not None:
+        course.obey(keeper, term)
     return course.result()
 
 

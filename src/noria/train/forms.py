@@ -2,8 +2,9 @@
 
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,10 +58,30 @@ def length(data: Any) -> int | None:
         return None
 
 
+class Batch(NamedTuple):
+    """A batch, or the rows of it that one process makes.
+
+    Attributes:
+        columns: the arrays.
+        rows: examples in the whole batch.
+        first: number of the first example in ``columns``.
+        source: the state of the source after the batch, if it has one.
+    """
+
+    columns: tuple[Any, ...]
+    rows: int
+    first: int
+    source: Any
+
+
 def batches(
-    data: Any, key: Key | None, start: int = 0, source: Any = None
-) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """The batches of an epoch from number ``start`` on, each with the state of its source after it.
+    data: Any,
+    key: Key | None,
+    start: int = 0,
+    source: Any = None,
+    rows: Callable[[int], slice] | None = None,
+) -> Iterator[Batch]:
+    """The batches of an epoch from number ``start`` on.
 
     Args:
         data: as `fit` takes it.
@@ -68,8 +89,16 @@ def batches(
         start: number of the first batch.
         source: the state of the source before that batch, if it has one; others are skipped
             through.
+        rows: the rows that this process makes of so many, if other processes make the others.
     """
-    iterator = _iterator(data, key, start, source)
+    made: deque[tuple[int, int]] = deque()
+
+    def noted(count: int) -> slice:
+        found = slice(0, count) if rows is None else rows(count)
+        made.append((count, found.start))
+        return found
+
+    iterator = _iterator(data, key, start, source, None if rows is None else noted)
     get_state = getattr(iterator, "get_state", None)
     for batch in iterator:
         if isinstance(batch, Iterator):
@@ -84,12 +113,16 @@ def batches(
             raise ValueError(
                 f"fit: a batch has no examples, its arrays have shapes {shapes}; leave it out."
             )
-        yield ready, None if get_state is None else _to_json(get_state())
+        count, first = made.popleft() if made else (examples(ready), 0)
+        yield Batch(ready, count, first, get_state and _to_json(get_state()))
 
 
-def _iterator(data: Any, key: Key | None, start: int, source: Any) -> Iterator[Any]:
+def _iterator(
+    data: Any, key: Key | None, start: int, source: Any, rows: Callable[[int], slice] | None
+) -> Iterator[Any]:
     if isinstance(data, Epochs):
-        return data.epoch(key if data.shuffled else None, start)
+        only = {} if rows is None else {"rows": rows}  # not every subclass has it
+        return data.epoch(key if data.shuffled else None, start, **only)
     if _is_one_batch(data):
         data = [data]
     if hasattr(data, "as_numpy_iterator"):  # tf.data
@@ -104,8 +137,8 @@ def _iterator(data: Any, key: Key | None, start: int, source: Any) -> Iterator[A
 def first_batch(data: Any, key: Key | None) -> tuple[Any, ...] | None:
     """The first batch of data that can be looked at without changing them; else ``None``."""
     if isinstance(data, Epochs | Sequence):
-        for batch, _ in batches(data, key):
-            return batch
+        for batch in batches(data, key):
+            return batch.columns
     return None
 
 

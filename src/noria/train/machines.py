@@ -1,4 +1,4 @@
-"""The processes of a run that share the cores of one machine."""
+"""What the processes of a run tell each other."""
 
 import os
 import platform
@@ -21,3 +21,10 @@ def processes_here() -> int:
     mine = np.uint32(zlib.crc32(f"{platform.node()} {cores}".encode()))
     everyone = np.asarray(multihost_utils.process_allgather(mine))
     return int((everyone == mine).sum())
+
+
+def of_the_first(number: int) -> int:
+    """The number that the first process has. All processes of the run have to call it."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-from noria.train.spread import Places
+from noria.train.spread import Places, examples
 from noria.train.steps import Arrays
 
 
@@ -73,7 +73,7 @@ class State(NamedTuple):
         """The same with all arrays in their places."""
         model, opt_state, good = places.everywhere((self.model, self.opt_state, self.good))
         best = self.best._replace(model=places.everywhere(self.best.model))
-        carry = places.batch(self.carry)
+        carry = places.batch(self.carry, examples(self.carry))
         return self._replace(model=model, opt_state=opt_state, good=good, best=best, carry=carry)
 
     def after_epoch(self, best: Best) -> "State":

@@ -11,8 +11,9 @@ import numpy as np
 
 from noria._types import Key
 from noria.module import named_leaves, partition
+from noria.train.forms import Batch
 from noria.train.position import Means, Position, State
-from noria.train.spread import Places, examples
+from noria.train.spread import Places
 from noria.train.steps import Arrays, Result, Step
 
 #: Called after each step as ``after(numbers)``.
@@ -35,10 +36,14 @@ class Run:
         state: where the run begins.
         places: where arrays are.
         after: called after each step.
+        wish: what this process wishes the run to do after a step, a number; see `Places.wish`.
     """
 
-    def __init__(self, step: Step, state: State, places: Places, after: After):
-        self.state, self.bad = state, ""
+    def __init__(
+        self, step: Step, state: State, places: Places, after: After, wish: Callable[[], float]
+    ):
+        self.state, self.bad, self._wish = state, "", wish
+        self._wishes = 0.0
         self._step, self._places, self._delay, self._after = step, places, places.delay, after
         self._ahead: deque[_Ahead] = deque()
         self._final: Arrays | None = None
@@ -48,37 +53,40 @@ class Run:
         """The last model with a finite loss."""
         return self.state.model if self._final is None else self._final
 
-    def epoch(
-        self, batches: Iterable[tuple[Any, Any]], key: Key, between: Callable[[], bool]
-    ) -> None:
+    def epoch(self, batches: Iterable[Batch], key: Key, between: Callable[[], bool]) -> None:
         """The steps on ``batches``, until a number is bad or ``between()`` is true.
 
-        ``between`` is called between two steps. Each batch comes with the state of its source.
+        ``between`` is called between two steps.
         """
         self._ahead.clear()
-        for batch, source in batches:
-            self._start(batch, source, key)
+        for batch in batches:
+            self._start(batch, key)
             while len(self._ahead) > self._delay:
                 self._read()
             if self.bad or between() or self.bad:
                 return
         self.settle()
 
+    def wishes(self) -> float:
+        """The sum of the wishes of all processes, the same in each of them."""
+        return self._wishes if self._places.processes > 1 else self._wish()
+
     def settle(self) -> None:
         """Wait for the steps that were started."""
         while self._ahead:
             self._read()
 
-    def _start(self, batch: tuple[Any, ...], source: Any, key: Key) -> None:
+    def _start(self, batch: Batch, key: Key) -> None:
         newest: Any = self._ahead[-1].result if self._ahead else self.state
-        at, ahead, rows = self.state.position, len(self._ahead), examples(batch)
+        at, ahead = self.state.position, len(self._ahead)
         first = at.batch + ahead == 0
-        carry = self._carry(newest.model, newest.carry, rows, first)
-        batch = self._places.batch(batch)
+        carry = self._carry(newest.model, newest.carry, batch.rows, first)
+        columns = self._places.batch(batch.columns, batch.rows, batch.first)
+        wish = self._places.wish(self._wish())
         result = self._step.train(
-            newest.model, newest.opt_state, carry, batch, key, at.step + ahead, first
+            newest.model, newest.opt_state, carry, columns, key, at.step + ahead, first, wish
         )
-        self._ahead.append(_Ahead(result, rows, source))
+        self._ahead.append(_Ahead(result, batch.rows, batch.source))
 
     def _carry(self, model: Arrays, carry: Any, rows: int, first: bool) -> Any:
         """The state before a batch of so many examples."""
@@ -105,6 +113,7 @@ class Run:
             self.bad = self._explain(loss, np.asarray(result.finite))
             self._final = old.model if math.isfinite(loss) else old.good
             return
+        self._wishes = float(result.wishes) if self._places.processes > 1 else 0.0
         numbers = {"loss": loss, **_floats(result.metrics)}
         at = Position(old.position.epoch, old.position.batch + 1, old.position.step + 1)
         arrays = result.model, result.opt_state, result.carry, old.model
@@ -112,17 +121,16 @@ class Run:
         self._after(numbers)
 
     def evaluate(
-        self, batches: Iterable[tuple[Any, Any]], key: Key, between: Callable[[], None]
+        self, batches: Iterable[Batch], key: Key, between: Callable[[], None]
     ) -> dict[str, float]:
         """Means over the batches in inference mode."""
         means, carry, model = Means(), (), self.state.model
-        for n, (batch, _) in enumerate(batches):
+        for n, batch in enumerate(batches):
             between()
-            rows = examples(batch)
-            carry = self._carry(model, carry, rows, n == 0)
-            batch = self._places.batch(batch)
-            loss, (metrics, carry) = self._step.evaluate(model, carry, batch, key, n, n == 0)
-            means = means.plus({"loss": float(loss), **_floats(metrics)}, rows)
+            carry = self._carry(model, carry, batch.rows, n == 0)
+            columns = self._places.batch(batch.columns, batch.rows, batch.first)
+            loss, (metrics, carry) = self._step.evaluate(model, carry, columns, key, n, n == 0)
+            means = means.plus({"loss": float(loss), **_floats(metrics)}, batch.rows)
         if not means.examples:
             raise ValueError(
                 "fit: there is no batch in valid; expected a list of batches, not an iterator."

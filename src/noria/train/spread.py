@@ -1,7 +1,7 @@
 """``spread``: models on all devices of a mesh, batches cut into rows; and the same for ``fit``."""
 
 import math
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -98,10 +98,11 @@ class Places:
     """
 
     def __init__(self, mesh: Mesh | None, axes: tuple[str, ...] = ()):
-        self.mesh = mesh
-        self.processes = jax.process_count()
+        self.mesh, self._devices, self._wishes = mesh, cast(Mesh, mesh), dict[float, Any]()
+        self.processes = 1 if mesh is None else jax.process_count()
         if mesh is None:
             return
+
         self._axes = axes or (("data",) if "data" in mesh.axis_names else mesh.axis_names)
         self.parts = math.prod(mesh.shape[name] for name in self._axes)
         if self.processes > 1:
@@ -129,19 +130,60 @@ class Places:
         found: T = jtu.tree_map(self.whole, tree)
         return found
 
-    def rows(self, array: Any, count: int | None = None) -> Any:
-        """An array of which each device holds its own rows, if there are ``count``."""
-        if self.mesh is None:
-            return array
-        return self._put(array, self._spec(np.shape(array), count))
+    def rows(self, array: Any) -> Any:
+        """An array of which each device holds its own rows."""
+        return self._put(array, self._spec(np.shape(array)))
 
-    def batch(self, tree: T) -> T:
-        """A batch, cut into rows: all arrays with as many rows as the first one."""
+    def batch(self, tree: T, rows: int, first: int = 0) -> T:
+        """A batch of so many ``rows``, cut into rows: all arrays with as many as the first one.
+
+        The arrays have all rows, or those of this process, which begin at number ``first``.
+        """
         if self.mesh is None:
             return tree
-        count = examples((tree,))
+        count = examples(tree)
+
+        def put(leaf: Any) -> Any:
+            if not np.shape(leaf) or leaf.shape[0] != count:
+                return self._put(leaf, PartitionSpec())
+            shape = (rows, *leaf.shape[1:])
+            return self._put(leaf, self._spec(shape), shape, first)
+
         arrays, rest = eqx.partition(tree, lambda leaf: hasattr(leaf, "shape"))
-        found: T = eqx.combine(jtu.tree_map(lambda leaf: self.rows(leaf, count), arrays), rest)
+        found: T = eqx.combine(jtu.tree_map(put, arrays), rest)
+        return found
+
+    def rows_here(self, count: int) -> slice:
+        """The rows of a batch of ``count`` that the devices of this process need."""
+        sharding = NamedSharding(self._devices, self._spec((count,)))
+        found = [rows.indices(count)[:2] for (rows,) in _indices(sharding, (count,))]
+        return slice(min(start for start, _ in found), max(stop for _, stop in found))
+
+    def wish(self, number: float) -> Any:
+        """A number from each process, such that all processes learn the sum with a step.
+
+        It is the argument of a compiled function that returns its sum. Without other processes it
+        costs nothing.
+        """
+        if self.processes == 1 or self.mesh is None:
+            return 0.0
+        if number not in self._wishes:
+            sharding = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+            part = np.full(1, number, np.float32)
+            self._wishes[number] = jax.make_array_from_callback(
+                (self.mesh.size,), sharding, lambda index: part
+            )
+        return self._wishes[number]
+
+    def readable(self, tree: T) -> T:
+        """The arrays of a tree with all rows on each device, so that every process can read them.
+
+        All processes have to call it.
+        """
+        if self.processes == 1:
+            return tree
+        whole = NamedSharding(self._devices, PartitionSpec())
+        found: T = jax.jit(lambda tree: tree, out_shardings=whole)(tree)
         return found
 
     def as_rows(self, tree: T) -> T:
@@ -150,27 +192,43 @@ class Places:
             return tree
         found: T = jtu.tree_map(
             lambda leaf: jax.lax.with_sharding_constraint(
-                leaf, NamedSharding(self.mesh, self._spec(leaf.shape, None))
+                leaf, NamedSharding(self.mesh, self._spec(leaf.shape))
             ),
             tree,
         )
         return found
 
-    def _spec(self, shape: tuple[int, ...], count: int | None) -> PartitionSpec:
-        cut = bool(shape) and shape[0] and shape[0] % self.parts == 0
-        same = count is None or (bool(shape) and shape[0] == count)
-        return (
-            PartitionSpec(self._axes if len(self._axes) > 1 else self._axes[0])
-            if (cut and same)
-            else PartitionSpec()
-        )
+    def _spec(self, shape: tuple[int, ...]) -> PartitionSpec:
+        """Rows are cut if the devices can share them out evenly."""
+        if not shape or shape[0] == 0 or shape[0] % self.parts:
+            return PartitionSpec()
+        return PartitionSpec(self._axes if len(self._axes) > 1 else self._axes[0])
 
-    def _put(self, array: Any, spec: PartitionSpec) -> Any:
-        sharding = NamedSharding(self.mesh, spec)
+    def _put(
+        self,
+        array: Any,
+        spec: PartitionSpec,
+        shape: tuple[int, ...] | None = None,
+        first: int = 0,
+    ) -> Any:
+        """An array of a ``shape`` of which ``array`` has some rows, from ``first`` on."""
+        sharding = NamedSharding(self._devices, spec)
         if self.processes == 1 or not getattr(array, "is_fully_addressable", True):
             return jax.device_put(array, sharding)
-        if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
             data = self._put(jax.random.key_data(array), spec)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
         local = np.asarray(array)
-        return jax.make_array_from_callback(local.shape, sharding, lambda index: local[index])
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            if not first:
+                return local[index]
+            start, stop, _ = index[0].indices(shape[0] if shape else 0)
+            return local[(slice(start - first, stop - first), *index[1:])]
+
+        return jax.make_array_from_callback(shape or local.shape, sharding, part)
+
+
+def _indices(sharding: NamedSharding, shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """What the devices of this process hold of an array."""
+    return [*sharding.addressable_devices_indices_map(shape).values()]

@@ -49,7 +49,8 @@ class Settings(NamedTuple):
 class Result(NamedTuple):
     """The results of a training step, on the device.
 
-    ``ok`` says whether all numbers are finite, ``finite`` the same for each trained array.
+    ``ok`` says whether all numbers are finite, ``finite`` the same for each trained array, and
+    ``wishes`` is the sum of the wishes of all processes.
     """
 
     model: Arrays
@@ -59,6 +60,7 @@ class Result(NamedTuple):
     metrics: dict[str, jax.Array]
     ok: jax.Array
     finite: jax.Array
+    wishes: jax.Array
 
 
 class Step:
@@ -98,16 +100,17 @@ class Step:
         key: Key,
         step: int,
         first: bool,
+        wish: Any = 0.0,
     ) -> Result:
         """One step on a batch.
 
         Its random key is ``fold_in(key, step)``. ``carry`` is ignored at the ``first`` batch of an
-        epoch.
+        epoch. ``wish`` is added up over processes, see `Places.wish`.
         """
         if self._held is None and self._places.mesh is not None:
             self._held = jtu.tree_map(lambda array: array.sharding, (model, opt_state))
         arrays, program = self._program(self._train, batch)
-        result: Result = program(model, opt_state, carry, arrays, key, step, first)
+        result: Result = program(model, opt_state, carry, arrays, key, step, first, wish)
         return result
 
     def evaluate(
@@ -199,6 +202,7 @@ class Step:
         key: Key,
         step: Any,
         first: Any,
+        wish: Any,
     ) -> Result:
         model, opt_state = self.model.tree(model_arrays), self.opt_state.tree(opt_arrays)
         batch, key = whole(batch_arrays), jax.random.fold_in(key, step)
@@ -221,7 +225,9 @@ class Step:
         arrays = self.model.arrays(new_model), self.opt_state.arrays(new_state)
         if self._held is not None:  # XLA is free to move what a step returns
             arrays = jax.lax.with_sharding_constraint(arrays, self._held)
-        return Result(*arrays, self._places.as_rows(after), value, metrics, ok, finite)
+        return Result(
+            *arrays, self._places.as_rows(after), value, metrics, ok, finite, jnp.sum(wish)
+        )
 
     def _evaluate(
         self,

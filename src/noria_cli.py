@@ -28,7 +28,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from noria.bench.run import Point
-    from noria.train.fit import History
+    from noria.train.history import History
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 console = Console()

@@ -58,7 +58,9 @@ from noria.optimise import update as update
 from noria.optimise import value_and_grad as value_and_grad
 from noria.summary import Summary as Summary
 from noria.summary import summary as summary
-from noria.train.fit import History as History
+from noria.train.checkpoint import Checkpoint as Checkpoint
 from noria.train.fit import fit as fit
+from noria.train.history import History as History
+from noria.train.spread import spread as spread
 
 __version__ = "0.1.0"

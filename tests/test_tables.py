@@ -17,7 +17,7 @@ LOAD = np.array([1.0, np.nan, 3.0, 4.0, 5.0, 6.0])
 
 def tables():
     """The same table, of NumPy, pandas and Polars, as far as they are installed."""
-    columns = {"time": TIMES, "load": LOAD, "holiday": LOAD > 3}
+    columns = {"time": TIMES.astype("datetime64[ms]"), "load": LOAD, "holiday": LOAD > 3}
     yield columns, "time"
     with pytest.MonkeyPatch.context():
         try:

@@ -202,9 +202,9 @@ def calendar(times: Any, *periods: str, dtype: Any = np.float32) -> np.ndarray:
 
     Examples:
         >>> import numpy as np, noria as nr
-        >>> morning = np.array(["2026-01-01T06"], "datetime64[h]")
-        >>> nr.data.calendar(morning, "day").round(3).tolist()
-        [[1.0, 0.0]]
+        >>> night = np.array(["2026-01-01T03"], "datetime64[h]")
+        >>> nr.data.calendar(night, "day", dtype=float).round(3).tolist()
+        [[0.707, 0.707]]
     """
     array = np.asarray(times)
     if array.dtype.kind != "M":

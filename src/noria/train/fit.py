@@ -14,8 +14,9 @@ from noria._errors import check_key, check_sizes
 from noria._types import Key
 from noria.module import training
 from noria.optimise import OptimiserState, as_transformation, holds_state, setup
-from noria.train.checkpoint import Checkpoint, Keeper, facts_of
+from noria.train.checkpoint import Checkpoint, Keeper
 from noria.train.course import Course, Plan
+from noria.train.facts import facts_of
 from noria.train.forms import check_data, length
 from noria.train.history import History
 from noria.train.position import Position, State
@@ -134,7 +135,7 @@ def fit(
             "compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name,
         }
         facts = facts_of(data, valid, key, settings)
-        keeper = Keeper(checkpoint, step, facts, patience is not None, place)
+        keeper = Keeper(checkpoint, step, facts, patience is not None, state, place)
     course = Course(model, step, state, plan, place, keeper)
     return _whole(course, Progress(epochs, length(data), progress), keeper)
 

@@ -125,6 +125,13 @@ class Places:
             return jax.device_put(array, NamedSharding(self.mesh, given.spec))
         return self._put(array, PartitionSpec())
 
+    def at(self, arrays: tuple[Any, ...], like: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arrays in the places of others."""
+        if self.mesh is None:
+            return arrays
+        pairs = zip(arrays, like, strict=True)
+        return tuple(self._put(array, other.sharding.spec) for array, other in pairs)
+
     def everywhere(self, tree: T) -> T:
         """A tree of arrays that each device holds."""
         found: T = jtu.tree_map(self.whole, tree)

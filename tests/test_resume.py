@@ -290,7 +290,7 @@ def test_sigterm_goes_on_to_the_handler_of_the_user(tmp_path: Path):
 
 
 def started(folder: Path, epochs: int) -> subprocess.Popen[str]:
-    arguments = [sys.executable, PROGRAM, folder, str(epochs)]
+    arguments = [sys.executable, str(PROGRAM), str(folder), str(epochs)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 

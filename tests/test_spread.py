@@ -98,6 +98,8 @@ def test_explain_tells_of_devices(found: dict[str, Any]):
 
 def test_spread_puts_rows_and_modules(plain_jax: None):
     mesh = jax.make_mesh((1,), ("data",))
+    model: Any
+    batch: Any
     model, batch = nr.spread(
         (nr.Dense(2, 1, key=jax.random.key(0)), {"xs": jnp.zeros((4, 2)), "n": 3}), mesh
     )

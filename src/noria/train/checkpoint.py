@@ -120,7 +120,7 @@ class Keeper:
             "position": at,
             "means": state.means,
             "source": state.source,
-            "best": state.best._replace(model=None, loss=_finite(state.best.loss)),
+            "best": [_finite(state.best.loss), state.best.epoch, state.best.waited],
             "has_best": self._with_best and state.best.model is not None,
             "carry": _rows(state.carry),
         }
@@ -176,7 +176,7 @@ class Keeper:
                 "Pass the ones that it was begun with, or another folder."
             ) from error
         self._saved = step
-        _, loss, epoch, waited = record["best"]
+        loss, epoch, waited = record["best"]
         best = self._step.model.arrays(tree["best"]) if record["has_best"] else None
         after = like._replace(
             position=Position(*record["position"]),

@@ -223,7 +223,8 @@ class Course(Generic[M]):
         """The user's model, modes included, with ``arrays``."""
         leaves, structure = jtu.tree_flatten(self._given)
         pairs = zip(leaves, jtu.tree_leaves(self._step.model.tree(arrays)), strict=True)
-        copy: M = structure.unflatten([new if is_inexact(new) else old for old, new in pairs])
+        merged = [new if is_inexact(new) else old for old, new in pairs]
+        copy: M = jtu.tree_unflatten(structure, merged)
         return copy
 
     def interrupted(self) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 import noria as nr
+from noria.backends.native.plan.cores import cores
 
 parser = argparse.ArgumentParser()
 parser.add_argument("index", type=int)
@@ -74,7 +75,7 @@ def main(given: Any) -> dict[str, Any]:
         "losses": history.loss,
         "stopped": history.stopped,
         "leaves": [leaf.tolist() for leaf in leaves],
-        "threads": nr.backends.native.plan.cores.cores(),
+        "threads": cores(),
     }
 
 

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 import noria as nr
 import noria.train.fit as module
+from noria.train import steps
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 RNG = np.random.default_rng(0)
@@ -28,7 +29,7 @@ SQUARE = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 
 ROWS_OF_BOTH = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
 
 
-class Step(module.Step):
+class Step(steps.Step):
     """Notes the program and the arguments of the last step."""
 
     last: Any = None
@@ -41,7 +42,7 @@ class Step(module.Step):
         return result
 
 
-module.Step = Step  # type: ignore[misc]
+module.Step = Step  # type: ignore[attr-defined]
 
 
 def make() -> nr.Chain:
@@ -59,6 +60,7 @@ def carried(model: Any, carry: Any, xs: Any) -> Any:
 
 def cut_hidden() -> nr.Chain:
     """Weights of which each device holds a part."""
+    first: Any
     first, *others = make().layers
     cell = jtu.tree_map(
         lambda leaf: jax.device_put(leaf, NamedSharding(SQUARE, P("model"))), first.cell

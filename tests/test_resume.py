@@ -152,7 +152,7 @@ def test_another_run_is_refused_by_name(tmp_path: Path):
         with pytest.raises(ValueError, match=r"fit\(checkpoint=.*: the run there has " + message):
             fit(tmp_path, **{**kept, **options})
     nr.save(tmp_path / "step-000000099.safetensors", make())
-    with pytest.raises(ValueError, match="the files there were not written by fit"):
+    with pytest.raises(ValueError, match="the checkpoints there were not written by fit"):
         fit(tmp_path, **kept)
 
 
@@ -290,7 +290,7 @@ def test_sigterm_goes_on_to_the_handler_of_the_user(tmp_path: Path):
 
 
 def started(folder: Path, epochs: int) -> subprocess.Popen[str]:
-    arguments = [sys.executable, PROGRAM, folder, str(epochs)]
+    arguments = [sys.executable, str(PROGRAM), str(folder), str(epochs)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from models import AUTO
 
@@ -97,6 +98,8 @@ def test_explain_tells_of_devices(found: dict[str, Any]):
 
 def test_spread_puts_rows_and_modules(plain_jax: None):
     mesh = jax.make_mesh((1,), ("data",))
+    model: Any
+    batch: Any
     model, batch = nr.spread(
         (nr.Dense(2, 1, key=jax.random.key(0)), {"xs": jnp.zeros((4, 2)), "n": 3}), mesh
     )
@@ -138,3 +141,53 @@ def run(count: int, folder: Path, *options: str) -> list[dict[str, Any]]:
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors
     return [json.loads(text.splitlines()[-1]) for text, _ in outputs]
+
+
+def alone(folder: Any = "-", epochs: int = 5) -> dict[str, Any]:
+    """The same run in this process."""
+    import processes
+
+    given = ["0", "1", "-", str(folder), "--epochs", str(epochs)]
+    return processes.main(processes.parser.parse_args(given))
+
+
+def furthest(a: dict[str, Any], b: dict[str, Any]) -> float:
+    pairs = zip(a["leaves"], b["leaves"], strict=True)
+    return float(max(np.abs(np.subtract(x, y)).max() for x, y in pairs))
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.full)])
+def test_processes_train_together(tmp_path: Path, plain_jax: None, count: int):
+    """Ten steps: the same parameters everywhere, and nearly those of one process."""
+    first, *others = run(count, tmp_path)
+    assert {other["digest"] for other in others} == {first["digest"]}
+    assert first["threads"] == max(1, len(os.sched_getaffinity(0)) // count)
+    expected = alone()
+    assert 0 < furthest(first, expected) < 1e-5
+    np.testing.assert_allclose(first["losses"], expected["losses"], rtol=1e-5)
+    # Saved by several processes in the last epoch, and continued by one.
+    steps = sorted(tmp_path.iterdir())
+    assert [path.name for path in steps] == [
+        "step-000000008.safetensors",
+        "step-000000010.safetensors",
+    ]
+    steps[-1].unlink()
+    assert furthest(alone(tmp_path), expected) < 1e-5
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_second_run_of_processes_is_bit_equal(tmp_path: Path, count: int):
+    (first, *_), (second, *_) = (run(count, tmp_path / name) for name in "ab")
+    assert first["digest"] == second["digest"]
+
+
+@pytest.mark.full
+def test_sigterm_to_one_process_ends_all_of_them(tmp_path: Path):
+    """After the same step; together they continue as if nothing had been."""
+    ended = run(2, tmp_path, "--term", "5")
+    assert [one["code"] for one in ended] == [143, 143]
+    assert ended[0]["stopped"] == ended[1]["stopped"] == "SIGTERM in epoch 3"
+    assert ended[0]["digest"] == ended[1]["digest"]
+    (continued, _), (whole, _) = run(2, tmp_path), run(2, tmp_path / "whole")
+    assert continued["digest"] == whole["digest"]

@@ -2,29 +2,22 @@
 
 import math
 import os
-import re
 import time
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 
-from noria import io
 from noria._errors import check_sizes
-from noria._types import Key
 from noria.optimise import OptimiserState
-from noria.train import forms
+from noria.train.facts import check_facts
+from noria.train.files import Files
 from noria.train.machines import of_the_first
+from noria.train.orbax import OrbaxFolder
 from noria.train.position import Best, Means, Position, State
-from noria.train.spread import Places, examples
+from noria.train.spread import Places
 from noria.train.steps import Arrays, Step
-
-_NAME = re.compile(r"step-(\d{9,})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -74,8 +67,9 @@ class Keeper:
     Args:
         checkpoint: the user's wishes.
         step: the compiled functions, which know the structure of model and optimiser.
-        run: what must be the same when the run continues, by name.
+        facts: what must be the same when the run continues, by name.
         with_best: whether the best model is kept.
+        state: the beginning of the run.
         places: where arrays are.
     """
 
@@ -83,16 +77,19 @@ class Keeper:
         self,
         checkpoint: Checkpoint | str | os.PathLike[str],
         step: Step,
-        run: dict[str, Any],
+        facts: dict[str, Any],
         with_best: bool,
+        state: State,
         places: Places,
     ):
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = Checkpoint(checkpoint)
-        self.folder = Path(checkpoint.folder)
         self.failed = False
-        self._checkpoint, self._step, self._run_facts = checkpoint, step, run
+        self._checkpoint, self._step, self._facts = checkpoint, step, facts
         self._with_best, self._places = with_best, places
+        cut = any(not leaf.is_fully_replicated for leaf in state.model) and places.processes > 1
+        store = OrbaxFolder if cut or "://" in os.fspath(checkpoint.folder) else Files
+        self._store: Files | OrbaxFolder = store(checkpoint.folder, checkpoint.keep)
         self._saved: int | None = None
         self._time = time.monotonic()
 
@@ -111,15 +108,6 @@ class Keeper:
         every = self._checkpoint.every
         return every is not None and step % every == 0 and step != self._saved
 
-    # --- files ------------------------------------------------------------------------------------
-
-    def _files(self) -> list[tuple[int, Path]]:
-        """The checkpoints in the folder, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        matches = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
-        return sorted((int(match[1]), path) for match, path in matches if match)
-
     def save(self, state: State, record: dict[str, Any]) -> None:
         """Write a checkpoint, and remove old ones.
 
@@ -128,18 +116,19 @@ class Keeper:
         """
         at = state.position
         record = record | {
-            "run": self._run_facts,
+            "run": self._facts,
             "position": at,
             "means": state.means,
             "source": state.source,
-            "best": state.best._replace(model=None, loss=_finite(state.best.loss)),
+            "best": [_finite(state.best.loss), state.best.epoch, state.best.waited],
             "has_best": self._with_best and state.best.model is not None,
             "carry": _rows(state.carry),
         }
-        tree = self._tree(state._replace(carry=self._places.readable(state.carry)))
+        if self._store.by_one:
+            state = state._replace(carry=self._places.readable(state.carry))
         try:
-            if jax.process_index() == 0:
-                self._write(self.folder / f"step-{at.step:09}.safetensors", tree, record)
+            if jax.process_index() == 0 or not self._store.by_one:
+                self._store.write(at.step, self._tree(state), record)
         except OSError as error:
             self.failed = True
             last = "" if self._saved is None else f" The checkpoint of step {self._saved} is whole."
@@ -150,11 +139,12 @@ class Keeper:
             ) from error
         self._saved, self._time = at.step, time.monotonic()
 
-    def _write(self, path: Path, tree: Any, record: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        io.save(path, tree, extra=record)
-        for _, old in self._files()[: -self._checkpoint.keep]:
-            old.unlink(missing_ok=True)
+    def can_save(self, state: State) -> bool:
+        """Whether this process can save by itself, when others may be elsewhere."""
+        return self._store.by_one and all(
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+            for leaf in jtu.tree_leaves(state.carry)
+        )
 
     def load(self, state: State) -> tuple[State, dict[str, Any]] | None:
         """The newest checkpoint, for a run that would begin at ``state``.
@@ -162,34 +152,33 @@ class Keeper:
         Raises:
             ValueError: if it is of another run.
         """
-        files = dict(self._files())
-        step = of_the_first(max(files, default=-1))
+        steps = self._store.steps()
+        step = of_the_first(max(steps, default=-1))
         if step < 0:
             return None
-        if step not in files:
+        if step not in steps:
             raise FileNotFoundError(
                 f"{self.call}: process {jax.process_index()} finds no checkpoint of step {step}, "
                 "which the first process has; expected one folder that all processes share."
             )
-        path = files[step]
-        record = io.describe(path)["extra"]
-        self._check(record)
+        record = self._store.record(step)
+        check_facts(self.call, record, self._facts)
         rows = record["carry"]
         like = state._replace(
             carry=() if rows is None else self._step.start(state.model, rows),
             best=Best(state.model if record["has_best"] else None),
         )
         try:
-            tree = io.load(path, self._tree(like))
+            tree = self._store.read(step, self._tree(like))
         except ValueError as error:
             raise ValueError(
                 f"{self.call}: the run there has another model or optimiser: {error} "
                 "Pass the ones that it was begun with, or another folder."
             ) from error
         self._saved = step
-        _, loss, epoch, waited = record["best"]
+        loss, epoch, waited = record["best"]
         best = self._step.model.arrays(tree["best"]) if record["has_best"] else None
-        state = like._replace(
+        after = like._replace(
             position=Position(*record["position"]),
             model=self._step.model.arrays(tree["model"]),
             opt_state=self._opt_arrays(state, tree["optimiser"]),
@@ -199,7 +188,7 @@ class Keeper:
             source=record["source"],
             best=Best(best, Best().loss if loss is None else loss, epoch, waited),
         )
-        return state.put(self._places), record
+        return after.put(self._places, state), record
 
     def _opt_arrays(self, state: State, opt_state: Any) -> Arrays:
         like = self._step.opt_state.tree(state.opt_state)
@@ -218,22 +207,6 @@ class Keeper:
             "carry": state.carry,
         }
 
-    def _check(self, record: Any) -> None:
-        """Refuse a checkpoint of another run."""
-        if not isinstance(record, dict) or "run" not in record:
-            raise ValueError(
-                f"{self.call}: the files there were not written by fit; expected another folder."
-            )
-        for name, now in self._run_facts.items():
-            before = record["run"].get(name)
-            if before != now:
-                told = name in ("key", "first batch", "first batch of valid")
-                values = "" if told else f": {before!r} there, {now!r} here"
-                raise ValueError(
-                    f"{self.call}: the run there has another {name}{values}. "
-                    "Pass the same arguments to continue it, or another folder to begin a new one."
-                )
-
 
 def _finite(loss: float) -> float | None:
     """JSON has no infinity."""
@@ -244,25 +217,3 @@ def _rows(carry: Any) -> int | None:
     """The examples of a carried state."""
     leaves = jtu.tree_leaves(carry)
     return leaves[0].shape[0] if leaves else None
-
-
-def facts_of(data: Any, valid: Any, key: Key, settings: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same when a run continues, by name."""
-    first = forms.first_batch(data, jax.random.fold_in(key, 0))
-    held_out = forms.first_batch(valid, None)
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return {
-        "key": np.asarray(jax.random.key_data(key) if typed else key).tolist(),
-        "batch size": getattr(data, "batch_size", None) if first is None else examples(first),
-        "number of batches": forms.length(data),
-        "first batch": None if first is None else _checksum(first),
-        "first batch of valid": None if held_out is None else _checksum(held_out),
-        **settings,
-    }
-
-
-def _checksum(batch: Any) -> int:
-    found = 0
-    for leaf in jtu.tree_leaves(batch):
-        found = zlib.crc32(np.asarray(leaf).tobytes(), found)
-    return found

@@ -223,13 +223,14 @@ class Course(Generic[M]):
         """The user's model, modes included, with ``arrays``."""
         leaves, structure = jtu.tree_flatten(self._given)
         pairs = zip(leaves, jtu.tree_leaves(self._step.model.tree(arrays)), strict=True)
-        copy: M = structure.unflatten([new if is_inexact(new) else old for old, new in pairs])
+        merged = [new if is_inexact(new) else old for old, new in pairs]
+        copy: M = jtu.tree_unflatten(structure, merged)
         return copy
 
     def interrupted(self) -> None:
         """The end by Ctrl-C."""
         self.history.stopped = self.history.stopped or f"interrupted in epoch {self._epoch}"
-        if self._keeper is not None:
+        if self._keeper is not None and self._keeper.can_save(self._run.state):
             self._save(self._keeper)
 
     def obey(self, keeper: Keeper, term: Termination) -> None:
@@ -253,10 +254,11 @@ class Course(Generic[M]):
         An error of a class that takes no attributes is raised without the result.
         """
         self.history.stopped = f"{type(error).__name__} in epoch {self._epoch}"
-        notes = []
-        if self._keeper is not None and not self._keeper.failed:
+        notes = list[str]()
+        keeper = self._keeper
+        if keeper is not None and not keeper.failed and keeper.can_save(self._run.state):
             try:
-                self._save(self._keeper)
+                self._save(keeper)
             except OSError as second:
                 notes.append(f"noria.fit: no checkpoint could be written: {second}")
         self._hand_over(error, notes)

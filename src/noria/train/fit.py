@@ -14,8 +14,9 @@ from noria._errors import check_key, check_sizes
 from noria._types import Key
 from noria.module import training
 from noria.optimise import OptimiserState, as_transformation, holds_state, setup
-from noria.train.checkpoint import Checkpoint, Keeper, facts_of
+from noria.train.checkpoint import Checkpoint, Keeper
 from noria.train.course import Course, Plan
+from noria.train.facts import facts_of
 from noria.train.forms import check_data, length
 from noria.train.history import History
 from noria.train.position import Position, State
@@ -48,7 +49,7 @@ def fit(
     on_step: Callable[[M, int, dict[str, float]], Any] | None = None,
     every: int = 1,
 ) -> tuple[M, History]:
-    """Trains a model on batches, with optional validation and early stopping.
+    """Trains a model on batches: validation, early stopping, checkpoints, many devices.
 
     ::
 
@@ -73,6 +74,23 @@ def fit(
             run.
         progress: show a progress bar; by default only if the output is a terminal. The bar needs
             rich.
+        carry: pass a state from batch to batch, for truncated backpropagation through time:
+            ``loss(model, carry, *batch)`` returns ``(value, carry)`` or ``((value, metrics),
+            carry)``. An epoch begins with ``model.initial_state()`` for each row. Gradients stop
+            at the border of two batches. `noria.data.streams` makes such batches.
+        checkpoint: a folder, or a `Checkpoint`. The same call continues a run that was stopped, in
+            any way, with the same numbers. SIGTERM then saves, and ends the run.
+        mesh: devices that share each batch, from `jax.make_mesh`: along the axis ``data``, or along
+            all axes if there is no such one. Parameters are on each device, except those that are
+            placed on this mesh already. In a run of several processes each passes the same
+            arguments.
+        accumulate: batches of which the gradients are averaged for one update.
+        compute_dtype: dtype in which the model computes, such as ``jnp.bfloat16``. The loss gets a
+            model of this dtype, and converts the input of the model. Parameters, gradients and the
+            optimiser keep theirs.
+        on_step: called as ``on_step(model, step, numbers)`` after steps, with the loss and the
+            metrics of the batch; a true result stops the run.
+        every: call ``on_step`` after so many steps.
 
     Returns:
         ``(model, history)``: a model in the mode in which it was passed, and a `History`. The model
@@ -83,7 +101,7 @@ def fit(
     or with ``patience`` the best one. So `optax.apply_if_finite` has nothing to skip.
 
     A `KeyboardInterrupt` (Ctrl-C) ends the run like early stopping: model and history are returned.
-    Any other error from the data, the loss, the validation or ``on_epoch`` is raised again. It
+    Any other error from the data, the loss, the validation or a callback is raised again. It
     carries model and history as ``error.model`` and ``error.history``, unless its class takes no
     attributes.
 
@@ -91,10 +109,13 @@ def fit(
 
     Raises:
         ValueError: for arguments that contradict each other, data without a batch, a batch without
-            examples, or a generator with more than one epoch.
+            examples, a generator with more than one epoch, or a checkpoint of another run.
         TypeError: if ``loss`` returns no number, or a batch holds something else than arrays of
             numbers. Also for an optimiser with parameters of its own (`optax.lookahead`), or one
             whose loss sees other parameters than it trains (`optax.contrib.schedule_free`).
+        OSError: if a checkpoint cannot be written. The checkpoints from before are kept.
+        SystemExit: after SIGTERM, with status 143, if there is a checkpoint. A handler of your own
+            is called instead, and `fit` returns.
 
     Keras' ``fit`` belongs to the model and changes it in place; here a trained copy is returned.
 
@@ -134,7 +155,7 @@ def fit(
             "compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name,
         }
         facts = facts_of(data, valid, key, settings)
-        keeper = Keeper(checkpoint, step, facts, patience is not None, place)
+        keeper = Keeper(checkpoint, step, facts, patience is not None, state, place)
     course = Course(model, step, state, plan, place, keeper)
     return _whole(course, Progress(epochs, length(data), progress), keeper)
 

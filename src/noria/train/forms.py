@@ -19,6 +19,8 @@ from noria.train.spread import examples
 
 def check_data(what: str, data: Any, epochs: int) -> None:
     """Reject unsuitable data before the first step."""
+    if advice := _advice(data):
+        raise TypeError(f"fit: {what} is a {type(data).__name__} of {_library(data)}; {advice}")
     if hasattr(data, "shape") or isinstance(data, Mapping):
         raise TypeError(
             f"fit: {what} is a {type(data).__name__}; expected noria.data.batches(...), "
@@ -35,6 +37,32 @@ def check_data(what: str, data: Any, epochs: int) -> None:
             f"and epochs is {epochs}; expected a list of batches, "
             "or an object whose __iter__ starts again."
         )
+
+
+def _library(data: Any) -> str:
+    """The library of a class of data, or an empty text."""
+    return type(data).__module__.split(".")[0]
+
+
+def _advice(data: Any) -> str:
+    """What to pass instead of an object of another library that holds no batches."""
+    bases = {f"{base.__module__}.{base.__name__}" for base in type(data).__mro__}
+    if _library(data) in ("pandas", "polars", "pyarrow"):
+        return (
+            "a table does not say which columns are inputs and which are targets; expected "
+            "a tuple of arrays of its columns, or noria.data.batches of them."
+        )
+    if "torch.utils.data.dataset.Dataset" in bases:
+        return (
+            "it has single examples; expected batches: "
+            "torch.utils.data.DataLoader(dataset, batch_size=...)."
+        )
+    if _library(data) == "datasets":
+        return (
+            "it has single examples; expected batches: dataset.with_format('numpy').iter("
+            "batch_size=...) in an object whose __iter__ starts again."
+        )
+    return ""
 
 
 def _passes_once(data: Any) -> bool:

@@ -69,12 +69,17 @@ class State(NamedTuple):
     source: Any = None
     best: Best = Best()
 
-    def put(self, places: Places) -> "State":
-        """The same with all arrays in their places."""
-        model, opt_state, good = places.everywhere((self.model, self.opt_state, self.good))
-        best = self.best._replace(model=places.everywhere(self.best.model))
-        carry = places.batch(self.carry, examples(self.carry))
-        return self._replace(model=model, opt_state=opt_state, good=good, best=best, carry=carry)
+    def put(self, places: Places, like: "State") -> "State":
+        """The same, with all arrays where those of ``like`` are."""
+        model, good = places.at(self.model, like.model), places.at(self.good, like.model)
+        best = self.best.model and places.at(self.best.model, like.model)
+        return self._replace(
+            model=model,
+            opt_state=places.at(self.opt_state, like.opt_state),
+            good=good,
+            best=self.best._replace(model=best),
+            carry=places.batch(self.carry, examples(self.carry)),
+        )
 
     def after_epoch(self, best: Best) -> "State":
         """At the beginning of the next epoch."""

@@ -125,6 +125,13 @@ class Places:
             return jax.device_put(array, NamedSharding(self.mesh, given.spec))
         return self._put(array, PartitionSpec())
 
+    def at(self, arrays: tuple[Any, ...], like: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arrays in the places of others."""
+        if self.mesh is None:
+            return arrays
+        pairs = zip(arrays, like, strict=True)
+        return tuple(self._put(array, other.sharding.spec) for array, other in pairs)
+
     def everywhere(self, tree: T) -> T:
         """A tree of arrays that each device holds."""
         found: T = jtu.tree_map(self.whole, tree)
@@ -192,7 +199,7 @@ class Places:
             return tree
         found: T = jtu.tree_map(
             lambda leaf: jax.lax.with_sharding_constraint(
-                leaf, NamedSharding(self.mesh, self._spec(leaf.shape))
+                leaf, NamedSharding(self._devices, self._spec(leaf.shape))
             ),
             tree,
         )
@@ -220,7 +227,7 @@ class Places:
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
         local = np.asarray(array)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             if not first:
                 return local[index]
             start, stop, _ = index[0].indices(shape[0] if shape else 0)
@@ -229,6 +236,6 @@ class Places:
         return jax.make_array_from_callback(shape or local.shape, sharding, part)
 
 
-def _indices(sharding: NamedSharding, shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+def _indices(sharding: NamedSharding, shape: tuple[int, ...]) -> list[Any]:
     """What the devices of this process hold of an array."""
     return [*sharding.addressable_devices_indices_map(shape).values()]

@@ -29,14 +29,15 @@ class Flat:
     """The structure of a tree: how it is made of its arrays and of everything else."""
 
     def __init__(self, tree: Any):
-        self._leaves, self._structure = jtu.tree_flatten(tree)
+        self._leaves = jtu.tree_leaves(tree)
+        self._structure = jtu.tree_structure(tree)
         self._flags = [isinstance(leaf, jax.Array | np.ndarray) for leaf in self._leaves]
 
     def arrays(self, tree: Any) -> Arrays:
         return tuple(map(as_jax, choose(jtu.tree_leaves(tree), self._flags)))
 
     def tree(self, arrays: Sequence[Any]) -> Any:
-        return self._structure.unflatten(put(self._leaves, self._flags, arrays))
+        return jtu.tree_unflatten(self._structure, put(self._leaves, self._flags, arrays))
 
 
 class Settings(NamedTuple):
@@ -132,7 +133,7 @@ class Step:
         if name not in self._programs:
 
             def whole(arrays: Sequence[Any]) -> tuple[Any, ...]:
-                found: tuple[Any, ...] = structure.unflatten(put(fixed, flags, arrays))
+                found: tuple[Any, ...] = jtu.tree_unflatten(structure, put(fixed, flags, arrays))
                 return found
 
             self._programs[name] = jax.jit(functools.partial(function, whole))

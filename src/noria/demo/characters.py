@@ -16,15 +16,16 @@ import optax
 import noria as nr
 
 TASK = "characters"
-FEATURES, HIDDEN, LEARNING_RATE, EPOCHS = 32, 192, 4e-3, 6
-BATCH_SIZE, SIZE, TEST_SHARE, ORDER = 32, 64, 0.05, 5
+FEATURES, HIDDEN, LEARNING_RATE, EPOCHS = 32, 256, 5e-3, 10
+BATCH_SIZE, SIZE, TEST_SHARE, ORDER = 16, 64, 0.05, 5
 
 
 def text() -> str:
-    """The topics of Python's help, one after another."""
+    """The topics of Python's help, one after another; a paragraph of several topics counts once."""
     from pydoc_data.topics import topics
 
-    return "\n\n".join(topics[name] for name in sorted(topics))
+    whole = "\n\n".join(topics[name] for name in sorted(topics))
+    return "\n\n".join(dict.fromkeys(whole.split("\n\n")))
 
 
 def model_of(characters: int, key: jax.Array) -> nr.Chain:
@@ -63,7 +64,10 @@ def train(
     whole: str | None = None,
     checkpoint: Path | None = None,
 ) -> Result:
-    """Train on the beginning of the text, and compare on the rest of it with counts."""
+    """Train on the beginning of the text, and compare on the rest of it with counts.
+
+    A run that was stopped continues from the folder ``checkpoint``, if there is one.
+    """
     whole = text() if whole is None else whole
     characters = "".join(sorted(set(whole)))
     numbers = encode(whole, characters)
@@ -89,13 +93,23 @@ def train(
         "counts of 1 character": bits_of_counts(past, test, len(characters), 1),
         "all characters alike": float(np.log2(len(characters))),
     }
-    sample = generate(model, characters, "The ", 300, key=sample_key)
+    start = whole[-len(test) :][:40]
+    sample = generate(model, characters, start, 300, key=sample_key)
     return Result(model, history, characters, bits, sample)
 
 
 def encode(string: str, characters: str) -> np.ndarray:
-    """The number of each character; one that the text does not have is a `KeyError`."""
+    """The number of each character.
+
+    Raises:
+        ValueError: for a character that is none of ``characters``.
+    """
     places = {character: n for n, character in enumerate(characters)}
+    if unknown := [character for character in string if character not in places]:
+        raise ValueError(
+            f"the text has the character {unknown[0]!r}, which the model has never read; expected "
+            f"some of {characters!r}."
+        )
     return np.array([places[character] for character in string], np.int32)
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,14 +47,11 @@ def test_written_sequences_come_back(stored, tmp_path):
 
 
 def test_batches_streams_and_rows_are_those_of_lists(stored):
-    options = {"batch_size": 16, "key": KEY}
-    a, b = (nr.data.batches(x, LABELS, **options) for x in (stored, LISTS))
+    a, b = (nr.data.batches(x, LABELS, batch_size=16, key=KEY) for x in (stored, LISTS))
     same(a.epoch(KEY), b.epoch(KEY))
     same(a.epoch(KEY, 5), list(b.epoch(KEY))[5:])
-    a, b = (nr.data.streams(x, batch_size=4, size=20, key=KEY) for x in (stored, LISTS))
-    same(a, b)
-    a, b = (nr.data.packed(x, batch_size=4, size=40, key=KEY) for x in (stored, LISTS))
-    same(a, b)
+    same(*(nr.data.streams(x, batch_size=4, size=20, key=KEY) for x in (stored, LISTS)))
+    same(*(nr.data.packed(x, batch_size=4, size=40, key=KEY) for x in (stored, LISTS)))
     same([nr.data.pad(stored)], [nr.data.pad(LISTS)])
 
 
@@ -68,7 +66,7 @@ def test_the_share_of_padding_is_that_of_the_batches(stored):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_make_the_rows_of_one_process_between_them(stored, count):
-    made = [
+    made: list[Any] = [
         nr.data.batches(stored, LABELS, batch_size=16, key=KEY),
         nr.data.batches(LABELS, batch_size=16, key=KEY),
         nr.data.streams(stored, batch_size=5, size=20, key=KEY),
@@ -192,7 +190,7 @@ def test_prefetching_works_ahead_in_one_thread_that_ends():
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches)
     assert {name for _, name in made} == {"noria-prefetch_0"}
-    early = iter(nr.data.prefetch(iter(range(100)), 3))
+    early: Any = iter(nr.data.prefetch(iter(range(100)), 3))
     next(early)
     early.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("noria-prefetch")]
@@ -208,8 +206,7 @@ def test_arrow_columns_are_read_without_a_copy(tmp_path):
     store = nr.data.Ragged.from_arrow(column)
     address = column.values.buffers()[1].address
     assert store[0].__array_interface__["data"][0] == address
-    options = {"batch_size": 16, "key": KEY}
-    same(nr.data.batches(store, **options), nr.data.batches(flat, **options))
+    same(*(nr.data.batches(x, batch_size=16, key=KEY) for x in (store, flat)))
     features = pa.array([one.tolist() for one in LISTS], pa.list_(pa.list_(pa.float32(), 3)))
     for part in (features, pa.chunked_array([features[:70], features[70:]]), features[10:50]):
         numbers = range(10, 50) if len(part) == 40 else range(200)

@@ -1,6 +1,7 @@
 """Weights, smoothing, quantiles and alignments of labels, against NumPy."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,10 @@ def test_weights_of_all_losses_work_under_jit():
 @pytest.mark.parametrize("weighted", [False, True])
 def test_class_weights_and_smoothing(smoothing, weighted):
     w = np.array([1.0, 0.0, 2.5, 0.5]) if weighted else np.ones(4)
-    options = {"label_smoothing": smoothing, "class_weights": w if weighted else None}
+    options: dict[str, Any] = {
+        "label_smoothing": smoothing,
+        "class_weights": w if weighted else None,
+    }
     for target, dense in ((LABELS, np.eye(4)[LABELS]), (jnp.asarray(SHARES), SHARES)):
         smooth = (1 - smoothing) * dense + smoothing / 4
         losses, counts = (w * smooth * entropies(P)).sum(-1), (w * dense).sum(-1)
@@ -98,7 +102,7 @@ def test_smoothing_of_two_classes():
 
 
 def test_a_class_out_of_range_is_nan_under_jit_with_weights():
-    options = {"class_weights": np.ones(3), "label_smoothing": 0.1}
+    options: dict[str, Any] = {"class_weights": np.ones(3), "label_smoothing": 0.1}
     value = jax.jit(lambda t: nr.cross_entropy(jnp.zeros((2, 3)), t, **options))(jnp.array([0, 3]))
     assert np.isnan(value)
 
@@ -165,7 +169,11 @@ def test_ctc_is_the_sum_over_all_paths(blank):
         ctc_by_hand(np.asarray(l)[:t], one, blank)
         for l, t, one in zip(logits, steps, examples, strict=True)
     ]
-    options = {"lengths": np.array(steps), "label_lengths": label_lengths, "blank": blank}
+    options: dict[str, Any] = {
+        "lengths": np.array(steps),
+        "label_lengths": label_lengths,
+        "blank": blank,
+    }
     assert_close(nr.ctc(logits, labels, **options), np.mean(losses), 1e-9)
     weights = np.array([1.0, 0.0, 2.0, 3.0])
     expected = np.average(losses, weights=weights)
@@ -176,7 +184,7 @@ def test_ctc_is_the_sum_over_all_paths(blank):
 @pytest.mark.usefixtures("ordinary_promotion")
 def test_ctc_ignores_padding_and_is_infinite_where_no_path_fits():
     logits, labels = random(5, 2, 4, 3), np.array([[1, 1, 0], [2, 7, -1]])
-    options = {"label_lengths": np.array([2, 1]), "lengths": np.array([3, 2])}
+    options: dict[str, Any] = {"label_lengths": np.array([2, 1]), "lengths": np.array([3, 2])}
     value, gradient = jax.value_and_grad(lambda l: nr.ctc(l, labels, **options))(
         logits.at[0, 3:].set(jnp.nan).at[1, 2:].set(jnp.nan)
     )

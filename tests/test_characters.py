@@ -45,20 +45,20 @@ def short(tmp_path_factory):
     """Two epochs of a small model by the command, and its answers."""
     folder = tmp_path_factory.mktemp("characters")
     whole = "the cat sat on the mat. " * 400
-    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(False):
-        with jax.numpy_dtype_promotion("standard"):
-            patch.setattr(characters, "HIDDEN", 16)
-            patch.setattr(characters, "text", lambda: whole)
-            command = ["demo", "characters", "--out", str(folder), "--epochs", "2"]
-            result = CliRunner().invoke(app, command, env={"COLUMNS": "120", "NO_COLOR": "1"})
-            files = {path.name for path in (folder / "characters").iterdir()}
-            start = folder / "start.txt"
-            start.write_text("the cat ")
-            asked = [["predict", str(folder / "characters"), str(start)]]
-            start = folder / "other.txt"
-            start.write_text("Ω")
-            asked.append([*asked[0][:2], str(start)])
-            answers = [CliRunner().invoke(app, one, env={"COLUMNS": "400"}) for one in asked]
+    plain = jax.enable_x64(False), jax.numpy_dtype_promotion("standard")
+    with pytest.MonkeyPatch.context() as patch, plain[0], plain[1]:
+        patch.setattr(characters, "HIDDEN", 16)
+        patch.setattr(characters, "text", lambda: whole)
+        command = ["demo", "characters", "--out", str(folder), "--epochs", "2"]
+        result = CliRunner().invoke(app, command, env={"COLUMNS": "120", "NO_COLOR": "1"})
+        files = {path.name for path in (folder / "characters").iterdir()}
+        start = folder / "start.txt"
+        start.write_text("the cat ")
+        asked = [["predict", str(folder / "characters"), str(start)]]
+        start = folder / "other.txt"
+        start.write_text("Ω")
+        asked.append([*asked[0][:2], str(start)])
+        answers = [CliRunner().invoke(app, one, env={"COLUMNS": "400"}) for one in asked]
     return result, files, answers
 
 

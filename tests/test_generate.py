@@ -1,5 +1,7 @@
 """Models on their own outputs: against a loop of single steps."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,7 @@ def test_samples_follow_the_key_and_the_distribution():
     logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
     model = nr.Chain(nr.Embedding(4, 4, key=KEY, init=lambda *_: jnp.tile(logits, (4, 1))))
     first = jnp.zeros(500, jnp.int32)
-    options = {"sample": nr.Categorical(), "key": KEY}
+    options: dict[str, Any] = {"sample": nr.Categorical(), "key": KEY}
     _, ys = nr.generate(model, None, first, 20, **options)
     assert ys.shape == (500, 20)
     counts = np.bincount(np.ravel(ys), minlength=4) / 10_000
@@ -96,7 +98,7 @@ def test_numbers_that_are_none_show():
 class Clock(nr.Cell):
     """Adds the number of the step, the time difference and the context."""
 
-    def __call__(self, h, x, *, t, dt, context):
+    def __call__(self, h, x, *, t, dt, context):  # type: ignore[override]
         return x + t.astype(x.dtype) * dt + context
 
     def initial_state(self):

@@ -1,5 +1,8 @@
 """Tables with times, missing values, and scaling that travels with the model."""
 
+import contextlib
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,22 +22,15 @@ def tables():
     """The same table, of NumPy, pandas and Polars, as far as they are installed."""
     columns = {"time": TIMES.astype("datetime64[ms]"), "load": LOAD, "holiday": LOAD > 3}
     yield columns, "time"
-    with pytest.MonkeyPatch.context():
-        try:
-            import pandas as pd
-
-            yield pd.DataFrame(columns), "time"
-            yield pd.DataFrame(columns).set_index("time"), None
-            index = pd.DatetimeIndex(TIMES).tz_localize("UTC").tz_convert("Europe/Berlin")
-            yield pd.DataFrame({"load": LOAD, "holiday": LOAD > 3}, index=index), None
-        except ImportError:
-            pass
-        try:
-            import polars as pl
-
-            yield pl.DataFrame(columns | {"load": [1.0, None, 3.0, 4.0, 5.0, 6.0]}), "time"
-        except ImportError:
-            pass
+    with contextlib.suppress(ImportError):
+        pd = importlib.import_module("pandas")
+        yield pd.DataFrame(columns), "time"
+        yield pd.DataFrame(columns).set_index("time"), None
+        index = pd.DatetimeIndex(TIMES).tz_localize("UTC").tz_convert("Europe/Berlin")
+        yield pd.DataFrame({"load": LOAD, "holiday": LOAD > 3}, index=index), None
+    with contextlib.suppress(ImportError):
+        pl = importlib.import_module("polars")
+        yield pl.DataFrame(columns | {"load": [1.0, None, 3.0, 4.0, 5.0, 6.0]}), "time"
 
 
 def test_tables_of_each_library_give_the_same_series():

@@ -106,7 +106,8 @@ class Wheel(eqx.Module):
 def _like(y: Any, x: Any) -> Any:
     """The output as an input, if it can be one."""
     ys, xs = jtu.tree_leaves(y), jtu.tree_leaves(x)
-    fits = jtu.tree_structure(y) == jtu.tree_structure(x) and all(
+    before: Any = jtu.tree_structure(x)
+    fits = before == jtu.tree_structure(y) and all(
         jnp.shape(a) == jnp.shape(b)
         and (a.dtype == b.dtype or all(jnp.issubdtype(c.dtype, jnp.integer) for c in (a, b)))
         for a, b in zip(ys, xs, strict=True)

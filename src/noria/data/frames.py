@@ -1,4 +1,4 @@
-"""``from_frame``: series with times from tables of pandas or Polars, and features of the calendar."""
+"""``from_frame``: series with times, from tables of pandas or Polars; features of the calendar."""
 
 import contextlib
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def from_frame(
 
     Raises:
         KeyError: if there is no such column.
-        ValueError: if times are missing, do not increase, or are no whole number of ``every`` apart.
+        ValueError: if times are missing, do not increase, or are not multiples of ``every`` apart.
         TypeError: for a table without times, or a column of anything but numbers.
 
     `noria.Standardise` turns NaN into a mask, and losses leave out targets with

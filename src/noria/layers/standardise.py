@@ -18,7 +18,8 @@ class Standardise(StatelessLayer, trainable=()):
     ::
 
         y = (x - mean) / deviation
-            with missing:   y = [(x - mean) / deviation, or 0 where x is NaN;  1 where x is NaN, or 0]
+            with missing, where m is 1 where x is NaN and 0 elsewhere:
+        y = [(1 - m) * (x - mean) / deviation, m]
 
     The statistics are kept, moved and saved with the model, and never trained.
 

@@ -145,7 +145,7 @@ ALLOWED: dict[str, set[str]] = {
     "io": {"_description", "cells", "module"},
     "train": {"data", "module", "optimise"},
     "plot": {"train"},
-    "demo": {"", "plot", "io", "data", "demo"},
+    "demo": {"", "plot", "io", "data", "demo", "train"},
     "bench": {""},
     "__main__": set(),
     "noria_cli": {"bench", "cell_page", "cells", "demo", "train"},

@@ -65,7 +65,15 @@ class Categorical(eqx.Module):
         self.temperature, self.top_k = jnp.asarray(temperature, jnp.float32), top_k
 
     def __call__(self, logits: Any, *, key: Key) -> jax.Array:
-        """One class for each row of logits."""
+        """One class for each row of logits.
+
+        Args:
+            logits: ``(..., classes)``, floats.
+            key: random key.
+
+        Returns:
+            int32 ``(...)``.
+        """
         logits = jnp.asarray(logits)
         bad = jnp.isnan(logits).any(axis=-1)
         classes = logits.shape[-1]

@@ -315,6 +315,11 @@ WRONG = {
         ValueError,
         r"packed\(\): there are no columns",
     ),
+    "nothing to pack": (
+        lambda _: nr.data.packed(nr.data.Ragged([1], [0, 1])[1:], batch_size=1, size=1),
+        ValueError,
+        "packed: there are no sequences; expected at least one",
+    ),
     "a sequence that is too long": (
         lambda _: nr.data.packed([np.ones(3)], batch_size=1, size=2),
         ValueError,

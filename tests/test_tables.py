@@ -161,6 +161,11 @@ WRONG = {
         ValueError,
         r"from_frame\(every=1 hours\): row 1 is at .*; expected a whole number of steps",
     ),
+    "no distance": (
+        lambda: nr.data.from_frame({"t": TIMES, "x": LOAD}, time="t", every=0 * HOUR),
+        ValueError,
+        "expected a distance above 0, such as np.timedelta64",
+    ),
     "text": (
         lambda: nr.data.from_frame({"t": TIMES, "x": list("abcdef")}, time="t"),
         TypeError,

@@ -266,6 +266,11 @@ WRONG = {
         ValueError,
         r"ctc: logits have shape \(5, 4\), labels \(3, 5\); expected \(batch, time, classes\)",
     ),
+    "no step": (
+        lambda: nr.ctc(P[:, :0], LABELS),
+        ValueError,
+        r"\(3, 0, 4\), .* with at least one step",
+    ),
     "a blank that is no class": (
         lambda: nr.ctc(P, LABELS, blank=4),
         ValueError,

@@ -73,7 +73,8 @@ def from_frame(
 
     Raises:
         KeyError: if there is no such column.
-        ValueError: if times are missing, do not increase, or are not multiples of ``every`` apart.
+        ValueError: if times are missing, do not increase, or are not multiples of ``every`` apart;
+            if ``every`` is no distance above 0.
         TypeError: for a table without times, or a column of anything but numbers.
 
     `noria.Standardise` turns NaN into a mask, and losses leave out targets with
@@ -100,6 +101,11 @@ def from_frame(
         raise ValueError(
             f"from_frame: row {n + 1} is at {times[n + 1]}, after {times[n]}; expected times that "
             "increase: sort the table, and make one table for each series."
+        )
+    if every is not None and not (isinstance(every, np.timedelta64) and every > np.timedelta64(0)):
+        raise ValueError(
+            f"from_frame(every={every!r}): expected a distance above 0, such as "
+            'np.timedelta64(1, "h").'
         )
     if every is not None and len(times):
         times, values = _regular(times, values, every)

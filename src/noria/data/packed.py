@@ -139,6 +139,8 @@ def packed(*columns: Any, batch_size: int, size: int, key: Key | None = None) ->
         for n, column in enumerate(columns)
     ]
     lengths = lengths_of(ready[0])
+    if not lengths.size:
+        raise ValueError("packed: there are no sequences; expected at least one.")
     for n, column in enumerate(ready):
         if not np.array_equal(lengths_of(column), lengths):
             raise ValueError(

@@ -64,10 +64,11 @@ def ctc(
         raise TypeError(f"ctc: logits are {logits.dtype}; expected floats.")
     if not jnp.issubdtype(given.dtype, jnp.integer):
         raise TypeError(f"ctc: labels are {given.dtype}; expected whole numbers.")
-    if logits.ndim != 3 or given.ndim != 2 or len(logits) != len(given):
+    fits = logits.ndim == 3 and given.ndim == 2 and len(logits) == len(given)
+    if not fits or not logits.shape[1]:
         raise ValueError(
             f"ctc: logits have shape {logits.shape}, labels {given.shape}; expected "
-            "(batch, time, classes) and (batch, labels)."
+            "(batch, time, classes) with at least one step, and (batch, labels)."
         )
     if not 0 <= blank < logits.shape[-1]:
         raise ValueError(f"ctc(blank={blank}): expected a class from 0 to {logits.shape[-1] - 1}.")

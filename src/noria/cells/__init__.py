@@ -50,9 +50,9 @@ from noria.cells.declare import state as state
 from noria.cells.declare import vector as vector
 from noria.cells.declared import DeclaredCell as DeclaredCell
 from noria.cells.declared import VectorCell as VectorCell
+from noria.cells.parts import block_product as block_product
 from noria.cells.spatial import SpatialCell as SpatialCell
 from noria.cells.wiring import ncp_wiring as ncp_wiring
-from noria.cells.parts import block_product as block_product
 from noria.cells.wrappers import ProjectedCell as ProjectedCell
 from noria.cells.wrappers import ResidualCell as ResidualCell
 from noria.cells.wrappers import WrapperCell as WrapperCell

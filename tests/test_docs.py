@@ -140,7 +140,7 @@ def test_every_public_name_has_an_entry_in_the_reference():
     assert len(set(documented)) == len(documented), "a name has two entries"
     public = {name for name in vars(noria) if is_public(noria, name)}
     plot = importlib.import_module("noria.plot")
-    for module in (noria.cells, noria.data, noria.initializers, plot):
+    for module in (noria.activations, noria.cells, noria.data, noria.initializers, plot):
         part = module.__name__.removeprefix("noria.")
         public |= {f"{part}.{name}" for name in vars(module) if is_public(module, name)}
     assert public == set(documented)

@@ -26,6 +26,7 @@ def surface() -> list[str]:
     lines = []
     for module, prefix in (
         (nr, ""),
+        (nr.activations, "activations."),
         (nr.cells, "cells."),
         (nr.data, "data."),
         (nr.initializers, "initializers."),
@@ -56,7 +57,7 @@ def test_names_and_signatures_change_only_on_purpose():
 
 PUBLIC = [
     pytest.param(thing, "." in name, id=f"{module.__name__}.{name}")
-    for module in (nr, nr.cells, nr.data, nr.initializers, plot)
+    for module in (nr, nr.activations, nr.cells, nr.data, nr.initializers, plot)
     for name, thing in public(module)
 ]
 
@@ -126,6 +127,7 @@ LEGEND = (
 #: What each part may import besides itself and those.
 ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in LEGEND},
+    "activations": set(),
     "initializers": set(),
     "module": set(),
     "freezing": {"module"},
@@ -296,6 +298,6 @@ def test_the_contract_runs_verbatim():
 def test_named_layers_type_every_option_of_their_cell_and_of_recurrence(layer):
     [options] = typing.get_args(typing.get_type_hints(layer)["options"])
     shown = inspect.signature(layer).parameters.values()
-    keywords = {p.name for p in shown if p.kind is p.KEYWORD_ONLY} - {"key"}
+    keywords = {p.name for p in shown if p.kind is p.KEYWORD_ONLY} - {"key", "num_layers"}
     assert options.__optional_keys__ == keywords
     assert inspect.signature(nr.Recurrence).parameters.keys() - {"cell"} <= keywords

@@ -1,5 +1,6 @@
 """Noria: recurrent models on JAX. Write the cell as maths, run it over whole sequences."""
 
+from noria import activations as activations
 from noria import cells as cells
 from noria import data as data
 from noria import initializers as initializers
@@ -34,6 +35,8 @@ from noria.layers.per_step import PerStep as PerStep
 from noria.layers.per_step import RMSNorm as RMSNorm
 from noria.layers.prepared import prepare as prepare
 from noria.layers.recurrence import Recurrence as Recurrence
+from noria.layers.states import stack_states as stack_states
+from noria.layers.states import unstack_states as unstack_states
 from noria.layers.with_backend import with_backend as with_backend
 from noria.losses import binary_cross_entropy as binary_cross_entropy
 from noria.losses import cross_entropy as cross_entropy

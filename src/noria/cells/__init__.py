@@ -3,10 +3,13 @@
 ================== ============================================================
 file               contents
 ================== ============================================================
-base               ``Cell``, how a cell emits its output, ``GatedCell``
+base               ``Cell``, and how a cell emits its output
 declare            declarations of sizes, parameters and states
-declared           ``DeclaredCell``: the constructor, the initial state, checks
+declared           ``DeclaredCell``: the initial state, checks of a step
+construction       the constructor of a declared cell
+arrays             a declared cell from arrays
 spatial            ``SpatialCell``: cells of images
+stacked            cells whose gates are blocks of two matrices
 catalogue          the entries of ``catalogue.toml`` and ``papers.bib``
 elman              the simple recurrent cell
 gru                the gated recurrent units
@@ -50,9 +53,9 @@ from noria.cells.declare import state as state
 from noria.cells.declare import vector as vector
 from noria.cells.declared import DeclaredCell as DeclaredCell
 from noria.cells.declared import VectorCell as VectorCell
+from noria.cells.parts import block_product as block_product
 from noria.cells.spatial import SpatialCell as SpatialCell
 from noria.cells.wiring import ncp_wiring as ncp_wiring
-from noria.cells.parts import block_product as block_product
 from noria.cells.wrappers import ProjectedCell as ProjectedCell
 from noria.cells.wrappers import ResidualCell as ResidualCell
 from noria.cells.wrappers import WrapperCell as WrapperCell

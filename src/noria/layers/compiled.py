@@ -141,7 +141,7 @@ def _computes_from_its_fields(node: Any) -> bool:
             return False
     elif callable(node):
         function = getattr(node, "func", node)
-        return str(getattr(function, "__module__", "")).startswith("jax.")
+        return str(getattr(function, "__module__", "")).startswith(("jax.", "noria."))
     children = jtu.tree_leaves(node, is_leaf=lambda n: n is not node)
     return (len(children) == 1 and children[0] is node) or all(
         map(_computes_from_its_fields, children)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noria._legendre import normal_hippo
 from noria._types import Initializer, Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria._legendre import normal_hippo
 from noria.cells.parts import complex_like, has_other_size, wide
 from noria.cells.starts import logarithm
 from noria.initializers import log_uniform, normal

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from noria._errors import check_choice
+from noria._legendre import normal_hippo
 from noria._types import Key
 from noria.cells.declare import array, matrix, size, state, vector
 from noria.cells.declared import VectorCell
-from noria._legendre import normal_hippo
 from noria.cells.parts import complex_like, discrete, wide
 from noria.cells.starts import logarithm, normal_by_columns
 from noria.initializers import lecun_normal, log_uniform

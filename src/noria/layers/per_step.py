@@ -8,9 +8,9 @@ import jax
 
 from noria._parameters import parameter
 from noria._types import Key
-from noria.cells.base import cell_name, takes_key
+from noria.cells.base import Cell, cell_name, takes_key
 from noria.ir.evaluate import mapped, of_one
-from noria.layers.base import StatelessLayer
+from noria.layers.base import Layer, StatelessLayer
 from noria.module import as_pytree
 
 
@@ -69,6 +69,23 @@ class PerStep(StatelessLayer):
     @property
     def label(self) -> str:
         return cell_name(self.function)
+
+
+def as_layer(call: str, layer: Any) -> Layer:
+    """A part of a model as a layer; a function becomes a `PerStep`."""
+    if isinstance(layer, Layer):
+        return layer
+    if isinstance(layer, Cell):
+        raise TypeError(
+            f"{call}: {type(layer).__name__} is a cell; expected a layer: "
+            f"Recurrence({type(layer).__name__}(...))."
+        )
+    if isinstance(layer, type) or not callable(layer):
+        raise TypeError(
+            f"{call}: {layer!r} is no layer and not callable; "
+            "expected a layer or a function of one step."
+        )
+    return PerStep(layer)
 
 
 def _call(function: Callable[..., Any], x: jax.Array, key: Key | None) -> Any:

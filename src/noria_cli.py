@@ -1,4 +1,4 @@
-"""The command line: ``noria demo``, ``noria predict``, ``noria cells`` and ``noria bench``.
+"""The command line: ``noria demo``, ``predict``, ``cells``, ``convert``, ``show`` and ``bench``.
 
 It is a module beside the package, and each command imports the parts it needs, because ``import
 noria`` loads JAX and takes a second.
@@ -198,6 +198,48 @@ def _catalogue() -> dict[str, dict[str, Any]]:
     assert spec.origin is not None
     path = Path(spec.origin).parent / "cells" / "catalogue.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help=".pt .safetensors .keras .h5 .jld2 or .onnx.")],
+    target: Annotated[Path, typer.Argument(help="The new file: .safetensors or .onnx.")],
+    part: Annotated[str, typer.Option(help="Path or name of the part to read.")] = "",
+    framework: Annotated[str, typer.Option("--from", help="For .jld2: flux or lux.")] = "",
+    names: Annotated[
+        str, typer.Option("--to", help="Names of arrays: noria, torch, flax, flux or lux.")
+    ] = "noria",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="What the file does not tell, such as nonlinearity=relu."),
+    ] = None,
+) -> None:
+    """Read a model of another framework and write it as a file of Noria or of a third one."""
+    from noria.interop import convert as conversion
+
+    try:
+        options = conversion.settings_of(settings or [])
+        lines = conversion.convert(source, target, part, framework, names, options)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        _fail(str(error))
+    for line in lines:
+        console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def show(
+    source: Annotated[Path, typer.Argument(help="A file of Noria or of another framework.")],
+) -> None:
+    """List the arrays of a file, and the layers that they belong to."""
+    from noria.interop import convert as conversion
+
+    table = Table("entry", "dtype and shape", "layer", box=None, pad_edge=False)
+    try:
+        for row in conversion.show(source):
+            table.add_row(*map(escape, row))
+    except (ValueError, ImportError, OSError) as error:
+        _fail(str(error))
+    console.print(table)
 
 
 class What(StrEnum):

@@ -10,9 +10,6 @@ import runpy
 import tempfile
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import noria
@@ -61,56 +58,6 @@ MARKS = {"README.md": pytest.mark.versions, "guide.md": pytest.mark.full}
 )
 def test_python_blocks_of_pages_run(page):
     names_of(page)
-
-
-def torch_cell(convert, case, arrays):
-    cell = {"lstm": noria.LSTMCell, "gru": noria.GRUCell}.get(case, noria.RNNCell)
-    options = {"activation": jax.nn.relu} if case == "rnn_relu" else {}
-    return convert(cell, arrays, **options)
-
-
-def keras_cell(convert, case, arrays):
-    cell = {
-        "lstm": noria.LSTMCell,
-        "gru_reset_after": noria.GRUCell,
-        "gru_reset_before": noria.GRUv3Cell,
-    }.get(case, noria.RNNCell)
-    return convert(cell, arrays["kernel"], arrays["recurrent_kernel"], arrays["bias"])
-
-
-def flax_cell(convert, case, arrays):
-    params: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in arrays.items():
-        if name.startswith("cell_"):
-            _, gate, kind = name.split("_")
-            params.setdefault(gate, {})[kind] = array
-    return convert(noria.LSTMCell if case == "lstm" else noria.GRUCell, params)
-
-
-CONVERTERS = [
-    ("torch", "from-pytorch.md", "from_torch", torch_cell, "lstm gru rnn_tanh rnn_relu"),
-    ("keras", "from-keras.md", "from_keras", keras_cell, "lstm gru_reset_after gru_reset_before"),
-    ("keras", "from-keras.md", "from_keras", keras_cell, "simple_rnn"),
-    ("flax", "from-flax.md", "from_flax", flax_cell, "lstm gru"),
-]
-
-
-@pytest.mark.parametrize(
-    ("library", "page", "function", "make", "cases"), CONVERTERS, ids=lambda value: str(value)[:12]
-)
-def test_converters_of_pages_give_the_frozen_outputs(library, page, function, make, cases):
-    convert = names_of(ROOT / "docs" / page)[function]
-    frozen = np.load(ROOT / "tests" / "golden" / f"{library}.npz")
-    for case in cases.split():
-        keys = [key for key in frozen if key.startswith(f"{case}/")]
-        arrays = {key.split("/")[1]: np.float32(frozen[key]) for key in keys}
-        state = [jnp.asarray(arrays[name]) for name in ("h0", "c0") if name in arrays]
-        layer = noria.Recurrence(make(convert, case, arrays))
-        start = noria.LSTMState(*state) if len(state) == 2 else state[0]
-        final, ys = layer.scan(start, jnp.asarray(arrays["xs"]))
-        np.testing.assert_allclose(ys, arrays["ys"], rtol=1e-4, atol=1e-5)
-        for got, name in zip(jax.tree.leaves(final), ("h_final", "c_final"), strict=False):
-            np.testing.assert_allclose(got, arrays[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

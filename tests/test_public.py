@@ -145,12 +145,13 @@ ALLOWED: dict[str, set[str]] = {
     "summary": {"layers", "module"},
     "_description": {"cells", "module"},
     "io": {"_description", "cells", "module"},
+    "interop": {"activations", "cells", "io", "layers", "module"},
     "train": {"data", "module", "optimise"},
     "plot": {"train"},
     "demo": {"", "plot", "io", "data", "demo"},
     "bench": {""},
     "__main__": set(),
-    "noria_cli": {"bench", "cell_page", "cells", "demo", "train"},
+    "noria_cli": {"bench", "cell_page", "cells", "demo", "interop", "train"},
 }
 
 

@@ -4,6 +4,7 @@ import contextlib
 import doctest
 import functools
 import importlib
+import importlib.util
 import pkgutil
 import re
 import runpy
@@ -16,10 +17,11 @@ import noria
 
 ROOT = Path(__file__).parent.parent
 # The excluded modules have no examples, and import libraries that may be missing.
+HAS_ONNX = importlib.util.find_spec("onnx") is not None
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(noria.__path__, "noria.")
-    if not re.search("demo|peers", m.name)
+    if not re.search("demo|peers" if HAS_ONNX else "demo|peers|interop.onnx", m.name)
 )
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Paths in a page are relative to the root, the package, or the native backend.
@@ -50,6 +52,8 @@ def names_of(page):
 
 #: The README runs on each version of JAX; the guide runs with the wheel (`make test-wheel`).
 MARKS = {"README.md": pytest.mark.versions, "guide.md": pytest.mark.full}
+if not HAS_ONNX:
+    MARKS["onnx.md"] = pytest.mark.skip("its examples need onnx")
 
 
 @pytest.mark.parametrize(

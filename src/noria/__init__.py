@@ -28,6 +28,8 @@ from noria.interop.keras import from_keras as from_keras
 from noria.interop.keras_export import to_keras as to_keras
 from noria.interop.lux import from_lux as from_lux
 from noria.interop.lux import to_lux as to_lux
+from noria.interop.onnx import from_onnx as from_onnx
+from noria.interop.onnx import to_onnx as to_onnx
 from noria.interop.torch import from_torch as from_torch
 from noria.interop.torch_export import to_torch as to_torch
 from noria.io import describe as describe

@@ -6,6 +6,7 @@
 * ``torch.py``: PyTorch; ``torch_files.py`` reads its files and executes nothing.
 * ``keras.py``: Keras; ``keras_files.py`` reads its files, ``keras_layers.py`` makes layers.
 * ``flax.py``, ``equinox.py``, ``flux.py``, ``lux.py``: dicts of arrays and live modules.
+* ``onnx/``: ONNX, a package.
 * ``hdf5.py``: HDF5 files, for Keras and for JLD2 of Julia.
 * ``check.py``: compares a model with its original.
 * ``convert.py``: the commands ``noria convert`` and ``noria show``.

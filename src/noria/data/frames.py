@@ -22,7 +22,7 @@ class TimeSeries:
 
     Examples:
         >>> import numpy as np, noria as nr
-        >>> times = np.datetime64("2026-01-01") + np.arange(3)
+        >>> times = np.arange("2026-01-01", "2026-01-04", dtype="datetime64[D]")
         >>> series = nr.data.TimeSeries(np.eye(3), times, ["wind", "sun", "load"])
         >>> series["load", "sun"].shape
         (3, 2)
@@ -82,8 +82,8 @@ def from_frame(
 
     Examples:
         >>> import numpy as np, noria as nr
-        >>> day = np.datetime64("2026-01-01")
-        >>> table = {"day": np.array([day, day + 2]), "load": np.array([3.0, 5.0])}
+        >>> days = np.array(["2026-01-01", "2026-01-03"], "datetime64[D]")
+        >>> table = {"day": days, "load": np.array([3.0, 5.0])}
         >>> series = nr.data.from_frame(table, time="day", every=np.timedelta64(1, "D"))
         >>> series["load"].ravel().tolist(), len(series.times)
         ([3.0, nan, 5.0], 3)
@@ -96,13 +96,13 @@ def from_frame(
     values = np.stack([_column(frame, name, dtype) for name in names], axis=1)
     if len(times) != len(values):
         raise ValueError(f"from_frame: there are {len(times)} times and {len(values)} rows.")
-    if (wrong := np.flatnonzero(np.diff(times) <= np.timedelta64(0))).size:
+    if (wrong := np.flatnonzero(np.diff(times).astype(np.int64) <= 0)).size:
         n = int(wrong[0])
         raise ValueError(
             f"from_frame: row {n + 1} is at {times[n + 1]}, after {times[n]}; expected times that "
             "increase: sort the table, and make one table for each series."
         )
-    if every is not None and not (isinstance(every, np.timedelta64) and every > np.timedelta64(0)):
+    if every is not None and not (isinstance(every, np.timedelta64) and every.astype(np.int64) > 0):
         raise ValueError(
             f"from_frame(every={every!r}): expected a distance above 0, such as "
             'np.timedelta64(1, "h").'
@@ -170,7 +170,7 @@ def _regular(
     if unit in ("M", "Y"):  # months have different numbers of days
         times = times.astype(f"datetime64[{unit}]")
     places, rest = np.divmod(times - times[0], every)
-    bad = np.flatnonzero(rest != np.timedelta64(0))
+    bad = np.flatnonzero(rest.astype(np.int64) != 0)
     bad = bad if bad.size else np.flatnonzero(np.diff(places) == 0) + 1
     if bad.size:
         raise ValueError(

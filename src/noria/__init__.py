@@ -15,6 +15,8 @@ from noria.compiler.explain import Explanation as Explanation
 from noria.compiler.explain import Explanations as Explanations
 from noria.freezing import freeze as freeze
 from noria.freezing import thaw as thaw
+from noria.generate import Categorical as Categorical
+from noria.generate import generate as generate
 from noria.interop.check import Comparison as Comparison
 from noria.interop.check import check as check
 from noria.interop.entries import Report as Report
@@ -59,14 +61,17 @@ from noria.layers.skip import Concat as Concat
 from noria.layers.skip import Residual as Residual
 from noria.layers.stacked_states import stack_states as stack_states
 from noria.layers.stacked_states import unstack_states as unstack_states
+from noria.layers.standardise import Standardise as Standardise
 from noria.layers.stream import Stream as Stream
 from noria.layers.stream import stream as stream
 from noria.layers.with_backend import with_backend as with_backend
-from noria.losses import binary_cross_entropy as binary_cross_entropy
-from noria.losses import cross_entropy as cross_entropy
-from noria.losses import huber as huber
-from noria.losses import mae as mae
-from noria.losses import mse as mse
+from noria.losses.alignment import ctc as ctc
+from noria.losses.classes import cross_entropy as cross_entropy
+from noria.losses.elementwise import binary_cross_entropy as binary_cross_entropy
+from noria.losses.elementwise import huber as huber
+from noria.losses.elementwise import mae as mae
+from noria.losses.elementwise import mse as mse
+from noria.losses.quantiles import pinball as pinball
 from noria.masking import last as last
 from noria.module import Module as Module
 from noria.module import cast as cast
@@ -80,7 +85,9 @@ from noria.optimise import update as update
 from noria.optimise import value_and_grad as value_and_grad
 from noria.summary import Summary as Summary
 from noria.summary import summary as summary
-from noria.train.fit import History as History
+from noria.train.checkpoint import Checkpoint as Checkpoint
 from noria.train.fit import fit as fit
+from noria.train.history import History as History
+from noria.train.spread import spread as spread
 
 __version__ = "0.1.0"

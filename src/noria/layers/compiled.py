@@ -40,27 +40,39 @@ def dependence_of(cell: Callable[..., Any], state: State, x: Any, keywords: Any)
         x: one step of the input, likewise.
         keywords: the arguments of the cell by name, likewise.
     """
-    if _computes_from_its_fields(cell):
+    if computes_from_its_fields(cell):
         return environment()
     arrays, rest = eqx.partition(cell, eqx.is_array)
 
-    def step(keywords: Any, *given: Any) -> Any:
-        arrays, state, x = given
+    def step(keywords: Any, arrays: Any, state: State, x: Any) -> Run:
         return advance(eqx.combine(arrays, rest), state, x, keywords)
 
-    def derivative(cotangents: Any, keywords: Any, *given: Any) -> Any:
+    return dependence_of_function(step, keywords, arrays, state, x)
+
+
+def dependence_of_function(
+    function: Callable[..., Any], fixed: Any, *given: Any
+) -> Hashable | None:
+    """Equal for two calls that may share a program; ``None`` if the call cannot share one.
+
+    Args:
+        function: of ``fixed`` and ``given``.
+        fixed: arrays that the function is not differentiated by.
+        *given: pytrees of arrays; shapes and dtypes suffice.
+    """
+
+    def derivative(cotangents: Any, fixed: Any, *given: Any) -> Any:
         # Integers and booleans have none.
-        return eqx.filter_vjp(partial(step, keywords), *given)[1](
+        return eqx.filter_vjp(partial(function, fixed), *given)[1](
             eqx.filter(cotangents, eqx.is_inexact_array)
         )
 
-    given = keywords, arrays, state, x
     content = _Content()
     try:
-        jaxpr, outputs = jax.make_jaxpr(step, return_shape=True)(*given)
+        jaxpr, outputs = jax.make_jaxpr(function, return_shape=True)(fixed, *given)
         found = [content.of(jaxpr)]
         if content.has_own_derivative:
-            found.append(_Content().of(jax.make_jaxpr(derivative)(outputs, *given)))
+            found.append(_Content().of(jax.make_jaxpr(derivative)(outputs, fixed, *given)))
     except Exception:  # the layer raises an error of the cell again, with a note
         return None
     return environment(), *found
@@ -145,7 +157,7 @@ def _whole_program(
         # A program would keep the arrays of a prepared layer.
         if getattr(module, "backend", None) == "reference" or module._hides_arrays:
             return None
-    if not _computes_from_its_fields(layer):
+    if not computes_from_its_fields(layer):
         return None
 
     def run(own: list[jax.Array], others: list[Any]) -> Run:
@@ -162,7 +174,7 @@ class _NotShared(Exception):
     """A step holds an array from outside, a function, or a side effect."""
 
 
-def _computes_from_its_fields(node: Any) -> bool:
+def computes_from_its_fields(node: Any) -> bool:
     """Whether a part of a layer is code of Noria, JAX or Equinox, which reads only its fields."""
     if isinstance(node, eqx.Module):
         if not type(node).__module__.startswith(("noria.", "equinox.")):
@@ -172,7 +184,7 @@ def _computes_from_its_fields(node: Any) -> bool:
         return str(getattr(function, "__module__", "")).startswith(("jax.", "noria."))
     children = jtu.tree_leaves(node, is_leaf=lambda n: n is not node)
     return (len(children) == 1 and children[0] is node) or all(
-        map(_computes_from_its_fields, children)
+        map(computes_from_its_fields, children)
     )
 
 
@@ -216,6 +228,8 @@ class _Content:
             return found
         if isinstance(value, np.ndarray | jax.Array):
             return str(value.dtype), value.shape, np.asarray(value).tobytes()
+        if isinstance(value, jax.sharding.Mesh):  # of a compiled function; it is callable
+            return value
         if callable(value) and not isinstance(value, type):
             raise _NotShared
         return repr(value)

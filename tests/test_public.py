@@ -142,7 +142,7 @@ ALLOWED: dict[str, set[str]] = {
     "summary": {"layers", "module"},
     "_description": {"cells", "module"},
     "io": {"_description", "cells", "module"},
-    "train": {"data", "module", "optimise"},
+    "train": {"_description", "backends", "data", "io", "module", "optimise"},
     "plot": {"train"},
     "demo": {"", "plot", "io", "data", "demo"},
     "bench": {""},

@@ -57,8 +57,8 @@ def cross_entropy(
         TypeError: if the targets are neither integers nor of the dtype of the logits.
 
     Flux calls it ``logitcrossentropy``, PyTorch ``CrossEntropyLoss``, which has the classes on axis
-    1. Class weights and smoothing of integers are PyTorch's too. Its mean over probabilities ignores
-    the class weights. Keras' ``SparseCategoricalCrossentropy`` takes probabilities by default.
+    1. Class weights and smoothing of integers are PyTorch's too. Its mean over probabilities
+    ignores the class weights. Keras' ``SparseCategoricalCrossentropy`` takes probabilities by default.
 
     Examples:
         >>> import jax.numpy as jnp, noria as nr

@@ -37,9 +37,9 @@ import typer
 from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from cell_checks import CASES, TIME, by_oracle, cell_of, inputs_of, numbers, options_of
 import test_wrappers
 import wrapper_oracles
+from cell_checks import CASES, TIME, by_oracle, cell_of, inputs_of, numbers, options_of
 from fuzzing.evaluate import evaluated
 from models import noise
 

@@ -62,7 +62,7 @@ def test_a_model_computes_in_another_dtype_and_is_trained_in_its_own():
         return nr.mse(out.astype(jnp.float32), xs)
 
     model, history = fit(loss=narrow, compute_dtype=jnp.bfloat16, valid=BATCHES)
-    assert set(seen) == {(jnp.bfloat16, jnp.bfloat16)}
+    assert set(seen) == {(jnp.dtype(jnp.bfloat16),) * 2}
     assert {leaf.dtype for leaf in jtu.tree_leaves(model) if hasattr(leaf, "dtype")} == {
         jnp.dtype(jnp.float32)
     }
@@ -176,9 +176,9 @@ def test_a_dataset_of_grain(tmp_path: Any):
 def test_orbax(tmp_path: Any, monkeypatch: pytest.MonkeyPatch):
     """A run in its folder continues bit for bit, and another model is refused."""
     pytest.importorskip("orbax.checkpoint")
-    from noria.train import checkpoint
+    from noria.train import checkpoint, orbax
 
-    monkeypatch.setattr(checkpoint, "Files", checkpoint.OrbaxFolder)
+    monkeypatch.setattr(checkpoint, "Files", orbax.OrbaxFolder)
 
     def stop(model: Any, step: int, numbers: Any) -> None:
         if step == 6:

@@ -41,7 +41,7 @@ import test_wrappers
 import wrapper_oracles
 from cell_checks import CASES, TIME, by_oracle, cell_of, inputs_of, numbers, options_of
 from fuzzing.evaluate import evaluated
-from models import noise
+from models import noise, random
 
 import noria as nr
 from noria._errors import describe

@@ -32,7 +32,7 @@ def test_a_latent_is_normal_around_the_posterior():
 
 
 def test_prior_and_posterior_are_those_of_the_papers():
-    """Networks with one hidden layer, in NumPy; the model of Hafner et al. has deviations >= 0.1."""
+    """Networks with one hidden layer, in NumPy; Hafner et al. have deviations of at least 0.1."""
     h, x = np.asarray(random(1, 4)), np.asarray(random(2, 3))
     softplus = lambda a: np.log1p(np.exp(a))  # noqa: E731
     relu = lambda a: np.maximum(a, 0)  # noqa: E731

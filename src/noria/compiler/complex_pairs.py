@@ -105,8 +105,9 @@ def in_pairs(traced: Traced) -> tuple[Traced, str | None]:
     graph = own_outputs(graph, dependence(graph.equations, sources))
     graph = canonicalize(graph, sources, len(state), once=traced.once)
     tree, peeled = traced.emission_tree, traced.peeled
-    given = traced.parameters, state, steps, sources, tree, peeled, None, traced.once
-    return PairedStep(graph, *given, traced), None
+    arrays, once = traced.parameters, traced.once
+    paired = PairedStep(graph, arrays, state, steps, sources, tree, peeled, None, once, traced)
+    return paired, None
 
 
 class _NoRule(Exception):

@@ -224,13 +224,13 @@ def split_step(
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
 
     def should_hoist(equation: Equation) -> bool:
+        if traced.once and not hoists_all:  # a product of one step gains nothing outside
+            return not backend.has_code(equation)
         return hoists_all or backend.should_hoist(equation, traced.steps, batch, light)
 
     def should_keep(equation: Equation) -> bool:
+        if traced.once and not hoists_all:
+            return backend.has_code(equation)
         return backend.should_keep(equation, batch)
-
-    if traced.once and not hoists_all:
-        # Nothing is gained by computing a product of all steps at once.
-        should_hoist, should_keep = lambda e: not backend.has_code(e), backend.has_code
 
     return traced, split(traced, should_hoist, should_keep, products_leave=products_leave)

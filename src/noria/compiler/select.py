@@ -153,10 +153,8 @@ def decide(
         check_transition(problem, one)
         return decided(options.backend, Reason.AS_ASKED())
     try:
-        normal = options.backend != "chunkwise"
-        traced = trace(
-            problem.cell, problem.initial_state, one, label, contractions=normal, once=once
-        )
+        given_step = problem.cell, problem.initial_state, one, label
+        traced = trace(*given_step, contractions=options.backend != "chunkwise", once=once)
     except Unsupported as found:
         check_transition(problem, one)
         if options != Options():

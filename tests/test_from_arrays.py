@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
+from cell_checks import cell_of
 from models import assert_close, random
 
 import noria as nr
@@ -22,7 +23,7 @@ ANY: Any = nr
 def test_a_cell_of_the_catalogue_equals_the_one_of_its_arrays(key):
     """Sizes follow from the shapes; those that do not are asked for."""
     cls: Any = class_of(catalogue()[key])
-    cell = cls(3, 4, key=KEY)
+    cell = cell_of(cls)
     arrays = {name: getattr(cell, name) for name in cls._parameters}
     settings = {name: getattr(cell, name) for name in cls._settings}
     sizes = {name: getattr(cell, name) for name in cls._sizes}

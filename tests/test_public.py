@@ -279,6 +279,13 @@ def test_the_table_of_a_package_has_each_of_its_files(package):
     assert sorted(table) == sorted(files)
 
 
+def test_import_starts_no_backend():
+    """`jax.distributed.initialize` has to come before the first array."""
+    script = "import noria; from jax._src import xla_bridge; print([*xla_bridge._backends])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_importing_noria_loads_no_optional_or_heavy_library():
     """LLVM is loaded when the first loop is native; the others belong to the command line."""
     heavy = ("llvmlite", "matplotlib", "typer", "rich")

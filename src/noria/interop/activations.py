@@ -7,12 +7,9 @@ from typing import Any, NoReturn, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from noria.layers.dense import identity
+
 Activation: TypeAlias = Callable[[jax.Array], jax.Array]
-
-
-def identity(x: jax.Array) -> jax.Array:
-    """``x`` itself."""
-    return x
 
 
 #: Functions on which all frameworks agree, by their common names.

@@ -15,10 +15,9 @@ from noria import _stored
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell
 from noria.cells.lstm import LSTMCell
-from noria.interop.activations import activation_named, function_of, identity
+from noria.interop.activations import activation_named, function_of
 from noria.interop.entries import Entries, listed
 from noria.layers.chain import Chain
-from noria.layers.dense import Dense, Embedding
 from noria.layers.per_step import PerStep
 from noria.layers.recurrence import Recurrence
 
@@ -35,38 +34,6 @@ ARRAYS = {"peepholes": "p", "proj_size": "W_r"}
 def chain(layers: Sequence[Any]) -> Any:
     """One layer as it is, several as a `Chain`."""
     return layers[0] if len(layers) == 1 else Chain(*layers)
-
-
-def dense(W: Any, b: Any = None, function: Any = identity) -> Dense:
-    """A `Dense` of these arrays, ``(out, in)`` and ``(out,)``."""
-    W = jnp.asarray(W)
-    return Dense(
-        W.shape[1],
-        W.shape[0],
-        function,
-        key=jax.random.key(0),
-        init=lambda *_: W,
-        bias=False if b is None else lambda *_: jnp.asarray(b),
-        dtype=W.dtype,
-    )
-
-
-def embedding(table: Any) -> Embedding:
-    """An `Embedding` of this table, ``(count, size)``."""
-    table = jnp.asarray(table)
-    count, size = table.shape
-    return Embedding(count, size, key=jax.random.key(0), init=lambda *_: table, dtype=table.dtype)
-
-
-def layer_norm(weight: Any, bias: Any, eps: float) -> PerStep:
-    """A `noria.LayerNorm` of these arrays, of which one may be missing."""
-    found = {"weight": weight, "bias": bias}
-    arrays = {name: jnp.asarray(array) for name, array in found.items() if array is not None}
-    shape = next(iter(arrays.values())).shape
-    norm = eqx.nn.LayerNorm(
-        shape, eps=eps, use_weight=weight is not None, use_bias=bias is not None
-    )
-    return PerStep(with_arrays(norm, arrays))
 
 
 def with_arrays(module: Any, arrays: Mapping[str, Any]) -> Any:

@@ -17,8 +17,6 @@ from noria.interop.build import (
     chain,
     check_plain,
     check_start,
-    dense,
-    embedding,
     layer_norm_of,
     one_bias_of,
     with_arrays,
@@ -120,7 +118,7 @@ def _gru(module: Any, entries: Entries) -> GRUCell:
 def _linear(module: Any, entries: Entries) -> Dense:
     if "scalar" in (module.in_features, module.out_features):
         entries.fail("Linear has scalar features; expected numbers of features")
-    return dense(entries.take("weight"), entries.maybe("bias"))
+    return Dense.from_arrays(entries.take("weight"), entries.maybe("bias"))
 
 
 def _layer_norm(module: Any, entries: Entries) -> PerStep:
@@ -135,7 +133,7 @@ LAYERS: dict[Any, Callable[[Any, Entries], Any]] = {
     eqx.nn.LSTMCell: _lstm,
     eqx.nn.GRUCell: _gru,
     eqx.nn.Linear: _linear,
-    eqx.nn.Embedding: lambda module, entries: embedding(entries.take("weight")),
+    eqx.nn.Embedding: lambda module, entries: Embedding.from_arrays(entries.take("weight")),
     eqx.nn.LayerNorm: _layer_norm,
     eqx.nn.Dropout: lambda module, entries: Dropout(module.p, inference=module.inference),
     eqx.nn.Lambda: lambda module, entries: PerStep(module.fn),

@@ -18,10 +18,7 @@ from noria.interop.build import (
     chain,
     check_plain,
     check_start,
-    dense,
-    embedding,
     is_function,
-    layer_norm,
     layer_norm_of,
     numbered,
     one_bias_of,
@@ -32,6 +29,7 @@ from noria.interop.flax_modules import layers_of
 from noria.layers.bidirectional import Bidirectional
 from noria.layers.chain import Chain
 from noria.layers.dense import Dense, Embedding
+from noria.layers.per_step import LayerNorm
 from noria.layers.recurrence import Recurrence
 
 #: Gates of the cells with one matrix for each gate; ``if`` is no name in nnx, which adds ``_``.
@@ -130,10 +128,10 @@ def _layer(entries: Entries, settings: Mapping[str, Any]) -> Any:
     if parts == {"layers"}:
         return _layer(entries.at("layers"), settings)
     if parts == {"embedding"}:
-        return embedding(entries.take("embedding", None, None))
+        return Embedding.from_arrays(entries.take("embedding", None, None))
     if parts <= {"kernel", "bias"} and "kernel" in parts:
         kernel = entries.take("kernel", None, None)
-        return dense(kernel.T, entries.maybe("bias", kernel.shape[1]))
+        return Dense.from_arrays(kernel.T, entries.maybe("bias", kernel.shape[1]))
     if parts <= {"scale", "bias"} and parts:
         return _norm(entries, settings)
     layers = numbered(entries, r"(?:layers_)?(\d+)")
@@ -199,7 +197,7 @@ def _norm(entries: Entries, settings: Mapping[str, Any]) -> Any:
         entries.fail(f"kind is {kind!r}, which is not known; expected LayerNorm")
     eps = asked(entries, settings, "epsilon", "a number; the default there is 1e-6")
     scale, bias = entries.maybe("scale", None), entries.maybe("bias", None)
-    return layer_norm(scale, bias, eps=eps)
+    return LayerNorm.from_arrays(scale, bias, eps=eps)
 
 
 # --- Out ------------------------------------------------------------------------------------------

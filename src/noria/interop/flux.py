@@ -18,8 +18,6 @@ from noria.interop.build import (
     chain,
     check_plain,
     check_start,
-    dense,
-    embedding,
     gates_of,
     is_function,
     numbered,
@@ -117,9 +115,9 @@ def _cell(entries: Entries, settings: Mapping[str, Any]) -> Any:
 def _weight(entries: Entries, settings: Mapping[str, Any]) -> Any:
     weight = entries.take("weight", None, None)
     if "bias" not in entries and _kind(entries, settings) == "Embedding":
-        return embedding(weight.T)
+        return Embedding.from_arrays(weight.T)
     b = None if entries.is_off("bias") else entries.maybe("bias", weight.shape[0])
-    return dense(weight, b, activation(entries, settings))
+    return Dense.from_arrays(weight, b, activation(entries, settings))
 
 
 def _kind(entries: Entries, settings: Mapping[str, Any]) -> str:

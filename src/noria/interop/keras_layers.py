@@ -12,21 +12,16 @@ from noria.activations import keras2_hard_sigmoid
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
-from noria.interop.activations import EXACT_GELU, activation_named, identity
-from noria.interop.build import (
-    dense,
-    embedding,
-    layer_norm,
-    reordered,
-)
+from noria.interop.activations import EXACT_GELU, activation_named
+from noria.interop.build import reordered
 from noria.interop.entries import Entries
 from noria.interop.keras_files import Layer
 from noria.layers.bidirectional import Bidirectional
 from noria.layers.chain import Chain
 from noria.layers.conv import Conv1d
-from noria.layers.dense import Dense, Embedding
+from noria.layers.dense import Dense, Embedding, identity
 from noria.layers.dropout import Dropout
-from noria.layers.per_step import PerStep
+from noria.layers.per_step import LayerNorm, PerStep
 from noria.layers.recurrence import Recurrence
 
 #: Noria's order of the blocks, as positions in Keras' order: z r h, and i f c o.
@@ -225,7 +220,7 @@ def _bidirectional(build: Build, layer: Layer, weights: Weights) -> Bidirectiona
 def _dense(build: Build, layer: Layer, weights: Weights) -> Dense:
     kernel = weights.take(None, layer.config["units"])
     bias = weights.take(kernel.shape[1]) if layer.config.get("use_bias", True) else None
-    return dense(kernel.T, bias, build.function(layer.config["activation"]))
+    return Dense.from_arrays(kernel.T, bias, build.function(layer.config["activation"]))
 
 
 def _conv1d(build: Build, layer: Layer, weights: Weights) -> Conv1d | Chain:
@@ -257,7 +252,7 @@ def _one(value: Any) -> Any:
 def _embedding(build: Build, layer: Layer, weights: Weights) -> Embedding:
     if layer.config.get("mask_zero"):
         build.note(f"{layer.name} has mask_zero=True: pass lengths=, the number of valid steps")
-    return embedding(weights.take(None, None))
+    return Embedding.from_arrays(weights.take(None, None))
 
 
 def _masking(build: Build, layer: Layer, weights: Weights) -> None:
@@ -271,7 +266,7 @@ def _layer_norm(build: Build, layer: Layer, weights: Weights) -> PerStep:
         build.fail(f"{layer.name} normalises axis {axis}; expected the last one")
     gamma = weights.take(None) if config.get("scale", True) else None
     beta = weights.take(None) if config.get("center", True) else None
-    return layer_norm(gamma, beta, eps=config["epsilon"])
+    return LayerNorm.from_arrays(gamma, beta, eps=config["epsilon"])
 
 
 def _time_distributed(build: Build, layer: Layer, weights: Weights) -> Any:

@@ -18,7 +18,6 @@ from noria.interop.build import (
     cell_of,
     chain,
     check_plain,
-    dense,
     gates_of,
     has_bias,
     is_function,
@@ -87,7 +86,7 @@ def _layer(entries: Entries, settings: Mapping[str, Any]) -> Any:
     if parts <= {"weight", "bias"} and "weight" in entries:
         weight = entries.take("weight", None, None)
         function = activation(entries, settings)
-        return dense(weight, entries.maybe("bias", weight.shape[0]), function)
+        return Dense.from_arrays(weight, entries.maybe("bias", weight.shape[0]), function)
     layers = numbered(entries, r"layer_(\d+)")
     return chain([_layer(part, settings) for part in layers]) if layers else unknown(entries)
 

@@ -7,14 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 from noria.interop import torch_files
 from noria.interop.activations import COMMON
-from noria.interop.build import (
-    CELLS,
-    chain,
-    dense,
-    embedding,
-    layer_norm,
-    safetensors_of,
-)
+from noria.interop.build import CELLS, chain, safetensors_of
 from noria.interop.entries import (
     Entries,
     Record,
@@ -29,6 +22,7 @@ from noria.layers.bidirectional import Bidirectional
 from noria.layers.conv import Conv1d
 from noria.layers.dense import Dense, Embedding
 from noria.layers.dropout import Dropout
+from noria.layers.per_step import LayerNorm
 from noria.layers.recurrence import Recurrence
 
 #: Gates of each recurrent class.
@@ -271,17 +265,17 @@ def _nonlinearity(entries: Entries, name: str) -> Any:
 
 def _linear(entries: Entries, kind: str, settings: dict[str, Any]) -> Dense:
     W = entries.take("weight", None, None)
-    return dense(W, entries.maybe("bias", W.shape[0]))
+    return Dense.from_arrays(W, entries.maybe("bias", W.shape[0]))
 
 
 def _embedding(entries: Entries, kind: str, settings: dict[str, Any]) -> Embedding:
-    return embedding(entries.take("weight", None, None))
+    return Embedding.from_arrays(entries.take("weight", None, None))
 
 
 def _layer_norm(entries: Entries, kind: str, settings: dict[str, Any]) -> Any:
     weight = entries.take("weight", None)
     bias = entries.maybe("bias", *weight.shape)
-    return layer_norm(weight, bias, eps=settings["eps"])
+    return LayerNorm.from_arrays(weight, bias, eps=settings["eps"])
 
 
 def _conv1d(entries: Entries, kind: str, settings: dict[str, Any]) -> Conv1d:

@@ -18,7 +18,7 @@ from noria.masking import within
 from noria.module import as_pytree, made
 
 
-def _identity(x: jax.Array) -> jax.Array:
+def identity(x: jax.Array) -> jax.Array:
     return x
 
 
@@ -67,7 +67,7 @@ class Dense(StatelessLayer):
         self,
         in_size: int,
         out_size: int,
-        activation: Callable[[jax.Array], jax.Array] = _identity,
+        activation: Callable[[jax.Array], jax.Array] = identity,
         *,
         key: Key,
         init: Initializer | None = None,
@@ -94,7 +94,7 @@ class Dense(StatelessLayer):
         cls,
         W: Any,
         b: Any = None,
-        activation: Callable[[jax.Array], jax.Array] = _identity,
+        activation: Callable[[jax.Array], jax.Array] = identity,
     ) -> "Dense":
         """The layer with these arrays; it needs no random key.
 

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any, NoReturn
 
 import equinox as eqx
-import jax
 import numpy as np
 
 from noria._functions import Function
@@ -19,12 +18,13 @@ from noria.layers.base import Layer
 from noria.layers.bidirectional import Bidirectional
 from noria.layers.chain import Chain
 from noria.layers.conv import Conv1d
-from noria.layers.dense import Dense, Embedding
+from noria.layers.dense import Dense, Embedding, identity
 from noria.layers.dropout import Dropout
 from noria.layers.parallel import JOINS, Parallel
 from noria.layers.per_step import PerStep
 from noria.layers.recurrence import Recurrence
 from noria.layers.skip import Concat, Residual
+from noria.module import as_pytree
 
 
 @dataclass(frozen=True)
@@ -154,14 +154,9 @@ def _dense(to: Emitter, layer: Dense, xs: Value, state: Any) -> tuple[Value, Any
     if layer.b is not None:
         name = to.writer.add("Add", name, to.writer.constant(np.asarray(layer.b), "b"))
     ys = Value(name, (*xs.shape[:-1], layer.W.shape[0]), xs.dtype)
-    return ys if _is_identity(layer.activation) else to.function(layer.activation, ys), None
-
-
-_IDENTITY = Dense(1, 1, key=jax.random.key(0)).activation
-
-
-def _is_identity(function: Any) -> bool:
-    return bool(function == _IDENTITY)
+    return ys if layer.activation == as_pytree(identity) else to.function(
+        layer.activation, ys
+    ), None
 
 
 def _embedding(to: Emitter, layer: Embedding, xs: Value, state: Any) -> tuple[Value, Any]:

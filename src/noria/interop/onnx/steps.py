@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +13,8 @@ from noria.interop.onnx.graph import Graph
 from noria.interop.onnx.node import Node, Unreadable
 from noria.interop.onnx.operations import run
 from noria.interop.onnx.program import OnnxFunction, program_of
-from noria.layers.dense import Dense, Embedding
-from noria.layers.per_step import PerStep
+from noria.layers.dense import Dense, Embedding, identity
+from noria.layers.per_step import LayerNorm, PerStep
 from noria.module import as_pytree
 
 #: Operators that are functions of JAX with a name of their own.
@@ -130,17 +129,17 @@ class Steps:
             elementwise = node.op in FUNCTIONS and not node.op.endswith("Softmax")
             return ([*layers, PerStep(FUNCTIONS[node.op])], axes) if elementwise else None
         last = layers[-1] if layers else None
-        is_open = isinstance(last, Dense) and last.activation == _IDENTITY
+        is_open = isinstance(last, Dense) and last.activation == as_pytree(identity)
         if node.op in ("MatMul", "Gemm"):
             return self._dense(node, before, axes, layers)
         if node.op == "Add" and is_open and last is not None and last.b is None:
             other = self.graph.constant(node.inputs[1 - node.inputs.index(before)])
             if other is not None and other.size == other.shape[-1:][0] == last.W.shape[0]:
-                return [*layers[:-1], _dense(last.W, other.reshape(-1))], axes
+                return [*layers[:-1], Dense.from_arrays(last.W, other.reshape(-1))], axes
         if node.op in FUNCTIONS and self._along_features(node, axes):
             function = FUNCTIONS[node.op]
             if is_open and last is not None:
-                return [*layers[:-1], _dense(last.W, last.b, function)], axes
+                return [*layers[:-1], Dense.from_arrays(last.W, last.b, function)], axes
             return [*layers, PerStep(function)], axes
         if node.op == "LayerNormalization" and self._along_features(node, axes):
             return self._norm(node, axes, layers)
@@ -166,7 +165,7 @@ class Steps:
             if not plain or node.get("transA", 0) or missing or (b is not None and b.ndim > 1):
                 return None
             W = W.T if node.get("transB", 0) else W
-        return [*layers, _dense(W.T, b)], axes.features(W.shape[1])
+        return [*layers, Dense.from_arrays(W.T, b)], axes.features(W.shape[1])
 
     def _norm(self, node: Node, axes: Axes, layers: list[Any]) -> tuple[list[Any], Axes] | None:
         scale = self.graph.constant(node.input(1))
@@ -174,11 +173,8 @@ class Steps:
         size = axes.size(FEATURES)
         if scale is None or scale.shape != (size,) or (node.input(2) and bias is None):
             return None
-        norm = eqx.nn.LayerNorm(size, node.get("epsilon", 1e-5), use_bias=bias is not None)
-        object.__setattr__(norm, "weight", jnp.asarray(scale))
-        if bias is not None:
-            object.__setattr__(norm, "bias", jnp.asarray(bias))
-        return [*layers, PerStep(norm)], axes
+        norm = LayerNorm.from_arrays(scale, bias, eps=node.get("epsilon", 1e-5))
+        return [*layers, norm], axes
 
     # --- other functions of one step -------------------------------------------------------------
 
@@ -211,15 +207,3 @@ class Steps:
         except (ValueError, TypeError, IndexError, AssertionError) as error:
             raise Unreadable(f"{label} is not a function of each step alone") from error
         return [*layers, PerStep(function)], axes.features(apart.shape[-1])
-
-
-_IDENTITY = Dense(1, 1, key=jax.random.key(0)).activation
-
-
-def _dense(W: Any, b: Any, activation: Callable[..., Any] | None = None) -> Dense:
-    layer = Dense(1, 1, key=jax.random.key(0))
-    object.__setattr__(layer, "W", jnp.asarray(W))
-    object.__setattr__(layer, "b", None if b is None else jnp.asarray(b))
-    if activation is not None:
-        object.__setattr__(layer, "activation", as_pytree(activation))
-    return layer

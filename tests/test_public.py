@@ -294,13 +294,37 @@ def test_importing_noria_loads_no_optional_or_heavy_library():
     assert done.stderr.strip() == ""
 
 
-def test_the_contract_runs_verbatim():
-    guide = ROOT.parent / "shared" / "contract" / "guide.py"
-    if not guide.exists():
+def run_contract(name: str, *arguments: str, devices: int = 1) -> str:
+    """The last line that a file of the contract prints."""
+    file = ROOT.parent / "shared" / "contract" / f"{name}.py"
+    if not file.exists():
         pytest.skip("the contract lies beside the checkout, in ../shared, and is not there")
-    done = subprocess.run([sys.executable, guide], capture_output=True, text=True, timeout=250)
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, file, *arguments],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "the guide runs"
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_contract_of_the_guide_runs_verbatim():
+    assert run_contract("guide") == "the guide runs"
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.full)])
+def test_the_contract_of_long_runs_runs_verbatim_twice_in_a_folder(tmp_path, devices):
+    for _ in range(2):
+        assert run_contract("scale", str(tmp_path), devices=devices) == "the run goes on"
+
+
+def test_the_contract_of_models_in_and_out_runs_verbatim():
+    for needed in ("torch", "onnx", "onnxruntime"):
+        pytest.importorskip(needed)
+    assert run_contract("interop") == "models travel"
 
 
 @pytest.mark.parametrize("layer", [nr.RNN, nr.LSTM, nr.GRU, nr.GRUv3])

@@ -1,4 +1,4 @@
-"""The command line: ``noria demo``, ``noria predict``, ``noria cells`` and ``noria bench``.
+"""The command line: ``noria demo``, ``predict``, ``cells``, ``convert``, ``show`` and ``bench``.
 
 It is a module beside the package, and each command imports the parts it needs, because ``import
 noria`` loads JAX and takes a second.
@@ -28,7 +28,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from noria.bench.run import Point
-    from noria.train.fit import History
+    from noria.train.history import History
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 console = Console()
@@ -39,6 +39,7 @@ class Task(StrEnum):
 
     vowels = "vowels"
     forecast = "forecast"
+    characters = "characters"
 
 
 def _show_version(wanted: bool) -> None:
@@ -64,7 +65,11 @@ def main(
 @app.command()
 def demo(
     task: Annotated[
-        Task, typer.Argument(help="vowels: who is speaking?  forecast: how much CO2 next year?")
+        Task,
+        typer.Argument(
+            help="vowels: who is speaking?  forecast: how much CO2 next year?  "
+            "characters: what comes next in Python's documentation?"
+        ),
     ] = Task.vowels,
     out: Annotated[Path, typer.Option(help="Folder for the model and the pictures.")] = Path(
         "noria-demo"
@@ -78,9 +83,8 @@ def demo(
     _check_matplotlib("noria demo")  # say so now, not after the training
     started = time.perf_counter()
     folder = out / task
-    files = (
-        _vowels(folder, seed, epochs) if task is Task.vowels else _forecast(folder, seed, epochs)
-    )
+    run = {Task.vowels: _vowels, Task.forecast: _forecast, Task.characters: _characters}[task]
+    files = run(folder, seed, epochs)
     console.print(
         f"\nIn {time.perf_counter() - started:.0f} s. Saved in [bold]{escape(str(folder))}[/]:"
     )
@@ -136,6 +140,30 @@ def _forecast(folder: Path, seed: int, epochs: int | None) -> list[Path]:
     return files
 
 
+def _characters(folder: Path, seed: int, epochs: int | None) -> list[Path]:
+    from noria.demo import characters
+
+    console.print(
+        "[bold]Python's documentation[/]: an LSTM reads the topics of help(), character by "
+        "character.\n"
+    )
+    epochs = epochs or characters.EPOCHS
+    run = folder / f"run-of-seed-{seed}-{epochs}-epochs"
+    result = characters.train(seed=seed, epochs=epochs, checkpoint=run)
+    _tell_of_interrupt(result.history)
+    if result.history.stopped is None:
+        shutil.rmtree(run)
+    else:
+        console.print("The same command continues the training.\n")
+    files = characters.save(result, folder)
+    table = Table("on held-out text", "bits per character")
+    for name, bits in result.bits.items():
+        table.add_row(name, f"[bold]{bits:.2f}[/]" if name == "LSTM" else f"{bits:.2f}")
+    console.print(table)
+    console.print(f"\nIt writes:\n\n{escape(result.sample)}", highlight=False)
+    return files
+
+
 def _tell_of_interrupt(history: "History") -> None:
     if history.stopped is not None and history.stopped.startswith("interrupted"):
         console.print(f"Training was {history.stopped}; this is the model that it had reached.\n")
@@ -144,7 +172,9 @@ def _tell_of_interrupt(history: "History") -> None:
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="A model that `noria demo` saved, or its folder.")],
-    data: Annotated[Path, typer.Argument(help="New sequences: a .csv with a header, or an .npz.")],
+    data: Annotated[
+        Path, typer.Argument(help="New sequences: a .csv with a header, or an .npz; or a text.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Write the answers to this CSV file too.")
     ] = None,
@@ -198,6 +228,48 @@ def _catalogue() -> dict[str, dict[str, Any]]:
     assert spec.origin is not None
     path = Path(spec.origin).parent / "cells" / "catalogue.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help=".pt .safetensors .keras .h5 .jld2 or .onnx.")],
+    target: Annotated[Path, typer.Argument(help="The new file: .safetensors or .onnx.")],
+    part: Annotated[str, typer.Option(help="Path or name of the part to read.")] = "",
+    framework: Annotated[str, typer.Option("--from", help="For .jld2: flux or lux.")] = "",
+    names: Annotated[
+        str, typer.Option("--to", help="Names of arrays: noria, torch, flax, flux or lux.")
+    ] = "noria",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="What the file does not tell, such as nonlinearity=relu."),
+    ] = None,
+) -> None:
+    """Read a model of another framework and write it as a file of Noria or of a third one."""
+    from noria.interop import convert as conversion
+
+    try:
+        options = conversion.settings_of(settings or [])
+        lines = conversion.convert(source, target, part, framework, names, options)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        _fail(str(error))
+    for line in lines:
+        console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def show(
+    source: Annotated[Path, typer.Argument(help="A file of Noria or of another framework.")],
+) -> None:
+    """List the arrays of a file, and the layers that they belong to."""
+    from noria.interop import convert as conversion
+
+    table = Table("entry", "dtype and shape", "layer", box=None, pad_edge=False)
+    try:
+        for row in conversion.show(source):
+            table.add_row(*map(escape, row))
+    except (ValueError, ImportError, OSError) as error:
+        _fail(str(error))
+    console.print(table)
 
 
 class What(StrEnum):

@@ -122,7 +122,7 @@ def facts(function: Any, args: Any, expected: Any, axis: int = 0) -> dict[str, A
     kernels = re.findall(r" = (\(.*?\)|\S+) custom-call\([^\n]*custom_call_target=\"noria", text)
     return {
         "error": float(
-            max(np.max(np.abs(np.asarray(a) - np.asarray(b)), initial=0) for a, b in pairs)
+            max(np.max(np.abs(1.0 * np.asarray(a) - np.asarray(b)), initial=0) for a, b in pairs)
         ),
         "all-reduce": [size(shape) for shape, name in collectives if name == "all-reduce"],
         "others": [name for _, name in collectives if name != "all-reduce"],

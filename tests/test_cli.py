@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
+import torch_file
 from typer.testing import CliRunner
 
 import noria as nr
@@ -398,3 +400,72 @@ def test_the_list_of_cells_loads_no_jax():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == ["False"], done.stderr
+
+
+# --- convert and show ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A file of PyTorch with an RNN, whose activation it does not tell, and a head."""
+    ones = np.ones((4, 3), np.float32)
+    arrays = {
+        "rnn.weight_ih_l0": ones,
+        "rnn.weight_hh_l0": np.eye(4, dtype=np.float32),
+        "head.weight": np.ones((2, 4), np.float32),
+        "head.bias": np.zeros(2, np.float32),
+    }
+    path = tmp_path / "model.pt"
+    path.write_bytes(torch_file.zipped(torch_file.state_dict(arrays), arrays))
+    return path
+
+
+def test_convert_writes_what_load_reads(checkpoint, tmp_path):
+    target = tmp_path / "rnn.safetensors"
+    words = ("convert", checkpoint, target, "--part", "rnn", "--set", "nonlinearity=relu")
+    code, output = run(*words)
+    assert code == 0, output
+    assert "rnn.weight_ih_l0  float32[4, 3]" in output
+    assert "not asked for: head.weight, head.bias" in output
+    assert "note: read as RNN(nonlinearity='relu')" in output
+    like = nr.RNN(3, 4, jax.nn.relu, key=jax.random.key(0), bias=False)
+    np.testing.assert_array_equal(nr.load(target, like).cell.W, np.ones((4, 3)))
+    assert nr.describe(target)["extra"] == {"converted from": "model.pt"}
+    code, output = run("show", target)
+    assert code == 0
+    assert re.search(r"cell.W +float32\[4, 3\] +RNNCell", output)
+
+
+def test_convert_to_the_names_of_another_framework(checkpoint, tmp_path):
+    target = tmp_path / "head.safetensors"
+    assert run("convert", checkpoint, target, "--part", "head", "--to", "flax")[0] == 0
+    assert sorted(safetensors.numpy.load_file(target)) == ["bias", "kernel"]
+
+
+def test_show_lists_arrays_and_their_classes(checkpoint):
+    code, output = run("show", checkpoint)
+    assert code == 0
+    assert re.search(r"rnn.weight_ih_l0 +float32\[4, 3\] +RNN", output)
+    assert re.search(r"head.bias +float32\[2\] +Linear", output)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("model.pt", "out.safetensors"), "it holds several parts"),
+        (("model.pt", "out.safetensors", "--part", "rnn"), "pass nonlinearity="),
+        (("model.pt", "out.txt"), "out.txt: the ending is not known; expected .safetensors or"),
+        (("model.pt", "out.safetensors", "--to", "caffe"), "--to caffe: expected noria, torch"),
+        (("model.pt", "out.safetensors", "--set", "eps"), "--set eps: expected name=value"),
+        (("model.pt", "out.safetensors", "--part", "head", "--set", "eps=1"), "Linear takes none"),
+        (("model.txt", "out.safetensors"), "model.txt: the ending is not known; expected .bin"),
+        (("model.jld2", "out.safetensors"), "model.jld2: pass --from flux or lux."),
+        (("none.pt", "out.safetensors"), "none.pt"),
+    ],
+)
+def test_convert_says_what_is_wrong(words, message, checkpoint, tmp_path):
+    (source, target, *options) = words
+    code, output = run("convert", tmp_path / source, tmp_path / target, *options)
+    assert code == 1
+    assert output.startswith("noria: ")
+    assert message in output

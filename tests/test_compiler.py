@@ -354,8 +354,9 @@ def test_a_page_about_an_lstm():
     for text in (
         "before: all steps at once",
         "lstm.py:",
-        "c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)",
-        "2 logistic, 2 mul, tanh, add",
+        "c = f * c + i * self.activation(clipped(self.clip, g))",
+        "3 logistic",
+        "2 mul, tanh, add",
         f"dot_general(f64[4] {'f64[16,4]' if AUTO == 'native' else 'f64[4,16]'} -> f64[16])",
         "stored for the gradient",
     ):

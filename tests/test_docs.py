@@ -4,25 +4,24 @@ import contextlib
 import doctest
 import functools
 import importlib
+import importlib.util
 import pkgutil
 import re
 import runpy
 import tempfile
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import noria
 
 ROOT = Path(__file__).parent.parent
 # The excluded modules have no examples, and import libraries that may be missing.
+HAS_ONNX = importlib.util.find_spec("onnx") is not None
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(noria.__path__, "noria.")
-    if not re.search("demo|peers", m.name)
+    if not re.search("demo|peers" if HAS_ONNX else "demo|peers|interop.onnx", m.name)
 )
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Paths in a page are relative to the root, the package, or the native backend.
@@ -53,6 +52,8 @@ def names_of(page):
 
 #: The README runs on each version of JAX; the guide runs with the wheel (`make test-wheel`).
 MARKS = {"README.md": pytest.mark.versions, "guide.md": pytest.mark.full}
+if not HAS_ONNX:
+    MARKS["onnx.md"] = pytest.mark.skip("its examples need onnx")
 
 
 @pytest.mark.parametrize(
@@ -61,56 +62,6 @@ MARKS = {"README.md": pytest.mark.versions, "guide.md": pytest.mark.full}
 )
 def test_python_blocks_of_pages_run(page):
     names_of(page)
-
-
-def torch_cell(convert, case, arrays):
-    cell = {"lstm": noria.LSTMCell, "gru": noria.GRUCell}.get(case, noria.RNNCell)
-    options = {"activation": jax.nn.relu} if case == "rnn_relu" else {}
-    return convert(cell, arrays, **options)
-
-
-def keras_cell(convert, case, arrays):
-    cell = {
-        "lstm": noria.LSTMCell,
-        "gru_reset_after": noria.GRUCell,
-        "gru_reset_before": noria.GRUv3Cell,
-    }.get(case, noria.RNNCell)
-    return convert(cell, arrays["kernel"], arrays["recurrent_kernel"], arrays["bias"])
-
-
-def flax_cell(convert, case, arrays):
-    params: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in arrays.items():
-        if name.startswith("cell_"):
-            _, gate, kind = name.split("_")
-            params.setdefault(gate, {})[kind] = array
-    return convert(noria.LSTMCell if case == "lstm" else noria.GRUCell, params)
-
-
-CONVERTERS = [
-    ("torch", "from-pytorch.md", "from_torch", torch_cell, "lstm gru rnn_tanh rnn_relu"),
-    ("keras", "from-keras.md", "from_keras", keras_cell, "lstm gru_reset_after gru_reset_before"),
-    ("keras", "from-keras.md", "from_keras", keras_cell, "simple_rnn"),
-    ("flax", "from-flax.md", "from_flax", flax_cell, "lstm gru"),
-]
-
-
-@pytest.mark.parametrize(
-    ("library", "page", "function", "make", "cases"), CONVERTERS, ids=lambda value: str(value)[:12]
-)
-def test_converters_of_pages_give_the_frozen_outputs(library, page, function, make, cases):
-    convert = names_of(ROOT / "docs" / page)[function]
-    frozen = np.load(ROOT / "tests" / "golden" / f"{library}.npz")
-    for case in cases.split():
-        keys = [key for key in frozen if key.startswith(f"{case}/")]
-        arrays = {key.split("/")[1]: np.float32(frozen[key]) for key in keys}
-        state = [jnp.asarray(arrays[name]) for name in ("h0", "c0") if name in arrays]
-        layer = noria.Recurrence(make(convert, case, arrays))
-        start = noria.LSTMState(*state) if len(state) == 2 else state[0]
-        final, ys = layer.scan(start, jnp.asarray(arrays["xs"]))
-        np.testing.assert_allclose(ys, arrays["ys"], rtol=1e-4, atol=1e-5)
-        for got, name in zip(jax.tree.leaves(final), ("h_final", "c_final"), strict=False):
-            np.testing.assert_allclose(got, arrays[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -140,7 +91,7 @@ def test_every_public_name_has_an_entry_in_the_reference():
     assert len(set(documented)) == len(documented), "a name has two entries"
     public = {name for name in vars(noria) if is_public(noria, name)}
     plot = importlib.import_module("noria.plot")
-    for module in (noria.cells, noria.data, noria.initializers, plot):
+    for module in (noria.activations, noria.cells, noria.data, noria.initializers, plot):
         part = module.__name__.removeprefix("noria.")
         public |= {f"{part}.{name}" for name in vars(module) if is_public(module, name)}
     assert public == set(documented)

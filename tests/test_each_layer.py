@@ -40,6 +40,15 @@ LAYERS: dict[str, Any] = {
         nr.RMSNorm(4),
         nr.PerStep(eqx.nn.Linear(4, 2, key=KEYS[2])),
     ),
+    "convolution": nr.Chain(
+        nr.Conv1d(IN, 4, 3, dilation=2, key=KEYS[0]),
+        nr.Concat(nr.MaxPool1d(2, stride=1, size=4)),
+        nr.GRU(8, 4, key=KEYS[1]),
+    ),
+    "parallel": nr.Chain(
+        nr.Parallel("product", nr.LSTM(IN, 4, key=KEYS[0]), nr.Dense(IN, 4, key=KEYS[1])),
+        nr.Concat(nr.MeanPool1d(3, stride=1, size=4)),
+    ),
     "embedding": nr.Chain(nr.Embedding(7, IN, key=KEYS[0]), nr.RNN(IN, 4, key=KEYS[1])),
 }
 layers = pytest.mark.parametrize("name", LAYERS)

@@ -204,6 +204,87 @@ WRONG_CALLS = {
         ValueError,
         r"forward is reversed; give both unreversed",
     ),
+    "layers of two strides side by side": (
+        lambda: nr.Parallel("sum", nr.MaxPool1d(2), nr.MaxPool1d(3)),
+        ValueError,
+        r"Parallel: its layers have the strides \[2, 3\]; expected equal ones",
+    ),
+    "an unknown join": (
+        lambda: nr.Parallel("add", gru()),
+        ValueError,
+        r"join is 'add'; expected one of 'concat', 'sum'",
+    ),
+    "nothing side by side": (lambda: nr.Parallel("sum"), ValueError, r"it holds no layers"),
+    "a sum of two sizes": (
+        lambda: nr.Parallel("sum", gru(), nr.Dense(3, 1, key=KEY))(XS),
+        ValueError,
+        r"the outputs are GRU\(in_size=3\) float64\[2, 5, 4\], .*expected equal shapes",
+    ),
+    "a wrong state side by side": (
+        lambda: nr.Parallel("sum", gru(), gru())(jnp.ones(4), XS),
+        ValueError,
+        r"the state is float64\[4\]; expected a tuple of 2",
+    ),
+    "a stride with a partner": (
+        lambda: nr.Concat(nr.MaxPool1d(2)),
+        ValueError,
+        r"Concat\(MaxPool1d\(kernel_size=2\)\): it gives one step for 2",
+    ),
+    "fewer steps beside all": (
+        lambda: nr.Concat(nr.Conv1d(3, 3, 2, padding="valid", key=KEY))(XS),
+        ValueError,
+        r"it turns \(2, 5, 3\) into \(2, 4, 3\), which cannot stand beside it",
+    ),
+    "an unknown padding": (
+        lambda: nr.Conv1d(3, 3, 2, padding="full", key=KEY),
+        ValueError,
+        r"padding is 'full'; expected 'causal', 'same', 'valid', or a pair",
+    ),
+    "too many groups": (
+        lambda: nr.Conv1d(3, 3, 2, groups=2, key=KEY),
+        ValueError,
+        r"groups is 2; expected a divisor of both sizes",
+    ),
+    "weights of two axes": (
+        lambda: nr.Conv1d.from_arrays(jnp.ones((2, 3))),
+        ValueError,
+        r"W has shape \(2, 3\); expected \(out, in // groups, kernel_size\)",
+    ),
+    "a bias of another size": (
+        lambda: nr.Conv1d.from_arrays(jnp.ones((2, 3, 1)), jnp.ones(3)),
+        ValueError,
+        r"b has shape \(3,\); expected \(2,\) as W has",
+    ),
+    "padding beyond a pool": (
+        lambda: nr.MaxPool1d(2, padding=(2, 0)),
+        ValueError,
+        r"padding is \(2, 0\); expected less than the window on either side",
+    ),
+    "a pool of integers": (
+        lambda: nr.MeanPool1d(2)(jnp.ones((4, 3), int)),
+        TypeError,
+        r"xs is int64; expected floating numbers",
+    ),
+    "a part of a block that goes on": (
+        lambda: nr.Conv1d(3, 3, 4, stride=2, key=KEY)(jnp.zeros((2, 3)), XS),
+        ValueError,
+        r"xs has 5 steps and continues other ones; expected a multiple of its stride, 2",
+    ),
+    "resets without padding": (
+        lambda: nr.Conv1d(3, 3, 2, padding="valid", key=KEY)(XS, resets=jnp.ones((2, 5), bool)),
+        ValueError,
+        r'another number of outputs than its share; expected padding="causal" or "same"',
+    ),
+    "a step for a block": (
+        lambda: nr.MaxPool1d(2).step(None, jnp.ones((2, 3, 3))),
+        ValueError,
+        r"x has shape \(2, 3, 3\); expected \(2, in\) or \(batch, 2, in\)",
+    ),
+    "no batch": (
+        lambda: chain().initial_state(batch=0),
+        ValueError,
+        r"Chain.initial_state: batch is 0; expected a whole number of at least 1",
+    ),
     "an empty chain": (lambda: nr.Chain(), ValueError, r"Chain\(\): it holds no layers"),
     "a cell in a chain": (
         lambda: nr.Chain(lstm_cell()),

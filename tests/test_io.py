@@ -108,9 +108,9 @@ def test_model_and_optimiser_state_together(tmp_path, ordinary_promotion):
 
 
 WRONG = {
-    "shape": (
+    "size": (
         lambda: model(0, hidden=5),
-        r"layers\[0\].cell.W has shape \(4, 2\) in the file, \(5, 2\) in the model",
+        r"layers\[0\].cell: hidden_size is 4 in the file, 5 in the model",
     ),
     "activation": (
         lambda: model(0, activation=jax.nn.relu),
@@ -145,6 +145,14 @@ def test_a_file_that_does_not_fit_names_the_first_difference(tmp_path, name):
     nr.save(tmp_path / "m", model(0))
     with pytest.raises(ValueError, match=text):
         nr.load(tmp_path / "m", build())
+
+
+def test_an_array_of_another_shape(tmp_path):
+    nr.save(tmp_path / "m", nr.Dense(2, 4, key=KEYS[0]))
+    with pytest.raises(
+        ValueError, match=r"W has shape \(4, 2\) in the file, \(5, 2\) in the model"
+    ):
+        nr.load(tmp_path / "m", nr.Dense(2, 5, key=KEYS[0]))
 
 
 def test_numbers_without_axes_keep_their_shape(tmp_path):

@@ -22,7 +22,7 @@ def keys(n: int):
 
 def stack() -> nr.Chain:
     """One of everything that streams."""
-    k = keys(5)
+    k = keys(6)
     return nr.Chain(
         nr.Dense(3, 4, jnp.tanh, key=k[0]),
         nr.LSTM(4, 4, key=k[1], learn_initial_state=True),
@@ -32,6 +32,9 @@ def stack() -> nr.Chain:
         nr.Residual(nr.GRU(4, 4, key=k[2])),
         eqx.nn.MLP(4, 2, 8, 1, key=k[3]),
         nr.Recurrence(lambda h, x: 0.5 * h + x, initial_state=jnp.ones(2)),
+        nr.Conv1d(2, 4, 3, dilation=2, groups=2, key=k[4]),
+        nr.Concat(nr.MeanPool1d(3, stride=1, size=4)),
+        nr.Parallel("concat", nr.RNN(8, 2, key=k[5]), nr.MaxPool1d(2, stride=1, size=8), jnp.tanh),
     )
 
 
@@ -158,7 +161,7 @@ def test_bidirectional_takes_a_state_for_each_direction():
 
 def test_a_chain_is_a_sequence_of_layers():
     net = stack()
-    assert len(net) == 8
+    assert len(net) == 11
     assert isinstance(net[0], nr.Dense)
     assert [layer.label for layer in net][4] == "sin"
     assert_close(net[:2](random(0, 5, 3)), net[1](net[0](random(0, 5, 3))), 0)

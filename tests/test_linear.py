@@ -286,8 +286,8 @@ LINEAR: dict[str, tuple[Any, Any]] = {
 }
 
 NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
-    "gru": (make_cell("gru", SIZE, SIZE), ONE, "dot_general at cells/base.py"),
-    "rnn": (make_cell("rnn", SIZE, SIZE), ONE, "dot_general at cells/base.py"),
+    "gru": (make_cell("gru", SIZE, SIZE), ONE, "dot_general at cells/stacked.py"),
+    "rnn": (make_cell("rnn", SIZE, SIZE), ONE, "dot_general at cells/stacked.py"),
     "matrix": (lambda h, x: U @ h + x, ONE, "dot_general at tests/test_linear.py"),
     "tanh": (lambda h, x: jnp.tanh(x + h), ONE, "tanh at tests/test_linear.py"),
     "least": (lambda h, x: jnp.minimum(h, x), ONE, "min at tests/test_linear.py"),
@@ -375,7 +375,7 @@ def test_a_cell_that_is_not_linear_is_refused():
     expected = (
         r'GRU\(in_size=3\): backend="associative" needs a next state that is affine '
         r"and element-wise in the state; "
-        r"dot_general at cells/base.py:\d+ is not\."
+        r"dot_general at cells/stacked.py:\d+ is not\."
     )
     with pytest.raises(ValueError, match=expected):
         layer(random(0, TIME, SIZE))

@@ -1,5 +1,7 @@
 """Losses against NumPy, and averages over what is valid."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ def huber(p, t):
     return np.where(e <= 1, e**2 / 2, e - 0.5)
 
 
-ELEMENTWISE = {
+ELEMENTWISE: dict[str, Any] = {
     "mse": (nr.mse, lambda p, t: (p - t) ** 2, P, T),
     "mae": (nr.mae, lambda p, t: np.abs(p - t), P, T),
     "huber": (nr.huber, huber, P, T),

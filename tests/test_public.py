@@ -26,6 +26,7 @@ def surface() -> list[str]:
     lines = []
     for module, prefix in (
         (nr, ""),
+        (nr.activations, "activations."),
         (nr.cells, "cells."),
         (nr.data, "data."),
         (nr.initializers, "initializers."),
@@ -56,7 +57,7 @@ def test_names_and_signatures_change_only_on_purpose():
 
 PUBLIC = [
     pytest.param(thing, "." in name, id=f"{module.__name__}.{name}")
-    for module in (nr, nr.cells, nr.data, nr.initializers, plot)
+    for module in (nr, nr.activations, nr.cells, nr.data, nr.initializers, plot)
     for name, thing in public(module)
 ]
 
@@ -126,6 +127,7 @@ LEGEND = (
 #: What each part may import besides itself and those.
 ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in LEGEND},
+    "activations": set(),
     "initializers": set(),
     "module": set(),
     "freezing": {"module"},
@@ -139,16 +141,18 @@ ALLOWED: dict[str, set[str]] = {
     "backends": {"cells", "ir", "masking"},
     "compiler": {"backends", "cells", "ir", "masking", "ops"},
     "layers": {"backends", "cells", "compiler", "ir", "masking", "module", "initializers"},
+    "generate": {"backends", "cells", "layers"},
     "cell_page": {"cells", "layers"},
+    "interop": {"activations", "cells", "compiler", "io", "ir", "layers", "module"},
     "summary": {"layers", "module"},
     "_description": {"cells", "module"},
     "io": {"_description", "cells", "module"},
-    "train": {"data", "module", "optimise"},
+    "train": {"_description", "backends", "data", "io", "module", "optimise"},
     "plot": {"train"},
-    "demo": {"", "plot", "io", "data", "demo"},
+    "demo": {"", "plot", "io", "data", "demo", "train"},
     "bench": {""},
     "__main__": set(),
-    "noria_cli": {"bench", "cell_page", "cells", "demo", "train"},
+    "noria_cli": {"bench", "cell_page", "cells", "demo", "interop", "train"},
 }
 
 
@@ -267,12 +271,19 @@ def test_no_module_imports_itself_through_others():
 NATIVE_ROOMS = tuple(f"backends/native/{room}" for room in ("lower", "plan", "codegen", "runtime"))
 
 
-@pytest.mark.parametrize("package", ["compiler", "ir", "ops", *NATIVE_ROOMS])
+@pytest.mark.parametrize("package", ["compiler", "ir", "ops", "interop/onnx", *NATIVE_ROOMS])
 def test_the_table_of_a_package_has_each_of_its_files(package):
     text = ast.get_docstring(ast.parse((SOURCE / package / "__init__.py").read_text())) or ""
     table = re.findall(r"^`(\w+)` +\S", text, re.M)
     files = {path.stem for path in (SOURCE / package).glob("*.py")} - {"__init__"}
     assert sorted(table) == sorted(files)
+
+
+def test_import_starts_no_backend():
+    """`jax.distributed.initialize` has to come before the first array."""
+    script = "import noria; from jax._src import xla_bridge; print([*xla_bridge._backends])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_importing_noria_loads_no_optional_or_heavy_library():
@@ -283,19 +294,43 @@ def test_importing_noria_loads_no_optional_or_heavy_library():
     assert done.stderr.strip() == ""
 
 
-def test_the_contract_runs_verbatim():
-    guide = ROOT.parent / "shared" / "contract" / "guide.py"
-    if not guide.exists():
+def run_contract(name: str, *arguments: str, devices: int = 1) -> str:
+    """The last line that a file of the contract prints."""
+    file = ROOT.parent / "shared" / "contract" / f"{name}.py"
+    if not file.exists():
         pytest.skip("the contract lies beside the checkout, in ../shared, and is not there")
-    done = subprocess.run([sys.executable, guide], capture_output=True, text=True, timeout=250)
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, file, *arguments],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "the guide runs"
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_contract_of_the_guide_runs_verbatim():
+    assert run_contract("guide") == "the guide runs"
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.full)])
+def test_the_contract_of_long_runs_runs_verbatim_twice_in_a_folder(tmp_path, devices):
+    for _ in range(2):
+        assert run_contract("scale", str(tmp_path), devices=devices) == "the run goes on"
+
+
+def test_the_contract_of_models_in_and_out_runs_verbatim():
+    for needed in ("torch", "onnx", "onnxruntime"):
+        pytest.importorskip(needed)
+    assert run_contract("interop") == "models travel"
 
 
 @pytest.mark.parametrize("layer", [nr.RNN, nr.LSTM, nr.GRU, nr.GRUv3])
 def test_named_layers_type_every_option_of_their_cell_and_of_recurrence(layer):
     [options] = typing.get_args(typing.get_type_hints(layer)["options"])
     shown = inspect.signature(layer).parameters.values()
-    keywords = {p.name for p in shown if p.kind is p.KEYWORD_ONLY} - {"key"}
+    keywords = {p.name for p in shown if p.kind is p.KEYWORD_ONLY} - {"key", "num_layers"}
     assert options.__optional_keys__ == keywords
     assert inspect.signature(nr.Recurrence).parameters.keys() - {"cell"} <= keywords

@@ -1,5 +1,6 @@
 """Noria: recurrent models on JAX. Write the cell as maths, run it over whole sequences."""
 
+from noria import activations as activations
 from noria import cells as cells
 from noria import data as data
 from noria import initializers as initializers
@@ -14,13 +15,32 @@ from noria.compiler.explain import Explanation as Explanation
 from noria.compiler.explain import Explanations as Explanations
 from noria.freezing import freeze as freeze
 from noria.freezing import thaw as thaw
+from noria.generate import Categorical as Categorical
+from noria.generate import generate as generate
+from noria.interop.check import Comparison as Comparison
+from noria.interop.check import check as check
+from noria.interop.entries import Report as Report
+from noria.interop.equinox import from_equinox as from_equinox
+from noria.interop.equinox import to_equinox as to_equinox
+from noria.interop.flax import from_flax as from_flax
+from noria.interop.flax import to_flax as to_flax
+from noria.interop.flux import from_flux as from_flux
+from noria.interop.flux import to_flux as to_flux
+from noria.interop.keras import from_keras as from_keras
+from noria.interop.keras_export import to_keras as to_keras
+from noria.interop.lux import from_lux as from_lux
+from noria.interop.lux import to_lux as to_lux
+from noria.interop.onnx import from_onnx as from_onnx
+from noria.interop.onnx import to_onnx as to_onnx
+from noria.interop.torch import from_torch as from_torch
+from noria.interop.torch_export import to_torch as to_torch
 from noria.io import describe as describe
 from noria.io import load as load
 from noria.io import save as save
 from noria.layers.base import Layer as Layer
 from noria.layers.bidirectional import Bidirectional as Bidirectional
 from noria.layers.chain import Chain as Chain
-from noria.layers.chain import Residual as Residual
+from noria.layers.conv import Conv1d as Conv1d
 from noria.layers.dense import Dense as Dense
 from noria.layers.dense import Embedding as Embedding
 from noria.layers.dropout import Dropout as Dropout
@@ -29,17 +49,29 @@ from noria.layers.named import GRU as GRU
 from noria.layers.named import LSTM as LSTM
 from noria.layers.named import RNN as RNN
 from noria.layers.named import GRUv3 as GRUv3
+from noria.layers.parallel import Parallel as Parallel
 from noria.layers.per_step import LayerNorm as LayerNorm
 from noria.layers.per_step import PerStep as PerStep
 from noria.layers.per_step import RMSNorm as RMSNorm
+from noria.layers.pool import MaxPool1d as MaxPool1d
+from noria.layers.pool import MeanPool1d as MeanPool1d
 from noria.layers.prepared import prepare as prepare
 from noria.layers.recurrence import Recurrence as Recurrence
+from noria.layers.skip import Concat as Concat
+from noria.layers.skip import Residual as Residual
+from noria.layers.stacked_states import stack_states as stack_states
+from noria.layers.stacked_states import unstack_states as unstack_states
+from noria.layers.standardise import Standardise as Standardise
+from noria.layers.stream import Stream as Stream
+from noria.layers.stream import stream as stream
 from noria.layers.with_backend import with_backend as with_backend
-from noria.losses import binary_cross_entropy as binary_cross_entropy
-from noria.losses import cross_entropy as cross_entropy
-from noria.losses import huber as huber
-from noria.losses import mae as mae
-from noria.losses import mse as mse
+from noria.losses.alignment import ctc as ctc
+from noria.losses.classes import cross_entropy as cross_entropy
+from noria.losses.elementwise import binary_cross_entropy as binary_cross_entropy
+from noria.losses.elementwise import huber as huber
+from noria.losses.elementwise import mae as mae
+from noria.losses.elementwise import mse as mse
+from noria.losses.quantiles import pinball as pinball
 from noria.masking import last as last
 from noria.module import Module as Module
 from noria.module import cast as cast
@@ -53,7 +85,9 @@ from noria.optimise import update as update
 from noria.optimise import value_and_grad as value_and_grad
 from noria.summary import Summary as Summary
 from noria.summary import summary as summary
-from noria.train.fit import History as History
+from noria.train.checkpoint import Checkpoint as Checkpoint
 from noria.train.fit import fit as fit
+from noria.train.history import History as History
+from noria.train.spread import spread as spread
 
 __version__ = "0.1.0"

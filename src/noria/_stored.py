@@ -158,3 +158,15 @@ def _check_file(path: str) -> None:
 
 def _damaged(path: str, why: Any) -> ValueError:
     return ValueError(f"{path}: no safetensors file, or a damaged one: {why}.")
+
+
+def to_native(tensor: Tensor) -> np.ndarray:
+    """The array of a tensor that any program may have stored, in the dtype of its name.
+
+    Raises:
+        ValueError: for a dtype that NumPy and JAX do not know.
+    """
+    names = {stored: name for name, stored in _NATIVE.items()}
+    if tensor.dtype not in names:
+        raise ValueError(f"an array is stored as {tensor.dtype}, which is no dtype of JAX")
+    return to_array(tensor, np.dtype(names[tensor.dtype]), tensor.shape)

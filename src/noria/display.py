@@ -167,6 +167,8 @@ def _diagram(explanation: Any) -> str:
         f'<b>{escape(explanation.backend)}</b>: <span class="dim">{escape(explanation.reason)}'
         "</span></div>"
     )
+    if explanation.sharing:
+        title += f"<div>On {explanation.devices} devices: {escape(explanation.sharing)}.</div>"
     if len(explanation.obstacles) > 1:
         title += "<div>All obstacles:</div>" + "".join(map(_obstacle, explanation.obstacles))
     if explanation.flops is None:

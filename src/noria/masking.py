@@ -36,6 +36,11 @@ def _as_int32(lengths: Integer[Array, "*batch"]) -> Int32[Array, "*batch"]:
     return lengths if lengths.dtype == jnp.int32 else within(lengths, 0, jnp.iinfo(jnp.int32).max)
 
 
+def as_counts(lengths: Any) -> Int32[Array, "*batch"]:
+    """Lengths as int32 that can be added to; one past any end stays past it."""
+    return within(jnp.asarray(as_given(lengths)), 0, 2**30)
+
+
 def valid_values(array: Any, valid: jax.Array | None) -> np.ndarray | None:
     """The values at the ``valid`` places of the leading axes, or ``None`` if they are not known."""
     values = known(array)

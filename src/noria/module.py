@@ -138,6 +138,14 @@ def _bound(function: Any, module: Module) -> Any:
     return bound
 
 
+def made(cls: type[M], **fields: Any) -> M:
+    """An instance with these fields, made without a constructor."""
+    module = cls.__new__(cls)
+    for name, value in fields.items():
+        object.__setattr__(module, name, value)
+    return module
+
+
 # --- Walking a model ----------------------------------------------------------------------------
 
 

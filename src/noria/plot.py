@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from noria.train import curve
-from noria.train.fit import History
+from noria.train.history import History
 
 Path = str | os.PathLike[str]
 

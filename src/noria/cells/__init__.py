@@ -3,10 +3,13 @@
 ================== ============================================================
 file               contents
 ================== ============================================================
-base               ``Cell``, how a cell emits its output, ``GatedCell``
+base               ``Cell``, and how a cell emits its output
 declare            declarations of sizes, parameters and states
-declared           ``DeclaredCell``: the constructor, the initial state, checks
+declared           ``DeclaredCell``: the initial state, checks of a step
+construction       the constructor of a declared cell
+arrays             a declared cell from arrays
 spatial            ``SpatialCell``: cells of images
+stacked            cells whose gates are blocks of two matrices
 catalogue          the entries of ``catalogue.toml`` and ``papers.bib``
 elman              the simple recurrent cell
 gru                the gated recurrent units

@@ -1,23 +1,16 @@
-"""Cells: ``Cell``, how a cell emits its output, and ``GatedCell`` with its stacked weights."""
+"""Cells: ``Cell``, and how a cell emits its output."""
 
 import abc
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._errors import check_key, check_sizes, check_step
 from noria._functions import Function
-from noria._parameters import default_dtype, draw
-from noria._types import Initializer, Key, State
-from noria.initializers import zeros
+from noria._types import State
 from noria.module import Module
-
-G = TypeVar("G", bound="GatedCell")
 
 #: Arguments of a step by name, among `KEYWORDS`.
 Keywords: TypeAlias = dict[str, Any] | None
@@ -236,160 +229,3 @@ def cell_name(cell: Callable[..., Any]) -> str:
 def takes_key(function: Callable[..., Any]) -> bool:
     """Whether a function may draw random numbers: its call has an argument ``key``."""
     return "key" in inspect.signature(function).parameters
-
-
-class GatedCell(Cell):
-    """A cell whose gates are row blocks of one input matrix and one recurrent matrix.
-
-    Attributes:
-        W: ``(gates, in)``, the input weights; ``gates`` is ``hidden`` times the number of gates.
-        U: ``(gates, hidden)``, the recurrent weights.
-        b: ``(gates,)``, the bias of the input side, or ``None``.
-        b_h: ``(gates,)``, the bias of the recurrent side, or ``None`` (default).
-    """
-
-    W: jax.Array
-    U: jax.Array
-    b: jax.Array | None
-    b_h: jax.Array | None
-
-    #: The gates in the order of their row blocks.
-    GATES: ClassVar[tuple[str, ...]]
-
-    def __init__(
-        self,
-        in_size: int,
-        hidden_size: int,
-        *,
-        key: Key,
-        init: Initializer | None = None,
-        recurrent_init: Initializer | None = None,
-        bias: bool | Initializer = True,
-        recurrent_bias: bool | Initializer = False,
-        dtype: Any = None,
-    ):
-        name = type(self).__name__
-        call = f"{name}(in_size={in_size}, hidden_size={hidden_size})"
-        check_sizes(call, in_size=in_size, hidden_size=hidden_size)
-        check_key(call, key)
-        dtype = default_dtype(dtype)
-        keys = jax.random.split(key, 4)
-        self.W = self._weights(init, keys[0], hidden_size, in_size, dtype)
-        self.U = self._weights(recurrent_init, keys[1], hidden_size, hidden_size, dtype)
-        self.b = self._bias(bias, keys[2], hidden_size, dtype)
-        self.b_h = self._bias(recurrent_bias, keys[3], hidden_size, dtype)
-
-    def _weights(
-        self, init: Initializer | None, key: Key, hidden: int, columns: int, dtype: Any
-    ) -> jax.Array:
-        blocks = len(self.GATES)
-        if init is None:  # Flux: Glorot's bound for the stacked matrix
-            bound = (6 / (columns + blocks * hidden)) ** 0.5
-            return jax.random.uniform(key, (blocks * hidden, columns), dtype, -bound, bound)
-        keys = jax.random.split(key, blocks)
-        return jnp.concatenate([draw(init, k, (hidden, columns), dtype) for k in keys])
-
-    def _bias(
-        self, bias: bool | Initializer, key: Key, hidden: int, dtype: Any
-    ) -> jax.Array | None:
-        if bias is False:
-            return None
-        return draw(zeros if bias is True else bias, key, (len(self.GATES) * hidden,), dtype)
-
-    @classmethod
-    def from_arrays(
-        cls: type[G],
-        W: jax.Array,
-        U: jax.Array,
-        b: jax.Array | None = None,
-        b_h: jax.Array | None = None,
-        **static: Any,
-    ) -> G:
-        """The cell with these arrays, laid out as its gate order says.
-
-        Args:
-            W: ``(gates, in)``, the input weights; ``gates`` is ``hidden`` times the number of
-                gates.
-            U: ``(gates, hidden)``, the recurrent weights.
-            b: ``(gates,)``, the bias, or ``None``.
-            b_h: ``(gates,)``, the bias of the recurrent side, or ``None``.
-            **static: further options of the cell that are no arrays, such as ``activation``.
-
-        Returns:
-            A cell that holds these arrays.
-
-        Raises:
-            ValueError: if their shapes do not fit each other.
-            TypeError: if their dtypes differ.
-
-        Examples:
-            >>> import jax.numpy as jnp, noria as nr
-            >>> cell = nr.GRUCell.from_arrays(jnp.ones((12, 3)), jnp.ones((12, 4)))
-            >>> cell.in_size, cell.hidden_size, cell.b
-            (3, 4, None)
-        """
-        arrays = {"W": jnp.asarray(W), "U": jnp.asarray(U)}
-        arrays |= {
-            name: jnp.asarray(bias) for name, bias in (("b", b), ("b_h", b_h)) if bias is not None
-        }
-        call, blocks = f"{cls.__name__}.from_arrays", len(cls.GATES)
-        shape, dtype = arrays["U"].shape, arrays["U"].dtype
-        if len(shape) != 2 or shape[0] != blocks * shape[1]:
-            raise ValueError(f"{call}: U has shape {shape}; expected ({blocks} * hidden, hidden).")
-        if arrays["W"].ndim != 2:
-            raise ValueError(
-                f"{call}: W has shape {arrays['W'].shape}; expected ({blocks} * hidden, in)."
-            )
-        expected = {
-            "W": (shape[0], *arrays["W"].shape[1:2]),
-            "U": shape,
-            "b": shape[:1],
-            "b_h": shape[:1],
-        }
-        for name, array in arrays.items():
-            if array.shape != expected[name]:
-                raise ValueError(
-                    f"{call}: {name} has shape {array.shape}; "
-                    f"expected {expected[name]} to go with U."
-                )
-            if array.dtype != dtype:
-                raise TypeError(f"{call}: {name} is {array.dtype}; expected {dtype} as U is.")
-        cell = cls(1, 1, key=jax.random.key(0), dtype=dtype, **static)
-        for name in ("W", "U", "b", "b_h"):
-            object.__setattr__(cell, name, arrays.get(name))
-        return cell
-
-    @property
-    def in_size(self) -> int:
-        """Features of the input of a step."""
-        return self.W.shape[-1]
-
-    @property
-    def hidden_size(self) -> int:
-        """Features of the state."""
-        return self.U.shape[-1]
-
-    @property
-    def dtype(self) -> Any:
-        """Dtype of the parameters, and of all inputs and outputs."""
-        return self.U.dtype
-
-    def _projections(self, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """``W x + b`` and ``U h + b_h``, after a check of ``h`` and ``x``."""
-        self._check(h, x)
-        return add_bias(x @ self.W.T, self.b), add_bias(h @ self.U.T, self.b_h)
-
-    def _check(self, h: jax.Array, x: jax.Array) -> None:
-        call = f"{type(self).__name__}(in_size={self.in_size}, hidden_size={self.hidden_size})"
-        swapped = getattr(x, "shape", ())[-1:] == (self.hidden_size,) != (self.in_size,)
-        hint = "; the state comes first: cell(state, x)" if swapped else ""
-        check_step(call, "x", x, self.in_size, self.dtype, hint)
-        check_step(call, "the state", h, self.hidden_size, self.dtype, hint)
-
-    def _zeros(self) -> jax.Array:
-        return jnp.zeros(self.hidden_size, self.dtype)
-
-
-def add_bias(a: jax.Array, b: jax.Array | None) -> jax.Array:
-    """``a + b``, or ``a`` if there is no bias."""
-    return a if b is None else a + b

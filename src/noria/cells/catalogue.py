@@ -93,5 +93,7 @@ def class_of(entry: Entry) -> Any:
 
 def parameter_count(entry: Entry, cell: Any) -> int:
     """The formula of the entry, for the sizes of a cell."""
-    (count,) = shape_of((entry.parameters,), cell._numbers)
+    from noria.cells.construction import numbers_of  # it imports JAX
+
+    (count,) = shape_of((entry.parameters,), numbers_of(cell))
     return count

@@ -6,6 +6,7 @@ several sizes stands for as many axes, and for their product where it is joined 
 """
 
 import ast
+import functools
 import math
 import operator
 import re
@@ -47,6 +48,10 @@ class Parameter:
     initializer: Init | OfCell
     trained: bool
     when: Callable[[Any], bool] | None
+    argument: str | None
+    blocks: Axis
+    #: Whether some cells of the class lack it.
+    is_optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ def matrix(
     *,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
+    argument: str | None = None,
+    blocks: Axis = 1,
     init: Literal[False] = False,
 ) -> Any:
     """Declare a matrix of parameters.
@@ -85,6 +92,11 @@ def matrix(
         trained: ``False`` keeps the array as it is drawn: it has no gradient.
         when: whether a cell has the parameter, from the cell with its sizes and settings;
             otherwise the field is ``None``. By default it always has.
+        argument: name of the argument of the constructor that replaces the initialiser. ``None`` or
+            ``True`` there keeps the declared one. ``False`` makes a field ``None`` whose type
+            allows it.
+        blocks: number of equal blocks of rows that an initialiser of the caller draws, one by one.
+            The declared initialiser draws the whole array.
         init: for type checkers: the field is no argument of the constructor.
 
     Returns:
@@ -96,7 +108,7 @@ def matrix(
         ('hidden', 'in')
     """
     chosen = glorot_uniform() if initializer is None else initializer
-    return Parameter((rows, columns), chosen, trained, when)
+    return Parameter((rows, columns), chosen, trained, when, argument, blocks)
 
 
 def vector(
@@ -105,6 +117,7 @@ def vector(
     *,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
+    argument: str | None = None,
     init: Literal[False] = False,
 ) -> Any:
     """Declare a vector of parameters.
@@ -115,6 +128,9 @@ def vector(
         trained: ``False`` keeps the array as it is drawn: it has no gradient.
         when: whether a cell has the parameter, from the cell with its sizes and settings;
             otherwise the field is ``None``. By default it always has.
+        argument: name of the argument of the constructor that replaces the initialiser. ``None`` or
+            ``True`` there keeps the declared one. ``False`` makes a field ``None`` whose type
+            allows it.
         init: for type checkers: the field is no argument of the constructor.
 
     Returns:
@@ -125,7 +141,7 @@ def vector(
         >>> nr.cells.vector("2 * hidden").axes
         ('2 * hidden',)
     """
-    return Parameter((size,), initializer, trained, when)
+    return Parameter((size,), initializer, trained, when, argument, 1)
 
 
 def array(
@@ -133,6 +149,7 @@ def array(
     initializer: Init | OfCell,
     trained: bool = True,
     when: Callable[[Any], bool] | None = None,
+    argument: str | None = None,
     init: Literal[False] = False,
 ) -> Any:
     """Declare an array of parameters of any rank, or a single number.
@@ -143,6 +160,9 @@ def array(
         trained: ``False`` keeps the array as it is drawn: it has no gradient.
         when: whether a cell has the parameter, from the cell with its sizes and settings;
             otherwise the field is ``None``. By default it always has.
+        argument: name of the argument of the constructor that replaces the initialiser. ``None`` or
+            ``True`` there keeps the declared one. ``False`` makes a field ``None`` whose type
+            allows it.
         init: for type checkers: the field is no argument of the constructor.
 
     Returns:
@@ -153,7 +173,7 @@ def array(
         >>> nr.cells.array("heads", "hidden", 4, initializer=nr.initializers.zeros).axes
         ('heads', 'hidden', 4)
     """
-    return Parameter(axes, initializer, trained, when)
+    return Parameter(axes, initializer, trained, when, argument, 1)
 
 
 def state(
@@ -231,6 +251,17 @@ def shape_of(axes: tuple[Axis, ...], sizes: Mapping[str, int | tuple[int, ...]])
     return tuple(shape)
 
 
+def spelled(axis: Axis, sizes: Mapping[str, int | tuple[int, ...]]) -> str:
+    """An axis in words, and in numbers for the words among ``sizes``: ``3 * hidden``."""
+
+    def one(word: re.Match[str]) -> str:
+        field = field_of(word[0], sizes)
+        return word[0] if field is None else str(sizes[field])
+
+    return _WORD.sub(one, str(axis))
+
+
+@functools.cache
 def _parsed(axis: str) -> ast.expr:
     """The expression, with ``_`` behind each word, since ``in`` is none of Python's names."""
     return ast.parse(_WORD.sub(r"\g<0>_", axis), mode="eval").body

@@ -1,32 +1,24 @@
-"""Cells from declarations: the constructor, the initial state and the checks of a step."""
+"""Cells from declarations: ``DeclaredCell`` and ``VectorCell``."""
 
 import functools
-import inspect
-import re
-import typing
-from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import InitVar
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from noria._errors import check_dtype, check_key, check_sizes, describe
+from noria._errors import check_dtype, describe
 from noria._parameters import complex_dtype, default_dtype, draw
 from noria._types import Key, State
 from noria.cells import declare
+from noria.cells.arrays import cell_of_arrays
 from noria.cells.base import Cell
-from noria.cells.declare import as_initializer
-from noria.module import as_pytree
+from noria.cells.construction import Numbers, collect, constructor, numbers_of
 
-#: Words of annotations of settings that are no arrays: they are static.
-_PLAIN = {"bool", "int", "float", "str", "tuple", "None"}
-
-#: Arguments of every constructor that are no fields.
-_COMMON = ("key", "init", "dtype")
+D = TypeVar("D", bound="DeclaredCell")
 
 
 @dataclass_transform(
@@ -46,8 +38,11 @@ class DeclaredCell(Cell):
     Each line of the class body is one of these:
 
     * ``heads: int = size(default=4)``: a size, an argument of the constructor, of at least 1.
-    * ``rate: float = 0.1``: a setting, a keyword argument. A number, a text or a truth value is
-      static. A function may be a module with arrays.
+    * ``rate: float = 0.1``: a setting, a keyword argument. A number, a text, a truth value or
+      ``None`` is static. A function may be a module with arrays. With the default
+      ``equinox.field(default=0.1, kw_only=False)`` it may be passed by position.
+    * ``bias: InitVar[bool] = True``: an argument of the constructor, which is no field. A parameter
+      with ``argument="bias"`` takes its initialiser from there.
     * ``W: jax.Array = matrix("hidden", "in")``: a parameter, also `vector` and `array`.
     * ``h: jax.Array = state("hidden")``: an array of the state.
 
@@ -57,8 +52,10 @@ class DeclaredCell(Cell):
     * ``init``: initialisers by the names of parameters, instead of the declared ones.
     * ``dtype``: floating dtype of the parameters; JAX's default, float32.
 
+    A word of a shape may also be a property of the class that gives a whole number.
+
     One declared state is an array, and it is the output of a step by default. Several are a
-    `NamedTuple`, ``State``, whose first array is the output.
+    `NamedTuple`, ``State``, whose first array is the output; a class may name its own.
 
     Raises:
         TypeError: when the class is defined, if a shape has a word that is no field of the class.
@@ -87,20 +84,49 @@ class DeclaredCell(Cell):
 
     _sizes: ClassVar[dict[str, declare.Size]] = {}
     _settings: ClassVar[dict[str, Any]] = {}
+    _arguments: ClassVar[dict[str, Any]] = {}
+    #: Settings that may be passed by position, and properties that shapes use.
+    _positional: ClassVar[tuple[str, ...]] = ()
+    _derived: ClassVar[tuple[str, ...]] = ()
     _parameters: ClassVar[dict[str, declare.Parameter]] = {}
     _states: ClassVar[dict[str, declare.StateArray]] = {}
-    #: Names of properties that are words of shapes.
-    _words: ClassVar[tuple[str, ...]] = ()
     #: The state of a cell with several arrays.
     State: ClassVar[Any] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
-        _collect(cls)
+        collect(cls)
         super().__init_subclass__(**options)
         if "__init__" not in cls.__dict__ and (cls._sizes or cls._parameters):
-            cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
+            cls.__init__ = constructor(cls)  # type: ignore[method-assign]
         if "__call__" in cls.__dict__:
             cls.__call__ = _checked(cls.__call__)  # type: ignore[method-assign]
+
+    @classmethod
+    def from_arrays(cls: type[D], *arrays: Any, **named: Any) -> D:
+        """The cell with these arrays; it needs no random key.
+
+        Args:
+            *arrays: parameters in the order of their declarations; ``None`` for one that the cell
+                does not have.
+            **named: parameters, sizes and settings by their names. Sizes follow from the shapes,
+                and settings have their defaults.
+
+        Returns:
+            A cell that holds these arrays.
+
+        Raises:
+            TypeError: for a missing or unknown name, an array that the settings leave out, or
+                dtypes that differ.
+            ValueError: for a shape that does not fit, or a size that follows from no shape.
+
+        Examples:
+            >>> import jax.numpy as jnp, noria as nr
+            >>> cell = nr.GRUCell.from_arrays(jnp.ones((12, 3)), jnp.ones((12, 4)))
+            >>> cell.in_size, cell.hidden_size, cell.b
+            (3, 4, None)
+        """
+        cell: D = cell_of_arrays(cls, arrays, named)
+        return cell
 
     def initial_state(self) -> State:
         """The initial state of one example.
@@ -108,7 +134,8 @@ class DeclaredCell(Cell):
         Returns:
             The declared array, or a `NamedTuple` of the declared arrays.
         """
-        arrays = {name: self._initial(one) for name, one in self._states.items()}
+        dtype, numbers = self.dtype, numbers_of(self)
+        arrays = {name: _initial(one, dtype, numbers) for name, one in self._states.items()}
         return next(iter(arrays.values())) if self.State is None else self.State(**arrays)
 
     @property
@@ -119,23 +146,11 @@ class DeclaredCell(Cell):
                 return jnp.finfo(array.dtype).dtype
         return default_dtype(None)
 
-    def _initial(self, one: declare.StateArray) -> jax.Array:
-        shape, start = self._shape(one.axes), one.initializer
-        if not callable(start):
-            return jnp.full(shape, start, self._dtype_of(one))
-        return draw(start, jax.random.key(0), shape, self.dtype).astype(self._dtype_of(one))
-
-    def _dtype_of(self, one: declare.StateArray) -> jnp.dtype:
-        return complex_dtype(self.dtype) if one.is_complex else self.dtype
-
     def _shape(self, axes: tuple[declare.Axis, ...]) -> tuple[int, ...]:
-        return declare.shape_of(axes, self._numbers)
+        return declare.shape_of(axes, numbers_of(self))
 
-    @property
-    def _numbers(self) -> dict[str, int | tuple[int, ...]]:
-        """What the words of a shape may stand for."""
-        numbers = {n: v for n, v in vars(self).items() if isinstance(v, int)}
-        return numbers | {name: getattr(self, name) for name in self._words}
+    def _adjust(self, given: Mapping[str, Any]) -> None:
+        """Change parameters that were just drawn; ``given`` are the constructor's arguments."""
 
     @property
     def _call(self) -> str:
@@ -153,135 +168,20 @@ class DeclaredCell(Cell):
                 "the state comes first, cell(state, x). nr.Recurrence or jax.vmap adds a batch."
             )
         for array, one in zip(given, self._states.values(), strict=True):
-            check_dtype(self._call, "the state", array, self._dtype_of(one))
+            check_dtype(self._call, "the state", array, _dtype_of(one, self.dtype))
 
 
-def _collect(cls: type[DeclaredCell]) -> None:
-    """Move the declarations of a class body to the tables of the class."""
-    sizes, settings = dict(cls._sizes), dict(cls._settings)
-    parameters, states = dict(cls._parameters), dict(cls._states)
-    annotations = inspect.get_annotations(cls)
-    for name, annotation in annotations.items():
-        if _is_no_field(annotation):
-            continue
-        declared = cls.__dict__.get(name, inspect.Parameter.empty)
-        if isinstance(declared, declare.StateArray):
-            states[name] = declared
-            annotations[name] = ClassVar[Any]  # no field
-        elif isinstance(declared, declare.Parameter):
-            parameters[name] = declared
-        elif isinstance(declared, declare.Size):
-            sizes[name] = declared
-            setattr(cls, name, eqx.field(static=True))
-            continue
-        else:
-            settings[name] = declared
-            if _is_plain(annotation):
-                setattr(cls, name, eqx.field(static=True))
-                continue
-        if name in cls.__dict__:
-            delattr(cls, name)
-    cls.__annotations__ = annotations
-    arrays: list[tuple[str, Any]] = [*parameters.items(), *states.items()]
-    words = [*sizes, *settings, *cls._words]
-    for name, one in arrays:
-        for word in declare.words_of(one.axes):
-            if declare.field_of(word, words) is None:
-                raise TypeError(
-                    f"class {cls.__name__}: {name} has an axis {word!r}; expected a word for one "
-                    f"of the fields {', '.join(words)}."
-                )
-    cls._sizes, cls._settings, cls._parameters, cls._states = sizes, settings, parameters, states
-    fixed = {name for name, one in parameters.items() if not one.trained}
-    if fixed:
-        cls._trainable = tuple(name for name in (*parameters, *settings) if name not in fixed)
-    if len(states) > 1 and states != getattr(cls.__base__, "_states", None):
-        cls.State = _state_type(cls, tuple(states))
+def _initial(one: declare.StateArray, dtype: jnp.dtype, numbers: Numbers) -> jax.Array:
+    shape, start = declare.shape_of(one.axes, numbers), one.initializer
+    if callable(start):
+        return draw(start, jax.random.key(0), shape, dtype).astype(_dtype_of(one, dtype))
+    if start == 0:  # `jnp.zeros` takes less time
+        return jnp.zeros(shape, _dtype_of(one, dtype))
+    return jnp.full(shape, start, _dtype_of(one, dtype))
 
 
-def _is_no_field(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (ClassVar, InitVar) or (
-        isinstance(annotation, str) and annotation.startswith(("ClassVar", "typing.ClassVar"))
-    )
-
-
-def _is_plain(annotation: Any) -> bool:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return _PLAIN.issuperset(re.findall(r"\w+", text))
-
-
-def _state_type(cls: type, names: tuple[str, ...]) -> Any:
-    found = namedtuple("State", names, module=cls.__module__)  # type: ignore[misc]
-    found.__qualname__ = f"{cls.__qualname__}.State"
-    return found
-
-
-def _constructor(cls: type[DeclaredCell]) -> Callable[..., None]:
-    """``__init__`` with the sizes, the settings and the arguments of every declared cell."""
-    empty, keyword = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
-    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    arguments = [
-        inspect.Parameter(
-            name,
-            keyword if one.kw_only else positional,
-            default=empty if one.default is None else one.default,
-        )
-        for name, one in sorted(cls._sizes.items(), key=lambda pair: pair[1].kw_only)
-    ]
-    arguments += [inspect.Parameter(n, keyword, default=d) for n, d in cls._settings.items()]
-    arguments += [inspect.Parameter(name, keyword, default=None) for name in _COMMON]
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    signature = inspect.Signature([own, *arguments])
-
-    def __init__(self: DeclaredCell, *args: Any, **keywords: Any) -> None:
-        try:
-            given = signature.bind(self, *args, **keywords)
-        except TypeError as error:
-            shown = signature.replace(parameters=arguments)
-            raise TypeError(f"{type(self).__name__}: {error}; expected {shown}.") from None
-        given.apply_defaults()
-        _initialise(self, given.arguments)
-
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
-    return __init__
-
-
-def _initialise(cell: DeclaredCell, given: Mapping[str, Any]) -> None:
-    sizes = {name: given[name] for name in cell._sizes}
-    call = f"{type(cell).__name__}({', '.join(f'{n}={v}' for n, v in sizes.items())})"
-    for name, size in cell._sizes.items():
-        sizes[name] = _size_of(call, name, sizes[name], size.axes)
-        object.__setattr__(cell, name, sizes[name])
-    check_key(call, given["key"])
-    dtype, init = default_dtype(given["dtype"]), dict(given["init"] or {})
-    if unknown := [name for name in init if name not in cell._parameters]:
-        raise TypeError(
-            f"{call}: init names {unknown[0]!r}; expected one of the parameters "
-            f"{', '.join(cell._parameters)}."
-        )
-    for name in cell._settings:
-        value = given[name]
-        function = callable(value) and not isinstance(value, type)
-        object.__setattr__(cell, name, as_pytree(value) if function else value)
-    for base in type(cell).__mro__:  # settings are checked before arrays are drawn
-        if check := vars(base).get("__check_init__"):
-            check(cell)
-    keys = jax.random.split(given["key"], max(1, len(cell._parameters)))
-    for key, (name, one) in zip(keys, cell._parameters.items(), strict=False):
-        how = as_initializer(init.get(name, one.initializer), cell)
-        here = one.when is None or one.when(cell)
-        drawn = draw(how, key, cell._shape(one.axes), dtype) if here else None
-        object.__setattr__(cell, name, drawn)
-
-
-def _size_of(call: str, name: str, value: Any, axes: bool) -> int | tuple[int, ...]:
-    if not axes:
-        check_sizes(call, **{name: value})
-        return int(value)
-    if not isinstance(value, tuple | list):
-        raise TypeError(f"{call}: {name} is {value!r}; expected a tuple of sizes.")
-    check_sizes(call, **{f"{name}[{n}]": one for n, one in enumerate(value)})
-    return tuple(map(int, value))
+def _dtype_of(one: declare.StateArray, dtype: jnp.dtype) -> jnp.dtype:
+    return complex_dtype(dtype) if one.is_complex else dtype
 
 
 def _checked(call: Callable[..., State]) -> Callable[..., State]:

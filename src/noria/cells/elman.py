@@ -1,14 +1,13 @@
 """The simple recurrent network."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from noria._types import Initializer, Key
-from noria.cells.base import GatedCell
-from noria.module import as_pytree
+from noria.cells.declare import state
+from noria.cells.stacked import Activation, GatedCell, clipped
 
 
 class RNNCell(GatedCell):
@@ -27,6 +26,7 @@ class RNNCell(GatedCell):
         recurrent_init: initialiser of ``U``; Glorot-uniform by default.
         bias: ``True`` for zeros, ``False`` for none, or an initialiser of the whole vector.
         recurrent_bias: the same for ``b_h``, the second bias of PyTorch.
+        clip: bound of what the activation gets, as in ONNX; none by default.
         dtype: floating dtype of the parameters; JAX's default, float32.
 
     Attributes:
@@ -55,34 +55,10 @@ class RNNCell(GatedCell):
         (3,)
     """
 
-    activation: Callable[[jax.Array], jax.Array]
+    h: jax.Array = state("hidden")
+    activation: Activation = eqx.field(default=jnp.tanh, kw_only=False)
 
     GATES: ClassVar = ("h",)
-
-    def __init__(
-        self,
-        in_size: int,
-        hidden_size: int,
-        activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
-        *,
-        key: Key,
-        init: Initializer | None = None,
-        recurrent_init: Initializer | None = None,
-        bias: bool | Initializer = True,
-        recurrent_bias: bool | Initializer = False,
-        dtype: Any = None,
-    ):
-        super().__init__(
-            in_size,
-            hidden_size,
-            key=key,
-            init=init,
-            recurrent_init=recurrent_init,
-            bias=bias,
-            recurrent_bias=recurrent_bias,
-            dtype=dtype,
-        )
-        self.activation = as_pytree(activation)
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         """The next state.
@@ -99,12 +75,4 @@ class RNNCell(GatedCell):
             TypeError: if a dtype does not fit.
         """
         wx, uh = self._projections(h, x)
-        return self.activation(wx + uh)
-
-    def initial_state(self) -> jax.Array:
-        """The zero state of one example.
-
-        Returns:
-            ``(hidden,)`` zeros.
-        """
-        return self._zeros()
+        return self.activation(clipped(self.clip, wx + uh))

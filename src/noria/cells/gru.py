@@ -1,12 +1,12 @@
 """The gated recurrent unit, in both of its published forms."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from noria._types import Initializer, Key
-from noria.cells.base import GatedCell, add_bias
+from noria.cells.declare import state
+from noria.cells.stacked import Activation, GatedCell, add_bias, clipped
 
 
 class GRUCell(GatedCell):
@@ -29,6 +29,9 @@ class GRUCell(GatedCell):
         bias: ``True`` for zeros, ``False`` for none, or an initialiser of the whole vector.
         recurrent_bias: the same for ``b_h``, the second bias of PyTorch and Keras. Its block ``n``
             is multiplied by ``r`` and cannot be merged into ``b``.
+        activation: function of ``n``; ``jnp.tanh`` by default.
+        gate_activation: function of ``r`` and ``z``; `jax.nn.sigmoid` by default.
+        clip: bound of what each of these functions gets, as in ONNX; none by default.
         dtype: floating dtype of the parameters; JAX's default, float32.
 
     Attributes:
@@ -56,30 +59,11 @@ class GRUCell(GatedCell):
         (3,)
     """
 
-    GATES: ClassVar = ("r", "z", "n")
+    h: jax.Array = state("hidden")
+    activation: Activation = jnp.tanh
+    gate_activation: Activation = jax.nn.sigmoid
 
-    def __init__(  # without it, type checkers derive one from the fields
-        self,
-        in_size: int,
-        hidden_size: int,
-        *,
-        key: Key,
-        init: Initializer | None = None,
-        recurrent_init: Initializer | None = None,
-        bias: bool | Initializer = True,
-        recurrent_bias: bool | Initializer = False,
-        dtype: Any = None,
-    ):
-        super().__init__(
-            in_size,
-            hidden_size,
-            key=key,
-            init=init,
-            recurrent_init=recurrent_init,
-            bias=bias,
-            recurrent_bias=recurrent_bias,
-            dtype=dtype,
-        )
+    GATES: ClassVar = ("r", "z", "n")
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         """The next state.
@@ -98,18 +82,10 @@ class GRUCell(GatedCell):
         wx, uh = self._projections(h, x)
         wr, wz, wn = jnp.split(wx, 3, axis=-1)
         ur, uz, un = jnp.split(uh, 3, axis=-1)
-        r = jax.nn.sigmoid(wr + ur)
-        z = jax.nn.sigmoid(wz + uz)
-        n = jnp.tanh(wn + r * un)
+        r = self.gate_activation(clipped(self.clip, wr + ur))
+        z = self.gate_activation(clipped(self.clip, wz + uz))
+        n = self.activation(clipped(self.clip, wn + r * un))
         return (1 - z) * n + z * h
-
-    def initial_state(self) -> jax.Array:
-        """The zero state of one example.
-
-        Returns:
-            ``(hidden,)`` zeros.
-        """
-        return self._zeros()
 
 
 class GRUv3Cell(GatedCell):
@@ -131,6 +107,9 @@ class GRUv3Cell(GatedCell):
             default.
         bias: ``True`` for zeros, ``False`` for none, or an initialiser of the whole vector.
         recurrent_bias: the same for ``b_h``.
+        activation: function of ``n``; ``jnp.tanh`` by default.
+        gate_activation: function of ``r`` and ``z``; `jax.nn.sigmoid` by default.
+        clip: bound of what each of these functions gets, as in ONNX; none by default.
         dtype: floating dtype of the parameters; JAX's default, float32.
 
     Attributes:
@@ -159,30 +138,11 @@ class GRUv3Cell(GatedCell):
         (3,)
     """
 
-    GATES: ClassVar = ("r", "z", "n")
+    h: jax.Array = state("hidden")
+    activation: Activation = jnp.tanh
+    gate_activation: Activation = jax.nn.sigmoid
 
-    def __init__(  # without it, type checkers derive one from the fields
-        self,
-        in_size: int,
-        hidden_size: int,
-        *,
-        key: Key,
-        init: Initializer | None = None,
-        recurrent_init: Initializer | None = None,
-        bias: bool | Initializer = True,
-        recurrent_bias: bool | Initializer = False,
-        dtype: Any = None,
-    ):
-        super().__init__(
-            in_size,
-            hidden_size,
-            key=key,
-            init=init,
-            recurrent_init=recurrent_init,
-            bias=bias,
-            recurrent_bias=recurrent_bias,
-            dtype=dtype,
-        )
+    GATES: ClassVar = ("r", "z", "n")
 
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         """The next state.
@@ -198,7 +158,6 @@ class GRUv3Cell(GatedCell):
             ValueError: if a size does not fit.
             TypeError: if a dtype does not fit.
         """
-        self._check(h, x)
         gates = 2 * self.hidden_size  # the blocks r and z; n follows
         wr, wz, wn = jnp.split(add_bias(x @ self.W.T, self.b), 3, axis=-1)
         ur, uz = jnp.split(
@@ -206,16 +165,8 @@ class GRUv3Cell(GatedCell):
             2,
             axis=-1,
         )
-        r = jax.nn.sigmoid(wr + ur)
-        z = jax.nn.sigmoid(wz + uz)
+        r = self.gate_activation(clipped(self.clip, wr + ur))
+        z = self.gate_activation(clipped(self.clip, wz + uz))
         un = add_bias((r * h) @ self.U[gates:].T, None if self.b_h is None else self.b_h[gates:])
-        n = jnp.tanh(wn + un)
+        n = self.activation(clipped(self.clip, wn + un))
         return (1 - z) * n + z * h
-
-    def initial_state(self) -> jax.Array:
-        """The zero state of one example.
-
-        Returns:
-            ``(hidden,)`` zeros.
-        """
-        return self._zeros()

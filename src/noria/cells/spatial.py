@@ -75,8 +75,6 @@ class SpatialCell(DeclaredCell):
         (5, 4, 4, 4)
     """
 
-    _words = ("features", "space", "taps", "recurrent_taps")
-
     in_shape: tuple[int, ...] = declare.size(kw_only=False, axes=True)
     hidden_size: int = declare.size(kw_only=False)
     kernel_size: PerAxis = 3

@@ -98,6 +98,8 @@ class Explanation:
             has the first ones.
         chunkwise: ``"yes"`` if the matrices of the state have a chunkwise form, else the reason;
             empty for a state without matrices.
+        devices: devices on which parameters and input are.
+        sharing: the work of each device, and what they send to each other; empty for one device.
 
     All but the first five are empty or zero for a backend that runs the cell as it is.
 
@@ -130,12 +132,16 @@ class Explanation:
     chunkwise: str = ""
     saved_segments: tuple[str, ...] = ()
     segment: int = 0
+    devices: int = 1
+    sharing: str = ""
 
     _repr_html_ = explanation_html
 
     def __str__(self) -> str:
         batch = "" if self.batch is None else f"{self.batch} examples, "
         lines = [f"{self.label}: {batch}{self.time} steps, backend {self.backend}: {self.reason}."]
+        if self.sharing:
+            lines.append(f"On {self.devices} devices: {self.sharing}.")
         if len(self.obstacles) > 1:
             lines += ["All obstacles:", *(f"  {obstacle}" for obstacle in self.obstacles)]
         if self.flops is None:

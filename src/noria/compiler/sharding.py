@@ -11,7 +11,7 @@ A type of JAX can give the placement of an array on the devices of a mesh, in tw
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,19 +20,31 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from noria._jax import retyped, varying, varying_axes
 from noria._types import State
-from noria.backends.base import Problem
+
+
+class Placed(Protocol):
+    """The arguments of a layer, a pytree."""
+
+    @property
+    def xs(self) -> Any: ...
+
+    @property
+    def batched(self) -> bool: ...
+
+
+P = TypeVar("P", bound=Placed)
 
 
 def local(
-    function: Callable[[Any, Problem], tuple[State, Any]],
-) -> Callable[[Any, Problem], tuple[State, Any]]:
+    function: Callable[[Any, P], tuple[State, Any]],
+) -> Callable[[Any, P], tuple[State, Any]]:
     """A decorator: inside the function, types of arrays carry no placement.
 
     The function takes options and a problem, and returns pytrees with the batch in front, if any.
     """
 
     @functools.wraps(function)
-    def run(options: Any, problem: Problem) -> tuple[State, Any]:
+    def run(options: Any, problem: P) -> tuple[State, Any]:
         arrays, rest = eqx.partition(problem, eqx.is_array)
         inside = _unvarying(lambda arrays: function(options, eqx.combine(arrays, rest)))
         first = jtu.tree_leaves(problem.xs)[0]

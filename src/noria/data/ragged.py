@@ -10,6 +10,8 @@ import numpy as np
 from noria._errors import check_key, check_numbers, check_sizes
 from noria._integers import ceil_div
 from noria._types import Key
+from noria.data.epochs import Epochs, Rows, all_rows
+from noria.data.store import Ragged
 
 
 def pad(
@@ -41,7 +43,7 @@ def pad(
         >>> xs[..., 0].tolist(), lengths.tolist()
         ([[1.0, 2.0], [3.0, 0.0]], [2, 1])
     """
-    arrays = _sequences("pad", sequences)
+    arrays = sequences_of("pad", sequences)
     lengths = np.array([len(array) for array in arrays], np.int32)
     longest = int(lengths.max())
     time = longest if time is None else time
@@ -74,7 +76,14 @@ def _filling(value: Any, dtype: np.dtype) -> np.ndarray:
     )
 
 
-def _sequences(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
+def lengths_of(sequences: Sequence[Any]) -> np.ndarray:
+    """The steps of each sequence, int32."""
+    if isinstance(sequences, Ragged):
+        return sequences.lengths.astype(np.int32)
+    return np.array([len(sequence) for sequence in sequences], np.int32)
+
+
+def sequences_of(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
     arrays = [np.asarray(sequence) for sequence in sequences]
     if not arrays:
         raise ValueError(f"{call}: there are no sequences; expected at least one.")
@@ -98,7 +107,7 @@ def _sequences(call: str, sequences: Sequence[Any]) -> list[np.ndarray]:
     return arrays
 
 
-class Batches:
+class Batches(Epochs):
     """Batches of examples, made by `batches`; each iteration is one epoch.
 
     With a key, each iteration has another order.
@@ -109,6 +118,9 @@ class Batches:
         batch_size: examples in a batch.
         buckets: largest number of padded lengths.
         key: random key that shuffles, or ``None``.
+
+    Attributes:
+        batch_size: as passed.
 
     Examples:
         >>> import numpy as np, noria as nr
@@ -125,33 +137,34 @@ class Batches:
         buckets: int,
         key: Key | None,
     ):
-        self._columns, self._lengths, self._batch_size, self._buckets = (
-            columns,
-            lengths,
-            batch_size,
-            buckets,
-        )
-        self._key, self._epoch = key, 0
-
-    @property
-    def shuffled(self) -> bool:
-        """Whether `batches` was given a key."""
-        return self._key is not None
+        super().__init__(key)
+        self._columns, self._lengths = columns, lengths
+        self.batch_size, self._buckets = batch_size, buckets
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        return ceil_div(len(self._columns[0]), self._batch_size)
+        return ceil_div(len(self._columns[0]), self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
-        key = None if self._key is None else jax.random.fold_in(self._key, self._epoch)
-        self._epoch += 1
-        return self.epoch(key)
+    @property
+    def padding(self) -> float:
+        """The share of steps that are padding, in the order without a key."""
+        if self._lengths is None:
+            return 0.0
+        steps = sum(len(rows) * time for rows, time in self._groups(None))
+        return 1 - int(self._lengths.sum()) / steps if steps else 0.0
 
-    def epoch(self, key: Key | None = None) -> Iterator[tuple[np.ndarray, ...]]:
+    def __repr__(self) -> str:
+        return f"Batches({len(self)} batches, {self.padding:.1%} padding)"
+
+    def epoch(
+        self, key: Key | None = None, start: int = 0, rows: Rows | None = None
+    ) -> Iterator[tuple[np.ndarray, ...]]:
         """The batches of one epoch, in the order given by a key.
 
         Args:
             key: random key that shuffles; without it the order is always the same.
+            start: number of the first batch; those before it are skipped, not made.
+            rows: see `Epochs.epoch`.
 
         Returns:
             An iterator over tuples of arrays ``(batch, ...)``, followed by ``lengths`` ``(batch,)``
@@ -159,15 +172,18 @@ class Batches:
         """
         rng = None if key is None else np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
         groups = self._groups(rng)
-        for n in range(len(groups)) if rng is None else rng.permutation(len(groups)):
-            yield self._batch(*groups[n])
+        order = np.arange(len(groups)) if rng is None else rng.permutation(len(groups))
+        chosen = all_rows if rows is None else rows
+        for n in order[start:]:
+            numbers, time = groups[n]
+            yield self._batch(numbers[chosen(len(numbers))], time)
 
     def _groups(self, rng: np.random.Generator | None) -> list[tuple[np.ndarray, int]]:
         """The rows of each batch and the steps it is padded to."""
         count = len(self._columns[0])
         order = np.arange(count) if rng is None else rng.permutation(count)
         if self._lengths is None:
-            return [(order[i : i + self._batch_size], 0) for i in range(0, count, self._batch_size)]
+            return [(order[i : i + self.batch_size], 0) for i in range(0, count, self.batch_size)]
         # Bucket edges are quantiles of the lengths. The last rows of a bucket that do not fill a
         # batch move to the next longer bucket. So one batch of an epoch is short, and there is one
         # compiled shape more than there are buckets.
@@ -178,34 +194,40 @@ class Batches:
             inside = order[(self._lengths[order] > low) & (self._lengths[order] <= high)]
             waiting = np.concatenate([waiting, inside])
             full = (
-                len(waiting)
-                if high == edges[-1]
-                else len(waiting) - len(waiting) % self._batch_size
+                len(waiting) if high == edges[-1] else len(waiting) - len(waiting) % self.batch_size
             )
             groups += [
-                (waiting[i : min(i + self._batch_size, full)], int(high))
-                for i in range(0, full, self._batch_size)
+                (waiting[i : min(i + self.batch_size, full)], int(high))
+                for i in range(0, full, self.batch_size)
             ]
             waiting = waiting[full:]
         return groups
 
     def _batch(self, rows: np.ndarray, time: int) -> tuple[np.ndarray, ...]:
         batch = [
-            pad([column[row] for row in rows], time=time)[0]
-            if isinstance(column, list)
-            else column[rows]
+            _padded(column, rows, time) if isinstance(column, list | Ragged) else column[rows]
             for column in self._columns
         ]
         return (*batch, *(() if self._lengths is None else (self._lengths[rows],)))
 
 
-def _column(call: str, column: Any) -> np.ndarray | list[np.ndarray]:
+def _padded(sequences: Any, rows: np.ndarray, time: int) -> np.ndarray:
+    xs = np.zeros((len(rows), time, *sequences[0].shape[1:]), sequences[0].dtype)
+    for x, row in zip(xs, rows, strict=True):
+        sequence = sequences[row]
+        x[: len(sequence)] = sequence
+    return xs
+
+
+def _column(call: str, column: Any) -> np.ndarray | list[np.ndarray] | Ragged:
     """A column of `batches`: an array of examples along the first axis, or a list of sequences."""
+    if isinstance(column, Ragged):
+        return column
     if isinstance(column, list | tuple):
-        return _sequences(call, column)
+        return sequences_of(call, column)
     array = np.asarray(column)
     if array.dtype == object and array.ndim == 1 and all(np.ndim(item) for item in array):
-        return _sequences(call, list(array))
+        return sequences_of(call, list(array))
     check_numbers(call, "column", array)
     if array.ndim == 0:
         raise ValueError(
@@ -220,7 +242,7 @@ def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int
     Args:
         *columns: each an array ``(examples, ...)`` or a list of sequences ``(time, ...)``, one for
             each example. All lists must agree in the lengths of their sequences. An array of
-            objects, as npz files hold it, is a list.
+            objects, as npz files hold it, is a list, and so is a `Ragged`.
         batch_size: examples in a batch; the last batch of an epoch may have fewer.
         key: random key that shuffles, differently in each epoch. Without it the order is always the
             same. `noria.fit` shuffles by its key instead.
@@ -258,9 +280,7 @@ def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int
         raise ValueError(
             f"batches: the columns have {sizes} examples; expected the same number, at least one."
         )
-    ragged = [
-        np.array([len(s) for s in column], np.int32) for column in ready if isinstance(column, list)
-    ]
+    ragged = [lengths_of(column) for column in ready if isinstance(column, list | Ragged)]
     for lengths in ragged:
         if not np.array_equal(lengths, ragged[0]):
             row = int(np.flatnonzero(lengths != ragged[0])[0])

@@ -25,7 +25,8 @@ def windows(
 
     Returns:
         ``(xs, ys)``: ``(windows, size, ...)`` and ``(windows, horizon, ...)`` of the dtype of the
-        series; complete ones only, in order of time.
+        series; complete ones only, in order of time. They are read-only views: a series in a
+        memory map stays there until `batches` copies the windows of a batch.
 
     Raises:
         ValueError: if the series is shorter than ``size + horizon``, or a size is below 1.
@@ -46,8 +47,8 @@ def windows(
             f"windows: the series has shape {series.shape}; expected at least {size + horizon} "
             "steps, size + horizon."
         )
-    starts = np.arange(0, len(series) - size - horizon + 1, stride)
-    pieces = series[starts[:, None] + np.arange(size + horizon)]
+    pieces = np.lib.stride_tricks.sliding_window_view(series, size + horizon, axis=0)[::stride]
+    pieces = np.moveaxis(pieces, -1, 1)
     return pieces[:, :size], pieces[:, size:]
 
 

@@ -1,11 +1,12 @@
-"""Predictions of a saved demonstration model on new sequences, from a CSV or an npz file."""
+"""Answers of a saved demonstration model: on sequences of a CSV or npz file, or on a text."""
 
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from noria.demo import forecast, vowels
+from noria.demo import characters, forecast, vowels
 from noria.demo.tables import read
 from noria.io import describe
 
@@ -22,7 +23,7 @@ def predict(model: Path, data: Path) -> Table:
 
     Args:
         model: the file, or its folder.
-        data: a CSV or an npz file.
+        data: a CSV or an npz file; for a model of characters a text in UTF-8, which it continues.
 
     Raises:
         ValueError: for another model, or data that the model cannot read; the message gives the
@@ -32,12 +33,14 @@ def predict(model: Path, data: Path) -> Table:
     path = model / "model.safetensors" if model.is_dir() else model
     extra = describe(path)["extra"]
     task = extra.get("task") if isinstance(extra, dict) else None
-    if task not in ANSWERS:
+    if task not in (*ANSWERS, characters.TASK):
         raise ValueError(
             f"{path}: not a model of a demonstration; expected one saved by `noria demo`."
         )
     if not data.exists():
         raise FileNotFoundError(f"{data}: there is no such file.")
+    if task == characters.TASK:
+        return _continued(path, data)
     answer, channels = ANSWERS[task]
     # A file of an earlier version names no channels.
     return answer(path, read(data, extra.get("channels", channels)))
@@ -69,6 +72,21 @@ def _months(path: Path, sequences: dict[str, np.ndarray]) -> Table:
         values = forecast.predict(model, steps[None, :, 0])[0]
         rows += [[name, f"+{n + 1}", f"{value:.2f}"] for n, value in enumerate(values)]
     return Table(["sequence", "month", "ppm"], rows)
+
+
+def _continued(path: Path, data: Path, count: int = 300) -> Table:
+    try:
+        start = data.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{data}: not a text in UTF-8: {error}.") from error
+    model, known = characters.load(path)
+    try:
+        if not start:
+            raise ValueError("the text is empty; expected at least one character.")
+        text = characters.generate(model, known, start, count, key=jax.random.key(0))
+    except ValueError as error:
+        raise ValueError(f"{data}: {error}") from error
+    return Table(["text"], [[text]])
 
 
 #: The function that predicts for each task, and its channels.

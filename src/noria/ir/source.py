@@ -17,6 +17,7 @@ _PACKAGE = Path(__file__).parent.parent
 #: Files whose lines are not the cell's own: the compiler, and the libraries below it.
 _HIDDEN = (
     *(str(_PACKAGE / part) for part in ("compiler", "backends", "ir", "layers", "ops", "_jax")),
+    str(_PACKAGE / "_functions.py"),
     *(f"{Path(inspect.getfile(library)).parent}/" for library in (jax, eqx)),
 )
 

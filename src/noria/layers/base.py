@@ -12,6 +12,7 @@ import numpy as np
 
 from noria._errors import as_given, check_fits, check_numbers
 from noria._types import Key, State
+from noria.layers.compiled import whole
 from noria.masking import check_lengths, keep_valid, valid_steps, valid_values
 from noria.module import Module
 
@@ -25,9 +26,11 @@ class Layer(Module):
         ys        = layer(state, xs)           state first; the leading argument is optional
         state, ys = layer.scan(state, xs)      outputs and final state; state may be None
         state, y  = layer.step(state, x)       one step
-        layer.initial_state()
+        layer.initial_state()                  of one example, or with batch= of each of a batch
 
     Subclasses define `scan`, `step` and `initial_state`; a model made of layers is a layer itself.
+    A layer with fewer steps in its outputs than in its input also defines `stride`,
+    `output_lengths` and `output_resets`.
 
     PyTorch returns ``(ys, state)`` from the call itself, Keras the state only with
     ``return_state``. Here a call returns the outputs and `scan` returns both, always.
@@ -42,8 +45,8 @@ class Layer(Module):
         ...     def step(self, state, x, *, resets=None, key=None):
         ...         return x, state
         ...
-        ...     def initial_state(self):
-        ...         return jnp.zeros(1)
+        ...     def initial_state(self, batch=None):
+        ...         return jnp.zeros(1 if batch is None else (batch, 1))
         >>> Delay()(jnp.array([[1.0], [2.0], [3.0]])).tolist()
         [[0.0], [1.0], [2.0]]
     """
@@ -116,7 +119,8 @@ class Layer(Module):
 
         Returns:
             ``(state, ys)``: the state after the last step, and the outputs, ``(time, out)`` or
-            ``(batch, time, out)``, each at the position of its input.
+            ``(batch, time, out)``, each at the position of its input. With a `stride`, ``time`` is
+            shorter.
 
         Raises:
             ValueError: if a shape does not fit, or a length is out of range where its value is
@@ -139,7 +143,8 @@ class Layer(Module):
 
         Args:
             state: the state before the step, or ``None`` for `initial_state`.
-            x: ``(in,)`` or ``(batch, in)``, of the dtype of the parameters.
+            x: ``(in,)`` or ``(batch, in)``, of the dtype of the parameters. With a `stride` above
+                1, so many steps: ``(stride, in)`` or ``(batch, stride, in)``.
             resets: ``()`` or ``(batch,)`` booleans, true where an episode begins with this step.
             key: random key, for layers and cells that draw random numbers.
 
@@ -160,17 +165,63 @@ class Layer(Module):
         """
 
     @abc.abstractmethod
-    def initial_state(self) -> State:
-        """The state that ``None`` means: arrays of one example, which broadcast over a batch.
+    def initial_state(self, batch: int | None = None) -> State:
+        """The state that ``None`` means.
+
+        Args:
+            batch: the number of examples; ``None`` for the state of one example, which broadcasts
+                over a batch.
 
         Returns:
-            A pytree of arrays; ``None`` for a layer without a state.
+            A pytree of arrays, with a leading axis of ``batch`` equal states if it is given;
+            ``None`` for a layer without a state.
+
+        Raises:
+            ValueError: for a ``batch`` below 1.
 
         Examples:
             >>> import jax, noria as nr
-            >>> nr.GRU(2, 4, key=jax.random.key(0)).initial_state().shape
-            (4,)
+            >>> gru = nr.GRU(2, 4, key=jax.random.key(0))
+            >>> gru.initial_state().shape, gru.initial_state(batch=3).shape
+            ((4,), (3, 4))
         """
+
+    @property
+    def stride(self) -> int:
+        """Steps of the input for each step of the output; `step` takes so many at once."""
+        return 1
+
+    def output_lengths(self, lengths: Any) -> Any:
+        """The valid steps of the outputs for sequences of so many valid steps.
+
+        `Chain` passes them to the layer that follows; pass them to a loss of its outputs.
+
+        Args:
+            lengths: integers of any shape; also a number of steps in ``time``.
+
+        Returns:
+            The lengths as given, for a layer with one output for each step; else int32 of the same
+            shape.
+
+        Examples:
+            >>> import jax, jax.numpy as jnp, noria as nr
+            >>> conv = nr.Conv1d(2, 3, 5, stride=4, key=jax.random.key(0))
+            >>> conv.output_lengths(jnp.array([8, 7, 3, 0])).tolist()
+            [2, 1, 0, 0]
+        """
+        return lengths
+
+    def output_resets(self, resets: Any) -> Any:
+        """The steps of the outputs at which an episode begins.
+
+        Args:
+            resets: ``(time,)`` or ``(batch, time)`` booleans, as in `scan`.
+
+        Returns:
+            The same for the outputs: the resets as given, for a layer with one output for each
+            step.
+        """
+        return resets
 
     def takes(self) -> frozenset[str]:
         """Which of ``t``, ``dt`` and ``context`` the cells of this layer take.
@@ -191,6 +242,12 @@ class Layer(Module):
     def label(self) -> str:
         """The name of this layer in messages and tables."""
         return type(self).__name__
+
+    def _check_known(self, x: Any) -> None:
+        """Check the values of a step that is compiled, where they are unknown, beforehand."""
+
+    def _check_streams(self) -> None:
+        """Raise an error if the layer needs whole sequences."""
 
 
 def check_taken(label: str, inputs: Iterable[str], taken: Container[str]) -> None:
@@ -250,12 +307,16 @@ class StatelessLayer(Layer):
         xs = self._checked(given, valid_steps(lengths, given.shape[batch_axes]))
         return None, keep_valid(self.apply(keep_valid(xs, lengths), key), lengths)
 
+    @whole
     def step(
         self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
     ) -> tuple[State, Any]:
         return None, self.apply(self._checked(self._given(state, x)), key)
 
-    def initial_state(self) -> State:
+    def _check_known(self, x: Any) -> None:
+        self._checked(self._given(None, x))
+
+    def initial_state(self, batch: int | None = None) -> State:
         return None
 
     def check_values(self, values: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """Two recurrences in opposite directions."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import equinox as eqx
 import jax
@@ -160,18 +160,24 @@ class Bidirectional(Layer):
         Raises:
             ValueError: always.
         """
+        self._check_streams()
+
+    def _check_streams(self) -> NoReturn:
         raise ValueError(
             f"{self.label}.step: its backward direction needs the end first; "
             "call scan with whole sequences."
         )
 
-    def initial_state(self) -> State:
+    def initial_state(self, batch: int | None = None) -> State:
         """The initial states of both directions.
+
+        Args:
+            batch: see `Layer.initial_state`.
 
         Returns:
             The pair ``(forward, backward)``.
         """
-        return tuple(layer.initial_state() for layer in self._directions)
+        return tuple(layer.initial_state(batch) for layer in self._directions)
 
     def takes(self) -> frozenset[str]:
         forward, backward = self._directions

@@ -1,17 +1,20 @@
-"""Layers one after the other, and layers with a skip connection."""
+"""Layers one after the other."""
 
+import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from noria._errors import as_given, check_key
+from noria._errors import check_key
 from noria._types import Aux, Key, State
-from noria.cells.base import Cell
 from noria.layers.base import Layer, check_taken
-from noria.layers.per_step import PerStep
-from noria.masking import check_lengths, keep_valid
+from noria.layers.compiled import whole
+from noria.layers.per_step import as_layer
+from noria.layers.states import with_batch
 
 
 class Chain(Layer):
@@ -19,6 +22,8 @@ class Chain(Layer):
 
     The whole chain scans, steps, masks and resets. Its state is the tuple of the states of its
     layers, ``None`` for a layer without one. Each layer gets a random key derived from ``key``.
+    Its `stride` is the product of theirs: `step` takes so many steps and gives one. A layer gets
+    the lengths and resets of the outputs before it.
 
     ::
 
@@ -60,7 +65,7 @@ class Chain(Layer):
         if not layers:
             raise ValueError("Chain(): it holds no layers; expected at least one.")
         self.layers = tuple(
-            _as_layer(f"Chain, position {i}", layer) for i, layer in enumerate(layers)
+            as_layer(f"Chain, position {i}", layer) for i, layer in enumerate(layers)
         )
 
     def scan(
@@ -91,8 +96,18 @@ class Chain(Layer):
             ValueError: see `Layer.scan`.
             TypeError: see `Layer.scan`; if one of ``inputs`` is missing, or no cell takes it.
         """
-        return self._run("scan", state, xs, key, inputs, lengths=lengths, resets=resets)
+        finals, extras = list[State](), list[Any]()
+        for layer, before, one in self._parts(state, key, inputs):
+            own = {name: a for name, a in inputs.items() if name in layer.takes()}
+            after, xs = layer.scan(before, xs, lengths=lengths, resets=resets, key=one, **own)
+            finals.append(after)
+            xs = _without_extra(xs, extras)
+            lengths = None if lengths is None else layer.output_lengths(lengths)
+            resets = None if resets is None else layer.output_resets(resets)
+            inputs = _at_rate(inputs, layer.stride)
+        return tuple(finals), Aux(xs, tuple(extras)) if extras else xs
 
+    @whole
     def step(
         self,
         state: State,
@@ -119,17 +134,23 @@ class Chain(Layer):
             ValueError: see `Layer.step`.
             TypeError: see `Layer.step`; if one of ``inputs`` is missing, or no cell takes it.
         """
-        return self._run("step", state, x, key, inputs, resets=resets)
+        finals, extras, steps = list[State](), list[Any](), self.stride
+        if steps > 1 and inputs.get("t") is not None:
+            inputs["t"] = inputs["t"] * steps
+        for layer, before, one in self._parts(state, key, inputs):
+            own = {name: a for name, a in inputs.items() if name in layer.takes()}
+            run = layer.step if steps == layer.stride else functools.partial(_block, layer, steps)
+            after, x = run(before, x, resets=resets, key=one, **own)
+            finals.append(after)
+            x = _without_extra(x, extras)
+            steps //= layer.stride
+            inputs = _at_rate(inputs, layer.stride)
+        return tuple(finals), Aux(x, tuple(extras)) if extras else x
 
-    def _run(
-        self,
-        verb: str,
-        state: State,
-        xs: Any,
-        key: Key | None,
-        inputs: dict[str, Any],
-        **options: Any,
-    ) -> tuple[State, Any]:
+    def _parts(
+        self, state: State, key: Key | None, inputs: dict[str, Any]
+    ) -> Iterator[tuple[Layer, State, Key | None]]:
+        """Each layer with its state and key, after a check of the arguments."""
         check_taken(self.label, inputs, self.takes())
         states = (None,) * len(self) if state is None else state
         if not isinstance(states, tuple) or len(states) != len(self):
@@ -145,23 +166,29 @@ class Chain(Layer):
         if key is not None:
             check_key(self.label, key)
         keys = (None,) * len(self) if key is None else jax.random.split(key, len(self))
-        finals, extras = [], []
-        for layer, before, k in zip(self.layers, states, keys, strict=True):
-            own = {name: a for name, a in inputs.items() if name in layer.takes()}
-            after, xs = getattr(layer, verb)(before, xs, key=k, **options, **own)
-            finals.append(after)
-            if isinstance(xs, Aux):
-                xs, extra = xs
-                extras.append(extra)
-        return tuple(finals), Aux(xs, tuple(extras)) if extras else xs
+        return zip(self.layers, states, keys, strict=True)
 
-    def initial_state(self) -> State:
+    def initial_state(self, batch: int | None = None) -> State:
         """The initial states of the layers.
+
+        Args:
+            batch: see `Layer.initial_state`.
 
         Returns:
             A tuple with one state for each layer, ``None`` for a layer without a state.
         """
-        return tuple(layer.initial_state() for layer in self.layers)
+        own = tuple(layer.initial_state() for layer in self.layers)
+        return with_batch(self.label, own, batch)
+
+    @property
+    def stride(self) -> int:
+        return math.prod(layer.stride for layer in self.layers)
+
+    def output_lengths(self, lengths: Any) -> Any:
+        return functools.reduce(lambda n, layer: layer.output_lengths(n), self.layers, lengths)
+
+    def output_resets(self, resets: Any) -> Any:
+        return functools.reduce(lambda r, layer: layer.output_resets(r), self.layers, resets)
 
     def takes(self) -> frozenset[str]:
         return frozenset().union(*(layer.takes() for layer in self.layers))
@@ -175,133 +202,33 @@ class Chain(Layer):
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
 
+    def _check_known(self, x: Any) -> None:
+        self.layers[0]._check_known(x)
 
-class Residual(Layer):
-    """A layer with a skip connection.
-
-    ::
-
-        y_t = x_t + layer(xs)_t
-
-    Args:
-        layer: a layer, or a function of the features of one step. Its state is the state of this
-            layer.
-
-    Attributes:
-        layer: the layer.
-
-    Shapes:
-        ``(time, features)`` or ``(batch, time, features)`` to the same.
-
-    Raises:
-        ValueError: in a call, if the layer changes the shape.
-        TypeError: if ``layer`` is a cell, or not callable.
-
-    Source: He et al. 2016, "Deep residual learning for image recognition", arXiv 1512.03385. Flux
-    spells it ``SkipConnection(layer, +)``.
-
-    Examples:
-        >>> import jax, jax.numpy as jnp, noria as nr
-        >>> nr.Residual(nr.GRU(3, 3, key=jax.random.key(0)))(jnp.ones((4, 3))).shape
-        (4, 3)
-    """
-
-    layer: Layer
-
-    def __init__(self, layer: Any):
-        self.layer = _as_layer("Residual", layer)
-
-    def scan(
-        self,
-        state: State,
-        xs: Any,
-        *,
-        lengths: Any = None,
-        resets: Any = None,
-        key: Key | None = None,
-        **inputs: Any,
-    ) -> tuple[State, Any]:
-        """The final state and the outputs of whole sequences; see `Layer.scan`.
-
-        Args:
-            state: see `Layer.scan`.
-            xs: see `Layer.scan`.
-            lengths: see `Layer.scan`.
-            resets: see `Layer.scan`.
-            key: see `Layer.scan`.
-            **inputs: ``t``, ``dt`` and ``context``; see `Recurrence.scan`.
-
-        Returns:
-            As `Layer.scan`.
-
-        Raises:
-            ValueError: see `Layer.scan`.
-            TypeError: see `Layer.scan`; if one of ``inputs`` is missing, or no cell takes it.
-        """
-        state, ys = self.layer.scan(state, xs, lengths=lengths, resets=resets, key=key, **inputs)
-        xs = jnp.asarray(xs)
-        if lengths is not None:
-            lengths = as_given(lengths)
-            xs = keep_valid(xs, check_lengths(self.label, lengths, xs.shape, lengths.ndim))
-        return state, self._add(xs, ys)
-
-    def step(
-        self,
-        state: State,
-        x: Any,
-        *,
-        resets: Any = None,
-        key: Key | None = None,
-        **inputs: Any,
-    ) -> tuple[State, Any]:
-        """The next state and the output of one step, for streaming; see `Layer.step`.
-
-        Args:
-            state: see `Layer.step`.
-            x: see `Layer.step`.
-            resets: see `Layer.step`.
-            key: see `Layer.step`.
-            **inputs: ``t``, ``dt`` and ``context``; see `Recurrence.step`.
-
-        Returns:
-            As `Layer.step`.
-
-        Raises:
-            ValueError: see `Layer.step`.
-            TypeError: see `Layer.step`; if one of ``inputs`` is missing, or no cell takes it.
-        """
-        state, y = self.layer.step(state, x, resets=resets, key=key, **inputs)
-        return state, self._add(jnp.asarray(x), y)
-
-    def _add(self, xs: jax.Array, ys: Any) -> Any:
-        if isinstance(ys, Aux):
-            return Aux(self._add(xs, ys.y), ys.extra)
-        if jnp.shape(xs) != getattr(ys, "shape", None):
-            came = ys.shape if hasattr(ys, "shape") else f"a {type(ys).__name__}"
-            raise ValueError(
-                f"Residual({self.layer.label}): it turns {xs.shape} into {came}, "
-                "which cannot be added; expected a layer with as many features out as in."
-            )
-        return xs + ys
-
-    def initial_state(self) -> State:
-        return self.layer.initial_state()
-
-    def takes(self) -> frozenset[str]:
-        return self.layer.takes()
+    def _check_streams(self) -> None:
+        for layer in self.layers:
+            layer._check_streams()
 
 
-def _as_layer(call: str, layer: Any) -> Layer:
-    if isinstance(layer, Layer):
-        return layer
-    if isinstance(layer, Cell):
-        raise TypeError(
-            f"{call}: {type(layer).__name__} is a cell; expected a layer: "
-            f"Recurrence({type(layer).__name__}(...))."
-        )
-    if isinstance(layer, type) or not callable(layer):
-        raise TypeError(
-            f"{call}: {layer!r} is no layer and not callable; "
-            "expected a layer or a function of one step."
-        )
-    return PerStep(layer)
+def _block(
+    layer: Layer, steps: int, state: State, xs: Any, *, resets: Any, **given: Any
+) -> tuple[State, Any]:
+    """Some steps of a layer, within one step of the layer behind it."""
+    layer._check_streams()
+    if resets is not None:
+        resets = jnp.asarray(resets)[..., None] & (np.arange(steps) == 0)
+    return layer.scan(state, xs, resets=resets, **given)
+
+
+def _at_rate(inputs: dict[str, Any], stride: int) -> dict[str, Any]:
+    """Arguments of cells by name, behind a layer with a stride: it divides the number of a step."""
+    t = inputs.get("t")
+    return inputs if t is None or stride == 1 else {**inputs, "t": jnp.asarray(t) // stride}
+
+
+def _without_extra(y: Any, extras: list[Any]) -> Any:
+    """The output of a layer; what is beside it is added to ``extras``."""
+    if isinstance(y, Aux):
+        extras.append(y.extra)
+        return y.y
+    return y

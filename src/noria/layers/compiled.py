@@ -9,10 +9,11 @@ again: they compute from their fields only.
 import functools
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
@@ -22,6 +23,9 @@ from noria.backends.base import Problem
 from noria.backends.environment import Environment, environment
 from noria.cells.base import advance
 from noria.compiler.select import Options, run_locally, run_single_step
+from noria.module import iterate_modules
+
+S = TypeVar("S", bound=Callable[..., Any])
 
 #: The final state, and outputs.
 Run = tuple[State, Any]
@@ -36,27 +40,39 @@ def dependence_of(cell: Callable[..., Any], state: State, x: Any, keywords: Any)
         x: one step of the input, likewise.
         keywords: the arguments of the cell by name, likewise.
     """
-    if _computes_from_its_fields(cell):
+    if computes_from_its_fields(cell):
         return environment()
     arrays, rest = eqx.partition(cell, eqx.is_array)
 
-    def step(keywords: Any, *given: Any) -> Any:
-        arrays, state, x = given
+    def step(keywords: Any, arrays: Any, state: State, x: Any) -> Run:
         return advance(eqx.combine(arrays, rest), state, x, keywords)
 
-    def derivative(cotangents: Any, keywords: Any, *given: Any) -> Any:
+    return dependence_of_function(step, keywords, arrays, state, x)
+
+
+def dependence_of_function(
+    function: Callable[..., Any], fixed: Any, *given: Any
+) -> Hashable | None:
+    """Equal for two calls that may share a program; ``None`` if the call cannot share one.
+
+    Args:
+        function: of ``fixed`` and ``given``.
+        fixed: arrays that the function is not differentiated by.
+        *given: pytrees of arrays; shapes and dtypes suffice.
+    """
+
+    def derivative(cotangents: Any, fixed: Any, *given: Any) -> Any:
         # Integers and booleans have none.
-        return eqx.filter_vjp(partial(step, keywords), *given)[1](
+        return eqx.filter_vjp(partial(function, fixed), *given)[1](
             eqx.filter(cotangents, eqx.is_inexact_array)
         )
 
-    given = keywords, arrays, state, x
     content = _Content()
     try:
-        jaxpr, outputs = jax.make_jaxpr(step, return_shape=True)(*given)
+        jaxpr, outputs = jax.make_jaxpr(function, return_shape=True)(fixed, *given)
         found = [content.of(jaxpr)]
         if content.has_own_derivative:
-            found.append(_Content().of(jax.make_jaxpr(derivative)(outputs, *given)))
+            found.append(_Content().of(jax.make_jaxpr(derivative)(outputs, fixed, *given)))
     except Exception:  # the layer raises an error of the cell again, with a note
         return None
     return environment(), *found
@@ -87,24 +103,30 @@ def compiled_step(shared: Hashable, options: Options, problem: Problem) -> Run:
 # --- whole steps --------------------------------------------------------------------------------
 
 
-def whole_step(layer: Any, given: tuple[Any, ...]) -> Run | None:
-    """A step as one compiled program, with the checks of its arguments inside.
+def whole(step: S) -> S:
+    """A decorator of ``step``: outside of `jax.jit` it is one compiled program, checks included.
 
-    This saves most of the time of a short call. The layer must be code of Noria, which computes
-    from its fields. Layer and arguments must consist of arrays, the arguments of the program.
-    ``None`` otherwise.
-
-    Args:
-        layer: a `noria.Recurrence`.
-        given: the arguments of its ``step``, in order.
+    This saves most of the time of a short call, for a whole model too. All parts of the layer must
+    be code of Noria, JAX or Equinox, which compute from their fields. Layer and arguments must
+    consist of arrays, the arguments of the program. Otherwise the step runs as it is written.
     """
-    own, structure = jtu.tree_flatten(layer)
-    others, form = jtu.tree_flatten(given)
-    kinds = {*map(type, own)}, {*map(type, others)} - {np.ndarray}
-    if not all(map(_is_concrete, kinds[0] | kinds[1])):
-        return None
-    program = _whole_program(environment(), structure, form)
-    return None if program is None else program(own, others)
+
+    @functools.wraps(step)
+    def run(layer: Any, state: State, x: Any, **keywords: Any) -> Run:
+        own, structure = jtu.tree_flatten(layer)
+        others, form = jtu.tree_flatten((state, x, keywords))
+        kinds = {*map(type, own)}, {*map(type, others)} - {np.ndarray}
+        program = None
+        if all(map(_is_concrete, kinds[0] | kinds[1])):
+            program = _whole_program(environment(), step, structure, form)
+        if program is None:
+            found: Run = step(layer, state, x, **keywords)
+            return found
+        if not _is_floating(getattr(x, "dtype", None)):
+            layer._check_known(x)
+        return program(own, others)
+
+    return cast(S, run)
 
 
 @functools.cache
@@ -113,16 +135,34 @@ def _is_concrete(kind: type) -> bool:
     return issubclass(kind, jax.Array) and not issubclass(kind, Tracer)
 
 
+@functools.cache
+def _is_floating(dtype: Any) -> bool:
+    return dtype is not None and bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
 @functools.lru_cache(maxsize=256)
-def _whole_program(_: Environment, structure: Any, form: Any) -> Callable[..., Run] | None:
-    """The program of a layer whose leaves are arrays, unless it is a user's or the reference."""
+def _whole_program(
+    _: Environment, step: Callable[..., Run], structure: Any, form: Any
+) -> Callable[..., Run] | None:
+    """The program of a layer whose leaves are arrays, unless a part is a user's or the reference.
+
+    Args:
+        _: the variables that decide how the layer runs.
+        step: the step as it is written.
+        structure: the tree of the layer.
+        form: the tree of the arguments.
+    """
     layer = structure.unflatten([0] * structure.num_leaves)
-    if layer.backend == "reference" or not _computes_from_its_fields(layer):
+    for _path, module in iterate_modules(layer):
+        # A program would keep the arrays of a prepared layer.
+        if getattr(module, "backend", None) == "reference" or module._hides_arrays:
+            return None
+    if not computes_from_its_fields(layer):
         return None
 
     def run(own: list[jax.Array], others: list[Any]) -> Run:
-        found: Run = structure.unflatten(own)._step(run_single_step, *form.unflatten(others))
-        return found
+        state, x, keywords = form.unflatten(others)
+        return step(structure.unflatten(own), state, x, **keywords)
 
     return jax.jit(run)
 
@@ -134,17 +174,17 @@ class _NotShared(Exception):
     """A step holds an array from outside, a function, or a side effect."""
 
 
-def _computes_from_its_fields(node: Any) -> bool:
-    """Whether a part of a cell is code of Noria or JAX, which reads nothing but its fields."""
+def computes_from_its_fields(node: Any) -> bool:
+    """Whether a part of a layer is code of Noria, JAX or Equinox, which reads only its fields."""
     if isinstance(node, eqx.Module):
-        if not type(node).__module__.startswith("noria."):
+        if not type(node).__module__.startswith(("noria.", "equinox.")):
             return False
     elif callable(node):
         function = getattr(node, "func", node)
-        return str(getattr(function, "__module__", "")).startswith("jax.")
+        return str(getattr(function, "__module__", "")).startswith(("jax.", "noria."))
     children = jtu.tree_leaves(node, is_leaf=lambda n: n is not node)
     return (len(children) == 1 and children[0] is node) or all(
-        map(_computes_from_its_fields, children)
+        map(computes_from_its_fields, children)
     )
 
 
@@ -188,6 +228,8 @@ class _Content:
             return found
         if isinstance(value, np.ndarray | jax.Array):
             return str(value.dtype), value.shape, np.asarray(value).tobytes()
+        if isinstance(value, jax.sharding.Mesh):  # of a compiled function; it is callable
+            return value
         if callable(value) and not isinstance(value, type):
             raise _NotShared
         return repr(value)

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria._errors import check_key, check_sizes, check_step
-from noria._parameters import default_dtype, draw
+from noria._parameters import default_dtype, draw, parameter
 from noria._types import Initializer, Key
 from noria.compiler.sharding import automatic, axes_of
 from noria.initializers import glorot_uniform, normal, zeros
 from noria.ir.evaluate import spread, widened
 from noria.layers.base import StatelessLayer
 from noria.masking import within
-from noria.module import as_pytree
+from noria.module import as_pytree, made
 
 
-def _identity(x: jax.Array) -> jax.Array:
+def identity(x: jax.Array) -> jax.Array:
     return x
 
 
@@ -67,7 +67,7 @@ class Dense(StatelessLayer):
         self,
         in_size: int,
         out_size: int,
-        activation: Callable[[jax.Array], jax.Array] = _identity,
+        activation: Callable[[jax.Array], jax.Array] = identity,
         *,
         key: Key,
         init: Initializer | None = None,
@@ -88,6 +88,33 @@ class Dense(StatelessLayer):
             else draw(zeros if bias is True else bias, keys[1], (out_size,), dtype)
         )
         self.activation = as_pytree(activation)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        W: Any,
+        b: Any = None,
+        activation: Callable[[jax.Array], jax.Array] = identity,
+    ) -> "Dense":
+        """The layer with these arrays; it needs no random key.
+
+        Args:
+            W: ``(out, in)``, the weights.
+            b: ``(out,)``, the bias, or ``None``.
+            activation: any function of an array.
+
+        Returns:
+            A layer that holds these arrays.
+
+        Raises:
+            ValueError: if a shape does not fit.
+            TypeError: if a dtype is not floating, or the dtypes differ.
+        """
+        call = "Dense.from_arrays"
+        weights = parameter(call, "W", W, "(out, in)", 2)
+        rows = weights.shape[:1]
+        bias = None if b is None else parameter(call, "b", b, "(out,)", 1, rows, weights.dtype)
+        return made(cls, W=weights, b=bias, activation=as_pytree(activation))
 
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
         check_step(self.label, "x", xs, self.W.shape[1], self.W.dtype)
@@ -154,6 +181,24 @@ class Embedding(StatelessLayer):
         check_key(call, key)
         self.table = draw(
             normal(1.0) if init is None else init, key, (count, size), default_dtype(dtype)
+        )
+
+    @classmethod
+    def from_arrays(cls, table: Any) -> "Embedding":
+        """The layer with this table; it needs no random key.
+
+        Args:
+            table: ``(count, size)``, a row for each integer.
+
+        Returns:
+            A layer that holds the table.
+
+        Raises:
+            ValueError: if the table is no matrix.
+            TypeError: if its dtype is not floating.
+        """
+        return made(
+            cls, table=parameter("Embedding.from_arrays", "table", table, "(count, size)", 2)
         )
 
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:

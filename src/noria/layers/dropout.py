@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from noria._errors import check_choice, check_key
 from noria._types import Key, State
 from noria.layers.base import StatelessLayer
+from noria.layers.compiled import whole
 
 
 class Dropout(StatelessLayer):
@@ -67,6 +68,7 @@ class Dropout(StatelessLayer):
         one_mask = self.axis == "time" and xs.ndim >= 2
         return self._drop(xs, key, (*xs.shape[:-2], 1, xs.shape[-1]) if one_mask else xs.shape)
 
+    @whole
     def step(
         self, state: State, x: Any, *, resets: Any = None, key: Key | None = None
     ) -> tuple[State, Any]:

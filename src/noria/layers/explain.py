@@ -1,5 +1,6 @@
 """``explain``: how the recurrent layers of a model run."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax
 from noria._types import Key
 from noria.compiler.explain import Explanations, explaining
 from noria.layers.base import Layer
+from noria.layers.devices import devices_of
 
 
 def explain(
@@ -52,4 +54,7 @@ def explain(
         raise ValueError(
             f"explain({layer.label}, xs): it holds no recurrent layer; there is no loop to explain."
         )
+    devices, sharing = devices_of(layer, xs)
+    if devices > 1:
+        found = [replace(one, devices=devices, sharing=sharing) for one in found]
     return found[0] if len(found) == 1 else Explanations(found)

@@ -1,86 +1,38 @@
 """The layers of the built-in cells: ``RNN``, ``LSTM``, ``GRU`` and ``GRUv3``."""
 
-import inspect
-from collections.abc import Callable
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 
-from noria._types import Initializer, Key, State
+from noria._types import Key
 from noria.cells.elman import RNNCell
 from noria.cells.gru import GRUCell, GRUv3Cell
 from noria.cells.lstm import LSTMCell
+from noria.cells.stacked import Activation
+from noria.layers.chain import Chain
+from noria.layers.constructors import (
+    GRUConstructor,
+    GRUOptions,
+    LSTMConstructor,
+    LSTMOptions,
+    RNNConstructor,
+    RNNOptions,
+    constructor_of,
+    layers,
+)
 from noria.layers.recurrence import Recurrence
 
-F = TypeVar("F", bound=Callable[..., Recurrence])
 
-
-class CellOptions(TypedDict, total=False):
-    """Options that every gated cell has."""
-
-    init: Initializer | None
-    recurrent_init: Initializer | None
-    bias: bool | Initializer
-    recurrent_bias: bool | Initializer
-    dtype: Any
-
-
-class LayerOptions(TypedDict, total=False):
-    """Options of a `Recurrence`."""
-
-    initial_state: State
-    reverse: bool
-    learn_initial_state: bool
-    backend: str
-    save: str
-    checkpoint: int | str | None
-
-
-class Options(CellOptions, LayerOptions, total=False):
-    """Options of a gated cell and of the layer that runs it."""
-
-
-class LSTMOptions(Options, total=False):
-    """`Options`, and the forget bias."""
-
-    forget_bias: float
-
-
-def _with_options_of(cell: type) -> Callable[[F], F]:
-    """Give a constructor the signature of its cell, followed by the options of `Recurrence`.
-
-    Type checkers read the `TypedDict`; `help`, notebooks and `inspect.signature` read this.
-    """
-
-    def decorate(constructor: F) -> F:
-        parameters = [*inspect.signature(cell).parameters.values()]
-        layer = inspect.signature(Recurrence).parameters
-        parameters += [
-            layer[name].replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for name in LayerOptions.__annotations__
-        ]
-        signature = inspect.Signature(parameters, return_annotation=Recurrence)
-        constructor.__signature__ = signature  # type: ignore[attr-defined]
-        return constructor
-
-    return decorate
-
-
-def _layer(cell: Callable[..., Any], *args: Any, key: Key, **options: Any) -> Recurrence:
-    of_layer = {name: options.pop(name) for name in LayerOptions.__annotations__ if name in options}
-    return Recurrence(cell(*args, key=key, **options), **of_layer)
-
-
-@_with_options_of(RNNCell)
+@constructor_of[RNNConstructor](RNNCell)
 def RNN(
     in_size: int,
     hidden_size: int,
-    activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
+    activation: Activation = jnp.tanh,
     *,
     key: Key,
-    **options: Unpack[Options],
-) -> Recurrence:
+    num_layers: int | None = None,
+    **options: Unpack[RNNOptions],
+) -> Recurrence | Chain:
     """A simple recurrent layer: ``Recurrence(RNNCell(...))``.
 
     ::
@@ -96,8 +48,12 @@ def RNN(
         recurrent_init: initialiser of ``U``; Glorot-uniform by default.
         bias: ``True`` for zeros, ``False`` for none, or an initialiser of ``b``.
         recurrent_bias: the same for ``b_h``, the second bias of PyTorch.
+        clip: bound of what each activation gets; none by default.
         dtype: floating dtype of the parameters and of all inputs and outputs; float32 by default.
-        initial_state: ``(hidden,)``, the state before the first step; zero by default.
+        num_layers: number of layers, each of which reads the outputs of the one before. The result
+            is then a `Chain`, also of one layer.
+        initial_state: ``(hidden,)``, the state before the first step; zero by default. With
+            ``num_layers`` a tuple, one a layer.
         reverse: run from the last step to the first.
         learn_initial_state: train the initial state.
         backend: see `Recurrence`.
@@ -105,7 +61,8 @@ def RNN(
         checkpoint: see `Recurrence`.
 
     Returns:
-        A layer from ``(time, in)`` or ``(batch, time, in)`` to the same with ``hidden`` features.
+        A `Recurrence` from ``(time, in)`` or ``(batch, time, in)`` to the same with ``hidden``
+        features; with ``num_layers`` a `Chain` of such.
 
     Raises:
         ValueError: for a size below 1, or an option that is not one of its choices.
@@ -119,11 +76,20 @@ def RNN(
         >>> nr.RNN(2, 4, key=jax.random.key(0))(jnp.ones((3, 2))).shape
         (3, 4)
     """
-    return _layer(RNNCell, in_size, hidden_size, activation, key=key, **options)
+    return layers(
+        RNNCell, in_size, hidden_size, activation, key=key, num_layers=num_layers, **options
+    )
 
 
-@_with_options_of(LSTMCell)
-def LSTM(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[LSTMOptions]) -> Recurrence:
+@constructor_of[LSTMConstructor](LSTMCell)
+def LSTM(
+    in_size: int,
+    hidden_size: int,
+    *,
+    key: Key,
+    num_layers: int | None = None,
+    **options: Unpack[LSTMOptions],
+) -> Recurrence | Chain:
     """A long short-term memory layer: ``Recurrence(LSTMCell(...))``.
 
     ::
@@ -131,6 +97,8 @@ def LSTM(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[LSTMOpti
         i, f, g, o = blocks of  W x_t + b + U h_{t-1} + b_h
         c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
         h_t = sigmoid(o) * tanh(c_t),    y_t = h_t
+
+    `LSTMCell` gives the equations with options.
 
     Args:
         in_size: features of a step.
@@ -141,8 +109,18 @@ def LSTM(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[LSTMOpti
         bias: ``True`` for zeros, ``False`` for none, or an initialiser of ``b``.
         recurrent_bias: the same for ``b_h``, the second bias of PyTorch.
         forget_bias: added to the forget block of ``b`` at construction; 0 by default.
+        peepholes: ``True`` for U(-0.1, 0.1), ``False`` for none, or an initialiser of ``p``.
+        activation: function of ``g``, and of ``c``; ``jnp.tanh`` by default.
+        gate_activation: function of the gates; `jax.nn.sigmoid` by default.
+        output_activation: function of ``c``, if it is another than ``activation``.
+        coupled_gates: whether the forget gate is one minus the input gate.
+        proj_size: features of ``h`` and of the outputs, if they are projected.
+        clip: bound of what each activation gets; none by default.
         dtype: floating dtype of the parameters and of all inputs and outputs; float32 by default.
-        initial_state: ``LSTMState(h, c)``, each ``(hidden,)``; zero by default.
+        num_layers: number of layers, each of which reads the outputs of the one before. The result
+            is then a `Chain`, also of one layer.
+        initial_state: ``LSTMState(h, c)``, each ``(hidden,)``; zero by default. With ``num_layers``
+            a tuple, one a layer.
         reverse: run from the last step to the first.
         learn_initial_state: train the initial state.
         backend: see `Recurrence`.
@@ -150,7 +128,8 @@ def LSTM(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[LSTMOpti
         checkpoint: see `Recurrence`.
 
     Returns:
-        A layer from ``(time, in)`` or ``(batch, time, in)`` to the same with ``hidden`` features.
+        A `Recurrence` from ``(time, in)`` or ``(batch, time, in)`` to the same with ``hidden``
+        features; with ``num_layers`` a `Chain` of such.
 
     Raises:
         ValueError: for a size below 1, an option that is not one of its choices, or a
@@ -166,11 +145,18 @@ def LSTM(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[LSTMOpti
         >>> ys.shape, state.c.shape
         ((3, 4), (4,))
     """
-    return _layer(LSTMCell, in_size, hidden_size, key=key, **options)
+    return layers(LSTMCell, in_size, hidden_size, key=key, num_layers=num_layers, **options)
 
 
-@_with_options_of(GRUCell)
-def GRU(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options]) -> Recurrence:
+@constructor_of[GRUConstructor](GRUCell)
+def GRU(
+    in_size: int,
+    hidden_size: int,
+    *,
+    key: Key,
+    num_layers: int | None = None,
+    **options: Unpack[GRUOptions],
+) -> Recurrence | Chain:
     """A gated recurrent layer, reset after the recurrent product: ``Recurrence(GRUCell(...))``.
 
     ::
@@ -188,8 +174,14 @@ def GRU(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options])
         recurrent_init: the same for ``U``.
         bias: ``True`` for zeros, ``False`` for none, or an initialiser of ``b``.
         recurrent_bias: the same for ``b_h``, the second bias of PyTorch and Keras.
+        activation: function of ``n``; ``jnp.tanh`` by default.
+        gate_activation: function of the gates; `jax.nn.sigmoid` by default.
+        clip: bound of what each activation gets; none by default.
         dtype: floating dtype of the parameters and of all inputs and outputs; float32 by default.
-        initial_state: ``(hidden,)``, the state before the first step; zero by default.
+        num_layers: number of layers, each of which reads the outputs of the one before. The result
+            is then a `Chain`, also of one layer.
+        initial_state: ``(hidden,)``, the state before the first step; zero by default. With
+            ``num_layers`` a tuple, one a layer.
         reverse: run from the last step to the first.
         learn_initial_state: train the initial state.
         backend: see `Recurrence`.
@@ -197,7 +189,8 @@ def GRU(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options])
         checkpoint: see `Recurrence`.
 
     Returns:
-        A layer from ``(time, in)`` or ``(batch, time, in)`` to the same with ``hidden`` features.
+        A `Recurrence` from ``(time, in)`` or ``(batch, time, in)`` to the same with ``hidden``
+        features; with ``num_layers`` a `Chain` of such.
 
     Raises:
         ValueError: for a size below 1, or an option that is not one of its choices.
@@ -212,11 +205,18 @@ def GRU(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options])
         >>> layer(jnp.ones((3, 2))).shape
         (3, 4)
     """
-    return _layer(GRUCell, in_size, hidden_size, key=key, **options)
+    return layers(GRUCell, in_size, hidden_size, key=key, num_layers=num_layers, **options)
 
 
-@_with_options_of(GRUv3Cell)
-def GRUv3(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options]) -> Recurrence:
+@constructor_of[GRUConstructor](GRUv3Cell)
+def GRUv3(
+    in_size: int,
+    hidden_size: int,
+    *,
+    key: Key,
+    num_layers: int | None = None,
+    **options: Unpack[GRUOptions],
+) -> Recurrence | Chain:
     """A gated recurrent layer, reset before the recurrent product: ``Recurrence(GRUv3Cell(...))``.
 
     ::
@@ -234,8 +234,14 @@ def GRUv3(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options
         recurrent_init: the same for ``U``.
         bias: ``True`` for zeros, ``False`` for none, or an initialiser of ``b``.
         recurrent_bias: the same for ``b_h``.
+        activation: function of ``n``; ``jnp.tanh`` by default.
+        gate_activation: function of the gates; `jax.nn.sigmoid` by default.
+        clip: bound of what each activation gets; none by default.
         dtype: floating dtype of the parameters and of all inputs and outputs; float32 by default.
-        initial_state: ``(hidden,)``, the state before the first step; zero by default.
+        num_layers: number of layers, each of which reads the outputs of the one before. The result
+            is then a `Chain`, also of one layer.
+        initial_state: ``(hidden,)``, the state before the first step; zero by default. With
+            ``num_layers`` a tuple, one a layer.
         reverse: run from the last step to the first.
         learn_initial_state: train the initial state.
         backend: see `Recurrence`.
@@ -243,7 +249,8 @@ def GRUv3(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options
         checkpoint: see `Recurrence`.
 
     Returns:
-        A layer from ``(time, in)`` or ``(batch, time, in)`` to the same with ``hidden`` features.
+        A `Recurrence` from ``(time, in)`` or ``(batch, time, in)`` to the same with ``hidden``
+        features; with ``num_layers`` a `Chain` of such.
 
     Raises:
         ValueError: for a size below 1, or an option that is not one of its choices.
@@ -257,4 +264,4 @@ def GRUv3(in_size: int, hidden_size: int, *, key: Key, **options: Unpack[Options
         >>> nr.GRUv3(2, 4, key=jax.random.key(0), reverse=True)(jnp.ones((3, 2))).shape
         (3, 4)
     """
-    return _layer(GRUv3Cell, in_size, hidden_size, key=key, **options)
+    return layers(GRUv3Cell, in_size, hidden_size, key=key, num_layers=num_layers, **options)

@@ -1,15 +1,16 @@
 """Functions of the features of one step as layers, and two norms of Equinox wrapped in one."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
 
 import equinox as eqx
 import jax
 
+from noria._parameters import parameter
 from noria._types import Key
-from noria.cells.base import cell_name, takes_key
+from noria.cells.base import Cell, cell_name, takes_key
 from noria.ir.evaluate import mapped, of_one
-from noria.layers.base import StatelessLayer
+from noria.layers.base import Layer, StatelessLayer
 from noria.module import as_pytree
 
 
@@ -70,10 +71,67 @@ class PerStep(StatelessLayer):
         return cell_name(self.function)
 
 
+def as_layer(call: str, layer: Any) -> Layer:
+    """A part of a model as a layer; a function becomes a `PerStep`."""
+    if isinstance(layer, Layer):
+        return layer
+    if isinstance(layer, Cell):
+        raise TypeError(
+            f"{call}: {type(layer).__name__} is a cell; expected a layer: "
+            f"Recurrence({type(layer).__name__}(...))."
+        )
+    if isinstance(layer, type) or not callable(layer):
+        raise TypeError(
+            f"{call}: {layer!r} is no layer and not callable; "
+            "expected a layer or a function of one step."
+        )
+    return PerStep(layer)
+
+
 def _call(function: Callable[..., Any], x: jax.Array, key: Key | None) -> Any:
     return function(x) if key is None else function(x, key=key)
 
 
+class NormConstructor(Protocol):
+    """A constructor of a norm, which also takes arrays."""
+
+    __name__: str
+
+    def __call__(self, size: int, **options: Any) -> PerStep: ...
+
+    def from_arrays(self, weight: Any = None, bias: Any = None, *, eps: float = ...) -> PerStep:
+        """The layer with these arrays."""
+        ...
+
+
+def _norm(norm: Any) -> Callable[[Callable[..., PerStep]], NormConstructor]:
+    """Give the constructor of a norm of Equinox its ``from_arrays``."""
+
+    def from_arrays(weight: Any = None, bias: Any = None, *, eps: float = 1e-5) -> PerStep:
+        call = f"{norm.__name__}.from_arrays"
+        given = {n: a for n, a in (("weight", weight), ("bias", bias)) if a is not None}
+        if not given:
+            raise TypeError(f"{call}: weight and bias are None; expected one of them, (size,).")
+        arrays: dict[str, jax.Array] = {}
+        for name, array in given.items():
+            first = next(iter(arrays.values()), None)
+            like = () if first is None else (first.shape, first.dtype)
+            arrays[name] = parameter(call, name, array, "(size,)", 1, *like)
+        [shape] = {array.shape for array in arrays.values()}
+        layer = norm(shape, eps, "weight" in arrays, "bias" in arrays)
+        for name, array in arrays.items():
+            object.__setattr__(layer, name, array)
+        return PerStep(layer)
+
+    def decorate(constructor: Callable[..., PerStep]) -> NormConstructor:
+        function: Any = constructor
+        function.from_arrays = from_arrays
+        return cast(NormConstructor, constructor)
+
+    return decorate
+
+
+@_norm(eqx.nn.LayerNorm)
 def LayerNorm(size: int, **options: Any) -> PerStep:
     """`equinox.nn.LayerNorm` over the features of each step.
 
@@ -92,6 +150,9 @@ def LayerNorm(size: int, **options: Any) -> PerStep:
     Raises:
         ValueError: in a call, for an input of another size.
 
+    ``LayerNorm.from_arrays(weight, bias, eps=1e-5)`` makes the layer from arrays ``(size,)``; one
+    of the two may be ``None``.
+
     Source: Ba et al. 2016, arXiv 1607.06450. PyTorch's ``LayerNorm`` has the same ``eps``, Keras'
     has 1e-3.
 
@@ -103,6 +164,7 @@ def LayerNorm(size: int, **options: Any) -> PerStep:
     return PerStep(eqx.nn.LayerNorm(size, **options))
 
 
+@_norm(eqx.nn.RMSNorm)
 def RMSNorm(size: int, **options: Any) -> PerStep:
     """`equinox.nn.RMSNorm` over the features of each step.
 
@@ -120,6 +182,9 @@ def RMSNorm(size: int, **options: Any) -> PerStep:
 
     Raises:
         ValueError: in a call, for an input of another size.
+
+    ``RMSNorm.from_arrays(weight, bias, eps=1e-5)`` makes the layer from arrays ``(size,)``; one of
+    the two may be ``None``.
 
     Source: Zhang and Sennrich 2019, arXiv 1910.07467. PyTorch's ``RMSNorm`` has no bias, and its
     ``eps`` is the machine epsilon by default.

@@ -13,6 +13,7 @@ from noria._types import Key, State
 from noria.backends.environment import Environment, environment
 from noria.compiler.select import is_listening
 from noria.layers.base import Layer
+from noria.layers.states import with_batch
 from noria.module import inference
 
 
@@ -89,11 +90,24 @@ class Prepared(Layer):
         keywords = {"resets": resets, "key": key, **inputs}
         return self.held.step(environment(), (state, x), keywords)
 
-    def initial_state(self) -> State:
-        return self.held.layer.initial_state()
+    def initial_state(self, batch: int | None = None) -> State:
+        return with_batch(self.label, self.held.layer.initial_state(), batch)
+
+    @property
+    def stride(self) -> int:
+        return self.held.layer.stride
+
+    def output_lengths(self, lengths: Any) -> Any:
+        return self.held.layer.output_lengths(lengths)
+
+    def output_resets(self, resets: Any) -> Any:
+        return self.held.layer.output_resets(resets)
 
     def takes(self) -> frozenset[str]:
         return self.held.layer.takes()
+
+    def _check_streams(self) -> None:
+        self.held.layer._check_streams()
 
     @property
     def label(self) -> str:
@@ -131,15 +145,20 @@ def prepare(model: Layer) -> Prepared:
         >>> bool((y == layer.step(None, jnp.ones(3))[1]).all()), nr.count_parameters(fast)
         (True, 0)
     """
+    check_can_be_constant("prepare", model)
+    return Prepared(_Held(inference(model)))
+
+
+def check_can_be_constant(call: str, model: Any) -> None:
+    """Check that a model is a layer whose arrays have values."""
     if not isinstance(model, Layer):
         raise TypeError(
-            f"prepare(model): model is a {type(model).__name__}; expected a layer or a model of "
+            f"{call}(model): model is a {type(model).__name__}; expected a layer or a model of "
             "layers. For other functions, weights that jax.jit finds outside of its arguments are "
             "packed once too."
         )
     if any(isinstance(leaf, Tracer) for leaf in jtu.tree_leaves(model)):
         raise TypeError(
-            f"prepare({model.label}): its arrays are traced, so they have no values yet; "
-            "prepare it outside of jax.jit and jax.grad."
+            f"{call}({model.label}): its arrays are traced, so they have no values yet; "
+            f"{call} it outside of jax.jit and jax.grad."
         )
-    return Prepared(_Held(inference(model)))

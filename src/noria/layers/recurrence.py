@@ -5,7 +5,6 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
@@ -17,7 +16,7 @@ from noria.cells.base import arguments_of, cell_name
 from noria.cells.draws import for_call
 from noria.compiler.select import Options, is_listening, run_locally, run_single_step
 from noria.compiler.trace import tree_spec
-from noria.ir.evaluate import of_one, spread
+from noria.ir.evaluate import of_one
 from noria.layers.arguments import keywords_of, of_nonempty
 from noria.layers.base import Layer
 from noria.layers.checks import (
@@ -30,9 +29,10 @@ from noria.layers.compiled import (
     compiled_step,
     dependence_of,
     has_constant_weights,
-    whole_step,
+    whole,
 )
 from noria.layers.inputs import input_of
+from noria.layers.states import check_resets, own_or, with_batch
 from noria.masking import check_lengths, keep_valid, where, without_padding
 from noria.module import as_pytree
 
@@ -152,12 +152,11 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         self.backend = backend
         self.save, self.checkpoint = save, checkpoint
 
-    def initial_state(self) -> State:
-        if self.learned_state is not None:
-            return self.learned_state
-        if self.fixed_state is not None:
-            return self.fixed_state
-        return jtu.tree_map(strip_weak_type, self.cell.initial_state())
+    def initial_state(self, batch: int | None = None) -> State:
+        state = self.learned_state if self.fixed_state is None else self.fixed_state
+        if state is None:
+            state = jtu.tree_map(strip_weak_type, self.cell.initial_state())
+        return with_batch(self.label, state, batch)
 
     def scan(
         self,
@@ -198,7 +197,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
         if lengths is not None:
             lengths = check_lengths(self.label, lengths, axes, len(batch))
         if resets is not None:
-            resets = self._resets(resets, axes)
+            resets = check_resets(self.label, resets, axes)
         given = {"key": key, "t": t, "dt": dt, "context": context}
         cell = for_call(self.label, self.cell, key)
         keywords, context = keywords_of(self.label, cell, axes, resets, given, time=True)
@@ -207,7 +206,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             # The boundary before step t is crossed on the way from t to t - 1.
             resets = jnp.concatenate([resets[..., 1:], jnp.zeros_like(resets[..., :1])], axis=-1)
         own = self.initial_state()
-        start = None if state is None else self._state(state, own, batch)
+        start = None if state is None else own_or(self.label, state, own, batch)
         if lengths is not None and looks_at_residuals():
             # JAX then looks at the residuals too.
             xs, keywords = keep_valid(xs, lengths), without_padding(keywords, lengths)
@@ -233,6 +232,7 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
     def _options(self) -> Options:
         return Options(self.backend, self.save, self.checkpoint)
 
+    @whole
     def step(
         self,
         state: State,
@@ -263,32 +263,12 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             ValueError: if a shape does not fit, or the layer is reversed.
             TypeError: see `scan`.
         """
-        given = state, x, resets, key, t, dt, context
-        found = whole_step(self, given)
-        return self._step(self._run_step, *given) if found is None else found
-
-    def _step(
-        self,
-        run: Callable[[Options, Problem], tuple[State, Any]],
-        state: State,
-        x: Any,
-        resets: Any,
-        key: Key | None,
-        t: Any,
-        dt: Any,
-        context: Any,
-    ) -> tuple[State, Any]:
-        """Check the arguments of a step, and pass ``run`` the problem."""
-        if self.reverse:
-            raise ValueError(
-                f"{self.label}.step: a reversed layer starts at the end; "
-                "call scan with the whole sequence."
-            )
+        self._check_streams()
         x, batch = input_of(self.label, self.cell, "x", x, time=False)
         own = self.initial_state()
-        state = self._state(state, own, batch)
+        state = own_or(self.label, state, own, batch)
         if resets is not None:
-            resets = self._resets(resets, batch)
+            resets = check_resets(self.label, resets, batch)
             state = where(resets, own, state)
         given = {"key": key, "t": t, "dt": dt, "context": context}
         cell = for_call(self.label, self.cell, key)
@@ -306,16 +286,19 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             False,
             self.label,
         )
-        return run(self._options, problem)
-
-    def _run_step(self, options: Options, problem: Problem) -> tuple[State, Any]:
-        """Run a step in a program that is shared with other calls, if there can be one."""
-        if has_constant_weights(problem.cell):
-            return run_single_step(options, problem)
+        if has_constant_weights(cell):
+            return run_single_step(self._options, problem)
         shared = self._dependence(problem, int(problem.batched))
         if shared is None:
             return run_single_step(Options("plain"), problem)
-        return compiled_step(shared, options, problem)
+        return compiled_step(shared, self._options, problem)
+
+    def _check_streams(self) -> None:
+        if self.reverse:
+            raise ValueError(
+                f"{self.label}.step: a reversed layer starts at the end; "
+                "call scan with the whole sequence."
+            )
 
     def takes(self) -> frozenset[str]:
         return frozenset(arguments_of(self.cell)) - {"key"}
@@ -341,47 +324,3 @@ class Recurrence(Layer, trainable=("cell", "learned_state")):
             if size is None
             else f"{name.removesuffix('Cell')}(in_size={size})"
         )
-
-    # --- Arguments -------------------------------------------------------------------------------
-
-    def _state(self, state: State, own: State, batch: tuple[int, ...]) -> State:
-        """The state to start from, with a batch axis where the input has one."""
-        state = own if state is None else state
-        structure: Any = jtu.tree_structure(own)
-        if structure != jtu.tree_structure(state):
-            raise ValueError(
-                f"{self.label}: the state is {describe(state)}; "
-                f"expected {describe(own)}, as initial_state() gives it. "
-                "The state comes first: layer(state, xs)."
-            )
-
-        def broadcast(leaf: Any, like: jax.Array) -> jax.Array:
-            leaf = jnp.asarray(leaf)
-            if leaf.shape not in (like.shape, batch + like.shape):
-                batched = f" or {batch + like.shape}" if batch else ""
-                raise ValueError(
-                    f"{self.label}: the state has shape {leaf.shape}; "
-                    f"expected {like.shape}{batched}. The state comes first: layer(state, xs)."
-                )
-            if leaf.dtype != like.dtype:
-                raise TypeError(
-                    f"{self.label}: the state is {leaf.dtype}; expected {like.dtype}, "
-                    "as initial_state() gives it."
-                )
-            return leaf if leaf.shape == batch + like.shape else spread(leaf, batch)
-
-        return jtu.tree_map(broadcast, state, own)
-
-    def _resets(self, resets: Any, shape: tuple[int, ...]) -> jax.Array:
-        array = jnp.asarray(resets)
-        if array.dtype != jnp.bool_:
-            raise TypeError(
-                f"{self.label}: resets is {array.dtype}; "
-                "expected booleans, such as resets.astype(bool)."
-            )
-        if array.shape != shape:
-            raise ValueError(
-                f"{self.label}: resets has shape {array.shape}; "
-                f"expected {shape}, one for each step."
-            )
-        return array

@@ -14,7 +14,7 @@ from noria.display import page, paragraph, table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from noria.train.fit import History
+    from noria.train.history import History
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -1,62 +1,31 @@
-"""``fit``: epochs of one compiled step, validation, early stopping, and a stop at bad numbers."""
+"""``fit``: epochs of one compiled step, validation, early stopping, checkpoints and meshes."""
 
-import contextlib
-import math
-import time
-import warnings
+import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
 import optax.contrib
+from jax.sharding import Mesh
 
 from noria._errors import check_key, check_sizes
 from noria._types import Key
-from noria.module import is_inexact, training
+from noria.module import training
 from noria.optimise import OptimiserState, as_transformation, holds_state, setup
-from noria.train.curve import html_of
+from noria.train.checkpoint import Checkpoint, Keeper
+from noria.train.course import Course, Plan
+from noria.train.facts import facts_of
 from noria.train.forms import check_data, length
+from noria.train.history import History
+from noria.train.position import Position, State
 from noria.train.progress import Progress
-from noria.train.steps import Run, Step
+from noria.train.signals import Termination
+from noria.train.spread import Places, as_auto
+from noria.train.steps import Settings, Step
 
 M = TypeVar("M")
-
-
-@dataclass
-class History:
-    """The record of a run of `fit`, with one entry for each epoch. A notebook shows it as a plot.
-
-    Attributes:
-        loss: mean training loss over the examples of the epoch, in which each batch counts with the
-            model before its step.
-        valid: mean validation loss after the epoch; empty without validation data.
-        metrics: the means of the other numbers that the loss returns, by name. The names of
-            validation metrics begin with ``valid_``.
-        best_epoch: index of the epoch with the lowest validation loss.
-        stopped: why the run ended before its last epoch, or ``None``.
-        seconds: wall-clock time of each epoch in seconds; the first ones include compilation.
-
-    Keras returns such a record too, with one dict of lists.
-
-    Examples:
-        >>> import noria as nr
-        >>> history = nr.History(loss=[1.0, 0.5], valid=[1.1, 0.7], best_epoch=1)
-        >>> history.valid[history.best_epoch]
-        0.7
-    """
-
-    loss: list[float] = field(default_factory=list)
-    valid: list[float] = field(default_factory=list)
-    metrics: dict[str, list[float]] = field(default_factory=dict)
-    best_epoch: int | None = None
-    stopped: str | None = None
-    seconds: list[float] = field(default_factory=list)
-
-    def _repr_html_(self) -> str:
-        return html_of(self)
 
 
 def fit(
@@ -72,8 +41,15 @@ def fit(
     clip_norm: float | None = None,
     on_epoch: Callable[[M, History], Any] | None = None,
     progress: bool | None = None,
+    carry: bool = False,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    mesh: Mesh | None = None,
+    accumulate: int = 1,
+    compute_dtype: Any = None,
+    on_step: Callable[[M, int, dict[str, float]], Any] | None = None,
+    every: int = 1,
 ) -> tuple[M, History]:
-    """Trains a model on batches, with optional validation and early stopping.
+    """Trains a model on batches: validation, early stopping, checkpoints, many devices.
 
     ::
 
@@ -98,6 +74,23 @@ def fit(
             run.
         progress: show a progress bar; by default only if the output is a terminal. The bar needs
             rich.
+        carry: pass a state from batch to batch, for truncated backpropagation through time:
+            ``loss(model, carry, *batch)`` returns ``(value, carry)`` or ``((value, metrics),
+            carry)``. An epoch begins with ``model.initial_state()`` for each row. Gradients stop
+            at the border of two batches. `noria.data.streams` makes such batches.
+        checkpoint: a folder, or a `Checkpoint`. The same call continues a run that was stopped, in
+            any way, with the same numbers. SIGTERM then saves, and ends the run.
+        mesh: devices that share each batch, from `jax.make_mesh`: along the axis ``data``, or along
+            all axes if there is no such one. Parameters are on each device, except those that are
+            placed on this mesh already. In a run of several processes each passes the same
+            arguments.
+        accumulate: batches of which the gradients are averaged for one update.
+        compute_dtype: dtype in which the model computes, such as ``jnp.bfloat16``. The loss gets a
+            model of this dtype, and converts the input of the model. Parameters, gradients and the
+            optimiser keep theirs.
+        on_step: called as ``on_step(model, step, numbers)`` after steps, with the loss and the
+            metrics of the batch; a true result stops the run.
+        every: call ``on_step`` after so many steps.
 
     Returns:
         ``(model, history)``: a model in the mode in which it was passed, and a `History`. The model
@@ -108,7 +101,7 @@ def fit(
     or with ``patience`` the best one. So `optax.apply_if_finite` has nothing to skip.
 
     A `KeyboardInterrupt` (Ctrl-C) ends the run like early stopping: model and history are returned.
-    Any other error from the data, the loss, the validation or ``on_epoch`` is raised again. It
+    Any other error from the data, the loss, the validation or a callback is raised again. It
     carries model and history as ``error.model`` and ``error.history``, unless its class takes no
     attributes.
 
@@ -116,10 +109,13 @@ def fit(
 
     Raises:
         ValueError: for arguments that contradict each other, data without a batch, a batch without
-            examples, or a generator with more than one epoch.
+            examples, a generator with more than one epoch, or a checkpoint of another run.
         TypeError: if ``loss`` returns no number, or a batch holds something else than arrays of
             numbers. Also for an optimiser with parameters of its own (`optax.lookahead`), or one
             whose loss sees other parameters than it trains (`optax.contrib.schedule_free`).
+        OSError: if a checkpoint cannot be written. The checkpoints from before are kept.
+        SystemExit: after SIGTERM, with status 143, if there is a checkpoint. A handler of your own
+            is called instead, and `fit` returns.
 
     Keras' ``fit`` belongs to the model and changes it in place; here a trained copy is returned.
 
@@ -135,32 +131,48 @@ def fit(
         True
     """
     _check(epochs, key, valid is not None, patience, clip_norm)
+    check_sizes("fit", accumulate=accumulate, every=every)
     for what, given in (("data", data), ("valid", () if valid is None else valid)):
         check_data(what, given, epochs)
     optimiser = as_transformation(optimiser)
     if clip_norm is not None:
         optimiser = optax.chain(optax.clip_by_global_norm(clip_norm), optimiser)
-    course = _Course(model, Run(training(model), _set_up(optimiser, model), Step(loss)), patience)
+    if accumulate > 1:
+        optimiser = as_transformation(optax.MultiSteps(optimiser, accumulate))
+    place = Places(as_auto(mesh))
+    prepared = training(model)
+    opt_state = _set_up(optimiser, prepared)
+    step = Step(loss, prepared, opt_state, Settings(carry, compute_dtype), place)
+    arrays = place.everywhere((step.model.arrays(prepared), step.opt_state.arrays(opt_state)))
+    state = State(Position(), *arrays, (), arrays[0])
+    plan = Plan(data, valid, epochs, key, patience, on_epoch, on_step, every)
+    keeper = None
+    if checkpoint is not None:
+        settings = {
+            "clip_norm": clip_norm,
+            "accumulate": accumulate,
+            "carry": carry,
+            "compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name,
+        }
+        facts = facts_of(data, valid, key, settings)
+        keeper = Keeper(checkpoint, step, facts, patience is not None, state, place)
+    course = Course(model, step, state, plan, place, keeper)
+    return _whole(course, Progress(epochs, length(data), progress), keeper)
+
+
+def _whole(course: Course[M], progress: Progress, keeper: Keeper | None) -> tuple[M, History]:
+    """The run to its end, however it ends."""
+    term = Termination(keeper is not None)
     try:
-        with Progress(epochs, length(data), progress) as bar:
-            for epoch in range(epochs):
-                course.take(epoch, data, valid, jax.random.fold_in(key, epoch), bar)
-                if (
-                    course.history.stopped is None
-                    and on_epoch is not None
-                    and on_epoch(*course.latest())
-                ):
-                    course.history.stopped = f"on_epoch asked to stop after epoch {epoch}"
-                if course.history.stopped is None and epoch + 1 < epochs:
-                    course.history.stopped = course.out_of_patience()
-                if course.history.stopped is not None:
-                    break
+        with progress as bar, term:
+            course.go(bar, term)
     except KeyboardInterrupt:
-        course.history.stopped = course.history.stopped or f"interrupted in epoch {course.epoch}"
+        course.interrupted()
     except BaseException as error:
-        course.history.stopped = f"{type(error).__name__} in epoch {course.epoch}"
-        course.hand_over(error)
+        course.failed(error)
         raise
+    if course.terminated and keeper is not None:
+        course.obey(keeper, term)
     return course.result()
 
 
@@ -187,77 +199,8 @@ def _set_up(optimiser: optax.GradientTransformation, model: Any) -> OptimiserSta
             "evaluate; train with noria.setup and noria.update, "
             "and evaluate with optax.contrib.schedule_free_eval_params."
         )
-    return opt_state
-
-
-class _Course(Generic[M]):
-    """The course of a run of `fit`: history, best model, and the result, however it ends."""
-
-    def __init__(self, model: M, run: Run, patience: int | None):
-        self.history, self.epoch = History(), 0
-        self._given, self._run, self._patience = model, run, patience
-        self._best, self._best_loss, self._waited = run.model, math.inf, 0
-
-    def take(self, epoch: int, data: Any, valid: Any, key: Key, bar: Progress) -> None:
-        """One epoch and its validation; sets ``history.stopped`` if a number is not finite."""
-        self.epoch, started = epoch, time.perf_counter()
-        metrics = self._run.epoch(data, key, epoch, bar)
-        if self._run.bad is not None:
-            return self._stop(self._run.bad)
-        if valid is not None:
-            held_out = self._run.evaluate(valid, key)
-            if not math.isfinite(held_out["loss"]):
-                return self._stop(f"after epoch {epoch}: the validation loss is {held_out['loss']}")
-            metrics |= {f"valid_{name}": value for name, value in held_out.items()}
-            self._waited += 1
-            if held_out["loss"] < self._best_loss:
-                self._best, self._best_loss, self._waited = self._run.model, held_out["loss"], 0
-                self.history.best_epoch = epoch
-        self.history.seconds.append(time.perf_counter() - started)
-        bar.epoch_done(metrics)
-        _record(self.history, metrics)
-
-    def _stop(self, reason: str) -> None:
-        self.history.stopped = reason
-        warnings.warn(f"fit stopped: {reason}", RuntimeWarning, stacklevel=4)
-
-    def out_of_patience(self) -> str | None:
-        if self._patience is None or self._waited < self._patience:
-            return None
-        best = self.history.best_epoch
-        return f"no lower validation loss for {self._patience} epochs, best in epoch {best}"
-
-    def latest(self) -> tuple[M, History]:
-        return _like(self._given, self._run.model), self.history
-
-    def result(self) -> tuple[M, History]:
-        keep_best = self._patience is not None and self.history.best_epoch is not None
-        return _like(self._given, self._best if keep_best else self._run.model), self.history
-
-    def hand_over(self, error: BaseException) -> None:
-        """Attach the result to ``error``; a class that takes no attributes is raised without it."""
-        with contextlib.suppress(Exception):
-            error.model, error.history = self.result()  # type: ignore[attr-defined]
-            note = (
-                "noria.fit: this error carries the model and the history so far, "
-                "as error.model and error.history."
-            )
-            if self._run.steps and note not in getattr(error, "__notes__", ()):
-                error.add_note(note)
-
-
-def _record(history: History, metrics: dict[str, float]) -> None:
-    history.loss.append(metrics.pop("loss"))
-    if "valid_loss" in metrics:
-        history.valid.append(metrics.pop("valid_loss"))
-    for name, value in metrics.items():
-        history.metrics.setdefault(name, []).append(value)
-
-
-def _like(model: M, trained: Any) -> M:
-    """``model``, modes included, with the arrays of ``trained``."""
-    leaves, treedef = jtu.tree_flatten(model)
-    pairs = zip(leaves, jtu.tree_leaves(trained), strict=True)
-    merged = [new if is_inexact(new) else old for old, new in pairs]
-    copy: M = jtu.tree_unflatten(treedef, merged)
-    return copy
+    arrays = jtu.tree_map(
+        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, bool | int | float) else leaf,
+        opt_state.state,
+    )
+    return OptimiserState(opt_state.optimiser, arrays, opt_state._structure)

@@ -4,6 +4,8 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from noria.train.position import Position
+
 
 class Progress:
     """One bar over all steps of all epochs, followed by the latest losses.
@@ -23,6 +25,13 @@ class Progress:
             self._task = self._bar.add_task(
                 "fit", total=total, epoch=f"1/{epochs}", losses="compiling"
             )
+
+    def begin(self, position: Position) -> None:
+        """Count the steps that a run has done before."""
+        self._done, self._seen = position.epoch, position.batch
+        if self._bar is not None and position.step:
+            epoch = f"{min(position.epoch + 1, self._epochs)}/{self._epochs}"
+            self._bar.update(self._task, completed=position.step, epoch=epoch)
 
     def step_done(self, loss: float) -> None:
         """Advance by one step."""

@@ -1,143 +1,263 @@
-"""Steps of `fit`: the compiled step, an epoch, an evaluation, and the reason for a stop."""
+"""The training step and the evaluation of ``fit``, compiled, on flat lists of arrays.
 
+A call of a compiled function costs Python time for each part of its arguments: a model is a tree of
+many modules. So trees are taken apart once, and the compiled functions take lists of arrays.
+"""
+
+import functools
 import inspect
-import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
+from noria._errors import describe
+from noria._flags import choose, put
 from noria._types import Key
-from noria.module import inference, named_leaves, partition
+from noria.module import cast, inference, partition
 from noria.optimise import OptimiserState, update, value_and_grad
-from noria.train import forms
-from noria.train.progress import Progress
+from noria.train.spread import Places, as_jax, examples
+
+#: The arrays of a tree, in the order of its leaves.
+Arrays = tuple[jax.Array, ...]
+
+
+class Flat:
+    """The structure of a tree: how it is made of its arrays and of everything else."""
+
+    def __init__(self, tree: Any):
+        self._leaves = jtu.tree_leaves(tree)
+        self._structure = jtu.tree_structure(tree)
+        self._flags = [isinstance(leaf, jax.Array | np.ndarray) for leaf in self._leaves]
+
+    def arrays(self, tree: Any) -> Arrays:
+        return tuple(map(as_jax, choose(jtu.tree_leaves(tree), self._flags)))
+
+    def tree(self, arrays: Sequence[Any]) -> Any:
+        return jtu.tree_unflatten(self._structure, put(self._leaves, self._flags, arrays))
+
+
+class Settings(NamedTuple):
+    """The options of `fit` that change the compiled step."""
+
+    carry: bool = False
+    compute_dtype: Any = None
+
+
+class Result(NamedTuple):
+    """The results of a training step, on the device.
+
+    ``ok`` says whether all numbers are finite, ``finite`` the same for each trained array, and
+    ``wishes`` is the sum of the wishes of all processes.
+    """
+
+    model: Arrays
+    opt_state: Arrays
+    carry: Any
+    loss: jax.Array
+    metrics: dict[str, jax.Array]
+    ok: jax.Array
+    finite: jax.Array
+    wishes: jax.Array
 
 
 class Step:
-    """The loss, and the compiled training and evaluation steps made from it."""
+    """The loss of `fit`, and the compiled functions made from it.
 
-    def __init__(self, loss: Callable[..., Any]):
-        self._loss = loss
+    Args:
+        loss: the user's function.
+        model: the model in training mode; only its structure is used.
+        opt_state: the same for the optimiser.
+        settings: options of `fit`.
+        places: where arrays are.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        model: Any,
+        opt_state: OptimiserState,
+        settings: Settings,
+        places: Places,
+    ):
+        self._loss, self._settings, self._places = loss, settings, places
         self._takes_key = "key" in inspect.signature(loss).parameters
-        self.train = eqx.filter_jit(self._train)
-        self.evaluate = eqx.filter_jit(self._objective)
+        self.model, self.opt_state = Flat(model), Flat(opt_state)
+        self._inference = Flat(inference(model))
+        self._programs: dict[Any, Callable[..., Any]] = {}
+        self._held: Any = None
+
+    # --- compiled calls ---------------------------------------------------------------------------
+
+    def train(
+        self,
+        model: Arrays,
+        opt_state: Arrays,
+        carry: Any,
+        batch: tuple[Any, ...],
+        key: Key,
+        step: int,
+        first: bool,
+        wish: Any = 0.0,
+    ) -> Result:
+        """One step on a batch.
+
+        Its random key is ``fold_in(key, step)``. ``carry`` is ignored at the ``first`` batch of an
+        epoch. ``wish`` is added up over processes, see `Places.wish`.
+        """
+        if self._held is None and self._places.mesh is not None:
+            self._held = jtu.tree_map(lambda array: array.sharding, (model, opt_state))
+        arrays, program = self._program(self._train, batch)
+        result: Result = program(model, opt_state, carry, arrays, key, step, first, wish)
+        return result
+
+    def evaluate(
+        self, model: Arrays, carry: Any, batch: tuple[Any, ...], key: Key, step: int, first: bool
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+        """Loss, metrics and the new carry in inference mode."""
+        arrays, program = self._program(self._evaluate, batch)
+        loss, extra = program(model, carry, arrays, key, step, first)
+        return loss, extra
+
+    def _program(
+        self, function: Callable[..., Any], batch: tuple[Any, ...]
+    ) -> tuple[list[Any], Callable[..., Any]]:
+        """The arrays of a batch, and ``function`` compiled for its other parts."""
+        leaves, structure = jtu.tree_flatten(batch)
+        flags = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves]
+        fixed = tuple(put(leaves, flags, [None] * len(leaves)))
+        name = function.__name__, structure, fixed
+        if name not in self._programs:
+
+            def whole(arrays: Sequence[Any]) -> tuple[Any, ...]:
+                found: tuple[Any, ...] = jtu.tree_unflatten(structure, put(fixed, flags, arrays))
+                return found
+
+            self._programs[name] = jax.jit(functools.partial(function, whole))
+        return choose(leaves, flags), self._programs[name]
+
+    @functools.cached_property
+    def _start(self) -> Callable[[Arrays, int], Any]:
+        def start(arrays: Arrays, rows: int) -> Any:
+            carry = self._first_carry(self._cast(self.model.tree(arrays)), rows)
+            return self._places.as_rows(carry)
+
+        return jax.jit(start, static_argnums=1)
+
+    def start(self, model: Arrays, rows: int) -> Any:
+        """The state before the first batch, for so many examples."""
+        return self._start(model, rows) if self._settings.carry else ()
+
+    # --- traced functions -------------------------------------------------------------------------
+
+    def _cast(self, model: Any) -> Any:
+        dtype = self._settings.compute_dtype
+        return model if dtype is None else cast(model, dtype)
+
+    def _first_carry(self, model: Any, rows: int) -> Any:
+        if not hasattr(model, "initial_state"):
+            raise TypeError(
+                f"fit(carry=True): the {type(model).__name__} has no method initial_state; "
+                "expected a layer, or a model with one, that returns the state of one example."
+            )
+        return jtu.tree_map(
+            lambda leaf: jnp.broadcast_to(leaf, (rows, *jnp.shape(leaf))), model.initial_state()
+        )
 
     def _objective(
-        self, model: Any, batch: tuple[Any, ...], key: Key
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        result = (
-            self._loss(model, *batch, key=key) if self._takes_key else self._loss(model, *batch)
+        self, model: Any, carry: Any, batch: tuple[Any, ...], key: Key, first: Any
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+        model = self._cast(model)
+        options = {"key": key} if self._takes_key else {}
+        if not self._settings.carry:
+            return _numbers(self._loss(model, *batch, **options), ())
+        start = self._first_carry(model, examples(batch))
+        before = jtu.tree_map(
+            lambda new, old: jnp.where(first, new, jax.lax.stop_gradient(old)), start, carry
         )
-        value, metrics = result if isinstance(result, tuple) else (result, {})
-        numbers = isinstance(metrics, dict) and all(
-            jnp.shape(metric) == () for metric in metrics.values()
-        )
-        if jnp.shape(value) != () or not numbers:
+        result = self._loss(model, before, *batch, **options)
+        if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(
-                f"fit: loss returned {jnp.shape(value)} and {type(metrics).__name__}; "
-                "expected a number, or a pair of a number and a dict of numbers."
+                f"fit(carry=True): loss returned {describe(result)}; "
+                "expected (value, carry), or ((value, metrics), carry)."
             )
-        if taken := [name for name in metrics if name == "loss" or name.startswith("valid_")]:
-            raise ValueError(
-                f"fit: the loss reports {taken[0]!r}, a name that the history keeps for itself; "
-                "rename it."
+        value, after = result
+        if describe(after) != describe(start):
+            raise TypeError(
+                f"fit(carry=True): loss returned the state {describe(after)}; expected "
+                f"{describe(start)}, as model.initial_state() with a batch axis. "
+                "Return (value, carry), with the carry that scan returned."
             )
-        return value, metrics
+        return _numbers(value, after)
 
     def _train(
-        self, model: Any, opt_state: OptimiserState, batch: tuple[Any, ...], key: Key
-    ) -> Any:
-        (value, metrics), gradient = value_and_grad(self._objective, has_aux=True)(
-            model, batch, key
-        )
+        self,
+        whole: Callable[..., tuple[Any, ...]],
+        model_arrays: Arrays,
+        opt_arrays: Arrays,
+        carry: Any,
+        batch_arrays: Sequence[Any],
+        key: Key,
+        step: Any,
+        first: Any,
+        wish: Any,
+    ) -> Result:
+        model, opt_state = self.model.tree(model_arrays), self.opt_state.tree(opt_arrays)
+        batch, key = whole(batch_arrays), jax.random.fold_in(key, step)
+
+        def objective(model: Any) -> Any:
+            return self._objective(model, carry, batch, key, first)
+
+        (value, (metrics, after)), gradient = value_and_grad(objective, has_aux=True)(model)
         # A line search looks at the loss elsewhere, on the same batch with the same random numbers.
-        extra = {"value": value, "value_fn": lambda other: self._objective(other, batch, key)[0]}
+        extra = {"value": value, "value_fn": lambda other: objective(other)[0]}
         new_model, new_state = update(opt_state, model, gradient, **extra)
         # A parameter is the cause if its gradient is not finite, or its new value.
         pairs = zip(
             jtu.tree_leaves(gradient), jtu.tree_leaves(partition(new_model)[0]), strict=True
         )
-        finite = [jnp.isfinite(g).all() & jnp.isfinite(new).all() for g, new in pairs]
-        return new_model, new_state, value, metrics, jnp.stack(finite)
+        finite = jnp.stack([jnp.isfinite(g).all() & jnp.isfinite(new).all() for g, new in pairs])
+        # A sum of floats, so that devices send it together with the gradients.
+        bad = [jnp.sum(~jnp.isfinite(leaf), dtype=value.dtype) for leaf in jtu.tree_leaves(after)]
+        ok = jnp.stack([jnp.isfinite(value), finite.all(), *(n == 0 for n in bad)]).all()
+        arrays = self.model.arrays(new_model), self.opt_state.arrays(new_state)
+        if self._held is not None:  # XLA is free to move what a step returns
+            arrays = jax.lax.with_sharding_constraint(arrays, self._held)
+        return Result(
+            *arrays, self._places.as_rows(after), value, metrics, ok, finite, jnp.sum(wish)
+        )
+
+    def _evaluate(
+        self,
+        whole: Callable[..., tuple[Any, ...]],
+        model_arrays: Arrays,
+        carry: Any,
+        batch_arrays: Sequence[Any],
+        key: Key,
+        step: Any,
+        first: Any,
+    ) -> Any:
+        model, key = self._inference.tree(model_arrays), jax.random.fold_in(key, step)
+        return self._objective(model, carry, whole(batch_arrays), key, first)
 
 
-class Run:
-    """The state of a run: model, optimiser state, and the reason if a number is not finite."""
-
-    def __init__(self, model: Any, opt_state: OptimiserState, step: Step):
-        self.model, self.opt_state = model, opt_state
-        self.bad: str | None = None
-        self.steps = 0
-        self._good, self._step = model, step
-
-    def epoch(self, data: Any, key: Key, epoch: int, bar: Progress) -> dict[str, float]:
-        means = _Means()
-        for batch in forms.batches(data, key):
-            step_key = jax.random.fold_in(key, self.steps)
-            model, state, loss, metrics, finite = self._step.train(
-                self.model, self.opt_state, batch, step_key
-            )
-            if not (math.isfinite(loss) and np.asarray(finite).all()):
-                self.bad = self._explain(epoch, float(loss), np.asarray(finite))
-                self.model = self.model if math.isfinite(loss) else self._good
-                break
-            self._good, self.model, self.opt_state = self.model, model, state
-            self.steps += 1
-            means.add({"loss": loss, **metrics}, batch)
-            bar.step_done(float(loss))
-        else:
-            if not means.examples:
-                again = (
-                    " It was used up by the epoch before; its __iter__ has to start again."
-                    if epoch
-                    else ""
-                )
-                raise ValueError(
-                    f"fit: epoch {epoch} found no batch in data; "
-                    f"expected something to iterate over.{again}"
-                )
-        return means.result()
-
-    def evaluate(self, data: Any, key: Key) -> dict[str, float]:
-        means, model = _Means(), inference(self.model)
-        for n, batch in enumerate(forms.batches(data, None)):
-            loss, metrics = self._step.evaluate(model, batch, jax.random.fold_in(key, n))
-            means.add({"loss": loss, **metrics}, batch)
-        if not means.examples:
-            raise ValueError(
-                "fit: there is no batch in valid; expected a list of batches, not an iterator."
-            )
-        return means.result()
-
-    def _explain(self, epoch: int, loss: float, finite: np.ndarray) -> str:
-        parameters = named_leaves(partition(self.model)[0])
-        where = f"step {self.steps} (epoch {epoch}): the loss is {loss}"
-        for name, array in parameters:
-            if not bool(jnp.isfinite(array).all()):
-                return f"{where}; first offending parameter: {name}, which is not finite itself"
-        if not finite.all():
-            name = parameters[int(finite.argmin())][0]
-            return f"{where}; first offending parameter: {name}, by its gradient or update"
-        return f"{where}; no parameter is to blame: all of them and their gradients are finite"
-
-
-class _Means:
-    """Means over examples: each batch counts by its first axis."""
-
-    def __init__(self) -> None:
-        self.examples = 0
-        self._sums: dict[str, float] = {}
-
-    def add(self, values: dict[str, Any], batch: tuple[Any, ...]) -> None:
-        weight = forms.examples(batch)
-        self.examples += weight
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + weight * float(value)
-
-    def result(self) -> dict[str, float]:
-        return {name: total / self.examples for name, total in self._sums.items()}
+def _numbers(result: Any, carry: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+    """The loss, and metrics and carry beside it, after a check."""
+    value, metrics = result if isinstance(result, tuple) else (result, {})
+    numbers = isinstance(metrics, dict) and all(
+        jnp.shape(metric) == () for metric in metrics.values()
+    )
+    if jnp.shape(value) != () or not numbers:
+        raise TypeError(
+            f"fit: loss returned {jnp.shape(value)} and {type(metrics).__name__}; "
+            "expected a number, or a pair of a number and a dict of numbers."
+        )
+    if taken := [name for name in metrics if name == "loss" or name.startswith("valid_")]:
+        raise ValueError(
+            f"fit: the loss reports {taken[0]!r}, a name that the history keeps for itself; "
+            "rename it."
+        )
+    return value, (metrics, carry)

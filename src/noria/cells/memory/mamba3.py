@@ -51,8 +51,6 @@ class Mamba3Cell(HeadsCell):
     normalises the output; that is no part of the cell.
     """
 
-    _words = ("angles",)
-
     state_size: int = size(default=128)
     rank: int = size(default=1)
     rotary: float = 0.5

@@ -14,6 +14,7 @@
 `stages`        slots, nodes, products, rank updates and stages
 `tiling`        blocks and panels for one instruction set
 `work`          the shares of threads, and the steps of a time block
+`cores`         the cores for the threads of a call
 `fingerprint`   the fingerprint of a plan
 =============== =========================================================================
 """

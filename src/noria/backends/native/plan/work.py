@@ -1,9 +1,8 @@
 """The division of a call: the shares of threads, and the steps of a time block."""
 
-import os
-
 from noria._integers import ceil_div
 from noria.backends.native.machine import Tuning
+from noria.backends.native.plan.cores import cores
 from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.tiling import KernelPlan
@@ -28,7 +27,7 @@ def shares_of(
     step = sum(products.values()) - hoisted + 4 * sum(map(size, results))
     # Prologue and epilogue of a time block are always divided by features.
     block = hoisted + sum(2 * size(accumulator) for accumulator in schedule.accumulators)
-    threads = tuning.threads or _cores()
+    threads = tuning.threads or cores()
     flops = models * time * batch * (step + block)
     shares = max(1, min(threads, flops // tuning.thread_flops))
     if models >= shares:
@@ -51,8 +50,3 @@ def block_steps(plan: KernelPlan, time: int, batch: int, tuning: Tuning) -> int:
     else:
         return time
     return ceil_div(time, min(time, ceil_div(time * batch, rows)))
-
-
-def _cores() -> int:
-    """The cores that the process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,8 +18,12 @@ from noria.masking import within
 from noria.module import as_pytree, made
 
 
-def identity(x: jax.Array) -> jax.Array:
+def _identity(x: jax.Array) -> jax.Array:
     return x
+
+
+#: Files name this function, so its own name stays as it was.
+identity = _identity
 
 
 class Dense(StatelessLayer):

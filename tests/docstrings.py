@@ -17,12 +17,18 @@ ENTRY = re.compile(r"^    (\*{0,2}\w+): ", re.MULTILINE)
 SECTION = re.compile(r"^([A-Z]\w+):\n((?:(?: .*)?\n)*)", re.MULTILINE)
 
 
+def members(module: Any) -> dict[str, Any]:
+    """The names of ``module``, those that it imports on use too."""
+    on_use = vars(module).get("_ON_USE", ())
+    return {**vars(module), **{name: getattr(module, name) for name in on_use}}
+
+
 def public(module: Any) -> Iterator[tuple[str, Any]]:
     """Every public function and class of ``module``, and every method and property of a class.
 
     The name of a method is ``Class.method``.
     """
-    for name, thing in sorted(vars(module).items()):
+    for name, thing in sorted(members(module).items()):
         if name.startswith("_") or not callable(thing) or inspect.ismodule(thing):
             continue
         if not getattr(thing, "__module__", "").startswith("noria"):

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from docstrings import members
 
 import noria
 
@@ -89,7 +90,7 @@ def test_every_public_name_has_an_entry_in_the_reference():
     entries = "\n".join(path.read_text() for path in sorted((ROOT / "docs" / "api").glob("*.rst")))
     documented = re.findall(r"^\.\. auto(?:class|function|data):: noria\.([\w.]+)$", entries, re.M)
     assert len(set(documented)) == len(documented), "a name has two entries"
-    public = {name for name in vars(noria) if is_public(noria, name)}
+    public = {name for name in members(noria) if is_public(noria, name)}
     plot = importlib.import_module("noria.plot")
     for module in (noria.activations, noria.cells, noria.data, noria.initializers, plot):
         part = module.__name__.removeprefix("noria.")

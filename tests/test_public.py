@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docstrings import faults, public
+from docstrings import faults, members, public
 
 import noria as nr
 from noria import plot
@@ -31,7 +31,7 @@ def surface() -> list[str]:
         (nr.data, "data."),
         (nr.initializers, "initializers."),
     ):
-        for name, thing in sorted(vars(module).items()):
+        for name, thing in sorted(members(module).items()):
             if name.startswith("_") or inspect.ismodule(thing) or not callable(thing):
                 continue
             if prefix and not getattr(thing, "__module__", "noria").startswith("noria"):
@@ -287,8 +287,8 @@ def test_import_starts_no_backend():
 
 
 def test_importing_noria_loads_no_optional_or_heavy_library():
-    """LLVM is loaded when the first loop is native; the others belong to the command line."""
-    heavy = ("llvmlite", "matplotlib", "typer", "rich")
+    """LLVM is loaded when the first loop is native, importers on use; the rest is of commands."""
+    heavy = ("llvmlite", "matplotlib", "typer", "rich", "noria.interop")
     script = f"import sys, noria; sys.exit(', '.join({{*sys.modules}} & {{*{heavy}}}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr.strip() == ""

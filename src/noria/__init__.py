@@ -1,5 +1,8 @@
 """Noria: recurrent models on JAX. Write the cell as maths, run it over whole sequences."""
 
+import importlib as _importlib
+import typing as _typing
+
 from noria import activations as activations
 from noria import cells as cells
 from noria import data as data
@@ -17,23 +20,6 @@ from noria.freezing import freeze as freeze
 from noria.freezing import thaw as thaw
 from noria.generate import Categorical as Categorical
 from noria.generate import generate as generate
-from noria.interop.check import Comparison as Comparison
-from noria.interop.check import check as check
-from noria.interop.entries import Report as Report
-from noria.interop.equinox import from_equinox as from_equinox
-from noria.interop.equinox import to_equinox as to_equinox
-from noria.interop.flax import from_flax as from_flax
-from noria.interop.flax import to_flax as to_flax
-from noria.interop.flux import from_flux as from_flux
-from noria.interop.flux import to_flux as to_flux
-from noria.interop.keras import from_keras as from_keras
-from noria.interop.keras_export import to_keras as to_keras
-from noria.interop.lux import from_lux as from_lux
-from noria.interop.lux import to_lux as to_lux
-from noria.interop.onnx import from_onnx as from_onnx
-from noria.interop.onnx import to_onnx as to_onnx
-from noria.interop.torch import from_torch as from_torch
-from noria.interop.torch_export import to_torch as to_torch
 from noria.io import describe as describe
 from noria.io import load as load
 from noria.io import save as save
@@ -90,4 +76,54 @@ from noria.train.fit import fit as fit
 from noria.train.history import History as History
 from noria.train.spread import spread as spread
 
+if _typing.TYPE_CHECKING:
+    from noria.interop.check import Comparison as Comparison
+    from noria.interop.check import check as check
+    from noria.interop.entries import Report as Report
+    from noria.interop.equinox import from_equinox as from_equinox
+    from noria.interop.equinox import to_equinox as to_equinox
+    from noria.interop.flax import from_flax as from_flax
+    from noria.interop.flax import to_flax as to_flax
+    from noria.interop.flux import from_flux as from_flux
+    from noria.interop.flux import to_flux as to_flux
+    from noria.interop.keras import from_keras as from_keras
+    from noria.interop.keras_export import to_keras as to_keras
+    from noria.interop.lux import from_lux as from_lux
+    from noria.interop.lux import to_lux as to_lux
+    from noria.interop.onnx import from_onnx as from_onnx
+    from noria.interop.onnx import to_onnx as to_onnx
+    from noria.interop.torch import from_torch as from_torch
+    from noria.interop.torch_export import to_torch as to_torch
+
 __version__ = "0.1.0"
+
+#: Names that are imported on use, and their modules in `noria.interop`.
+_ON_USE = {
+    "Comparison": "check",
+    "Report": "entries",
+    "check": "check",
+    "from_equinox": "equinox",
+    "from_flax": "flax",
+    "from_flux": "flux",
+    "from_keras": "keras",
+    "from_lux": "lux",
+    "from_onnx": "onnx",
+    "from_torch": "torch",
+    "to_equinox": "equinox",
+    "to_flax": "flax",
+    "to_flux": "flux",
+    "to_keras": "keras_export",
+    "to_lux": "lux",
+    "to_onnx": "onnx",
+    "to_torch": "torch_export",
+}
+
+if not _typing.TYPE_CHECKING:
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name not in _ON_USE:
+            raise AttributeError(f"module 'noria' has no attribute {name!r}")
+        return getattr(_importlib.import_module(f"noria.interop.{_ON_USE[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_ON_USE})

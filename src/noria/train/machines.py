@@ -6,7 +6,6 @@ import zlib
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 
 def processes_here() -> int:
@@ -17,6 +16,8 @@ def processes_here() -> int:
     """
     if jax.process_count() == 1:
         return 1
+    from jax.experimental import multihost_utils
+
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     mine = np.uint32(zlib.crc32(f"{platform.node()} {cores}".encode()))
     everyone = np.asarray(multihost_utils.process_allgather(mine))
@@ -27,4 +28,6 @@ def of_the_first(number: int) -> int:
     """The number that the first process has. All processes of the run have to call it."""
     if jax.process_count() == 1:
         return number
+    from jax.experimental import multihost_utils
+
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

@@ -260,6 +260,12 @@ def check_taken(label: str, inputs: Iterable[str], taken: Container[str]) -> Non
             )
 
 
+def taken(layer: Layer, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs that the cells of a layer take."""
+    names = layer.takes()
+    return {name: array for name, array in inputs.items() if name in names}
+
+
 class StatelessLayer(Layer):
     """A layer whose output at a step depends on the input of that step only.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from noria._errors import check_choice, check_key
 from noria._types import Key, State
-from noria.layers.base import Layer, check_taken
+from noria.layers.base import Layer, check_taken, taken
 from noria.layers.recurrence import Recurrence
 from noria.module import map_modules
 
@@ -124,7 +124,7 @@ class Bidirectional(Layer):
                 lengths=lengths,
                 resets=resets,
                 key=key,
-                **{name: a for name, a in inputs.items() if name in layer.takes()},
+                **taken(layer, inputs),
             )
             for layer, state, key in zip(self._directions, states, keys, strict=True)
         )

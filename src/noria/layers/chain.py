@@ -3,21 +3,19 @@
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria._errors import check_key
 from noria._types import Aux, Key, State
-from noria.layers.base import Layer, check_taken
+from noria.layers.base import Layer, taken
 from noria.layers.compiled import whole
 from noria.layers.per_step import as_layer
-from noria.layers.states import with_batch
+from noria.layers.several import SeveralLayers, without_extra
 
 
-class Chain(Layer):
+class Chain(SeveralLayers):
     """Layers one after the other, with the methods of one layer.
 
     The whole chain scans, steps, masks and resets. Its state is the tuple of the states of its
@@ -59,8 +57,6 @@ class Chain(Layer):
         ((5, 1), (1,))
     """
 
-    layers: tuple[Layer, ...]
-
     def __init__(self, *layers: Any):
         if not layers:
             raise ValueError("Chain(): it holds no layers; expected at least one.")
@@ -98,10 +94,10 @@ class Chain(Layer):
         """
         finals, extras = list[State](), list[Any]()
         for layer, before, one in self._parts(state, key, inputs):
-            own = {name: a for name, a in inputs.items() if name in layer.takes()}
+            own = taken(layer, inputs)
             after, xs = layer.scan(before, xs, lengths=lengths, resets=resets, key=one, **own)
             finals.append(after)
-            xs = _without_extra(xs, extras)
+            xs = without_extra(xs, extras)
             lengths = None if lengths is None else layer.output_lengths(lengths)
             resets = None if resets is None else layer.output_resets(resets)
             inputs = _at_rate(inputs, layer.stride)
@@ -138,47 +134,23 @@ class Chain(Layer):
         if steps > 1 and inputs.get("t") is not None:
             inputs["t"] = inputs["t"] * steps
         for layer, before, one in self._parts(state, key, inputs):
-            own = {name: a for name, a in inputs.items() if name in layer.takes()}
+            own = taken(layer, inputs)
             run = layer.step if steps == layer.stride else functools.partial(_block, layer, steps)
             after, x = run(before, x, resets=resets, key=one, **own)
             finals.append(after)
-            x = _without_extra(x, extras)
+            x = without_extra(x, extras)
             steps //= layer.stride
             inputs = _at_rate(inputs, layer.stride)
         return tuple(finals), Aux(x, tuple(extras)) if extras else x
 
-    def _parts(
-        self, state: State, key: Key | None, inputs: dict[str, Any]
-    ) -> Iterator[tuple[Layer, State, Key | None]]:
-        """Each layer with its state and key, after a check of the arguments."""
-        check_taken(self.label, inputs, self.takes())
-        states = (None,) * len(self) if state is None else state
-        if not isinstance(states, tuple) or len(states) != len(self):
-            came = (
-                f"a tuple of {len(states)}"
-                if isinstance(states, tuple)
-                else f"a {type(states).__name__}"
-            )
-            raise ValueError(
-                f"Chain of {len(self)} layers: the state is {came}; expected one state a layer, "
-                "as initial_state() gives them. The state comes first: layer(state, xs)."
-            )
-        if key is not None:
-            check_key(self.label, key)
-        keys = (None,) * len(self) if key is None else jax.random.split(key, len(self))
-        return zip(self.layers, states, keys, strict=True)
-
-    def initial_state(self, batch: int | None = None) -> State:
-        """The initial states of the layers.
-
-        Args:
-            batch: see `Layer.initial_state`.
-
-        Returns:
-            A tuple with one state for each layer, ``None`` for a layer without a state.
-        """
-        own = tuple(layer.initial_state() for layer in self.layers)
-        return with_batch(self.label, own, batch)
+    def _refuse(self, state: State) -> NoReturn:
+        came = (
+            f"a tuple of {len(state)}" if isinstance(state, tuple) else f"a {type(state).__name__}"
+        )
+        raise ValueError(
+            f"Chain of {len(self)} layers: the state is {came}; expected one state a layer, "
+            "as initial_state() gives them. The state comes first: layer(state, xs)."
+        )
 
     @property
     def stride(self) -> int:
@@ -189,9 +161,6 @@ class Chain(Layer):
 
     def output_resets(self, resets: Any) -> Any:
         return functools.reduce(lambda r, layer: layer.output_resets(r), self.layers, resets)
-
-    def takes(self) -> frozenset[str]:
-        return frozenset().union(*(layer.takes() for layer in self.layers))
 
     def __getitem__(self, index: int | slice) -> Any:
         return Chain(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
@@ -204,10 +173,6 @@ class Chain(Layer):
 
     def _check_known(self, x: Any) -> None:
         self.layers[0]._check_known(x)
-
-    def _check_streams(self) -> None:
-        for layer in self.layers:
-            layer._check_streams()
 
 
 def _block(
@@ -224,11 +189,3 @@ def _at_rate(inputs: dict[str, Any], stride: int) -> dict[str, Any]:
     """Arguments of cells by name, behind a layer with a stride: it divides the number of a step."""
     t = inputs.get("t")
     return inputs if t is None or stride == 1 else {**inputs, "t": jnp.asarray(t) // stride}
-
-
-def _without_extra(y: Any, extras: list[Any]) -> Any:
-    """The output of a layer; what is beside it is added to ``extras``."""
-    if isinstance(y, Aux):
-        extras.append(y.extra)
-        return y.y
-    return y

@@ -2,20 +2,20 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from noria._errors import check_choice, check_key, describe
+from noria._errors import check_choice, describe
 from noria._functions import Function
 from noria._types import Aux, Key, State
 from noria.ir.evaluate import mapped, of_one
-from noria.layers.base import Layer, check_taken
+from noria.layers.base import taken
 from noria.layers.compiled import whole
 from noria.layers.per_step import as_layer
-from noria.layers.states import with_batch
+from noria.layers.several import SeveralLayers, without_extra
 from noria.masking import as_counts, keep_valid
 from noria.module import as_pytree
 
@@ -50,7 +50,7 @@ JOINS: dict[str, Callable[..., Any]] = {
 }
 
 
-class Parallel(Layer):
+class Parallel(SeveralLayers):
     """Layers that read the same input side by side, and whose outputs are joined step by step.
 
     ::
@@ -94,7 +94,6 @@ class Parallel(Layer):
         ((5, 4), (5, 3))
     """
 
-    layers: tuple[Layer, ...]
     join: Callable[..., Any]
 
     def __init__(self, join: str | Callable[..., Any], *layers: Any):
@@ -188,27 +187,12 @@ class Parallel(Layer):
         given: dict[str, Any],
     ) -> tuple[State, list[Any], tuple[Any, ...]]:
         """The states and outputs of all layers, and what some of them emit beside an output."""
-        check_taken(self.label, inputs, self.takes())
-        states = (None,) * len(self.layers) if state is None else state
-        if not isinstance(states, tuple) or len(states) != len(self.layers):
-            raise ValueError(
-                f"{self.label}: the state is {describe(state)}; expected a tuple of "
-                f"{len(self.layers)}, as initial_state() gives it. The state comes first: "
-                "layer(state, xs)."
-            )
-        if key is not None:
-            check_key(self.label, key)
-        count = len(self.layers)
-        keys = (None,) * count if key is None else jax.random.split(key, count)
-        finals, ys, extras = [], [], []
-        for layer, before, one in zip(self.layers, states, keys, strict=True):
-            own = {name: a for name, a in inputs.items() if name in layer.takes()}
+        finals, ys, extras = list[State](), list[Any](), list[Any]()
+        for layer, before, one in self._parts(state, key, inputs):
+            own = taken(layer, inputs)
             after, y = getattr(layer, verb)(before, xs, key=one, **given, **own)
             finals.append(after)
-            if isinstance(y, Aux):
-                y, extra = y
-                extras.append(extra)
-            ys.append(y)
+            ys.append(without_extra(y, extras))
         return tuple(finals), ys, tuple(extras)
 
     def _joined(self, ys: list[Any]) -> Any:
@@ -221,28 +205,23 @@ class Parallel(Layer):
         """Check that the outputs can be joined. A named join does not promote or broadcast."""
         shapes = [getattr(y, "shape", ()) for y in ys]
         named = next((n for n, f in JOINS.items() if self.join == Function(f)), "tuple")
-        whole = named in ("sum", "mean", "product")
-        if () in shapes or len({shape if whole else shape[:-1] for shape in shapes}) > 1:
+        same = named in ("sum", "mean", "product")
+        if () in shapes or len({shape if same else shape[:-1] for shape in shapes}) > 1:
             came = ", ".join(
                 f"{layer.label} {describe(y)}" for layer, y in zip(self.layers, ys, strict=True)
             )
-            equal = "equal shapes" if whole else "arrays with equal axes before the features"
+            equal = "equal shapes" if same else "arrays with equal axes before the features"
             raise ValueError(f"{self.label}: the outputs are {came}; expected {equal}.")
         if named != "tuple" and len({y.dtype for y in ys}) > 1:
             came = ", ".join(str(y.dtype) for y in ys)
             raise TypeError(f"{self.label}: the outputs are {came}; expected one dtype.")
 
-    def initial_state(self, batch: int | None = None) -> State:
-        """The initial states of the layers.
-
-        Args:
-            batch: see `Layer.initial_state`.
-
-        Returns:
-            A tuple with one state for each layer, ``None`` for a layer without a state.
-        """
-        own = tuple(layer.initial_state() for layer in self.layers)
-        return with_batch(self.label, own, batch)
+    def _refuse(self, state: State) -> NoReturn:
+        raise ValueError(
+            f"{self.label}: the state is {describe(state)}; expected a tuple of "
+            f"{len(self.layers)}, as initial_state() gives it. The state comes first: "
+            "layer(state, xs)."
+        )
 
     @property
     def stride(self) -> int:
@@ -257,9 +236,6 @@ class Parallel(Layer):
     def output_resets(self, resets: Any) -> Any:
         return self.layers[0].output_resets(resets)
 
-    def takes(self) -> frozenset[str]:
-        return frozenset().union(*(layer.takes() for layer in self.layers))
-
     @property
     def label(self) -> str:
         return f"Parallel({', '.join(layer.label for layer in self.layers)})"
@@ -267,10 +243,6 @@ class Parallel(Layer):
     def _check_known(self, x: Any) -> None:
         for layer in self.layers:
             layer._check_known(x)
-
-    def _check_streams(self) -> None:
-        for layer in self.layers:
-            layer._check_streams()
 
 
 def _call(join: Callable[..., Any], ys: list[jax.Array]) -> Any:

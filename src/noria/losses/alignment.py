@@ -75,7 +75,7 @@ def ctc(
     steps = _valid("lengths", lengths, logits.shape)
     valid = _valid("label_lengths", label_lengths, given.shape)
     places = Places(weights=weights)
-    counted = places.valid("ctc", logits.shape[:1])
+    counted, _ = places.at("ctc", logits.shape[:1])
     used = valid if counted is None else valid & counted[:, None]
     _check_labels(valid_values(given, used), logits.shape[-1], blank)
 

@@ -18,21 +18,21 @@ class Places(NamedTuple):
     mask: Any = None
     weights: Any = None
 
-    def valid(self, call: str, shape: tuple[int, ...]) -> Bool[Array, "..."] | None:
-        """The valid places as booleans over the leading axes of ``shape``, ``None`` for all."""
+    def at(
+        self, call: str, shape: tuple[int, ...]
+    ) -> tuple[Bool[Array, "..."] | None, jax.Array | None]:
+        """The valid places, ``None`` for all, and their weights: over leading axes of ``shape``."""
         valid = _inside(call, shape, self.lengths, self.mask)
-        weights = self.of(call, shape)
+        weights = self._weights(call, shape)
         if weights is None:
-            return valid
+            return valid, None
         counted = weights > 0
         if valid is None:
-            return counted
+            return counted, weights
         longer, shorter = (valid, counted) if valid.ndim >= counted.ndim else (counted, valid)
-        both: jax.Array = longer & spread_to(shorter, longer.shape)
-        return both
+        return longer & spread_to(shorter, longer.shape), weights
 
-    def of(self, call: str, shape: tuple[int, ...]) -> jax.Array | None:
-        """The weights over the leading axes of ``shape``, or ``None``."""
+    def _weights(self, call: str, shape: tuple[int, ...]) -> jax.Array | None:
         if self.weights is None:
             return None
         given = as_given(self.weights)
@@ -41,13 +41,17 @@ class Places(NamedTuple):
             raise ValueError(
                 f"{call}: weights has shape {given.shape}; expected the leading axes of {shape}."
             )
-        values = known(given)
-        if values is not None and not (values >= 0).all():
-            raise ValueError(
-                f"{call}: weights holds {values[~(values >= 0)][0]}; expected numbers of at least "
-                "0."
-            )
+        check_not_negative(call, "weights", given)
         return jnp.asarray(given)
+
+
+def check_not_negative(call: str, name: str, given: Any) -> None:
+    """Reject weights below 0, where their values are known."""
+    values = known(given)
+    if values is not None and not (values >= 0).all():
+        raise ValueError(
+            f"{call}: {name} holds {values[~(values >= 0)][0]}; expected numbers of at least 0."
+        )
 
 
 def _inside(
@@ -104,7 +108,7 @@ def average(
         counts: the factor by which ``loss`` has weighted each place already, from the target.
     """
     shape = prediction.shape[: prediction.ndim - own_axes]
-    valid = places.valid(call, shape)
+    valid, weights = places.at(call, shape)
     if valid is None and counts is None:
         return jnp.mean(loss(prediction, target))
     if valid is not None:
@@ -117,7 +121,7 @@ def average(
     # 16 bits can hold neither the sum nor the count.
     wide = jnp.float32 if jnp.finfo(losses.dtype).bits < 32 else losses.dtype
     share = jnp.ones(losses.shape, wide) if counts is None else counts(target).astype(wide)
-    if (weights := places.of(call, shape)) is not None:
+    if weights is not None:
         share = share * spread_to(weights.astype(wide), losses.shape)
         losses = losses * spread_to(weights.astype(losses.dtype), losses.shape)
     if valid is not None:

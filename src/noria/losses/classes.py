@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from noria._errors import as_given, check_numbers, known
-from noria.losses.average import Places, average, check_alike, check_smoothing
+from noria._errors import as_given, check_numbers
+from noria.losses.average import Places, average, check_alike, check_not_negative, check_smoothing
 from noria.masking import valid_values, within
 
 
@@ -87,7 +87,7 @@ def cross_entropy(
             f"cross_entropy: logits have shape {logits.shape}, the targets {target.shape}; "
             f"expected {logits.shape[:-1]} whole numbers or {logits.shape} probabilities."
         )
-    _check_classes(valid_values(given, places.valid(call, target.shape)), classes)
+    _check_classes(valid_values(given, places.at(call, target.shape)[0]), classes)
     loss = _of_integers(of_classes, label_smoothing)
     counts = None if of_classes is None else lambda t: of_classes[_inside(t, classes)[1]]
     return average(call, loss, 1, logits, target, places, counts)
@@ -146,12 +146,7 @@ def _class_weights(class_weights: Any, classes: int, dtype: Any) -> jax.Array | 
             f"cross_entropy: class_weights has shape {given.shape}; expected ({classes},), one for "
             "each class."
         )
-    values = known(given)
-    if values is not None and not (values >= 0).all():
-        raise ValueError(
-            f"cross_entropy: class_weights holds {values[~(values >= 0)][0]}; expected numbers of "
-            "at least 0."
-        )
+    check_not_negative("cross_entropy", "class_weights", given)
     return jnp.asarray(given).astype(dtype)
 
 

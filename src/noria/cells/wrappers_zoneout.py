@@ -82,7 +82,7 @@ class Zoneout(WrapperCell):
 
     def __check_init__(self) -> None:
         check_cell("Zoneout", self.cell)
-        _check_rates("Zoneout", self.cell, self.rate, 1)
+        _check_rates("Zoneout", self.cell, self.rate)
 
     def __call__(self, state: State, x: Any, *, key: Key | None = None, **keywords: Any) -> State:
         """The next state; see `WrapperCell`.
@@ -122,11 +122,11 @@ def _held(rate: float, key: Key | None, old: jax.Array, new: jax.Array) -> jax.A
     return jnp.where(jax.random.bernoulli(key, rate, new.shape), old, new)
 
 
-def _check_rates(call: str, cell: Cell, rate: Any, most: float) -> None:
+def _check_rates(call: str, cell: Cell, rate: Any) -> None:
     """Accept one probability, or one for each array of the state."""
     rates = rate if isinstance(rate, tuple) else (rate,)
-    if not all(isinstance(one, int | float) and 0 <= one <= most for one in rates):
-        raise ValueError(f"{call}(rate={rate!r}): rate is a probability; expected 0 to {most}.")
+    if not all(isinstance(one, int | float) and 0 <= one <= 1 for one in rates):
+        raise ValueError(f"{call}(rate={rate!r}): rate is a probability; expected 0 to 1.")
     count = len(jtu.tree_leaves(cell.initial_state()))
     if isinstance(rate, tuple) and len(rates) != count:
         raise ValueError(
@@ -196,7 +196,7 @@ class RecurrentDropout(WrapperCell):
     def __check_init__(self) -> None:
         call = "RecurrentDropout"
         check_cell(call, self.cell)
-        _check_rates(call, self.cell, self.rate, 1)
+        _check_rates(call, self.cell, self.rate)
         if 1 in jtu.tree_leaves(self.rate):
             raise ValueError(f"{call}(rate={self.rate!r}): nothing is kept; expected below 1.")
         check_choice(call, "per", self.per, ("step", "sequence"))

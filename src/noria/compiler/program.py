@@ -224,13 +224,11 @@ def split_step(
     light = not any(is_heavy(e) and levels[e.outputs[0]] == STATE for e in traced.graph.equations)
 
     def should_hoist(equation: Equation) -> bool:
-        if traced.once and not hoists_all:  # a product of one step gains nothing outside
+        if traced.once:  # a product of one step gains nothing outside
             return not backend.has_code(equation)
         return hoists_all or backend.should_hoist(equation, traced.steps, batch, light)
 
     def should_keep(equation: Equation) -> bool:
-        if traced.once and not hoists_all:
-            return backend.has_code(equation)
-        return backend.should_keep(equation, batch)
+        return backend.has_code(equation) if traced.once else backend.should_keep(equation, batch)
 
     return traced, split(traced, should_hoist, should_keep, products_leave=products_leave)

@@ -239,7 +239,7 @@ def _loop(
         step, parts = split_step(traced, batch, backend, products_leave=products_leave)
         given = backend, order, problem.reverse, save, problem.label
         training = None
-        recomputes = save.may_recompute and backend.recomputes(step.state)
+        recomputes = not step.once and save.may_recompute and backend.recomputes(step.state)
         if recomputes and parts.has_products and not step.products_of_state():
             _, light = split_step(
                 traced, batch, backend, products_leave=products_leave, hoists_all=True

@@ -180,8 +180,8 @@ def trace(
         levels |= dict.fromkeys(more, INPUT)
         steps = (*steps, *more)
     again = functools.partial(trace, cell, initial_state, step, label, once=once)
-    options = again if contractions else None
-    return Traced(graph, parameters, looped, steps, levels, emission_tree, peeled, options, once)
+    given = steps, levels, emission_tree, peeled, again if contractions else None, once
+    return Traced(graph, parameters, looped, *given)
 
 
 def _transition(graph: Graph, first: int, width: int, step: Steps) -> Transition:

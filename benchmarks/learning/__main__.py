@@ -68,10 +68,8 @@ def main(
                     append(results, timed(tasks[name], done[name, cell]))
                 elif not times and (name, cell) not in done:
 
-                    def told(
-                        rate: str, step: int, value: float, bar=bar, label=f"{name}: {cell}"
-                    ) -> None:
-                        text = f"{label}, rate {rate}, loss {value:.4f}"
+                    def told(step: int, value: float, bar=bar, label=f"{name}: {cell}") -> None:
+                        text = f"{label}, loss {value:.4f}"
                         progress.update(bar, completed=step, description=text)
 
                     result = measured(tasks[name], cell, seeds, told)

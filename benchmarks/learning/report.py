@@ -53,9 +53,8 @@ def section(task: Task, results: Sequence[Result], remark: str, picture: str) ->
 
 def settings(task: Task) -> str:
     layers = "One layer" if task.depth == 1 else f"{task.depth} blocks"
-    rates = " or ".join(f"{rate:g}" for rate in task.rates)
     return (
-        f"{layers} of {task.width} units, {task.steps:,} steps of Adam at {rates}, "
+        f"{layers} of {task.width} units, {task.steps:,} steps of Adam at {task.rate:g}, "
         f"{task.rows} sequences in a batch."
     )
 

@@ -45,7 +45,7 @@ class Task:
         depth: cells one after another, with norms and skip connections if more than one.
         rows: sequences in a batch.
         steps: training steps.
-        rate: the learning rates tried; the best one is kept.
+        rate: the learning rate.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Task:
     depth: int = 1
     rows: int = 64
     steps: int = 3000
-    rates: tuple[float, ...] = (3e-3,)
+    rate: float = 3e-3
 
 
 def accuracy(outputs: jax.Array, batch: Batch) -> jax.Array:

@@ -61,7 +61,7 @@ def pytest_configure(config):
     )
     # Each new shape compiles, so examples are few and have no deadline.
     settings.register_profile(
-        "noria", deadline=None, max_examples=6 if quick else 12, derandomize=True
+        "noria", deadline=None, max_examples=4 if quick else 12, derandomize=True
     )
     settings.load_profile("noria")
 

@@ -43,7 +43,7 @@ def rows_of(text):
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_have_the_weights_that_are_counted(name):
     cell = cells.make(name, TINY.inputs, TINY.hidden)

@@ -48,7 +48,7 @@ def loss_of(key: str) -> tuple[Any, Callable[[str, Any], jax.Array]]:
     return arrays, loss
 
 
-@pytest.mark.sampled(47)
+@pytest.mark.sampled(95)
 @pytest.mark.parametrize("key", catalogue())
 def test_second_derivatives_are_those_of_the_definition(key):
     arrays, loss = loss_of(key)

@@ -87,7 +87,7 @@ WRITERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 SILU = {"gated_deltanet", "deltaproduct", "kda", "comba", "titans"}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("key", WRITERS)
 def test_a_delta_rule_overwrites(key):
     """A second value at a key replaces the first, and the value at another key stays."""
@@ -140,7 +140,7 @@ AFFINE = [
 ]
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(25)
 @cases(*AFFINE)
 def test_the_next_state_is_an_affine_function_of_the_state(key, settings):
     """This is what lets a recurrence run as an associative scan; a last input is no such state."""
@@ -193,7 +193,7 @@ ORTHOGONAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("key", ORTHOGONAL)
 def test_an_orthogonal_matrix_keeps_lengths_and_angles(key):
     """The products of states of two runs stay, while the states move."""

@@ -74,6 +74,7 @@ def made(key: str, **settings: Any) -> Any:
     return cell_of(class_of(catalogue()[key]), **settings)
 
 
+@pytest.mark.sampled(2)
 @each_setting
 def test_values_and_gradients_are_those_of_the_paper(key, settings):
     """The derivative along a random direction is compared with finite differences."""
@@ -104,6 +105,7 @@ def test_values_and_gradients_are_those_of_the_paper(key, settings):
     np.testing.assert_allclose(2 * slope, change, rtol=1e-5, atol=1e-11)
 
 
+@pytest.mark.sampled(9)
 @each
 def test_an_entry_is_complete(key):
     entry, cls = catalogue()[key], class_of(catalogue()[key])
@@ -117,7 +119,7 @@ def test_an_entry_is_complete(key):
     assert key in ORACLES
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(13)
 @each
 def test_initial_values_are_finite_and_differ_by_key(key):
     """Those of its own initialisers, and of the initial state."""
@@ -139,7 +141,7 @@ def test_a_docstring_has_equations_settings_and_the_source(key):
     assert text.partition("\n")[0].endswith(".")
 
 
-@pytest.mark.sampled(37)
+@pytest.mark.sampled(75)
 @each
 def test_masked_sequences_equal_the_definition(key):
     """With lengths, one of them zero, NaN past the end, and resets; forward and reverse."""
@@ -155,7 +157,7 @@ def test_masked_sequences_equal_the_definition(key):
         assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
 
 
-@pytest.mark.sampled(60)
+@pytest.mark.sampled(121)
 @each
 def test_dtypes_are_carried_through(key):
     """Outputs, states and gradients have the dtype of the parameters, and are close to float64."""
@@ -174,7 +176,7 @@ def test_dtypes_are_carried_through(key):
         assert_close(run(*narrow).astype(jnp.float64), expected, tolerance)
 
 
-@pytest.mark.sampled(41)
+@pytest.mark.sampled(83)
 @each
 def test_steps_and_pieces_give_what_the_whole_gives(key):
     cell = made(key)
@@ -197,7 +199,7 @@ def test_steps_and_pieces_give_what_the_whole_gives(key):
     assert_close(jnp.stack(ys), whole, 1e-11)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(13)
 @each
 def test_it_is_saved_loaded_and_pickled(key, tmp_path):
     cell = made(key)
@@ -213,7 +215,7 @@ def test_it_is_saved_loaded_and_pickled(key, tmp_path):
 
 
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(13)
 @each
 def test_auto_runs_machine_code_or_says_why_not(key):
     cell = made(key)

@@ -32,7 +32,7 @@ def layer_of(kind: Any, **options: Any) -> nr.Recurrence:
     return learned(cell, noise(cell.initial_state(), 3), **options)
 
 
-@pytest.mark.sampled(101)
+@pytest.mark.sampled(203)
 @pytest.mark.parametrize("kind", CHUNKWISE)
 @pytest.mark.parametrize("masks", [("lengths", "resets"), (), ("lengths",), ("resets",)])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -105,7 +105,7 @@ def arguments(keys: int, seed: int = 0, scale: float = 1.0, steps: int = 40) -> 
     return decay, k, v, start, -0.6 * k * decay[..., None, :], q
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("keys", [1, 4], ids=["number", "keys"])
 @pytest.mark.parametrize("case", ["mild", "zero", "negative", "tiny", "saturated"])
 def test_decays(keys, case):

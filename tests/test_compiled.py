@@ -54,6 +54,7 @@ def layers() -> dict[str, nr.Recurrence]:
     }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "values", [(1.0, 0.5), (1.0, np.array([0.5, 2.0])), (jnp.ones(2), jnp.arange(2.0))]
 )

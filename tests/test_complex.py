@@ -150,7 +150,7 @@ both_backends = pytest.mark.parametrize("backend", BACKENDS)
 # --- layers ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(29)
+@pytest.mark.sampled(59)
 @all_kinds
 @both_backends
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -191,7 +191,7 @@ def test_associative(name):
     assert_agree(layer, definition, xs, tolerance=1e-10, lengths=LENGTHS, resets=RESETS)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @all_kinds
 @both_backends
 def test_step_and_chunks_equal_the_sequence(name, backend):
@@ -209,7 +209,7 @@ def test_step_and_chunks_equal_the_sequence(name, backend):
     assert_close(state, final, 1e-12)
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(27)
 @all_kinds
 @both_backends
 @pytest.mark.parametrize("way", ["vmap", "models", "twice"])
@@ -387,7 +387,7 @@ def test_every_rule_has_a_function():
 AT_ZERO = "abs sign mul exp tanh logistic".split()
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     ("name", "at"),
     [*((name, "random") for name in FUNCTIONS), *((name, "zero") for name in AT_ZERO)],

@@ -50,7 +50,7 @@ MOVES |= {
 }
 
 
-@pytest.mark.sampled(17)
+@pytest.mark.sampled(35)
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("backend", ["native", "scan"])
 def test_constant_positions(move, backend, request):

@@ -100,7 +100,7 @@ def loss_of(cell: Any, xs: np.ndarray) -> Any:
     return total
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
 def test_values_and_gradients(cell):
     cell, xs = Emitting(cell), np.random.default_rng(0).uniform(0.1, 0.5, (3, 3))
@@ -116,7 +116,7 @@ def test_values_and_gradients(cell):
     np.testing.assert_allclose(jax.jit(loss, compiler_options=options)(scan, xs), value, rtol=1e-9)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
 def test_linear_steps_are_found(cell):
     """All steps at once where they are linear; else an error about the state, not of recursion."""

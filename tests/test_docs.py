@@ -31,6 +31,7 @@ BASES = (ROOT, ROOT / "src" / "noria", ROOT / "src" / "noria" / "backends" / "na
 pytestmark = pytest.mark.usefixtures("plain_jax")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0

@@ -70,7 +70,7 @@ def mapped(layer: Any, xs: Any) -> Any:
     return jax.vmap(lambda xs, length: layer.scan(None, xs, lengths=length))(xs, LENGTHS)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @layers
 def test_values_and_gradients_are_those_of_the_definition(name):
     """With lengths."""
@@ -83,7 +83,7 @@ def test_values_and_gradients_are_those_of_the_definition(name):
     assert_close(layer(xs[0]), ys[0], 1e-10)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @layers
 def test_vmap_over_examples_equals_the_batch(name):
     layer, xs = LAYERS[name], input_of(name)
@@ -91,6 +91,7 @@ def test_vmap_over_examples_equals_the_batch(name):
     assert_close(pulled_at_once(mapped, layer, xs), expected, 1e-10)
 
 
+@pytest.mark.sampled(2)
 @layers
 def test_step_by_step(name):
     layer, xs = LAYERS[name], input_of(name)[0]

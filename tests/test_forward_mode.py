@@ -96,7 +96,7 @@ def expected(transformation: str, reverse: bool) -> Any:
     return jax.jit(lambda: TRANSFORMATIONS[transformation](run, given, moved))()
 
 
-@pytest.mark.sampled(19)
+@pytest.mark.sampled(39)
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_derivatives_equal_those_of_the_plain_loop(transformation, options):
@@ -117,6 +117,7 @@ def calls(transformation: str, cell: str = "lstm") -> tuple[int, int]:
     return text.count('custom_call_target="noria_native"'), text.count(" while(")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.skipif(AUTO != "native", reason="counts calls of machine code")
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -187,7 +188,7 @@ def test_integers_in_the_state_have_no_tangent():
     assert_close(jax.jvp(layer, [XS], [XS + 1]), jax.jvp(plain, [XS], [XS + 1]), 1e-10)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("backend", ["associative", "chunkwise"])
 @pytest.mark.parametrize("transformation", ["jvp", "jvp of grad", "grad of jvp"])
 def test_forward_mode_of_other_forms(backend, transformation):

@@ -18,7 +18,7 @@ W, U = jnp.ones((12, 3)), jnp.ones((12, 4))
 ANY: Any = nr
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(17)
 @pytest.mark.parametrize("key", catalogue())
 def test_a_cell_of_the_catalogue_equals_the_one_of_its_arrays(key):
     """Sizes follow from the shapes; those that do not are asked for."""

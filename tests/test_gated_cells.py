@@ -106,7 +106,7 @@ def test_options_give_values_and_gradients_of_their_equations(name, settings):
     np.testing.assert_allclose(2 * slope, change, rtol=1e-5, atol=1e-11)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(11)
 @each_setting
 def test_options_are_compiled(name, settings):
     """Forward and gradient, with lengths, resets and NaN in the padding; steps and a batch."""
@@ -156,6 +156,7 @@ def frozen() -> dict[str, np.ndarray]:
     return dict(np.load(GOLDEN / "gated_cells.npz"))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CELLS)
 def test_a_key_draws_the_numbers_that_it_drew_before(name, frozen):
     for options in DRAWS if name == "lstm" else [o for o in DRAWS if "forget" not in o]:

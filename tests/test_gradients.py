@@ -39,7 +39,7 @@ def problem(name, reverse, backend="auto", **options):
     return jax.jit(scalar), leaves
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_reverse_mode_against_finite_differences(name, reverse):
@@ -167,7 +167,7 @@ class Ruled(nr.Cell):
         return jnp.ones(3)
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(27)
 @pytest.mark.parametrize("place", ["state", "input", "output"])
 @pytest.mark.parametrize(
     "options",

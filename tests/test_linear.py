@@ -347,7 +347,7 @@ def test_found_linear(name, masks):
     linear_executor(step_of(cell, state, masks, masks))
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("name", LINEAR)
 @pytest.mark.parametrize("masks", [False, True], ids=["plain", "lengths and resets"])
 def test_linear_cells_equal_their_definition(name, masks):
@@ -387,7 +387,7 @@ CASES += [(name, True, True, True) for name in CELLS if name != "mingru"]
 CASES += [("oscillators", False, False, batched) for batched in (False, True)]
 
 
-@pytest.mark.sampled(17)
+@pytest.mark.sampled(35)
 @pytest.mark.parametrize(("name", "lengths", "resets", "batched"), CASES)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_against_reference(monkeypatch, name, lengths, resets, batched, reverse):

@@ -190,7 +190,7 @@ def block_by_steps(ring: Any, a: Any, b: Any, start: Any, reverse: bool = False)
     return tuple(jnp.stack(some) for some in zip(*states, strict=True))
 
 
-@pytest.mark.sampled(17)
+@pytest.mark.sampled(35)
 @forms
 @directions
 @pytest.mark.parametrize(

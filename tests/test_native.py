@@ -87,7 +87,7 @@ def odd_sizes() -> list[Any]:
     return found
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(27)
 @pytest.mark.parametrize(("name", "dtype", "batch", "time", "features", "hidden"), odd_sizes())
 def test_odd_sizes_agree_with_the_scan(name, dtype, batch, time, features, hidden):
     check_against_scan(
@@ -107,7 +107,7 @@ def test_products_of_a_vector_and_of_its_beginning_have_panels_of_their_own():
     check_against_scan(nr.Recurrence(cell, start), random(3, 3, 5, 6))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("batch", [0, 1, 2, 5, 6, 7, 8, 9, 13, 29, 70])
 def test_every_batch_size_agrees_with_the_scan(batch):
     check_against_scan(layer_of("mixing", 2, 5), random(0, batch, 3, 2))
@@ -224,7 +224,7 @@ def branched(x):
     return jax.lax.cond(x.sum() > 0, straight_through, steep, x)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("function", [straight_through, steep, branched])
 def test_functions_keep_their_own_derivatives(function, dtype):
@@ -319,7 +319,7 @@ MAPS: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(19)
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("cell", ["mixing", "gru"])
 def test_vmap_agrees_with_a_loop(name, cell):
@@ -473,7 +473,7 @@ STEPS: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.timeout(60)
 def test_steps_that_once_failed_agree_with_the_plain_loop(name):
@@ -500,7 +500,7 @@ WIDENED: dict[str, Any] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", WIDENED)
 def test_common_steps_have_machine_code_in_both_directions(name):
     layer, xs = nr.Recurrence(WIDENED[name], ONES), random(0, 3, 4, 3)

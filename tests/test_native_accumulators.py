@@ -106,7 +106,7 @@ def test_any_number_of_rows_agrees_with_the_scan(batch, time, dtype):
     check(everything(dtype=dtype), random(0, batch, time, 3, dtype=dtype))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("features", "hidden", "dtype"),
     sized((1, 50, jnp.float32), (2, 15, jnp.float64), (17, 50, jnp.float32), (50, 1, jnp.float64)),
@@ -161,7 +161,7 @@ KINDS: dict[str, nr.Recurrence] = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", KINDS)
 def test_every_use_of_a_parameter_agrees_with_the_scan(name, tune):
     tune(block_rows=8)
@@ -267,7 +267,7 @@ MAPS: dict[str, tuple[tuple[Any, Any, Any], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", MAPS)
 def test_vmap_of_gradients_agrees_with_the_scan(name):
     """With respect to everything; forward for some, reverse for others."""
@@ -349,7 +349,7 @@ def test_a_state_that_is_not_emitted_is_stored():
     check(hidden, random(0, 2, 5, 3))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     ("name", "reverse"),
     [("rnn", False), ("lstm", False), ("lstm", True), ("gru", False), ("gru", True)],
@@ -384,7 +384,7 @@ SEVERAL: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("name", "reverse"),
     [
@@ -417,7 +417,7 @@ def check_cores(tune: Any, layer: Any, xs: Any, state: Any, cores: Any, **number
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("name", "batch", "hidden", "dtype", "reverse", "cores"),
     [

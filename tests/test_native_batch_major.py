@@ -38,7 +38,7 @@ def test_batch_major_is_bitwise_equal_to_transposed(name, reverse, monkeypatch, 
     check(monkeypatch, plans, layer, random(1, 3, 11, 5))
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize(
     "shape", [(2, 2, 1, 1), (2, 40, 1, 33), (9, 13, 70, 3), (17, 5, 33, 50), (3, 4, 600, 8)]
 )
@@ -91,7 +91,7 @@ def test_inputs_and_outputs_of_every_dtype_agree_with_the_definition(dtype, plan
     assert_close(found, nr.with_backend(layer, "reference").scan(None, xs), 1e-10)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     "cell",
     [

@@ -197,7 +197,7 @@ def test_several_processes_at_once(folder):
     assert len({tuple(numbers) for *numbers, _ in together + later}) == 1
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "harm",
     [
@@ -328,7 +328,7 @@ def test_a_folder_that_others_may_write(folder, compiled, caplog):
     assert caplog.text.count("other users may write it; to use it: chmod go-w") == 1
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", ["may be written", "a link", "a pipe", "a folder"])
 def test_a_file_that_others_may_have_written(kind, folder, compiled, caplog, tmp_path):
     """It is not read."""

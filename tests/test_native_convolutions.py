@@ -40,7 +40,7 @@ def test_convolutional_cells_with_resets_in_reverse_equal_their_definition(name)
     assert_native(layer, random(1, 2, 4, *cell.input_shape()), resets=resets)
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(23)
 @each_cell
 def test_steps_give_what_the_whole_sequence_gives(name):
     cell = CELLS[name]()
@@ -121,7 +121,7 @@ STEPS = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
 def test_other_convolutions_equal_their_definition(step):
     K, V = (random(n, *shape) / 2 for n, shape in enumerate(STEPS[step]))

@@ -114,7 +114,7 @@ def test_the_table_names_every_element_wise_primitive():
     assert all(name in SPECIAL or hasattr(lax, name) for name in set(ELEMENTWISE) - NEWER)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize(
     "dtype", ["float32", "float64", "int8", "int32", "int64", "uint8", "uint32", "bool"]
 )
@@ -170,7 +170,7 @@ EXTREMES: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("isa", [isa.name for isa in available()])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("width", [16, 5, 37])

@@ -67,7 +67,7 @@ def inputs(batch: int, lengths: Any = None) -> jax.Array:
     return jnp.where(jnp.arange(TIME)[:, None] < lengths[:, None, None], xs, jnp.nan)
 
 
-@pytest.mark.sampled(23)
+@pytest.mark.sampled(47)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("batch", [2, 9])
@@ -80,7 +80,7 @@ def test_it_agrees_with_the_definition(name, batch, masked, reverse):
     assert_agree(native, reference, xs, tolerance=1e-10, **options)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", CELLS)
 def test_chunks_and_steps_agree_with_the_whole(name):
     layer = nr.Recurrence(CELLS[name](), backend="native")

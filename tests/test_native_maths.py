@@ -236,6 +236,7 @@ def test_the_table_names_every_function():
     assert sorted(BOUNDS) == sorted(ALL)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.covered(1, together="name dtype")
 @every_isa
 @every_dtype

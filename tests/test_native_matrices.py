@@ -28,13 +28,13 @@ def assert_native(name, heads, size, xs, reverse=False, **options):
     )
 
 
-@pytest.mark.sampled(15)
+@pytest.mark.sampled(31)
 @pytest.mark.parametrize("name", ALL)
 def test_matrix_cells_with_lengths_equal_their_definition(name):
     assert_native(name, 2, 18, random(1, 3, 4, FEATURES), lengths=jnp.array([4, 0, 2]))
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(23)
 @pytest.mark.parametrize("name", ALL)
 def test_matrix_cells_with_resets_in_reverse_equal_their_definition(name):
     resets = jnp.array([False, False, True, False])
@@ -57,7 +57,7 @@ def test_matrix_cells_with_narrow_vectors(name, isa, tune):
     check_native(learned(ALL[name](2, 19, FEATURES, jnp.float64)), random(1, 2, 3, FEATURES))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     ("name", "heads", "size"),
     [

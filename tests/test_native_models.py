@@ -103,7 +103,7 @@ def arguments(layer: Any, axes: Any, dtype: Any = jnp.float64) -> tuple[Any, ...
     return layers, xs, lengths, resets
 
 
-@pytest.mark.sampled(37)
+@pytest.mark.sampled(75)
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -115,7 +115,7 @@ def test_the_gradient_of_a_map(name, reverse, cell, dtype):
     check(lambda mapping: mapping(scan, places if mapping is mapped else axes), layers, *others)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", MAPS)
 def test_a_map_of_gradients(name):
     axes = MAPS[name]
@@ -196,7 +196,7 @@ def test_zero_models(grad):
 
 @pytest.mark.parametrize("cores", [1, 2, 5, 16])
 @pytest.mark.parametrize("batch", [None, 1, 2, 9])
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(23)
 def test_models_on_threads_give_the_bits_of_single_models(cores, batch, tune):
     """Shares are models, rows of each model, or features of each stage."""
     tune(cores=cores, thread_flops=1, stage_flops=1, block_rows=7)
@@ -238,7 +238,7 @@ def test_a_single_model_and_an_ensemble_share_a_kernel(plans):
     assert one == many
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("transformation", ["jvp", "jvp of grad", "grad of jvp", "no jit"])
 def test_forward_mode_of_models(transformation):
     layers, xs = ensemble(layer_of("gru"), 3), random(7, 3, 2, 5, 3)

@@ -29,7 +29,7 @@ def layer_of(name: str, features: int, hidden: int, dtype: Any = jnp.float64) ->
     return nr.Recurrence(make_cell(name, features, hidden, dtype=dtype))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", CELLS)
 def test_products_of_a_time_block_agree_with_the_scan(name, reverse, plans):
@@ -40,7 +40,7 @@ def test_products_of_a_time_block_agree_with_the_scan(name, reverse, plans):
     assert backward.epilogue >= 1, "the cotangent of the input is a product that is only emitted"
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1, 1), (1, 70, 1, 33), (2, 13, 70, 3), (17, 5, 33, 50), (5, 1, 16, 64)]
 )
@@ -61,7 +61,7 @@ def test_time_blocks_of_any_length_agree_with_the_scan(kept, reverse, plans, tun
     check(nr.Recurrence(make_cell("gru", 4, 9), reverse=reverse), random(3, 2, 23, 4))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_time_blocks_on_any_number_of_threads_agree_with_the_scan(cores, batch, plans, tune):
@@ -117,7 +117,7 @@ def test_a_gradient_that_nobody_wants_is_not_computed(plans):
     assert (of_forward, of_input, of_weights) == (0, 1, 0)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize(
     ("batch", "time", "features", "hidden"),
@@ -128,7 +128,7 @@ def test_weights_of_few_rows_are_not_packed(name, batch, time, features, hidden,
     assert all(plan.unpacked and not plan.panel_bytes for plan in plans)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (9,), (128,), (129,)], ids=str)
 def test_a_single_step_agrees_with_the_plain_loop(batch):
     """As machine code up to 128 examples; with derivatives of both modes."""

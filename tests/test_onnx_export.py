@@ -135,7 +135,7 @@ def assert_close(got: Any, want: Any) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-6 * scale)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_file_agrees_with_the_model_and_comes_back_with_equal_bits(name, tmp_path):
     pytest.importorskip("onnxruntime")
@@ -160,7 +160,7 @@ def test_a_file_agrees_with_the_model_and_comes_back_with_equal_bits(name, tmp_p
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 if "own" in name else 0)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("name", MODELS)
 def test_lengths_and_states_are_inputs_and_outputs(name, tmp_path, capsys):
     """An example of length 0 keeps its state; padding of NaN stays out of outputs and states."""
@@ -343,6 +343,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", WRITTEN)
 def test_hand_written_cells_become_nodes_if_their_graph_matches(name, tmp_path):
     pytest.importorskip("onnxruntime")
@@ -412,7 +413,7 @@ FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_step_of_these_primitives_agrees_with_onnxruntime(name, tmp_path):
     """As a Scan and as one step, and the cell that is read from the Scan."""

@@ -58,7 +58,7 @@ CASES = [
 ]
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_node_agrees_with_onnxruntime(case):
     pytest.importorskip("onnxruntime")

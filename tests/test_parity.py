@@ -89,7 +89,7 @@ def pack(h, c):
     return h if c is None else nr.LSTMState(h, c)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize(("framework", "case"), CASES)
 @pytest.mark.parametrize("backend", ["scan", "reference"])
 def test_frozen_arrays(framework, case, backend):

@@ -274,7 +274,7 @@ def test_delays_stay_in_a_native_loop(name):
     assert [k for k in found.states if k == "counter"] == [k for k in kinds if k == "counter"]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", [n for n, (_, linear) in NEEDS_NO_LOOP.items() if linear])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_linear_ones_run_as_a_recurrence(name, reverse):
@@ -285,7 +285,7 @@ def test_linear_ones_run_as_a_recurrence(name, reverse):
     assert_agree(layer, definition, xs, start, lengths=LENGTHS, resets=RESETS, tolerance=1e-10)
 
 
-@pytest.mark.sampled(19)
+@pytest.mark.sampled(39)
 @pytest.mark.parametrize("name", NEEDS_NO_LOOP)
 @pytest.mark.parametrize("backend", ["auto", "scan"])
 def test_pieces_and_steps_equal_the_whole(name, backend):
@@ -310,7 +310,7 @@ def test_pieces_and_steps_equal_the_whole(name, backend):
         assert_close(pulled_at_once(run, layer, start, xs), whole, 1e-10)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("name", NEEDS_NO_LOOP)
 @pytest.mark.parametrize("length", [None, 0, 3])
 def test_one_example(name, length):

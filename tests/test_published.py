@@ -12,7 +12,7 @@ LENGTHS = jnp.array([4, 0, 2])
 RESETS = jnp.array([[0, 0, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]], bool)
 
 
-@pytest.mark.sampled(41)
+@pytest.mark.sampled(97)
 @pytest.mark.parametrize("backend", ["auto", "scan", "plain"])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_masked_sequences_equal_the_definition(name, backend):
@@ -22,7 +22,7 @@ def test_masked_sequences_equal_the_definition(name, backend):
     assert_agree(layer, definition, xs, tolerance=1e-10, lengths=LENGTHS, resets=RESETS)
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(25)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_one_example_in_reverse_equals_the_definition(name):
     layer = learned(PUBLISHED[name](3, 2, 5, jnp.float64), reverse=True)

@@ -110,7 +110,7 @@ def of_backend(
     return values, jtu.tree_leaves(of_layer), of_state, of_xs
 
 
-@pytest.mark.sampled(17)
+@pytest.mark.sampled(35)
 @cells
 @directions
 @pytest.mark.parametrize("resets", [False, True], ids=["one", "resets"])

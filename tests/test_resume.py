@@ -297,7 +297,7 @@ def started(folder: Path, epochs: int) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.full)])
 def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path: Path, kills: int):
     """At random moments; each restart continues from the last step that was saved."""
     chance, epochs = random.Random(kills), 3 * kills

@@ -62,6 +62,8 @@ LONG = {
     *("constraint", "two_meshes", "the second axis", "mapped outside", "mapped explicit", "steps"),
     *("in_shardings", "mapped", "part of a mesh", "time too", "explicit_context"),
     *("by_typed_shard_map reference", "by_explicit_mesh plain"),
+    *("by_typed_shard_map scan", "by_explicit_mesh associative", "by_explicit_mesh stored"),
+    *("two axes", "part of a mesh, typed", "mapped_weights"),
 }
 
 

@@ -61,7 +61,7 @@ def models() -> dict[str, nr.Layer]:
     }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("batch", [None, BATCH])
 @pytest.mark.parametrize("name", models())
 def test_a_stream_gives_the_outputs_of_the_sequence(name, batch):

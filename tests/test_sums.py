@@ -103,7 +103,7 @@ def gradient(model: Any, dtype: Any) -> list[Any]:
     )
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(23)
 @pytest.mark.parametrize("name", models())
 def test_gradients_are_those_of_float32(name):
     model = models()[name]

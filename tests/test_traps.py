@@ -97,7 +97,7 @@ def test_a_reset_removes_nan_from_state_and_gradient(backend):
     assert_close(jtu.tree_leaves(gradient), jtu.tree_leaves(clean), 1e-13)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("backend", ["scan", "reference"])
 def test_length_zero_is_the_initial_state_and_zero_outputs(reverse, backend):

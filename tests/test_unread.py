@@ -65,7 +65,7 @@ def everything(kind: str, dtype: Any, backend: str) -> list[Any]:
     )
 
 
-@pytest.mark.sampled(11)
+@pytest.mark.sampled(23)
 @pytest.mark.parametrize("kind", CELLS)
 def test_unread(kind):
     expected = [np.asarray(a) for a in everything(kind, jnp.float64, "plain")]

@@ -152,7 +152,7 @@ def test_the_number_of_windows(form):
     assert window.keeps_time == (form in KEEPING)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(17)
 @cases(ALL)
 def test_sequences_are_those_of_the_definition(kind, form):
     layer, oracle = made(kind, form)
@@ -164,7 +164,7 @@ def test_sequences_are_those_of_the_definition(kind, form):
         assert layer.output_lengths(time) == expected.shape[1]
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(17)
 @cases(ALL)
 def test_lengths_are_sequences_of_their_own(kind, form):
     """With NaN in the padding: outputs and cotangents are those of each example alone."""
@@ -183,7 +183,7 @@ def test_lengths_are_sequences_of_their_own(kind, form):
     assert not np.asarray(dxs)[~valid].any()
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(17)
 @cases(STREAMING)
 def test_blocks_give_the_outputs_and_the_state_of_the_sequence(kind, form):
     layer, _ = made(kind, form)
@@ -199,7 +199,7 @@ def test_blocks_give_the_outputs_and_the_state_of_the_sequence(kind, form):
     assert_close((second, jnp.concatenate([head, tail], 1)), (final, ys), 1e-12)
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(25)
 @cases(STREAMING)
 def test_the_state_at_the_lengths_goes_on(kind, form):
     layer, _ = made(kind, form)
@@ -212,7 +212,7 @@ def test_the_state_at_the_lengths_goes_on(kind, form):
         assert_close(ys[n], whole[length // s :], 1e-12)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(21)
 @cases(KEEPING)
 def test_resets_are_sequences_of_their_own(kind, form):
     layer, oracle = made(kind, form)

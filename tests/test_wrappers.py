@@ -63,7 +63,7 @@ each = pytest.mark.parametrize("name", WRAPPERS)
 each_base = pytest.mark.parametrize("base", BASES.values(), ids=BASES)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @each
 @each_base
 def test_values_are_those_of_the_equations(name, base):
@@ -72,7 +72,7 @@ def test_values_are_those_of_the_equations(name, base):
     assert_close(ys, by_oracle(name, cell, xs, final), 1e-11)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(19)
 @each
 @each_base
 def test_masked_sequences_equal_the_definition(name, base):
@@ -86,7 +86,7 @@ def test_masked_sequences_equal_the_definition(name, base):
     assert all(np.isfinite(leaf).all() for leaf in jtu.tree_leaves(found))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @each
 def test_steps_and_pieces_give_what_the_whole_gives(name):
     layer, xs = nr.Recurrence(made(name), backend="reference"), random(2, TIME, IN)

@@ -710,6 +710,7 @@ def test_vmap_equals_each_on_its_own(name, backend):
     assert_close(found, each_on_its_own(name), 1e-10)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 def test_auto_runs_machine_code_unless_a_primitive_has_none(name):
@@ -738,7 +739,7 @@ def test_auto_runs_machine_code_unless_a_primitive_has_none(name):
         )
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(33)
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 def test_a_gradient_calls_two_kernels(name):

@@ -3,13 +3,17 @@
     python benchmarks/streams.py [--quick]
 
 Wall time of a call in microseconds, the least of turns. Weights are constants in a stream and in
-onnxruntime; a call of it takes and gives NumPy arrays, the state too.
+onnxruntime; a call of it takes and gives NumPy arrays, the state too. Each way to step an LSTM has
+processes of its own, since the threads of one library keep a core busy for some time after a call.
 """
 
+import importlib.util
+import json
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +23,9 @@ import numpy as np
 import noria as nr
 from noria.bench.grid import Shape, Work
 
-Programs = dict[str, Callable[[], Any]]
+Program = Callable[[], Any]
+Programs = dict[str, Program]
+Size = tuple[int, int]
 
 
 def keys(count: int) -> Any:
@@ -39,35 +45,42 @@ def cheapest() -> Programs:
     }
 
 
-def lstm(units: int, streams: int) -> Programs:
-    """One LSTM, stepped in all ways."""
-    layer, x = nr.LSTM(units, units, key=keys(1)[0]), np.ones((streams, units), np.float32)
-    stream, state = nr.stream(layer, streams), layer.initial_state(streams)
-    programs: Programs = {
-        "stream": lambda: stream(x),
-        "layer.step": lambda: layer.step(state, x),
-    }
-    return programs | onnx(units, streams, x)
+def stream(units: int, streams: int) -> Program:
+    layer, x = of_size(units, streams)
+    program = nr.stream(layer, streams)
+    return lambda: program(x)
 
 
-def onnx(units: int, streams: int, x: np.ndarray) -> Programs:
-    try:
-        import onnxruntime
+def step(units: int, streams: int) -> Program:
+    layer, x = of_size(units, streams)
+    state = layer.initial_state(streams)
+    return lambda: layer.step(state, x)
 
-        from noria.bench.peers.onnx_runtime import build
-    except ImportError:
-        return {}
+
+def of_size(units: int, streams: int) -> tuple[nr.Recurrence, np.ndarray]:
+    return nr.LSTM(units, units, key=keys(1)[0]), np.ones((streams, units), np.float32)
+
+
+def onnx(units: int, streams: int) -> Program:
+    import onnxruntime
+
+    from noria.bench.peers.onnx_runtime import build
+
     model, _ = build(Work("lstm", "step", Shape(1, streams, units, units)))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    now = [np.zeros((1, streams, units), np.float32)] * 2
+    now, x = [np.zeros((1, streams, units), np.float32)] * 2, np.ones((1, streams, units), "f")
 
     def run() -> Any:
-        y, *now[:] = session.run(None, {"X": x[None], "initial_h": now[0], "initial_c": now[1]})
+        y, *now[:] = session.run(None, {"X": x, "initial_h": now[0], "initial_c": now[1]})
         return y
 
-    return {"onnxruntime": run}
+    return run
+
+
+#: The ways to step an LSTM, by name.
+WAYS = {"stream": stream, "layer.step": step, "onnxruntime": onnx}
 
 
 def model() -> Programs:
@@ -108,17 +121,37 @@ def once(program: Callable[[], Any], repeats: int = 1) -> float:
     return (time.perf_counter() - began) / repeats
 
 
-def main(quick: bool) -> None:
-    seconds = 0.05 if quick else 2
-    sizes = [(128, 1)] if quick else [(u, s) for u in (128, 512) for s in (1, 16, 128)]
-    works = {"calls": cheapest(), "DTLN": model()}
-    works |= {
-        f"LSTM of {units}, {streams} streams": lstm(units, streams) for units, streams in sizes
-    }
-    for name, programs in works.items():
-        found = least(programs, seconds)
-        print(name, *(f"{one} {used:.1f}" for one, used in found.items()), sep="  ", flush=True)
+def in_turns(names: Sequence[str], sizes: Sequence[Size], seconds: float, rounds: int) -> None:
+    """Each way in a process of its own, one after the other, and that some times."""
+    found: dict[str, list[list[float]]] = {name: [] for name in names}
+    for name in [*names] * rounds:
+        command = [sys.executable, __file__, name, str(seconds), json.dumps(sizes)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    for n, (units, streams) in enumerate(sizes):
+        used = {name: min(turn[n] for turn in turns) for name, turns in found.items()}
+        show(f"LSTM of {units}, {streams} streams", used)
+
+
+def show(name: str, used: dict[str, float]) -> None:
+    print(name, *(f"{one} {time:.1f}" for one, time in used.items()), sep="  ", flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    if arguments and arguments[0] in WAYS:
+        way, seconds, sizes = arguments
+        times = [least({way: WAYS[way](*size)}, float(seconds)) for size in json.loads(sizes)]
+        print(json.dumps([time[way] for time in times]))
+        return
+    quick = "--quick" in arguments
+    for name, programs in {"calls": cheapest(), "DTLN": model()}.items():
+        show(name, least(programs, 0.05 if quick else 2))
+    names = [n for n in WAYS if n != "onnxruntime" or importlib.util.find_spec("onnxruntime")]
+    if quick:
+        in_turns(names, [(128, 1)], 0.05, 1)
+    else:
+        in_turns(names, [(u, s) for u in (128, 512) for s in (1, 16, 128)], 0.5, 3)
 
 
 if __name__ == "__main__":
-    main("--quick" in sys.argv)
+    main(sys.argv[1:])

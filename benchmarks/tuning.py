@@ -378,6 +378,11 @@ SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = 
     "threads": ((1, 2), infer, partial(lstm, 50, 64, 128, 128)),
     "tile_rows": ((1, 2, 4, 6), infer, partial(rnn, 50, 64, 128, 256)),
     "panel_vectors": (((1, 1), (2, 2), (3, 3), (6, 6)), infer, partial(rnn, 200, 1, 128, 256)),
+    "prefetch_bytes": (
+        (0, 512, 1024, 4096, 8192),
+        infer,
+        partial(lstm, 20, 16, 512, 512),
+    ),
     "block_vectors": ((1, 2, 8), infer, partial(rnn, 100, 8, 128, 128)),
     "elementwise_vectors": ((1, 4), train, partial(lstm, 100, 64, 16, 64)),
     "product_vectors": ((1, 2, 4), infer, partial(convolution, 8, 2, 32, 16)),

@@ -120,6 +120,10 @@ class Tuning:
     #: sums.
     few_rows: int = 2
 
+    #: Bytes from what is read of a panel to what is fetched for later. Without it a core waits for
+    #: panels that are in no cache of its own.
+    prefetch_bytes: int = 2**11
+
     #: Vectors of a block of features in a stage with products, divided by their number.
     block_vectors: int = 4
 

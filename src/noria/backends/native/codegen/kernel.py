@@ -183,7 +183,9 @@ class _Run:
             for panel, width in zip(tiling.panels, widths, strict=True):
                 vector = panel_vector(plan, panel)
                 align = panel_align(plan, vector)
-                function = gemm_microkernel(b.module, vector, width, most, align)
+                function = gemm_microkernel(
+                    b.module, vector, width, most, align, plan.prefetch_bytes
+                )
                 self._product(tiling, panel, function, j, start, b.sub(stop, start))
             with loop(b, start, stop) as row:
                 line = advance(b, self.tile, b.mul(b.sub(row, start), i64(tiling.row_stride)))

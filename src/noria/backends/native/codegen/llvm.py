@@ -142,6 +142,13 @@ def declared(module: ir.Module, name: str, result: ir.Type, *args: ir.Type) -> i
     return ir.Function(module, ir.FunctionType(result, args), name) if found is None else found
 
 
+def prefetch(b: ir.IRBuilder, address: ir.Value) -> None:
+    """Fetch a cache line that is read soon into the first-level cache. Any address may be given."""
+    function = declared(b.module, "llvm.prefetch.p0", VOID, POINTER, I32, I32, I32)
+    is_read, keep, is_data = (ir.Constant(I32, n) for n in (0, 3, 1))
+    b.call(function, [address, is_read, keep, is_data])
+
+
 def internal_function(
     module: ir.Module, name: str, kinds: Sequence[ir.Type], emit: Callable[..., None]
 ) -> ir.Function:

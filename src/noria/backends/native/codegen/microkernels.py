@@ -30,26 +30,38 @@ from noria.backends.native.codegen.llvm import (
     internal_function,
     intrinsic,
     load_lanes,
+    prefetch,
     splat,
     store_lanes,
 )
 
+#: Bytes that are fetched at once.
+CACHE_LINE = 64
+
 
 def gemm_microkernel(
-    module: ir.Module, vector: ir.VectorType, width: int, rows: int, align: int
+    module: ir.Module, vector: ir.VectorType, width: int, rows: int, align: int, ahead: int
 ) -> ir.Function:
     """``void f(count, row, row_stride, panel, tile, tile_stride, depth)``.
 
     The products of ``count`` rows, at most ``rows``, with a panel of ``width`` vectors at a
-    multiple of ``align`` bytes. Strides are the distances in bytes from row to row.
+    multiple of ``align`` bytes. Strides are the distances in bytes from row to row. The panel is
+    fetched from memory so many bytes ``ahead``.
     """
     name = f"gemm.{width}.{rows}.{vector.element}"
     kinds = [I64, POINTER, I64, POINTER, POINTER, I64, I64]
-    return internal_function(module, name, kinds, partial(_emit_gemm, vector, width, rows, align))
+    emit = partial(_emit_gemm, vector, width, rows, align, ahead)
+    return internal_function(module, name, kinds, emit)
 
 
 def _emit_gemm(
-    vector: ir.VectorType, width: int, rows: int, align: int, b: ir.IRBuilder, *args: ir.Value
+    vector: ir.VectorType,
+    width: int,
+    rows: int,
+    align: int,
+    ahead: int,
+    b: ir.IRBuilder,
+    *args: ir.Value,
 ) -> None:
     """A copy of the loop for each number of rows, so that all accumulators are registers."""
     (number, row, row_stride, panel, tile, tile_stride, depth), size = args, bytes_of(vector)
@@ -62,6 +74,8 @@ def _emit_gemm(
             columns = [
                 b.load(advance(b, base, c * size), typ=vector, align=align) for c in range(width)
             ]
+            for line in range(0, width * size, CACHE_LINE):
+                prefetch(b, advance(b, base, ahead + line))
             return [b.gep(line, [k], source_etype=vector.element) for line in lines], columns
 
         sums = _outer_products(b, depth, [[constant(vector, 0)] * width] * count, step)

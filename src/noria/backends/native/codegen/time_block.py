@@ -101,7 +101,9 @@ class _TimeBlock:
             packed = panel_at(b, self.buffers, plan, panel, j)
             block = advance(b, target, b.mul(j, i64(tiling.vectors * whole)))
             vectors = len(plan.segments(panel, counts))
-            function = gemm_microkernel(b.module, vector, vectors, most, panel_align(plan, vector))
+            function = gemm_microkernel(
+                b.module, vector, vectors, most, panel_align(plan, vector), plan.prefetch_bytes
+            )
             with for_tiles(b, self.depth, most) as (start, stop):
                 line, count = advance(b, source, b.mul(start, i64(stride))), b.sub(stop, start)
                 depth = i64(panel.dot.depth)

@@ -127,6 +127,7 @@ class KernelPlan:
             with matrices, and without a product in a step, whose panels the examples would share.
             The state of one example stays in the first-level cache.
         tile_rows: rows of the tile, at most.
+        prefetch_bytes: see `Tuning`.
         update_rows: rows of the left operand of a rank update that are multiplied at a time.
         update_vectors: vectors of the right operand that are multiplied at a time.
     """
@@ -149,6 +150,7 @@ class KernelPlan:
         self._elementwise_vectors, self._registers = tuning.elementwise_vectors, isa.registers
         self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors
         self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
+        self.prefetch_bytes = tuning.prefetch_bytes
         self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in batch_major}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
         self.staged_steps = max(1, tuning.staged_bytes // widest)

@@ -1,5 +1,9 @@
 """One model for all cells: one layer of the cell, or blocks of them, and a read-out."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from task import Task
@@ -7,7 +11,23 @@ from task import Task
 import noria as nr
 from noria.cells.catalogue import catalogue, class_of
 
-BUILT_IN = {"rnn": nr.RNNCell, "lstm": nr.LSTMCell, "gru": nr.GRUCell}
+
+def _forget(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Biases of an LSTM, 1 for forget gates and else 0."""
+    del key
+    return jnp.zeros((4, shape[0] // 4), dtype).at[1].set(1).reshape(shape)
+
+
+orthogonal = jax.nn.initializers.orthogonal()
+
+BUILT_IN: dict[str, Callable[..., nr.Cell]] = {
+    "rnn": nr.RNNCell,
+    "rnn_relu": functools.partial(nr.RNNCell, activation=jax.nn.relu),
+    "rnn_orthogonal": functools.partial(nr.RNNCell, recurrent_init=orthogonal),
+    "lstm": nr.LSTMCell,
+    "lstm_forget": functools.partial(nr.LSTMCell, bias=_forget),
+    "gru": nr.GRUCell,
+}
 
 
 def model_of(task: Task, name: str, key: jax.Array) -> nr.Chain:
@@ -19,7 +39,8 @@ def model_of(task: Task, name: str, key: jax.Array) -> nr.Chain:
     if task.depth == 1:
         layer = layer_of(name, task.inputs, task.width, key=next(keys))
         size = output_size(layer, task.inputs)
-        return nr.Chain(layer, nr.Dense(size, task.outputs, key=next(keys)))
+        read_out = nr.Dense(size, task.outputs, key=next(keys))
+        return nr.Chain(layer, *[jax.nn.relu] * task.rectified, read_out)
     layers: list[nr.Layer] = [nr.Dense(task.inputs, task.width, key=next(keys))]
     for _ in range(task.depth):
         layer = layer_of(name, task.width, task.width, key=next(keys))

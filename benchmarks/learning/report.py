@@ -5,8 +5,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
+from plot import draw
 from task import SCORES, Task
 from training import Result
 
@@ -14,98 +14,96 @@ HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs"
 PAGE = DOCS / "which-cell.md"
 NOTE = "<!-- Written by benchmarks/learning; its words are in benchmarks/learning/words.toml. -->"
-HEAD = (
-    "| cell | {score}: mean of {seeds} seeds (worst to best) | parameters | training | streaming "
-    "| published |\n|---|---|---|---|---|---|"
-)
 
 
-def write(tasks: Mapping[str, Task], found: Mapping[tuple[str, str], Result]) -> None:
+def write(tasks: Mapping[str, Task], found: Sequence[Result]) -> None:
     """Write ``docs/which-cell.md`` and a plot for each task that has results."""
+    PAGE.write_text(page(tasks, found))
+    for task in tasks.values():
+        results = own(task, found)
+        if results:
+            draw(task, results, DOCS / "img" / picture(task))
+
+
+def page(tasks: Mapping[str, Task], found: Sequence[Result]) -> str:
+    """The text of the page."""
     words = tomllib.loads((HERE / "words.toml").read_text())
     parts = [NOTE, words["head"].strip()]
     for task in tasks.values():
-        results = [result for (name, _), result in found.items() if name == task.name]
-        if results:
-            picture = DOCS / "img" / f"learning-{task.name}.png"
-            draw(task, results, picture)
-            parts.append(section(task, results, words["tasks"].get(task.name, ""), picture.name))
-    PAGE.write_text("\n\n".join([*parts, words["tail"].strip()]) + "\n")
+        if own(task, found):
+            parts.append(section(task, found, words["tasks"][task.name]))
+    return "\n\n".join([*parts, words["tail"].strip()]) + "\n"
 
 
-def section(task: Task, results: Sequence[Result], remark: str, picture: str) -> str:
-    """What the page says of a task."""
+def picture(task: Task) -> str:
+    return f"learning-{task.name}.png"
+
+
+def own(task: Task, found: Sequence[Result]) -> list[Result]:
+    """The results with the settings of the task, the best first."""
+    results = [r for r in found if r.task == task.name and not r.settings]
     best = SCORES[task.score].more_is_better
-    ordered = sorted(results, key=lambda r: statistics.fmean(r.scores), reverse=best)
-    seeds = len(ordered[0].scores)
-    chance = format(task.chance, SCORES[task.score].digits)
-    head = HEAD.format(score=SCORES[task.score].title, seeds=seeds)
+    return sorted(results, key=lambda r: statistics.fmean(r.scores), reverse=best)
+
+
+def section(task: Task, found: Sequence[Result], remark: str) -> str:
+    """What the page says of a task."""
+    results = own(task, found)
+    others = [r for r in found if r.task == task.name and r.settings]
+    score, digits = SCORES[task.score].title, SCORES[task.score].digits
     blocks = [
         f"## {task.title}",
-        wrapped(f"{task.about} A constant guess has {chance}."),
-        "\n".join([head, *(row(task, result) for result in ordered)]),
-        f"![{task.title}: score, parameters and times of each cell](img/{picture})",
-        wrapped(f"{settings(task)} Published: {task.source}."),
-        wrapped(remark),
+        wrapped(f"{task.about} A constant guess has {format(task.chance, digits)}."),
+        table(
+            ["cell", score, "parameters", "training", "streaming", "published"],
+            [row(task, result) for result in results],
+        ),
+        f"![{task.title}: score and times of each cell](img/{picture(task)})",
+        wrapped(f"{described(task)} Published: {task.source}."),
     ]
-    return "\n\n".join(block for block in blocks if block)
+    if others:
+        rows = [[f"`{r.cell}`", changes(r), scores(task, r), f"{r.parameters:,}"] for r in others]
+        blocks += ["With other settings:", table(["cell", "settings", score, "parameters"], rows)]
+    return "\n\n".join([*blocks, wrapped(remark)])
 
 
-def settings(task: Task) -> str:
-    layers = "One layer" if task.depth == 1 else f"{task.depth} blocks"
+def described(task: Task) -> str:
+    layers = "One layer" if task.depth == 1 else f"A stack of {task.depth} blocks"
     return (
         f"{layers} of {task.width} units, {task.steps:,} steps of Adam at {task.rate:g}, "
         f"{task.rows} sequences in a batch."
     )
 
 
-def row(task: Task, result: Result) -> str:
+def row(task: Task, result: Result) -> list[str]:
+    return [
+        f"`{result.cell}`",
+        scores(task, result),
+        f"{result.parameters:,}",
+        f"{result.training:.2f} µs",
+        f"{result.streaming:.0f} µs",
+        task.published.get(result.cell, ""),
+    ]
+
+
+def scores(task: Task, result: Result) -> str:
+    """The mean over the seeds, and the worst and the best."""
     digits = SCORES[task.score].digits
-    low, high = (format(pick(result.scores), digits) for pick in (min, max))
-    if not SCORES[task.score].more_is_better:
-        low, high = high, low
-    mean = format(statistics.fmean(result.scores), digits)
-    return (
-        f"| `{result.cell}` | {mean} ({low} to {high}) | {result.parameters:,} "
-        f"| {result.training:.2f} µs | {result.streaming:.0f} µs "
-        f"| {task.published.get(result.cell, '')} |"
+    ordered = sorted(result.scores, reverse=not SCORES[task.score].more_is_better)
+    worst, best = (format(score, digits) for score in (ordered[0], ordered[-1]))
+    return f"{format(statistics.fmean(result.scores), digits)} ({worst} to {best})"
+
+
+def changes(result: Result) -> str:
+    return ", ".join(
+        name if value is True else f"{name} {value:,}" for name, value in result.settings.items()
     )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def wrapped(text: str) -> str:
     return fill(" ".join(text.split()), 100, break_long_words=False, break_on_hyphens=False)
-
-
-def draw(task: Task, results: Sequence[Result], path: Path) -> None:
-    """Write a PNG: the score over the time of a step, in training and in streaming."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    times = {
-        "µs of one sequence and step in training": [r.training for r in results],
-        "µs of one step of one stream": [r.streaming for r in results],
-    }
-    for axes, (label, values) in zip(panels, times.items(), strict=True):
-        _panel(axes, results, values)
-        axes.set_xlabel(label)
-        axes.axhline(task.chance, color="grey", linewidth=0.8, linestyle="--")
-    if not SCORES[task.score].more_is_better:
-        panels[0].set_yscale("log")
-        panels[0].invert_yaxis()
-    panels[0].set_ylabel(SCORES[task.score].title)
-    figure.suptitle(f"{task.title}: area of a dot ~ parameters; dashed: a constant guess")
-    figure.savefig(path, format="png")
-
-
-def _panel(axes: Any, results: Sequence[Result], times: Sequence[float]) -> None:
-    for n, (result, microseconds) in enumerate(zip(results, times, strict=True)):
-        mean = statistics.fmean(result.scores)
-        color = f"C{n % 10}"
-        axes.scatter(microseconds, mean, s=result.parameters / 200, color=color, alpha=0.6)
-        axes.plot(2 * [microseconds], [min(result.scores), max(result.scores)], color=color)
-        axes.annotate(
-            result.cell, (microseconds, mean), textcoords="offset points", xytext=(5, 4), fontsize=8
-        )
-    axes.set_xscale("log")
-    axes.grid(alpha=0.3)

@@ -46,6 +46,7 @@ class Task:
         rows: sequences in a batch.
         steps: training steps.
         rate: the learning rate.
+        rectified: whether a ReLU is between the cell and the read-out, for one layer.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Task:
     rows: int = 64
     steps: int = 3000
     rate: float = 3e-3
+    rectified: bool = False
 
 
 def accuracy(outputs: jax.Array, batch: Batch) -> jax.Array:

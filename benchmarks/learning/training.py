@@ -3,8 +3,8 @@
 import functools
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +18,8 @@ import noria as nr
 
 STEPS_PER_CALL = 100
 
+Key = tuple[str, str, tuple[tuple[str, float], ...]]
+
 
 @dataclass(frozen=True)
 class Result:
@@ -27,21 +29,26 @@ class Result:
         task: its name.
         cell: its name.
         scores: one for each seed.
-        rate: the learning rate.
         parameters: of the whole model.
         seconds: for training all seeds.
-        training: microseconds of one sequence and step in training.
-        streaming: microseconds of one tick of one stream.
+        training: microseconds of one sequence and step in training, 0 before it is measured.
+        streaming: microseconds of one step of one stream, 0 before it is measured.
+        settings: those that differ from the task's.
     """
 
     task: str
     cell: str
     scores: tuple[float, ...]
-    rate: float
     parameters: int
     seconds: float
     training: float = 0.0
     streaming: float = 0.0
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+
+def key_of(task: str, cell: str, settings: Mapping[str, float]) -> Key:
+    """Results that differ in it are different ones."""
+    return task, cell, tuple(sorted(settings.items()))
 
 
 def optimiser_of(task: Task) -> optax.GradientTransformation:
@@ -94,22 +101,21 @@ def measured(task: Task, name: str, seeds: int, told: Callable[[int, float], Non
     start = time.perf_counter()
     scores = trained(task, name, seeds, told)
     parameters = nr.count_parameters(model_of(task, name, jax.random.key(0)))
-    return Result(task.name, name, scores, task.rate, parameters, time.perf_counter() - start)
+    return Result(task.name, name, scores, parameters, time.perf_counter() - start)
 
 
 def timed(task: Task, result: Result) -> Result:
-    """The same with times of a step: in training a batch, and of one stream."""
+    """The result with times of a step: in training a batch, and of one `noria.stream`."""
     model = model_of(task, result.cell, jax.random.key(0))
     batch = task.draw(jax.random.key(2), task.rows)
     gradient = eqx.filter_jit(nr.value_and_grad(lambda m, b: loss(task, m(b.xs), b)))
-    stepped = jax.jit(lambda state, x: model.step(state, x))
-    state, x = model.initial_state(), batch.xs[0, 0]
-    training = _median(lambda: gradient(model, batch)) / batch.xs[..., 0].size
-    streaming = _median(lambda: stepped(state, x))
+    stream, x = nr.stream(model), batch.xs[0, 0]
+    training = _median(lambda: gradient(model, batch), 11) / batch.xs[..., 0].size
+    streaming = _median(lambda: stream(x), 301)
     return replace(result, training=1e6 * training, streaming=1e6 * streaming)
 
 
-def _median(call: Callable[[], Any], calls: int = 15) -> float:
+def _median(call: Callable[[], Any], calls: int) -> float:
     """Seconds of a call."""
     jax.block_until_ready(call())
     times = []

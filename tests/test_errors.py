@@ -371,6 +371,16 @@ WRONG_CALLS = {
         r"xs is a list; expected one array, \(time, 3\).*stack equal steps with jnp.stack, "
         r"pad unequal .* noria.data.pad",
     ),
+    "an input of text": (
+        lambda: gru()("abc"),
+        TypeError,
+        r"GRU\(in_size=3\): xs has a str; expected numbers: convert it with np.asarray",
+    ),
+    "an input of objects": (
+        lambda: gru()(np.full((5, 3), None)),
+        TypeError,
+        r"xs has a ndarray of dtype object; expected numbers",
+    ),
     "layer arguments swapped": (
         lambda: gru()(XS, jnp.zeros(4)),
         ValueError,

@@ -1,6 +1,7 @@
 """The input of a `Recurrence`: an array or a pytree of arrays, checked, and its leading axes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,8 +34,8 @@ def input_of(
     if shape is not None:
         return _of_shape(label, what, xs, shape, time)
     if not _is_array(xs):
-        return _tree(label, what, jtu.tree_map(jnp.asarray, xs), time)
-    array = _features(label, what, jnp.asarray(xs), size, time)
+        return _tree(label, what, jtu.tree_map(partial(_array, label, what), xs), time)
+    array = _features(label, what, _array(label, what, xs), size, time)
     if size is not None:
         check_dtype(label, what, array, cell.dtype)  # type: ignore[attr-defined]
     return array, array.shape[: _lead(array, size, time)]
@@ -42,6 +43,18 @@ def input_of(
 
 def _is_array(xs: Any) -> bool:
     return bool(jtu.all_leaves([xs])) and xs is not None
+
+
+def _array(label: str, what: str, leaf: Any) -> jax.Array:
+    try:
+        return jnp.asarray(leaf)
+    except TypeError as error:  # text, objects
+        kind = getattr(leaf, "dtype", None)
+        came = type(leaf).__name__ + ("" if kind is None else f" of dtype {kind}")
+        raise TypeError(
+            f"{label}: {what} has a {came}; expected numbers: convert it with "
+            "np.asarray(..., np.float32), or give text as whole numbers to an Embedding."
+        ) from error
 
 
 def _batched(shape: tuple[Any, ...], time: bool) -> str:
@@ -82,7 +95,7 @@ def _tree(label: str, what: str, xs: Any, time: bool) -> tuple[Any, Axes]:
 def _of_shape(label: str, what: str, xs: Any, shape: Any, time: bool) -> tuple[Any, Axes]:
     """Arrays that end in the axes of ``shape``, a pytree of tuples, one for each array."""
     shapes, structure = jtu.tree_flatten(shape, is_leaf=_is_shape)
-    xs = jtu.tree_map(jnp.asarray, xs)
+    xs = jtu.tree_map(partial(_array, label, what), xs)
     leaves: list[jax.Array] = jtu.tree_leaves(xs)
     found: Any = jtu.tree_structure(xs)
     fit = structure == found and all(

@@ -691,6 +691,26 @@ WRONG_CALLS = {
         TypeError,
         r"fit: loss returned \(2, 5, 4\) and dict; expected a number",
     ),
+    "fit on a list of two arrays": (
+        lambda: nr.fit(
+            gru(), lambda m, x, y: 0.0, [XS, XS], optimiser=optax.sgd(1.0), epochs=1, key=KEY
+        ),
+        TypeError,
+        r"fit: a batch is tuple\(float\d+\[2, 5, 3\]\), and loss takes \(m, x, y\); expected the "
+        r"columns that loss takes. A list is a list of batches; a tuple of arrays, \(xs, ys\), is",
+    ),
+    "fit on nested lists": (
+        lambda: nr.fit(
+            gru(),
+            lambda m, x, y: 0.0,
+            (np.ones((5, 3)).tolist(), np.ones((5, 3)).tolist()),
+            optimiser=optax.sgd(1.0),
+            epochs=1,
+            key=KEY,
+        ),
+        TypeError,
+        r"fit: a batch is 5 columns, and loss takes \(m, x, y\)",
+    ),
     # losses
     "loss shapes": (
         lambda: nr.mae(XS, XS[0]),

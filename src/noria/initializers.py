@@ -299,7 +299,7 @@ def legendre(theta: float | None = None) -> Initializer:
         without:    dc/dt = (A c + B x) / t     LegS, all steps since the start
                     A_nk = -r_n r_k for n > k, -(n + 1) for n = k;  B_n = r_n = sqrt(2 n + 1)
 
-    The polynomials are normalised; those of `LMUCell` are not. S4 starts from ``A`` of LegS.
+    The polynomials are normalised; those of ``LMUCell`` are not. S4 starts from ``A`` of LegS.
 
     Args:
         theta: length of the window, in steps.

@@ -31,8 +31,8 @@ class SpatialCell(DeclaredCell):
     """A declared cell of images: its input and its state are features at the points of a grid.
 
     The input of a step is an array ``(*space, features)`` with one, two or three axes of space.
-    Features are last, as in Keras and Flax; PyTorch has them first. `Dense` and the norms act on
-    the last axis, and XLA's convolutions on CPUs are several times faster in this layout.
+    Features are last, as in Keras and Flax; PyTorch has them first. `noria.Dense` and the norms act
+    on the last axis, and XLA's convolutions on CPUs are several times faster in this layout.
 
     Shapes of declared arrays may have these words::
 

@@ -118,7 +118,7 @@ class GateNormCell(WrapperCell):
 
     Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, eq. 20 for the LSTM. A matrix that stacks
     all gates has one norm, as there; matrices of single gates have one each. The norm of ``c``, eq.
-    22, is in `LayerNormLSTMCell`.
+    22, is in ``LayerNormLSTMCell``.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

@@ -55,8 +55,8 @@ class MultiplicativeCell(WrapperCell):
             vector.
         ValueError: for a cell without ``in_size``, for unknown names, or if no names go together.
 
-    Source: Wu et al. 2016, arXiv 1606.06630, eq. 4, the general form. `MIRNNCell`, `MIGRUCell` and
-    `MILSTMCell` are the paper's cells.
+    Source: Wu et al. 2016, arXiv 1606.06630, eq. 4, the general form. ``MIRNNCell``, ``MIGRUCell``
+    and ``MILSTMCell`` are the paper's cells.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr
@@ -145,8 +145,8 @@ class BlockDiagonalCell(WrapperCell):
         ValueError: for unknown or missing ``matrices``, or if the heads do not divide a matrix.
 
     Source: the recurrent matrices of xLSTM, Beck et al. 2024, arXiv 2405.04517, eq. 44, and of the
-    block GRU of Hafner et al. 2023, arXiv 2301.04104. `SLSTMCell`, `BlockGRUCell` and `RGLRUCell`
-    are the papers' cells, and `block_product` is their product.
+    block GRU of Hafner et al. 2023, arXiv 2301.04104. ``SLSTMCell``, ``BlockGRUCell`` and
+    ``RGLRUCell`` are the papers' cells, and `block_product` is their product.
 
     Examples:
         >>> import jax, jax.numpy as jnp, noria as nr

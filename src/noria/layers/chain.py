@@ -20,8 +20,8 @@ class Chain(SeveralLayers):
 
     The whole chain scans, steps, masks and resets. Its state is the tuple of the states of its
     layers, ``None`` for a layer without one. Each layer gets a random key derived from ``key``.
-    Its `stride` is the product of theirs: `step` takes so many steps and gives one. A layer gets
-    the lengths and resets of the outputs before it.
+    Its `Layer.stride` is the product of theirs: `Layer.step` takes so many steps and gives one.
+    A layer gets the lengths and resets of the outputs before it.
 
     ::
 

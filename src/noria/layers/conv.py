@@ -29,7 +29,8 @@ class Conv1d(WindowedLayer, trainable=("W", "b")):
         out_size: features of an output.
         kernel_size: steps in a window.
         key: random key for the weights.
-        stride: steps from one output to the next. `step` takes so many steps, and gives one output.
+        stride: steps from one output to the next. `Layer.step` takes so many steps,
+            and gives one output.
         dilation: steps from one step of a window to the next.
         groups: independent convolutions, each of a share of the features.
         padding: zeros before and behind the sequence. ``reach`` is
@@ -56,8 +57,8 @@ class Conv1d(WindowedLayer, trainable=("W", "b")):
 
     Shapes:
         ``(time, in)`` or ``(batch, time, in)`` to the same with fewer steps and ``out`` features;
-        `output_lengths` gives their number. With ``lengths`` each example has the outputs that it
-        has alone. The state is the last ``left`` steps, ``(left, in)``.
+        `Layer.output_lengths` gives their number. With ``lengths`` each example has the outputs
+        that it has alone. The state is the last ``left`` steps, ``(left, in)``.
 
         A layer with ``padding="causal"`` streams, and so does each other one whose windows end
         within their block: ``left >= reach - (stride - 1)``. It can be split at multiples of its
@@ -69,8 +70,8 @@ class Conv1d(WindowedLayer, trainable=("W", "b")):
 
     Raises:
         ValueError: for sizes below 1, groups that do not divide both sizes, an unknown padding, or
-            an input of the wrong size. In `step` if the layer does not stream. For resets if an
-            episode has more or fewer outputs than its share: ``padding="valid"``.
+            an input of the wrong size. In `Layer.step` if the layer does not stream. For resets if
+            an episode has more or fewer outputs than its share: ``padding="valid"``.
         TypeError: for a missing key, or an input of another dtype.
 
     PyTorch's ``Conv1d`` has the features before the steps, and the same weights; its ``padding=p``

@@ -76,8 +76,8 @@ class Parallel(SeveralLayers):
 
     Raises:
         ValueError: if there are no layers, ``join`` is unknown, or the layers differ in their
-            `stride`; in a call, if their outputs differ in the number of steps, or in features
-            where these must be equal.
+            `Layer.stride`; in a call, if their outputs differ in the number of steps, or in
+            features where these must be equal.
         TypeError: if one of the layers is a cell, or not callable.
 
     Flux's ``Parallel`` also takes one input for each layer. Keras merges tensors with layers of

@@ -107,7 +107,7 @@ class MaxPool1d(PoolLayer, trainable=()):
         stride: steps from one output to the next; ``kernel_size`` by default.
         padding: see `Conv1d`; a pair is below ``kernel_size`` on both sides.
         size: features of a step. Only a stream with windows that overlap needs it, for
-            `initial_state`.
+            `Layer.initial_state`.
         dtype: floating dtype of that state; JAX's default, float32.
 
     Attributes:
@@ -121,7 +121,7 @@ class MaxPool1d(PoolLayer, trainable=()):
         not overlap.
 
     Raises:
-        ValueError: see `Conv1d`; in `initial_state` if ``size`` is needed and missing.
+        ValueError: see `Conv1d`; in `Layer.initial_state` if ``size`` is needed and missing.
         TypeError: for an input of another dtype.
 
     PyTorch's ``MaxPool1d`` and Keras' ``MaxPooling1D`` give the same where no padding is needed:

@@ -136,7 +136,7 @@ class Residual(SkipLayer):
         ``(time, features)`` or ``(batch, time, features)`` to the same.
 
     Raises:
-        ValueError: if the layer has a `stride`, and in a call, if it changes the shape.
+        ValueError: if the layer has a `Layer.stride`, and in a call, if it changes the shape.
         TypeError: if ``layer`` is a cell, or not callable.
 
     Source: He et al. 2016, "Deep residual learning for image recognition", arXiv 1512.03385. Flux
@@ -182,7 +182,8 @@ class Concat(SkipLayer):
         ``(time, in)`` or ``(batch, time, in)`` to the same with ``in + out`` features.
 
     Raises:
-        ValueError: if the layer has a `stride`, and in a call, if it changes the number of steps.
+        ValueError: if the layer has a `Layer.stride`, and in a call, if it changes the number of
+            steps.
         TypeError: if ``layer`` is a cell, or not callable; in a call, if its dtype is another one.
 
     Source: Huang et al. 2017, "Densely connected convolutional networks", arXiv 1608.06993. Flux

@@ -277,8 +277,8 @@ def stream(
     Args:
         model: a layer, or a model of layers, that can be stepped.
         batch: the number of streams that are stepped together; ``None`` for one, without an axis.
-        state: the state to start from, of one stream or with a ``batch`` axis; `initial_state` by
-            default, which `Stream.reset` puts back in any case.
+        state: the state to start from, of one stream or with a ``batch`` axis; by default
+            `Layer.initial_state`, which `Stream.reset` puts back in any case.
         key: random key, for cells that draw random numbers; each call draws others.
 
     Returns:

@@ -4,11 +4,11 @@ Invalid places count neither in the sum nor in the number of places. Their gradi
 and they may hold anything, even NaN. A place with weight 0 is invalid too. Without any valid place
 the loss is 0. For other losses use Optax, with `noria.last` or a mask.
 
-============= =====================================================================
-`average`     valid places, weights, and the mean over them
-`elementwise` ``mse``, ``mae``, ``huber``, ``binary_cross_entropy``
-`classes`     ``cross_entropy``
-`quantiles`   ``pinball``
-`alignment`   ``ctc``
-============= =====================================================================
+=============== =====================================================================
+``average``     valid places, weights, and the mean over them
+``elementwise`` ``mse``, ``mae``, ``huber``, ``binary_cross_entropy``
+``classes``     ``cross_entropy``
+``quantiles``   ``pinball``
+``alignment``   ``ctc``
+=============== =====================================================================
 """

@@ -84,7 +84,8 @@ class Step:
         places: Places,
     ):
         self._loss, self._settings, self._places = loss, settings, places
-        self._takes_key = "key" in inspect.signature(loss).parameters
+        self._signature = inspect.signature(loss)
+        self._takes_key = "key" in self._signature.parameters
         self.model, self.opt_state = Flat(model), Flat(opt_state)
         self._inference = Flat(inference(model))
         self._programs: dict[Any, Callable[..., Any]] = {}
@@ -172,6 +173,7 @@ class Step:
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
         model = self._cast(model)
         options = {"key": key} if self._takes_key else {}
+        self._check_columns(batch, options)
         if not self._settings.carry:
             return _numbers(self._loss(model, *batch, **options), ())
         start = self._first_carry(model, examples(batch))
@@ -192,6 +194,18 @@ class Step:
                 "Return (value, carry), with the carry that scan returned."
             )
         return _numbers(value, after)
+
+    def _check_columns(self, batch: tuple[Any, ...], options: dict[str, Any]) -> None:
+        before = (None,) if self._settings.carry else ()
+        try:
+            self._signature.bind(None, *before, *batch, **options)
+        except TypeError:
+            came = describe(batch) if len(batch) < 5 else f"{len(batch)} columns"
+            raise TypeError(
+                f"fit: a batch is {came}, and loss takes {self._signature}; expected the columns "
+                "that loss takes. A list is a list of batches; a tuple of arrays, (xs, ys), is "
+                "one batch of everything."
+            ) from None
 
     def _train(
         self,

@@ -10,6 +10,7 @@ processes of its own, since the threads of one library keep a core busy for some
 import importlib.util
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -121,6 +122,20 @@ def once(program: Callable[[], Any], repeats: int = 1) -> float:
     return (time.perf_counter() - began) / repeats
 
 
+def small() -> Programs:
+    """A GRU of 64 units and a read-out with more work than JAX does in the calling thread."""
+    k = keys(2)
+    net = nr.Chain(nr.GRU(8, 64, key=k[0]), nr.Dense(64, 8, key=k[1]))
+    stream, x, state = nr.stream(net), np.ones(8, np.float32), net.initial_state()
+    return {"stream": lambda: stream(x), "model.step": lambda: net.step(state, x)}
+
+
+def when_read(programs: Programs, calls: int) -> dict[str, float]:
+    """The median time of a call whose results are waited for, as a program in Python does."""
+    times = {name: [once(program) for _ in range(calls)] for name, program in programs.items()}
+    return {name: 1e6 * statistics.median(some) for name, some in times.items()}
+
+
 def in_turns(names: Sequence[str], sizes: Sequence[Size], seconds: float, rounds: int) -> None:
     """Each way in a process of its own, one after the other, and that some times."""
     found: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -144,8 +159,10 @@ def main(arguments: list[str]) -> None:
         print(json.dumps([time[way] for time in times]))
         return
     quick = "--quick" in arguments
-    for name, programs in {"calls": cheapest(), "DTLN": model()}.items():
+    works = {"calls": cheapest(), "DTLN": model(), "GRU and Dense": small()}
+    for name, programs in works.items():
         show(name, least(programs, 0.05 if quick else 2))
+        show(f"{name}, results read, median", when_read(programs, 20 if quick else 1000))
     names = [n for n in WAYS if n != "onnxruntime" or importlib.util.find_spec("onnxruntime")]
     if quick:
         in_turns(names, [(128, 1)], 0.05, 1)

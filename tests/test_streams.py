@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import assert_close, random
+from models import AUTO, assert_close, random
 
 import noria as nr
 
@@ -78,6 +78,46 @@ def test_a_stream_gives_the_outputs_of_the_sequence(name, batch):
     assert_close(joined, expected, 1e-12)
     stream.reset()
     assert_close(stream(one[0]), ys[0], 0)
+
+
+def texts() -> dict[str, tuple[nr.Layer, bool]]:
+    """Models, and whether their step is one kernel."""
+    k = jax.random.split(KEY, 4)
+    gru, read_out = nr.GRU(IN, 8, key=k[0]), nr.Dense(8, IN, jax.nn.sigmoid, key=k[1])
+    return {
+        "chain": (nr.Chain(gru, nr.LayerNorm(8), read_out), True),
+        "skip": (nr.Chain(nr.Residual(nr.Chain(gru, read_out)), nr.LSTM(IN, 3, key=k[2])), True),
+        "a chosen backend": (nr.Chain(nr.with_backend(gru, "scan"), read_out), False),
+        "strided": (nr.Chain(nr.Conv1d(IN, IN, 3, stride=2, key=k[3]), gru), False),
+        "large": (nr.Chain(nr.LSTM(IN, 800, key=k[0]), nr.Dense(800, 2, key=k[1])), False),
+    }
+
+
+@pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+@pytest.mark.parametrize("name", texts())
+@pytest.mark.parametrize("batch", [None, BATCH])
+def test_a_step_of_a_small_model_is_one_kernel(name, batch):
+    model, merged = texts()[name]
+    shape = *(() if batch is None else (batch,)), *((2,) if name == "strided" else ()), IN
+    xs, stream = random(0, 5, *shape), nr.stream(model, batch)
+    state: Any = stream.state
+    text = cast(Any, stream)._short.lower(state, xs[0]).compile().as_text()
+    kernels, dots = text.count('custom_call_target="noria_native"'), text.count(" dot(")
+    assert (kernels == 1 and not dots) == merged
+    for x in xs:
+        state, expected = model.step(state, x)
+        assert_close(stream(x), expected, 1e-12)
+        assert_close(stream.state, state, 1e-12)
+
+
+def test_numbers_without_features_stream():
+    k = jax.random.split(KEY, 3)
+    model = nr.Chain(nr.Embedding(9, 4, key=k[0]), nr.GRU(4, 5, key=k[1]), nr.Dense(5, 9, key=k[2]))
+    tokens = jnp.array([[3, 1, 4, 1], [5, 8, 2, 6]])
+    stream, several = nr.stream(model), nr.stream(model, 2)
+    expected = model(tokens)
+    assert_close(jnp.stack([stream(token) for token in tokens[0]]), expected[0], 1e-12)
+    assert_close(jnp.stack([several(some) for some in tokens.T], 1), expected, 1e-12)
 
 
 def test_the_state_is_copied_out_and_in():

@@ -10,6 +10,7 @@ import jax.tree_util as jtu
 from noria._errors import check_key, check_sizes
 from noria._types import Key, State
 from noria.layers.base import Layer
+from noria.layers.one_kernel import step_in_one_kernel
 from noria.layers.prepared import Prepared, check_can_be_constant
 from noria.layers.states import check_resets, own_or
 from noria.masking import as_counts, where
@@ -205,7 +206,7 @@ class Stream:
     # --- Programs --------------------------------------------------------------------------------
 
     def _plain(self, state: State, x: Any) -> Any:
-        return self._model.step(state, x)
+        return step_in_one_kernel(self._model, state, x, len(self._axes))
 
     def _step(self, state: State, t: Any, key: Key | None, x: Any, inputs: dict[str, Any]) -> Any:
         self._check_inputs(inputs)

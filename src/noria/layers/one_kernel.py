@@ -1,0 +1,66 @@
+"""The step of a small model as one kernel, for `noria.stream`."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from noria._types import Aux, State
+from noria.cells.base import Cell
+from noria.compiler.explain import Explanation, explaining
+from noria.layers.base import Layer
+from noria.layers.recurrence import Recurrence
+from noria.layers.with_backend import with_backend
+
+#: Floating-point operations of a step up to which one kernel is better. Threads share the
+#: kernels of larger layers, each in the way that suits it.
+MOST_FLOPS = 4_000_000
+
+
+class _ModelCell(Cell):
+    """A model of layers as a cell, for inputs of one shape."""
+
+    model: Layer
+    in_shape: tuple[int, ...] = eqx.field(static=True)
+
+    def initial_state(self) -> State:
+        return self.model.initial_state()
+
+    def __call__(self, state: State, x: Any) -> tuple[State, Any]:
+        found: tuple[State, Any] = self.model.step(state, x)
+        return found
+
+
+def step_in_one_kernel(model: Layer, state: State, x: Any, axes: int) -> tuple[State, Any]:
+    """A step of a model, by one kernel if it has machine code and is small.
+
+    JAX computes a program with more than a thousand floating-point operations in another thread,
+    and to wake it takes longer than a step of a small model. The work of kernels does not count.
+
+    Args:
+        model: a model of layers, in the mode of `noria.inference`.
+        state: the state of the call, also traced.
+        x: the input of the call, also traced.
+        axes: the axes of ``x`` for streams, 0 or 1.
+    """
+    fits = jtu.all_leaves([x]) and model.stride == 1 and not model.takes()
+    if isinstance(model, Recurrence) or not fits:
+        return model.step(state, x)
+    xs = jnp.expand_dims(x, axes)
+    parts, (_, ys) = _explained(model, state, xs)
+    if not parts or any(part.backend != "native" for part in parts) or isinstance(ys, Aux):
+        return model.step(state, x)
+    layer = Recurrence(_ModelCell(with_backend(model, "plain"), jnp.shape(x)[axes:]))
+    (whole,), _ = _explained(layer, state, xs)
+    if whole.backend != "native" or sum(line.flops for line in whole.loop) > MOST_FLOPS:
+        return model.step(state, x)
+    return layer.step(state, x)
+
+
+def _explained(layer: Layer, state: State, xs: Any) -> tuple[list[Explanation], Any]:
+    """How the loops of a call run, and the form of its results."""
+    with explaining() as found:
+        results = jax.eval_shape(lambda state, xs: layer.scan(state, xs), state, xs)
+    return found, results

@@ -175,7 +175,8 @@ def test_is_known():
     jax.vmap(look)(array)
     jax.jit(look)(array)
     assert seen == [(True, True), (False, True), (False, True)]
-    assert not _jax.is_known(np.ones(2))
+    assert _jax.is_known(np.ones(2))  # a constant of a traced function
+    assert not _jax.is_known(2.0)
 
 
 def test_is_recording():

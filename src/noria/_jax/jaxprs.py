@@ -66,7 +66,7 @@ def is_symbolic(*sizes: Any) -> bool:
 
 def is_known(array: Any) -> bool:
     """Whether the values of an array are known while JAX traces."""
-    return (
+    return isinstance(array, np.ndarray) or (
         isinstance(array, jax.Array)
         and not isinstance(array, jax.core.Tracer)
         and array.is_fully_addressable

@@ -107,8 +107,8 @@ class Run:
         The steps after a bad one are dropped.
         """
         (result, rows, source), old = self._ahead.popleft(), self.state
-        loss = float(result.loss)
-        if not result.ok:
+        loss, ok = np.asarray(result.told).tolist()
+        if not ok:
             self._ahead.clear()
             self.bad = self._explain(loss, np.asarray(result.finite))
             self._final = old.model if math.isfinite(loss) else old.good

@@ -114,6 +114,14 @@ def test_a_step_of_a_small_model_is_one_kernel(name, batch):
         assert_close(stream.state, state, 1e-12)
 
 
+def test_a_wrong_input_is_named_as_in_a_step():
+    k1, k2 = jax.random.split(KEY)
+    stream = nr.stream(nr.Chain(nr.GRU(IN, 5, key=k1), nr.Dense(5, 2, key=k2)))
+    with pytest.raises(ValueError, match=r"GRU\(in_size=4\): x has shape \(3,\)"):
+        stream(np.ones(3))
+    assert stream(np.ones(IN)).shape == (2,)
+
+
 def test_numbers_without_features_stream():
     k = jax.random.split(KEY, 3)
     model = nr.Chain(nr.Embedding(9, 4, key=k[0]), nr.GRU(4, 5, key=k[1]), nr.Dense(5, 9, key=k[2]))

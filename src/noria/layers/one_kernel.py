@@ -44,23 +44,28 @@ def step_in_one_kernel(model: Layer, state: State, x: Any, axes: int) -> tuple[S
         state: the state of the call, also traced.
         x: the input of the call, also traced.
         axes: the axes of ``x`` for streams, 0 or 1.
+
+    Raises:
+        ValueError: see `Layer.step`.
+        TypeError: see `Layer.step`.
     """
     fits = jtu.all_leaves([x]) and model.stride == 1 and not model.takes()
     if isinstance(model, Recurrence) or not fits:
         return model.step(state, x)
-    xs = jnp.expand_dims(x, axes)
-    parts, (_, ys) = _explained(model, state, xs)
-    if not parts or any(part.backend != "native" for part in parts) or isinstance(ys, Aux):
+    _, y = jax.eval_shape(lambda state, x: model.step(state, x), state, x)
+    parts = _explained(model, state, x, axes)
+    if not parts or any(part.backend != "native" for part in parts) or isinstance(y, Aux):
         return model.step(state, x)
     layer = Recurrence(_ModelCell(with_backend(model, "plain"), jnp.shape(x)[axes:]))
-    (whole,), _ = _explained(layer, state, xs)
+    (whole,) = _explained(layer, state, x, axes)
     if whole.backend != "native" or sum(line.flops for line in whole.loop) > MOST_FLOPS:
         return model.step(state, x)
     return layer.step(state, x)
 
 
-def _explained(layer: Layer, state: State, xs: Any) -> tuple[list[Explanation], Any]:
-    """How the loops of a call run, and the form of its results."""
+def _explained(layer: Layer, state: State, x: Any, axes: int) -> list[Explanation]:
+    """How the loops of a sequence of one step run."""
+    xs = jnp.expand_dims(x, axes)
     with explaining() as found:
-        results = jax.eval_shape(lambda state, xs: layer.scan(state, xs), state, xs)
-    return found, results
+        jax.eval_shape(lambda state, xs: layer.scan(state, xs), state, xs)
+    return found

@@ -12,6 +12,19 @@ import noria as nr
 
 Function = Callable[[Any], Any]
 
+#: The modules of this folder that read a model, and how many parts each gives.
+COUNTS = {
+    "silero": 1,
+    "dtln": 1,
+    "resemblyzer": 2,
+    "deepfilternet": 5,
+    "rnnoise": 1,
+    "g2p": 2,
+    "ocr": 1,
+    "chars2vec": 2,
+    "textgen": 1,
+}
+
 
 class NotInstalledError(Exception):
     """A model whose wheel is not installed."""
@@ -38,8 +51,9 @@ class Part:
         model: the model in Noria.
         xs: one sequence, or a batch of them.
         whole: the original on ``xs``: the outputs of all steps.
-        begin: a function of one step of the original, which keeps its state; ``None`` for one that
-            needs whole sequences.
+        begin: makes a function of one step of the original, which keeps its state; ``None`` for an
+            original that needs whole sequences.
+        streams: whether the model in Noria has steps.
         tolerance: the largest difference, in units of the largest output.
     """
 
@@ -49,6 +63,7 @@ class Part:
     xs: np.ndarray
     whole: Function
     begin: Callable[[], Function] | None = None
+    streams: bool = True
     tolerance: float = 1e-5
 
     @property
@@ -59,19 +74,20 @@ class Part:
     @property
     def batch(self) -> int | None:
         """The number of sequences, or ``None`` for one without an axis."""
-        one_hot = np.issubdtype(self.xs.dtype, np.integer)
-        return len(self.xs) if self.xs.ndim == (2 if one_hot else 3) else None
+        indices = np.issubdtype(self.xs.dtype, np.integer)
+        return len(self.xs) if self.xs.ndim == (2 if indices else 3) else None
 
     def stream(self) -> Function:
         """The steps in Noria."""
         return nr.stream(self.model, self.batch)
 
 
-def session(model: Any, **options: Any) -> Any:
+def session(model: Any) -> Any:
     """A session of onnxruntime with one thread, for a path or the bytes of a model."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3  # a file may give a wrong shape of its outputs
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, settings, ["CPUExecutionProvider"])
@@ -81,14 +97,9 @@ def between(model: Any, inputs: list[str], outputs: list[str]) -> Any:
     """The session of a part of a graph."""
     import onnx.utils
 
-    part = onnx.utils.Extractor(model).extract_model(inputs, outputs)
+    known = onnx.shape_inference.infer_shapes(model)
+    part = onnx.utils.Extractor(known).extract_model(inputs, outputs)
     return session(part.SerializeToString())
-
-
-def largest(tree: Any) -> float:
-    import jax
-
-    return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
 
 
 def difference(found: Any, expected: Any) -> float:

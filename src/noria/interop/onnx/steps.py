@@ -125,8 +125,6 @@ class Steps:
         self, node: Node, before: str, axes: Axes, layers: list[Any]
     ) -> tuple[list[Any], Axes] | None:
         """A dense layer, a norm or a function of JAX; ``None`` for another node."""
-        if not axes.names:
-            raise Unreadable(f"{node.label} takes a single number")
         if axes.names[-1] != (FEATURES,):
             elementwise = node.op in FUNCTIONS and not node.op.endswith("Softmax")
             return ([*layers, PerStep(FUNCTIONS[node.op])], axes) if elementwise else None

@@ -36,7 +36,7 @@ OTHER_ISAS = from noria.backends.native.runtime.target import available; \
 ISA_TESTS = tests/test_each_layer.py tests/test_native_edges.py -k "not extremes"
 
 .PHONY: help demo forecast test test-all test-oldest test-newest test-versions test-wheel test-isa \
-  test-models fuzz bench docs docs-check check types fix clean
+  test-models models fuzz bench docs docs-check check types fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -147,4 +147,5 @@ fix: $(VENV)/.check  ## format, and apply the automatic fixes of the linter
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the virtual environments and caches
-	rm -rf .venv .venv-oldest .venv-newest .venv-wheel .venv-models build site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-oldest .venv-newest .venv-wheel .venv-models build site
+	rm -rf .mypy_cache .ruff_cache .pytest_cache

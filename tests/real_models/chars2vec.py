@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from real_models.parts import Function, Part, file
 
 import noria as nr
-from real_models.parts import Function, Part, file
 
 
 def hard_sigmoid(x: Any) -> Any:

@@ -4,9 +4,9 @@ import tarfile
 from typing import Any
 
 import numpy as np
+from real_models.parts import Function, Part, between, file
 
 import noria as nr
-from real_models.parts import Function, Part, between, file
 
 GRUS = {
     "enc": ("/emb_gru/GRU",),

@@ -1,9 +1,9 @@
 """DTLN, the first model: a mask of the frequencies of a block of 8 ms."""
 
 import numpy as np
+from real_models.parts import Function, Part, file, session
 
 import noria as nr
-from real_models.parts import Function, Part, file, session
 
 
 def parts() -> list[Part]:

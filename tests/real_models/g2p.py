@@ -6,9 +6,9 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 import numpy as np
+from real_models.parts import Function, Part, file
 
 import noria as nr
-from real_models.parts import Function, Part, file
 
 WORDS = "noria recurrent xylophone kernel jabberwocky a squeezing thoroughly".split()
 

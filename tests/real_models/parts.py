@@ -20,7 +20,7 @@ COUNTS = {
     "deepfilternet": 5,
     "rnnoise": 1,
     "g2p": 2,
-    "ocr": 1,
+    "ocr": 2,
     "chars2vec": 2,
     "textgen": 1,
 }

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from real_models.parts import Function, Part, file
 
 import noria as nr
-from real_models.parts import Function, Part, file
 
 
 def to_length_one(x: jax.Array) -> jax.Array:
@@ -61,6 +61,4 @@ def parts() -> list[Part]:
 
     xs = np.random.default_rng(0).gamma(0.5, 0.02, (7, 160, 40)).astype(np.float32)
     model = read(path)
-    return [
-        Part("Resemblyzer", "PyTorch", model, xs[:batch], whole, begin) for batch in (1, 7)
-    ]
+    return [Part("Resemblyzer", "PyTorch", model, xs[:batch], whole, begin) for batch in (1, 7)]

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from real_models.parts import Function, Part, file
 
 import noria as nr
-from real_models.parts import Function, Part, file
 
 FEATURES, BANDS, UNITS = 65, 32, 384
 

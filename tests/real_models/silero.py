@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from real_models.parts import Function, Part, file, session
 
 import noria as nr
-from real_models.parts import Function, Part, file, session
 
 WHEEL, FOLDER = "silero-vad", "silero_vad/data"
 

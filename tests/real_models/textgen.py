@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from real_models.parts import Function, Part, file
 
 import noria as nr
-from real_models.parts import Function, Part, file
 
 WHEEL = "textgenrnn"
 
@@ -68,7 +68,7 @@ def original(path: Any) -> Function:
     found = {name: torch.from_numpy(array) for name, array in arrays(path).items()}
     layers = []
     for name, size in (("rnn_1", 100), ("rnn_2", 128)):
-        layer, prefix = torch.nn.LSTM(size, 128), f"{name}/{name}/"
+        layer = torch.nn.LSTM(size, 128)
         W, U, b = (found[f"{name}/{part}:0"] for part in ("kernel", "recurrent_kernel", "bias"))
         W, U = (torch.cat([block.reshape(128, -1) for block in A.split(128, 1)]) for A in (W, U))
         arrays_of = dict(zip(("weight_ih_l0", "weight_hh_l0"), (W, U), strict=True))

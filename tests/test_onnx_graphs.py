@@ -232,6 +232,24 @@ def test_a_graph_that_is_no_chain_gives_its_layers_by_name():
     assert "decoder: initial_h is computed from inputs; pass it as the state" in notes
 
 
+def test_a_number_that_chooses_a_branch_is_no_sequence():
+    """Silero VAD chooses by its sampling rate."""
+    gru = onnx.helper.make_node("GRU", ["x", "W", "R", "B"], ["Y"], "gru", hidden_size=5)
+    y = onnx.helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, None)
+    branch = onnx.helper.make_graph([gru], "branch", [], [y])
+    branches = {"then_branch": branch, "else_branch": branch}
+    nodes = [("Equal", "rate,fast", "is", {}), ("If", "is", "y", branches)]
+    model = model_of(nodes, {"x": ["t", "b", 4], "rate": []}, {**GRU, "fast": np.array(16000)})
+    model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    notes: list[str] = []
+    layers = nr.from_onnx(model, report=lambda r: notes.extend(r.notes))
+    assert [layer.label for layer in layers.values()] == ["GRUv3(in_size=4)"] * 2
+    assert notes == [
+        "the graph is no chain of supported layers: the input 'rate' has 0 axes; "
+        "expected 1 or 2 of indices"
+    ]
+
+
 # --- damaged and hostile files ------------------------------------------------------------------
 
 

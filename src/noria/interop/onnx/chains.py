@@ -73,7 +73,9 @@ class Reader:
     def _input_axes(self, name: str) -> Axes:
         rank = self.graph.rank(name)
         if self.graph.declares_integers(name):
-            names: tuple[str, ...] = ("?0", "?1") if rank in (None, 2) else ("?0",) * (rank or 0)
+            if rank not in (None, 1, 2):
+                raise Unreadable(f"the input {name!r} has {rank} axes; expected 1 or 2 of indices")
+            names = ("?0",) if rank == 1 else ("?0", "?1")
             return Axes(tuple((n,) for n in names), {})
         if rank == 2:
             return Axes(((BATCH,), (FEATURES,)), {FEATURES: self._declared_features(name)})

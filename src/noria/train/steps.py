@@ -51,8 +51,8 @@ class Result(NamedTuple):
     """The results of a training step, on the device.
 
     ``told`` is the loss, and whether all numbers are finite, in one array: each one that is read
-    costs tens of microseconds. ``finite`` is the same for each trained array, and ``wishes`` the sum
-    of the wishes of all processes.
+    costs tens of microseconds. ``finite`` is the same for each trained array, and ``wishes`` the
+    sum of the wishes of all processes.
     """
 
     model: Arrays

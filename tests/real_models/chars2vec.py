@@ -1,5 +1,6 @@
 """Chars2vec: a word as a vector, the last output of two LSTMs. The file is of Keras 2.2."""
 
+import functools
 import os
 from typing import Any
 
@@ -70,7 +71,7 @@ def parts() -> list[Part]:
             model,
             xs[:batch],
             lambda xs: np.asarray(compiled(xs)),
-            lambda batch=batch: begin_batch(batch),
+            functools.partial(begin_batch, batch),
         )
         for batch in (1, 64)
     ]

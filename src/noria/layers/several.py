@@ -8,7 +8,7 @@ import jax
 
 from noria._errors import check_key
 from noria._types import Aux, Key, State
-from noria.layers.base import Layer, check_taken
+from noria.layers.base import Layer, check_inputs
 from noria.layers.states import with_batch
 
 
@@ -21,7 +21,7 @@ class SeveralLayers(Layer):
         self, state: State, key: Key | None, inputs: dict[str, Any]
     ) -> Iterator[tuple[Layer, State, Key | None]]:
         """Each layer with its state and key, after a check of the arguments."""
-        check_taken(self.label, inputs, self.takes())
+        check_inputs(self, inputs)
         count = len(self.layers)
         states = (None,) * count if state is None else state
         if not isinstance(states, tuple) or len(states) != count:

@@ -9,7 +9,10 @@ is left out.
 ``python benchmarks/packing.py --training`` prints how much of a training step the kernels of the
 forward and of the reverse loop pack.
 
-Each line compares programs of one LSTM with as many inputs as units:
+``python benchmarks/packing.py --dense`` compares the product of a `Dense` with packed weights, the
+kernel of a prepared model, with that of XLA for constant weights, in microseconds of wall time.
+
+Each other line compares programs of one LSTM with as many inputs as units:
 
 * ``arguments``: the weights are arguments; the kernel packs them in each call, or for up to eight
   rows reads them in place.
@@ -114,19 +117,40 @@ def calls_from_python() -> Programs:
     }
 
 
-def least(programs: Programs, seconds: float, repeats: int = 1) -> dict[str, float]:
-    """The least CPU time of each program in microseconds."""
+def least(
+    programs: Programs,
+    seconds: float,
+    repeats: int = 1,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, float]:
+    """The least CPU time of each program in microseconds, or that of another clock."""
     best = {name: float("inf") for name, program in programs.items() if _ready(program)}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or float("inf") in best.values():
         for name, program in programs.items():
-            began = time.process_time()
+            began = clock()
             for _ in range(repeats):
                 found = program()
             jax.block_until_ready(found)
-            used = 1e6 * (time.process_time() - began) / repeats
+            used = 1e6 * (clock() - began) / repeats
             best[name] = min(best[name], used)
     return best
+
+
+def products_of_dense() -> None:
+    """For shapes and numbers of rows: the times of XLA and of the kernel, and their ratio."""
+    for shape in ((64, 8), (256, 64), (128, 1000), (512, 512), (1024, 8210)):
+        dense = nr.Dense(*shape, key=jax.random.key(0))
+        for rows in (1, 4, 25, 100, 128, 200):
+            xs = jnp.asarray(np.random.default_rng(0).normal(size=(rows, shape[0])), jnp.float32)
+            layers = {"XLA": dense, "kernel": nr.prepare(dense)}
+            programs = {
+                name: partial(jax.jit(lambda xs, layer=layer: layer(xs)), xs)
+                for name, layer in layers.items()
+            }
+            found = least(programs, 0.2, clock=time.perf_counter)
+            times = "  ".join(f"{name} {found[name]:9,.1f}" for name in found)
+            print(f"{shape}  rows {rows:3}  {times}  ratio {found['XLA'] / found['kernel']:.2f}")
 
 
 def _ready(program: Callable[[], Any]) -> bool:
@@ -202,6 +226,9 @@ def main(arguments: list[str]) -> None:
     numbers = [int(a) for a in arguments if not a.startswith("--")]
     if "--training" in arguments:
         share_of_training()
+        return
+    if "--dense" in arguments:
+        products_of_dense()
         return
     if "--peers" in arguments:
         compare(numbers, quick)

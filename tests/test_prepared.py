@@ -43,9 +43,7 @@ def models() -> dict[str, nr.Layer]:
         "GRU": nr.GRU(5, 19, key=KEY),
         "GRUv3": nr.GRUv3(5, 7, key=KEY, backend="native"),
         "RNN": nr.RNN(5, 33, key=KEY, reverse=True),
-        "chain": nr.Chain(
-            nr.LSTM(5, 7, key=KEY), nr.Dropout(0.5), nr.GRU(7, 6, key=KEY), nr.Dense(6, 2, key=KEY)
-        ),
+        "chain": nr.Chain(nr.LSTM(5, 7, key=KEY), nr.Dropout(0.5), nr.GRU(7, 6, key=KEY)),
         "two directions": nr.Bidirectional(nr.GRU(5, 6, key=KEY), nr.GRU(5, 6, key=KEY)),
     }
 
@@ -294,3 +292,62 @@ def test_a_prepared_layer_is_freed_with_its_programs():
     del fast, held
     gc.collect()
     assert not arrays & {id(a) for a in jax.live_arrays()}
+
+
+# --- Dense --------------------------------------------------------------------------------------
+
+
+@pytest.mark.covered(2)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("leading", [(), (1,), (3, 8), (2, 0), (129,)])
+@pytest.mark.parametrize("activation", [jax.nn.tanh, jax.nn.softmax, lambda y: y[..., 0]])
+def test_a_product_of_constant_weights(leading, dtype, bias, activation):
+    """Another order of sums: the same numbers up to rounding, and derivatives of the input."""
+    model = nr.Dense(19, 7, activation, bias=bias, key=KEY, dtype=jnp.dtype(dtype))
+    fast, xs = nr.prepare(model), random(20, *leading, 19).astype(dtype)
+    close = {"bfloat16": 2e-2, "float32": 1e-5, "float64": 1e-13}[dtype]
+
+    def pulled(layer: nr.Layer) -> Any:
+        ys, pull = jax.vjp(layer, xs)
+        return ys, *pull(jnp.cos(ys))
+
+    for one, two in zip(pulled(fast), pulled(model), strict=True):
+        assert (one.shape, one.dtype) == (two.shape, two.dtype)
+        np.testing.assert_allclose(
+            *(np.asarray(a, np.float64) for a in (one, two)), rtol=close, atol=close
+        )
+
+
+def test_a_product_of_constant_weights_is_one_kernel(packings):
+    model, xs = nr.Dense(5, 7, jax.nn.relu, key=KEY), random(21, 4, 5)
+    fast = nr.prepare(model)
+    np.testing.assert_allclose(jax.vmap(fast)(xs[:, None])[:, 0], model(xs), rtol=1e-12)
+    assert packings == [[(7, 5)]]
+    several = random(22, 3, 129, 5)
+    assert_same(fast(several), model(several))
+    assert len(packings) == 1
+    broken = xs.at[1].set(jnp.nan)
+    assert_same(fast(broken)[::2], fast(xs)[::2])
+
+
+def test_without_machine_code_a_product_is_the_same(packings, monkeypatch):
+    monkeypatch.setenv("NORIA_BACKEND", "scan")
+    model, xs = nr.Dense(5, 7, jax.nn.relu, key=KEY), random(21, 4, 5)
+    assert_same(nr.prepare(model)(xs), model(xs))
+    assert not packings
+
+
+def test_a_cell_that_holds_a_product_is_one_kernel(packings):
+    class Holding(nr.Cell):
+        dense: nr.Dense
+
+        def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+            return jnp.tanh(self.dense(h) + x)
+
+        def initial_state(self) -> jax.Array:
+            return jnp.zeros(5)
+
+    layer, xs = nr.Recurrence(Holding(nr.Dense(5, 5, key=KEY))), random(23, 3, 8, 5)
+    assert_same(nr.prepare(layer)(xs), layer(xs))
+    assert packings == [[(5, 5)]]

@@ -121,11 +121,14 @@ class Dense(StatelessLayer):
         return made(cls, W=weights, b=bias, activation=as_pytree(activation))
 
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
-        check_step(self.label, "x", xs, self.W.shape[1], self.W.dtype)
+        self._check(xs)
         ys = xs @ self.W.T
         return self.activation(
             ys if self.b is None else automatic(_with_bias, (ys, self.b), *axes_of(ys))
         )
+
+    def _check(self, xs: jax.Array) -> None:
+        check_step(self.label, "x", xs, self.W.shape[1], self.W.dtype)
 
     @property
     def label(self) -> str:

@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from noria._types import Key
-from noria.compiler.explain import Explanations, explaining
+from noria._types import Key, State
+from noria.compiler.explain import Explanation, Explanations, explaining
 from noria.layers.base import Layer
 from noria.layers.devices import devices_of
 
@@ -58,3 +59,11 @@ def explain(
     if devices > 1:
         found = [replace(one, devices=devices, sharing=sharing) for one in found]
     return found[0] if len(found) == 1 else Explanations(found)
+
+
+def explained_step(layer: Layer, state: State, x: Any, axes: int) -> list[Explanation]:
+    """How the recurrent layers run on one step, with ``axes`` axes for examples."""
+    xs = jnp.expand_dims(x, axes)
+    with explaining() as found:
+        jax.eval_shape(lambda state, xs: layer.scan(state, xs), state, xs)
+    return found

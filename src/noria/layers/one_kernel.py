@@ -9,8 +9,9 @@ import jax.tree_util as jtu
 
 from noria._types import Aux, State
 from noria.cells.base import Cell
-from noria.compiler.explain import Explanation, explaining
 from noria.layers.base import Layer
+from noria.layers.explain import explained_step
+from noria.layers.packed_dense import packed
 from noria.layers.recurrence import Recurrence
 from noria.layers.with_backend import with_backend
 
@@ -49,23 +50,19 @@ def step_in_one_kernel(model: Layer, state: State, x: Any, axes: int) -> tuple[S
         ValueError: see `Layer.step`.
         TypeError: see `Layer.step`.
     """
+    return _layer_of_step(model, state, x, axes).step(state, x)
+
+
+def _layer_of_step(model: Layer, state: State, x: Any, axes: int) -> Layer:
+    separate = packed(model)
     fits = jtu.all_leaves([x]) and model.stride == 1 and not model.takes()
     if isinstance(model, Recurrence) or not fits:
-        return model.step(state, x)
+        return separate
     _, y = jax.eval_shape(lambda state, x: model.step(state, x), state, x)
-    parts = _explained(model, state, x, axes)
+    parts = explained_step(model, state, x, axes)
     if not parts or any(part.backend != "native" for part in parts) or isinstance(y, Aux):
-        return model.step(state, x)
+        return separate
     layer = Recurrence(_ModelCell(with_backend(model, "plain"), jnp.shape(x)[axes:]))
-    (whole,) = _explained(layer, state, x, axes)
-    if whole.backend != "native" or sum(line.flops for line in whole.loop) > MOST_FLOPS:
-        return model.step(state, x)
-    return layer.step(state, x)
-
-
-def _explained(layer: Layer, state: State, x: Any, axes: int) -> list[Explanation]:
-    """How the loops of a sequence of one step run."""
-    xs = jnp.expand_dims(x, axes)
-    with explaining() as found:
-        jax.eval_shape(lambda state, xs: layer.scan(state, xs), state, xs)
-    return found
+    (whole,) = explained_step(layer, state, x, axes)
+    is_small = sum(line.flops for line in whole.loop) <= MOST_FLOPS
+    return layer if whole.backend == "native" and is_small else separate

@@ -11,6 +11,7 @@ from noria._errors import check_key, check_sizes
 from noria._types import Key, State
 from noria.layers.base import Layer
 from noria.layers.one_kernel import step_in_one_kernel
+from noria.layers.packed_dense import packed
 from noria.layers.prepared import Prepared, check_can_be_constant
 from noria.layers.states import check_resets, own_or
 from noria.masking import as_counts, where
@@ -212,7 +213,7 @@ class Stream:
         self._check_inputs(inputs)
         key, now = _next(key)
         counted = {} if t is None else {"t": t}
-        state, y = self._model.step(state, x, key=now, **counted, **inputs)
+        state, y = packed(self._model).step(state, x, key=now, **counted, **inputs)
         if t is not None:
             resets = inputs.get("resets")
             t = (t if resets is None else jnp.where(resets, 0, t)) + 1
@@ -222,7 +223,7 @@ class Stream:
         self._check_inputs(inputs)
         key, now = _next(key)
         counted = {} if t is None else {"t": t * self._model.stride}
-        state, ys = self._model.scan(state, xs, key=now, **counted, **inputs)
+        state, ys = packed(self._model).scan(state, xs, key=now, **counted, **inputs)
         return state, None if t is None else self._counted(t, xs, inputs), key, ys
 
     def _counted(self, t: jax.Array, xs: Any, inputs: dict[str, Any]) -> jax.Array:

@@ -144,7 +144,7 @@ def products_of_dense() -> None:
         for rows in (1, 4, 25, 100, 128, 200):
             xs = jnp.asarray(np.random.default_rng(0).normal(size=(rows, shape[0])), jnp.float32)
             layers = {"XLA": dense, "kernel": nr.prepare(dense)}
-            programs = {
+            programs: Programs = {
                 name: partial(jax.jit(lambda xs, layer=layer: layer(xs)), xs)
                 for name, layer in layers.items()
             }

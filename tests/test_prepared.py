@@ -314,9 +314,8 @@ def test_a_product_of_constant_weights(leading, dtype, bias, activation):
 
     for one, two in zip(pulled(fast), pulled(model), strict=True):
         assert (one.shape, one.dtype) == (two.shape, two.dtype)
-        np.testing.assert_allclose(
-            *(np.asarray(a, np.float64) for a in (one, two)), rtol=close, atol=close
-        )
+        found, expected = (np.asarray(a, np.float64) for a in (one, two))
+        np.testing.assert_allclose(found, expected, rtol=close, atol=close)
 
 
 def test_a_product_of_constant_weights_is_one_kernel(packings):

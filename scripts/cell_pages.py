@@ -83,7 +83,8 @@ def index(families: dict[str, list[Entry]]) -> str:
         "`GRUv3Cell`. Each is a class in `noria.cells`, with the equations of its paper, and "
         "tests compare it with an independent version in NumPy. Run any of them as "
         "`nr.Recurrence(nr.cells.MGUCell(in_size, hidden_size, key=key))`. `noria cells` lists "
-        "them in a terminal, and `noria cells mgu` tells about one."
+        "them in a terminal, and `noria cells mgu` tells about one. Another page says what is "
+        "[not in the catalogue](not-here.md), and why."
     )
     blocks = [f"# Cells of the literature\n\n{text}"]
     for family, entries in families.items():
@@ -93,7 +94,7 @@ def index(families: dict[str, list[Entry]]) -> str:
         head = "| cell | name | state | paper |\n|---|---|---|---|"
         link = f"[{family.capitalize()} cells]({family}.md): {FAMILIES[family]}."
         blocks.append(f"## {family.capitalize()}\n\n{link}\n\n{head}\n{rows}")
-    tree = "\n".join(families)
+    tree = "\n".join([*families, "not-here"])
     blocks.append(f"```{{toctree}}\n:hidden:\n\n{tree}\n```")
     return "\n\n".join(blocks) + "\n"
 

@@ -220,7 +220,7 @@ SETTINGS = {
         {"in_shape": (5, 4, 2), "strides": 2},
     ],
     "conv_gru": [{"in_shape": (5, 2)}, {"in_shape": (3, 2, 2, 1), "kernel_size": 2}],
-    "st_lstm": [{"layers": 2}, {"in_shape": (4, 1), "kernel_size": 2}, {"layers": 2, "strides": 2}],
+    "st_lstm": [{"layers": 2}, {"in_shape": (4, 1), "kernel_size": 2}, {"layers": 3, "strides": 2}],
     "causal_lstm": [{"in_shape": (4, 3), "kernel_size": 2}],
     "phy_cell": [{"derivatives": 3}, {"in_shape": (4, 1), "strides": 2}],
     "traj_gru": [{"links": 2, "flow_features": 3}, {"in_shape": (5, 4, 1), "strides": (2, 1)}],

@@ -101,6 +101,13 @@ MODELS: dict[str, Callable[[], Any]] = {
         nr.Conv1d(6, 5, 3, dilation=2, padding="same", key=KEYS[1], dtype=jnp.float32),
         *layers(nr.GRU, size=5),
     ),
+    "convolution with strides, and pools": lambda: nr.Chain(
+        nr.MeanPool1d(2),
+        nr.Conv1d(IN, 6, 3, stride=2, padding=(2, 0), key=KEYS[0], dtype=jnp.float32),
+        nr.MaxPool1d(3, 2, padding=(2, 1), size=6, dtype=jnp.float32),
+        *layers(nr.GRU, size=6),
+        nr.MeanPool1d(3, 1, padding=(1, 1), size=5, dtype=jnp.float32),
+    ),
     "causal convolution": lambda: nr.Chain(
         nr.Conv1d(IN, 6, 4, groups=1, key=KEYS[0], dtype=jnp.float32), *layers(nr.GRU, size=6)
     ),
@@ -503,9 +510,15 @@ ERRORS: list[tuple[Callable[[], Any], dict[str, Any], type[Exception], str]] = [
     ),
     (
         lambda: nr.Chain(nr.MaxPool1d(2), *layers(nr.GRU)),
+        {"example": np.zeros((4, IN)), "lengths": True},
+        ValueError,
+        r"MaxPool1d\(kernel_size=2\) has a form for whole sequences only; expected step=False",
+    ),
+    (
+        lambda: nr.prepare(*layers(nr.GRU)),
         {"example": np.zeros((4, IN))},
         ValueError,
-        r"there is no form in ONNX for the layer MaxPool1d; expected Recurrence",
+        r"there is no form in ONNX for the layer Prepared; expected Recurrence",
     ),
     (
         lambda: nr.Conv1d(2, 3, 3, stride=2, key=KEYS[0], dtype=jnp.float32),

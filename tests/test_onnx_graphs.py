@@ -380,6 +380,27 @@ def test_memory_is_bounded_where_a_file_asks_for_more(op):
     assert grown < 1_500_000, f"{grown} kB"
 
 
+@pytest.mark.parametrize(
+    ("op", "options", "reason"),
+    [
+        ("AveragePool", {"count_include_pad": 1, "pads": [1, 0]}, "counts padding as zeros"),
+        ("MaxPool", {"ceil_mode": 1}, "is no pool over time without ceil_mode and dilations"),
+        ("MaxPool", {"auto_pad": "SAME_LOWER"}, "has auto_pad=SAME_LOWER and a stride of 2"),
+    ],
+)
+def test_a_pool_that_counts_otherwise_is_not_read(op, options, reason):
+    nodes = [
+        (op, "x", "p", {"kernel_shape": [2], "strides": [2], **options}),
+        ("Transpose", "p", "t", {"perm": [2, 0, 1]}),
+        ("GRU", "t,W,R,B", "Y,Y_h", {"hidden_size": 5}),
+        ("Squeeze", "Y,axis1", "y", {}),
+    ]
+    notes: list[str] = []
+    model = model_of(nodes, {"x": ["b", 4, "t"]}, {**GRU, **INTS})
+    assert list(nr.from_onnx(model, report=lambda r: notes.extend(r.notes))) == ["Y"]
+    assert reason in notes[0]
+
+
 def test_a_circle_of_nodes_is_refused():
     nodes = [
         ("Add", "x,b", "a", {}),

@@ -18,7 +18,7 @@
 `writer`            a graph in the making
 `emit`              layers as nodes
 `recurrent_nodes`   recurrent layers as nodes
-`convolution_nodes` ``Conv1d`` as a node, and back
+`convolution_nodes` ``Conv1d`` and pools as nodes, and back
 `recognise`         cells that have a node of their own
 `matching`          hand-written cells that compute what these nodes compute
 `polynomials`       a traced step as polynomials of gates

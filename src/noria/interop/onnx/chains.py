@@ -14,7 +14,7 @@ import jax
 from noria.interop.build import chain
 from noria.interop.onnx import loops, nodes
 from noria.interop.onnx.axes import BATCH, DIRECTION, FEATURES, TIME, Axes
-from noria.interop.onnx.convolution_nodes import read_conv
+from noria.interop.onnx.convolution_nodes import POOLS, WINDOWS, read_conv, read_pool
 from noria.interop.onnx.graph import Graph
 from noria.interop.onnx.loops import is_mask
 from noria.interop.onnx.node import Node, Unreadable
@@ -82,7 +82,7 @@ class Reader:
         if rank not in (None, 3):
             raise Unreadable(f"the input {name!r} has {rank} axes; expected 2 or 3")
         readers = [node.op for node in self.graph.nodes if name in node.inputs]
-        if "Conv" in readers:  # which has the features in the middle
+        if WINDOWS & set(readers):  # which have the features in the middle
             sizes = {FEATURES: self._declared_features(name, 1)}
             return Axes(((BATCH,), (FEATURES,), (TIME,)), sizes)
         sizes = {FEATURES: self._declared_features(name)}
@@ -188,7 +188,7 @@ class Reader:
     def _has_state(self, before: str, after: str) -> bool:
         """Whether there is a layer with a state between two values."""
         makers = [self.graph.makers[n] for n in self._before([after], before) if n != before]
-        return any(nodes.kind_of(n) or n.op in ("Scan", "Loop", "Conv") for n in makers)
+        return any(nodes.kind_of(n) or n.op in ("Scan", "Loop", *WINDOWS) for n in makers)
 
     # --- kinds of regions ------------------------------------------------------------------------
 
@@ -201,6 +201,9 @@ class Reader:
         if node.op == "Conv":
             layer, axes = read_conv(self.graph, node, axes)
             return [*layers, layer], axes
+        if node.op in POOLS:
+            pool, axes = read_pool(self.graph, node, axes)
+            return [*layers, pool], axes
         if node.op == "Where" and is_mask(self.graph, node.input(0)):
             return layers, axes
         if node.op in MERGES and DIRECTION in axes.flat and isinstance(layers[-1], Bidirectional):

@@ -1,4 +1,4 @@
-"""``Conv1d`` as a node of ONNX, and back."""
+"""``Conv1d`` and pools as nodes of ONNX, and back."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +9,17 @@ from noria.interop.onnx.graph import Graph
 from noria.interop.onnx.node import Node, Unreadable
 from noria.interop.onnx.writer import Value
 from noria.layers.conv import Conv1d
+from noria.layers.pool import MaxPool1d, MeanPool1d, PoolLayer
+from noria.layers.window import Window
 
 if TYPE_CHECKING:
     from noria.interop.onnx.emit import Emitter
+
+#: The pools by their operators.
+POOLS: dict[str, type[MaxPool1d | MeanPool1d]] = {"MaxPool": MaxPool1d, "AveragePool": MeanPool1d}
+
+#: The operators over the steps of a sequence.
+WINDOWS = {"Conv", *POOLS}
 
 
 def emit_conv(to: "Emitter", layer: Conv1d, xs: Value, state: Any) -> tuple[Value, Any]:
@@ -33,22 +41,43 @@ def emit_conv(to: "Emitter", layer: Conv1d, xs: Value, state: Any) -> tuple[Valu
         x = add("Concat", add("Transpose", state, perm=[1, 0, 2]), x, axis=0)
         last = add("Slice", x, ints(-left), ints(2**31 - 1), ints(0))
         after, left = add("Transpose", last, perm=[1, 0, 2]), 0
-    if left < 0:
-        x, left = add("Slice", x, ints(-left), ints(2**31 - 1), ints(0)), 0
     arrays = [layer.W] if layer.b is None else [layer.W, layer.b]
-    y = add(
-        "Conv",
-        add("Transpose", x, perm=[1, 2, 0]),
-        *(to.writer.constant(np.asarray(a)) for a in arrays),
-        kernel_shape=[window.kernel_size],
-        strides=[window.stride],
-        dilations=[window.dilation],
-        group=layer.groups,
-        pads=[left, window.right],
-    )
-    y = add("Transpose", y, perm=[2, 0, 1])
+    names = [to.writer.constant(np.asarray(a)) for a in arrays]
+    options = {"dilations": [window.dilation], "group": layer.groups}
+    y = _over_time(to, "Conv", [x, *names], window._replace(left=left), options)
     y = add("Squeeze", y, ints(0)) if to.is_step else y
     return Value(y, (layer.W.shape[0],)), after
+
+
+def emit_pool(to: "Emitter", layer: PoolLayer, xs: Value, state: Any) -> tuple[Value, Any]:
+    """The nodes of a pool; see `Emitter.layer`."""
+    if to.is_step or to.lengths is not None or state is not None:
+        to.fail(
+            f"{layer.label} has a form for whole sequences only; expected step=False, "
+            "lengths=False, and without overlap of windows or state=False."
+        )
+    op = next(op for op, kind in POOLS.items() if type(layer) is kind)
+    options = {"count_include_pad": 0} if op == "AveragePool" else {}
+    return Value(_over_time(to, op, [xs.name], layer.window, options), xs.shape, xs.dtype), None
+
+
+def _over_time(
+    to: "Emitter", op: str, inputs: list[str], window: Window, options: dict[str, Any]
+) -> str:
+    """The node of an operator over the steps of a sequence, the first of its ``inputs``."""
+    (x, *others), add, left = inputs, to.writer.add, window.left
+    if left < 0:
+        x, left = add("Slice", x, *map(to.writer.ints, (-left, 2**31 - 1, 0))), 0
+    y = add(
+        op,
+        add("Transpose", x, perm=[1, 2, 0]),
+        *others,
+        kernel_shape=[window.kernel_size],
+        strides=[window.stride],
+        pads=[left, window.right],
+        **options,
+    )
+    return add("Transpose", y, perm=[2, 0, 1])
 
 
 def read_conv(graph: Graph, node: Node, axes: Axes) -> tuple[Conv1d, Axes]:
@@ -62,13 +91,7 @@ def read_conv(graph: Graph, node: Node, axes: Axes) -> tuple[Conv1d, Axes]:
     b = graph.constant(node.input(2)) if node.input(2) else None
     if W is None or W.ndim != 3 or (node.input(2) and b is None):
         raise Unreadable(f"{node.label} is no convolution over time with constant weights")
-    dilation = node.get("dilations", [1])[0]
-    reach, stride = (W.shape[2] - 1) * dilation, node.get("strides", [1])[0]
-    pads, auto = node.get("pads", [0, 0]), node.get("auto_pad", "NOTSET")
-    if auto == "SAME_UPPER" and stride == 1:
-        pads = [reach // 2, reach - reach // 2]
-    elif auto not in ("NOTSET", "VALID"):
-        raise Unreadable(f"{node.label} has auto_pad={auto} and a stride of {stride}")
+    dilation, stride = node.get("dilations", [1])[0], node.get("strides", [1])[0]
     # A causal layer streams; the same padding as a pair does so too.
     layer = Conv1d.from_arrays(
         W,
@@ -76,8 +99,36 @@ def read_conv(graph: Graph, node: Node, axes: Axes) -> tuple[Conv1d, Axes]:
         stride=stride,
         dilation=dilation,
         groups=node.get("group", 1),
-        padding=(pads[0], pads[1]),
+        padding=_padding(node, (W.shape[2] - 1) * dilation, stride),
     )
     if layer.in_size != axes.size(FEATURES):
         raise Unreadable(f"{node.label} gets {axes.size(FEATURES)} features")
     return layer, axes.features(W.shape[0])
+
+
+def read_pool(graph: Graph, node: Node, axes: Axes) -> tuple[MaxPool1d | MeanPool1d, Axes]:
+    """The layer of a MaxPool or AveragePool over the last axis, and the axes of its output.
+
+    Raises:
+        Unreadable: if it is no pool over time, or counts what Noria's does not.
+    """
+    axes = axes.bound(BATCH, FEATURES, TIME)
+    kernel, stride = node.get("kernel_shape", []), node.get("strides", [1])[0]
+    if len(kernel) != 1 or node.get("ceil_mode", 0) or node.get("dilations", [1]) != [1]:
+        raise Unreadable(f"{node.label} is no pool over time without ceil_mode and dilations")
+    padding = _padding(node, kernel[0] - 1, stride)
+    if any(padding) and node.op == "AveragePool" and node.get("count_include_pad", 0):
+        raise Unreadable(f"{node.label} counts padding as zeros")
+    features = axes.size(FEATURES)
+    return POOLS[node.op](kernel[0], stride, padding=padding, size=features), axes
+
+
+def _padding(node: Node, reach: int, stride: int) -> tuple[int, int]:
+    """The padding at both ends of a sequence, for windows that reach so many steps further."""
+    first, last = node.get("pads", [0, 0])
+    auto = node.get("auto_pad", "NOTSET")
+    if auto == "SAME_UPPER" and stride == 1:
+        return reach // 2, reach - reach // 2
+    if auto not in ("NOTSET", "VALID"):
+        raise Unreadable(f"{node.label} has auto_pad={auto} and a stride of {stride}")
+    return first, last

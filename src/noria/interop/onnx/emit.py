@@ -9,7 +9,7 @@ import equinox as eqx
 import numpy as np
 
 from noria._functions import Function
-from noria.interop.onnx.convolution_nodes import emit_conv
+from noria.interop.onnx.convolution_nodes import emit_conv, emit_pool
 from noria.interop.onnx.recurrent_nodes import emit_bidirectional, emit_recurrence
 from noria.interop.onnx.steps import FUNCTIONS
 from noria.interop.onnx.translator import Translator, trace
@@ -22,6 +22,7 @@ from noria.layers.dense import Dense, Embedding, identity
 from noria.layers.dropout import Dropout
 from noria.layers.parallel import JOINS, Parallel
 from noria.layers.per_step import PerStep
+from noria.layers.pool import MaxPool1d, MeanPool1d
 from noria.layers.recurrence import Recurrence
 from noria.layers.skip import Concat, Residual
 from noria.module import as_pytree
@@ -187,6 +188,8 @@ EMIT: dict[type, Callable[..., tuple[Value, Any]]] = {
     Concat: _concat,
     Parallel: _parallel,
     Conv1d: emit_conv,
+    MaxPool1d: emit_pool,
+    MeanPool1d: emit_pool,
     Dense: _dense,
     Embedding: _embedding,
     Dropout: _dropout,

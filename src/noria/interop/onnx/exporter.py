@@ -22,6 +22,7 @@ from noria.layers.dense import Dense, Embedding
 from noria.layers.dropout import Dropout
 from noria.layers.parallel import Parallel
 from noria.layers.per_step import PerStep
+from noria.layers.pool import PoolLayer
 from noria.layers.recurrence import Recurrence
 from noria.layers.skip import Concat, Residual
 from noria.module import inference, is_inexact, named_leaves
@@ -152,9 +153,12 @@ def input_of(layer: Any) -> tuple[tuple[int, ...], Any] | None:
         return (), np.dtype(np.int64)
     if isinstance(layer, PerStep) and isinstance(layer.function, eqx.nn.LayerNorm | eqx.nn.RMSNorm):
         return layer.function.shape, float32
-    if isinstance(layer, Chain):
-        later = next((n for n, part in enumerate(layer) if not isinstance(part, Dropout)), 0)
-        return input_of(layer[later])
+    if isinstance(layer, PoolLayer) and layer.past is not None:
+        return layer.past.shape[1:], float32
+    if isinstance(layer, Chain):  # a layer that keeps the features may not know them
+        keep = Dropout | PoolLayer
+        later = (part for part in layer if input_of(part) or not isinstance(part, keep))
+        return input_of(next(later, None))
     return None
 
 

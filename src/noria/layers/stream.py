@@ -1,11 +1,12 @@
 """``stream``: a compiled stepper for Python, which keeps the state of its model."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 
 from noria._errors import check_key, check_sizes
 from noria._types import Key, State
@@ -17,8 +18,12 @@ from noria.layers.states import check_resets, own_or
 from noria.masking import as_counts, where
 from noria.module import inference
 
-#: In place of a state whose memory is given away.
+if TYPE_CHECKING:
+    from noria.backends.native.direct import DirectStep
+
+#: In place of a state whose memory is given away, or that lies in the buffers of a `DirectStep`.
 _LOST: Any = object()
+_INSIDE: Any = object()
 
 
 class Stream:
@@ -69,6 +74,8 @@ class Stream:
         self._model, self._axes = model, () if batch is None else (int(batch),)
         self._first = own_or(self._label, None, model.initial_state(), self._axes)
         self._state: State = _LOST
+        self._direct: DirectStep | None = None
+        self._is_tried = False
         self._t = jnp.zeros(self._axes, jnp.int32) if "t" in model.takes() else None
         self._key = key
         # The shortest call has few arguments; each costs some tenths of a microsecond.
@@ -81,29 +88,32 @@ class Stream:
         """The output of the next step.
 
         Args:
-            x: see `Layer.step`; ``(batch, in)`` for a batch of streams. A NumPy array will do.
+            x: see `Layer.step`; ``(batch, in)`` for a batch of streams. For a NumPy array the output
+                is one too. If a kernel computes the whole step in one thread, such a call does not
+                go through JAX, and takes a microsecond and the time of the kernel.
             **inputs: ``resets``, ``dt`` and ``context``; see `Recurrence.step`.
 
         Returns:
             The output of `Layer.step`. JAX may still compute it when the call returns; reading its
-            values waits.
+            values waits. A NumPy array is computed.
 
         Raises:
             ValueError: see `Layer.step`.
             TypeError: see `Layer.step`; for ``t``, which the stream counts.
             RuntimeError: if there is no state, since a call failed, or another thread is in one.
         """
-        state = self._taken()
+        if type(x) is not np.ndarray:
+            return self._by_jax(x, inputs)
+        direct = None if inputs else self._direct_for(x)
+        if direct is None:
+            return jtu.tree_map(np.array, self._by_jax(x, inputs))
+        state, self._state = self._state, _LOST
+        if state is not _INSIDE:
+            direct.load(self._unless_lost(state))
         try:
-            if self._short is not None and not inputs:
-                self._state, y = self._short(state, x)
-            else:
-                found = self._one(state, self._t, self._key, x, inputs)
-                self._state, self._t, self._key, y = found
-        except BaseException as error:
-            self._keep(state, error)
-            raise
-        return y
+            return direct(x)
+        finally:
+            self._state = _INSIDE
 
     def steps(self, xs: Any, *, lengths: Any = None, resets: Any = None, **inputs: Any) -> Any:
         """The outputs of many steps in one call, which costs less than as many calls.
@@ -190,6 +200,12 @@ class Stream:
     def _taken(self) -> State:
         """The state, whose memory the caller gives away."""
         state, self._state = self._state, _LOST
+        if state is _INSIDE:
+            assert self._direct is not None
+            return self._direct.read()
+        return self._unless_lost(state)
+
+    def _unless_lost(self, state: State) -> State:
         if state is _LOST:
             raise RuntimeError(
                 f"{self._label}: it has no state, because a call failed while it ran, or another "
@@ -206,14 +222,43 @@ class Stream:
 
     # --- Programs --------------------------------------------------------------------------------
 
+    def _by_jax(self, x: Any, inputs: dict[str, Any]) -> Any:
+        """The output of a step, and the state after it, by a program of JAX."""
+        state = self._taken()
+        try:
+            if self._short is not None and not inputs:
+                self._state, y = self._short(state, x)
+            else:
+                found = self._one(state, self._t, self._key, x, inputs)
+                self._state, self._t, self._key, y = found
+        except BaseException as error:
+            self._keep(state, error)
+            raise
+        return y
+
+    def _direct_for(self, x: np.ndarray) -> "DirectStep | None":
+        """The step that does not go through JAX, if there is one for this input."""
+        if not self._is_tried:
+            if self._short is not None and jax.default_backend() == "cpu":
+                from noria.backends.native.direct import direct_step
+
+                self._direct = direct_step(self._plain, self.state, x)
+            self._is_tried = True
+        direct = self._direct
+        if direct is None or jax.config.jax_debug_nans:  # type: ignore[attr-defined]
+            return None
+        return direct if x.shape == direct.shape and x.dtype == direct.dtype else None
+
     def _plain(self, state: State, x: Any) -> Any:
-        return step_in_one_kernel(self._model, state, x, len(self._axes))
+        after, y = step_in_one_kernel(self._model, state, x, len(self._axes))
+        return self._alike(state, after, x), y
 
     def _step(self, state: State, t: Any, key: Key | None, x: Any, inputs: dict[str, Any]) -> Any:
         self._check_inputs(inputs)
         key, now = _next(key)
         counted = {} if t is None else {"t": t}
-        state, y = packed(self._model).step(state, x, key=now, **counted, **inputs)
+        after, y = packed(self._model).step(state, x, key=now, **counted, **inputs)
+        state = self._alike(state, after, x)
         if t is not None:
             resets = inputs.get("resets")
             t = (t if resets is None else jnp.where(resets, 0, t)) + 1
@@ -223,8 +268,18 @@ class Stream:
         self._check_inputs(inputs)
         key, now = _next(key)
         counted = {} if t is None else {"t": t * self._model.stride}
-        state, ys = packed(self._model).scan(state, xs, key=now, **counted, **inputs)
+        after, ys = packed(self._model).scan(state, xs, key=now, **counted, **inputs)
+        state = self._alike(state, after, xs)
         return state, None if t is None else self._counted(t, xs, inputs), key, ys
+
+    def _alike(self, before: State, after: State, x: Any) -> State:
+        """The state after a step, which has as many streams as before."""
+        if jtu.tree_map(jnp.shape, after) != jtu.tree_map(jnp.shape, before):
+            raise ValueError(
+                f"{self._label}: x has shape {jtu.tree_map(jnp.shape, x)}, with an axis of more "
+                "streams than there are; expected stream(model, batch=...)."
+            )
+        return after
 
     def _counted(self, t: jax.Array, xs: Any, inputs: dict[str, Any]) -> jax.Array:
         """The number of the step behind many steps: since the last reset, if there is one."""

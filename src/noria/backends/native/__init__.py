@@ -7,6 +7,7 @@
 `codegen`     kernel plan to LLVM code
 `runtime`     LLVM code to a handler that XLA calls; the team of threads
 `primitive`   the handler as a JAX primitive: mapped, differentiated, partitioned
+`direct`      a step that is one kernel, called without JAX
 `backend`     the loop backend
 ============= ====================================================================
 

@@ -1,7 +1,7 @@
 """A loop as a call of its kernel: planned and compiled, when the primitive is lowered."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,9 +17,20 @@ from noria.backends.native.plan.work import block_steps, shares_of
 from noria.backends.native.runtime import handler, kernels
 from noria.ir.graph import bytes_of_matrices, is_literal, size_in_bytes
 
+#: Runs a kernel: ``run(kernel, sizes, arrays, results, scratch)``, arrays and their structs.
+Run = Callable[[kernels.Kernel, np.ndarray, list[Any], list[Any], Any], list[Any]]
 
-def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]:
-    """The results of a loop, by machine code."""
+
+def by_xla(
+    kernel: kernels.Kernel, sizes: np.ndarray, arrays: list[Any], results: list[Any], scratch: Any
+) -> list[Any]:
+    """The results of a kernel that a program of XLA calls."""
+    run = jax.ffi.ffi_call(kernels.TARGET, [*results, scratch])
+    return list(run(sizes, *arrays, kernel=kernel.name)[:-1])
+
+
+def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = by_xla) -> list[Any]:
+    """The results of a loop, by machine code. ``arrays`` have shapes and ``swapaxes``."""
     batch, models, limits = loop.batch(arrays), loop.models or 1, loop.tuning
     if not time * batch * models:
         return loop(*arrays, time=time)
@@ -55,8 +66,7 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int) -> list[Any]
         arrays = (*arrays[:place], panels, *arrays[place:])
         by_model = [*by_model[:place], False, *by_model[place:]]
     sizes = handler.sizes(time, batch, loop.call.reverse, block, shares, models, by_model)
-    run = jax.ffi.ffi_call(kernels.TARGET, [*results, scratch])
-    found = run(sizes, *_swapped(arrays, given, by_model), kernel=kernel.name)[:-1]
+    found = run(kernel, sizes, _swapped(arrays, given, by_model), results, scratch)
     return _swapped(found, wanted, of_results)
 
 
@@ -110,6 +120,6 @@ def _staged(loop: NativeLoop, schedule: Schedule, batch_major: Sequence[Slot]) -
 def _swapped(arrays: Sequence[Any], which: Sequence[bool], by_model: Sequence[bool]) -> list[Any]:
     """Some of the arrays with batch and time exchanged; the axis of models stays in front."""
     return [
-        jnp.swapaxes(a, int(models), int(models) + 1) if swap else a
+        a.swapaxes(int(models), int(models) + 1) if swap else a
         for a, swap, models in zip(arrays, which, by_model, strict=True)
     ]

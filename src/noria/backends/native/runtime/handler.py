@@ -40,7 +40,7 @@ _MADV_HUGEPAGE = 14  # of <sys/mman.h> on Linux
 _HUGE_PAGE = 2**21
 
 #: XLA_FFI_DataType, by the names of NumPy.
-_DTYPES = {
+DTYPES = {
     "bool": 1,
     "int8": 2,
     "int16": 3,
@@ -134,7 +134,7 @@ class Handler:
         b = self.b
         code = load_field(b, item, Buffer, "dtype", kind=I32)
         self.frame.fail_if(
-            b.icmp_signed("!=", code, ir.Constant(I32, _DTYPES[dtype])),
+            b.icmp_signed("!=", code, ir.Constant(I32, DTYPES[dtype])),
             f"{name} is not of dtype {dtype}",
         )
         found = b.call(_count_elements(b.module), [item])

@@ -120,6 +120,12 @@ def packed(kernel: Kernel, plan: KernelPlan, weights: Mapping[int, np.ndarray]) 
     return panels
 
 
+def handler_of(kernel: Kernel) -> Callable[[int], int | None]:
+    """The handler of a kernel as a function of the address of a frame: null, or an error of XLA."""
+    address = _libraries[kernel.name].address("handler")
+    return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)
+
+
 def _module_of(plan: KernelPlan) -> ir.Module:
     module = emit(plan)
     Handler(plan, module).emit()

@@ -28,7 +28,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 QUICK = " ".join(
     (
         "--xla_cpu_parallel_codegen_split_count=1",
-        "--xla_backend_optimization_level=1",
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_max_isa=AVX",
         "--xla_llvm_disable_expensive_passes=true",
         "--xla_cpu_use_fusion_emitters=false",
     )

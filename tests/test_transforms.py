@@ -1,5 +1,6 @@
 """Every call under jit, vmap, grad and checkpoint, in three dtypes, without silent promotion."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,50 +18,50 @@ LENGTHS = jnp.array([4, 2])
 RESETS = jnp.array([[0, 0, 1, 0], [0, 0, 0, 0]], bool)
 
 
-def models(dtype):
-    """Layers and models by name: (model, features in, keyword arguments)."""
-    options = {"key": KEY, "dtype": dtype}
-    masks = {"lengths": LENGTHS, "resets": RESETS}
-    found: dict[str, Any] = {
-        name: (nr.Recurrence(make_cell(name, dtype=dtype), learn_initial_state=True), masks)
+MASKS = {"lengths": LENGTHS, "resets": RESETS}
+
+#: By name: what makes a layer or model from the options of a layer, and the arguments of its call.
+MODELS: dict[str, tuple[Callable[[dict[str, Any]], nr.Layer], dict[str, Any]]] = {
+    **{
+        name: (
+            lambda o, name=name: nr.Recurrence(
+                make_cell(name, dtype=o["dtype"]), learn_initial_state=True
+            ),
+            MASKS,
+        )
         for name in CELLS
-    }
-    found |= {
-        "bidirectional": (
-            nr.Bidirectional(nr.GRU(3, 2, **options), nr.LSTM(3, 2, **options)),
-            masks,
+    },
+    "bidirectional": (lambda o: nr.Bidirectional(nr.GRU(3, 2, **o), nr.LSTM(3, 2, **o)), MASKS),
+    "chain": (
+        lambda o: nr.Chain(
+            nr.Dense(3, 4, jnp.tanh, **o), nr.Residual(nr.RNN(4, 4, **o)), nr.Dropout(0.5)
         ),
-        "chain": (
-            nr.Chain(
-                nr.Dense(3, 4, jnp.tanh, **options),
-                nr.Residual(nr.RNN(4, 4, **options)),
-                nr.Dropout(0.5),
-            ),
-            {**masks, "key": KEY},
+        {**MASKS, "key": KEY},
+    ),
+    "dropout": (
+        lambda o: nr.Chain(nr.Dropout(0.5, axis="time"), nr.Dense(3, 2, **o)),
+        {"lengths": LENGTHS, "key": KEY},
+    ),
+    "norms": (
+        lambda o: nr.Chain(
+            nr.LayerNorm(3, dtype=o["dtype"]), nr.RMSNorm(3, dtype=o["dtype"]), nr.Dense(3, 2, **o)
         ),
-        "dropout": (
-            nr.Chain(nr.Dropout(0.5, axis="time"), nr.Dense(3, 2, **options)),
-            {"lengths": LENGTHS, "key": KEY},
-        ),
-        "norms": (
-            nr.Chain(
-                nr.LayerNorm(3, dtype=dtype), nr.RMSNorm(3, dtype=dtype), nr.Dense(3, 2, **options)
-            ),
-            {},
-        ),
-    }
-    return found
+        {},
+    ),
+}
 
 
-NAMES = list(models(jnp.float32))
+def model_of(name: str, dtype: Any) -> tuple[nr.Layer, dict[str, Any]]:
+    make, options = MODELS[name]
+    return make({"key": KEY, "dtype": dtype}), options
 
 
 @pytest.mark.sampled(29)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_dtype_is_carried_through_every_transformation(name, dtype):
     dtype = DTYPES[dtype]
-    model, options = models(dtype)[name]
+    model, options = model_of(name, dtype)
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)), dtype)
 
     def scan(model, xs):

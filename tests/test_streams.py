@@ -114,6 +114,7 @@ STEPS: dict[str, tuple[Callable[[], nr.Layer], bool]] = {
 }
 
 
+@pytest.mark.covered(1)
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("batch", [None, BATCH])

@@ -1,5 +1,6 @@
 """Gradients of 16-bit models: sums of thousands of terms are computed in float32."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,10 @@ def decay() -> Any:
     return Decay(jnp.zeros(2), jnp.ones((2, 2)), jnp.full(2, 0.25))
 
 
+def on(backend: str, cell: Callable[[], Any]) -> nr.Recurrence:
+    return recurrence(cell(), backend=backend)
+
+
 def per_step() -> Any:
     return nr.PerStep(jtu.Partial(scaled, {"a": jnp.ones(2), "b": jnp.full(2, 0.5)}))
 
@@ -79,11 +84,11 @@ MODELS: dict[str, Callable[[], Any]] = {
     "native, states": lambda: recurrence(make_cell("lstm"), save="states"),
     "checkpoint": lambda: recurrence(make_cell("gru"), backend="scan", checkpoint=10),
     **{
-        f"rnn on {name}": lambda name=name: recurrence(make_cell("rnn"), backend=name)
+        f"rnn on {name}": functools.partial(on, name, functools.partial(make_cell, "rnn"))
         for name in ("auto", "scan", "plain")
     },
     **{
-        f"decay on {name}": lambda name=name: recurrence(decay(), backend=name)
+        f"decay on {name}": functools.partial(on, name, decay)
         for name in ("auto", "scan", "plain", "associative")
     },
 }

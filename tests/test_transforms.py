@@ -1,5 +1,6 @@
 """Every call under jit, vmap, grad and checkpoint, in three dtypes, without silent promotion."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,21 +17,16 @@ DTYPES = {"float32": jnp.float32, "float64": jnp.float64, "bfloat16": jnp.bfloat
 KEY = jax.random.key(0)
 LENGTHS = jnp.array([4, 2])
 RESETS = jnp.array([[0, 0, 1, 0], [0, 0, 0, 0]], bool)
-
-
 MASKS = {"lengths": LENGTHS, "resets": RESETS}
+
+
+def with_learned_state(name: str, options: dict[str, Any]) -> nr.Layer:
+    return nr.Recurrence(make_cell(name, dtype=options["dtype"]), learn_initial_state=True)
+
 
 #: By name: what makes a layer or model from the options of a layer, and the arguments of its call.
 MODELS: dict[str, tuple[Callable[[dict[str, Any]], nr.Layer], dict[str, Any]]] = {
-    **{
-        name: (
-            lambda o, name=name: nr.Recurrence(
-                make_cell(name, dtype=o["dtype"]), learn_initial_state=True
-            ),
-            MASKS,
-        )
-        for name in CELLS
-    },
+    **{name: (functools.partial(with_learned_state, name), MASKS) for name in CELLS},
     "bidirectional": (lambda o: nr.Bidirectional(nr.GRU(3, 2, **o), nr.LSTM(3, 2, **o)), MASKS),
     "chain": (
         lambda o: nr.Chain(

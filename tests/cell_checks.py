@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from cell_oracles import ORACLES, SETTINGS
-from models import noise, random
+from models import noise, random, to_jax
 
 from noria.cells.base import arguments_of
 from noria.cells.catalogue import catalogue
@@ -34,8 +34,8 @@ KEPT = {"AlphaCell": ("alpha", "beta")}
 LARGE = {"DLinOSSCell": ("a",), "AdLIFCell": ("b",)}
 
 
-def _blank(key: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    return np.zeros(shape, dtype)
+def _blank(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return to_jax(np.zeros(shape), dtype)
 
 
 def sizes_of(cls: Any) -> tuple[Any, int]:

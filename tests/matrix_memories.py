@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import sigmoid, softplus
+from models import to_jax
 
 import noria as nr
 
@@ -35,7 +36,7 @@ class Memory(nr.Cell):
         rng = np.random.default_rng(len(cls.__name__))
         shapes = {name: (heads, n or size, width) for name, n in cls.GIVES.items()}
         weights = {
-            name: jnp.asarray(rng.normal(size=shape) / width**0.5, dtype)
+            name: to_jax(rng.normal(size=shape) / width**0.5, dtype)
             for name, shape in shapes.items()
         }
         return cls(weights, heads, size)

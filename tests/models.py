@@ -28,6 +28,11 @@ CELLS: dict[str, tuple[Any, Any]] = {
 }
 
 
+def to_jax(array: Any, dtype: Any) -> jax.Array:
+    """An array of NumPy as one of JAX, which would compile the conversion of each shape."""
+    return jax.device_put(np.asarray(array).astype(dtype))
+
+
 def make_cell(
     name: str, in_size: int = 3, hidden_size: int = 4, *, dtype: Any = jnp.float64, **options: Any
 ) -> Any:
@@ -37,7 +42,7 @@ def make_cell(
     bound = (6 / (in_size + rows)) ** 0.5
     weights = [rng.uniform(-bound, bound, (rows, size)) for size in (in_size, hidden_size)]
     biases = [rng.normal(0, 0.5, rows) for _ in range(2)]
-    return cell.from_arrays(*(jnp.asarray(a, dtype) for a in (*weights, *biases)), **options)
+    return cell.from_arrays(*(to_jax(a, dtype) for a in (*weights, *biases)), **options)
 
 
 def arrays_of(cell: Any) -> dict[str, Any]:
@@ -51,11 +56,11 @@ def arrays_of(cell: Any) -> dict[str, Any]:
 def random_like(tree: Any, seed: int, dtype: Any = jnp.float64) -> Any:
     """A tree of normal numbers with the shapes of ``tree``."""
     rng = np.random.default_rng(seed)
-    return jtu.tree_map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), dtype), tree)
+    return jtu.tree_map(lambda leaf: to_jax(rng.normal(size=leaf.shape), dtype), tree)
 
 
 def random(seed: int, *shape: int, dtype: Any = jnp.float64) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+    return to_jax(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
 def noise(tree: Any, seed: int, spread: float = 1.0) -> Any:
@@ -64,13 +69,14 @@ def noise(tree: Any, seed: int, spread: float = 1.0) -> Any:
 
     def one(leaf: jax.Array) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jnp.integer):
-            return leaf + jnp.arange(max(1, leaf.size), dtype=leaf.dtype).reshape(leaf.shape)
+            counts = np.arange(max(1, leaf.size), dtype=leaf.dtype).reshape(leaf.shape)
+            return to_jax(np.asarray(leaf) + counts, leaf.dtype)
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
         numbers = rng.normal(size=leaf.shape)
         if jnp.iscomplexobj(leaf):
             numbers = numbers + 1j * rng.normal(size=leaf.shape)
-        return jnp.asarray(spread * numbers, leaf.dtype)
+        return to_jax(spread * numbers, leaf.dtype)
 
     return jtu.tree_map(one, tree)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from models import to_jax
 
 import noria as nr
 
@@ -52,7 +53,7 @@ def published(
             state, parameters = shapes(heads, width, features)
             rng = np.random.default_rng(len(step.__name__))
             arrays = {
-                name: jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[-1]), dtype)
+                name: to_jax(rng.normal(size=shape) / np.sqrt(shape[-1]), dtype)
                 for name, shape in parameters.items()
             }
             state = state if isinstance(state[0], tuple) else (state,)

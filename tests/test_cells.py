@@ -97,7 +97,7 @@ def test_values_and_gradients_are_those_of_the_paper(key, settings):
     if key in SURROGATE:
         return
     weights = numbers(jtu.tree_leaves(noise((final, ys), 7)))
-    steps = [numbers(noise(jnp.zeros_like(a), n, 1e-6)) for n, a in enumerate(arrays, 10)]
+    steps = [numbers(noise(np.zeros_like(a), n, 1e-6)) for n, a in enumerate(arrays, 10)]
     ends = [results([a + sign * s for a, s in zip(arrays, steps, strict=True)]) for sign in (1, -1)]
     change = sum(np.sum(np.real(w * (a - b))) for w, a, b in zip(weights, *ends, strict=True))
     pairs = zip(numbers(cotangents), steps, strict=True)

@@ -1,20 +1,34 @@
 """``check`` names the layer, the step and the place where a model leaves its original."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import random
 
 import noria as nr
 
-KEYS = jax.random.split(jax.random.key(0), 4)
-GRU, DENSE = nr.GRU(2, 3, key=KEYS[0]), nr.Dense(3, 1, key=KEYS[1])
-MODEL = nr.Chain(GRU, DENSE)
-XS = jax.random.normal(KEYS[2], (4, 6, 2))
+XS = random(2, 4, 6, 2)
+
+
+@functools.cache
+def gru() -> nr.Layer:
+    return nr.GRU(2, 3, key=jax.random.key(0))
+
+
+@functools.cache
+def dense(seed: int = 1) -> nr.Layer:
+    return nr.Dense(3, 1, key=jax.random.key(seed))
+
+
+def model() -> nr.Layer:
+    return nr.Chain(gru(), dense())
 
 
 def test_equal_models_agree():
-    found = nr.check(MODEL, MODEL, XS)
+    found = nr.check(model(), model(), XS)
     assert found.agrees
     assert (found.largest, found.layer) == (0, 0)
     assert str(found).startswith("agrees: the largest difference is 0 of ")
@@ -22,32 +36,32 @@ def test_equal_models_agree():
 
 def test_a_difference_has_a_place_and_a_first_step():
     def reference(xs):
-        ys = np.array(GRU(jnp.asarray(xs)))
+        ys = np.array(gru()(jnp.asarray(xs)))
         ys[:, 3:] += 1e-3
         ys[2, 4, 1] += 1
         return ys
 
-    found = nr.check(GRU, reference, XS)
+    found = nr.check(gru(), reference, XS)
     assert (found.agrees, found.place, found.step) == (False, (2, 4, 1), 3)
     assert found.largest == pytest.approx(1.001)
     assert str(found).endswith("at [2, 4, 1], the first one in step 3")
-    assert nr.check(GRU, reference, XS, tolerance=2.0).agrees
+    assert nr.check(gru(), reference, XS, tolerance=2.0).agrees
 
 
 def test_the_first_layer_that_differs_is_at_fault():
     """Each layer gets what the reference gave, so an error does not spread."""
-    wrong = [lambda xs: GRU(jnp.asarray(xs)) + 1, lambda ys: DENSE(jnp.asarray(ys))]
-    found = nr.check(MODEL, wrong, XS)
+    wrong = [lambda xs: gru()(jnp.asarray(xs)) + 1, lambda ys: dense()(jnp.asarray(ys))]
+    found = nr.check(model(), wrong, XS)
     assert (found.agrees, found.layer) == (False, 0)
     assert "layer 0, GRU(in_size=2): the largest difference is 1 of" in str(found)
-    found = nr.check(MODEL, nr.Chain(GRU, nr.Dense(3, 1, key=KEYS[3])), XS)
+    found = nr.check(model(), nr.Chain(gru(), dense(3)), XS)
     assert (found.agrees, found.layer) == (False, 1)
     with pytest.raises(ValueError, match="the reference has 1 parts; expected 2, one for each"):
-        nr.check(MODEL, [GRU], XS)
+        nr.check(model(), [gru()], XS)
 
 
 def test_outputs_of_another_kind():
-    found = nr.check(GRU, lambda xs: (np.zeros((4, 6, 2)), None), XS)
+    found = nr.check(gru(), lambda xs: (np.zeros((4, 6, 2)), None), XS)
     assert not found.agrees
     assert "outputs have shape (4, 6, 3); those of the reference (4, 6, 2)" in str(found)
 
@@ -55,7 +69,7 @@ def test_outputs_of_another_kind():
         return np.full((4, 6, 3), np.nan)
 
     assert nr.check(nan, nan, XS).agrees
-    assert nr.check(GRU, nan, XS).largest == np.inf
+    assert nr.check(gru(), nan, XS).largest == np.inf
     assert nr.check(lambda xs: np.zeros((0, 3)), lambda xs: np.zeros((0, 3)), XS).agrees
 
 

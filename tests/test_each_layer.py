@@ -1,5 +1,7 @@
 """Each kind of layer in all that one does with a layer; runs on the oldest and the newest JAX."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -15,43 +17,50 @@ import noria as nr
 
 BATCH, TIME, IN = 3, 5, 3
 LENGTHS = jnp.array([5, 0, 3])
-KEYS = list(jax.random.split(jax.random.key(0), 4))
 
 
 def decay(h: Any, x: Any) -> Any:
     return 0.9 * h + x
 
 
-#: Every kind of layer by name; GRU and RNN are in the last three.
-LAYERS: dict[str, Any] = {
-    **{
-        name: nr.Recurrence(make_cell(name), learn_initial_state=True) for name in ("lstm", "gruv3")
-    },
-    "function": nr.Recurrence(decay, jnp.ones(IN)),
-    "reverse": nr.LSTM(IN, 4, key=KEYS[0], reverse=True, checkpoint="sqrt"),
-    "bidirectional": nr.Bidirectional(
-        nr.GRU(IN, 2, key=KEYS[0]), nr.LSTM(IN, 2, key=KEYS[1], save="states")
+def key(n: int) -> jax.Array:
+    return jax.random.split(jax.random.key(0), 4)[n]
+
+
+#: What makes every kind of layer, by name; GRU and RNN are in the last three.
+LAYERS: dict[str, Callable[[], Any]] = {
+    "lstm": lambda: nr.Recurrence(make_cell("lstm"), learn_initial_state=True),
+    "gruv3": lambda: nr.Recurrence(make_cell("gruv3"), learn_initial_state=True),
+    "function": lambda: nr.Recurrence(decay, jnp.ones(IN)),
+    "reverse": lambda: nr.LSTM(IN, 4, key=key(0), reverse=True, checkpoint="sqrt"),
+    "bidirectional": lambda: nr.Bidirectional(
+        nr.GRU(IN, 2, key=key(0)), nr.LSTM(IN, 2, key=key(1), save="states")
     ),
-    "chain": nr.Chain(
-        nr.Dense(IN, 4, jnp.tanh, key=KEYS[0]),
+    "chain": lambda: nr.Chain(
+        nr.Dense(IN, 4, jnp.tanh, key=key(0)),
         nr.LayerNorm(4),
-        nr.Residual(nr.GRU(4, 4, key=KEYS[1])),
+        nr.Residual(nr.GRU(4, 4, key=key(1))),
         nr.inference(nr.Dropout(0.5)),
         nr.RMSNorm(4),
-        nr.PerStep(eqx.nn.Linear(4, 2, key=KEYS[2])),
+        nr.PerStep(eqx.nn.Linear(4, 2, key=key(2))),
     ),
-    "convolution": nr.Chain(
-        nr.Conv1d(IN, 4, 3, dilation=2, key=KEYS[0]),
+    "convolution": lambda: nr.Chain(
+        nr.Conv1d(IN, 4, 3, dilation=2, key=key(0)),
         nr.Concat(nr.MaxPool1d(2, stride=1, size=4)),
-        nr.GRU(8, 4, key=KEYS[1]),
+        nr.GRU(8, 4, key=key(1)),
     ),
-    "parallel": nr.Chain(
-        nr.Parallel("product", nr.LSTM(IN, 4, key=KEYS[0]), nr.Dense(IN, 4, key=KEYS[1])),
+    "parallel": lambda: nr.Chain(
+        nr.Parallel("product", nr.LSTM(IN, 4, key=key(0)), nr.Dense(IN, 4, key=key(1))),
         nr.Concat(nr.MeanPool1d(3, stride=1, size=4)),
     ),
-    "embedding": nr.Chain(nr.Embedding(7, IN, key=KEYS[0]), nr.RNN(IN, 4, key=KEYS[1])),
+    "embedding": lambda: nr.Chain(nr.Embedding(7, IN, key=key(0)), nr.RNN(IN, 4, key=key(1))),
 }
 layers = pytest.mark.parametrize("name", LAYERS)
+
+
+@functools.cache
+def layer_of(name: str) -> Any:
+    return LAYERS[name]()
 
 
 def input_of(name: str) -> jax.Array:
@@ -74,7 +83,7 @@ def mapped(layer: Any, xs: Any) -> Any:
 @layers
 def test_values_and_gradients_are_those_of_the_definition(name):
     """With lengths."""
-    layer, xs = LAYERS[name], input_of(name)
+    layer, xs = layer_of(name), input_of(name)
     expected = pulled(whole, nr.with_backend(layer, "reference"), xs)
     assert_close(pulled_at_once(whole, layer, xs), expected, 1e-10)
     ys = layer(xs, lengths=LENGTHS)
@@ -86,7 +95,7 @@ def test_values_and_gradients_are_those_of_the_definition(name):
 @pytest.mark.sampled(7)
 @layers
 def test_vmap_over_examples_equals_the_batch(name):
-    layer, xs = LAYERS[name], input_of(name)
+    layer, xs = layer_of(name), input_of(name)
     expected = pulled_at_once(whole, layer, xs)
     assert_close(pulled_at_once(mapped, layer, xs), expected, 1e-10)
 
@@ -94,7 +103,7 @@ def test_vmap_over_examples_equals_the_batch(name):
 @pytest.mark.sampled(2)
 @layers
 def test_step_by_step(name):
-    layer, xs = LAYERS[name], input_of(name)[0]
+    layer, xs = layer_of(name), input_of(name)[0]
     if name in ("reverse", "bidirectional"):
         with pytest.raises(ValueError, match="step"):
             layer.step(layer.initial_state(), xs[0])
@@ -108,7 +117,7 @@ def test_step_by_step(name):
 
 @layers
 def test_the_loop_is_machine_code(name):
-    found = nr.explain(LAYERS[name], input_of(name), lengths=LENGTHS)
+    found = nr.explain(layer_of(name), input_of(name), lengths=LENGTHS)
     assert {one.backend for one in ([found] if isinstance(found, nr.Explanation) else found)} == {
         AUTO
     }
@@ -116,7 +125,7 @@ def test_the_loop_is_machine_code(name):
 
 @layers
 def test_save_and_load(name, tmp_path):
-    layer = LAYERS[name]
+    layer = layer_of(name)
     arrays, rest = eqx.partition(layer, eqx.is_array)
     nr.save(tmp_path / "model", layer)
     loaded = nr.load(tmp_path / "model", eqx.combine(jtu.tree_map(jnp.zeros_like, arrays), rest))

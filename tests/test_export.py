@@ -1,5 +1,6 @@
 """`jax.export` of layers, with numbers for the sizes and with symbols."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,13 +12,18 @@ from models import random
 
 import noria as nr
 
-K1, K2, K3 = jax.random.split(jax.random.key(0), 3)
-MODELS: dict[str, Any] = {
-    "GRU": nr.GRU(2, 3, key=K1),
-    "states": nr.LSTM(2, 3, key=K1, save="states"),
-    "checkpoint": nr.RNN(2, 3, key=K1, checkpoint="sqrt"),
-    "chain": nr.Chain(
-        nr.Bidirectional(nr.LSTM(2, 3, key=K1), nr.GRU(2, 3, key=K2)), nr.Dense(6, 2, key=K3)
+
+def key(n: int) -> jax.Array:
+    return jax.random.split(jax.random.key(0), 3)[n]
+
+
+MODELS: dict[str, Callable[[], nr.Layer]] = {
+    "GRU": lambda: nr.GRU(2, 3, key=key(0)),
+    "states": lambda: nr.LSTM(2, 3, key=key(0), save="states"),
+    "checkpoint": lambda: nr.RNN(2, 3, key=key(0), checkpoint="sqrt"),
+    "chain": lambda: nr.Chain(
+        nr.Bidirectional(nr.LSTM(2, 3, key=key(0)), nr.GRU(2, 3, key=key(1))),
+        nr.Dense(6, 2, key=key(2)),
     ),
 }
 SIZES = {"b": 3, "t": 5}
@@ -42,7 +48,7 @@ def exported(function: Any, shape: str, platform: str = "cpu") -> Any:
 )
 def test_free_sizes(name, shape, backend):
     """Values and gradients of one exported program, for two sizes each."""
-    model = nr.with_backend(MODELS[name], backend)
+    model = nr.with_backend(MODELS[name](), backend)
 
     def gradient(xs: jax.Array) -> jax.Array:
         return jax.grad(lambda xs: jnp.sin(model(xs)).sum())(xs)
@@ -56,13 +62,13 @@ def test_free_sizes(name, shape, backend):
 
 
 def test_other_devices_get_a_scan():
-    program = exported(MODELS["chain"], "3, 4, 2", "cuda")
+    program = exported(MODELS["chain"](), "3, 4, 2", "cuda")
     assert "stablehlo.while" in program.mlir_module()
     assert "noria_" not in program.mlir_module()
 
 
 def test_machine_code_needs_numbers():
-    layer = nr.with_backend(MODELS["GRU"], "native")
+    layer = nr.with_backend(MODELS["GRU"](), "native")
     with pytest.raises(
         ValueError, match=r"machine code needs sizes that are numbers, and there is \(b, t\)"
     ):
@@ -72,7 +78,7 @@ def test_machine_code_needs_numbers():
 @pytest.mark.parametrize("backend", ["auto", "native"])
 def test_a_program_for_other_processes_runs_a_scan(backend):
     """They do not have the kernels of this one."""
-    layer = nr.with_backend(MODELS["GRU"], backend)
+    layer = nr.with_backend(MODELS["GRU"](), backend)
     program = exported(layer, "3, 4, 2")
     assert "noria_" not in program.mlir_module()
     np.testing.assert_allclose(

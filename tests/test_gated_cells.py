@@ -1,5 +1,8 @@
 """`RNNCell`, `LSTMCell`, `GRUCell`, `GRUv3Cell`: their options, and what earlier versions wrote."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import oracles
 import pytest
 from agreement import assert_agree, scanned
 from cell_checks import numbers
-from models import AUTO, assert_close, noise, random
+from models import AUTO, arrays_of, assert_close, noise, random
 
 import noria as nr
 from noria.activations import keras2_hard_sigmoid
@@ -156,19 +159,42 @@ def frozen() -> dict[str, np.ndarray]:
     return dict(np.load(GOLDEN / "gated_cells.npz"))
 
 
-@pytest.mark.sampled(3)
-@pytest.mark.parametrize("name", CELLS)
-def test_a_key_draws_the_numbers_that_it_drew_before(name, frozen):
+def drawn(name: str) -> dict[str, np.ndarray]:
+    """What a cell draws, as the frozen arrays are: numbers in 16 bits as whole numbers."""
+    found = dict[str, np.ndarray]()
     for options in DRAWS if name == "lstm" else [o for o in DRAWS if "forget" not in o]:
         cell = CELLS[name](3, 2, key=KEY, **{"dtype": jnp.float32, **DRAWS[options]})
-        for array in ("W", "U", "b", "b_h"):
-            found, expected = getattr(cell, array), frozen.get(f"{name}/{options}/{array}")
-            if expected is None:
-                assert found is None
-            else:
-                bits = np.asarray(found)
-                bits = bits.view(np.uint16) if bits.dtype == jnp.bfloat16 else bits
-                np.testing.assert_array_equal(bits, expected)
+        for array, bits in arrays_of(cell).items():
+            if bits is not None:
+                narrow = bits.dtype == jnp.bfloat16
+                found[f"{name}/{options}/{array}"] = bits.view(np.uint16) if narrow else bits
+    return found
+
+
+#: The arguments are the folder of the tests, the file to write, and the cell.
+DRAW = """
+import sys
+import jax
+import numpy as np
+jax.config.update("jax_enable_x64", True)
+sys.path.insert(0, sys.argv[1])
+from test_gated_cells import drawn
+np.savez(sys.argv[2], **drawn(sys.argv[3]))
+"""
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("name", ["lstm", "rnn", "gru", "gruv3"])
+def test_a_key_draws_the_numbers_that_it_drew_before(name, frozen, tmp_path):
+    """In a process of its own. In this one, XLA makes no fused multiply-adds as for a user."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=1"}
+    command = [sys.executable, "-c", DRAW, Path(__file__).parent, tmp_path / "drawn.npz", name]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = dict(np.load(tmp_path / "drawn.npz"))
+    assert {*found} == {key for key in frozen if key.startswith(f"{name}/")}
+    for key, array in found.items():
+        np.testing.assert_array_equal(array, frozen[key], err_msg=key)
 
 
 def stack(**options: Any) -> Any:

@@ -1,5 +1,6 @@
 """Models on their own outputs: against a loop of single steps."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,9 +12,18 @@ from models import assert_close
 import noria as nr
 
 KEY = jax.random.key(0)
-K1, K2, K3 = jax.random.split(KEY, 3)
-SERIES = nr.Chain(nr.LSTM(2, 5, key=K1), nr.Dense(5, 2, key=K2))
-TEXT = nr.Chain(nr.Embedding(7, 3, key=K1), nr.GRU(3, 5, key=K2), nr.Dense(5, 7, key=K3))
+
+
+@functools.cache
+def series() -> nr.Layer:
+    k1, k2, _ = jax.random.split(KEY, 3)
+    return nr.Chain(nr.LSTM(2, 5, key=k1), nr.Dense(5, 2, key=k2))
+
+
+@functools.cache
+def text() -> nr.Layer:
+    k1, k2, k3 = jax.random.split(KEY, 3)
+    return nr.Chain(nr.Embedding(7, 3, key=k1), nr.GRU(3, 5, key=k2), nr.Dense(5, 7, key=k3))
 
 
 def by_hand(model, state, x, steps, sample=lambda y, n: y, **inputs):
@@ -27,25 +37,25 @@ def by_hand(model, state, x, steps, sample=lambda y, n: y, **inputs):
 
 def test_a_series_goes_on_single_and_in_a_batch():
     x = jnp.array([0.3, -0.1])
-    state, ys = nr.generate(SERIES, None, x, 6)
-    expected_state, expected = by_hand(SERIES, None, x, 6)
+    state, ys = nr.generate(series(), None, x, 6)
+    expected_state, expected = by_hand(series(), None, x, 6)
     assert_close(ys, expected, 1e-6)
     assert_close(state, expected_state, 1e-6)
     xs = jnp.stack([x, 2 * x, -x])
-    states, ys = nr.generate(SERIES, None, xs, 6)
+    states, ys = nr.generate(series(), None, xs, 6)
     assert ys.shape == (3, 6, 2)
     for n in range(3):
-        assert_close(ys[n], by_hand(SERIES, None, xs[n], 6)[1], 1e-6)
-    halfway, first = nr.generate(SERIES, None, xs, 2)
-    again, second = nr.generate(SERIES, halfway, first[:, -1], 4)
+        assert_close(ys[n], by_hand(series(), None, xs[n], 6)[1], 1e-6)
+    halfway, first = nr.generate(series(), None, xs, 2)
+    again, second = nr.generate(series(), halfway, first[:, -1], 4)
     assert_close(jnp.concatenate([first, second], 1), ys, 1e-6)
     assert_close(again, states, 1e-6)
 
 
 def test_the_state_of_one_example_is_that_of_each():
-    state, _ = SERIES.scan(None, jnp.ones((4, 2)))
-    _, ys = nr.generate(SERIES, state, jnp.ones((3, 2)), 5)
-    assert_close(ys[1], nr.generate(SERIES, state, jnp.ones(2), 5)[1], 1e-6)
+    state, _ = series().scan(None, jnp.ones((4, 2)))
+    _, ys = nr.generate(series(), state, jnp.ones((3, 2)), 5)
+    assert_close(ys[1], nr.generate(series(), state, jnp.ones(2), 5)[1], 1e-6)
 
 
 def likeliest(logits):
@@ -55,11 +65,11 @@ def likeliest(logits):
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8])
 def test_a_text_goes_on_with_the_likeliest_class(dtype):
     first = jnp.array(3, dtype)
-    _, ys = nr.generate(TEXT, None, first, 8, sample=likeliest)
+    _, ys = nr.generate(text(), None, first, 8, sample=likeliest)
     assert ys.dtype == dtype
-    expected = by_hand(TEXT, None, first, 8, lambda y, n: likeliest(y).astype(dtype))[1]
+    expected = by_hand(text(), None, first, 8, lambda y, n: likeliest(y).astype(dtype))[1]
     np.testing.assert_array_equal(ys, expected)
-    _, many = nr.generate(TEXT, None, jnp.array([3, 1], dtype), 8, sample=likeliest)
+    _, many = nr.generate(text(), None, jnp.array([3, 1], dtype), 8, sample=likeliest)
     assert many.shape == (2, 8)
     np.testing.assert_array_equal(many[0], ys)
 
@@ -75,7 +85,9 @@ def test_samples_follow_the_key_and_the_distribution():
     counts = np.bincount(np.ravel(ys), minlength=4) / 10_000
     np.testing.assert_allclose(counts, np.exp(logits), atol=0.02)  # 4 standard deviations
     np.testing.assert_array_equal(ys, nr.generate(model, None, first, 20, **options)[1])
-    other = nr.generate(model, None, first, 20, sample=nr.Categorical(), key=K1)[1]
+    other = nr.generate(
+        model, None, first, 20, sample=nr.Categorical(), key=jax.random.split(KEY, 3)[0]
+    )[1]
     assert (np.asarray(ys) != np.asarray(other)).mean() > 0.5
     cold = nr.Categorical(temperature=0.5, top_k=2)
     _, ys = nr.generate(model, None, first, 20, sample=cold, key=KEY)
@@ -91,7 +103,7 @@ def test_equal_logits_are_cut_to_the_number_asked_for():
 
 def test_numbers_that_are_none_show():
     """An index out of range gives NaN in the model, and -1 in the answer."""
-    _, ys = nr.generate(TEXT, None, 99, 3, sample=nr.Categorical(top_k=3), key=KEY)
+    _, ys = nr.generate(text(), None, 99, 3, sample=nr.Categorical(top_k=3), key=KEY)
     assert ys.tolist() == [-1, -1, -1]
 
 
@@ -130,15 +142,15 @@ def test_a_shape_is_compiled_once_and_changed_globals_are_seen(monkeypatch):
         return y
 
     for n in range(3):
-        nr.generate(SERIES, None, jnp.ones(2), 4, sample=counted, key=jax.random.key(n))
+        nr.generate(series(), None, jnp.ones(2), 4, sample=counted, key=jax.random.key(n))
         if n == 0:
             first = len(traces)
     # Each call looks at one step; a compilation traces the loop.
     assert len(traces) - first == 2
-    before = nr.generate(SERIES, None, jnp.ones(2), 3, sample=scaled)[1]
+    before = nr.generate(series(), None, jnp.ones(2), 3, sample=scaled)[1]
     monkeypatch.setattr(f"{__name__}.SCALE", 2.0)
-    after = nr.generate(SERIES, None, jnp.ones(2), 3, sample=scaled)[1]
-    assert_close(after, by_hand(SERIES, None, jnp.ones(2), 3, lambda y, n: 2 * y)[1], 1e-6)
+    after = nr.generate(series(), None, jnp.ones(2), 3, sample=scaled)[1]
+    assert_close(after, by_hand(series(), None, jnp.ones(2), 3, lambda y, n: 2 * y)[1], 1e-6)
     assert np.abs(after - before).max() > 1e-3
 
 
@@ -148,13 +160,13 @@ def test_it_works_under_jit_and_vmap_and_has_a_gradient():
     def end(model, x):
         return nr.generate(model, None, x, 5)[1][-1].sum()
 
-    value, gradient = jax.value_and_grad(lambda x: end(SERIES, x))(x)
+    value, gradient = jax.value_and_grad(lambda x: end(series(), x))(x)
     h = 1e-5
-    slopes = [(end(SERIES, x + h * e) - end(SERIES, x - h * e)) / (2 * h) for e in jnp.eye(2)]
+    slopes = [(end(series(), x + h * e) - end(series(), x - h * e)) / (2 * h) for e in jnp.eye(2)]
     assert_close(gradient, np.array(slopes), 1e-5)
-    assert_close(jax.jit(end)(SERIES, x), value, 1e-6)
-    ys = jax.vmap(lambda x: nr.generate(SERIES, None, x, 5)[1])(jnp.stack([x, -x]))
-    assert_close(ys[0], nr.generate(SERIES, None, x, 5)[1], 1e-6)
+    assert_close(jax.jit(end)(series(), x), value, 1e-6)
+    ys = jax.vmap(lambda x: nr.generate(series(), None, x, 5)[1])(jnp.stack([x, -x]))
+    assert_close(ys[0], nr.generate(series(), None, x, 5)[1], 1e-6)
 
 
 def test_a_model_of_ones_own_and_a_layer_without_a_state():
@@ -184,23 +196,23 @@ WRONG = {
         "generate: model is a GRUCell",
     ),
     "no step": (
-        lambda: nr.generate(SERIES, None, jnp.ones(2), 0),
+        lambda: nr.generate(series(), None, jnp.ones(2), 0),
         ValueError,
         "generate: steps is 0; expected a whole number of at least 1",
     ),
     "logits as the next class": (
-        lambda: nr.generate(TEXT, None, 3, 2),
+        lambda: nr.generate(text(), None, 3, 2),
         ValueError,
         r"the model reads int\d+\[\], and its output after sample is float\d+\[7\]; expected the "
         "next input. Pass sample=",
     ),
     "no key": (
-        lambda: nr.generate(TEXT, None, 3, 2, sample=nr.Categorical()),
+        lambda: nr.generate(text(), None, 3, 2, sample=nr.Categorical()),
         TypeError,
         "generate, which draws random numbers: key is None; expected one JAX random key",
     ),
     "no numbers": (
-        lambda: nr.generate(TEXT, None, "a", 2, sample=likeliest),
+        lambda: nr.generate(text(), None, "a", 2, sample=likeliest),
         TypeError,
         "generate: first is an array of <U1; expected numbers",
     ),

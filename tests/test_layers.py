@@ -1,5 +1,6 @@
 """Layers around the recurrence: verbs, masks, states."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +21,7 @@ def keys(n: int):
     return jax.random.split(jax.random.key(0), n)
 
 
+@functools.cache
 def stack() -> nr.Chain:
     """One of everything that streams."""
     k = keys(6)
@@ -38,6 +40,7 @@ def stack() -> nr.Chain:
     )
 
 
+@functools.cache
 def both_ways() -> nr.Chain:
     k = keys(3)
     return nr.Chain(
@@ -46,18 +49,19 @@ def both_ways() -> nr.Chain:
 
 
 def test_a_chain_streams_as_one_layer():
-    net, xs = stack(), random(0, 3, 5, 3)
-    state, ys = net.scan(None, xs, resets=RESETS)
+    net, xs = stack(), np.asarray(random(0, 3, 5, 3))
+    scan, step = eqx.filter_jit(net.scan), eqx.filter_jit(net.step)
+    state, ys = scan(None, xs, resets=RESETS)
     carried, outputs = net.initial_state(), []
     for t in range(5):
-        carried, y = net.step(carried, xs[:, t], resets=RESETS[:, t])
+        carried, y = step(carried, xs[:, t], resets=np.asarray(RESETS)[:, t])
         outputs.append(y)
-    assert_close(jnp.stack(outputs, 1), ys, 1e-12)
+    assert_close(np.stack(outputs, 1), ys, 1e-12)
     assert_close(carried, state, 1e-12)
-    first, head = net.scan(None, xs[:, :2])
-    second, tail = net.scan(first, xs[:, 2:])
-    assert_close((second, jnp.concatenate([head, tail], 1)), net.scan(None, xs), 1e-12)
-    assert_close(net(first, xs[:, 2:]), tail, 0)
+    first, head = scan(None, xs[:, :2])
+    second, tail = scan(first, xs[:, 2:])
+    assert_close((second, np.concatenate([head, tail], 1)), scan(None, xs), 1e-12)
+    assert_close(eqx.filter_jit(net)(first, xs[:, 2:]), tail, 0)
 
 
 @pytest.mark.sampled(2)
@@ -69,14 +73,15 @@ def test_padding_of_nan_changes_nothing_in_a_model(make):
     valid = jnp.arange(5) < LENGTHS[:, None]
     clean = jnp.where(valid[..., None], xs, 0)
     dirty = jnp.where(valid[..., None], xs, jnp.nan)
-    results = [cotangents(net, None, x, lengths=LENGTHS) for x in (clean, dirty)]
+    pull = eqx.filter_jit(lambda net, xs: cotangents(net, None, xs, lengths=LENGTHS))
+    results = [pull(net, x) for x in (clean, dirty)]
     assert_close(jtu.tree_leaves(results[0]), jtu.tree_leaves(results[1]), 0)
     (state, ys), (_, _, dxs) = results[1]
     assert not np.asarray(ys)[~np.asarray(valid)].any()
     assert not np.asarray(dxs)[~np.asarray(valid)].any()
     for n, length in enumerate(LENGTHS.tolist()):
         if length:
-            alone, y = net.scan(None, xs[n, :length])
+            alone, y = eqx.filter_jit(net.scan)(None, xs[n, :length])
             assert_close(ys[n, :length], y, 1e-12)
             assert_close(jtu.tree_map(lambda leaf, n=n: leaf[n], state), alone, 1e-12)
 
@@ -85,8 +90,9 @@ def test_padding_of_nan_changes_nothing_in_a_model(make):
 def test_resets_equal_separate_sequences_in_a_model(make):
     """For a bidirectional layer too: both directions start anew at the boundary."""
     net, xs = make(), random(0, 5, 3)
-    ys = net(xs, resets=jnp.array([True, False, False, True, False]))
-    assert_close(ys, jnp.concatenate([net(xs[:3]), net(xs[3:])]), 1e-12)
+    run = eqx.filter_jit(net)
+    ys = run(xs, resets=jnp.array([True, False, False, True, False]))
+    assert_close(ys, np.concatenate([run(xs[:3]), run(xs[3:])]), 1e-12)
 
 
 @pytest.mark.parametrize("make", [stack, both_ways])
@@ -234,7 +240,7 @@ def test_per_step_gives_each_step_a_key_of_its_own():
 
 def test_last_picks_the_last_valid_output():
     ys = random(0, 3, 5, 2)
-    expected = jnp.stack([ys[0, 4], jnp.zeros(2), ys[2, 2]])
+    expected = np.stack([ys[0, 4], np.zeros(2), ys[2, 2]])
     assert_close(nr.last(ys, LENGTHS), expected, 0)
     assert_close(nr.last(ys), ys[:, -1], 0)
     assert_close(nr.last(ys[2], 3), ys[2, 2], 0)

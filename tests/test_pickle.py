@@ -6,6 +6,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -45,32 +46,39 @@ class Cell(nr.Cell):
 
 slope = functools.partial(jax.nn.leaky_relu, negative_slope=0.25)
 
-# Plain loops, since only numbers are compared here: nothing is compiled for a layer.
-LAYERS = {
-    "RNN": nr.RNN(3, 3, key=KEY, **F32),
-    "RNN with relu": nr.RNN(3, 3, jax.nn.relu, key=KEY, **F32),
-    "LSTM": nr.LSTM(3, 3, key=KEY, learn_initial_state=True, **F32),
-    "GRU": nr.freeze(nr.GRU(3, 3, key=KEY, **F32)),
-    "GRUv3": nr.GRUv3(3, 3, key=KEY, **F32),
-    "function": nr.Recurrence(leaky, jnp.zeros(3, jnp.float32)),
-    "cell of a user": nr.Recurrence(Cell(jnp.eye(3, dtype=jnp.float32), jax.nn.relu, jnp.tanh)),
-    "Dense": nr.Dense(3, 2, key=KEY, **F32),
-    "Dense with silu": nr.Dense(3, 2, jax.nn.silu, key=KEY, **F32),
-    "Dense with a partial": nr.Dense(3, 2, slope, key=KEY, **F32),
-    "Dense with arrays": nr.Dense(
+#: What makes each layer.
+LAYERS: dict[str, Callable[[], nr.Layer]] = {
+    "RNN": lambda: nr.RNN(3, 3, key=KEY, **F32),
+    "RNN with relu": lambda: nr.RNN(3, 3, jax.nn.relu, key=KEY, **F32),
+    "LSTM": lambda: nr.LSTM(3, 3, key=KEY, learn_initial_state=True, **F32),
+    "GRU": lambda: nr.freeze(nr.GRU(3, 3, key=KEY, **F32)),
+    "GRUv3": lambda: nr.GRUv3(3, 3, key=KEY, **F32),
+    "function": lambda: nr.Recurrence(leaky, jnp.zeros(3, jnp.float32)),
+    "cell of a user": lambda: nr.Recurrence(
+        Cell(jnp.eye(3, dtype=jnp.float32), jax.nn.relu, jnp.tanh)
+    ),
+    "Dense": lambda: nr.Dense(3, 2, key=KEY, **F32),
+    "Dense with silu": lambda: nr.Dense(3, 2, jax.nn.silu, key=KEY, **F32),
+    "Dense with a partial": lambda: nr.Dense(3, 2, slope, key=KEY, **F32),
+    "Dense with arrays": lambda: nr.Dense(
         3, 3, jtu.Partial(leaky, jnp.ones(3, jnp.float32)), key=KEY, **F32
     ),
-    "Bidirectional": nr.Bidirectional(
+    "Bidirectional": lambda: nr.Bidirectional(
         nr.RNN(3, 2, key=KEY, **F32), nr.RNN(3, 2, jax.nn.relu, key=KEY, **F32)
     ),
-    "Residual": nr.Residual(nr.Dense(3, 3, jnp.tanh, key=KEY, **F32)),
-    "Chain": nr.Chain(
+    "Residual": lambda: nr.Residual(nr.Dense(3, 3, jnp.tanh, key=KEY, **F32)),
+    "Chain": lambda: nr.Chain(
         jnp.tanh, jax.nn.softmax, jax.nn.gelu, nr.inference(nr.Dropout(0.5)), jnp.exp
     ),
-    "norms": nr.Chain(nr.LayerNorm(3, **F32), nr.RMSNorm(3, **F32)),
-    "an Equinox module": nr.PerStep(eqx.nn.MLP(3, 2, 4, 1, key=KEY, **F32)),
+    "norms": lambda: nr.Chain(nr.LayerNorm(3, **F32), nr.RMSNorm(3, **F32)),
+    "an Equinox module": lambda: nr.PerStep(eqx.nn.MLP(3, 2, 4, 1, key=KEY, **F32)),
 }
-LAYERS = {name: nr.with_backend(layer, "reference") for name, layer in LAYERS.items()}
+
+
+@functools.cache
+def layer_of(name: str) -> nr.Layer:
+    """With plain loops, since only numbers are compared here: nothing is compiled for a layer."""
+    return nr.with_backend(LAYERS[name](), "reference")
 
 
 def same(a, b):
@@ -82,7 +90,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_are_pickled_and_copied(name):
-    layer = LAYERS[name]
+    layer = layer_of(name)
     for again in (pickle.loads(pickle.dumps(layer)), copy.copy(layer), copy.deepcopy(layer)):
         same(again, layer)
         np.testing.assert_array_equal(again(XS), layer(XS))
@@ -104,9 +112,7 @@ sys.stdout.buffer.write(pickle.dumps({name: layer(xs) for name, layer in layers.
 
 
 def test_pickled_layers_give_the_same_numbers_in_a_fresh_process():
-    layers = {
-        name: layer for name, layer in LAYERS.items() if name not in ("cell of a user", "norms")
-    }
+    layers = {name: layer_of(name) for name in LAYERS if name not in ("cell of a user", "norms")}
     done = subprocess.run(
         [sys.executable, "-c", FRESH, str(__file__).rpartition("/")[0]],
         input=pickle.dumps((layers, XS)),
@@ -131,7 +137,7 @@ def test_functions_that_have_no_name_to_be_found_by():
 
 def test_a_model_with_its_optimiser_state(ordinary_promotion):
     cloudpickle = pytest.importorskip("cloudpickle")
-    model = nr.Chain(LAYERS["GRUv3"], LAYERS["Dense"])
+    model = nr.Chain(layer_of("GRUv3"), layer_of("Dense"))
     state = nr.setup(optax.sgd(0.5, momentum=0.5), model)
     gradient, _ = partition(model)
     expected, _ = nr.update(state, model, gradient)
@@ -162,15 +168,15 @@ def test_equal_functions_share_a_compiled_program():
         traced.append(layer)
         return layer(xs)
 
-    run(LAYERS["Dense with a partial"], XS)
-    run(pickle.loads(pickle.dumps(LAYERS["Dense with a partial"])), XS)
+    run(layer_of("Dense with a partial"), XS)
+    run(pickle.loads(pickle.dumps(layer_of("Dense with a partial"))), XS)
     assert len(traced) == 1
 
 
 def test_orbax(tmp_path):
     ocp = pytest.importorskip("orbax.checkpoint")
     model = {
-        name: LAYERS[name]
+        name: layer_of(name)
         for name in LAYERS
         if name not in ("Dense with arrays", "cell of a user", "an Equinox module")
     }

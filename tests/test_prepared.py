@@ -3,7 +3,7 @@
 import gc
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -37,15 +37,15 @@ def packings(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
     return found
 
 
-def models() -> dict[str, nr.Layer]:
-    return {
-        "LSTM": nr.LSTM(5, 7, key=KEY, learn_initial_state=True, recurrent_bias=True),
-        "GRU": nr.GRU(5, 19, key=KEY),
-        "GRUv3": nr.GRUv3(5, 7, key=KEY, backend="native"),
-        "RNN": nr.RNN(5, 33, key=KEY, reverse=True),
-        "chain": nr.Chain(nr.LSTM(5, 7, key=KEY), nr.Dropout(0.5), nr.GRU(7, 6, key=KEY)),
-        "two directions": nr.Bidirectional(nr.GRU(5, 6, key=KEY), nr.GRU(5, 6, key=KEY)),
-    }
+#: What makes each model. Nothing is made while tests are collected.
+MODELS: dict[str, Callable[[], nr.Layer]] = {
+    "LSTM": lambda: nr.LSTM(5, 7, key=KEY, learn_initial_state=True, recurrent_bias=True),
+    "GRU": lambda: nr.GRU(5, 19, key=KEY),
+    "GRUv3": lambda: nr.GRUv3(5, 7, key=KEY, backend="native"),
+    "RNN": lambda: nr.RNN(5, 33, key=KEY, reverse=True),
+    "chain": lambda: nr.Chain(nr.LSTM(5, 7, key=KEY), nr.Dropout(0.5), nr.GRU(7, 6, key=KEY)),
+    "two directions": lambda: nr.Bidirectional(nr.GRU(5, 6, key=KEY), nr.GRU(5, 6, key=KEY)),
+}
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -57,10 +57,10 @@ def assert_same(found: Any, expected: Any) -> None:
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [*((name, "float64") for name in models()), ("chain", "float32"), ("chain", "bfloat16")],
+    [*((name, "float64") for name in MODELS), ("chain", "float32"), ("chain", "bfloat16")],
 )
 def test_sequences_are_equal_to_the_bit(name, dtype, packings):
-    model = nr.inference(nr.cast(models()[name], dtype))
+    model = nr.inference(nr.cast(MODELS[name](), dtype))
     fast, xs = nr.prepare(model), random(1, 3, 8, 5).astype(dtype)
     lengths, resets = jnp.array([8, 0, 3]), random(2, 3, 8) > 0.5
     padded = xs.at[1].set(jnp.nan)
@@ -76,7 +76,7 @@ def test_sequences_are_equal_to_the_bit(name, dtype, packings):
 @pytest.mark.parametrize("rows", [None, 1, 16, 17, 200])
 def test_steps(rows, packings):
     """Up to 16 rows, a step of other weights reads them in place, and rounds otherwise."""
-    model = models()["LSTM"]
+    model = MODELS["LSTM"]()
     fast, shape = nr.prepare(model), () if rows is None else (rows,)
     state, plain = None, None
     for x in random(3, 4, *shape, 5):
@@ -88,7 +88,7 @@ def test_steps(rows, packings):
 
 
 def test_a_stream_is_equal_to_its_sequence_to_the_bit():
-    fast, xs = nr.prepare(models()["LSTM"]), random(4, 2, 9, 5)
+    fast, xs = nr.prepare(MODELS["LSTM"]()), random(4, 2, 9, 5)
     state, ys = None, []
     for x in xs.swapaxes(0, 1):
         state, y = fast.step(state, x)
@@ -111,14 +111,14 @@ def tunings() -> Iterator[Tuning]:
 @pytest.mark.parametrize("tuning", list(tunings()))
 @pytest.mark.parametrize("batch", [1, 4])
 def test_threads_and_time_blocks(tuning, batch, packings):
-    model, xs = models()["LSTM"], random(5, batch, 12, 5)
+    model, xs = MODELS["LSTM"](), random(5, batch, 12, 5)
     with using(tuning):
         assert_same(nr.prepare(model).scan(None, xs), model.scan(None, xs))
     assert packings
 
 
 def test_another_instruction_set_packs_anew(packings, monkeypatch):
-    model, xs = models()["GRU"], random(5, 2, 12, 5)
+    model, xs = MODELS["GRU"](), random(5, 2, 12, 5)
     fast, names, best = nr.prepare(model), [isa.name for isa in ISAS["x86"]], chosen().name
     if best not in names:
         pytest.skip("the machine has one instruction set")
@@ -134,7 +134,7 @@ def test_the_environment_is_read_in_each_call(monkeypatch):
     """Programs of a step are kept by environment, so a variable that comes back finds its own."""
     for name in ("NORIA_BACKEND", "NORIA_NATIVE_ISA"):
         monkeypatch.delenv(name, raising=False)
-    fast, x = nr.prepare(models()["GRU"]), random(16, 5)
+    fast, x = nr.prepare(MODELS["GRU"]()), random(16, 5)
     assert environment() == Environment("", "")
     first = fast.step(None, x)
     monkeypatch.setenv("NORIA_BACKEND", "scan")
@@ -149,7 +149,7 @@ def test_the_environment_is_read_in_each_call(monkeypatch):
 
 
 def test_the_methods_of_a_prepared_layer_are_functions():
-    fast, x = nr.prepare(models()["GRU"]), random(17, 2, 5)
+    fast, x = nr.prepare(MODELS["GRU"]()), random(17, 2, 5)
     expected = fast.step(None, x)
     assert_same(jax.jit(fast.step)(None, x), expected)
     assert_same(eqx.filter_jit(fast.step)(None, x), expected)
@@ -158,7 +158,7 @@ def test_the_methods_of_a_prepared_layer_are_functions():
 
 
 def test_weights_that_jit_closes_over_are_packed_once(packings):
-    model, xs = models()["chain"], random(6, 3, 8, 5)
+    model, xs = MODELS["chain"](), random(6, 3, 8, 5)
     model = nr.inference(model)
     closed = jax.jit(lambda xs: model(xs))
     assert_same(closed(xs), model(xs))
@@ -191,7 +191,7 @@ def test_invariant_values_are_constants_too(packings):
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("backend", ["native", "scan", "plain"])
 def test_derivatives_of_the_input(backend):
-    model, xs = nr.with_backend(models()["LSTM"], backend), random(9, 3, 8, 5)
+    model, xs = nr.with_backend(MODELS["LSTM"](), backend), random(9, 3, 8, 5)
     fast = nr.prepare(model)
 
     def loss(layer: nr.Layer, xs: jax.Array) -> jax.Array:
@@ -207,7 +207,7 @@ def test_derivatives_of_the_input(backend):
 
 
 def test_transformations(packings):
-    model, xs = models()["GRU"], random(10, 4, 3, 8, 5)
+    model, xs = MODELS["GRU"](), random(10, 4, 3, 8, 5)
     fast = nr.prepare(model)
     expected = jnp.stack([model(x) for x in xs])
     for function in (jax.vmap(fast), jax.jit(jax.vmap(fast)), jax.vmap(jax.jit(fast))):
@@ -223,7 +223,7 @@ def test_transformations(packings):
 
 
 def test_numpy_arrays_and_wrong_arguments():
-    model = models()["LSTM"]
+    model = MODELS["LSTM"]()
     fast, xs = nr.prepare(model), np.asarray(random(11, 3, 8, 5))
     assert_same(fast(xs, lengths=np.array([8, 2, 1])), model(xs, lengths=np.array([8, 2, 1])))
     for wrong in (xs[..., :4], xs[..., 0], xs.astype(np.float32), [1.0]):
@@ -248,10 +248,10 @@ def test_arguments_of_the_cell_pass_through():
 
 
 def test_pickled_and_not_saved(tmp_path, packings):
-    model, xs = nr.Chain(models()["GRU"], nr.prepare(models()["two directions"])), None
+    model, xs = nr.Chain(MODELS["GRU"](), nr.prepare(MODELS["two directions"]())), None
     with pytest.raises(TypeError, match=r"layers\[1\] is a prepared layer"):
         nr.save(tmp_path / "model", model)
-    fast, xs = nr.prepare(models()["GRU"]), random(14, 3, 8, 5)
+    fast, xs = nr.prepare(MODELS["GRU"]()), random(14, 3, 8, 5)
     with pytest.raises(TypeError, match="the model is a prepared layer"):
         nr.save(tmp_path / "model", fast)
     with pytest.raises(TypeError, match="the model is a prepared layer"):
@@ -271,7 +271,7 @@ def test_pickled_and_not_saved(tmp_path, packings):
     ids=["training", "cast", "with_backend"],
 )
 def test_a_prepared_layer_cannot_change(change):
-    model = nr.Chain(models()["GRU"], nr.prepare(models()["two directions"]))
+    model = nr.Chain(MODELS["GRU"](), nr.prepare(MODELS["two directions"]()))
     with pytest.raises(TypeError, match=r"layers\[1\] is a prepared layer"):
         change(model)
 
@@ -280,11 +280,11 @@ def test_what_is_not_prepared():
     with pytest.raises(TypeError, match="model is a GRUCell; expected a layer"):
         nr.prepare(nr.GRUCell(2, 3, key=KEY))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="its arrays are traced"):
-        jax.jit(lambda model: nr.prepare(model)(jnp.zeros((2, 5))))(models()["GRU"])
+        jax.jit(lambda model: nr.prepare(model)(jnp.zeros((2, 5))))(MODELS["GRU"]())
 
 
 def test_a_prepared_layer_is_freed_with_its_programs():
-    fast = nr.prepare(models()["GRU"])
+    fast = nr.prepare(MODELS["GRU"]())
     fast(random(15, 3, 8, 5))
     held = jax.live_arrays()
     arrays = {id(a) for a in jax.tree.leaves(fast.held.layer)}

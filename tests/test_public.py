@@ -299,7 +299,7 @@ def run_contract(name: str, *arguments: str, devices: int = 1) -> str:
     file = ROOT.parent / "shared" / "contract" / f"{name}.py"
     if not file.exists():
         pytest.skip("the contract lies beside the checkout, in ../shared, and is not there")
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
         [sys.executable, file, *arguments],
         env={**os.environ, "XLA_FLAGS": flags},

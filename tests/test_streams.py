@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -44,28 +45,33 @@ class Late(nr.Layer):
         return jnp.zeros(IN)
 
 
-def models() -> dict[str, nr.Layer]:
-    k = jax.random.split(KEY, 4)
-    return {
-        "LSTM": nr.LSTM(IN, 5, key=k[0], learn_initial_state=True),
-        "chain": nr.Chain(
-            nr.Conv1d(IN, 5, 3, key=k[0]),
-            nr.Concat(nr.GRU(5, 3, key=k[1])),
-            nr.Dropout(0.5),
-            nr.Parallel("tuple", nr.Dense(8, 2, key=k[2]), jnp.tanh),
-        ),
-        "strided": nr.Chain(nr.Conv1d(IN, 5, 3, stride=2, key=k[0]), nr.RNN(5, 4, key=k[1])),
-        "no state": nr.Dense(IN, 2, key=k[0]),
-        "own layer": Late(),
-        "scan": nr.GRU(IN, 5, key=k[0], backend="scan"),
-    }
+def key(n: int) -> jax.Array:
+    return jax.random.split(KEY, 4)[n]
+
+
+#: What makes each model. Nothing is made while tests are collected.
+MODELS: dict[str, Callable[[], nr.Layer]] = {
+    "LSTM": lambda: nr.LSTM(IN, 5, key=key(0), learn_initial_state=True),
+    "chain": lambda: nr.Chain(
+        nr.Conv1d(IN, 5, 3, key=key(0)),
+        nr.Concat(nr.GRU(5, 3, key=key(1))),
+        nr.Dropout(0.5),
+        nr.Parallel("tuple", nr.Dense(8, 2, key=key(2)), jnp.tanh),
+    ),
+    "strided": lambda: nr.Chain(
+        nr.Conv1d(IN, 5, 3, stride=2, key=key(0)), nr.RNN(5, 4, key=key(1))
+    ),
+    "no state": lambda: nr.Dense(IN, 2, key=key(0)),
+    "own layer": Late,
+    "scan": lambda: nr.GRU(IN, 5, key=key(0), backend="scan"),
+}
 
 
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("batch", [None, BATCH])
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", MODELS)
 def test_a_stream_gives_the_outputs_of_the_sequence(name, batch):
-    model = models()[name]
+    model = MODELS[name]()
     xs = random(0, *(() if batch is None else (batch,)), TIME, IN)
     expected = nr.inference(model)(xs)
     stream, n = nr.stream(model, batch), model.stride
@@ -80,28 +86,41 @@ def test_a_stream_gives_the_outputs_of_the_sequence(name, batch):
     assert_close(stream(one[0]), ys[0], 0)
 
 
-def texts() -> dict[str, tuple[nr.Layer, bool]]:
-    """Models, and whether their step is one kernel."""
-    k = jax.random.split(KEY, 4)
-    gru, read_out = nr.GRU(IN, 8, key=k[0]), nr.Dense(8, IN, jax.nn.sigmoid, key=k[1])
-    return {
-        "chain": (nr.Chain(gru, nr.LayerNorm(8), read_out), True),
-        "skip": (nr.Chain(nr.Residual(nr.Chain(gru, read_out)), nr.LSTM(IN, 3, key=k[2])), True),
-        "a matrix exponential": (
-            nr.Chain(nr.Recurrence(nr.cells.ExpRNNCell(IN, 8, key=k[2])), read_out),
-            True,
-        ),
-        "a chosen backend": (nr.Chain(nr.with_backend(gru, "scan"), read_out), False),
-        "strided": (nr.Chain(nr.Conv1d(IN, IN, 3, stride=2, key=k[3]), gru), False),
-        "large": (nr.Chain(nr.LSTM(IN, 800, key=k[0]), nr.Dense(800, 2, key=k[1])), False),
-    }
+def gru() -> nr.Layer:
+    return nr.GRU(IN, 8, key=key(0))
 
 
+def read_out() -> nr.Layer:
+    return nr.Dense(8, IN, jax.nn.sigmoid, key=key(1))
+
+
+#: What makes a model, and whether its step is one kernel.
+STEPS: dict[str, tuple[Callable[[], nr.Layer], bool]] = {
+    "chain": (lambda: nr.Chain(gru(), nr.LayerNorm(8), read_out()), True),
+    "skip": (
+        lambda: nr.Chain(nr.Residual(nr.Chain(gru(), read_out())), nr.LSTM(IN, 3, key=key(2))),
+        True,
+    ),
+    "a matrix exponential": (
+        lambda: nr.Chain(nr.Recurrence(nr.cells.ExpRNNCell(IN, 8, key=key(2))), read_out()),
+        True,
+    ),
+    "a chosen backend": (lambda: nr.Chain(nr.with_backend(gru(), "scan"), read_out()), False),
+    "strided": (lambda: nr.Chain(nr.Conv1d(IN, IN, 3, stride=2, key=key(3)), gru()), False),
+    "large": (
+        lambda: nr.Chain(nr.LSTM(IN, 800, key=key(0)), nr.Dense(800, 2, key=key(1))),
+        False,
+    ),
+}
+
+
+@pytest.mark.covered(1)
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
-@pytest.mark.parametrize("name", texts())
+@pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("batch", [None, BATCH])
 def test_a_step_of_a_small_model_is_one_kernel(name, batch):
-    model, merged = texts()[name]
+    make, merged = STEPS[name]
+    model = make()
     shape = *(() if batch is None else (batch,)), *((2,) if name == "strided" else ()), IN
     xs, stream = random(0, 5, *shape), nr.stream(model, batch)
     state: Any = stream.state
@@ -133,7 +152,7 @@ def test_numbers_without_features_stream():
 
 
 def test_the_state_is_copied_out_and_in():
-    model, xs = models()["LSTM"], random(0, BATCH, TIME, IN)
+    model, xs = MODELS["LSTM"](), random(0, BATCH, TIME, IN)
     stream = nr.stream(model, BATCH)
     stream(xs[:, 0])
     saved = stream.state
@@ -150,7 +169,7 @@ def test_the_state_is_copied_out_and_in():
 
 
 def test_some_streams_begin_anew():
-    model, xs = models()["chain"], random(0, BATCH, TIME, IN)
+    model, xs = MODELS["chain"](), random(0, BATCH, TIME, IN)
     stream, which = nr.stream(model, BATCH), np.array([False, True, False])
     expected = stream.steps(xs)
     stream.reset(which)
@@ -164,7 +183,7 @@ def test_some_streams_begin_anew():
 
 
 def test_nan_and_length_of_one_stream_do_not_reach_another():
-    model, xs = models()["chain"], random(0, BATCH, TIME, IN)
+    model, xs = MODELS["chain"](), random(0, BATCH, TIME, IN)
     stream, other = nr.stream(model, BATCH), nr.stream(model, BATCH)
     bad = xs.at[1, 0].set(jnp.nan)
     for t in range(TIME):
@@ -224,7 +243,7 @@ def test_a_cell_that_draws_gets_a_key_of_its_own_in_each_call():
 
 
 def test_a_call_that_fails_before_it_runs_changes_nothing():
-    model, xs = models()["LSTM"], random(0, BATCH, TIME, IN)
+    model, xs = MODELS["LSTM"](), random(0, BATCH, TIME, IN)
     stream = nr.stream(model, BATCH)
     stream(xs[:, 0])
     saved = stream.state
@@ -247,7 +266,7 @@ def test_a_call_that_fails_before_it_runs_changes_nothing():
 
 def test_a_stream_whose_state_is_lost_says_so():
     """The memory of the state was used again before the error came."""
-    model, x = models()["LSTM"], random(0, IN)
+    model, x = MODELS["LSTM"](), random(0, IN)
     stream = nr.stream(model)
     expected = stream(x)
     with jax.debug_nans(True), pytest.raises(RuntimeError) as found:
@@ -261,7 +280,7 @@ def test_a_stream_whose_state_is_lost_says_so():
 
 
 def test_threads_with_a_stream_each():
-    model, xs = models()["chain"], random(0, 4, 50, IN)
+    model, xs = MODELS["chain"](), random(0, 4, 50, IN)
     expected, found = nr.inference(model)(xs), dict[int, Any]()
 
     def run(n: int) -> None:
@@ -285,7 +304,7 @@ def test_one_program_for_all_steps_and_none_when_a_stream_is_gone(monkeypatch):
         return step(*given, **named)
 
     monkeypatch.setattr(nr.Recurrence, "step", spied)
-    model = nr.prepare(models()["LSTM"])
+    model = nr.prepare(MODELS["LSTM"]())
     stream = nr.stream(model, BATCH)
     for t in range(3):
         stream(np.full((BATCH, IN), float(t)))
@@ -305,9 +324,9 @@ def test_one_program_for_all_steps_and_none_when_a_stream_is_gone(monkeypatch):
             TypeError,
             "model is a GRUCell; expected a",
         ),
-        (lambda: nr.stream(models()["LSTM"], 0), ValueError, "batch is 0; expected a whole number"),
+        (lambda: nr.stream(MODELS["LSTM"](), 0), ValueError, "batch is 0; expected a whole number"),
         (
-            lambda: nr.stream(models()["LSTM"], key=cast(Any, 1)),
+            lambda: nr.stream(MODELS["LSTM"](), key=cast(Any, 1)),
             TypeError,
             r"stream\(LSTM\(in_size=4\)\): key",
         ),
@@ -327,7 +346,7 @@ def test_one_program_for_all_steps_and_none_when_a_stream_is_gone(monkeypatch):
             r"MaxPool1d\(..., size=features",
         ),
         (
-            lambda: jax.jit(lambda model: nr.stream(model)(jnp.ones(IN)))(models()["LSTM"]),
+            lambda: jax.jit(lambda model: nr.stream(model)(jnp.ones(IN)))(MODELS["LSTM"]()),
             TypeError,
             "its arrays are traced, so they have no values yet; stream it outside",
         ),
@@ -339,4 +358,4 @@ def test_what_cannot_be_streamed(make, error, message):
 
 
 def test_a_stream_shows_its_model():
-    assert repr(nr.stream(models()["LSTM"], 2)) == "stream(LSTM(in_size=4), batch=2)"
+    assert repr(nr.stream(MODELS["LSTM"](), 2)) == "stream(LSTM(in_size=4), batch=2)"

@@ -1,5 +1,7 @@
 """Gradients of 16-bit models: sums of thousands of terms are computed in float32."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -51,33 +53,45 @@ def recurrence(cell: Any, **options: Any) -> nr.Recurrence:
     return nr.Recurrence(cell, learn_initial_state=True, **options)
 
 
-def models() -> dict[str, Any]:
-    """Layers by name, in float32, with parameters that are exact in float16."""
-    lstm, rnn, gru = (make_cell(name) for name in ("lstm", "rnn", "gru"))
-    decay = Decay(jnp.zeros(2), jnp.ones((2, 2)), jnp.full(2, 0.25))
-    per_step = nr.PerStep(jtu.Partial(scaled, {"a": jnp.ones(2), "b": jnp.full(2, 0.5)}))
-    found = {
-        "dense": nr.Dense(2, 2, key=KEY, bias=jax.nn.initializers.ones),
-        "embedding": nr.Chain(
-            nr.PerStep(lambda x: x[0].astype(jnp.int32)), nr.Embedding(4, 2, key=KEY)
-        ),
-        "layer norm": nr.Chain(
-            nr.PerStep(lambda x: x * jnp.array([1, 3], x.dtype)), nr.LayerNorm(2)
-        ),
-        "rms norm": nr.RMSNorm(2),
-        "per step": per_step,
-        "bidirectional": nr.Bidirectional(recurrence(gru, backend="scan"), recurrence(rnn)),
-        "residual": nr.Residual(recurrence(make_cell("gruv3"), backend="scan")),
-        "states": recurrence(lstm, backend="scan", save="states"),
-        "native, states": recurrence(lstm, save="states"),
-        "checkpoint": recurrence(gru, backend="scan", checkpoint=10),
-    }
-    found |= {f"rnn on {name}": recurrence(rnn, backend=name) for name in ("auto", "scan", "plain")}
-    found |= {
-        f"decay on {name}": recurrence(decay, backend=name)
+def decay() -> Any:
+    return Decay(jnp.zeros(2), jnp.ones((2, 2)), jnp.full(2, 0.25))
+
+
+def on(backend: str, cell: Callable[[], Any]) -> nr.Recurrence:
+    return recurrence(cell(), backend=backend)
+
+
+def per_step() -> Any:
+    return nr.PerStep(jtu.Partial(scaled, {"a": jnp.ones(2), "b": jnp.full(2, 0.5)}))
+
+
+#: What makes each layer, in float32.
+MODELS: dict[str, Callable[[], Any]] = {
+    "dense": lambda: nr.Dense(2, 2, key=KEY, bias=jax.nn.initializers.ones),
+    "embedding": lambda: nr.Chain(
+        nr.PerStep(lambda x: x[0].astype(jnp.int32)), nr.Embedding(4, 2, key=KEY)
+    ),
+    "layer norm": lambda: nr.Chain(
+        nr.PerStep(lambda x: x * jnp.array([1, 3], x.dtype)), nr.LayerNorm(2)
+    ),
+    "rms norm": lambda: nr.RMSNorm(2),
+    "per step": per_step,
+    "bidirectional": lambda: nr.Bidirectional(
+        recurrence(make_cell("gru"), backend="scan"), recurrence(make_cell("rnn"))
+    ),
+    "residual": lambda: nr.Residual(recurrence(make_cell("gruv3"), backend="scan")),
+    "states": lambda: recurrence(make_cell("lstm"), backend="scan", save="states"),
+    "native, states": lambda: recurrence(make_cell("lstm"), save="states"),
+    "checkpoint": lambda: recurrence(make_cell("gru"), backend="scan", checkpoint=10),
+    **{
+        f"rnn on {name}": functools.partial(on, name, functools.partial(make_cell, "rnn"))
+        for name in ("auto", "scan", "plain")
+    },
+    **{
+        f"decay on {name}": functools.partial(on, name, decay)
         for name in ("auto", "scan", "plain", "associative")
-    }
-    return {name: few_bits(model) for name, model in found.items()}
+    },
+}
 
 
 def few_bits(model: Any) -> Any:
@@ -104,9 +118,9 @@ def gradient(model: Any, dtype: Any) -> list[Any]:
 
 
 @pytest.mark.sampled(23)
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("name", MODELS)
 def test_gradients_are_those_of_float32(name):
-    model = models()[name]
+    model = few_bits(MODELS[name]())  # parameters that are exact in float16
     expected = gradient(model, jnp.float32)
     assert expected
     for dtype in DTYPES.values():
@@ -134,8 +148,7 @@ def test_the_reference_adds_up_in_32_bits_too():
 def test_forward_mode_in_16_bits(dtype):
     """The plain loop and per-step layers are nearly as precise as in float32."""
     model = nr.Chain(recurrence(make_cell("rnn"), backend="plain"))
-    per_step = nr.PerStep(jtu.Partial(scaled, {"a": jnp.ones(2), "b": jnp.full(2, 0.5)}))
-    model = few_bits(nr.cast(nr.Chain(*model, per_step, nr.Dense(2, 2, key=KEY)), jnp.float32))
+    model = few_bits(nr.cast(nr.Chain(*model, per_step(), nr.Dense(2, 2, key=KEY)), jnp.float32))
     xs = jnp.asarray(np.random.default_rng(0).integers(-2, 3, (3, 5, 2)), jnp.float32)
 
     def along(model: Any, xs: jax.Array) -> Any:

@@ -1,5 +1,7 @@
 """Every call under jit, vmap, grad and checkpoint, in three dtypes, without silent promotion."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,52 +17,47 @@ DTYPES = {"float32": jnp.float32, "float64": jnp.float64, "bfloat16": jnp.bfloat
 KEY = jax.random.key(0)
 LENGTHS = jnp.array([4, 2])
 RESETS = jnp.array([[0, 0, 1, 0], [0, 0, 0, 0]], bool)
+MASKS = {"lengths": LENGTHS, "resets": RESETS}
 
 
-def models(dtype):
-    """Layers and models by name: (model, features in, keyword arguments)."""
-    options = {"key": KEY, "dtype": dtype}
-    masks = {"lengths": LENGTHS, "resets": RESETS}
-    found: dict[str, Any] = {
-        name: (nr.Recurrence(make_cell(name, dtype=dtype), learn_initial_state=True), masks)
-        for name in CELLS
-    }
-    found |= {
-        "bidirectional": (
-            nr.Bidirectional(nr.GRU(3, 2, **options), nr.LSTM(3, 2, **options)),
-            masks,
-        ),
-        "chain": (
-            nr.Chain(
-                nr.Dense(3, 4, jnp.tanh, **options),
-                nr.Residual(nr.RNN(4, 4, **options)),
-                nr.Dropout(0.5),
-            ),
-            {**masks, "key": KEY},
-        ),
-        "dropout": (
-            nr.Chain(nr.Dropout(0.5, axis="time"), nr.Dense(3, 2, **options)),
-            {"lengths": LENGTHS, "key": KEY},
-        ),
-        "norms": (
-            nr.Chain(
-                nr.LayerNorm(3, dtype=dtype), nr.RMSNorm(3, dtype=dtype), nr.Dense(3, 2, **options)
-            ),
-            {},
-        ),
-    }
-    return found
+def with_learned_state(name: str, options: dict[str, Any]) -> nr.Layer:
+    return nr.Recurrence(make_cell(name, dtype=options["dtype"]), learn_initial_state=True)
 
 
-NAMES = list(models(jnp.float32))
+#: By name: what makes a layer or model from the options of a layer, and the arguments of its call.
+MODELS: dict[str, tuple[Callable[[dict[str, Any]], nr.Layer], dict[str, Any]]] = {
+    **{name: (functools.partial(with_learned_state, name), MASKS) for name in CELLS},
+    "bidirectional": (lambda o: nr.Bidirectional(nr.GRU(3, 2, **o), nr.LSTM(3, 2, **o)), MASKS),
+    "chain": (
+        lambda o: nr.Chain(
+            nr.Dense(3, 4, jnp.tanh, **o), nr.Residual(nr.RNN(4, 4, **o)), nr.Dropout(0.5)
+        ),
+        {**MASKS, "key": KEY},
+    ),
+    "dropout": (
+        lambda o: nr.Chain(nr.Dropout(0.5, axis="time"), nr.Dense(3, 2, **o)),
+        {"lengths": LENGTHS, "key": KEY},
+    ),
+    "norms": (
+        lambda o: nr.Chain(
+            nr.LayerNorm(3, dtype=o["dtype"]), nr.RMSNorm(3, dtype=o["dtype"]), nr.Dense(3, 2, **o)
+        ),
+        {},
+    ),
+}
+
+
+def model_of(name: str, dtype: Any) -> tuple[nr.Layer, dict[str, Any]]:
+    make, options = MODELS[name]
+    return make({"key": KEY, "dtype": dtype}), options
 
 
 @pytest.mark.sampled(29)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_dtype_is_carried_through_every_transformation(name, dtype):
     dtype = DTYPES[dtype]
-    model, options = models(dtype)[name]
+    model, options = model_of(name, dtype)
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)), dtype)
 
     def scan(model, xs):

@@ -23,7 +23,7 @@ Noise = Callable[[Any], Any]
 _EXACT = frozenset(
     "neg abs max min eq ne lt le gt ge and or xor not copy copy_p stop_gradient real imag conj "
     "sign clamp select_n floor ceil round convert_element_type broadcast_in_dim reshape squeeze "
-    "expand_dims transpose rev concatenate slice pad iota reduce_max "
+    "complex expand_dims transpose rev concatenate slice pad iota reduce_max "
     "reduce_min argmax argmin cummax cummin".split()
 )
 #: Calls of functions.
@@ -163,11 +163,25 @@ def _split(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
     return np.split(inputs[0], places, equation.params["axis"])
 
 
+def _stacked(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
+    (output,), axis = equation.outvars, equation.params["axis"]
+    if jnp.issubdtype(output.aval.dtype, jax.dtypes.extended):
+        return [jnp.stack(inputs, axis)]
+    return [np.stack(inputs, axis)]
+
+
+def _unstacked(run: Rule, equation: Any, inputs: list[Any]) -> list[Any]:
+    (array,), axis = inputs, equation.params["axis"]
+    return [array[(slice(None),) * axis + (n,)] for n in range(array.shape[axis])]
+
+
 _CALLS: dict[str, Rule] = {
     "cond": _cond,
     "while": _while,
     "scan": _scan,
     "split": _split,
+    "stack": _stacked,
+    "unstack": _unstacked,
     "optimization_barrier": lambda run, equation, inputs: inputs,
 }
 
@@ -194,6 +208,12 @@ def _broadcast(a: Any, shape: Any, broadcast_dimensions: Any, **_: Any) -> Any:
 
 def _reshaped(a: Any, new_sizes: Any, dimensions: Any, **_: Any) -> Any:
     return (a if dimensions is None else np.transpose(a, dimensions)).reshape(new_sizes)
+
+
+def _complex(a: Any, b: Any) -> Any:
+    found = np.empty(np.broadcast(a, b).shape, np.result_type(a, 1j))
+    found.real, found.imag = a, b
+    return found
 
 
 def _slice(a: Any, start_indices: Any, limit_indices: Any, strides: Any) -> Any:
@@ -294,68 +314,42 @@ def _plain(function: Any) -> Rule:
     return lambda *arrays, **_: function(*arrays)
 
 
+#: NumPy's functions, by the names of primitives.
 _NUMPY = {
-    **{
-        "add": np.add,
-        "add_any": np.add,
-        "sub": np.subtract,
-        "mul": np.multiply,
-        "neg": np.negative,
-        "abs": np.abs,
-    },
-    **{
-        "max": np.maximum,
-        "min": np.minimum,
-        "square": np.square,
-        "sqrt": np.sqrt,
-        "cbrt": np.cbrt,
-        "pow": np.power,
-    },
-    **{
-        "exp": np.exp,
-        "exp2": np.exp2,
-        "log": np.log,
-        "log1p": np.log1p,
-        "expm1": np.expm1,
-        "floor": np.floor,
-    },
-    **{
-        "sin": np.sin,
-        "cos": np.cos,
-        "tan": np.tan,
-        "asin": np.arcsin,
-        "acos": np.arccos,
-        "atan": np.arctan,
-    },
-    **{"sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh, "acosh": np.arccosh},
-    **{
-        "atanh": np.arctanh,
-        "atan2": np.arctan2,
-        "ceil": np.ceil,
-        "is_finite": np.isfinite,
-        "eq": np.equal,
-    },
-    **{
-        "ne": np.not_equal,
-        "lt": np.less,
-        "le": np.less_equal,
-        "gt": np.greater,
-        "ge": np.greater_equal,
-    },
-    **{
-        "and": np.bitwise_and,
-        "or": np.bitwise_or,
-        "xor": np.bitwise_xor,
-        "not": np.invert,
-        "copy": np.asarray,
-    },
-    **{
-        "copy_p": np.asarray,
-        "stop_gradient": np.asarray,
-        "real": np.real,
-        "imag": np.imag,
-        "conj": np.conj,
-    },
+    name: getattr(np, name)
+    for name in (
+        "add abs square sqrt cbrt exp exp2 log log1p expm1 floor sin cos tan sinh cosh tanh ceil "
+        "real imag conj"
+    ).split()
+} | {
+    "add_any": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "neg": np.negative,
+    "max": np.maximum,
+    "min": np.minimum,
+    "pow": np.power,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
+    "atan2": np.arctan2,
+    "is_finite": np.isfinite,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+    "not": np.invert,
+    "copy": np.asarray,
+    "copy_p": np.asarray,
+    "stop_gradient": np.asarray,
 }
 _RULES: dict[str, Rule] = {
     **{name: _plain(function) for name, function in _NUMPY.items()},
@@ -374,6 +368,7 @@ _RULES: dict[str, Rule] = {
     "round": _rounded,
     "integer_pow": _integer_pow,
     "clamp": lambda low, a, high: np.minimum(np.maximum(a, low), high),
+    "complex": _complex,
     "select_n": _select,
     "convert_element_type": _converted,
     "dot_general": _dot_general,

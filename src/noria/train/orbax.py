@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -65,8 +66,11 @@ class OrbaxFolder:
         leaves = [found.get(name, leaf) for name, leaf in named_leaves(like)]
         return jtu.tree_unflatten(jtu.tree_structure(like), leaves)
 
-    def close(self) -> None:
-        self._manager.close()
+
+def holds_checkpoints(folder: str | os.PathLike[str]) -> bool:
+    """Whether Orbax has saved steps in a local folder: each is a folder named by its number."""
+    path = Path(folder)
+    return path.is_dir() and any(one.name.isdigit() and one.is_dir() for one in path.iterdir())
 
 
 def _arrays(tree: Any) -> dict[str, Any]:

@@ -116,6 +116,7 @@ def test_a_second_interrupt_ends_the_saving(tmp_path: Path, monkeypatch: pytest.
     assert_equal(fit(tmp_path)[0], fit(None)[0])
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of files")
 def test_a_limit_of_the_system_in_a_process_of_its_own(tmp_path: Path):
     """No file may grow past 1 kB: the disk is full in earnest."""

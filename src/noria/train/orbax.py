@@ -69,8 +69,7 @@ class OrbaxFolder:
 
 def holds_checkpoints(folder: str | os.PathLike[str]) -> bool:
     """Whether Orbax has saved steps in a local folder: each is a folder named by its number."""
-    path = Path(folder)
-    return path.is_dir() and any(one.name.isdigit() and one.is_dir() for one in path.iterdir())
+    return any(path.parent.name.isdigit() for path in Path(folder).glob("*/_CHECKPOINT_METADATA"))
 
 
 def _arrays(tree: Any) -> dict[str, Any]:

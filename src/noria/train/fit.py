@@ -113,9 +113,10 @@ def fit(
         ValueError: for arguments that contradict each other, data without a batch, a batch without
             examples, a generator with more than one epoch, fewer batches than ``accumulate``, or a
             checkpoint of another run.
-        TypeError: if ``loss`` returns no number, or a batch holds something else than arrays of
-            numbers. Also for an optimiser with parameters of its own (`optax.lookahead`), or one
-            whose loss sees other parameters than it trains (`optax.contrib.schedule_free`).
+        TypeError: if ``loss`` is no function or returns no number, or a batch holds more than
+            numbers and arrays of them. Also for an optimiser with parameters of its own
+            (`optax.lookahead`), or one whose loss sees other parameters than it trains
+            (`optax.contrib.schedule_free`).
         OSError: if a checkpoint cannot be written. The checkpoints from before are kept.
         SystemExit: after SIGTERM, with status 143, if there is a checkpoint. A handler of your own
             is called instead, and `fit` returns.

@@ -65,7 +65,7 @@ def test_accumulated_batches_count_equally_and_over_epochs():
     assert_close(fit(batches, accumulate=2)[0], model)
     with pytest.raises(
         ValueError,
-        match=r"fit\(accumulate=9\): the run has 8 batches, so that nothing would be upd",
+        match=r"fit\(accumulate=9\): the run has 8 batches, so nothing would be updated",
     ):
         fit(accumulate=9)
 

@@ -188,8 +188,8 @@ def generate(
         )
     if sample is not None and not callable(sample):
         raise TypeError(
-            f"generate: sample is a {type(sample).__name__}; expected a function of an output, such "
-            "as noria.Categorical()."
+            f"generate: sample is a {type(sample).__name__}; expected a function of an output, "
+            "such as noria.Categorical()."
         )
     if key is not None or (sample is not None and takes_key(sample)):
         check_key("generate, which draws random numbers", key)

@@ -208,7 +208,7 @@ def _check(
 def _check_updates(accumulate: int, epochs: int, batches: int | None) -> None:
     if batches is not None and 0 < epochs * batches < accumulate:
         raise ValueError(
-            f"fit(accumulate={accumulate}): the run has {epochs * batches} batches, so that nothing "
+            f"fit(accumulate={accumulate}): the run has {epochs * batches} batches, so nothing "
             "would be updated; expected fewer batches for an update, or more epochs."
         )
 

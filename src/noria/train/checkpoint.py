@@ -128,9 +128,9 @@ class Keeper:
         return time.monotonic() - self._time > self._checkpoint.seconds
 
     def is_due(self, step: int) -> bool:
-        """Whether the number of steps asks for a checkpoint."""
-        every = self._checkpoint.every
-        return every is not None and step % every == 0
+        """Whether the number of steps asks for a checkpoint, and has none."""
+        every, saved = self._checkpoint.every, self._saved
+        return every is not None and step % every == 0 and (saved is None or step != saved.step)
 
     def save(self, state: State, record: dict[str, Any]) -> None:
         """Write a checkpoint, unless this one is written already, and remove old ones.

@@ -31,6 +31,17 @@ def test_batches_pad_little_and_compile_few_shapes():
     assert steps < 1.25 * lengths.sum() < lengths.max() * len(lengths)
 
 
+def test_a_batch_may_be_larger_than_the_data_and_sequences_may_be_empty():
+    (column,) = next(iter(nr.data.batches(np.arange(3), batch_size=10)))
+    assert column.tolist() == [0, 1, 2]
+    lists = [np.ones((n, 2)) for n in (0, 3, 1)]
+    for column in (lists, nr.data.Ragged(np.ones((4, 2)), [0, 0, 3, 4])):
+        data = nr.data.batches(column, batch_size=10)
+        ((xs, lengths),) = list(data)
+        assert (len(data), xs.sum(axis=(1, 2)).tolist()) == (1, [0, 2, 6])
+        assert lengths.tolist() == [0, 1, 3]
+
+
 def test_an_epoch_is_shuffled_by_its_key_and_only_by_it():
     data = nr.data.batches(np.arange(20), batch_size=6, key=jax.random.key(0))
     first, second = ([batch[0].tolist() for batch in data] for _ in range(2))

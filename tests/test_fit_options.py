@@ -53,6 +53,23 @@ def test_accumulated_gradients_are_those_of_a_larger_batch():
         fit(accumulate=0)
 
 
+def test_accumulated_batches_count_equally_and_over_epochs():
+    """Batches of 10, 2 and 12 rows, two for an update: the last one waits for the next epoch."""
+    a, b, c = batches = [(XS[:10],), (XS[10:12],), (XS[12:],)]
+    model, optimiser = make(), optax.sgd(0.1)
+    opt_state = nr.setup(optimiser, model)
+    for pair in ((a, b), (c, a), (b, c)):
+        gradients = [nr.grad(loss)(model, *batch) for batch in pair]
+        mean = jtu.tree_map(lambda one, other: (one + other) / 2, *gradients)
+        model, opt_state = nr.update(opt_state, model, mean)
+    assert_close(fit(batches, accumulate=2)[0], model)
+    with pytest.raises(
+        ValueError,
+        match=r"fit\(accumulate=9\): the run has 8 batches, so nothing would be updated",
+    ):
+        fit(accumulate=9)
+
+
 def test_a_model_computes_in_another_dtype_and_is_trained_in_its_own():
     seen = []
 
@@ -98,6 +115,63 @@ def test_an_error_in_a_callback_carries_the_model():
     error: Any = caught.value
     assert error.history.stopped == "LookupError in epoch 0"
     assert not np.array_equal(error.model[1].W, make()[1].W)
+
+
+def test_what_has_another_type_is_named():
+    mse = nr.mse
+    for options, message in (
+        ({"loss": "mse"}, r"fit: loss is a str; expected a function of the model and the columns"),
+        ({"optimiser": optax.adam, "clip_norm": 1.0}, r"fit: optimiser is a function; expected an"),
+        ({"optimiser": "adam", "accumulate": 2}, r"fit: optimiser is a str; expected an Optax"),
+        ({"compute_dtype": "bf16"}, r"fit: compute_dtype is 'bf16'; expected a floating dtype"),
+        ({"compute_dtype": jnp.int32}, r"fit: compute_dtype is .*int32.*; expected a floating dty"),
+        ({"mesh": 4}, r"fit: mesh is a int; expected devices, from jax.make_mesh"),
+        ({"checkpoint": 4}, r"Checkpoint: folder is a int; expected the path of a folder"),
+        ({"loss": lambda model, xs: None}, r"fit: loss returned NoneType; expected a number as"),
+        ({"loss": lambda model, xs: 1.0}, r"fit: loss returned float; expected a number as JAX"),
+        (
+            {"loss": lambda model, xs: (mse(xs, xs), {"a": "b"})},
+            r"fit: loss returned tuple\(float32\[\], {'a': 'str'}\); expected a number as JAX",
+        ),
+    ):
+        with pytest.raises(TypeError, match=message):
+            fit(**options)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def test_numbers_of_batches_are_arguments_of_one_program():
+    traces = []
+
+    def weighted(model: Any, xs: Any, weight: Any) -> Any:
+        traces.append(weight)
+        return weight * loss(model, xs)
+
+    batches = [(xs, 0.5 * n) for n, (xs,) in enumerate(BATCHES)]
+    arrays = [(xs, jnp.float32(weight)) for xs, weight in batches]
+    assert fit(batches, weighted)[1].loss == fit(arrays, weighted)[1].loss
+    assert len(traces) == 2
+
+
+def test_numbers_in_the_byte_order_of_another_machine():
+    assert fit([(xs.astype(">f4"),) for (xs,) in BATCHES])[1].loss == fit()[1].loss
+
+
+@pytest.mark.parametrize("value", ["a", object(), b"a"])
+def test_what_is_no_number_is_refused(value: Any):
+    with pytest.raises(TypeError, match=f"a batch holds a {type(value).__name__}; expected arrays"):
+        fit([(XS, {"name": value})], lambda model, xs, names: loss(model, xs))
+
+
+def test_a_generator_that_is_prefetched_loses_no_batch(tmp_path: Any):
+    """A checkpoint looks at the first batch, if that does not use it up."""
+    steps: list[int] = []
+    ahead = nr.data.prefetch(batch for batch in BATCHES)
+    fit(ahead, epochs=1, checkpoint=tmp_path, on_step=lambda model, step, _: steps.append(step))
+    assert steps == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="data is a generator, which can be gone through once"):
+        fit(nr.data.prefetch(batch for batch in BATCHES), epochs=2)
 
 
 # --- data of other libraries ----------------------------------------------------------------------

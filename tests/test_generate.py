@@ -211,6 +211,11 @@ WRONG = {
         TypeError,
         "generate, which draws random numbers: key is None; expected one JAX random key",
     ),
+    "no function": (
+        lambda: nr.generate(TEXT, None, 3, 2, sample=0.5),
+        TypeError,
+        "generate: sample is a float; expected a function of an output, such as noria.Categorical",
+    ),
     "no numbers": (
         lambda: nr.generate(text(), None, "a", 2, sample=likeliest),
         TypeError,

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -44,6 +45,34 @@ def test_written_sequences_come_back(stored, tmp_path):
     assert {file.name for file in (tmp_path / "train").iterdir()} == {"values.npy", "offsets.npy"}
     with pytest.raises(IndexError):
         stored[200]
+
+
+@pytest.mark.parametrize("name", ["values.npy", "offsets.npy"])
+def test_a_store_that_cannot_be_replaced_is_whole_or_says_so(stored, tmp_path, monkeypatch, name):
+    """A full disk leaves the old one; a crash between the two files leaves no offsets."""
+    folder, real = tmp_path / "train", Path.replace
+
+    def no_space(file, array):
+        raise OSError(28, "No space left on device")
+
+    def fails(self, target):
+        if Path(target).name == name:
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", no_space)
+        with pytest.raises(OSError, match="No space"):
+            nr.data.Ragged.write(folder, LISTS[:3])
+    same([nr.data.pad(nr.data.Ragged.open(folder))], [nr.data.pad(LISTS)])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            nr.data.Ragged.write(folder, LISTS[:3])
+    with pytest.raises(FileNotFoundError, match=r"there is no offsets.npy; expected a folder that"):
+        nr.data.Ragged.open(folder)
+    assert not [*folder.glob("*.part")]
+    assert len(nr.data.Ragged.write(folder, LISTS[:3])) == 3
 
 
 def test_batches_streams_and_rows_are_those_of_lists(stored):
@@ -194,6 +223,23 @@ def test_prefetching_works_ahead_in_one_thread_that_ends():
     next(early)
     early.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("noria-prefetch")]
+
+
+def test_a_reader_that_stops_early_waits_for_one_batch_only():
+    made, go = [], threading.Event()
+
+    def source():
+        for n in range(9):
+            made.append(n)
+            if n:
+                go.wait()
+            yield n
+
+    batches: Any = iter(nr.data.prefetch(source(), 5))
+    assert next(batches) == 0
+    threading.Timer(0.05, go.set).start()
+    batches.close()
+    assert made == [0, 1]
 
 
 # --- Arrow --------------------------------------------------------------------------------------

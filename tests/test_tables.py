@@ -166,6 +166,11 @@ WRONG = {
         ValueError,
         "expected a distance above 0, such as np.timedelta64",
     ),
+    "a distance without a unit": (
+        lambda: nr.data.from_frame({"t": TIMES, "x": LOAD}, time="t", every=np.timedelta64(1)),
+        ValueError,
+        r"from_frame\(every=np.timedelta64\(1\)\): expected a distance above 0, such as",
+    ),
     "text": (
         lambda: nr.data.from_frame({"t": TIMES, "x": list("abcdef")}, time="t"),
         TypeError,

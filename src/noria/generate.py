@@ -167,7 +167,8 @@ def generate(
 
     Raises:
         ValueError: if an output does not fit as an input, or ``steps`` is below 1.
-        TypeError: if the model has no ``step``, or ``sample`` needs a key and there is none.
+        TypeError: if the model has no ``step``, or ``sample`` is no function, or needs a key and
+            there is none.
 
     A shape and a number of steps is compiled once. Dropout is active unless the model is in
     inference mode (`noria.inference`). PyTorch and Keras leave this loop to the user, in Python.
@@ -184,6 +185,11 @@ def generate(
         raise TypeError(
             f"generate: model is a {type(model).__name__}; expected a layer, or a model with the "
             "methods step and initial_state."
+        )
+    if sample is not None and not callable(sample):
+        raise TypeError(
+            f"generate: sample is a {type(sample).__name__}; expected a function of an output, "
+            "such as noria.Categorical()."
         )
     if key is not None or (sample is not None and takes_key(sample)):
         check_key("generate, which draws random numbers", key)

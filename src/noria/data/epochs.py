@@ -52,6 +52,7 @@ class Epochs(abc.ABC):
             check_key(type(self).__name__.lower(), key)
         self._key, self._epoch = key, 0
 
+    # For subclasses without a constructor.
     _key: Key | None = None
     _epoch = 0
 

@@ -102,7 +102,7 @@ def from_frame(
             f"from_frame: row {n + 1} is at {times[n + 1]}, after {times[n]}; expected times that "
             "increase: sort the table, and make one table for each series."
         )
-    if every is not None and not (isinstance(every, np.timedelta64) and every.astype(np.int64) > 0):
+    if every is not None and not _is_distance(every):
         raise ValueError(
             f"from_frame(every={every!r}): expected a distance above 0, such as "
             'np.timedelta64(1, "h").'
@@ -110,6 +110,12 @@ def from_frame(
     if every is not None and len(times):
         times, values = _regular(times, values, every)
     return TimeSeries(values, times, names)
+
+
+def _is_distance(every: Any) -> bool:
+    """Whether it is above 0, and says of which unit."""
+    found = isinstance(every, np.timedelta64) and np.datetime_data(every.dtype)[0] != "generic"
+    return found and bool(every.astype(np.int64) > 0)
 
 
 def _times(frame: Any, time: str | None) -> np.ndarray:

@@ -12,7 +12,7 @@ from noria._errors import check_numbers
 def write_npy(folder: Path, sequences: Iterable[Any]) -> None:
     """Write ``values.npy`` and ``offsets.npy``; see `noria.data.Ragged.write`."""
     folder.mkdir(parents=True, exist_ok=True)
-    piece = folder / "values.npy.part"
+    piece, marks = folder / "values.npy.part", folder / "offsets.npy.part"
     first: np.ndarray | None = None
     offsets = [0]
     try:
@@ -28,10 +28,16 @@ def write_npy(folder: Path, sequences: Iterable[Any]) -> None:
             if first is None:
                 raise ValueError("Ragged.write: there are no sequences; expected at least one.")
             _write_header(file, first, offsets[-1])
-        np.save(folder / "offsets.npy", np.array(offsets))
+        with marks.open("wb") as file:
+            np.save(file, np.array(offsets))
+        # The files of before stay whole until here. Between the lines there are no offsets, so that
+        # no crash leaves those of other values.
+        (folder / "offsets.npy").unlink(missing_ok=True)
         piece.replace(folder / "values.npy")
+        marks.replace(folder / "offsets.npy")
     finally:
         piece.unlink(missing_ok=True)
+        marks.unlink(missing_ok=True)
 
 
 def _check(n: int, array: np.ndarray, first: np.ndarray | None) -> None:

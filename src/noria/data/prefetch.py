@@ -18,6 +18,9 @@ class Prefetched(Epochs):
         data: an `Epochs`, or anything to iterate over.
         count: batches that are ready at most.
 
+    Attributes:
+        data: as passed.
+
     Examples:
         >>> import numpy as np, noria as nr
         >>> data = nr.data.prefetch(nr.data.batches(np.arange(4), batch_size=2))
@@ -26,24 +29,24 @@ class Prefetched(Epochs):
     """
 
     def __init__(self, data: Iterable[Any], count: int):
-        self._data, self._count = data, count
+        self.data, self._count = data, count
 
     @property
     def shuffled(self) -> bool:
         """Whether the other data are shuffled."""
-        return isinstance(self._data, Epochs) and self._data.shuffled
+        return isinstance(self.data, Epochs) and self.data.shuffled
 
     @property
     def batch_size(self) -> int | None:
         """That of the other data, or ``None`` if they do not tell."""
-        return getattr(self._data, "batch_size", None)
+        return getattr(self.data, "batch_size", None)
 
     def __len__(self) -> int:
         """The number of batches in an epoch, if the other data know it."""
-        return len(self._data)  # type: ignore[arg-type]
+        return len(self.data)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        return self._ahead(iter(self._data))
+        return self._ahead(iter(self.data))
 
     def epoch(
         self, key: Key | None = None, start: int = 0, rows: Rows | None = None
@@ -61,24 +64,25 @@ class Prefetched(Epochs):
         Raises:
             TypeError: for ``rows`` of data that are no `Epochs`.
         """
-        if isinstance(self._data, Epochs):
-            return self._ahead(self._data.epoch(key, start, rows))
+        if isinstance(self.data, Epochs):
+            return self._ahead(self.data.epoch(key, start, rows))
         if rows is not None:
             raise TypeError(
-                f"prefetch: data is a {type(self._data).__name__}, which makes whole batches; "
+                f"prefetch: data is a {type(self.data).__name__}, which makes whole batches; "
                 "expected noria.data.batches, streams or packed, or another noria.data.Epochs."
             )
-        return self._ahead(islice(iter(self._data), start, None))
+        return self._ahead(islice(iter(self.data), start, None))
 
     def _ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
         end = object()
-        # One thread: the batches stay in order. Leaving the block, also when the reader stops
-        # early, waits for those that were asked for.
-        with ThreadPoolExecutor(1, "noria-prefetch") as pool:
+        pool = ThreadPoolExecutor(1, "noria-prefetch")  # one thread: the batches stay in order
+        try:
             ahead = deque(pool.submit(next, batches, end) for _ in range(self._count))
             while (batch := ahead.popleft().result()) is not end:
                 ahead.append(pool.submit(next, batches, end))
                 yield batch
+        finally:  # a reader that stops early, or Ctrl-C, waits for the batch in work only
+            pool.shutdown(cancel_futures=True)
 
 
 def prefetch(data: Iterable[Any], count: int = 2) -> Prefetched:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria._errors import check_key, check_numbers, check_sizes
+from noria._errors import check_numbers, check_sizes
 from noria._integers import ceil_div
 from noria._types import Key
 from noria.data.epochs import Epochs, Rows, all_rows
@@ -270,8 +270,6 @@ def batches(*columns: Any, batch_size: int, key: Key | None = None, buckets: int
         (2, 9, 2) [1, 1] [9, 8]
     """
     check_sizes("batches", batch_size=batch_size, buckets=buckets)
-    if key is not None:
-        check_key("batches", key)
     if not columns:
         raise ValueError("batches(): there are no columns; expected arrays or lists of sequences.")
     ready = [_column(f"batches, column {n}", column) for n, column in enumerate(columns)]

@@ -14,7 +14,7 @@ from noria.optimise import OptimiserState
 from noria.train.facts import check_facts
 from noria.train.files import Files
 from noria.train.machines import of_the_first
-from noria.train.orbax import OrbaxFolder
+from noria.train.orbax import OrbaxFolder, holds_checkpoints
 from noria.train.position import Best, Means, Position, State
 from noria.train.spread import Places
 from noria.train.steps import Arrays, Step
@@ -38,6 +38,7 @@ class Checkpoint:
 
     Raises:
         ValueError: for numbers that are not above 0.
+        TypeError: for a folder that is no path.
 
     Keras' ``BackupAndRestore`` restores at the beginning of an epoch, and deletes its file at the
     end.
@@ -54,6 +55,11 @@ class Checkpoint:
     seconds: float = 300.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.folder, str | os.PathLike):
+            raise TypeError(
+                f"Checkpoint: folder is a {type(self.folder).__name__}; expected the path of a "
+                "folder, such as 'runs/a'."
+            )
         check_sizes("Checkpoint", keep=self.keep)
         if self.every is not None:
             check_sizes("Checkpoint", every=self.every)
@@ -87,11 +93,29 @@ class Keeper:
         self.failed = False
         self._checkpoint, self._step, self._facts = checkpoint, step, facts
         self._with_best, self._places = with_best, places
-        cut = any(not leaf.is_fully_replicated for leaf in state.model) and places.processes > 1
-        store = OrbaxFolder if cut or "://" in os.fspath(checkpoint.folder) else Files
-        self._store: Files | OrbaxFolder = store(checkpoint.folder, checkpoint.keep)
-        self._saved: int | None = None
+        self._store = self._store_for(state)
+        self._saved: Position | None = None
         self._time = time.monotonic()
+
+    def _store_for(self, state: State) -> Files | OrbaxFolder:
+        """Orbax where arrays are cut over processes, in remote storage, and where it was before.
+
+        Raises:
+            ValueError: if arrays are cut, and the folder has files of a run in which they were not.
+        """
+        folder, keep = self._checkpoint.folder, self._checkpoint.keep
+        files = Files(folder, keep)
+        cut = self._places.processes > 1 and not all(
+            leaf.is_fully_replicated for leaf in state.model
+        )
+        if cut and files.steps():
+            raise ValueError(
+                f"{self.call}: the run there has whole arrays on each process, and here they are "
+                "cut over processes; continue it with whole ones, or pass another folder."
+            )
+        if cut or "://" in os.fspath(folder) or holds_checkpoints(folder):
+            return OrbaxFolder(folder, keep)
+        return files
 
     @property
     def call(self) -> str:
@@ -104,43 +128,57 @@ class Keeper:
         return time.monotonic() - self._time > self._checkpoint.seconds
 
     def is_due(self, step: int) -> bool:
-        """Whether the number of steps asks for a checkpoint."""
-        every = self._checkpoint.every
-        return every is not None and step % every == 0 and step != self._saved
+        """Whether the number of steps asks for a checkpoint, and has none."""
+        every, saved = self._checkpoint.every, self._saved
+        return every is not None and step % every == 0 and (saved is None or step != saved.step)
 
     def save(self, state: State, record: dict[str, Any]) -> None:
-        """Write a checkpoint, and remove old ones.
+        """Write a checkpoint, unless this one is written already, and remove old ones.
 
         Raises:
             OSError: if it cannot be written. The checkpoints before are still there.
+            TypeError: if the state of an iterator over the data cannot be written.
         """
         at = state.position
+        if at == self._saved:
+            return
+        with_best = self._with_best and state.best.model is not None
         record = record | {
             "run": self._facts,
             "position": at,
             "means": state.means,
             "source": state.source,
             "best": [_finite(state.best.loss), state.best.epoch, state.best.waited],
-            "has_best": self._with_best and state.best.model is not None,
+            "has_best": with_best,
             "carry": _rows(state.carry),
         }
+        if not with_best:
+            state = state._replace(best=Best())
         if self._store.by_one:
             state = state._replace(carry=self._places.readable(state.carry))
+        self.failed = True
         try:
             if jax.process_index() == 0 or not self._store.by_one:
                 self._store.write(at.step, self._tree(state), record)
         except OSError as error:
-            self.failed = True
-            last = "" if self._saved is None else f" The checkpoint of step {self._saved} is whole."
+            saved = self._saved
+            last = "" if saved is None else f" The checkpoint of step {saved.step} is whole."
             raise OSError(
                 error.errno,
                 f"{self.call}: the checkpoint of step {at.step} could not be written: {error}."
                 f"{last} Make the folder writable, with enough space, and call fit again.",
             ) from error
-        self._saved, self._time = at.step, time.monotonic()
+        except TypeError as error:
+            raise TypeError(
+                f"{self.call}: the checkpoint of step {at.step} could not be written: {error} "
+                "Expected get_state() of an iterator over the data to return what JSON can hold."
+            ) from error
+        self.failed, self._saved, self._time = False, at, time.monotonic()
 
     def can_save(self, state: State) -> bool:
         """Whether this process can save by itself, when others may be elsewhere."""
+        if jax.process_count() == 1:
+            return True
         return self._store.by_one and all(
             leaf.is_fully_addressable or leaf.is_fully_replicated
             for leaf in jtu.tree_leaves(state.carry)
@@ -161,8 +199,7 @@ class Keeper:
                 f"{self.call}: process {jax.process_index()} finds no checkpoint of step {step}, "
                 "which the first process has; expected one folder that all processes share."
             )
-        record = self._store.record(step)
-        check_facts(self.call, record, self._facts)
+        record = self._record(step)
         rows = record["carry"]
         like = state._replace(
             carry=() if rows is None else self._step.start(state.model, rows),
@@ -175,7 +212,6 @@ class Keeper:
                 f"{self.call}: the run there has another model or optimiser: {error} "
                 "Pass the ones that it was begun with, or another folder."
             ) from error
-        self._saved = step
         loss, epoch, waited = record["best"]
         best = self._step.model.arrays(tree["best"]) if record["has_best"] else None
         after = like._replace(
@@ -188,7 +224,25 @@ class Keeper:
             source=record["source"],
             best=Best(best, Best().loss if loss is None else loss, epoch, waited),
         )
+        self._saved = after.position
         return after.put(self._places, state), record
+
+    def _record(self, step: int) -> dict[str, Any]:
+        """What a checkpoint tells beside its arrays, after a check."""
+        try:
+            record: dict[str, Any] = self._store.record(step)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.call}: the newest checkpoint, of step {step}, cannot be read: {error} "
+                "Remove it, and the same call continues from the one before."
+            ) from error
+        check_facts(self.call, record, self._facts)
+        if self._with_best and not record["has_best"] and record["best"][1] is not None:
+            raise ValueError(
+                f"{self.call}: the run there was begun without patience=, and its best model is "
+                "not kept; leave patience= out to continue it, or pass another folder."
+            )
+        return record
 
     def _opt_arrays(self, state: State, opt_state: Any) -> Arrays:
         like = self._step.opt_state.tree(state.opt_state)
@@ -198,12 +252,11 @@ class Keeper:
     def _tree(self, state: State) -> dict[str, Any]:
         model = self._step.model.tree
         opt_state = self._step.opt_state.tree(state.opt_state).state
-        best = model(state.best.model) if self._with_best and state.best.model else None
         return {
             "model": model(state.model),
             "optimiser": opt_state,
             "good": model(state.good),
-            "best": best,
+            "best": state.best.model and model(state.best.model),
             "carry": state.carry,
         }
 

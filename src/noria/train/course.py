@@ -76,7 +76,7 @@ class Course(Generic[M]):
         self._started = time.perf_counter()
         self._bar: Any = None
         self._term = Termination(False)
-        self.terminated = False
+        self.terminated = self.bad = False
         if keeper is not None:
             self._resume(keeper)
 
@@ -183,9 +183,8 @@ class Course(Generic[M]):
         return {f"valid_{name}": value for name, value in found.items()}
 
     def _stop(self, reason: str) -> None:
-        self.history.stopped = reason
-        # The line of the user's call of `fit`.
-        warnings.warn(f"fit stopped: {reason}", RuntimeWarning, stacklevel=5)
+        """The end by a number that is not finite."""
+        self.history.stopped, self.bad = reason, True
 
     def _out_of_patience(self) -> str | None:
         patience, best = self._plan.patience, self._run.state.best
@@ -234,7 +233,10 @@ class Course(Generic[M]):
             self._save(self._keeper)
 
     def obey(self, keeper: Keeper, term: Termination) -> None:
-        """The end by SIGTERM, after the last checkpoint was written."""
+        """The end by SIGTERM, after the last checkpoint was written.
+
+        It may have been received after the last step.
+        """
         at = self._run.state.position
         warnings.warn(
             f"{keeper.call}: SIGTERM in epoch {self._epoch}; step {at.step} is saved, "
@@ -251,15 +253,16 @@ class Course(Generic[M]):
     def failed(self, error: BaseException) -> None:
         """The end by an error, which gets the result and leaves a checkpoint.
 
-        An error of a class that takes no attributes is raised without the result.
+        An error of a class that takes no attributes is raised without the result. Ctrl-C comes here
+        if it is pressed again, while `interrupted` saves.
         """
         self.history.stopped = f"{type(error).__name__} in epoch {self._epoch}"
         notes = list[str]()
-        keeper = self._keeper
+        keeper = None if isinstance(error, KeyboardInterrupt) else self._keeper
         if keeper is not None and not keeper.failed and keeper.can_save(self._run.state):
             try:
                 self._save(keeper)
-            except OSError as second:
+            except Exception as second:
                 notes.append(f"noria.fit: no checkpoint could be written: {second}")
         self._hand_over(error, notes)
 

@@ -35,14 +35,11 @@ class Files:
     def write(self, step: int, tree: Any, record: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         io.save(self._folder / f"step-{step:09}.safetensors", tree, extra=record)
-        for old in self.steps()[: -self._keep]:
-            self._paths()[old].unlink(missing_ok=True)
+        for _, old in sorted(self._paths().items())[: -self._keep]:
+            old.unlink(missing_ok=True)
 
     def record(self, step: int) -> Any:
         return io.describe(self._paths()[step])["extra"]
 
     def read(self, step: int, like: Any) -> Any:
         return io.load(self._paths()[step], like)
-
-    def close(self) -> None:
-        """Nothing is left to do: each file is on the disk when ``write`` returns."""

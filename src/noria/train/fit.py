@@ -1,6 +1,7 @@
 """``fit``: epochs of one compiled step, validation, early stopping, checkpoints and meshes."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -84,7 +85,8 @@ def fit(
             all axes if there is no such one. Parameters are on each device, except those that are
             placed on this mesh already. In a run of several processes each passes the same
             arguments.
-        accumulate: batches of which the gradients are averaged for one update.
+        accumulate: batches of which the gradients are averaged for one update, each with the same
+            weight. The count goes on in the next epoch; batches left over at the end are not used.
         compute_dtype: dtype in which the model computes, such as ``jnp.bfloat16``. The loss gets a
             model of this dtype, and converts the input of the model. Parameters, gradients and the
             optimiser keep theirs.
@@ -109,10 +111,12 @@ def fit(
 
     Raises:
         ValueError: for arguments that contradict each other, data without a batch, a batch without
-            examples, a generator with more than one epoch, or a checkpoint of another run.
-        TypeError: if ``loss`` returns no number, or a batch holds something else than arrays of
-            numbers. Also for an optimiser with parameters of its own (`optax.lookahead`), or one
-            whose loss sees other parameters than it trains (`optax.contrib.schedule_free`).
+            examples, a generator with more than one epoch, fewer batches than ``accumulate``, or a
+            checkpoint of another run.
+        TypeError: if ``loss`` is no function or returns no number, or a batch holds more than
+            numbers and arrays of them. Also for an optimiser with parameters of its own
+            (`optax.lookahead`), or one whose loss sees other parameters than it trains
+            (`optax.contrib.schedule_free`).
         OSError: if a checkpoint cannot be written. The checkpoints from before are kept.
         SystemExit: after SIGTERM, with status 143, if there is a checkpoint. A handler of your own
             is called instead, and `fit` returns.
@@ -134,7 +138,14 @@ def fit(
     check_sizes("fit", accumulate=accumulate, every=every)
     for what, given in (("data", data), ("valid", () if valid is None else valid)):
         check_data(what, given, epochs)
+    _check_updates(accumulate, epochs, length(data))
+    _check_kinds(loss, compute_dtype, mesh)
     optimiser = as_transformation(optimiser)
+    if not isinstance(optimiser, optax.GradientTransformation):
+        raise TypeError(
+            f"fit: optimiser is a {type(optimiser).__name__}; expected an Optax transformation "
+            "such as optax.adam(1e-3)."
+        )
     if clip_norm is not None:
         optimiser = optax.chain(optax.clip_by_global_norm(clip_norm), optimiser)
     if accumulate > 1:
@@ -161,17 +172,20 @@ def fit(
 
 
 def _whole(course: Course[M], progress: Progress, keeper: Keeper | None) -> tuple[M, History]:
-    """The run to its end, however it ends."""
+    """The run to its end, however it ends. Warnings name the line of the call of `fit`."""
     term = Termination(keeper is not None)
     try:
         with progress as bar, term:
-            course.go(bar, term)
-    except KeyboardInterrupt:
-        course.interrupted()
+            try:
+                course.go(bar, term)
+            except KeyboardInterrupt:
+                course.interrupted()
+        if course.bad:
+            warnings.warn(f"fit stopped: {course.history.stopped}", RuntimeWarning, stacklevel=3)
     except BaseException as error:
         course.failed(error)
         raise
-    if course.terminated and keeper is not None:
+    if keeper is not None and (course.terminated or term.received):
         course.obey(keeper, term)
     return course.result()
 
@@ -189,6 +203,35 @@ def _check(
             )
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"fit(clip_norm={clip_norm}): expected a norm above 0.")
+
+
+def _check_updates(accumulate: int, epochs: int, batches: int | None) -> None:
+    if batches is not None and 0 < epochs * batches < accumulate:
+        raise ValueError(
+            f"fit(accumulate={accumulate}): the run has {epochs * batches} batches, so nothing "
+            "would be updated; expected fewer batches for an update, or more epochs."
+        )
+
+
+def _check_kinds(loss: Any, compute_dtype: Any, mesh: Any) -> None:
+    if not callable(loss):
+        raise TypeError(
+            f"fit: loss is a {type(loss).__name__}; expected a function of the model and the "
+            "columns of a batch, such as lambda model, xs, ys: noria.mse(model(xs), ys)."
+        )
+    try:
+        narrow = compute_dtype is None or jnp.issubdtype(jnp.dtype(compute_dtype), jnp.floating)
+    except TypeError:  # not the name of a dtype
+        narrow = False
+    if not narrow:
+        raise TypeError(
+            f"fit: compute_dtype is {compute_dtype!r}; expected a floating dtype such as "
+            "jnp.bfloat16."
+        )
+    if not isinstance(mesh, Mesh | None):
+        raise TypeError(
+            f"fit: mesh is a {type(mesh).__name__}; expected devices, from jax.make_mesh."
+        )
 
 
 def _set_up(optimiser: optax.GradientTransformation, model: Any) -> OptimiserState:

@@ -14,11 +14,13 @@ import numpy as np
 from noria._errors import check_numbers
 from noria._types import Key
 from noria.data.epochs import Epochs
+from noria.data.prefetch import Prefetched
 from noria.train.spread import examples
 
 
 def check_data(what: str, data: Any, epochs: int) -> None:
     """Reject unsuitable data before the first step."""
+    data = _origin(data)
     if advice := _advice(data):
         raise TypeError(f"fit: {what} is a {type(data).__name__} of {_library(data)}; {advice}")
     if hasattr(data, "shape") or isinstance(data, Mapping):
@@ -37,6 +39,13 @@ def check_data(what: str, data: Any, epochs: int) -> None:
             f"and epochs is {epochs}; expected a list of batches, "
             "or an object whose __iter__ starts again."
         )
+
+
+def _origin(data: Any) -> Any:
+    """The data that `noria.data.prefetch` goes through; all others are their own origin."""
+    while isinstance(data, Prefetched):
+        data = data.data
+    return data
 
 
 def _library(data: Any) -> str:
@@ -164,7 +173,7 @@ def _iterator(
 
 def first_batch(data: Any, key: Key | None) -> tuple[Any, ...] | None:
     """The first batch of data that can be looked at without changing them; else ``None``."""
-    if isinstance(data, Epochs | Sequence):
+    if isinstance(_origin(data), Epochs | Sequence):
         for batch in batches(data, key):
             return batch.columns
     return None
@@ -187,21 +196,26 @@ def _is_one_batch(data: Any) -> bool:
 
 def _ready(column: Any) -> Any:
     """A column of a batch with arrays that JAX accepts."""
-    if type(column) is np.ndarray and column.dtype.kind in "fiub":
+    if type(column) is np.ndarray and column.dtype.kind in "fiub" and column.dtype.isnative:
         return column  # the usual case, at each step
     return jtu.tree_map(_as_array, column)
 
 
 def _as_array(leaf: Any) -> Any:
-    """An array of another library as one that JAX accepts; other objects are unchanged."""
+    """A number, or an array of another library, as JAX accepts it."""
     if isinstance(leaf, Mapping):  # a mapping that JAX does not know
         return {name: jtu.tree_map(_as_array, value) for name, value in leaf.items()}
-    if isinstance(leaf, jax.Array) or not (
-        hasattr(leaf, "__array__") or hasattr(leaf, "__dlpack__")
-    ):
+    if isinstance(leaf, jax.Array | bool | int | float | complex):
         return leaf
+    if not (hasattr(leaf, "__array__") or hasattr(leaf, "__dlpack__")):
+        raise TypeError(
+            f"fit: a batch holds a {type(leaf).__name__}; expected arrays of numbers, or numbers. "
+            "Leave it out, or encode it: a class as its number."
+        )
     array = leaf if isinstance(leaf, np.ndarray | np.generic) else _converted(leaf)
     check_numbers("fit", "a batch", array)
+    if isinstance(array, np.ndarray) and not array.dtype.isnative:  # bytes in the order of a file
+        return array.astype(array.dtype.newbyteorder("="))
     return array
 
 

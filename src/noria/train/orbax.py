@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -65,8 +66,10 @@ class OrbaxFolder:
         leaves = [found.get(name, leaf) for name, leaf in named_leaves(like)]
         return jtu.tree_unflatten(jtu.tree_structure(like), leaves)
 
-    def close(self) -> None:
-        self._manager.close()
+
+def holds_checkpoints(folder: str | os.PathLike[str]) -> bool:
+    """Whether Orbax has saved steps in a local folder: each is a folder named by its number."""
+    return any(path.parent.name.isdigit() for path in Path(folder).glob("*/_CHECKPOINT_METADATA"))
 
 
 def _arrays(tree: Any) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Step:
         self._takes_key = "key" in self._signature.parameters
         self.model, self.opt_state = Flat(model), Flat(opt_state)
         self._inference = Flat(inference(model))
-        self._programs: dict[Any, Callable[..., Any]] = {}
+        self.compiled, self._evaluation = jax.jit(self._train), jax.jit(self._evaluate)
         self._held: Any = None
 
     # --- compiled calls ---------------------------------------------------------------------------
@@ -111,34 +111,15 @@ class Step:
         """
         if self._held is None and self._places.mesh is not None:
             self._held = jtu.tree_map(lambda array: array.sharding, (model, opt_state))
-        arrays, program = self._program(self._train, batch)
-        result: Result = program(model, opt_state, carry, arrays, key, step, first, wish)
+        result: Result = self.compiled(model, opt_state, carry, batch, key, step, first, wish)
         return result
 
     def evaluate(
         self, model: Arrays, carry: Any, batch: tuple[Any, ...], key: Key, step: int, first: bool
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
         """Loss, metrics and the new carry in inference mode."""
-        arrays, program = self._program(self._evaluate, batch)
-        loss, extra = program(model, carry, arrays, key, step, first)
+        loss, extra = self._evaluation(model, carry, batch, key, step, first)
         return loss, extra
-
-    def _program(
-        self, function: Callable[..., Any], batch: tuple[Any, ...]
-    ) -> tuple[list[Any], Callable[..., Any]]:
-        """The arrays of a batch, and ``function`` compiled for its other parts."""
-        leaves, structure = jtu.tree_flatten(batch)
-        flags = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves]
-        fixed = tuple(put(leaves, flags, [None] * len(leaves)))
-        name = function.__name__, structure, fixed
-        if name not in self._programs:
-
-            def whole(arrays: Sequence[Any]) -> tuple[Any, ...]:
-                found: tuple[Any, ...] = jtu.tree_unflatten(structure, put(fixed, flags, arrays))
-                return found
-
-            self._programs[name] = jax.jit(functools.partial(function, whole))
-        return choose(leaves, flags), self._programs[name]
 
     @functools.cached_property
     def _start(self) -> Callable[[Arrays, int], Any]:
@@ -209,18 +190,17 @@ class Step:
 
     def _train(
         self,
-        whole: Callable[..., tuple[Any, ...]],
         model_arrays: Arrays,
         opt_arrays: Arrays,
         carry: Any,
-        batch_arrays: Sequence[Any],
+        batch: tuple[Any, ...],
         key: Key,
         step: Any,
         first: Any,
         wish: Any,
     ) -> Result:
         model, opt_state = self.model.tree(model_arrays), self.opt_state.tree(opt_arrays)
-        batch, key = whole(batch_arrays), jax.random.fold_in(key, step)
+        key = jax.random.fold_in(key, step)
 
         def objective(model: Any) -> Any:
             return self._objective(model, carry, batch, key, first)
@@ -245,28 +225,28 @@ class Step:
 
     def _evaluate(
         self,
-        whole: Callable[..., tuple[Any, ...]],
         model_arrays: Arrays,
         carry: Any,
-        batch_arrays: Sequence[Any],
+        batch: tuple[Any, ...],
         key: Key,
         step: Any,
         first: Any,
     ) -> Any:
         model, key = self._inference.tree(model_arrays), jax.random.fold_in(key, step)
-        return self._objective(model, carry, whole(batch_arrays), key, first)
+        return self._objective(model, carry, batch, key, first)
 
 
 def _numbers(result: Any, carry: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
     """The loss, and metrics and carry beside it, after a check."""
-    value, metrics = result if isinstance(result, tuple) else (result, {})
+    pair = isinstance(result, tuple) and len(result) == 2
+    value, metrics = result if pair else (result, {})
     numbers = isinstance(metrics, dict) and all(
-        jnp.shape(metric) == () for metric in metrics.values()
+        isinstance(one, bool | int | float) or _is_number(one) for one in metrics.values()
     )
-    if jnp.shape(value) != () or not numbers:
+    if not (_is_number(value) and numbers):
         raise TypeError(
-            f"fit: loss returned {jnp.shape(value)} and {type(metrics).__name__}; "
-            "expected a number, or a pair of a number and a dict of numbers."
+            f"fit: loss returned {describe(result)}; expected a number as JAX computes it, "
+            "an array of shape (), or a pair of it and a dict of numbers."
         )
     if taken := [name for name in metrics if name == "loss" or name.startswith("valid_")]:
         raise ValueError(
@@ -274,3 +254,7 @@ def _numbers(result: Any, carry: Any) -> tuple[jax.Array, tuple[dict[str, jax.Ar
             "rename it."
         )
     return value, (metrics, carry)
+
+
+def _is_number(value: Any) -> bool:
+    return getattr(value, "shape", None) == ()

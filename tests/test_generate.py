@@ -212,7 +212,7 @@ WRONG = {
         "generate, which draws random numbers: key is None; expected one JAX random key",
     ),
     "no function": (
-        lambda: nr.generate(TEXT, None, 3, 2, sample=0.5),
+        lambda: nr.generate(text(), None, 3, 2, sample=0.5),
         TypeError,
         "generate: sample is a float; expected a function of an output, such as noria.Categorical",
     ),

@@ -36,8 +36,8 @@ class _Array:
     """An array of a step.
 
     Attributes:
-        role: ``"state"``, ``"x"``, ``"result"`` of the kernel, ``"pair"`` of two arrays as a complex
-            one, or ``"constant"``.
+        role: ``"state"``, ``"x"``, ``"result"`` of the kernel, ``"constant"``, or ``"pair"`` of two
+            arrays as a complex one.
         number: which one of this role.
         shape: its shape.
         dtype: its dtype.

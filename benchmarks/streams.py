@@ -37,12 +37,16 @@ def cheapest() -> Programs:
     """Calls whose work is nothing: what is left is the call."""
     x, small = jnp.ones(16), jnp.ones(16)
     add, three = jax.jit(lambda x: x + 1), jax.jit(lambda pair, x: (pair, x + 1))
-    lstm, gru = (nr.stream(make(16, 16, key=keys(1)[0])) for make in (nr.LSTM, nr.GRU))
+    lstm, gru, other = (
+        nr.stream(make(16, 16, key=keys(1)[0])) for make in (nr.LSTM, nr.GRU, nr.GRU)
+    )
+    of_numpy = np.ones(16, np.float32)
     return {
         "JAX: x + 1": lambda: add(x),
         "JAX: 3 arrays in, 3 out": lambda: three((x, small), x),
         "stream, LSTM of 16": lambda: lstm(x),
         "stream, GRU of 16": lambda: gru(x),
+        "the same from NumPy": lambda: other(of_numpy),
     }
 
 

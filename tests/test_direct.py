@@ -132,7 +132,7 @@ def test_what_is_no_kernel_in_one_thread_goes_through_jax():
             y = stream(given)
             assert type(y) is np.ndarray
             assert_same(y, plain(jnp.asarray(given)))
-    with using(Tuning(threads=2, thread_flops=1, stage_flops=1)):
+    with using(Tuning(threads=2, direct_flops=1, stage_flops=1)):
         stream = nr.stream(models()["GRU"])
         stream(x)
     assert stream._direct is None

@@ -16,6 +16,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from noria.backends.native.kernel_call import call_kernel
+from noria.backends.native.loop import NativeLoop
 from noria.backends.native.plan.tiling import ALIGN
 from noria.backends.native.runtime import kernels
 from noria.backends.native.runtime.handler import DTYPES, SIZES
@@ -253,7 +254,9 @@ def _results(equation: Equation, arrays: list[_Array], calls: list[_Call]) -> li
             raise _NotOneKernel
         return [_Array("result", n, s.shape, s.dtype) for n, s in enumerate(calls[-1].results)]
 
-    return call_kernel(equation.params["call"], arrays, equation.params["time"], record)
+    loop: NativeLoop = equation.params["call"]
+    limits = replace(loop.tuning, thread_flops=loop.tuning.direct_flops)
+    return call_kernel(loop.with_tuning(limits), arrays, equation.params["time"], record)
 
 
 def _aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:

@@ -117,6 +117,11 @@ class NativeLoop:
         models = self.models, self.of_models
         return NativeLoop(call, previous, time_major, self.isa, self.tuning, known, *models)
 
+    def with_tuning(self, tuning: Tuning) -> "NativeLoop":
+        models = self.models, self.of_models
+        given = self.call, self.previous, self.time_major, self.isa, tuning, self.known
+        return NativeLoop(*given, *models)
+
     def with_models(self, models: int, by_model: Sequence[bool]) -> "NativeLoop":
         """The loop for some models; flags say which arrays have an axis of models."""
         some = frozenset(itertools.compress(self.inputs(), by_model))

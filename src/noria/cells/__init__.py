@@ -224,7 +224,10 @@ if TYPE_CHECKING:
     from noria.cells.memory.mamba3 import Mamba3Cell as Mamba3Cell
     from noria.cells.memory.mesanet import MesaNetCell as MesaNetCell
     from noria.cells.memory.mlstm import MLSTMCell as MLSTMCell
+    from noria.cells.memory.ntm import NTMCell as NTMCell
+    from noria.cells.memory.ntm import NTMLSTMCell as NTMLSTMCell
     from noria.cells.memory.retnet import RetNetCell as RetNetCell
+    from noria.cells.memory.rmc import RMCCell as RMCCell
     from noria.cells.memory.rwkv import RWKV4Cell as RWKV4Cell
     from noria.cells.memory.rwkv import RWKV5Cell as RWKV5Cell
     from noria.cells.memory.rwkv import RWKV6Cell as RWKV6Cell

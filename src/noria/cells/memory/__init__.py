@@ -18,7 +18,9 @@ mamba2           State space of Mamba-2
 mamba3           State space of Mamba-3
 mesanet          MesaNet
 mlstm            Matrix LSTM of xLSTM
+ntm              Neural Turing machine, with a feedforward controller and with an LSTM
 retnet           Retention
+rmc              Relational memory core
 rwkv             The time mixing of RWKV-4, RWKV-5, RWKV-6 and RWKV-7
 simple_gla       Simple gated linear attention
 slstm            Scalar LSTM of xLSTM

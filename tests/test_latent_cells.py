@@ -126,6 +126,7 @@ def test_solvers_and_loops_are_checked():
         ("gru_ode", {"steps": 0}, "steps is 0; expected at least 1"),
         ("attending_fast_weights", {"loops": 0}, "loops is 0; expected at least 1"),
         ("mamba3", {"state_size": 2}, r"Mamba3Cell\(state_size=2, rotary=0.5\): expected a part"),
+        ("srwm", {"heads": 2}, r"SRWMCell\(in_size=3, heads=2\): expected heads to divide"),
         ("event_ssm", {"method": "bilinear"}, "method is 'bilinear'; expected 'zoh'"),
     ):
         with pytest.raises(ValueError, match=message):

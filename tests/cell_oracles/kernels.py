@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cell_oracles.memories import SMALL, by_head
+from cell_oracles.memories import SMALL, by_head, sigmoid
 
 
 def attention(p, state, x, features):
@@ -57,6 +57,36 @@ def rebased(p, s, state, x):
     return attention(p, state, x, rebased_features)
 
 
-ORACLES = {"based": based, "rebased": rebased}
+def rfa(p, s, state, x):
+    """Peng et al. 2021, sections 3.1 and 3.2: random Fourier features, and a gate."""
+    S, z = state
+    q, k, v = (by_head(p, W @ x) for W in (p.W_q, p.W_k, p.W_v))
 
-SETTINGS = {"based": [SMALL], "rebased": [SMALL]}
+    def phi(h, a):
+        a = a / np.sqrt(a @ a + 1e-6)
+        angles = [(p.sigma[h] * p.W[h, i]) @ a for i in range(p.features)]
+        return np.concatenate([np.sin(angles), np.cos(angles)]) / np.sqrt(p.features)
+
+    new_S, new_z, y = np.zeros_like(S), np.zeros_like(z), []
+    for h in range(p.heads):
+        keep, add = 1, 1
+        if s.gate:
+            keep = sigmoid(p.W_g[h] @ x + p.b_g[h])
+            add = 1 - keep
+        new_S[h] = keep * S[h] + add * np.outer(phi(h, k[h]), v[h])
+        new_z[h] = keep * z[h] + add * phi(h, k[h])
+        phi_q = phi(h, q[h])
+        y.append(phi_q @ new_S[h] / max(phi_q @ new_z[h], s.floor))
+    return (new_S, new_z), np.concatenate(y)
+
+
+ORACLES = {"based": based, "rebased": rebased, "rfa": rfa}
+
+SETTINGS = {
+    "based": [SMALL],
+    "rebased": [SMALL],
+    "rfa": [
+        {**SMALL, "features": 5, "gate": False, "floor": 0.1},
+        {**SMALL, "features": 4},
+    ],
+}

@@ -230,6 +230,7 @@ if TYPE_CHECKING:
     from noria.cells.memory.ntm import NTMLSTMCell as NTMLSTMCell
     from noria.cells.memory.rdn import RDNCell as RDNCell
     from noria.cells.memory.retnet import RetNetCell as RetNetCell
+    from noria.cells.memory.rfa import RFACell as RFACell
     from noria.cells.memory.rmc import RMCCell as RMCCell
     from noria.cells.memory.rwkv import RWKV4Cell as RWKV4Cell
     from noria.cells.memory.rwkv import RWKV5Cell as RWKV5Cell

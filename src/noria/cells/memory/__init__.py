@@ -22,6 +22,7 @@ mlstm            Matrix LSTM of xLSTM
 ntm              Neural Turing machine, with a feedforward controller and with an LSTM
 rdn              Recurrent delta network
 retnet           Retention
+rfa              Random feature attention
 rmc              Relational memory core
 rwkv             The time mixing of RWKV-4, RWKV-5, RWKV-6 and RWKV-7
 simple_gla       Simple gated linear attention

@@ -255,6 +255,8 @@ if TYPE_CHECKING:
     from noria.cells.spiking.adlif import AdLIFCell as AdLIFCell
     from noria.cells.spiking.alif import ALIFCell as ALIFCell
     from noria.cells.spiking.alpha import AlphaCell as AlphaCell
+    from noria.cells.spiking.glif import GLIFCell as GLIFCell
+    from noria.cells.spiking.lapicque import LapicqueCell as LapicqueCell
     from noria.cells.spiking.lif import LIFCell as LIFCell
     from noria.cells.spiking.plif import PLIFCell as PLIFCell
     from noria.cells.spiking.resonator import ResonatorCell as ResonatorCell

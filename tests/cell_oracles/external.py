@@ -86,12 +86,8 @@ def rmc(p, s, state, x):
     (M,) = state
     N, d = p.slots, p.hidden_size // p.heads
     x_row = p.W_x @ x + p.b_x
-    rows = [*M, x_row]
-    q, k, v = [], [], []
-    for row in rows:
-        parts = np.split(layer_norm(p.W_qkv @ row + p.b_qkv, p.gain_qkv, p.shift_qkv), 3)
-        for one, part in zip((q, k, v), parts, strict=True):
-            one.append(part.reshape(p.heads, d))
+    normed = [layer_norm(p.W_qkv @ row + p.b_qkv, p.gain_qkv, p.shift_qkv) for row in [*M, x_row]]
+    q, k, v = ([row.reshape(3, p.heads, d)[n] for row in normed] for n in range(3))
     new_M = np.zeros_like(M)
     for i in range(N):
         attended = []

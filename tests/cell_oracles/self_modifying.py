@@ -25,8 +25,8 @@ def rdn(p, s, state, x):
         W = W + beta * np.outer(v - W @ k, k)
         new_S[h] = W.T
         y.append(W @ q)
-    y = np.concatenate(y)
-    return (y, new_S), y
+    new_y = np.concatenate(y)
+    return (new_y, new_S), new_y
 
 
 def srwm(p, s, state, x):

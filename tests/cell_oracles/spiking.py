@@ -226,7 +226,7 @@ FAST = {**LOW, "q": 2.0, "tau_u_min": 1.0, "tau_u_max": 3.0, "tau_w_min": 2.0, "
 SETTINGS = {
     "lif": [SHAPE, *RESETS],
     "lapicque": [SHAPE, *({**one, "R": 0.8, "C": 2.5, "dt": 0.5} for one in RESETS)],
-    "glif": [SHAPE, {"in_shape": 5}],
+    "glif": [SHAPE, {"in_shape": 12}],
     "rleaky": [SHAPE, *RESETS, DIAGONAL],
     "synaptic": [SHAPE, *RESETS],
     "rsynaptic": [SHAPE, *RESETS, DIAGONAL],

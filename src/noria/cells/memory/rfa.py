@@ -54,7 +54,7 @@ class RFACell(MemoryCell):
         S, z = state
         k = self._phi(self.key_of(x))
         kv = outer(k, self.value(x))
-        if self.W_g is None:
+        if self.W_g is None or self.b_g is None:
             return self.State(S + kv, z + k)
         g = sigmoid(self.W_g @ x + self.b_g)[:, None]
         return self.State(g[:, :, None] * S + (1 - g)[:, :, None] * kv, g * z + (1 - g) * k)

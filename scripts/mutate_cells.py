@@ -39,9 +39,9 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import test_wrappers
 import wrapper_oracles
-from cell_checks import CASES, TIME, by_oracle, cell_of, inputs_of, numbers, options_of
+from cell_checks import CASES, TIME, by_oracle, cell_of, inputs_of, numbers, options_of, start_of
 from fuzzing.evaluate import evaluated
-from models import noise, random
+from models import random
 
 import noria as nr
 from noria._errors import describe
@@ -132,7 +132,7 @@ def survives(cls: Any, key: str) -> bool:
             continue
         cell = cell_of(cls, **settings)
         xs = inputs_of(cell, TIME)
-        options, start = options_of(cell, TIME), noise(cell.initial_state(), 3, 0.5)
+        options, start = options_of(cell, TIME), start_of(cell)
         layer = nr.Recurrence(cell, backend="reference")
         final, ys = evaluated(functools.partial(scanned, layer), start, xs, options)
         expected = by_oracle(key, cell, numbers(start), numbers(xs), numbers(options.get("dt")))
@@ -142,13 +142,20 @@ def survives(cls: Any, key: str) -> bool:
     return True
 
 
+def sources_of(cls: Any) -> list[str]:
+    """The source of a class, behind those of the private classes of its file that it is made of."""
+    alike = [one for one in cls.__mro__[1:] if one.__module__ == cls.__module__]
+    private = [one for one in reversed(alike) if one.__name__.startswith("_")]
+    return [textwrap.dedent(inspect.getsource(one)) for one in (*private, cls)]
+
+
 def of_cells(names: list[str]) -> Iterator[tuple[str, bool]]:
     """Each mutant of a cell, and whether it survives."""
     for key in track(names or list(catalogue())):
         cls = class_of(catalogue()[key])
         module, cell = importlib.import_module(cls.__module__), cell_of(cls)
         assert survives(cls, key), f"{key}: the class itself differs from its oracle"
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+        tree = ast.parse("\n".join(sources_of(cls)))
         shapes = {n: a.shape for n in cell._parameters if (a := getattr(cell, n)) is not None}
         for what, changed in mutants(tree, shapes):
             space, found = dict(vars(module)), False

@@ -33,6 +33,9 @@ KEPT = {"AlphaCell": ("alpha", "beta")}
 #: Parameters of large random numbers, so that each bound of their range is met.
 LARGE = {"DLinOSSCell": ("a",), "AdLIFCell": ("b",)}
 
+#: States whose rows are weights: positive numbers with the sum 1.
+WEIGHTS = {"NTMCell": ("w",), "NTMLSTMCell": ("w",)}
+
 
 def _blank(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return to_jax(np.zeros(shape), dtype)
@@ -56,6 +59,15 @@ def cell_of(cls: Any, dtype: Any = jnp.float64, **settings: Any) -> Any:
     for name in LARGE.get(cls.__name__, ()):
         object.__setattr__(found, name, 40 * getattr(found, name))
     return found
+
+
+def start_of(cell: Any) -> Any:
+    """A random state."""
+    found = noise(cell.initial_state(), 3, 0.5)
+    weights = {
+        name: jax.nn.softmax(getattr(found, name)) for name in WEIGHTS.get(type(cell).__name__, ())
+    }
+    return found._replace(**weights) if weights else found
 
 
 def inputs_of(cell: Any, *shape: int, seed: int = 2) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from cell_checks import cell_of, numbers, options_of
+from cell_checks import cell_of, numbers, options_of, start_of
 from cell_oracles import SURROGATE
 from fuzzing.evaluate import evaluated
 from models import noise, random
@@ -34,7 +34,7 @@ def loss_of(key: str) -> tuple[Any, Callable[[str, Any], jax.Array]]:
     """Arrays of a cell, its state and its inputs; a loss of a backend and the arrays."""
     cell = cell_of(class_of(catalogue()[key]))
     shape = getattr(cell, "in_shape", None) or (cell.in_size,)
-    given = cell, noise(cell.initial_state(), 3, 0.5), random(2, TIME, *shape)
+    given = cell, start_of(cell), random(2, TIME, *shape)
     arrays, rest = eqx.partition(given, eqx.is_inexact_array)
     options = options_of(cell, TIME)
 

@@ -26,6 +26,7 @@ from cell_checks import (
     numbers,
     options_of,
     sizes_of,
+    start_of,
 )
 from cell_oracles import ORACLES, SURROGATE
 from models import AUTO, assert_close, noise
@@ -80,7 +81,7 @@ def test_values_and_gradients_are_those_of_the_paper(key, settings):
     """The derivative along a random direction is compared with finite differences."""
     cell = made(key, **settings)
     xs = inputs_of(cell, TIME)
-    start = noise(cell.initial_state(), 3, 0.5)
+    start = start_of(cell)
     options = options_of(cell, TIME)
     layer = nr.Recurrence(cell, backend="reference")
     (final, ys), cotangents = scanned(layer, xs, start, **options)

@@ -126,6 +126,9 @@ def test_solvers_and_loops_are_checked():
         ("gru_ode", {"steps": 0}, "steps is 0; expected at least 1"),
         ("attending_fast_weights", {"loops": 0}, "loops is 0; expected at least 1"),
         ("mamba3", {"state_size": 2}, r"Mamba3Cell\(state_size=2, rotary=0.5\): expected a part"),
+        ("srwm", {"heads": 2}, r"SRWMCell\(in_size=3, heads=2\): expected heads to divide"),
+        ("lapicque", {"dt": 11}, r"LapicqueCell\(R=1.0, C=10.0, dt=11\): expected numbers above 0"),
+        ("glif", {"threshold": 1}, r"GLIFCell\(threshold=1\): expected a number between 0 and 1"),
         ("event_ssm", {"method": "bilinear"}, "method is 'bilinear'; expected 'zoh'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -53,6 +53,28 @@ def lif(p, s, state, x):
     return (u,), spikes
 
 
+def lapicque(p, s, state, x):
+    """`Lapicque` of snnTorch, an Euler step of ``C du/dt = -u / R + current``."""
+    (u,) = state
+    reset = heaviside(u - s.threshold)
+    u = u + s.dt / s.C * (p.W @ x + p.b - u / s.R)
+    u, spikes = fire(s, reset_membrane(s, u, reset), reset)
+    return (u,), spikes
+
+
+def glif(p, s, state, x):
+    """Yao et al. 2022: gates between kinds of leak, integration and reset, all of them sigmoids."""
+    spikes, u = state
+    alpha, beta, gamma = sigmoid(p.a_alpha), sigmoid(p.a_beta), sigmoid(p.a_gamma)
+    exponential = (1 - alpha * (1 - sigmoid(p.a_tau))) * u
+    linear = (1 - alpha) * sigmoid(p.a_leak)
+    integrated = (1 - beta * (1 - sigmoid(p.a_g))) * (p.W @ x + p.b)
+    soft = (1 - gamma) * sigmoid(p.a_reset) * spikes
+    u = exponential * (1 - gamma * spikes) - linear + integrated - soft
+    new = heaviside(u - sigmoid(p.a_threshold))
+    return (new, u), new
+
+
 def rleaky(p, s, state, x):
     """`RLeaky` of snnTorch."""
     spikes, u = state
@@ -171,6 +193,8 @@ def resonator(p, s, state, x):
 
 ORACLES = {
     "lif": lif,
+    "lapicque": lapicque,
+    "glif": glif,
     "rleaky": rleaky,
     "synaptic": synaptic,
     "rsynaptic": rsynaptic,
@@ -201,6 +225,8 @@ FAST = {**LOW, "q": 2.0, "tau_u_min": 1.0, "tau_u_max": 3.0, "tau_w_min": 2.0, "
 
 SETTINGS = {
     "lif": [SHAPE, *RESETS],
+    "lapicque": [SHAPE, *({**one, "R": 0.8, "C": 2.5, "dt": 0.5} for one in RESETS)],
+    "glif": [SHAPE, {"in_shape": 12}],
     "rleaky": [SHAPE, *RESETS, DIAGONAL],
     "synaptic": [SHAPE, *RESETS],
     "rsynaptic": [SHAPE, *RESETS, DIAGONAL],

@@ -205,6 +205,8 @@ if TYPE_CHECKING:
     from noria.cells.linear.s7 import S7Cell as S7Cell
     from noria.cells.linear.shm import SHMCell as SHMCell
     from noria.cells.linear.sru import SRUCell as SRUCell
+    from noria.cells.memory.based import BasedCell as BasedCell
+    from noria.cells.memory.based import ReBasedCell as ReBasedCell
     from noria.cells.memory.delta_rules import CombaCell as CombaCell
     from noria.cells.memory.delta_rules import DeltaNetCell as DeltaNetCell
     from noria.cells.memory.delta_rules import GatedDeltaNet2Cell as GatedDeltaNet2Cell
@@ -224,13 +226,19 @@ if TYPE_CHECKING:
     from noria.cells.memory.mamba3 import Mamba3Cell as Mamba3Cell
     from noria.cells.memory.mesanet import MesaNetCell as MesaNetCell
     from noria.cells.memory.mlstm import MLSTMCell as MLSTMCell
+    from noria.cells.memory.ntm import NTMCell as NTMCell
+    from noria.cells.memory.ntm import NTMLSTMCell as NTMLSTMCell
+    from noria.cells.memory.rdn import RDNCell as RDNCell
     from noria.cells.memory.retnet import RetNetCell as RetNetCell
+    from noria.cells.memory.rfa import RFACell as RFACell
+    from noria.cells.memory.rmc import RMCCell as RMCCell
     from noria.cells.memory.rwkv import RWKV4Cell as RWKV4Cell
     from noria.cells.memory.rwkv import RWKV5Cell as RWKV5Cell
     from noria.cells.memory.rwkv import RWKV6Cell as RWKV6Cell
     from noria.cells.memory.rwkv import RWKV7Cell as RWKV7Cell
     from noria.cells.memory.simple_gla import SimpleGLACell as SimpleGLACell
     from noria.cells.memory.slstm import SLSTMCell as SLSTMCell
+    from noria.cells.memory.srwm import SRWMCell as SRWMCell
     from noria.cells.memory.titans import TitansCell as TitansCell
     from noria.cells.memory.ttt_linear import TTTLinearCell as TTTLinearCell
     from noria.cells.orthogonal.eunn import EUNNCell as EUNNCell
@@ -247,6 +255,8 @@ if TYPE_CHECKING:
     from noria.cells.spiking.adlif import AdLIFCell as AdLIFCell
     from noria.cells.spiking.alif import ALIFCell as ALIFCell
     from noria.cells.spiking.alpha import AlphaCell as AlphaCell
+    from noria.cells.spiking.glif import GLIFCell as GLIFCell
+    from noria.cells.spiking.lapicque import LapicqueCell as LapicqueCell
     from noria.cells.spiking.lif import LIFCell as LIFCell
     from noria.cells.spiking.plif import PLIFCell as PLIFCell
     from noria.cells.spiking.resonator import ResonatorCell as ResonatorCell

@@ -122,8 +122,8 @@ class SpikingCell(VectorCell):
         return spike(v, self.surrogate, self.slope, self.scale)
 
 
-class LeakyCell(SpikingCell):
-    """A spiking cell with a leaky membrane and a reset.
+class ResetCell(SpikingCell):
+    """A spiking cell whose spikes reset its membrane.
 
     Args:
         reset: what a spike does to the membrane: ``"subtract"``, ``"zero"`` or ``"none"``.
@@ -132,16 +132,14 @@ class LeakyCell(SpikingCell):
 
     reset: str = "subtract"
     reset_delay: bool = True
-    beta: jax.Array = vector("hidden", 0.9, trained=False)
 
     def __check_init__(self) -> None:
         check_choice(type(self).__name__, "reset", self.reset, ("subtract", "zero", "none"))
 
-    def _step(self, u: jax.Array, current: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The membrane after a step, and its spikes."""
+    def _fired(self, before: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The membrane after the resets of a step, and its spikes; ``u`` is without resets."""
         theta = self.threshold
-        R = stop_gradient(self._spike(u - theta))
-        u = jnp.clip(self.beta, 0, 1) * u + current
+        R = stop_gradient(self._spike(before - theta))
         u = self._reset(u, R)
         s = self._spike(u - theta)
         return (u if self.reset_delay else self._reset(u, s - R)), s
@@ -151,3 +149,13 @@ class LeakyCell(SpikingCell):
         if self.reset == "none":
             return u
         return u - R * self.threshold if self.reset == "subtract" else u - R * u
+
+
+class LeakyCell(ResetCell):
+    """A spiking cell with a leaky membrane and a reset."""
+
+    beta: jax.Array = vector("hidden", 0.9, trained=False)
+
+    def _step(self, u: jax.Array, current: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The membrane after a step, and its spikes."""
+        return self._fired(u, jnp.clip(self.beta, 0, 1) * u + current)

@@ -17,7 +17,7 @@ from noria.layers.with_backend import with_backend
 
 #: Floating-point operations of a step up to which one kernel is better. Threads share the
 #: kernels of larger layers, each in the way that suits it.
-MOST_FLOPS = 4_000_000
+MOST_FLOPS = 8_000_000
 
 
 class _ModelCell(Cell):

@@ -1,6 +1,7 @@
 """Layers whose output at a step is computed from a window of steps."""
 
 import abc
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from noria._errors import as_given, check_numbers, known
+from noria._jax import is_symbolic
 from noria._types import Key, State
 from noria.compiler.sharding import local
 from noria.layers.base import Layer
@@ -256,10 +258,12 @@ def _after(call: _Call, steps: Steps, episodes: jax.Array | None) -> State:
     axis = int(call.batched)
     time = call.xs.shape[axis]
     if call.lengths is None and episodes is None:
-        start = time // window.stride * window.stride
-        return jtu.tree_map(
-            lambda a: jax.lax.dynamic_slice_in_dim(a, start, window.left, axis), steps
-        )
+        start, left = time // window.stride * window.stride, window.left
+        if is_symbolic(start):
+            last = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=left)
+        else:  # a slice has machine code
+            last = partial(jax.lax.slice_in_dim, start_index=start, limit_index=start + left)
+        return jtu.tree_map(lambda a: last(a, axis=axis), steps)
     batch = call.xs.shape[:axis]
     lengths = (
         jnp.full(batch, time, jnp.int32)

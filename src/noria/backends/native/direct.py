@@ -22,7 +22,7 @@ from noria.backends.native.runtime import kernels
 from noria.backends.native.runtime.handler import DTYPES, SIZES
 from noria.backends.native.runtime.xla_abi import Arrays, Buffer, CallFrame
 from noria.ir.build import Unsupported, graph_of
-from noria.ir.graph import Equation, is_literal
+from noria.ir.graph import Equation, is_literal, size_in_bytes
 
 #: Operations that leave the numbers of an array where they are, if none is added.
 _MOVES = {"broadcast_in_dim", "squeeze", "expand_dims", "reshape", "transpose", "copy"}
@@ -255,7 +255,9 @@ def _results(equation: Equation, arrays: list[_Array], calls: list[_Call]) -> li
         return [_Array("result", n, s.shape, s.dtype) for n, s in enumerate(calls[-1].results)]
 
     loop: NativeLoop = equation.params["call"]
-    limits = replace(loop.tuning, thread_flops=loop.tuning.direct_flops)
+    limits = loop.tuning
+    if sum(map(size_in_bytes, loop.shared)) <= limits.direct_bytes:
+        limits = replace(limits, thread_flops=limits.direct_flops)
     return call_kernel(loop.with_tuning(limits), arrays, equation.params["time"], record)
 
 

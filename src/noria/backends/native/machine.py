@@ -78,6 +78,9 @@ class Tuning:
     #: of JAX and waking the thread take longer than all of up to 33 million operations.
     direct_flops: int = 16_000_000
 
+    #: Bytes of weights up to which that holds: two threads read more from memory than one.
+    direct_bytes: int = 6 * 2**20
+
     #: Floating-point operations of a stage from which its features are divided among threads. With
     #: less, waiting for the other threads after each stage costs more than it saves.
     stage_flops: int = 100_000

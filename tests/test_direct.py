@@ -34,6 +34,7 @@ def models() -> dict[str, nr.Layer]:
             nr.Residual(nr.GRU(6, 6, key=k[1])),
             nr.Dense(6, 2, jax.nn.relu, key=k[2]),
         ),
+        "convolution": nr.Chain(nr.Conv1d(IN, 5, 3, key=k[0]), nr.GRU(5, 5, key=k[1])),
         "product": nr.Dense(IN, 3, key=k[0]),
     }
 
@@ -79,6 +80,23 @@ def test_a_step_without_jax_gives_the_same_bits(name, batch):
     assert_same(direct(xs[0]), plain(jnp.asarray(xs[0])))
 
 
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+def test_an_embedding_is_looked_up(dtype, batch):
+    """A number of no row gives NaN, as in a program of JAX."""
+    model = nr.Chain(nr.Embedding(7, IN, key=KEY), nr.GRU(IN, UNITS, key=KEY))
+    direct, plain = nr.stream(model, batch), nr.stream(model, batch)
+    for number in (3, 0, 6, 7, 255, *(() if dtype == "uint8" else (-1, -7))):
+        x = np.array(number if batch is None else [2, number, 2], dtype)
+        direct.reset()
+        plain.reset()
+        assert_same(direct(x if batch else x[()]), plain(jnp.asarray(x)))
+        assert_same(direct.state, plain.state)
+    assert direct._direct is not None
+    with pytest.raises((TypeError, ValueError)):
+        direct(x.astype(float))
+
+
 def test_an_output_is_the_callers():
     stream, _, xs = pair(models()["GRU"])
     first = stream(xs[0])
@@ -117,15 +135,12 @@ def test_what_is_no_kernel_in_one_thread_goes_through_jax():
 
     x = np.ones(IN)
     sampled = nr.Chain(nr.GRU(IN, UNITS, key=KEY), jnp.sort)
-    convolution = nr.Chain(nr.Conv1d(IN, 5, 3, key=KEY), nr.GRU(5, 5, key=KEY))
     late = nr.Recurrence(nr.cells.DelayCell(nr.GRUCell(IN, UNITS, key=KEY), 2))
     for model, given in (
         (nr.Recurrence(Timed()), x),
         (nr.GRU(IN, UNITS, key=KEY, backend="scan"), x),
-        (nr.Chain(nr.Embedding(7, IN, key=KEY), nr.GRU(IN, UNITS, key=KEY)), np.array(3)),
         (sampled, x),
         (late, x),
-        (convolution, x),
     ):
         stream, plain = nr.stream(model), nr.stream(model)
         for _ in range(3):

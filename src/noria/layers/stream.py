@@ -11,6 +11,8 @@ import numpy as np
 from noria._errors import check_key, check_sizes
 from noria._types import Key, State
 from noria.layers.base import Layer
+from noria.layers.chain import Chain
+from noria.layers.dense import Embedding
 from noria.layers.one_kernel import step_in_one_kernel
 from noria.layers.packed_dense import packed
 from noria.layers.prepared import Prepared, check_can_be_constant
@@ -102,7 +104,7 @@ class Stream:
             TypeError: see `Layer.step`; for ``t``, which the stream counts.
             RuntimeError: if there is no state, since a call failed, or another thread is in one.
         """
-        if type(x) is not np.ndarray:
+        if not isinstance(x, np.ndarray | np.generic):
             return self._by_jax(x, inputs)
         direct = None if inputs else self._direct_for(x)
         if direct is None:
@@ -236,18 +238,33 @@ class Stream:
             raise
         return y
 
-    def _direct_for(self, x: np.ndarray) -> "DirectStep | None":
+    def _direct_for(self, x: Any) -> "DirectStep | None":
         """The step that does not go through JAX, if there is one for this input."""
         if not self._is_tried:
             if self._short is not None and jax.default_backend() == "cpu":
-                from noria.backends.native.direct import direct_step
-
-                self._direct = direct_step(self._plain, self.state, x)
+                self._direct = self._made_direct(x)
             self._is_tried = True
         direct = self._direct
         if direct is None or jax.config.jax_debug_nans:  # type: ignore[attr-defined]
             return None
         return direct if x.shape == direct.shape and x.dtype == direct.dtype else None
+
+    def _made_direct(self, x: np.ndarray) -> "DirectStep | None":
+        from noria.backends.native.direct import direct_step
+
+        model, axes = self._model, len(self._axes)
+        if not (isinstance(model, Chain) and type(model[0]) is Embedding and len(model) > 1):
+            return direct_step(self._plain, self.state, x)
+        jax.eval_shape(self._plain, self.state, x)  # the errors of a wrong input
+        table, rest = model[0].table, Chain(*model.layers[1:])
+
+        def step(state: State, x: Any) -> tuple[State, Any]:
+            after, y = step_in_one_kernel(rest, state[1:], x, axes)
+            return (state[0], *after), y
+
+        example = np.zeros((*x.shape, table.shape[1]), table.dtype)
+        found = direct_step(step, self.state, example)
+        return None if found is None else found.reading(table, x)
 
     def _plain(self, state: State, x: Any) -> Any:
         after, y = step_in_one_kernel(self._model, state, x, len(self._axes))

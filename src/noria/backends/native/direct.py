@@ -113,11 +113,13 @@ class DirectStep:
     Attributes:
         shape: that of an input.
         dtype: that of an input.
+        rows: if inputs are numbers of rows, the rows and another one for any other number.
     """
 
     def __init__(self, call: _Call, x: _Array, states: Sequence[_Array], y: _Array, form: _Form):
         self._form, self._kernel = form, call.kernel
         self.shape, self.dtype = x.shape, x.dtype
+        self.rows: np.ndarray | None = None
         self._x = _aligned(x.shape, x.dtype)
         # A kernel reads one set of states and writes the other one.
         now, after = ([_aligned(s.shape, s.dtype) for s in states] for _ in range(2))
@@ -145,13 +147,23 @@ class DirectStep:
             found.append(_Turn(frame, handler, ctypes.addressof(frame.frame), before, output))
         return found
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The output of the next step, of an input of the right shape and dtype."""
+    def __call__(self, x: Any) -> np.ndarray:
+        """The output of the next step, of an array of NumPy of the right shape and dtype."""
         turn = self._now
+        if self.rows is not None:
+            last = len(self.rows) - 1
+            x = self.rows[np.where((x < 0) | (x > last), last, x)]
         self._x[...] = x
         turn.handler(turn.address)
         self._now, self._after = self._after, turn
         return turn.output.copy()
+
+    def reading(self, table: Any, x: np.ndarray) -> "DirectStep":
+        """The step whose input is the number of a row, like ``x``; NaN for a number of no row."""
+        others = np.full_like(table[:1], np.nan)
+        self.rows = np.concatenate([np.asarray(table), others])
+        self.shape, self.dtype = x.shape, x.dtype
+        return self
 
     def load(self, state: Any) -> None:
         """Set the state."""

@@ -120,9 +120,10 @@ def test_wrong_inputs_are_refused_and_change_nothing():
 
 def test_a_number_of_64_bits_is_converted_as_by_jax(plain_jax):
     stream, plain = (nr.stream(nr.GRU(IN, UNITS, key=KEY)) for _ in range(2))
-    for x in np.random.default_rng(0).normal(size=(3, IN)):
+    for x in np.random.default_rng(0).normal(size=(3, IN)):  # first one, then the other
         assert_same(stream(x), plain(jnp.asarray(x)))
         assert_same(stream(x.astype(np.float32)), plain(jnp.asarray(x)))
+    assert stream._direct is not None
 
 
 def test_what_is_no_kernel_in_one_thread_goes_through_jax():

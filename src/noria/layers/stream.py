@@ -240,7 +240,7 @@ class Stream:
 
     def _direct_for(self, x: Any) -> "DirectStep | None":
         """The step that does not go through JAX, if there is one for this input."""
-        if not self._is_tried:
+        if not self._is_tried and not _is_converted(x):
             if self._short is not None and jax.default_backend() == "cpu":
                 self._direct = self._made_direct(x)
             self._is_tried = True
@@ -320,6 +320,11 @@ class Stream:
             raise TypeError(
                 f"{self._label}: t was given; expected a call without it, or stream.t=."
             )
+
+
+def _is_converted(x: Any) -> bool:
+    """Whether JAX makes floating numbers of 32 bits out of those of a NumPy array."""
+    return bool(x.dtype == np.float64) and jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype
 
 
 def _program(function: Callable[..., Any]) -> Callable[..., Any]:

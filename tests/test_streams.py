@@ -108,7 +108,7 @@ STEPS: dict[str, tuple[Callable[[], nr.Layer], bool]] = {
     "a chosen backend": (lambda: nr.Chain(nr.with_backend(gru(), "scan"), read_out()), False),
     "strided": (lambda: nr.Chain(nr.Conv1d(IN, IN, 3, stride=2, key=key(3)), gru()), False),
     "large": (
-        lambda: nr.Chain(nr.LSTM(IN, 800, key=key(0)), nr.Dense(800, 2, key=key(1))),
+        lambda: nr.Chain(nr.LSTM(IN, 1100, key=key(0)), nr.Dense(1100, 2, key=key(1))),
         False,
     ),
 }

@@ -249,7 +249,7 @@ class Stream:
             return None
         return direct if x.shape == direct.shape and x.dtype == direct.dtype else None
 
-    def _made_direct(self, x: np.ndarray) -> "DirectStep | None":
+    def _made_direct(self, x: Any) -> "DirectStep | None":
         from noria.backends.native.direct import direct_step
 
         model, axes = self._model, len(self._axes)

@@ -158,7 +158,7 @@ class DirectStep:
         self._now, self._after = self._after, turn
         return turn.output.copy()
 
-    def reading(self, table: Any, x: np.ndarray) -> "DirectStep":
+    def reading(self, table: Any, x: Any) -> "DirectStep":
         """The step whose input is the number of a row, like ``x``; NaN for a number of no row."""
         others = np.full_like(table[:1], np.nan)
         self.rows = np.concatenate([np.asarray(table), others])

@@ -122,10 +122,8 @@ class Dense(StatelessLayer):
 
     def apply(self, xs: jax.Array, key: Key | None) -> jax.Array:
         self._check(xs)
-        ys = xs @ self.W.T
-        return self.activation(
-            ys if self.b is None else automatic(_with_bias, (ys, self.b), *axes_of(ys))
-        )
+        axes = *axes_of(xs)[:-1], *axes_of(self.W)[:1]
+        return self.activation(automatic(_affine, (xs, self.W, self.b), *axes))
 
     def _check(self, xs: jax.Array) -> None:
         check_step(self.label, "x", xs, self.W.shape[1], self.W.dtype)
@@ -135,9 +133,10 @@ class Dense(StatelessLayer):
         return f"Dense(in_size={self.W.shape[1]})"
 
 
-def _with_bias(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
-    ys, b = arrays
-    return ys + spread(b, ys.shape[:-1])
+def _affine(arrays: tuple[jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
+    xs, W, b = arrays
+    ys = xs @ W.T
+    return ys if b is None else ys + spread(b, ys.shape[:-1])
 
 
 class Embedding(StatelessLayer):

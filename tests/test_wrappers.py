@@ -299,6 +299,14 @@ def test_a_phase_follows_the_time_that_passes():
     assert_close(cell._gate(cell.s + 0.3 * cell.tau), jnp.ones(HIDDEN), 1e-12)
 
 
+def test_the_likelihood_of_a_skipped_update_is_at_most_one():
+    """``p' = p + min(d, 1 - p)`` where the step is skipped, with ``d`` as good as one."""
+    cell = SkipCell(made("skip").cell, key=KEY, bias=30.0)
+    start = cell.initial_state()._replace(likelihood=jnp.asarray(0.3))
+    after = cell(start, random(2, IN))
+    assert (float(after.gate), float(after.likelihood)) == (0, pytest.approx(1, abs=1e-12))
+
+
 def test_the_gradient_of_a_skipped_step_is_straight_through():
     """It is that of the equations whose gates are ``p`` plus constants."""
     cell, xs = made("skip"), random(2, TIME, IN)

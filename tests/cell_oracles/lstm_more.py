@@ -199,7 +199,22 @@ def eunn(p, s, state, x):
     return (new_h,), new_h
 
 
+def rwa(p, s, state, x):
+    """Ostmeyer and Cowell 2017: the running sums, scaled by the largest exponent so far."""
+    h, n, d, m = state
+    u = p.W_u @ x + p.b_u
+    g = p.W_g @ x + p.U_g @ h + p.b_g
+    a = p.W_a @ x + p.U_a @ h
+    z = u * np.tanh(g)
+    most = np.where(a > m, a, m)
+    old, new = np.exp(m - most), np.exp(a - most)
+    n, d = n * old + z * new, d * old + new
+    h = np.tanh(n / d)
+    return (h, n, d, most), h
+
+
 ORACLES = {
+    "rwa": rwa,
     "hyper_lstm": hyper_lstm,
     "mogrifier_lstm": mogrifier_lstm,
     "stack_rnn": stack_rnn,

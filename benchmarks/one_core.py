@@ -19,6 +19,9 @@ import numpy as np
 
 Program = Callable[[], Any]
 
+#: Cells, steps, units and rows.
+GRID = ("lstm", "gru"), (1, 32), (256, 384, 512), (1, 4, 8)
+
 
 def ours(cell: str, units: int, rows: int, steps: int) -> Program:
     import jax
@@ -75,7 +78,7 @@ def main() -> None:
     print(
         "| cell | steps | units | rows | onnxruntime | Noria | ratio |\n|---|---|---|---|---|---|---|"
     )
-    for cell, steps, units, rows in product(("lstm", "gru"), (1, 32), (256, 384, 512), (1, 4, 8)):
+    for cell, steps, units, rows in product(*GRID):
         sizes = [cell, *map(str, (units, rows, steps))]
         peer, own = (
             float(subprocess.check_output([sys.executable, __file__, way, *sizes], text=True))

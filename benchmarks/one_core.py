@@ -75,9 +75,8 @@ def main() -> None:
         units, rows, steps = map(int, sizes)
         print(median({"ours": ours, "theirs": theirs}[way](cell, units, rows, steps)))
         return
-    print(
-        "| cell | steps | units | rows | onnxruntime | Noria | ratio |\n|---|---|---|---|---|---|---|"
-    )
+    print("| cell | steps | units | rows | onnxruntime | Noria | ratio |")
+    print("|---|---|---|---|---|---|---|")
     for cell, steps, units, rows in product(*GRID):
         sizes = [cell, *map(str, (units, rows, steps))]
         peer, own = (

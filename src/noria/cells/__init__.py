@@ -166,6 +166,7 @@ if TYPE_CHECKING:
     from noria.cells.gated.ran import RANCell as RANCell
     from noria.cells.gated.recurrent_highway import RecurrentHighwayCell as RecurrentHighwayCell
     from noria.cells.gated.res_lstm import ResLSTMCell as ResLSTMCell
+    from noria.cells.gated.rkn import RKNCell as RKNCell
     from noria.cells.gated.scrn import SCRNCell as SCRNCell
     from noria.cells.gated.sgrn import SGRNCell as SGRNCell
     from noria.cells.gated.sgu import SGUCell as SGUCell

@@ -217,6 +217,7 @@ if TYPE_CHECKING:
     from noria.cells.memory.gla import GLACell as GLACell
     from noria.cells.memory.gsa import GSACell as GSACell
     from noria.cells.memory.hgrn2 import HGRN2Cell as HGRN2Cell
+    from noria.cells.memory.lightnet import LightNetCell as LightNetCell
     from noria.cells.memory.linear_attention import LinearAttentionCell as LinearAttentionCell
     from noria.cells.memory.longhorn import LonghornCell as LonghornCell
     from noria.cells.memory.m2rnn import M2RNNCell as M2RNNCell

@@ -77,7 +77,8 @@ class RKNCell(VectorCell):
     def __check_init__(self) -> None:
         if self.hidden_size % 2:
             raise ValueError(
-                f"{self._call}: expected an even hidden_size, two halves of the state."
+                f"{self._call}: hidden_size is {self.hidden_size}; expected an even number: means "
+                "of observed features and of a memory."
             )
 
     @property

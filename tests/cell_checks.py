@@ -51,7 +51,7 @@ def cell_of(cls: Any, dtype: Any = jnp.float64, **settings: Any) -> Any:
     kept = KEPT.get(cls.__name__, ())
     init = {name: _blank for name in cls._parameters if name not in kept}
     inputs, hidden = sizes_of(cls)
-    inputs = settings.pop("in_shape", inputs)
+    inputs, hidden = settings.pop("in_shape", inputs), settings.pop("hidden_size", hidden)
     cell = cls(inputs, hidden, key=jax.random.key(0), dtype=dtype, init=init, **settings)
     found = noise(cell, 1, 0.5)
     for name in kept:

@@ -132,7 +132,7 @@ def test_a_linear_cell_superposes(key, settings):
 
 
 #: Cells of matrices whose next state is not an affine function of the old one.
-NOT_AFFINE = {"mlstm", "ttt_linear", "associative_rum", "mamba3", "m2rnn"}
+NOT_AFFINE = {"mlstm", "ttt_linear", "associative_rum", "mamba3", "m2rnn", "lightnet"}
 AFFINE = [
     key
     for key, entry in catalogue().items()

@@ -1,4 +1,4 @@
-"""Oracles of cells with a latent variable: without a key it is its mean."""
+"""Oracles of cells with a latent variable: without a key it is its mean, or a Gaussian."""
 
 import numpy as np
 
@@ -39,6 +39,39 @@ def vrnn(p, s, state, x):
     return (gru(p, h, np.concatenate([seen, latent])),), np.concatenate([latent, h])
 
 
-ORACLES = {"rssm": rssm, "vrnn": vrnn}
+def softmax(a):
+    e = np.exp(a - a.max())
+    return e / e.sum()
 
-SETTINGS = {"rssm": [{"latent_size": 2, "embed_size": 2}], "vrnn": [{"latent_size": 2}]}
+
+def rkn(p, s, state, x):
+    """Becker et al. 2019: the Kalman filter with dense matrices, reduced to diagonals."""
+    z, u, low, side = state
+    m = len(z) // 2
+    A, alpha = np.zeros((2 * m, 2 * m)), softmax(p.W_a @ z + p.b_a)
+    for block, (row, column) in enumerate(((0, 0), (0, m), (m, 0), (m, m))):
+        start = 0
+        for offset in range(-min(s.bandwidth, m - 1), min(s.bandwidth, m - 1) + 1):
+            end = start + m - abs(offset)
+            diagonal = alpha @ p.B[:, block, start:end]
+            A[row : row + m, column : column + m] += np.diag(diagonal, offset)
+            start = end
+    Sigma = np.block([[np.diag(u), np.diag(side)], [np.diag(side), np.diag(low)]])
+    z, Sigma = A @ z, A @ Sigma @ A.T + np.diag(elu(p.c) + 1)
+    u, low, side = (np.diag(np.diag(a)) for a in (Sigma[:m, :m], Sigma[m:, m:], Sigma[:m, m:]))
+    Sigma = np.block([[u, side], [side, low]])
+    w, r = p.W_w @ x + p.b_w, elu(p.W_r @ x + p.b_r) + 1
+    H = np.eye(m, 2 * m)
+    Q = Sigma @ H.T @ np.linalg.inv(H @ Sigma @ H.T + np.diag(r))
+    z, Sigma = z + Q @ (w - H @ z), (np.eye(2 * m) - Q @ H) @ Sigma
+    state = z, Sigma.diagonal()[:m], Sigma.diagonal()[m:], Sigma[:m, m:].diagonal()
+    return state, np.concatenate(state) if s.variances else z
+
+
+ORACLES = {"rssm": rssm, "vrnn": vrnn, "rkn": rkn}
+
+SETTINGS = {
+    "rssm": [{"latent_size": 2, "embed_size": 2}],
+    "vrnn": [{"latent_size": 2}],
+    "rkn": [{"basis": 2, "bandwidth": 1, "variances": True, "hidden_size": 6}],
+}

@@ -129,8 +129,23 @@ def gsa(p, s, state, x):
     return (new_K, new_V), np.concatenate(y)
 
 
+def lightnet(p, s, state, x):
+    """Qin et al. 2024: the additive recurrence, where s = exp(z) is the sum of all exp(k)."""
+    S, z = state
+    W_q, W_k, W_v = by_head(p, p.W_q), by_head(p, p.W_k), by_head(p, p.W_v)
+    new_S, new_z, y = np.zeros_like(S), np.zeros_like(z), []
+    for h in range(p.heads):
+        before, weight = np.exp(z[h]), np.exp(W_k[h] @ x)
+        after = before + weight
+        new_S[h] = np.diag(before / after) @ S[h] + np.outer(weight / after, W_v[h] @ x)
+        new_z[h] = np.log(after)
+        y.append(silu(W_q[h] @ x) @ new_S[h])
+    return (new_S, new_z), np.concatenate(y)
+
+
 ORACLES = {
     "gsa": gsa,
+    "lightnet": lightnet,
     "rwkv5": rwkv5,
     "mamba3": mamba3,
     "gdn2": gdn2,
@@ -140,6 +155,7 @@ ORACLES = {
 
 SETTINGS = {
     "gsa": [{**SMALL, "slots": 2, "tau": 2.0}],
+    "lightnet": [SMALL],
     "rwkv5": [SMALL],
     "mamba3": [
         {"heads": 2, "state_size": 6, "rank": 2},

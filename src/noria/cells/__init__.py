@@ -166,6 +166,7 @@ if TYPE_CHECKING:
     from noria.cells.gated.ran import RANCell as RANCell
     from noria.cells.gated.recurrent_highway import RecurrentHighwayCell as RecurrentHighwayCell
     from noria.cells.gated.res_lstm import ResLSTMCell as ResLSTMCell
+    from noria.cells.gated.rkn import RKNCell as RKNCell
     from noria.cells.gated.rwa import RWACell as RWACell
     from noria.cells.gated.scrn import SCRNCell as SCRNCell
     from noria.cells.gated.sgrn import SGRNCell as SGRNCell
@@ -219,6 +220,7 @@ if TYPE_CHECKING:
     from noria.cells.memory.gla import GLACell as GLACell
     from noria.cells.memory.gsa import GSACell as GSACell
     from noria.cells.memory.hgrn2 import HGRN2Cell as HGRN2Cell
+    from noria.cells.memory.lightnet import LightNetCell as LightNetCell
     from noria.cells.memory.linear_attention import LinearAttentionCell as LinearAttentionCell
     from noria.cells.memory.longhorn import LonghornCell as LonghornCell
     from noria.cells.memory.m2rnn import M2RNNCell as M2RNNCell

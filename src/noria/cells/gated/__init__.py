@@ -52,6 +52,7 @@ peephole_lstm          Peephole long short-term memory
 ran                    Recurrent additive network
 recurrent_highway      Recurrent highway network
 res_lstm               Residual long short-term memory
+rkn                    Recurrent Kalman network
 rwa                    Recurrent weighted average
 scrn                   Structurally constrained recurrent network
 sgrn                   Simple gated recurrent network

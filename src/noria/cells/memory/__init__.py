@@ -11,6 +11,7 @@ fast_weights     Fast weights that attend to the recent past
 gla              Gated linear attention
 gsa              Gated slot attention
 hgrn2            Hierarchically gated recurrent network 2
+lightnet         Additive linear attention of LightNet
 linear_attention Linear attention
 longhorn         Longhorn
 m2rnn            Matrix-to-matrix recurrent network

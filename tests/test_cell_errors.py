@@ -1,6 +1,7 @@
 """What cells of the catalogue say of sizes and settings that do not fit."""
 
 import re
+from typing import Any
 
 import pytest
 from cell_checks import cell_of
@@ -8,7 +9,7 @@ from cell_checks import cell_of
 from noria.cells.catalogue import catalogue, class_of
 
 #: Keys, settings of the cell, and a part of the message; sizes are 3 and 4 if none are given.
-WRONG = [
+WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("mgu", {"variant": 4}, "MGUCell: variant is 4; expected one of 0, 1, 2, 3."),
     ("leaky_rnn", {"rate": 0}, "LeakyRNNCell(rate=0): expected a number in (0, 1]."),
     ("scrn", {"alpha": 1}, "SCRNCell(alpha=1): expected a number in [0, 1)."),

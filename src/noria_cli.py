@@ -199,26 +199,41 @@ def predict(
 
 @app.command()
 def cells(
-    name: Annotated[str, typer.Argument(help="A cell of the list, such as mgu.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A cell of the list, such as mgu, or its class.")
+    ] = "",
 ) -> None:
     """List the cells of the catalogue, or tell about one of them."""
     found = _catalogue()
     if not name:
-        table = Table("cell", "name", "family", "state", "gates", "paper", box=None, pad_edge=False)
-        for key, cell in found.items():
-            states, gates = (" ".join(cell[part]) for part in ("states", "gates"))
-            table.add_row(key, cell["name"], cell["family"], states, gates, cell["paper"])
-        console.print(table)
+        # What is searched, and not read, has one line for each cell.
+        wide = console if console.is_terminal else Console(width=200)
+        wide.print(_listed(found))
         console.print(f"\n{len(found)} cells. More about one: noria cells {next(iter(found))}")
         return
-    if name not in found:
+    key = next((key for key, cell in found.items() if name in (key, cell["class"])), None)
+    if key is None:
         close = difflib.get_close_matches(name.lower(), found, 3, 0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "`noria cells` lists them."
         _fail(f"cells: there is no cell {name!r}; {hint}")
     from noria.cell_page import about
     from noria.cells.catalogue import catalogue
 
-    print(about(catalogue()[name]))
+    print(about(catalogue()[key]))
+
+
+def _listed(found: dict[str, dict[str, Any]]) -> Table:
+    """The cells of the catalogue, family by family."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("cell", "name", "state", "paper"):
+        table.add_column(title, no_wrap=title == "cell")
+    for family in dict.fromkeys(cell["family"] for cell in found.values()):
+        table.add_row()
+        table.add_row(f"[bold]{family}[/]")
+        for key, cell in found.items():
+            if cell["family"] == family:
+                table.add_row(key, cell["name"], " ".join(cell["states"]), cell["paper"])
+    return table
 
 
 def _catalogue() -> dict[str, dict[str, Any]]:

@@ -380,8 +380,14 @@ def test_cells_are_listed_and_told_about():
     assert code == 0
     assert all(f"\n{key} " in text for key in ("lru", "mgu"))
     assert f"{len(catalogue())} cells" in text
+    lines = text.splitlines()
+    assert any(
+        line.startswith("attending_fast_weights ") and "ba2016fast" in line for line in lines
+    )
+    assert run("cells", "MGUCell") == run("cells", "mgu")
     code, text = run("cells", "mgu")
     assert code == 0
+    assert "``" not in text
     for part in ("h' = (1 - f) * h + f * n", "nr.cells.MGUCell(3, 4", "@article{zhou2016"):
         assert part in text
 

@@ -72,7 +72,7 @@ def about(entry: Entry) -> str:
         "parameters": f"{entry.parameters} = {parameter_count(entry, cell)} for {inputs} features "
         f"and {HIDDEN} units",
         "backend": f"{found.backend}: {found.reason}",
-        "source": section(cls, "Source"),
+        "source": section(cls, "Source").replace("``", ""),
         "elsewhere": ", ".join(entry.libraries) or "no library that is known",
     }
     width = max(map(len, facts)) + 2
@@ -88,7 +88,7 @@ layer = nr.Recurrence(nr.cells.{entry.cls}({inputs}, {HIDDEN}, key=jax.random.ke
 ys = layer(xs{time})  # xs: (batch, time, {", ".join(map(str, step))})"""
     parts = [
         f"{entry.name}\n{'=' * len(entry.name)}",
-        (inspect.getdoc(cls) or "").partition("\n")[0],
+        (inspect.getdoc(cls) or "").partition("\n")[0].replace("``", ""),
         textwrap.indent(equations(cls), "    "),
         "\n".join(lines),
         textwrap.indent(code, "    "),

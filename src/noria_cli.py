@@ -211,8 +211,8 @@ def cells(
         wide.print(_listed(found))
         console.print(f"\n{len(found)} cells. More about one: noria cells {next(iter(found))}")
         return
-    key = next((key for key, cell in found.items() if name in (key, cell["class"])), None)
-    if key is None:
+    key = next((key for key, cell in found.items() if name in (key, cell["class"])), "")
+    if not key:
         close = difflib.get_close_matches(name.lower(), found, 3, 0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "`noria cells` lists them."
         _fail(f"cells: there is no cell {name!r}; {hint}")

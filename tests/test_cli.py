@@ -455,6 +455,16 @@ def test_show_lists_arrays_and_their_classes(checkpoint):
     assert re.search(r"head.bias +float32\[2\] +Linear", output)
 
 
+def test_show_sorts_the_names_of_a_file_that_has_no_order(tmp_path):
+    path = tmp_path / "model.safetensors"
+    names = [f"{n}.{part}" for n in (0, 2, 10) for part in ("bias", "weight")]
+    sizes = {"bias": (2,), "weight": (2, 2)}
+    arrays = {name: np.zeros(sizes[name.partition(".")[2]], np.float32) for name in names[::-1]}
+    safetensors.numpy.save_file(arrays, path)
+    rows = run("show", path)[1].splitlines()[1:]
+    assert [row.split()[0] for row in rows] == names
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

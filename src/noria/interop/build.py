@@ -137,7 +137,9 @@ def is_function(layer: Any) -> bool:
 
 
 def safetensors_of(call: str, path: str) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file that another framework wrote.
+    """The arrays of a safetensors file that another framework wrote, sorted by their names.
+
+    The files have no order of their own. ``layers.2`` comes before ``layers.10``.
 
     Raises:
         ValueError: if it is damaged, or is one of `noria.save`.
@@ -145,7 +147,12 @@ def safetensors_of(call: str, path: str) -> dict[str, np.ndarray]:
     metadata, tensors = _stored.read(path)
     if str(metadata.get("format", "")).startswith("noria "):
         raise ValueError(f"{call}: noria.save wrote this file; noria.load(path, like) reads it.")
-    return {name: _stored.to_native(tensor) for name, tensor in tensors.items()}
+    names = sorted(tensors, key=lambda name: [*map(_digits_as_number, re.split(r"(\d+)", name))])
+    return {name: _stored.to_native(tensors[name]) for name in names}
+
+
+def _digits_as_number(part: str) -> int | str:
+    return int(part) if part.isdecimal() else part
 
 
 # --- Nested dicts of arrays -----------------------------------------------------------------------

@@ -45,7 +45,8 @@ def to_torch(layer: Any) -> Arrays:
             arrays.
 
     Returns:
-        A dict of NumPy arrays that are copies. Where Noria has one bias, the other one is zero.
+        A dict of NumPy arrays that are copies; ``load_state_dict`` wants ``torch.from_numpy`` of
+        each. Where Noria has one bias, the other one is zero.
 
     Raises:
         ValueError: for a cell, a setting or an initial state that PyTorch does not have.

@@ -20,6 +20,7 @@ from noria.backends.native.loop import NativeLoop
 from noria.backends.native.plan.tiling import ALIGN
 from noria.backends.native.runtime import kernels
 from noria.backends.native.runtime.handler import DTYPES, SIZES
+from noria.backends.native.runtime.kernels import aligned
 from noria.backends.native.runtime.xla_abi import Arrays, Buffer, CallFrame
 from noria.ir.build import Unsupported, graph_of
 from noria.ir.graph import Equation, is_literal, size_in_bytes
@@ -120,17 +121,17 @@ class DirectStep:
         self._form, self._kernel = form, call.kernel
         self.shape, self.dtype = x.shape, x.dtype
         self.rows: np.ndarray | None = None
-        self._x = _aligned(x.shape, x.dtype)
+        self._x = aligned(x.shape, x.dtype)
         # A kernel reads one set of states and writes the other one.
-        now, after = ([_aligned(s.shape, s.dtype) for s in states] for _ in range(2))
+        now, after = ([aligned(s.shape, s.dtype) for s in states] for _ in range(2))
         self._now, self._after = self._turn(call, states, y, now, after)
 
     def _turn(
         self, call: _Call, states: Sequence[_Array], y: _Array, *sets: list[np.ndarray]
     ) -> list["_Turn"]:
-        scratch = _aligned(call.scratch.shape, call.scratch.dtype)
+        scratch = aligned(call.scratch.shape, call.scratch.dtype)
         fixed = {id(a): _placed(a.value) for a in call.arrays if a.role == "constant"}
-        others = [_aligned(s.shape, s.dtype) for s in call.results]
+        others = [aligned(s.shape, s.dtype) for s in call.results]
         handler, found = kernels.handler_of(call.kernel), []
         for before, after in (sets, sets[::-1]):
             given = {"x": lambda n: self._x, "state": before.__getitem__}
@@ -273,18 +274,10 @@ def _results(equation: Equation, arrays: list[_Array], calls: list[_Call]) -> li
     return call_kernel(loop.with_tuning(limits), arrays, equation.params["time"], record)
 
 
-def _aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """Zeros at an address that suits a kernel."""
-    bytes_ = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.zeros(bytes_ + ALIGN, np.uint8)
-    start = -memory.ctypes.data % ALIGN
-    return memory[start : start + bytes_].view(dtype).reshape(shape)
-
-
 def _placed(value: np.ndarray) -> np.ndarray:
     """An array at an address that suits a kernel."""
     if value.flags.c_contiguous and value.ctypes.data % ALIGN == 0:
         return value
-    found = _aligned(value.shape, value.dtype)
+    found = aligned(value.shape, value.dtype)
     found[...] = value
     return found

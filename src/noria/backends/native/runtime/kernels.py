@@ -10,10 +10,11 @@ import ctypes
 import functools
 import hashlib
 import logging
+import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,10 +107,7 @@ def packed(kernel: Kernel, plan: KernelPlan, weights: Mapping[int, np.ndarray]) 
     """
     schedule, given = plan.schedule, plan.given_panels
     assert given is not None
-    bytes_ = size(schedule.shared[given])
-    memory = np.zeros(bytes_ + ALIGN, np.uint8)
-    start = -memory.ctypes.data % ALIGN  # the code that packs stores whole vectors
-    panels = memory[start : start + bytes_]
+    panels = aligned((size(schedule.shared[given]),), np.uint8)
     # The buffers begin with the shared arrays. No other one is read.
     table = (ctypes.c_void_p * (len(schedule.buffers((*INPUTS, *RESULTS))) + 1))()
     for number, array in {**weights, given: panels}.items():
@@ -118,6 +116,14 @@ def packed(kernel: Kernel, plan: KernelPlan, weights: Mapping[int, np.ndarray]) 
     pack = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(address)
     pack(ctypes.addressof(table), 0, 1)
     return panels
+
+
+def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Zeros at an address that suits a kernel, which loads and stores whole vectors."""
+    bytes_ = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(bytes_ + ALIGN, np.uint8)
+    start = -memory.ctypes.data % ALIGN
+    return memory[start : start + bytes_].view(dtype).reshape(shape)
 
 
 def handler_of(kernel: Kernel) -> Callable[[int], int | None]:

@@ -97,6 +97,14 @@ def test_an_embedding_is_looked_up(dtype, batch):
         direct(x.astype(float))
 
 
+def test_a_prepared_model_streams_as_the_model_itself():
+    model = models()["chain"]
+    of_prepared, plain, xs = nr.stream(nr.prepare(model)), *pair(model)[1:]
+    for x in xs[:3]:
+        assert_same(of_prepared(x), plain(jnp.asarray(x)))
+    assert of_prepared._direct is not None
+
+
 def test_an_output_is_the_callers():
     stream, _, xs = pair(models()["GRU"])
     first = stream(xs[0])

@@ -22,8 +22,8 @@ class _Held:
     """A layer, equal to nothing else, and its programs. It is no pytree: its arrays are hidden."""
 
     def __init__(self, layer: Layer):
-        self.layer = layer
-        self.scan, self.step = _program(layer.scan), _program(layer.step)
+        self.layer, self.fast = layer, packed(layer)
+        self.scan, self.step = _program(self.fast.scan), _program(self.fast.step)
         self.plain_steps: dict[Environment, Callable[..., tuple[State, Any]]] = {}
         self.now: Environment | None = None
 
@@ -37,7 +37,7 @@ class _Held:
         """A step without other arguments: the shortest call, so without a static argument."""
         now = environment()
         if now is not self.now:
-            step = self.layer.step
+            step = self.fast.step
             program = jax.jit(lambda state, x: step(state, x))
             self.last, self.now = self.plain_steps.setdefault(now, program), now
         return self.last(state, x)
@@ -148,7 +148,7 @@ def prepare(model: Layer) -> Prepared:
         (True, 0)
     """
     check_can_be_constant("prepare", model)
-    return Prepared(_Held(packed(inference(model))))
+    return Prepared(_Held(inference(model)))
 
 
 def check_can_be_constant(call: str, model: Any) -> None:

@@ -77,7 +77,7 @@ class Stream:
         self._first = own_or(self._label, None, model.initial_state(), self._axes)
         self._state: State = _LOST
         self._direct: DirectStep | None = None
-        self._is_tried = False
+        self._tried: tuple[Any, Any] | None = None
         self._t = jnp.zeros(self._axes, jnp.int32) if "t" in model.takes() else None
         self._key = key
         # The shortest call has few arguments; each costs some tenths of a microsecond.
@@ -240,10 +240,10 @@ class Stream:
 
     def _direct_for(self, x: Any) -> "DirectStep | None":
         """The step that does not go through JAX, if there is one for this input."""
-        if not self._is_tried and not _is_converted(x):
+        if self._direct is None and self._tried != (x.shape, x.dtype):
             if self._short is not None and jax.default_backend() == "cpu":
                 self._direct = self._made_direct(x)
-            self._is_tried = True
+            self._tried = x.shape, x.dtype
         direct = self._direct
         if direct is None or jax.config.jax_debug_nans:  # type: ignore[attr-defined]
             return None
@@ -262,9 +262,7 @@ class Stream:
             after, y = step_in_one_kernel(rest, state[1:], x, axes)
             return (state[0], *after), y
 
-        example = np.zeros((*x.shape, table.shape[1]), table.dtype)
-        found = direct_step(step, self.state, example)
-        return None if found is None else found.reading(table, x)
+        return direct_step(step, self.state, x, table)
 
     def _plain(self, state: State, x: Any) -> Any:
         after, y = step_in_one_kernel(self._model, state, x, len(self._axes))
@@ -320,11 +318,6 @@ class Stream:
             raise TypeError(
                 f"{self._label}: t was given; expected a call without it, or stream.t=."
             )
-
-
-def _is_converted(x: Any) -> bool:
-    """Whether JAX makes floating numbers of 32 bits out of those of a NumPy array."""
-    return bool(x.dtype == np.float64) and jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype
 
 
 def _program(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -114,19 +114,21 @@ class DirectStep:
     Attributes:
         shape: that of an input.
         dtype: that of an input.
-        rows: if inputs are numbers of rows, the rows and another one for any other number.
     """
 
-    def __init__(self, call: _Call, x: _Array, states: Sequence[_Array], y: _Array, form: _Form):
+    def __init__(
+        self, call: _Call, x: Any, states: Sequence[_Array], y: _Array, form: _Form, table: Any
+    ):
         self._form, self._kernel = form, call.kernel
         self.shape, self.dtype = x.shape, x.dtype
-        self.rows: np.ndarray | None = None
-        self._x = aligned(x.shape, x.dtype)
+        self._table = None if table is None else _with_nan(np.asarray(table))
+        row = _row(x, table)
+        self._x = aligned(row.shape, row.dtype)
         # A kernel reads one set of states and writes the other one.
         now, after = ([aligned(s.shape, s.dtype) for s in states] for _ in range(2))
-        self._now, self._after = self._turn(call, states, y, now, after)
+        self._now, self._after = self._turns(call, states, y, now, after)
 
-    def _turn(
+    def _turns(
         self, call: _Call, states: Sequence[_Array], y: _Array, *sets: list[np.ndarray]
     ) -> list["_Turn"]:
         scratch = aligned(call.scratch.shape, call.scratch.dtype)
@@ -151,20 +153,13 @@ class DirectStep:
     def __call__(self, x: Any) -> np.ndarray:
         """The output of the next step, of an array of NumPy of the right shape and dtype."""
         turn = self._now
-        if self.rows is not None:
-            last = len(self.rows) - 1
-            x = self.rows[np.where((x < 0) | (x > last), last, x)]
+        if self._table is not None:
+            last = len(self._table) - 1
+            x = self._table[np.where((x < 0) | (x > last), last, x)]
         self._x[...] = x
         turn.handler(turn.address)
         self._now, self._after = self._after, turn
         return turn.output.copy()
-
-    def reading(self, table: Any, x: Any) -> "DirectStep":
-        """The step whose input is the number of a row, like ``x``; NaN for a number of no row."""
-        others = np.full_like(table[:1], np.nan)
-        self.rows = np.concatenate([np.asarray(table), others])
-        self.shape, self.dtype = x.shape, x.dtype
-        return self
 
     def load(self, state: Any) -> None:
         """Set the state."""
@@ -209,13 +204,17 @@ class _Frame:
         return Arrays(count=len(arrays), items=ctypes.addressof(items))
 
 
-def direct_step(step: Callable[..., Any], state: Any, x: Any) -> DirectStep | None:
+def direct_step(
+    step: Callable[..., Any], state: Any, x: Any, table: Any = None
+) -> DirectStep | None:
     """``step(state, x) -> (state, y)`` as a `DirectStep`.
 
-    ``None`` if it is anything but one kernel in one thread, or ``x`` is of a dtype that JAX
-    converts.
+    With a ``table``, ``x`` is the numbers of rows, and the step gets the rows; NaN for a number of
+    no row. ``None`` if it is anything but one kernel in one thread, or its input is of a dtype that
+    JAX converts.
     """
-    if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:
+    row = _row(x, table)
+    if jax.dtypes.canonicalize_dtype(row.dtype) != row.dtype:
         return None
     form = _Form.of(state)
 
@@ -225,9 +224,9 @@ def direct_step(step: Callable[..., Any], state: Any, x: Any) -> DirectStep | No
 
     parts, calls = form.parts(state), list[_Call]()
     given = [_Array("state", n, a.shape, a.dtype) for n, a in enumerate(parts)]
-    given.append(_Array("x", 0, x.shape, x.dtype))
+    given.append(_Array("x", 0, row.shape, row.dtype))
     try:
-        graph, closed, _ = graph_of(of_parts, parts, x)
+        graph, closed, _ = graph_of(of_parts, parts, row)
         known: dict[Any, _Array] = dict(
             zip(graph.inputs, [*map(_constant, closed), *given], strict=True)
         )
@@ -239,7 +238,7 @@ def direct_step(step: Callable[..., Any], state: Any, x: Any) -> DirectStep | No
         fits = len(states) == len({state.number for state in states}) == len(parts)
         if not fits or any(array.role != "result" for array in results):
             return None
-        return DirectStep(calls[0], given[-1], states, y, form)
+        return DirectStep(calls[0], x, states, y, form, table)
     except (_NotOneKernel, Unsupported):
         return None
 
@@ -281,3 +280,14 @@ def _placed(value: np.ndarray) -> np.ndarray:
     found = aligned(value.shape, value.dtype)
     found[...] = value
     return found
+
+
+def _row(x: Any, table: Any) -> Any:
+    """The shape and dtype of the input of a step: those of ``x``, or of the rows that it counts."""
+    if table is None:
+        return x
+    return jax.ShapeDtypeStruct((*x.shape, *table.shape[1:]), table.dtype)
+
+
+def _with_nan(table: np.ndarray) -> np.ndarray:
+    return np.concatenate([table, np.full_like(table[:1], np.nan)])

@@ -185,7 +185,7 @@ def planned(
         of_level[INPUT],
         of_level[STATE],
         accumulators,
-        prefer_block=lambda weight: prefers_block,
+        prefer_block=lambda *weights: prefers_block,
     )
     lines = [names.line(equation) for equation in plan.equations]
     lines += [f"before the block: {names.line(product.equation)}" for product in plan.prologue]

@@ -92,12 +92,30 @@ def test_small_weights_and_large_batches_stay_in_the_step():
     """The size of the weights and of the batch decide."""
     from noria.backends.native.machine import Tuning
 
-    assert Tuning().prefer_block(2**18, 1)
-    assert Tuning().prefer_block(2**18, 4)
-    assert Tuning().prefer_block(2**22, 20)
-    assert not Tuning().prefer_block(2**14, 1)
-    assert not Tuning().prefer_block(2**18, 8)
-    assert not Tuning().prefer_block(2**22, 32)
+    def prefers_block(weight, batch, all_weights=0):
+        return Tuning().prefer_block(weight, max(weight, all_weights), batch)
+
+    assert prefers_block(2**18, 1)
+    assert prefers_block(2**18, 4)
+    assert prefers_block(2**22, 20)
+    assert prefers_block(2**20, 8, all_weights=2**21)
+    assert not prefers_block(2**14, 1)
+    assert not prefers_block(2**18, 8)
+    assert not prefers_block(2**18, 8, all_weights=2**20)
+    assert not prefers_block(2**22, 32)
+
+
+@pytest.mark.parametrize("batch", [7, 8])
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+def test_few_rows_read_large_weights_in_one_tile(name, batch, plans, tune):
+    """Several blocks of features, of which every other step begins with the last."""
+    tune(cached_weight_bytes=1, cores=1)
+    check(nr.Recurrence(make_cell(name, 5, 75)), random(21, batch, 5, 5))
+    assert plans
+    for plan in (planned.plan for planned in plans):
+        widest = max(len(panel.columns) for tiling in plan.tilings for panel in tiling.panels)
+        rows = plan.register_rows(widest)
+        assert rows >= batch or widest == 2, "one vector of a panel is too few"
 
 
 def test_a_gradient_that_nobody_wants_is_not_computed(plans):

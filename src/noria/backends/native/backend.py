@@ -109,7 +109,7 @@ class Native:
         if is_symbolic(batch) or not self.has_code(equation):
             return True
         weight = max(map(size_in_bytes, equation.inputs))
-        return tuning().prefer_block(weight, batch) and not any(
+        return tuning().prefer_block(weight, weight, batch) and not any(
             v in given for v in values_of(equation.inputs)
         )
 

@@ -124,7 +124,8 @@ class DirectStep:
         self._table = None if table is None else _with_nan(np.asarray(table))
         row = _row(x, table)
         self._x = aligned(row.shape, row.dtype)
-        # A kernel reads one set of states and writes the other one.
+        # A kernel reads one set of states and writes the other one. A single step is the same in
+        # reverse, but for the order of its weights: it begins with those that are still in cache.
         now, after = ([aligned(s.shape, s.dtype) for s in states] for _ in range(2))
         self._now, self._after = self._turns(call, states, y, now, after)
 
@@ -135,9 +136,11 @@ class DirectStep:
         fixed = {id(a): _placed(a.value) for a in call.arrays if a.role == "constant"}
         others = [aligned(s.shape, s.dtype) for s in call.results]
         handler, found = kernels.handler_of(call.kernel), []
-        for before, after in (sets, sets[::-1]):
+        for in_reverse, (before, after) in enumerate((sets, sets[::-1])):
             given = {"x": lambda n: self._x, "state": before.__getitem__}
-            arguments = [_placed(call.sizes)]
+            sizes = call.sizes.copy()
+            sizes[SIZES.index("reverse")] = in_reverse
+            arguments = [_placed(sizes)]
             arguments += [
                 fixed[id(a)] if a.role == "constant" else given[a.role](a.number)
                 for a in call.arrays

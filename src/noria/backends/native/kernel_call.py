@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noria._integers import ceil_div
 from noria.backends.native.loop import NativeLoop
 from noria.backends.native.machine import using
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
@@ -43,7 +44,8 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = b
     is_staged = min(time, batch) > 1 and not by_features
     staged = _staged(loop, schedule, batch_major) if is_staged else ()
     unpacked = few and not is_known
-    plan = KernelPlan(schedule, loop.isa, by_features, unpacked, staged, limits, batch)
+    rows = batch if by_features or models >= shares else ceil_div(batch, shares)
+    plan = KernelPlan(schedule, loop.isa, by_features, unpacked, staged, limits, rows)
     known = _weights(loop, plan)
     if plan.panel_bytes and known is not None:
         plan.take_panels()
@@ -82,7 +84,9 @@ def _schedule(loop: NativeLoop, batch: int, few: bool) -> Schedule:
             call.state,
             call.accumulators,
             loop.previous,
-            lambda weight: not few and limits.prefer_block(weight, batch, matrices),
+            lambda weight, all_weights: (
+                not few and limits.prefer_block(weight, all_weights, batch, matrices)
+            ),
         )
 
 

@@ -106,10 +106,10 @@ class Tuning:
     #: From so many examples on, a product in the step runs at full speed if the weight is cached.
     block_examples: int = 8
 
-    #: Bytes of a weight that stay in the cache of a core from step to step.
+    #: Bytes of weights that stay in the cache of a core from step to step.
     cached_weight_bytes: int = 3 * 2**19
 
-    #: From so many examples on, a product in the step also hides reads of an uncached weight.
+    #: From so many examples on, a product in the step also hides reads of uncached weights.
     uncached_block_examples: int = 32
 
     #: From so many examples on, a product of the state that is only emitted stays in the step. Its
@@ -206,18 +206,24 @@ class Tuning:
             in_step and weight <= self.cached_weight_bytes
         )
 
-    def prefer_block(self, weight: int, batch: int, matrices: int = 0) -> bool:
-        """Whether a product is faster for a time block at once, by the bytes of its weight.
+    def prefer_block(self, weight: int, all_weights: int, batch: int, matrices: int = 0) -> bool:
+        """Whether a product is faster for a time block at once.
 
-        So are all products beside ``matrices`` of so many bytes in the state of an example.
         The fewer the examples, the more a block gains. From eight examples on the product runs at
-        full speed in the step too, unless the weight is larger than the cache of a core.
+        full speed in the step too, unless the weights of a step are more than a core caches.
+
+        Args:
+            weight: the bytes of its weight.
+            all_weights: those of all products of a step.
+            batch: the number of examples.
+            matrices: the bytes of matrices in the state of an example. Beside large ones all
+                products are computed for a block.
         """
         small = min(batch, self.small_weight_examples) * self.small_weight_bytes
         return (
             matrices >= self.matrix_state_bytes
             or (batch < self.block_examples and weight > small)
-            or (batch < self.uncached_block_examples and weight > self.cached_weight_bytes)
+            or (batch < self.uncached_block_examples and all_weights > self.cached_weight_bytes)
         )
 
 

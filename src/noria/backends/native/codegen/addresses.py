@@ -171,6 +171,9 @@ def begin_step_function(
 class Addresses:
     """The address of each value at the current step, which `bind` sets.
 
+    It also sets ``weights_backwards``: a step reads the weights in the opposite order to the step
+    before, so that it begins with those that are still in cache.
+
     Args:
         b: where code is emitted.
         plan: the plan of the kernel.
@@ -190,6 +193,7 @@ class Addresses:
         b, plan, schedule = self.b, self.plan, self.schedule
         _, ends, backwards = self._when(i)
         begins, odd = b.icmp_signed("==", i, i64(0)), b.trunc(i, I1)
+        self.weights_backwards = b.xor(odd, backwards)
         for n in range(len(schedule.state)):  # odd steps read the second array and fill the first
             one, two = self.arrays["even", n], self.arrays["odd", n]
             self._bases["state", n] = b.select(

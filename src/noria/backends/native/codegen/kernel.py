@@ -165,7 +165,8 @@ class _Run:
         share, shares = self.part[2:] if plan.by_features else (i64(0), i64(1))
         self._start_reductions(tiling.stage)
         if tiling.panels:
-            for j, counts in for_share(b, *plan.counts(tiling), share, shares):
+            backwards = self.addresses.weights_backwards
+            for j, counts in for_share(b, *plan.counts(tiling), share, shares, backwards):
                 (self._row_by_row if plan.unpacked else self._tile_by_tile)(tiling, j, counts)
         else:
             with loop(b, self.first, self.last) as row:

@@ -110,15 +110,26 @@ def minimum(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
 
 
 def for_share(
-    b: ir.IRBuilder, full: int, complete: Any, rest: Any, share: ir.Value, shares: ir.Value
+    b: ir.IRBuilder,
+    full: int,
+    complete: Any,
+    rest: Any,
+    share: ir.Value,
+    shares: ir.Value,
+    backwards: ir.Value | None = None,
 ) -> Iterator[tuple[ir.Value, Any]]:
     """Code for the blocks of a share: the number and the size of each.
 
-    Yields first inside a loop over the share of ``full`` blocks, of size ``complete``. If there is
-    a smaller last block, yields again in the code of the last share, with size ``rest``.
+    Yields first inside a loop over the share of ``full`` blocks, of size ``complete``, which goes
+    ``backwards`` if that is true. If there is a smaller last block, yields again in the code of the
+    last share, with size ``rest``.
     """
     if full:
-        with loop(b, *share_of(b, i64(full), share, shares)) as block:
+        first, end = share_of(b, i64(full), share, shares)
+        with loop(b, first, end) as block:
+            if backwards is not None:
+                other = b.sub(b.add(first, b.sub(end, i64(1))), block)
+                block = b.select(backwards, other, block)
             yield block, complete
     if rest:
         with b.if_then(b.icmp_signed("==", b.add(share, i64(1)), shares)):

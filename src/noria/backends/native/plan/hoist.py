@@ -20,7 +20,7 @@ def hoist_to_block(
     outputs: Sequence[Atom],
     emitted: Sequence[Atom],
     previous: Sequence[Value],
-    prefer_block: Callable[[int], bool],
+    prefer_block: Callable[[int, int], bool],
 ) -> tuple[list[BlockDot], list[BlockDot]]:
     """Take products out of the steps.
 
@@ -29,7 +29,8 @@ def hoist_to_block(
         outputs: all outputs of the step.
         emitted: the emitted values among them.
         previous: the inputs of which a step reads the step that the loop takes next.
-        prefer_block: whether a product with a weight of so many bytes is hoisted, if it can be.
+        prefer_block: whether a product is hoisted, if it can be; of the bytes of its weight, and
+            of the weights of all products.
 
     Returns:
         The products of the prologue, and the products of the epilogue.
@@ -42,10 +43,12 @@ def hoist_to_block(
         """Not part of the next state too, nor an operand of an accumulator."""
         return uses.get(value) == [None] and sum(v is value for v in outputs) == 1
 
-    for equation in [e for e in storage.equations if e.name == "dot_general"]:
+    products = [e for e in storage.equations if e.name == "dot_general"]
+    all_weights = sum(map(size_in_bytes, {factors_of(e)[1] for e in products}))
+    for equation in products:
         row, weight, _ = factors_of(equation)
         (value,) = equation.outputs
-        if not prefer_block(size_in_bytes(weight)):
+        if not prefer_block(size_in_bytes(weight), all_weights):
             continue
         slot, given = Slot("time_block", len(storage.time_block)), _input(storage, row, previous)
         if given is not None:

@@ -96,7 +96,7 @@ def schedule_of(
     state: Sequence[Value],
     accumulators: Sequence[int] = (),
     previous: Sequence[Value] = (),
-    prefer_block: Callable[[int], bool] = lambda weight: False,
+    prefer_block: Callable[[int, int], bool] = lambda weight, all_weights: False,
 ) -> Schedule:
     """The schedule of a step.
 
@@ -108,8 +108,8 @@ def schedule_of(
         state: the inputs that the next state replaces.
         accumulators: the number of operands of each: one is summed, two give an outer product.
         previous: ``steps`` of which a step reads the step that the loop takes next.
-        prefer_block: whether a product with a weight of so many bytes is computed for a time block
-            at once, if it can be.
+        prefer_block: whether a product is computed for a time block at once, if it can be; of the
+            bytes of its weight, and of the weights of all products.
 
     Raises:
         UnsupportedEquation: if there is no native code for an equation.

@@ -111,6 +111,7 @@ class KernelPlan:
         batch_major: the buffers whose outer axis in memory is the batch. A few steps of them pass
             through staging buffers, whose outer axis is time.
         tuning: the thresholds.
+        rows: the rows of the batch that a thread takes.
 
     Attributes:
         lanes: numbers in a vector.
@@ -144,10 +145,8 @@ class KernelPlan:
     ):
         self.schedule, self.by_features, self.unpacked = schedule, by_features, unpacked
         many = isa.registers >= 32
-        self._panel_vectors, self.update_rows = tuning.panel_vectors[many], tuning.update_rows[many]
-        if rows <= tuning.few_rows:
-            self._panel_vectors = max(tuning.panel_vectors)
-        self._elementwise_vectors, self._registers = tuning.elementwise_vectors, isa.registers
+        self.update_rows = tuning.update_rows[many]
+        self._tuning, self._registers = tuning, isa.registers
         self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors
         self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
         self.prefetch_bytes = tuning.prefetch_bytes
@@ -157,13 +156,18 @@ class KernelPlan:
         self.lanes = min(map(isa.lanes, _dtypes(schedule)))
         self.panel_bytes = 0
         self.given_panels: int | None = None
+        block_width = tuning.panel_vectors[many]
+        step_width = self._step_width(rows, block_width)
         self.tilings = [
-            self._tiling(stage, tuning.block_vectors)
+            self._tiling(stage, tuning.block_vectors, step_width)
             if isinstance(stage, Stage)
             else self._of_matrix(stage)
             for stage in schedule.stages
         ]
-        self.prologue, self.epilogue = map(self._of_block, (schedule.prologue, schedule.epilogue))
+        self.prologue, self.epilogue = (
+            self._of_block(products, block_width)
+            for products in (schedule.prologue, schedule.epilogue)
+        )
         self.one_by_one = not any(tiling.panels for tiling in self.tilings) and any(
             isinstance(tiling, MatrixTiling) for tiling in self.tilings
         )
@@ -208,20 +212,45 @@ class KernelPlan:
 
     # --- products ---------------------------------------------------------------------------------
 
-    def _of_block(self, products: Sequence[BlockDot]) -> list[tuple[BlockDot, StageTiling]]:
+    def _of_block(
+        self, products: Sequence[BlockDot], width: int
+    ) -> list[tuple[BlockDot, StageTiling]]:
         """The products of a prologue or an epilogue, each as a stage of its own, with one panel."""
         stages = [
             Stage(self.schedule.dots[p.equation].width, columns=[DotColumns(p.equation, 0)])
             for p in products
         ]
         return [
-            (p, self._tiling(stage, self._panel_vectors))
+            (p, self._tiling(stage, width, width))
             for p, stage in zip(products, stages, strict=True)
         ]
 
-    def _tiling(self, stage: Stage, most: int) -> StageTiling:
-        """The blocks of a stage. The vectors of all products should be in registers at once."""
-        vectors = self._elementwise_vectors
+    def _step_width(self, rows: int, most: int) -> int:
+        """Vectors of a panel of a step: ``most``, or so few that a tile reads uncached panels once.
+
+        Narrower panels are a few percent slower where they are cached, and one vector is too few.
+        """
+        if rows <= self._tuning.few_rows:
+            return max(self._tuning.panel_vectors)
+        blocks = {
+            product.equation for product in (*self.schedule.prologue, *self.schedule.epilogue)
+        }
+        weights = sum(
+            dot.depth * dot.width * item_of(equation.outputs[0])
+            for equation, dot in self.schedule.dots.items()
+            if equation not in blocks
+        )
+        if rows > self.tile_rows or weights <= self._tuning.cached_weight_bytes:
+            return most
+        fits = (width for width in range(2, most + 1) if self.register_rows(width) >= rows)
+        return max(fits, default=most)
+
+    def _tiling(self, stage: Stage, most: int, width: int) -> StageTiling:
+        """The blocks of a stage, of up to ``most`` vectors of all products, and their panels.
+
+        The vectors of all products should be in registers at once.
+        """
+        vectors = self._tuning.elementwise_vectors
         if stage.columns:
             vectors = max(1, most // len(stage.columns))
         vectors = min(vectors, ceil_div(stage.extent, self.lanes))
@@ -230,7 +259,7 @@ class KernelPlan:
         for columns in self._by_row(stage):
             item = item_of(columns[0].equation.outputs[0])
             pairs = [(column, v) for column in columns for v in range(vectors)]
-            for some in _equal_parts(pairs, self._panel_vectors):
+            for some in _equal_parts(pairs, width):
                 panel = Panel(self._dot(some[0][0]), tuple(some), row, self.panel_bytes)
                 panels.append(panel)
                 vector = len(some) * self.lanes * item

@@ -20,6 +20,11 @@ KEY = jax.random.key(0)
 IN, UNITS = 4, 5
 
 
+def turned(h: Any, x: Any) -> tuple[Any, Any]:
+    h = h * jnp.exp(jax.lax.complex(-x * x, x)) + jax.lax.complex(x, jnp.tanh(x))
+    return h, {"y": -h, "size": jnp.abs(h)}
+
+
 def models() -> dict[str, nr.Layer]:
     k = jax.random.split(KEY, 4)
     return {
@@ -36,6 +41,11 @@ def models() -> dict[str, nr.Layer]:
         ),
         "convolution": nr.Chain(nr.Conv1d(IN, 5, 3, key=k[0]), nr.GRU(5, 5, key=k[1])),
         "product": nr.Dense(IN, 3, key=k[0]),
+        "tree": nr.Chain(
+            nr.GRU(IN, 6, key=k[0]),
+            nr.Parallel("tuple", nr.Dense(6, 2, key=k[1]), nr.Dense(6, 3, jnp.tanh, key=k[2])),
+        ),
+        "complex output": nr.Recurrence(turned, jnp.zeros(IN, complex)),
     }
 
 
@@ -59,7 +69,7 @@ def test_a_step_without_jax_gives_the_same_bits(name, batch):
     direct, plain, xs = pair(models()[name], batch)
     for x in xs[:3]:
         y = direct(x)
-        assert type(y) is np.ndarray
+        assert all(type(array) is np.ndarray for array in jax.tree.leaves(y))
         assert_same(y, plain(jnp.asarray(x)))
     assert direct._direct is not None
     assert_same(direct.state, plain.state)

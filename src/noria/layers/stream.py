@@ -90,8 +90,8 @@ class Stream:
         """The output of the next step.
 
         Args:
-            x: see `Layer.step`; ``(batch, in)`` for a batch of streams. For a NumPy array the
-                output is one too. If a kernel computes the whole step in one thread, such a call
+            x: see `Layer.step`; ``(batch, in)`` for a batch of streams. For a NumPy array all
+                outputs are such. If a kernel computes the whole step in one thread, such a call
                 does not go through JAX, and takes a microsecond and the time of the kernel.
             **inputs: ``resets``, ``dt`` and ``context``; see `Recurrence.step`.
 

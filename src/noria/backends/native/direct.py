@@ -66,7 +66,10 @@ class _Array:
         long = [n for n in order or () if self.shape[n] > 1]
         if math.prod(shape) != math.prod(self.shape) or long != sorted(long):
             raise _NotOneKernel
-        return replace(self, shape=tuple(shape))
+        value = self.value
+        if self.role == "pair":
+            value = tuple(part.moved(shape, order) for part in value)
+        return replace(self, shape=tuple(shape), value=value)
 
 
 def _constant(value: Any) -> _Array:
@@ -85,27 +88,31 @@ class _Call(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """How a state becomes a list of real arrays: a complex one becomes two."""
+    """How a tree becomes a list of real arrays: a complex one becomes two."""
 
     structure: Any
     is_complex: list[bool]
 
     @staticmethod
-    def of(state: Any) -> "_Form":
-        leaves, structure = jtu.tree_flatten(state)
+    def of(tree: Any) -> "_Form":
+        leaves, structure = jtu.tree_flatten(tree)
         return _Form(structure, [jnp.issubdtype(a.dtype, jnp.complexfloating) for a in leaves])
 
-    def parts(self, state: Any) -> list[Any]:
-        found = zip(jtu.tree_leaves(state), self.is_complex, strict=True)
+    def parts(self, tree: Any) -> list[Any]:
+        found = zip(jtu.tree_leaves(tree), self.is_complex, strict=True)
         return [part for a, pair in found for part in ((a.real, a.imag) if pair else (a,))]
 
-    def whole(self, parts: Sequence[Any]) -> Any:
+    def whole(
+        self, parts: Sequence[Any], joined: Callable[[Any, Any], Any] = jax.lax.complex
+    ) -> Any:
         rest = iter(parts)
         leaves = [
-            jax.lax.complex(next(rest), next(rest)) if pair else next(rest)
-            for pair in self.is_complex
+            joined(next(rest), next(rest)) if pair else next(rest) for pair in self.is_complex
         ]
         return jtu.tree_unflatten(self.structure, leaves)
+
+
+_ARRAY = _Form.of(np.zeros(()))
 
 
 class DirectStep:
@@ -117,9 +124,16 @@ class DirectStep:
     """
 
     def __init__(
-        self, call: _Call, x: Any, states: Sequence[_Array], y: _Array, form: _Form, table: Any
+        self,
+        call: _Call,
+        x: Any,
+        states: Sequence[_Array],
+        ys: Sequence[_Array],
+        forms: tuple[_Form, _Form],
+        table: Any,
     ):
-        self._form, self._kernel = form, call.kernel
+        self._form, self._of_y, self._kernel = *forms, call.kernel
+        self._y_is_array = forms[1] == _ARRAY
         self.shape, self.dtype = x.shape, x.dtype
         self._table = None if table is None else _with_nan(np.asarray(table))
         row = _row(x, table)
@@ -127,10 +141,10 @@ class DirectStep:
         # A kernel reads one set of states and writes the other one. A single step is the same in
         # reverse, but for the order of its weights: it begins with those that are still in cache.
         now, after = ([aligned(s.shape, s.dtype) for s in states] for _ in range(2))
-        self._now, self._after = self._turns(call, states, y, now, after)
+        self._now, self._after = self._turns(call, states, ys, now, after)
 
     def _turns(
-        self, call: _Call, states: Sequence[_Array], y: _Array, *sets: list[np.ndarray]
+        self, call: _Call, states: Sequence[_Array], ys: Sequence[_Array], *sets: list[np.ndarray]
     ) -> list["_Turn"]:
         scratch = aligned(call.scratch.shape, call.scratch.dtype)
         fixed = {id(a): _placed(a.value) for a in call.arrays if a.role == "constant"}
@@ -149,11 +163,11 @@ class DirectStep:
             for state, array in zip(states, after, strict=True):
                 results[state.number] = array
             frame = _Frame(arguments, [*results, scratch])
-            output = results[y.number].reshape(y.shape)
-            found.append(_Turn(frame, handler, ctypes.addressof(frame.frame), before, output))
+            outputs = [results[y.number].reshape(y.shape) for y in ys]
+            found.append(_Turn(frame, handler, ctypes.addressof(frame.frame), before, outputs))
         return found
 
-    def __call__(self, x: Any) -> np.ndarray:
+    def __call__(self, x: Any) -> Any:
         """The output of the next step, of an array of NumPy of the right shape and dtype."""
         turn = self._now
         if self._table is not None:
@@ -162,7 +176,9 @@ class DirectStep:
         self._x[...] = x
         turn.handler(turn.address)
         self._now, self._after = self._after, turn
-        return turn.output.copy()
+        if self._y_is_array:
+            return turn.outputs[0].copy()
+        return self._of_y.whole([output.copy() for output in turn.outputs], _complex)
 
     def load(self, state: Any) -> None:
         """Set the state."""
@@ -181,7 +197,7 @@ class _Turn(NamedTuple):
     handler: Callable[[int], int | None]
     address: int
     state: list[np.ndarray]
-    output: np.ndarray
+    outputs: list[np.ndarray]
 
 
 class _Frame:
@@ -221,9 +237,12 @@ def direct_step(
         return None
     form = _Form.of(state)
 
-    def of_parts(parts: list[Any], x: Any) -> tuple[list[Any], Any]:
+    of_y = list[_Form]()
+
+    def of_parts(parts: list[Any], x: Any) -> tuple[list[Any], list[Any]]:
         state, y = step(form.whole(parts), x)
-        return form.parts(state), y
+        of_y.append(_Form.of(y))
+        return form.parts(state), of_y[-1].parts(y)
 
     parts, calls = form.parts(state), list[_Call]()
     given = [_Array("state", n, a.shape, a.dtype) for n, a in enumerate(parts)]
@@ -236,12 +255,13 @@ def direct_step(
         for equation in graph.equations:
             arrays = [_constant(a.val) if is_literal(a) else known[a] for a in equation.inputs]
             known.update(zip(equation.outputs, _results(equation, arrays, calls), strict=True))
-        results = [known[atom] for atom in graph.outputs if not is_literal(atom)]
-        *states, y = results
-        fits = len(states) == len({state.number for state in states}) == len(parts)
-        if not fits or any(array.role != "result" for array in results):
+        if any(is_literal(a) or known[a].role != "result" for a in graph.outputs) or not calls:
             return None
-        return DirectStep(calls[0], x, states, y, form, table)
+        results = [known[atom] for atom in graph.outputs]
+        states, ys = results[: len(parts)], results[len(parts) :]
+        if len({state.number for state in states}) < len(states):
+            return None
+        return DirectStep(calls[0], x, states, ys, (form, of_y[-1]), table)
     except (_NotOneKernel, Unsupported):
         return None
 
@@ -294,3 +314,9 @@ def _row(x: Any, table: Any) -> Any:
 
 def _with_nan(table: np.ndarray) -> np.ndarray:
     return np.concatenate([table, np.full_like(table[:1], np.nan)])
+
+
+def _complex(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
+    found = np.empty(real.shape, np.result_type(real, np.complex64))
+    found.real, found.imag = real, imaginary
+    return found

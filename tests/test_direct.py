@@ -40,7 +40,14 @@ def models() -> dict[str, nr.Layer]:
             nr.Dense(6, 2, jax.nn.relu, key=k[2]),
         ),
         "convolution": nr.Chain(nr.Conv1d(IN, 5, 3, key=k[0]), nr.GRU(5, 5, key=k[1])),
+        "convolutions": nr.Residual(
+            nr.Chain(nr.Conv1d(IN, 5, 3, key=k[0]), nr.Dense(5, IN, key=k[1]))
+        ),
+        "input first": nr.Chain(
+            nr.LayerNorm(IN), nr.Dense(IN, 3, jnp.tanh, key=k[0]), nr.GRU(3, 5, key=k[1])
+        ),
         "product": nr.Dense(IN, 3, key=k[0]),
+        "products": nr.Chain(nr.Dense(IN, 3, jnp.tanh, key=k[0]), nr.Dense(3, 5, key=k[1])),
         "tree": nr.Chain(
             nr.GRU(IN, 6, key=k[0]),
             nr.Parallel("tuple", nr.Dense(6, 2, key=k[1]), nr.Dense(6, 3, jnp.tanh, key=k[2])),

@@ -34,6 +34,24 @@ class _ModelCell(Cell):
         return found
 
 
+class _WithInput(Cell):
+    """A cell whose input is a part of its state, and does not change.
+
+    So the compiler leaves all in the kernel. What needs the input only would be computed by XLA.
+    """
+
+    cell: _ModelCell
+    dtype: Any = eqx.field(static=True)
+
+    def initial_state(self) -> State:
+        return self.cell.initial_state(), jnp.zeros(self.cell.in_shape, self.dtype)
+
+    def __call__(self, state: State, _: Any) -> tuple[State, Any]:
+        state, x = state
+        after, y = self.cell(state, x)
+        return (after, x), y
+
+
 def step_in_one_kernel(model: Layer, state: State, x: Any, axes: int) -> tuple[State, Any]:
     """A step of a model, by one kernel if it has machine code and is small.
 
@@ -50,19 +68,31 @@ def step_in_one_kernel(model: Layer, state: State, x: Any, axes: int) -> tuple[S
         ValueError: see `Layer.step`.
         TypeError: see `Layer.step`.
     """
-    return _layer_of_step(model, state, x, axes).step(state, x)
+    found: tuple[State, Any]
+    if _can_be_cell(model, state, x, axes):
+        x = jnp.asarray(x)
+        cell = _ModelCell(with_backend(model, "plain"), x.shape[axes:])
+        inside, nothing = Recurrence(_WithInput(cell, x.dtype)), jnp.zeros((*x.shape[:axes], 0))
+        if _is_small_kernel(inside, (state, x), nothing, axes):
+            (after, _), y = inside.step((state, x), nothing)
+            return after, y
+        whole = Recurrence(cell)
+        if explained_step(model, state, x, axes) and _is_small_kernel(whole, state, x, axes):
+            found = whole.step(state, x)
+            return found
+    found = packed(model).step(state, x)
+    return found
 
 
-def _layer_of_step(model: Layer, state: State, x: Any, axes: int) -> Layer:
-    separate = packed(model)
+def _can_be_cell(model: Layer, state: State, x: Any, axes: int) -> bool:
     fits = jtu.all_leaves([x]) and model.stride == 1 and not model.takes()
     if isinstance(model, Recurrence) or not fits:
-        return separate
+        return False
     _, y = jax.eval_shape(lambda state, x: model.step(state, x), state, x)
     parts = explained_step(model, state, x, axes)
-    if not parts or any(part.backend != "native" for part in parts) or isinstance(y, Aux):
-        return separate
-    layer = Recurrence(_ModelCell(with_backend(model, "plain"), jnp.shape(x)[axes:]))
+    return all(part.backend == "native" for part in parts) and not isinstance(y, Aux)
+
+
+def _is_small_kernel(layer: Recurrence, state: State, x: Any, axes: int) -> bool:
     (whole,) = explained_step(layer, state, x, axes)
-    is_small = sum(line.flops for line in whole.loop) <= MOST_FLOPS
-    return layer if whole.backend == "native" and is_small else separate
+    return whole.backend == "native" and sum(line.flops for line in whole.loop) <= MOST_FLOPS

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 from typing import Any
 
 import jax
@@ -151,7 +152,7 @@ def test_a_number_of_64_bits_is_converted_as_by_jax(plain_jax):
     assert stream._direct is not None
 
 
-def test_what_is_no_kernel_in_one_thread_goes_through_jax():
+def test_what_is_not_one_kernel_goes_through_jax():
     class Timed(nr.Cell):
         def __call__(self, h: Any, x: Any, *, t: Any = None) -> Any:
             return h + t.astype(x.dtype) * x
@@ -173,10 +174,47 @@ def test_what_is_no_kernel_in_one_thread_goes_through_jax():
             y = stream(given)
             assert type(y) is np.ndarray
             assert_same(y, plain(jnp.asarray(given)))
-    with using(Tuning(threads=2, direct_flops=1, stage_flops=1)):
-        stream = nr.stream(models()["GRU"])
-        stream(x)
-    assert stream._direct is None
+
+
+@pytest.mark.parametrize("batch", [None, 3, 8])
+@pytest.mark.parametrize("name", ["GRU", "LSTM", "chain", "convolutions", "complex"])
+def test_threads_share_a_step(name, batch):
+    """Call by call at once, and after pauses, in which the helpers sleep."""
+    model = models()[name]
+    direct, plain, xs = pair(model, batch)
+    with using(Tuning(threads=3, direct_flops=1, stage_flops=1)):
+        for x in [*xs, *xs]:
+            assert_same(direct(x), plain(jnp.asarray(x)))
+        assert direct._direct is not None
+        assert direct._direct._shares > 1
+        for x in xs[:4]:
+            time.sleep(0.002)
+            found = direct(x), direct(x), direct(x)
+            assert_same(found, tuple(plain(jnp.asarray(x)) for _ in range(3)))
+    assert_same(direct.state, plain.state)
+
+
+def test_threads_with_a_stream_each_share_the_helpers():
+    """A caller for whom there is no helper does all the work."""
+    layer, xs = nr.LSTM(IN, 40, key=KEY), np.asarray(random(0, 60, IN))
+    expected, found = nr.stream(layer).steps(xs), dict[int, Any]()
+
+    def call(number: int) -> None:
+        with using(Tuning(threads=2, direct_flops=1, stage_flops=1)):
+            stream = nr.stream(layer)
+            found[number] = [np.stack([stream(x) for x in xs]) for _ in range(20)]
+            assert stream._direct is not None
+            assert stream._direct._shares == 2
+
+    threads = [threading.Thread(target=call, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for many in found.values():
+        np.testing.assert_allclose(many[0], expected, atol=1e-12)
+        assert len(many) == 20
+    np.testing.assert_array_equal(np.stack(found[0]), np.stack(found[3]))
 
 
 def test_nan_is_looked_for_if_jax_is_asked_to():

@@ -1,4 +1,4 @@
-"""The step of a small model as one kernel, for `noria.stream`."""
+"""The step of a model as one kernel, for `noria.stream`."""
 
 from typing import Any
 
@@ -14,10 +14,6 @@ from noria.layers.explain import explained_step
 from noria.layers.packed_dense import packed
 from noria.layers.recurrence import Recurrence
 from noria.layers.with_backend import with_backend
-
-#: Floating-point operations of a step up to which one kernel is better. Threads share the
-#: kernels of larger layers, each in the way that suits it.
-MOST_FLOPS = 8_000_000
 
 
 class _ModelCell(Cell):
@@ -53,7 +49,7 @@ class _WithInput(Cell):
 
 
 def step_in_one_kernel(model: Layer, state: State, x: Any, axes: int) -> tuple[State, Any]:
-    """A step of a model, by one kernel if it has machine code and is small.
+    """A step of a model, by one kernel if it has machine code.
 
     JAX computes a program with more than a thousand floating-point operations in another thread,
     and to wake it takes longer than a step of a small model. The work of kernels does not count.
@@ -73,11 +69,11 @@ def step_in_one_kernel(model: Layer, state: State, x: Any, axes: int) -> tuple[S
         x = jnp.asarray(x)
         cell = _ModelCell(with_backend(model, "plain"), x.shape[axes:])
         inside, nothing = Recurrence(_WithInput(cell, x.dtype)), jnp.zeros((*x.shape[:axes], 0))
-        if _is_small_kernel(inside, (state, x), nothing, axes):
+        if _is_kernel(inside, (state, x), nothing, axes):
             (after, _), y = inside.step((state, x), nothing)
             return after, y
         whole = Recurrence(cell)
-        if explained_step(model, state, x, axes) and _is_small_kernel(whole, state, x, axes):
+        if explained_step(model, state, x, axes) and _is_kernel(whole, state, x, axes):
             found = whole.step(state, x)
             return found
     found = packed(model).step(state, x)
@@ -93,6 +89,6 @@ def _can_be_cell(model: Layer, state: State, x: Any, axes: int) -> bool:
     return all(part.backend == "native" for part in parts) and not isinstance(y, Aux)
 
 
-def _is_small_kernel(layer: Recurrence, state: State, x: Any, axes: int) -> bool:
+def _is_kernel(layer: Recurrence, state: State, x: Any, axes: int) -> bool:
     (whole,) = explained_step(layer, state, x, axes)
-    return whole.backend == "native" and sum(line.flops for line in whole.loop) <= MOST_FLOPS
+    return whole.backend == "native"

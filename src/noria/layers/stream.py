@@ -91,8 +91,8 @@ class Stream:
 
         Args:
             x: see `Layer.step`; ``(batch, in)`` for a batch of streams. For a NumPy array all
-                outputs are such. If a kernel computes the whole step in one thread, such a call
-                does not go through JAX, and takes a microsecond and the time of the kernel.
+                outputs are such. If one kernel computes the whole step, such a call does not go
+                through JAX, and takes a microsecond and the time of the kernel.
             **inputs: ``resets``, ``dt`` and ``context``; see `Recurrence.step`.
 
         Returns:

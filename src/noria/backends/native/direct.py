@@ -6,6 +6,7 @@ the handler of the kernel gets a frame as XLA would make it, for buffers that st
 
 import ctypes
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -20,17 +21,18 @@ from noria.backends.native.loop import NativeLoop
 from noria.backends.native.plan.tiling import ALIGN
 from noria.backends.native.runtime import kernels
 from noria.backends.native.runtime.handler import DTYPES, SIZES
+from noria.backends.native.runtime.helpers import SOON
 from noria.backends.native.runtime.kernels import aligned
 from noria.backends.native.runtime.xla_abi import Arrays, Buffer, CallFrame
 from noria.ir.build import Unsupported, graph_of
-from noria.ir.graph import Equation, is_literal, size_in_bytes
+from noria.ir.graph import Equation, is_literal
 
 #: Operations that leave the numbers of an array where they are, if none is added.
 _MOVES = {"broadcast_in_dim", "squeeze", "expand_dims", "reshape", "transpose", "copy"}
 
 
 class _NotOneKernel(Exception):
-    """The step is more than one kernel in this thread."""
+    """The step is more than one kernel."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ class DirectStep:
     ):
         self._form, self._of_y, self._kernel = *forms, call.kernel
         self._y_is_array = forms[1] == _ARRAY
+        self._shares, self._ended = int(call.sizes[SIZES.index("shares")]), 0.0
+        self._took = 0.0
         self.shape, self.dtype = x.shape, x.dtype
         self._table = None if table is None else _with_nan(np.asarray(table))
         row = _row(x, table)
@@ -152,9 +156,9 @@ class DirectStep:
         handler, found = kernels.handler_of(call.kernel), []
         for in_reverse, (before, after) in enumerate((sets, sets[::-1])):
             given = {"x": lambda n: self._x, "state": before.__getitem__}
-            sizes = call.sizes.copy()
+            sizes = _placed(call.sizes.copy())
             sizes[SIZES.index("reverse")] = in_reverse
-            arguments = [_placed(sizes)]
+            arguments = [sizes]
             arguments += [
                 fixed[id(a)] if a.role == "constant" else given[a.role](a.number)
                 for a in call.arrays
@@ -164,7 +168,9 @@ class DirectStep:
                 results[state.number] = array
             frame = _Frame(arguments, [*results, scratch])
             outputs = [results[y.number].reshape(y.shape) for y in ys]
-            found.append(_Turn(frame, handler, ctypes.addressof(frame.frame), before, outputs))
+            shares = sizes[SIZES.index("shares") :][:1]
+            address = ctypes.addressof(frame.frame)
+            found.append(_Turn(frame, handler, address, shares, before, outputs))
         return found
 
     def __call__(self, x: Any) -> Any:
@@ -174,7 +180,16 @@ class DirectStep:
             last = len(self._table) - 1
             x = self._table[np.where((x < 0) | (x > last), last, x)]
         self._x[...] = x
-        turn.handler(turn.address)
+        if self._shares > 1:
+            began = time.perf_counter()
+            # Helpers sleep after a pause. To wake them pays for a step that takes longer than it.
+            is_soon = began - self._ended < max(SOON, self._took)
+            turn.shares[...] = self._shares if is_soon else 1
+        if turn.handler(turn.address) is not None:
+            raise RuntimeError("Out of memory: there is no room for the threads of a step.")
+        if self._shares > 1:
+            self._ended = time.perf_counter()
+            self._took = self._ended - began
         self._now, self._after = self._after, turn
         if self._y_is_array:
             return turn.outputs[0].copy()
@@ -196,6 +211,7 @@ class _Turn(NamedTuple):
     frame: "_Frame"
     handler: Callable[[int], int | None]
     address: int
+    shares: np.ndarray
     state: list[np.ndarray]
     outputs: list[np.ndarray]
 
@@ -205,7 +221,13 @@ class _Frame:
 
     def __init__(self, arguments: Sequence[np.ndarray], results: Sequence[np.ndarray]):
         self.arrays, self.kept = [*arguments, *results], list[Any]()
-        self.frame = CallFrame(args=self._arrays(arguments), rets=self._arrays(results))
+        helpers = kernels.helpers()
+        self.frame = CallFrame(
+            api=ctypes.addressof(helpers.api),
+            context=ctypes.addressof(helpers.boxes),
+            args=self._arrays(arguments),
+            rets=self._arrays(results),
+        )
 
     def _arrays(self, arrays: Sequence[np.ndarray]) -> Arrays:
         buffers, dims = (Buffer * len(arrays))(), (ctypes.c_int64 * len(arrays))()
@@ -229,8 +251,8 @@ def direct_step(
     """``step(state, x) -> (state, y)`` as a `DirectStep`.
 
     With a ``table``, ``x`` is the numbers of rows, and the step gets the rows; NaN for a number of
-    no row. ``None`` if it is anything but one kernel in one thread, or its input is of a dtype that
-    JAX converts.
+    no row. ``None`` if it is anything but one kernel, or its input is of a dtype that JAX
+    converts.
     """
     row = _row(x, table)
     if jax.dtypes.canonicalize_dtype(row.dtype) != row.dtype:
@@ -285,14 +307,12 @@ def _results(equation: Equation, arrays: list[_Array], calls: list[_Call]) -> li
         kernel, sizes, given, results, scratch = call
         panels = [_constant(a) if isinstance(a, np.ndarray) else a for a in given]
         calls.append(_Call(kernel, sizes, panels, results, scratch))
-        if calls[-1].sizes[SIZES.index("shares")] != 1 or len(calls) > 1:
+        if len(calls) > 1:
             raise _NotOneKernel
         return [_Array("result", n, s.shape, s.dtype) for n, s in enumerate(calls[-1].results)]
 
     loop: NativeLoop = equation.params["call"]
-    limits = loop.tuning
-    if sum(map(size_in_bytes, loop.shared)) <= limits.direct_bytes:
-        limits = replace(limits, thread_flops=limits.direct_flops)
+    limits = replace(loop.tuning, thread_flops=loop.tuning.direct_flops)
     return call_kernel(loop.with_tuning(limits), arrays, equation.params["time"], record)
 
 

@@ -74,12 +74,8 @@ class Tuning:
     #: than it saves.
     thread_flops: int = 1_000_000
 
-    #: The same for a step that is called without JAX, and so runs in one thread. With two, a call
-    #: of JAX and waking the thread take longer than all of up to 33 million operations.
-    direct_flops: int = 16_000_000
-
-    #: Bytes of weights up to which that holds: two threads read more from memory than one.
-    direct_bytes: int = 6 * 2**20
+    #: The same for a step that is called without JAX, whose threads are awake already.
+    direct_flops: int = 500_000
 
     #: Floating-point operations of a stage from which its features are divided among threads. With
     #: less, waiting for the other threads after each stage costs more than it saves.

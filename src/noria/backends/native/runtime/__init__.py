@@ -7,6 +7,7 @@
 `handler`    the handler of a kernel: checks the arrays of a call, starts the thread team
 `phases`     which function of a kernel does a share of a phase
 `team`       the thread team: how a thread claims its share, and waits for the others
+`helpers`    threads of our own, for calls without XLA
 `resident`   the handlers that XLA knows, and the reference counts of kernels
 `frame`      code that reads the call frame of XLA, and calls XLA's functions
 `state`      the structures that threads share

@@ -30,6 +30,7 @@ from noria.backends.native.plan.schedule import INPUTS, RESULTS
 from noria.backends.native.plan.tiling import ALIGN, KernelPlan
 from noria.backends.native.runtime import cache
 from noria.backends.native.runtime.handler import Handler
+from noria.backends.native.runtime.helpers import Pool
 from noria.backends.native.runtime.resident import RUN_TEAM, TYPE_ID, Resident
 from noria.backends.native.runtime.state import Record
 from noria.backends.native.runtime.target import (
@@ -132,6 +133,18 @@ def handler_of(kernel: Kernel) -> Callable[[int], int | None]:
     return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)
 
 
+def helpers() -> Pool:
+    """The helpers of calls that do not go through XLA, which start when they are first wanted."""
+    address = _resident().address
+    with _start_lock:
+        return _pool(address)
+
+
+@functools.cache
+def _pool(address: Callable[[str], int]) -> Pool:
+    return _immortal(Pool(address))
+
+
 def _module_of(plan: KernelPlan) -> ir.Module:
     module = emit(plan)
     Handler(plan, module).emit()
@@ -211,6 +224,7 @@ class _Functions:
     release_record: Callable[[int], None]
     retire_record: Callable[[int], int]
     set_listener: Callable[[Any, Any], None]
+    address: Callable[[str], int]
 
 
 _start_lock = threading.Lock()
@@ -247,6 +261,7 @@ def _started() -> _Functions:
         release_record=function("release_record", None, pointer),
         retire_record=function("retire_record", integer, pointer),
         set_listener=function("set_listener", None, pointer, pointer),
+        address=library.address,
     )
     release = _immortal(ctypes.CFUNCTYPE(integer, pointer)(release_unused))
     later = ctypes.cast(ctypes.pythonapi.Py_AddPendingCall, pointer)

@@ -31,6 +31,7 @@ from noria.backends.native.runtime.frame import (
     load_field,
     store_field,
 )
+from noria.backends.native.runtime.helpers import Helpers
 from noria.backends.native.runtime.state import Record
 from noria.backends.native.runtime.team import ThreadTeam
 from noria.backends.native.runtime.xla_abi import (
@@ -77,7 +78,7 @@ class Resident:
     ``set_listener(function, argument)``         call this when a record has no more references
     ============================================ ==============================================
 
-    and the variable `TYPE_ID`.
+    those of `Helpers`, and the variable `TYPE_ID`.
     """
 
     def __init__(self, module: ir.Module):
@@ -101,6 +102,7 @@ class Resident:
         self._retire_record()
         self._instantiate()
         self._execute()
+        Helpers(self.module).emit()
 
     # --- parts --------------------------------------------------------------------------------
 

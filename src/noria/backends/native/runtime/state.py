@@ -44,6 +44,29 @@ class ShareState(ctypes.Structure):
     )
 
 
+class Mailbox(ctypes.Structure):
+    """Where a helper gets its tasks: in the first cache line from a caller, in the second its own.
+
+    Whether somebody has taken the helper, the task and its argument; whether the helper sleeps, and
+    what wakes it: a mutex and a condition of POSIX threads, which have at most 64 bytes.
+    """
+
+    _fields_: ClassVar[Any] = (
+        *((name, ctypes.c_int64) for name in ("is_taken", "task")),
+        ("data", ctypes.c_void_p),
+        ("padding_of_task", ctypes.c_int64 * (_PADDING - 2)),
+        ("is_asleep", ctypes.c_int64),
+        ("padding_of_sleep", ctypes.c_int64 * _PADDING),
+        *((name, ctypes.c_int64 * (_PADDING + 1)) for name in ("mutex", "condition")),
+    )
+
+
+class Mailboxes(ctypes.Structure):
+    """How many mailboxes there are, and the first."""
+
+    _fields_: ClassVar[Any] = (("count", ctypes.c_int64), ("first", ctypes.c_void_p))
+
+
 class Record(ctypes.Structure):
     """A kernel that the process has, or had: its name, its handler, and its references.
 

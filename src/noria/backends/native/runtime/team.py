@@ -131,8 +131,8 @@ class Team:
         b = self.b
         with loop(b, i64(0), self.load("shares")) as share:
             done, before = self.counter(share, "done"), b.block
-            check, rest, pause, sleep, ready = map(
-                b.append_basic_block, ("check", "rest", "pause", "sleep", "ready")
+            check, rest, poll, sleep, ready = map(
+                b.append_basic_block, ("check", "rest", "poll", "sleep", "ready")
             )
             b.branch(check)
             b.position_at_end(check)
@@ -143,15 +143,14 @@ class Team:
             )
             b.position_at_end(rest)
             more = b.add(polls, i64(1))
-            b.cbranch(b.icmp_signed("<", polls, i64(POLLS)), pause, sleep)
-            b.position_at_end(pause)
-            if _is_x86():
-                b.call(declared(b.module, "llvm.x86.sse2.pause", VOID), [])
+            b.cbranch(b.icmp_signed("<", polls, i64(POLLS)), poll, sleep)
+            b.position_at_end(poll)
+            pause(b)
             b.branch(check)
             b.position_at_end(sleep)
             b.call(declared(b.module, "sched_yield", I32), [])
             b.branch(check)
-            for block in (pause, sleep):
+            for block in (poll, sleep):
                 polls.add_incoming(more, block)
             b.position_at_end(ready)
 
@@ -319,6 +318,12 @@ class ThreadTeam:
         restore()
         b.call(self.module.globals["release_team"], [pointer])
         b.ret_void()
+
+
+def pause(b: ir.IRBuilder) -> None:
+    """Leave the core to its other thread for some cycles, in a loop that waits."""
+    if _is_x86():
+        b.call(declared(b.module, "llvm.x86.sse2.pause", VOID), [])
 
 
 def _flush_denormals(b: ir.IRBuilder) -> Callable[[], None]:

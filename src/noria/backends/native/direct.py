@@ -138,6 +138,8 @@ class DirectStep:
         self._y_is_array = forms[1] == _ARRAY
         self._shares, self._ended = int(call.sizes[SIZES.index("shares")]), 0.0
         self._took = 0.0
+        if self._shares > 1:
+            kernels.helpers().start()
         self.shape, self.dtype = x.shape, x.dtype
         self._table = None if table is None else _with_nan(np.asarray(table))
         row = _row(x, table)

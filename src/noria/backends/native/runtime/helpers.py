@@ -178,7 +178,7 @@ def _field(b: ir.IRBuilder, box: ir.Value, name: str) -> ir.Value:
 
 
 class Pool:
-    """Helpers, one for each core but that of the caller, and what a frame needs to reach them.
+    """Helpers, and what a frame needs to reach them.
 
     Args:
         address: the address of a function of `Helpers`, by name.
@@ -194,13 +194,21 @@ class Pool:
             error_create=address("make_error"),
             error_destroy=address("drop_error"),
         )
-        serve = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("serve"))
-        count = max(1, cores() - 1)
-        self._mailboxes = (Mailbox * count)()
-        self.boxes = Mailboxes(count=count, first=ctypes.addressof(self._mailboxes))
-        for n, box in enumerate(self._mailboxes):
-            for name, kind in (("mutex", "mutex"), ("condition", "cond")):
-                field = ctypes.addressof(box) + offset_of(Mailbox, name)
-                ctypes.pythonapi[f"pthread_{kind}_init"](ctypes.c_void_p(field), None)
-            argument = ctypes.addressof(box)
-            threading.Thread(target=serve, args=[argument], name=f"noria-{n}", daemon=True).start()
+        self.boxes, self._lock = Mailboxes(), threading.Lock()
+        self._serve = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("serve"))
+
+    def start(self) -> None:
+        """Start the helpers, if they are not there: one for each core but that of the caller."""
+        with self._lock:
+            if self.boxes.count:
+                return
+            self._mailboxes = (Mailbox * max(1, cores() - 1))()
+            for n, box in enumerate(self._mailboxes):
+                for name, kind in (("mutex", "mutex"), ("condition", "cond")):
+                    field = ctypes.addressof(box) + offset_of(Mailbox, name)
+                    ctypes.pythonapi[f"pthread_{kind}_init"](ctypes.c_void_p(field), None)
+                threading.Thread(
+                    target=self._serve, args=[ctypes.addressof(box)], name=f"noria-{n}", daemon=True
+                ).start()
+            self.boxes.first = ctypes.addressof(self._mailboxes)
+            self.boxes.count = len(self._mailboxes)

@@ -134,7 +134,7 @@ def handler_of(kernel: Kernel) -> Callable[[int], int | None]:
 
 
 def helpers() -> Pool:
-    """The helpers of calls that do not go through XLA, which start when they are first wanted."""
+    """The helpers of calls that do not go through XLA."""
     address = _resident().address
     with _start_lock:
         return _pool(address)

@@ -86,6 +86,13 @@ def step(layer: Any, xs: jax.Array) -> Any:
     return layer.step(None, xs[:, 0])
 
 
+def stream(layer: Any, xs: jax.Array) -> Any:
+    """A program that is compiled without JAX, and takes its input from here."""
+    program, x = nr.stream(layer, len(xs)), np.asarray(xs[:, 0])
+    program(x)
+    return lambda *_: program(x)
+
+
 train = jax.grad(lambda layer, xs: jnp.mean(layer(xs) ** 2))
 
 
@@ -271,6 +278,8 @@ ALWAYS_BLOCK = tuned(small_weight_bytes=0, block_examples=HUGE)
 UNPACKED, PACKED = (tuned(unpacked_rows=n, unpacked_step_rows=n) for n in (HUGE, 0))
 ONE_THREAD, THREADS = tuned(threads=1), tuned(thread_flops=1)
 BY_ROWS, BY_FEATURES = (tuned(thread_flops=1, stage_flops=n) for n in (HUGE, 0))
+FEW, MANY = (tuned(feature_rows=n, uncached_feature_rows=n) for n in (0, HUGE))
+ALONE, SHARED = tuned(direct_flops=HUGE), tuned(direct_flops=1)
 ROWS, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
 TOGETHER, ONE_BY_ONE = tuned(matrix_state_bytes=HUGE), tuned(matrix_state_bytes=0)
 NO_WINDOWS, WINDOWS = tuned(window_bytes=0), tuned(window_bytes=HUGE, taps=HUGE)
@@ -294,6 +303,16 @@ def lines(name: str) -> Iterator[Line]:
         for units in (32, 64, 96, 128, 256, 512):
             label = f"{2 * 4 * units * units:,} operations of a stage"
             yield Line(label, infer, lstm(50, 1, 16, units), BY_ROWS, BY_FEATURES)
+    elif name == "direct_flops":
+        for batch in (1, 2, 4, 8, 16, 32):
+            flops = 2 * batch * 4 * 128 * (128 + 128)
+            label = f"{flops / 2:,.0f} operations of a stream for each of two threads"
+            yield Line(label, stream, lstm(1, batch, 128, 128), ALONE, SHARED)
+    elif name in ("feature_rows", "uncached_feature_rows"):
+        for rows in (1, 2, 4, 6, 8, 12):
+            label = f"{rows} rows for each of two threads"
+            units = 256 if name == "feature_rows" else 512
+            yield Line(label, infer, lstm(32, 2 * rows, units, units), FEW, MANY)
     elif name == "unpacked_rows":
         for batch in (1, 2, 4, 8, 16, 32, 64):
             for units in (128, 512):
@@ -429,7 +448,10 @@ def ratio(line: Line, seconds: float) -> float:
     programs = []
     for setting in (line.first, line.second):
         with setting():
-            programs.append(jax.jit(line.function).lower(*line.arguments).compile())
+            if line.function is stream:
+                programs.append(stream(*line.arguments))
+            else:
+                programs.append(jax.jit(line.function).lower(*line.arguments).compile())
     times: list[list[float]] = [[], []]
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < 5:

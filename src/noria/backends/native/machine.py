@@ -81,6 +81,13 @@ class Tuning:
     #: less, waiting for the other threads after each stage costs more than it saves.
     stage_flops: int = 100_000
 
+    #: Rows for each thread up to which threads divide the features, if the weights of a step stay
+    #: in the cache of a core.
+    feature_rows: int = 2
+
+    #: The same if they do not: each thread then reads its part of them only.
+    uncached_feature_rows: int = 8
+
     # --- products ---------------------------------------------------------------------------------
 
     #: Rows (steps times examples) up to which weights are read in place, not packed into panels:

@@ -68,6 +68,16 @@ class Schedule:
         """The slot of each stored value."""
         return self.lookup.slots
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that a step reads."""
+        of_blocks = {product.equation for product in (*self.prologue, *self.epilogue)}
+        return sum(
+            dot.depth * dot.width * equation.outputs[0].aval.dtype.itemsize
+            for equation, dot in self.dots.items()
+            if equation not in of_blocks
+        )
+
     def values(self, kind: str) -> Sequence[Atom]:
         """The values in the buffers of a kind."""
         width = len(self.state)

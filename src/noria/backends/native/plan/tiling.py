@@ -232,15 +232,8 @@ class KernelPlan:
         """
         if rows <= self._tuning.few_rows:
             return max(self._tuning.panel_vectors)
-        blocks = {
-            product.equation for product in (*self.schedule.prologue, *self.schedule.epilogue)
-        }
-        weights = sum(
-            dot.depth * dot.width * item_of(equation.outputs[0])
-            for equation, dot in self.schedule.dots.items()
-            if equation not in blocks
-        )
-        if rows > self.tile_rows or weights <= self._tuning.cached_weight_bytes:
+        is_cached = self.schedule.weight_bytes <= self._tuning.cached_weight_bytes
+        if rows > self.tile_rows or is_cached:
             return most
         fits = (width for width in range(2, most + 1) if self.register_rows(width) >= rows)
         return max(fits, default=most)

@@ -19,7 +19,8 @@ def shares_of(
 
     Features are divided if there are few rows, and each stage is so much work that waiting for the
     other threads after it costs little. Reductions need all features, and stages on matrices all
-    rows, so they rule that out.
+    rows, so they rule that out. Each thread reads only its part of the weights, so there may be
+    more rows if the weights are larger than the cache of a core.
     """
     products = {equation: 2 * dot.depth * dot.width for equation, dot in schedule.dots.items()}
     hoisted = sum(products[p.equation] for p in (*schedule.prologue, *schedule.epilogue))
@@ -34,7 +35,9 @@ def shares_of(
         return shares, False
     work = step * batch // len(schedule.stages)
     reduces = any(isinstance(stage, MatrixStage) or stage.reductions for stage in schedule.stages)
-    if shares > 1 and batch <= 2 * shares and work > tuning.stage_flops and not reduces:
+    is_cached = schedule.weight_bytes <= tuning.cached_weight_bytes
+    few = shares * (tuning.feature_rows if is_cached else tuning.uncached_feature_rows)
+    if shares > 1 and batch <= few and work > tuning.stage_flops and not reduces:
         return shares, True
     of_rows = shares if block else min(shares, batch)
     return max(of_rows, min(shares, models)), False

@@ -69,7 +69,7 @@ def test_time_blocks_on_any_number_of_threads_agree_with_the_scan(cores, batch, 
     check(layer_of("lstm", 20, 40), random(4, batch, 9, 20))
 
 
-@pytest.mark.parametrize(("batch", "shares_features"), [(4, True), (16, True), (17, False)])
+@pytest.mark.parametrize(("batch", "shares_features"), [(4, True), (24, True), (25, False)])
 def test_threads_divide_weights_that_are_not_cached(batch, shares_features, plans, tune):
     tune(cores=2, thread_flops=1, stage_flops=1, cached_weight_bytes=1)
     check(layer_of("lstm", 7, 40), random(4, batch, 5, 7))

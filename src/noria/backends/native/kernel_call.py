@@ -64,6 +64,8 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = b
     kernel = kernels.kernel_of(plan, loop.isa)
     loop.kernels[kernel.name] = kernel
     if plan.given_panels is not None and known is not None:
+        if shares > 1:
+            kernels.helpers().start()
         panels, place = kernels.packed(kernel, plan, known), len(loop.shared)
         arrays = (*arrays[:place], panels, *arrays[place:])
         by_model = [*by_model[:place], False, *by_model[place:]]

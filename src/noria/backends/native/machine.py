@@ -86,7 +86,7 @@ class Tuning:
     feature_rows: int = 2
 
     #: The same if they do not: each thread then reads its part of them only.
-    uncached_feature_rows: int = 8
+    uncached_feature_rows: int = 12
 
     # --- products ---------------------------------------------------------------------------------
 

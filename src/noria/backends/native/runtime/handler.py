@@ -32,7 +32,7 @@ from noria.backends.native.runtime.frame import (
     small_function,
 )
 from noria.backends.native.runtime.phases import Phases
-from noria.backends.native.runtime.resident import RUN_TEAM, RUN_TEAM_TYPE
+from noria.backends.native.runtime.resident import RUN_TEAM, RUN_TEAM_TYPE, RUN_WITH_HELPERS
 from noria.backends.native.runtime.xla_abi import Buffer
 from noria.ir.graph import size
 
@@ -182,7 +182,10 @@ class Handler:
         if platform.system() == "Linux":
             for item, bytes_ in large:
                 self._prefer_huge_pages(load_field(b, item, Buffer, "data"), bytes_)
-        run_team = declared(module, RUN_TEAM, RUN_TEAM_TYPE.return_type, *RUN_TEAM_TYPE.args)
+        # A program with constant weights is for inference: little happens between its calls. In
+        # training the threads of XLA would have to share the cores with helpers that look for work.
+        name = RUN_TEAM if self.plan.given_panels is None else RUN_WITH_HELPERS
+        run_team = declared(module, name, RUN_TEAM_TYPE.return_type, *RUN_TEAM_TYPE.args)
         perform = address_of(module.globals["perform"])
         phases = self.phases.of_block(b, self.block_steps)
         sizes = [*given, i64(count), phases]

@@ -42,6 +42,7 @@ its parent, computes alone.
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable
 
 from llvmlite import ir
@@ -57,9 +58,10 @@ from noria.backends.native.codegen.llvm import (
     declared,
     i64,
     loop,
+    stack,
 )
 from noria.backends.native.plan.cores import cores
-from noria.backends.native.runtime.frame import NULL, load_field, store_field
+from noria.backends.native.runtime.frame import NULL, address_of, load_field, store_field
 from noria.backends.native.runtime.state import Mailbox, Mailboxes
 from noria.backends.native.runtime.team import POLLS, pause
 from noria.backends.native.runtime.xla_abi import Api, ScheduleArgs, offset_of
@@ -78,6 +80,9 @@ class Helpers:
 
     ====================== ====================================================================
     ``hand_over(args)``    give a task to a helper; an error if all are busy
+    ``help_soon(args)``    the same, if a call with several threads has just ended (`SOON`)
+    ``note_end()``         such a call has ended
+    ``set_helpers(boxes)`` the `Mailboxes` of the helpers
     ``serve(mailbox)``     the work of a helper, without an end
     ``make_error(args)``   an error, which has no content
     ``drop_error(args)``   forget an error
@@ -91,8 +96,45 @@ class Helpers:
         for name, error in (("make_error", i64(1)), ("drop_error", i64(0))):
             b, _ = begin_function(self.module, name, POINTER, POINTER)
             b.ret(b.inttoptr(error, POINTER))
+        helpers = ir.GlobalVariable(self.module, POINTER, "helpers")
+        helpers.linkage, helpers.initializer = "internal", NULL
+        self._helpers = address_of(helpers)
         self._hand_over()
+        self._help_soon()
+        self._note_end()
+        self._set_helpers()
         self._serve()
+
+    def _help_soon(self) -> None:
+        b, (args,) = begin_function(self.module, "help_soon", POINTER, POINTER)
+        boxes = b.load_atomic(self._helpers, "acquire", 8, typ=POINTER)
+        with b.if_then(b.icmp_unsigned("!=", boxes, NULL)):
+            ended = load_field(b, boxes, Mailboxes, "ended", kind=I64)
+            pause = b.sub(self._now(b), ended)
+            with b.if_then(b.icmp_signed("<", pause, i64(int(SOON * 1e9)))):
+                store_field(b, boxes, args, ScheduleArgs, "context")
+                b.ret(b.call(self.module.globals["hand_over"], [args]))
+        b.ret(b.inttoptr(i64(1), POINTER))
+
+    def _note_end(self) -> None:
+        b, _ = begin_function(self.module, "note_end", VOID)
+        boxes = b.load_atomic(self._helpers, "acquire", 8, typ=POINTER)
+        with b.if_then(b.icmp_unsigned("!=", boxes, NULL)):
+            store_field(b, self._now(b), boxes, Mailboxes, "ended")
+        b.ret_void()
+
+    def _set_helpers(self) -> None:
+        b, (boxes,) = begin_function(self.module, "set_helpers", VOID, POINTER)
+        b.atomic_rmw("xchg", self._helpers, b.ptrtoint(boxes, I64), "release")
+        b.ret_void()
+
+    def _now(self, b: ir.IRBuilder) -> ir.Value:
+        """Nanoseconds of a clock that only goes forwards."""
+        found = stack(b, 16, 16)
+        clock = declared(self.module, "clock_gettime", I32, I32, POINTER)
+        b.call(clock, [ir.Constant(I32, time.CLOCK_MONOTONIC), found])
+        seconds, rest = (b.load(advance(b, found, n), typ=I64, align=8) for n in (0, 8))
+        return b.add(b.mul(seconds, i64(10**9)), rest)
 
     def _hand_over(self) -> None:
         b, (args,) = begin_function(self.module, "hand_over", POINTER, POINTER)
@@ -195,7 +237,10 @@ class Pool:
             error_destroy=address("drop_error"),
         )
         self.boxes, self._lock = Mailboxes(), threading.Lock()
-        self._serve = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address("serve"))
+        self._serve, self._set_helpers = (
+            ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address(name))
+            for name in ("serve", "set_helpers")
+        )
 
     def start(self) -> None:
         """Start the helpers, if they are not there: one for each core but that of the caller."""
@@ -212,3 +257,4 @@ class Pool:
                 ).start()
             self.boxes.first = ctypes.addressof(self._mailboxes)
             self.boxes.count = len(self._mailboxes)
+            self._set_helpers(ctypes.addressof(self.boxes))

@@ -31,7 +31,7 @@ from noria.backends.native.plan.tiling import ALIGN, KernelPlan
 from noria.backends.native.runtime import cache
 from noria.backends.native.runtime.handler import Handler
 from noria.backends.native.runtime.helpers import Pool
-from noria.backends.native.runtime.resident import RUN_TEAM, TYPE_ID, Resident
+from noria.backends.native.runtime.resident import RUN_TEAM, RUN_WITH_HELPERS, TYPE_ID, Resident
 from noria.backends.native.runtime.state import Record
 from noria.backends.native.runtime.target import (
     Library,
@@ -240,7 +240,8 @@ def _started() -> _Functions:
     """Compile the resident code, and register it with XLA."""
     isa = chosen()
     library = _immortal(_loaded(_name("resident", isa), _resident_module, isa))
-    add_symbol(RUN_TEAM, library.address(RUN_TEAM))
+    for name in (RUN_TEAM, RUN_WITH_HELPERS):
+        add_symbol(name, library.address(name))
     type_id = ctypes.c_int64.from_address(library.variable(TYPE_ID))
     _register_type(type_id, library.address("release_record"))
     handlers = {

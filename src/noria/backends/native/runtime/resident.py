@@ -42,10 +42,11 @@ from noria.backends.native.runtime.xla_abi import (
     offset_of,
 )
 
-#: The function that the handler of a kernel calls: a symbol of the process.
-RUN_TEAM = "noria_run_team"
+#: The functions that the handler of a kernel calls, symbols of the process: workers are threads of
+#: XLA, or helpers if they are likely to be awake.
+RUN_TEAM, RUN_WITH_HELPERS = "noria_run_team", "noria_run_with_helpers"
 
-#: Its type, see `Resident`.
+#: Their type, see `Resident`.
 RUN_TEAM_TYPE = ir.FunctionType(POINTER, [POINTER, POINTER, *[I64] * 8, POINTER])
 
 #: The variable with the number by which XLA knows the type of a record.
@@ -69,6 +70,7 @@ class Resident:
     ``instantiate(frame)``, ``execute(frame)``   XLA's handlers
     ``noria_run_team(frame, table, *sizes,       ask XLA for workers, and lead them
     buffers, phases, perform)``
+    ``noria_run_with_helpers(...)``              the same, but ask helpers first
     ``add_record(record)``                       a new `Record`, without a handler
     ``publish_record(record)``                   it has a handler now, and one reference
     ``retain_record(record)``                    take a reference; whether there was a handler
@@ -92,7 +94,9 @@ class Resident:
         type_id.initializer, type_id.align = i64(0), 8
         self.variables[TYPE_ID] = address_of(type_id)
         ThreadTeam(self.module).emit()
-        self._run_team()
+        Helpers(self.module).emit()
+        self._run_team(RUN_TEAM)
+        self._run_team(RUN_WITH_HELPERS)
         self._set_listener()
         self._add_record()
         self._find_record()
@@ -102,7 +106,6 @@ class Resident:
         self._retire_record()
         self._instantiate()
         self._execute()
-        Helpers(self.module).emit()
 
     # --- parts --------------------------------------------------------------------------------
 
@@ -255,28 +258,38 @@ class Resident:
         store_field(b, self.variables[TYPE_ID], argument, StateArgs, "type_id")
         return argument
 
-    def _run_team(self) -> None:
-        b, (pointer, *arguments) = self._begin(
-            RUN_TEAM, RUN_TEAM_TYPE.return_type, *RUN_TEAM_TYPE.args
-        )
-        frame, shares = Frame(b, pointer), arguments[5]
+    def _run_team(self, name: str) -> None:
+        b, (pointer, *arguments) = self._begin(name, RUN_TEAM_TYPE.return_type, *RUN_TEAM_TYPE.args)
+        frame, shares, is_helped = Frame(b, pointer), arguments[5], name == RUN_WITH_HELPERS
         team = self._call(b, "create_team", *arguments)
         frame.fail_if(b.icmp_unsigned("==", team, NULL), "out of memory")
         run_worker = address_of(self.module.globals["run_worker"])
         with loop(b, i64(1), shares):
             argument = frame.arguments(ScheduleArgs)
-            store_field(b, frame.load("context"), argument, ScheduleArgs, "context")
             store_field(b, run_worker, argument, ScheduleArgs, "task")
             store_field(b, team, argument, ScheduleArgs, "data")
-            error = frame.call("schedule", argument)
-            # XLA may have no thread pool: then the leader does the share of this worker.
-            with b.if_then(b.icmp_unsigned("!=", error, NULL)):
-                destroy = frame.arguments(DestroyArgs)
-                store_field(b, error, destroy, DestroyArgs, "error")
-                frame.call("error_destroy", destroy)
-                self._call(b, "release_team", team)
+            if is_helped:
+                error = self._call(b, "help_soon", argument)
+                with b.if_then(b.icmp_unsigned("!=", error, NULL)):
+                    self._ask_xla(frame, team, argument)
+            else:
+                self._ask_xla(frame, team, argument)
         self._call(b, "run_leader", team)
+        if is_helped:
+            with b.if_then(b.icmp_signed(">", shares, i64(1))):
+                self._call(b, "note_end")
         b.ret(NULL)
+
+    def _ask_xla(self, frame: Frame, team: ir.Value, argument: ir.Value) -> None:
+        """Ask XLA for a worker. It may have none: then the leader does the share of this worker."""
+        b = frame.b
+        store_field(b, frame.load("context"), argument, ScheduleArgs, "context")
+        error = frame.call("schedule", argument)
+        with b.if_then(b.icmp_unsigned("!=", error, NULL)):
+            destroy = frame.arguments(DestroyArgs)
+            store_field(b, error, destroy, DestroyArgs, "error")
+            frame.call("error_destroy", destroy)
+            self._call(b, "release_team", team)
 
 
 def _refcount(b: ir.IRBuilder, record: ir.Value) -> ir.Value:

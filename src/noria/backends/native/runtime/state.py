@@ -62,9 +62,13 @@ class Mailbox(ctypes.Structure):
 
 
 class Mailboxes(ctypes.Structure):
-    """How many mailboxes there are, and the first."""
+    """How many mailboxes there are, the first, and when a call with helpers has ended last."""
 
-    _fields_: ClassVar[Any] = (("count", ctypes.c_int64), ("first", ctypes.c_void_p))
+    _fields_: ClassVar[Any] = (
+        ("count", ctypes.c_int64),
+        ("first", ctypes.c_void_p),
+        ("ended", ctypes.c_int64),
+    )
 
 
 class Record(ctypes.Structure):

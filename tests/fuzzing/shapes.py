@@ -94,11 +94,15 @@ SPECIAL: Entries = {
     "jnp.take": (False, lambda a, b: jnp.take(a, jnp.argmax(b)) * b),
     "jnp.searchsorted": (
         False,
-        lambda a: jnp.searchsorted(jnp.asarray([-0.5123, 0.1234], a.dtype), a) * 0.1 * a,
+        lambda a: (
+            jnp.searchsorted(jnp.asarray([-0.5123, 0.1234], a.dtype), a).astype(a.dtype) * 0.1 * a
+        ),
     ),
     "jnp.digitize": (
         False,
-        lambda a: jnp.digitize(a, jnp.asarray([-0.5123, 0.1234], a.dtype)) * 0.1 * a,
+        lambda a: (
+            jnp.digitize(a, jnp.asarray([-0.5123, 0.1234], a.dtype)).astype(a.dtype) * 0.1 * a
+        ),
     ),
     "jnp.quantile": (False, lambda a: a - jnp.quantile(a.astype(jnp.float32), 0.3).astype(a.dtype)),
     "jnp.einsum": (True, lambda a, b: jnp.einsum("i,j->i", jnp.tanh(a), b)),

@@ -9,6 +9,7 @@ import jax.tree_util as jtu
 
 from noria._types import Aux, State
 from noria.cells.base import Cell
+from noria.compiler.explain import Explanation
 from noria.layers.base import Layer
 from noria.layers.explain import explained_step
 from noria.layers.packed_dense import packed
@@ -65,7 +66,8 @@ def step_in_one_kernel(model: Layer, state: State, x: Any, axes: int) -> tuple[S
         TypeError: see `Layer.step`.
     """
     found: tuple[State, Any]
-    if _can_be_cell(model, state, x, axes):
+    parts = _native_parts(model, state, x, axes)
+    if parts is not None:
         x = jnp.asarray(x)
         cell = _ModelCell(with_backend(model, "plain"), x.shape[axes:])
         inside, nothing = Recurrence(_WithInput(cell, x.dtype)), jnp.zeros((*x.shape[:axes], 0))
@@ -73,20 +75,22 @@ def step_in_one_kernel(model: Layer, state: State, x: Any, axes: int) -> tuple[S
             (after, _), y = inside.step((state, x), nothing)
             return after, y
         whole = Recurrence(cell)
-        if explained_step(model, state, x, axes) and _is_kernel(whole, state, x, axes):
+        if parts and _is_kernel(whole, state, x, axes):
             found = whole.step(state, x)
             return found
     found = packed(model).step(state, x)
     return found
 
 
-def _can_be_cell(model: Layer, state: State, x: Any, axes: int) -> bool:
+def _native_parts(model: Layer, state: State, x: Any, axes: int) -> list[Explanation] | None:
+    """The recurrent layers of a model that can be a cell, if all have machine code."""
     fits = jtu.all_leaves([x]) and model.stride == 1 and not model.takes()
     if isinstance(model, Recurrence) or not fits:
-        return False
+        return None
     _, y = jax.eval_shape(lambda state, x: model.step(state, x), state, x)
     parts = explained_step(model, state, x, axes)
-    return all(part.backend == "native" for part in parts) and not isinstance(y, Aux)
+    is_native = all(part.backend == "native" for part in parts)
+    return parts if is_native and not isinstance(y, Aux) else None
 
 
 def _is_kernel(layer: Recurrence, state: State, x: Any, axes: int) -> bool:

@@ -135,14 +135,7 @@ def handler_of(kernel: Kernel) -> Callable[[int], int | None]:
 
 def helpers() -> Pool:
     """The helpers of calls that do not go through XLA."""
-    address = _resident().address
-    with _start_lock:
-        return _pool(address)
-
-
-@functools.cache
-def _pool(address: Callable[[str], int]) -> Pool:
-    return _immortal(Pool(address))
+    return _resident().helpers
 
 
 def _module_of(plan: KernelPlan) -> ir.Module:
@@ -224,7 +217,7 @@ class _Functions:
     release_record: Callable[[int], None]
     retire_record: Callable[[int], int]
     set_listener: Callable[[Any, Any], None]
-    address: Callable[[str], int]
+    helpers: Pool
 
 
 _start_lock = threading.Lock()
@@ -262,7 +255,7 @@ def _started() -> _Functions:
         release_record=function("release_record", None, pointer),
         retire_record=function("retire_record", integer, pointer),
         set_listener=function("set_listener", None, pointer, pointer),
-        address=library.address,
+        helpers=_immortal(Pool(library.address)),
     )
     release = _immortal(ctypes.CFUNCTYPE(integer, pointer)(release_unused))
     later = ctypes.cast(ctypes.pythonapi.Py_AddPendingCall, pointer)

@@ -40,8 +40,9 @@ import numpy as np
 
 import noria as nr
 from noria.backends.native.machine import Isa, Tuning, using
+from noria.backends.native.plan.panels import ALIGN
 from noria.backends.native.plan.schedule import INPUTS, RESULTS
-from noria.backends.native.plan.tiling import ALIGN, KernelPlan
+from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.runtime import kernels
 from noria.bench.grid import GRID, Shape, Work
 from noria.bench.peers import PEERS

@@ -18,7 +18,7 @@ import numpy as np
 
 from noria.backends.native.kernel_call import call_kernel
 from noria.backends.native.loop import NativeLoop
-from noria.backends.native.plan.tiling import ALIGN
+from noria.backends.native.plan.panels import ALIGN
 from noria.backends.native.runtime import kernels
 from noria.backends.native.runtime.handler import DTYPES, SIZES
 from noria.backends.native.runtime.helpers import SOON

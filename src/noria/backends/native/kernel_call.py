@@ -45,13 +45,15 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = b
     staged = _staged(loop, schedule, batch_major) if is_staged else ()
     unpacked = few and not is_known
     rows = batch if by_features or models >= shares else ceil_div(batch, shares)
-    plan = KernelPlan(schedule, loop.isa, by_features, unpacked, staged, limits, rows)
+    of_block = time * batch if models >= shares else time * batch // shares
+    plan = KernelPlan(schedule, loop.isa, by_features, unpacked, staged, limits, rows, of_block)
     known = _weights(loop, plan)
     if plan.panel_bytes and known is not None:
         plan.take_panels()
     block = block_steps(plan, time, batch, limits)
-    parts = shares if models >= shares else 1
-    scratch = jax.ShapeDtypeStruct((parts * plan.scratch_bytes(batch, block),), jnp.uint8)
+    one_by_one = models >= shares
+    bytes_ = plan.scratch_bytes(batch, block, 1 if one_by_one else shares)
+    scratch = jax.ShapeDtypeStruct((bytes_ * (shares if one_by_one else 1),), jnp.uint8)
     by_model = loop.by_model
     given, wanted = (
         [slot in batch_major and slot not in plan.staged for slot in slots]
@@ -87,7 +89,8 @@ def _schedule(loop: NativeLoop, batch: int, few: bool) -> Schedule:
             call.accumulators,
             loop.previous,
             lambda weight, all_weights: (
-                not few and limits.prefer_block(weight, all_weights, batch, matrices)
+                not few
+                and limits.prefer_block(weight, all_weights, batch, matrices, loop.isa.has_unit)
             ),
         )
 

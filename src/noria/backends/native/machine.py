@@ -34,6 +34,7 @@ class Isa:
         registers: the number of vector registers.
         cpu: LLVM's name of a processor that has them; empty for the one at hand.
         features: further features of the target, in LLVM's notation.
+        has_unit: whether there is a unit that multiplies tiles of bfloat16 numbers.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Isa:
     registers: int
     cpu: str = ""
     features: str = ""
+    has_unit: bool = False
 
     def lanes(self, dtype: np.dtype[Any]) -> int:
         """The number of elements of a dtype in a vector."""
@@ -50,6 +52,7 @@ class Isa:
 #: Best first. The first that the machine has is chosen.
 ISAS = {
     "x86": (
+        Isa("amx", 512, 32, "x86-64-v4", "-prefer-256-bit,+amx-tile,+amx-bf16", has_unit=True),
         Isa("avx512", 512, 32, "x86-64-v4", "-prefer-256-bit"),
         Isa("avx2", 256, 16, "x86-64-v3"),
         Isa("sse", 128, 16, "x86-64"),
@@ -156,6 +159,32 @@ class Tuning:
     #: leave the second-level cache.
     window_bytes: int = 2**21
 
+    # --- the matrix unit --------------------------------------------------------------------------
+
+    #: Bytes of weights whose panels for the unit, one and a half times as large, stay in the cache
+    #: of a core from step to step.
+    unit_weight_bytes: int = 5 * 2**18
+
+    #: Rows of a step for each thread from which the unit multiplies, if its panels stay in cache.
+    unit_rows: int = 8
+
+    #: The same if they do not.
+    uncached_unit_rows: int = 32
+
+    #: Rows (steps times examples) for each thread from which the unit computes the products of a
+    #: time block. With fewer, threads share the columns, and each reads its part of the weights.
+    unit_block_rows: int = 64
+
+    #: As ``block_bytes``, if the unit computes products of the time block: the weights of the block
+    #: and those of the step then leave the cache less often.
+    unit_block_bytes: int = 3 * 2**20
+
+    #: Bytes of the parts of rows of a time block that stay in cache from panel to panel.
+    part_bytes: int = 2**20
+
+    #: As ``uncached_block_examples``.
+    unit_block_examples: int = 64
+
     # --- residuals --------------------------------------------------------------------------------
 
     #: A backward pass computes residuals again if they have so many times the bytes that a step
@@ -209,7 +238,9 @@ class Tuning:
             in_step and weight <= self.cached_weight_bytes
         )
 
-    def prefer_block(self, weight: int, all_weights: int, batch: int, matrices: int = 0) -> bool:
+    def prefer_block(
+        self, weight: int, all_weights: int, batch: int, matrices: int = 0, has_unit: bool = False
+    ) -> bool:
         """Whether a product is faster for a time block at once.
 
         The fewer the examples, the more a block gains. From eight examples on the product runs at
@@ -221,12 +252,16 @@ class Tuning:
             batch: the number of examples.
             matrices: the bytes of matrices in the state of an example. Beside large ones all
                 products are computed for a block.
+            has_unit: whether a matrix unit may multiply.
         """
         small = min(batch, self.small_weight_examples) * self.small_weight_bytes
         return (
             matrices >= self.matrix_state_bytes
             or (batch < self.block_examples and weight > small)
-            or (batch < self.uncached_block_examples and all_weights > self.cached_weight_bytes)
+            or (
+                batch < (self.unit_block_examples if has_unit else self.uncached_block_examples)
+                and all_weights > self.cached_weight_bytes
+            )
         )
 
 

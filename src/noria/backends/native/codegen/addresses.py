@@ -4,7 +4,8 @@ The buffers are the inputs and results of a `Schedule`, then scratch memory. Arr
 emitted arrays have the axes time and batch in front, and states the batch. In memory the batch may
 be the outermost axis. Scratch memory holds, in this order, the packed panels; for each state two
 arrays between which steps alternate; values of single steps; partial reductions; staging buffers;
-and the arrays of a time block: values in the order of time, and operands of rank updates.
+parts of rows for the matrix unit; and the arrays of a time block: values in the order of time,
+operands of rank updates; and for each thread parts of rows.
 """
 
 from collections.abc import Sequence
@@ -24,16 +25,10 @@ from noria.backends.native.codegen.llvm import (
     i64,
     minimum,
 )
+from noria.backends.native.plan.panels import ALIGN, Panel, PanelSegment, StageTiling, item_of
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule
 from noria.backends.native.plan.stages import Slot
-from noria.backends.native.plan.tiling import (
-    ALIGN,
-    KernelPlan,
-    Panel,
-    PanelSegment,
-    StageTiling,
-    item_of,
-)
+from noria.backends.native.plan.tiling import KernelPlan
 from noria.ir.graph import Equation, size
 
 #: Addresses, by kind and index.
@@ -60,11 +55,9 @@ def panel_at(
     b: ir.IRBuilder, buffers: "Buffers", plan: KernelPlan, panel: Panel, j: ir.Value
 ) -> ir.Value:
     """The address of the packed weights of block ``j``."""
-    item = bytes_of(panel_vector(plan, panel))
-    width = panel.dot.depth * len(panel.columns) * item
     given = plan.given_panels
     panels = buffers.scratch if given is None else buffers["shared", given]
-    return advance(b, advance(b, panels, panel.offset), b.mul(j, i64(width)))
+    return advance(b, advance(b, panels, panel.offset), b.mul(j, i64(panel.bytes)))
 
 
 class Columns(NamedTuple):
@@ -135,15 +128,18 @@ def scratch_arrays(
     of_block = [
         (kind, n) for kind in ("time_block", "operand") for n in range(len(schedule.values(kind)))
     ]
+    step_widths = [*plan.scratch_widths()]
+    of_step += [("parts", 0)] * (len(step_widths) - len(of_step))
     address, found = advance(b, buffers.scratch, plan.panel_bytes), {}
     rows = b.mul(batch, block_steps)
     for names, widths, count in (
-        (of_step, plan.scratch_widths(), batch),
+        (of_step, step_widths, batch),
         (of_block, plan.block_widths(), rows),
     ):
         for name, width in zip(names, widths, strict=True):
             found[name] = address
             address = advance(b, address, bytes_of_rows(b, count, width))
+    found["share", 0] = address
     return found
 
 

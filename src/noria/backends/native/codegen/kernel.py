@@ -21,12 +21,12 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
+from noria.backends.native.codegen import matrix_unit
 from noria.backends.native.codegen.addresses import (
     Addresses,
     Buffers,
     begin_step_function,
     columns_of,
-    panel_align,
     panel_at,
     panel_vector,
     vector_of,
@@ -49,19 +49,13 @@ from noria.backends.native.codegen.llvm import (
 )
 from noria.backends.native.codegen.matrix import MatrixStageCode
 from noria.backends.native.codegen.matrix_product import ProductStageCode
-from noria.backends.native.codegen.microkernels import gemm_microkernel
 from noria.backends.native.codegen.packing import emit_pack
+from noria.backends.native.codegen.products import Rows, clear, multiply, new_flag, split
 from noria.backends.native.codegen.row import combine, emit_row, neutral
 from noria.backends.native.codegen.time_block import emit_time_block
+from noria.backends.native.plan.panels import ALIGN, MatrixTiling, Panel, StageTiling, item_of
 from noria.backends.native.plan.stages import Stage
-from noria.backends.native.plan.tiling import (
-    ALIGN,
-    KernelPlan,
-    MatrixTiling,
-    Panel,
-    StageTiling,
-    item_of,
-)
+from noria.backends.native.plan.tiling import KernelPlan
 from noria.ir.graph import size
 
 
@@ -84,8 +78,11 @@ class _Run:
             (i64(0), self.sizes.batch) if plan.by_features else (self.part[2], self.part[3])
         )
         self.buffers = Buffers(self.b, table, self.schedule)
-        row = max((tiling.row_stride for tiling in plan.tilings), default=0)
-        self.tile = stack(self.b, max(1, plan.tile_rows * row), ALIGN)
+        flat = [tiling for tiling in plan.tilings if isinstance(tiling, StageTiling)]
+        tiles = (plan.rows_of_tile(tiling, 1) * tiling.row_stride for tiling in flat)
+        self.tile = stack(self.b, max([1, *tiles]), ALIGN)
+        self.by_unit = any(tiling.by_unit for tiling in flat)
+        self.large = new_flag(self.b)
         self.addresses = Addresses(self.b, plan, self.buffers, self.sizes)
 
     def emit(self) -> None:
@@ -93,12 +90,16 @@ class _Run:
             self._one_stage()
             return
         begin, end = self.part[:2]
+        if self.by_unit:
+            matrix_unit.begin(self.b, self.b.sub(self.last, self.first))
         if self.plan.one_by_one:
             with loop(self.b, self.first, self.last) as row:
                 self.first, self.last = row, self.b.add(row, i64(1))
                 self._all_steps(begin, end)
         else:
             self._all_steps(begin, end)
+        if self.by_unit:
+            matrix_unit.end(self.b)
         self.b.ret_void()
 
     def _all_steps(self, begin: ir.Value, end: ir.Value) -> None:
@@ -164,6 +165,12 @@ class _Run:
             return
         share, shares = self.part[2:] if plan.by_features else (i64(0), i64(1))
         self._start_reductions(tiling.stage)
+        if tiling.by_unit:
+            clear(b, self.large)
+            of_unit = {panel.parts: panel for panel in tiling.panels if panel.by_unit}
+            for panel in of_unit.values():
+                count = b.sub(self.last, self.first)
+                split(b, tiling, panel, self._rows(tiling, panel, self.first), count)
         if tiling.panels:
             backwards = self.addresses.weights_backwards
             for j, counts in for_share(b, *plan.counts(tiling), share, shares, backwards):
@@ -178,16 +185,15 @@ class _Run:
         """One block of features, for the rows of the batch in tiles of nearly equal size."""
         b, plan = self.b, self.plan
         widths = [len(plan.segments(panel, counts)) for panel in tiling.panels]
-        most = plan.register_rows(max(widths))
-        with for_tiles(b, b.sub(self.last, self.first), most) as rows:
-            start, stop = (b.add(self.first, row) for row in rows)
+        with for_tiles(
+            b, b.sub(self.last, self.first), plan.rows_of_tile(tiling, max(widths))
+        ) as tile:
+            start, stop = (b.add(self.first, row) for row in tile)
             for panel, width in zip(tiling.panels, widths, strict=True):
-                vector = panel_vector(plan, panel)
-                align = panel_align(plan, vector)
-                function = gemm_microkernel(
-                    b.module, vector, width, most, align, plan.prefetch_bytes
-                )
-                self._product(tiling, panel, function, j, start, b.sub(stop, start))
+                rows, count = self._rows(tiling, panel, start), b.sub(stop, start)
+                packed = panel_at(b, self.buffers, plan, panel, j)
+                target = advance(b, self.tile, panel.tile_offset)
+                multiply(b, plan, tiling, panel, width, rows, count, packed, target)
             with loop(b, start, stop) as row:
                 line = advance(b, self.tile, b.mul(b.sub(row, start), i64(tiling.row_stride)))
                 emit_row(self.addresses, tiling, row, j, line, counts)
@@ -207,23 +213,16 @@ class _Run:
                         gemv(b, vector, columns, line, advance(b, self.tile, shift))
             emit_row(self.addresses, tiling, row, j, self.tile, counts)
 
-    def _product(
-        self,
-        tiling: StageTiling,
-        panel: Panel,
-        function: ir.Function,
-        j: ir.Value,
-        start: ir.Value,
-        count: ir.Value,
-    ) -> None:
-        """Multiply ``count`` rows from ``start`` on with the panel of block ``j``."""
-        b, row = self.b, panel.dot.row
+    def _rows(self, tiling: StageTiling, panel: Panel, start: ir.Value) -> Rows:
+        """The rows that a panel is multiplied with, from ``start`` on."""
+        row = panel.dot.row
         line = self.addresses.address(self.schedule.slots[row.value], row.offset, start)
         stride = 0 if row.value in self.schedule.shared else size(row.value) * item_of(row.value)
-        packed = panel_at(b, self.buffers, self.plan, panel, j)
-        tile = advance(b, self.tile, panel.tile_offset)
-        row_stride, depth = i64(tiling.row_stride), i64(panel.dot.depth)
-        b.call(function, [count, line, i64(stride), packed, tile, row_stride, depth])
+        if not panel.by_unit:
+            return Rows(line, stride)
+        parts = advance(self.b, self.addresses.arrays["parts", 0], panel.parts)
+        parts = advance(self.b, parts, self.b.mul(start, i64(tiling.part_bytes)))
+        return Rows(line, stride, parts, self.large)
 
     # --- reductions over features -----------------------------------------------------------------
 

@@ -45,8 +45,8 @@ from noria.backends.native.codegen.row import combine, neutral
 from noria.backends.native.plan.access import Access, composed, identity
 from noria.backends.native.plan.matrices import Target
 from noria.backends.native.plan.matrix_lookup import ElementwiseAt, LoadAt, MatrixLookup, MatrixNode
+from noria.backends.native.plan.panels import ALIGN, MatrixTiling, item_of
 from noria.backends.native.plan.stages import Constant
-from noria.backends.native.plan.tiling import ALIGN, MatrixTiling, item_of
 from noria.ir.graph import Atom, Equation, Value
 
 

@@ -15,7 +15,7 @@ from llvmlite import ir
 from noria.backends.native.codegen.addresses import Addresses
 from noria.backends.native.codegen.llvm import carry_loop, for_share, i64
 from noria.backends.native.codegen.matrix import MatrixStageCode, neutral_vector
-from noria.backends.native.plan.tiling import MatrixTiling
+from noria.backends.native.plan.panels import MatrixTiling
 
 
 class ProductStageCode(MatrixStageCode):

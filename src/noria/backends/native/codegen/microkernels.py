@@ -34,7 +34,7 @@ from noria.backends.native.codegen.llvm import (
     splat,
     store_lanes,
 )
-from noria.backends.native.plan.tiling import ALIGN
+from noria.backends.native.plan.panels import ALIGN
 
 
 def gemm_microkernel(

@@ -32,7 +32,9 @@ from noria.backends.native.codegen.llvm import (
     load_lanes,
     loop,
 )
-from noria.backends.native.plan.tiling import KernelPlan, Panel, StageTiling
+from noria.backends.native.codegen.matrix_unit import pack_tiles
+from noria.backends.native.plan.panels import Panel, StageTiling
+from noria.backends.native.plan.tiling import KernelPlan
 
 
 def emit_pack(plan: KernelPlan, module: ir.Module) -> None:
@@ -62,18 +64,27 @@ def _pack_block(
         [columns_of(b, buffers, plan, tiling, j, segment) for segment in segments]
         for segments in plan.segments(panel, counts)
     ]
-    pack_panel(b, panel_vector(plan, panel), panel_at(b, buffers, plan, panel, j), vectors)
+    vector, target = panel_vector(plan, panel), panel_at(b, buffers, plan, panel, j)
+    if panel.by_unit:
+        fill = partial(pack_steps, b, vector, vectors)
+        pack_tiles(b, target, len(vectors), panel.dot.depth, fill)
+    else:
+        pack_steps(b, vector, vectors, target, i64(0), panel.dot.depth)
 
 
-def pack_panel(
-    b: ir.IRBuilder, vector: ir.VectorType, panel: ir.Value, columns: Sequence[Sequence[Columns]]
+def pack_steps(
+    b: ir.IRBuilder,
+    vector: ir.VectorType,
+    columns: Sequence[Sequence[Columns]],
+    panel: ir.Value,
+    begin: ir.Value,
+    depth: int,
 ) -> None:
-    """Fill a panel.
+    """Fill a panel with ``depth`` steps along the depth, from ``begin`` on.
 
     Each vector holds columns of one weight, or of several side by side; its other lanes are zero.
     """
     size, width, lanes = bytes_of(vector), len(columns), vector.count
-    depth = columns[0][0].depth
     is_transposed = [len(some) == 1 and some[0].contracted_axis == 1 for some in columns]
 
     def fill(start: int, which: bool) -> None:
@@ -82,7 +93,8 @@ def pack_panel(
             target = advance(b, panel, b.mul(k, i64(width * size)))
             for c, some in enumerate(columns):
                 if is_transposed[c] == which:
-                    b.store(_line(b, vector, some, k), advance(b, target, c * size), align=size)
+                    line = _line(b, vector, some, b.add(begin, k))
+                    b.store(line, advance(b, target, c * size), align=size)
 
     if not all(is_transposed):
         fill(0, False)
@@ -90,7 +102,8 @@ def pack_panel(
     for c, (weight, shape, _, first, count) in [
         (c, some[0]) for c, some in enumerate(columns) if is_transposed[c]
     ]:
-        start = b.gep(weight, [b.mul(first, i64(shape[1]))], source_etype=vector.element)
+        place = b.add(b.mul(first, i64(shape[1])), begin)
+        start = b.gep(weight, [place], source_etype=vector.element)
         row_stride, panel_stride = i64(shape[1] * size // lanes), i64(width * size)
         with loop(b, i64(0), i64(whole // lanes)) as block:
             source = advance(b, start, b.mul(block, i64(size)))

@@ -19,8 +19,8 @@ from noria.backends.native.codegen.llvm import (
     splat,
     store_lanes,
 )
+from noria.backends.native.plan.panels import StageTiling, item_of
 from noria.backends.native.plan.stages import Constant, DotColumns, Elementwise, Load, Slot
-from noria.backends.native.plan.tiling import StageTiling, item_of
 from noria.ir.graph import Atom, Equation
 from noria.ir.primitives import COMBINE
 

@@ -18,10 +18,10 @@ from collections.abc import Iterator, Sequence
 
 from llvmlite import ir
 
+from noria.backends.native.codegen import matrix_unit
 from noria.backends.native.codegen.addresses import (
     Buffers,
     begin_step_function,
-    panel_align,
     panel_at,
     panel_vector,
     scratch_arrays,
@@ -37,19 +37,15 @@ from noria.backends.native.codegen.llvm import (
     i64,
     load_lanes,
     loop,
+    share_of,
     stack,
     store_lanes,
 )
-from noria.backends.native.codegen.microkernels import gemm_microkernel, rank_k_update
+from noria.backends.native.codegen.microkernels import rank_k_update
+from noria.backends.native.codegen.products import Rows, clear, multiply, new_flag, split
+from noria.backends.native.plan.panels import ALIGN, StageTiling, item_of
 from noria.backends.native.plan.stages import BlockDot, RankUpdate, Slot
-from noria.backends.native.plan.tiling import (
-    ALIGN,
-    KernelPlan,
-    StageTiling,
-    VectorGroup,
-    item_of,
-    update_groups,
-)
+from noria.backends.native.plan.tiling import KernelPlan, VectorGroup, update_groups
 from noria.ir.graph import Value, size
 
 
@@ -91,26 +87,50 @@ class _TimeBlock:
     # --- products ---------------------------------------------------------------------------------
 
     def _multiply(self, product: BlockDot, tiling: StageTiling) -> None:
-        """A share of the columns, for all rows."""
+        """A share of the columns, for all rows; the matrix unit takes a share of the rows."""
+        b, (panel,), (source, stride) = self.b, tiling.panels, self._rows(product.source)
+        if not tiling.by_unit:
+            rows, columns = Rows(source, stride), (self.share, self.shares)
+            self._multiply_rows(product, tiling, rows, i64(0), self.depth, columns)
+            return
+        first, end = share_of(b, self.depth, self.share, self.shares)
+        place, large = b.mul(self.share, i64(self.plan.share_bytes)), new_flag(b)
+        parts = advance(b, self.arrays["share", 0], place)
+        with for_tiles(b, b.sub(end, first), self.plan.unit_rows(tiling)) as (start, stop):
+            row, count = b.add(first, start), b.sub(stop, start)
+            line = advance(b, source, b.mul(row, i64(stride)))
+            rows = Rows(line, stride, parts, large)
+            clear(b, large)
+            split(b, tiling, panel, rows, count)
+            matrix_unit.begin(b, count)
+            self._multiply_rows(product, tiling, rows, row, count, (i64(0), i64(1)))
+        matrix_unit.end(b)
+
+    def _multiply_rows(
+        self,
+        product: BlockDot,
+        tiling: StageTiling,
+        rows: Rows,
+        first: ir.Value,
+        count: ir.Value,
+        share: tuple[ir.Value, ir.Value],
+    ) -> None:
+        """A share of the columns for ``count`` rows, from row ``first`` on."""
         b, plan, (panel,) = self.b, self.plan, tiling.panels
-        most, vector = plan.register_rows(len(panel.columns)), panel_vector(plan, panel)
-        tile, tile_stride = stack(b, most * tiling.row_stride, ALIGN), i64(tiling.row_stride)
-        (source, stride), (target, width) = map(self._rows, (product.source, product.target))
-        whole = bytes_of(vector)
-        for j, counts in for_share(b, *plan.counts(tiling), self.share, self.shares):
+        most, vector = plan.rows_of_tile(tiling, len(panel.columns)), panel_vector(plan, panel)
+        tile = stack(b, most * tiling.row_stride, ALIGN)
+        (target, width), whole = self._rows(product.target), bytes_of(vector)
+        for j, counts in for_share(b, *plan.counts(tiling), *share):
             packed = panel_at(b, self.buffers, plan, panel, j)
             block = advance(b, target, b.mul(j, i64(tiling.vectors * whole)))
             vectors = len(plan.segments(panel, counts))
-            function = gemm_microkernel(
-                b.module, vector, vectors, most, panel_align(plan, vector), plan.prefetch_bytes
-            )
-            with for_tiles(b, self.depth, most) as (start, stop):
-                line, count = advance(b, source, b.mul(start, i64(stride))), b.sub(stop, start)
-                depth = i64(panel.dot.depth)
-                b.call(function, [count, line, i64(stride), packed, tile, tile_stride, depth])
-                with loop(b, i64(0), count) as row:
-                    found = advance(b, tile, b.mul(row, tile_stride))
-                    there = advance(b, block, b.mul(b.add(start, row), i64(width)))
+            with for_tiles(b, count, most) as (start, stop):
+                some, number = rows.at(b, start, tiling), b.sub(stop, start)
+                multiply(b, plan, tiling, panel, vectors, some, number, packed, tile)
+                with loop(b, i64(0), number) as row:
+                    found = advance(b, tile, b.mul(row, i64(tiling.row_stride)))
+                    place = b.add(first, b.add(start, row))
+                    there = advance(b, block, b.mul(place, i64(width)))
                     for v, numbers in enumerate(counts):
                         if numbers:
                             value = b.load(advance(b, found, v * whole), typ=vector, align=whole)

@@ -7,7 +7,7 @@ the *tile*.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,89 +15,20 @@ import numpy as np
 from noria._integers import ceil_div
 from noria._jax import ShapedArray
 from noria.backends.native.machine import Isa, Tuning
+from noria.backends.native.plan import matrix_unit
 from noria.backends.native.plan.matrices import MatrixStage
+from noria.backends.native.plan.panels import (
+    MatrixTiling,
+    Panel,
+    PanelSegment,
+    StageTiling,
+    aligned,
+    counts_of,
+    item_of,
+)
 from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, Slot, Stage
 from noria.ir.graph import Atom, Value, size
-
-#: Panels and arrays begin at multiples of so many bytes: a cache line, and the widest vector.
-ALIGN = 64
-
-
-def aligned(number: int) -> int:
-    """The next multiple of `ALIGN`."""
-    return ceil_div(number, ALIGN) * ALIGN
-
-
-def item_of(value: Atom) -> int:
-    """Bytes of one number of a value."""
-    return int(np.dtype(value.aval.dtype).itemsize)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Columns that are multiplied with the same row.
-
-    Attributes:
-        dot: the product of the first column.
-        columns: for each vector of the panel a product, and the number of a vector of the block.
-        tile_offset: the first byte of the products in a row of the tile.
-        offset: the first byte of the packed panels, of all packed weights.
-    """
-
-    dot: Dot
-    columns: tuple[tuple[DotColumns, int], ...]
-    tile_offset: int
-    offset: int
-
-
-class PanelSegment(NamedTuple):
-    """Columns of one product that are neighbours in a vector of a panel.
-
-    Attributes:
-        product: the product.
-        first: the feature of the block that the first column belongs to.
-        width: how many columns there are.
-    """
-
-    product: DotColumns
-    first: int
-    width: int
-
-
-@dataclass(frozen=True)
-class StageTiling:
-    """A stage in blocks.
-
-    Attributes:
-        stage: the stage.
-        vectors: vectors of a block.
-        panels: the products of a block.
-        row_stride: bytes from row to row of the tile.
-    """
-
-    stage: Stage
-    vectors: int
-    panels: tuple[Panel, ...]
-    row_stride: int
-
-
-@dataclass(frozen=True)
-class MatrixTiling:
-    """A stage on matrices in blocks of ``vectors`` vectors of features.
-
-    With a ``tiled_axis`` it is a product, and takes several points of this dimension at a time.
-    """
-
-    stage: MatrixStage
-    vectors: int
-    tiled_axis: int | None = None
-    panels: tuple[Panel, ...] = ()
-    row_stride: int = 0
-
-    def counts(self, lanes: int) -> tuple[int, list[int], list[int]]:
-        """As `KernelPlan.counts`."""
-        return _counts(self.stage.domain[-1], self.vectors, lanes)
 
 
 class KernelPlan:
@@ -112,6 +43,7 @@ class KernelPlan:
             through staging buffers, whose outer axis is time.
         tuning: the thresholds.
         rows: the rows of the batch that a thread takes.
+        block_rows: the rows of all steps that a thread takes of a product for a time block.
 
     Attributes:
         lanes: numbers in a vector.
@@ -127,7 +59,8 @@ class KernelPlan:
         one_by_one: whether each example goes through all steps before the next one begins. So it is
             with matrices, and without a product in a step, whose panels the examples would share.
             The state of one example stays in the first-level cache.
-        tile_rows: rows of the tile, at most.
+        tile_rows: rows of the tile, at most, but for the matrix unit.
+        by_unit: whether the matrix unit multiplies in the steps, and in the time blocks.
         prefetch_bytes: see `Tuning`.
         update_rows: rows of the left operand of a rank update that are multiplied at a time.
         update_vectors: vectors of the right operand that are multiplied at a time.
@@ -142,6 +75,7 @@ class KernelPlan:
         batch_major: Sequence[Slot],
         tuning: Tuning,
         rows: int,
+        block_rows: int,
     ):
         self.schedule, self.by_features, self.unpacked = schedule, by_features, unpacked
         many = isa.registers >= 32
@@ -156,10 +90,15 @@ class KernelPlan:
         self.lanes = min(map(isa.lanes, _dtypes(schedule)))
         self.panel_bytes = 0
         self.given_panels: int | None = None
+        has_unit = isa.has_unit and self.lanes == matrix_unit.LANES and not unpacked
+        self.by_unit = (
+            has_unit and not by_features and rows >= self._unit_rows(),
+            has_unit and block_rows >= tuning.unit_block_rows,
+        )
         block_width = tuning.panel_vectors[many]
         step_width = self._step_width(rows, block_width)
         self.tilings = [
-            self._tiling(stage, tuning.block_vectors, step_width)
+            self._tiling(stage, tuning.block_vectors, step_width, self.by_unit[0])
             if isinstance(stage, Stage)
             else self._of_matrix(stage)
             for stage in schedule.stages
@@ -182,11 +121,11 @@ class KernelPlan:
 
     # --- scratch memory ---------------------------------------------------------------------------
 
-    def scratch_bytes(self, batch: int, block_steps: int) -> int:
-        """Bytes of scratch memory for a batch and the steps of a time block."""
+    def scratch_bytes(self, batch: int, block_steps: int, shares: int) -> int:
+        """Bytes of scratch memory for a batch, the steps of a time block, and some threads."""
         rows = sum(aligned(batch * width) for width in self.scratch_widths())
         rows += sum(aligned(batch * block_steps * width) for width in self.block_widths())
-        return self.panel_bytes + rows
+        return self.panel_bytes + rows + self.spare_bytes + shares * self.share_bytes
 
     def scratch_widths(self) -> Iterator[int]:
         """Bytes of one row of each array of a step."""
@@ -198,6 +137,7 @@ class KernelPlan:
             yield self.lanes * item_of(equation.inputs[0])
         for emitted in self.staged.values():
             yield self.staged_steps * size(emitted) * item_of(emitted)
+        yield from self._part_bytes()
 
     def block_widths(self) -> Iterator[int]:
         """Bytes of one row of each array of a time block; update operands have whole vectors."""
@@ -205,6 +145,31 @@ class KernelPlan:
             yield size(value) * item_of(value)
         for value in self.schedule.update_operands:
             yield self.vectors(value) * self.lanes * item_of(value)
+
+    def _part_bytes(self) -> list[int]:
+        """Bytes of the parts of one row of a step; its stages use the same memory."""
+        widths = [t.part_bytes for t in self.tilings if isinstance(t, StageTiling)]
+        return [max(widths)] if any(widths) else []
+
+    @property
+    def spare_bytes(self) -> int:
+        """Bytes at the end: the matrix unit may read one row too many, and ignore it."""
+        return max(self._part_bytes(), default=0)
+
+    @property
+    def share_bytes(self) -> int:
+        """Bytes of the parts of rows of a time block, for each thread."""
+        tilings = [tiling for _, tiling in (*self.prologue, *self.epilogue) if tiling.by_unit]
+        return aligned(
+            max((self.unit_rows(t) + 1) * t.part_bytes for t in tilings) if tilings else 0
+        )
+
+    def unit_rows(self, tiling: StageTiling) -> int:
+        """Rows of a time block that the matrix unit multiplies with one panel after the other."""
+        return (
+            ceil_div(self._tuning.part_bytes, matrix_unit.ROWS * tiling.part_bytes)
+            * matrix_unit.ROWS
+        )
 
     def vectors(self, value: Atom) -> int:
         """Vectors that a value fills."""
@@ -221,7 +186,7 @@ class KernelPlan:
             for p in products
         ]
         return [
-            (p, self._tiling(stage, width, width))
+            (p, self._tiling(stage, width, width, self.by_unit[1]))
             for p, stage in zip(products, stages, strict=True)
         ]
 
@@ -238,7 +203,12 @@ class KernelPlan:
         fits = (width for width in range(2, most + 1) if self.register_rows(width) >= rows)
         return max(fits, default=most)
 
-    def _tiling(self, stage: Stage, most: int, width: int) -> StageTiling:
+    def _unit_rows(self) -> int:
+        """The rows of a step from which the matrix unit is faster than vectors."""
+        is_cached = self.schedule.weight_bytes <= self._tuning.unit_weight_bytes
+        return self._tuning.unit_rows if is_cached else self._tuning.uncached_unit_rows
+
+    def _tiling(self, stage: Stage, most: int, width: int, may_use_unit: bool) -> StageTiling:
         """The blocks of a stage, of up to ``most`` vectors of all products, and their panels.
 
         The vectors of all products should be in registers at once.
@@ -248,19 +218,30 @@ class KernelPlan:
             vectors = max(1, most // len(stage.columns))
         vectors = min(vectors, ceil_div(stage.extent, self.lanes))
         panels: list[Panel] = []
-        row = 0
+        row = parts = 0
         for columns in self._by_row(stage):
-            item = item_of(columns[0].equation.outputs[0])
+            dot, item = self._dot(columns[0]), item_of(columns[0].equation.outputs[0])
             pairs = [(column, v) for column in columns for v in range(vectors)]
             for some in _equal_parts(pairs, width):
-                panel = Panel(self._dot(some[0][0]), tuple(some), row, self.panel_bytes)
-                panels.append(panel)
                 vector = len(some) * self.lanes * item
+                by_unit = may_use_unit and self._suits_unit(columns[0], len(some))
+                bytes_ = dot.depth * vector
+                if by_unit:
+                    bytes_ = matrix_unit.panel_bytes(dot.depth, len(some))
+                panel = Panel(dot, tuple(some), row, self.panel_bytes, bytes_, by_unit, parts)
+                panels.append(panel)
                 row += aligned(vector)
                 blocks = ceil_div(stage.extent, vectors * self.lanes)
                 if not self.unpacked:
-                    self.panel_bytes += aligned(blocks * panel.dot.depth * vector)
+                    self.panel_bytes += aligned(blocks * bytes_)
+            if any(panel.by_unit and panel.parts == parts for panel in panels):
+                parts += matrix_unit.row_bytes(dot.depth)
         return StageTiling(stage, vectors, tuple(panels), row)
+
+    def _suits_unit(self, product: DotColumns, vectors: int) -> bool:
+        dot, dtype = self._dot(product), product.equation.outputs[0].aval.dtype
+        is_own = dot.row.value not in self.schedule.shared
+        return is_own and dtype == np.float32 and matrix_unit.suits(dot.depth, vectors)
 
     def _dot(self, product: DotColumns) -> Dot:
         return self.schedule.dots[product.equation]
@@ -276,6 +257,10 @@ class KernelPlan:
     def register_rows(self, width: int) -> int:
         """Rows whose sums fit the registers, with a step of the panel and a broadcast."""
         return max(1, min(self.tile_rows, (self._registers - width - 1) // width))
+
+    def rows_of_tile(self, tiling: StageTiling, width: int) -> int:
+        """The most rows of a tile of a stage, for panels of ``width`` vectors."""
+        return matrix_unit.ROWS if tiling.by_unit else self.register_rows(width)
 
     def segments(self, panel: Panel, counts: Sequence[int]) -> list[list[PanelSegment]]:
         """The columns in each vector of a panel, for vectors with the features of the block.
@@ -319,18 +304,12 @@ class KernelPlan:
 
         The last list is empty if all blocks are full.
         """
-        return _counts(tiling.stage.extent, tiling.vectors, self.lanes)
+        return counts_of(tiling.stage.extent, tiling.vectors, self.lanes)
 
     def _of_matrix(self, stage: MatrixStage) -> MatrixTiling:
         axis = stage.tiled_axis(self.schedule.lookup)
         most = self._matrix_vectors[axis is not None]
         return MatrixTiling(stage, min(most, ceil_div(stage.domain[-1], self.lanes)), axis)
-
-
-def _counts(extent: int, vectors: int, lanes: int) -> tuple[int, list[int], list[int]]:
-    full, left = divmod(extent, vectors * lanes)
-    rest = [max(0, min(lanes, left - v * lanes)) for v in range(vectors)]
-    return full, [lanes] * vectors, rest if left else []
 
 
 def _dtypes(schedule: Schedule) -> list[Any]:

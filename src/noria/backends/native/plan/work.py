@@ -49,7 +49,8 @@ def block_steps(plan: KernelPlan, time: int, batch: int, tuning: Tuning) -> int:
     if plan.schedule.accumulators:
         rows = tuning.block_rows
     elif kept:
-        rows = ceil_div(tuning.block_bytes, kept)
+        by_unit = any(tiling.by_unit for _, tiling in (*plan.prologue, *plan.epilogue))
+        rows = ceil_div(tuning.unit_block_bytes if by_unit else tuning.block_bytes, kept)
     else:
         return time
     return ceil_div(time, min(time, ceil_div(time * batch, rows)))

@@ -23,8 +23,9 @@ from noria.backends.native.codegen.llvm import (
     loop,
     stack,
 )
+from noria.backends.native.plan.panels import item_of
 from noria.backends.native.plan.schedule import INPUTS, RESULTS
-from noria.backends.native.plan.tiling import KernelPlan, item_of
+from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.runtime.frame import (
     Frame,
     address_of,
@@ -112,8 +113,9 @@ class Handler:
             self._check(item, f"output {i}", value.aval.dtype.name, b.mul(elements, models))
             if kind == "emitted":
                 large.append((item, b.mul(strides[-1], models)))
-        strides.append(self._scratch_bytes())
-        parts = b.select(b.icmp_signed(">=", models, shares), shares, i64(1))
+        one_by_one = b.icmp_signed(">=", models, shares)
+        strides.append(self._scratch_bytes(b.select(one_by_one, i64(1), shares)))
+        parts = b.select(one_by_one, shares, i64(1))
         scratch = b.mul(strides[-1], parts)
         self._check(results[-1], "scratch memory", "uint8", scratch)
         large.append((results[-1], scratch))
@@ -148,9 +150,12 @@ class Handler:
             count = self.b.mul(count, self.batch)
         return self.b.mul(count, self.time) if kind in ("step", "emitted") else count
 
-    def _scratch_bytes(self) -> ir.Value:
+    def _scratch_bytes(self, shares: ir.Value) -> ir.Value:
         """The scratch memory of one model, as `KernelPlan.scratch_bytes` computes it."""
-        b, total = self.b, i64(self.plan.panel_bytes)
+        b, plan = self.b, self.plan
+        total = b.add(
+            i64(plan.panel_bytes + plan.spare_bytes), b.mul(shares, i64(plan.share_bytes))
+        )
         for width in self.plan.scratch_widths():
             total = b.add(total, bytes_of_rows(b, self.batch, width))
         for width in self.plan.block_widths():

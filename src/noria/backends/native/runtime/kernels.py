@@ -26,8 +26,9 @@ from llvmlite import ir
 from noria.backends.native.codegen.kernel import emit
 from noria.backends.native.machine import Isa
 from noria.backends.native.plan.fingerprint import NoFingerprint, fingerprint
+from noria.backends.native.plan.panels import ALIGN
 from noria.backends.native.plan.schedule import INPUTS, RESULTS
-from noria.backends.native.plan.tiling import ALIGN, KernelPlan
+from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.runtime import cache
 from noria.backends.native.runtime.handler import Handler
 from noria.backends.native.runtime.helpers import Pool

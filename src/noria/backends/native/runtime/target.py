@@ -1,5 +1,6 @@
 """The instruction sets that this machine has, and LLVM's compiler from a module to machine code."""
 
+import ctypes
 import functools
 import platform
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from noria.backends.environment import environment
 from noria.backends.native.machine import ISAS, Isa, NoSuchMachine
 from noria.ir.reasons import Reason
 
+_AVX512 = "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "fma"
+
 #: The features that a processor must have, by LLVM's names.
 _NEEDS = {
-    "avx512": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "fma"),
+    "amx": (*_AVX512, "amx-tile", "amx-bf16"),
+    "avx512": _AVX512,
     "avx2": ("avx2", "fma", "bmi2"),
     "sse": ("sse2",),
     "neon": (),
@@ -32,7 +36,22 @@ def available() -> tuple[Isa, ...]:
         isa
         for isa in ISAS.get(family or "", ())
         if all(features.get(need) for need in _NEEDS[isa.name])
+        and (not isa.has_unit or _may_use_unit())
     )
+
+
+# arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA) on x86-64.
+_ARCH_PRCTL, _REQUEST, _TILES = 158, 0x1023, 18
+
+
+def _may_use_unit() -> bool:
+    """Ask Linux for the tile registers: it saves them only for processes that have asked.
+
+    It refuses if a thread has an alternate signal stack that is too small for them.
+    """
+    if platform.system() != "Linux":
+        return False
+    return int(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILES)) == 0
 
 
 def chosen() -> Isa:

@@ -1,0 +1,93 @@
+"""The product of a few rows with a panel: by vectors, or by the matrix unit."""
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from noria.backends.native.codegen import matrix_unit
+from noria.backends.native.codegen.addresses import panel_align, panel_vector
+from noria.backends.native.codegen.llvm import I32, advance, for_tiles, i64, stack
+from noria.backends.native.codegen.microkernels import gemm_microkernel
+from noria.backends.native.plan.panels import ALIGN, Panel, StageTiling
+from noria.backends.native.plan.tiling import KernelPlan
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Neighbouring rows, with the distance from row to row in bytes.
+
+    ``parts`` are those that the matrix unit multiplies, and ``large`` is the number that says
+    whether one of their numbers is large.
+    """
+
+    first: ir.Value
+    stride: int
+    parts: ir.Value | None = None
+    large: ir.Value | None = None
+
+    def at(self, b: ir.IRBuilder, row: ir.Value, tiling: StageTiling) -> "Rows":
+        """The rows from ``row`` on."""
+        first = advance(b, self.first, b.mul(row, i64(self.stride)))
+        if self.parts is None:
+            return Rows(first, self.stride)
+        parts = advance(b, self.parts, b.mul(row, i64(tiling.part_bytes)))
+        return Rows(first, self.stride, parts, self.large)
+
+
+def multiply(
+    b: ir.IRBuilder,
+    plan: KernelPlan,
+    tiling: StageTiling,
+    panel: Panel,
+    width: int,
+    rows: Rows,
+    count: ir.Value,
+    packed: ir.Value,
+    tile: ir.Value,
+) -> None:
+    """Leave the products of ``count`` rows in a tile.
+
+    Of the panel, which is at ``packed``, the first ``width`` vectors count.
+    """
+    stride, depth = i64(tiling.row_stride), panel.dot.depth
+    if panel.by_unit:
+        function = matrix_unit.unit_product(b.module, width, depth, plan.prefetch_bytes)
+        parts = rows.parts, i64(tiling.part_bytes), rows.large
+        b.call(function, [count, rows.first, i64(rows.stride), *parts, packed, tile, stride])
+        return
+    vector, most = panel_vector(plan, panel), plan.register_rows(width)
+    align = panel_align(plan, vector)
+    function = gemm_microkernel(b.module, vector, width, most, align, plan.prefetch_bytes)
+
+    def multiply_some(row: ir.Value, target: ir.Value, some: ir.Value) -> None:
+        b.call(function, [some, row, i64(rows.stride), packed, target, stride, i64(depth)])
+
+    if not tiling.by_unit:
+        multiply_some(rows.first, tile, count)
+        return
+    with for_tiles(b, count, most) as (start, stop):  # a tile of the unit has more rows
+        row = advance(b, rows.first, b.mul(start, i64(rows.stride)))
+        multiply_some(row, advance(b, tile, b.mul(start, stride)), b.sub(stop, start))
+
+
+def split(
+    b: ir.IRBuilder,
+    tiling: StageTiling,
+    panel: Panel,
+    rows: Rows,
+    count: ir.Value,
+) -> None:
+    """Compute the parts of rows that the panel is multiplied with."""
+    function = matrix_unit.split_rows(b.module, panel.dot.depth)
+    parts = rows.parts, i64(tiling.part_bytes), rows.large
+    b.call(function, [count, rows.first, i64(rows.stride), *parts])
+
+
+def new_flag(b: ir.IRBuilder) -> ir.Value:
+    """A number of the stack for `Rows.large`."""
+    return stack(b, ALIGN, ALIGN)
+
+
+def clear(b: ir.IRBuilder, large: ir.Value) -> None:
+    """No number was large so far."""
+    b.store(ir.Constant(I32, 0), large, align=4)

@@ -1,0 +1,117 @@
+"""Panels: the columns of weights in the order in which a kernel reads them."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from noria._integers import ceil_div
+from noria.backends.native.plan import matrix_unit
+from noria.backends.native.plan.matrices import MatrixStage
+from noria.backends.native.plan.stages import Dot, DotColumns, Stage
+from noria.ir.graph import Atom
+
+#: Panels and arrays begin at multiples of so many bytes: a cache line, and the widest vector.
+ALIGN = 64
+
+
+def aligned(number: int) -> int:
+    """The next multiple of `ALIGN`."""
+    return ceil_div(number, ALIGN) * ALIGN
+
+
+def item_of(value: Atom) -> int:
+    """Bytes of one number of a value."""
+    return int(np.dtype(value.aval.dtype).itemsize)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Columns that are multiplied with the same row.
+
+    Attributes:
+        dot: the product of the first column.
+        columns: for each vector of the panel a product, and the number of a vector of the block.
+        tile_offset: the first byte of the products in a row of the tile.
+        offset: the first byte of the packed panels, of all packed weights.
+        bytes: of the panel of one block.
+        by_unit: whether the matrix unit multiplies.
+        parts: the first byte of the parts of the row, of all parts that the stage needs; for the
+            matrix unit.
+    """
+
+    dot: Dot
+    columns: tuple[tuple[DotColumns, int], ...]
+    tile_offset: int
+    offset: int
+    bytes: int
+    by_unit: bool
+    parts: int
+
+
+class PanelSegment(NamedTuple):
+    """Columns of one product that are neighbours in a vector of a panel.
+
+    Attributes:
+        product: the product.
+        first: the feature of the block that the first column belongs to.
+        width: how many columns there are.
+    """
+
+    product: DotColumns
+    first: int
+    width: int
+
+
+@dataclass(frozen=True)
+class StageTiling:
+    """A stage in blocks.
+
+    Attributes:
+        stage: the stage.
+        vectors: vectors of a block.
+        panels: the products of a block.
+        row_stride: bytes from row to row of the tile.
+    """
+
+    stage: Stage
+    vectors: int
+    panels: tuple[Panel, ...]
+    row_stride: int
+
+    @property
+    def by_unit(self) -> bool:
+        """Whether the matrix unit multiplies with some of the panels."""
+        return any(panel.by_unit for panel in self.panels)
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes of the parts of the rows of an example, for the matrix unit."""
+        of_unit = [panel for panel in self.panels if panel.by_unit]
+        ends = (panel.parts + matrix_unit.row_bytes(panel.dot.depth) for panel in of_unit)
+        return max(ends, default=0)
+
+
+@dataclass(frozen=True)
+class MatrixTiling:
+    """A stage on matrices in blocks of ``vectors`` vectors of features.
+
+    With a ``tiled_axis`` it is a product, and takes several points of this dimension at a time.
+    """
+
+    stage: MatrixStage
+    vectors: int
+    tiled_axis: int | None = None
+    panels: tuple[Panel, ...] = ()
+    row_stride: int = 0
+
+    def counts(self, lanes: int) -> tuple[int, list[int], list[int]]:
+        """As `KernelPlan.counts`."""
+        return counts_of(self.stage.domain[-1], self.vectors, lanes)
+
+
+def counts_of(extent: int, vectors: int, lanes: int) -> tuple[int, list[int], list[int]]:
+    """The number of full blocks, the features of each of their vectors, and of the last block."""
+    full, left = divmod(extent, vectors * lanes)
+    rest = [max(0, min(lanes, left - v * lanes)) for v in range(vectors)]
+    return full, [lanes] * vectors, rest if left else []

@@ -132,7 +132,7 @@ def test_a_product_is_as_exact_as_by_vectors(rows, depth, width, prepared, force
     assert by_unit.max() < 2**-20
 
 
-SPECIAL = {
+SPECIAL: dict[str, Any] = {
     "infinity": np.inf,
     "minus infinity": -np.inf,
     "NaN": np.nan,

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from noria._integers import ceil_div
 from noria.backends.native.loop import NativeLoop
 from noria.backends.native.machine import using
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan
-from noria.backends.native.plan.work import block_steps, shares_of
+from noria.backends.native.plan.work import divided
 from noria.backends.native.runtime import handler, kernels
 from noria.ir.graph import bytes_of_matrices, is_literal, size_in_bytes
 
@@ -39,18 +38,17 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = b
     few = limits.reads_in_place(time, batch, max(map(size_in_bytes, weights), default=0))
     is_known = all(v in loop.known for v in weights)
     schedule = _schedule(loop, batch, few)
-    shares, by_features = shares_of(schedule, time, batch, models, limits)
+    division = divided(schedule, time, batch, models, loop.isa, limits)
+    shares = division.shares
     batch_major = _batch_major(loop, schedule)
-    is_staged = min(time, batch) > 1 and not by_features
+    is_staged = min(time, batch) > 1 and not division.by_features
     staged = _staged(loop, schedule, batch_major) if is_staged else ()
     unpacked = few and not is_known
-    rows = batch if by_features or models >= shares else ceil_div(batch, shares)
-    of_block = time * batch if models >= shares else time * batch // shares
-    plan = KernelPlan(schedule, loop.isa, by_features, unpacked, staged, limits, rows, of_block)
+    plan = KernelPlan(schedule, loop.isa, division, unpacked, staged, limits)
     known = _weights(loop, plan)
     if plan.panel_bytes and known is not None:
         plan.take_panels()
-    block = block_steps(plan, time, batch, limits)
+    block = plan.block_steps(time, batch)
     one_by_one = models >= shares
     bytes_ = plan.scratch_bytes(batch, block, 1 if one_by_one else shares)
     scratch = jax.ShapeDtypeStruct((bytes_ * (shares if one_by_one else 1),), jnp.uint8)

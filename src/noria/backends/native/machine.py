@@ -182,6 +182,9 @@ class Tuning:
     #: Bytes of the parts of rows of a time block that stay in cache from panel to panel.
     part_bytes: int = 2**20
 
+    #: Bytes of the panels of a time block that stay in cache from rows to rows.
+    unit_panel_bytes: int = 2**19
+
     #: As ``uncached_block_examples``.
     unit_block_examples: int = 64
 
@@ -237,6 +240,16 @@ class Tuning:
         return time * batch <= self.unpacked_rows or (
             in_step and weight <= self.cached_weight_bytes
         )
+
+    def prefers_unit(self, weights: int, rows: int) -> bool:
+        """Whether the matrix unit is faster than vectors in a step.
+
+        Args:
+            weights: the bytes of all weights that a thread reads in a step.
+            rows: the rows that it multiplies.
+        """
+        is_cached = weights <= self.unit_weight_bytes
+        return rows >= (self.unit_rows if is_cached else self.uncached_unit_rows)
 
     def prefer_block(
         self, weight: int, all_weights: int, batch: int, matrices: int = 0, has_unit: bool = False

@@ -97,6 +97,11 @@ def bytes_of_rows(b: ir.IRBuilder, rows: ir.Value, width: int) -> ir.Value:
     return b.and_(b.add(b.mul(rows, i64(width)), i64(ALIGN - 1)), i64(-ALIGN))
 
 
+def bytes_of_share(b: ir.IRBuilder, plan: KernelPlan, batch: ir.Value) -> ir.Value:
+    """Code for the bytes that each thread has for itself."""
+    return b.add(i64(plan.share_bytes), bytes_of_rows(b, batch, plan.share_width))
+
+
 class Buffers:
     """The addresses of all buffers of a call; ``next`` is for the final state."""
 

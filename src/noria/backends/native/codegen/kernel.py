@@ -26,6 +26,7 @@ from noria.backends.native.codegen.addresses import (
     Addresses,
     Buffers,
     begin_step_function,
+    bytes_of_share,
     columns_of,
     panel_at,
     panel_vector,
@@ -84,6 +85,15 @@ class _Run:
         self.by_unit = any(tiling.by_unit for tiling in flat)
         self.large = new_flag(self.b)
         self.addresses = Addresses(self.b, plan, self.buffers, self.sizes)
+        self.parts = self._parts() if self.by_unit else None
+
+    def _parts(self) -> ir.Value:
+        """The address of the parts of the first row."""
+        b, arrays = self.b, self.addresses.arrays
+        if not self.plan.by_features:
+            return arrays["parts", 0]
+        of_share = b.mul(self.part[2], bytes_of_share(b, self.plan, self.sizes.batch))
+        return advance(b, arrays["share", 0], b.add(of_share, i64(self.plan.share_bytes)))
 
     def emit(self) -> None:
         if self.plan.by_features:
@@ -123,7 +133,12 @@ class _Run:
             if n < len(blocks) - 1:
                 switch.add_case(i64(n), block)
             b.position_at_end(block)
+            by_unit = isinstance(tiling, StageTiling) and tiling.by_unit
+            if by_unit:
+                matrix_unit.begin(b, self.sizes.batch)
             self._stage(tiling)
+            if by_unit:
+                matrix_unit.end(b)
             b.ret_void()
 
     def _steps(self, start: ir.Value, stop: ir.Value) -> None:
@@ -220,7 +235,7 @@ class _Run:
         stride = 0 if row.value in self.schedule.shared else size(row.value) * item_of(row.value)
         if not panel.by_unit:
             return Rows(line, stride)
-        parts = advance(self.b, self.addresses.arrays["parts", 0], panel.parts)
+        parts = advance(self.b, self.parts, panel.parts)
         parts = advance(self.b, parts, self.b.mul(start, i64(tiling.part_bytes)))
         return Rows(line, stride, parts, self.large)
 

@@ -15,13 +15,16 @@ products are summed in registers::
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from llvmlite import ir
 
+from noria._integers import ceil_div
 from noria.backends.native.codegen import matrix_unit
 from noria.backends.native.codegen.addresses import (
     Buffers,
     begin_step_function,
+    bytes_of_share,
     panel_at,
     panel_vector,
     scratch_arrays,
@@ -37,16 +40,34 @@ from noria.backends.native.codegen.llvm import (
     i64,
     load_lanes,
     loop,
+    minimum,
     share_of,
     stack,
     store_lanes,
 )
 from noria.backends.native.codegen.microkernels import rank_k_update
 from noria.backends.native.codegen.products import Rows, clear, multiply, new_flag, split
+from noria.backends.native.plan.matrix_unit import ROWS
 from noria.backends.native.plan.panels import ALIGN, StageTiling, item_of
 from noria.backends.native.plan.stages import BlockDot, RankUpdate, Slot
 from noria.backends.native.plan.tiling import KernelPlan, VectorGroup, update_groups
 from noria.ir.graph import Value, size
+
+
+def groups(
+    b: ir.IRBuilder, full: int, most: int, complete: Any, rest: Any
+) -> Iterator[tuple[tuple[ir.Value, ir.Value], Any]]:
+    """Code for blocks in groups: the first and the end of each group, and the size of its blocks.
+
+    As `llvm.for_share`, it yields once for all groups of ``most`` full blocks, and once for a
+    smaller last block.
+    """
+    if full:
+        with loop(b, i64(0), i64(ceil_div(full, most))) as group:
+            first = b.mul(group, i64(most))
+            yield (first, minimum(b, b.add(first, i64(most)), i64(full))), complete
+    if rest:
+        yield (i64(full), i64(full + 1)), rest
 
 
 def emit_time_block(plan: KernelPlan, module: ir.Module) -> None:
@@ -88,54 +109,74 @@ class _TimeBlock:
 
     def _multiply(self, product: BlockDot, tiling: StageTiling) -> None:
         """A share of the columns, for all rows; the matrix unit takes a share of the rows."""
-        b, (panel,), (source, stride) = self.b, tiling.panels, self._rows(product.source)
-        if not tiling.by_unit:
-            rows, columns = Rows(source, stride), (self.share, self.shares)
-            self._multiply_rows(product, tiling, rows, i64(0), self.depth, columns)
+        if tiling.by_unit:
+            self._multiply_by_unit(product, tiling)
             return
+        b, plan, (panel,) = self.b, self.plan, tiling.panels
+        rows = Rows(*self._rows(product.source))
+        tile, most = self._tile(tiling), plan.rows_of_tile(tiling, len(panel.columns))
+        for j, counts in for_share(b, *plan.counts(tiling), self.share, self.shares):
+            with for_tiles(b, self.depth, most) as (start, stop):
+                some = rows.at(b, start, tiling)
+                self._block(product, tiling, tile, j, counts, some, start, b.sub(stop, start))
+
+    def _multiply_by_unit(self, product: BlockDot, tiling: StageTiling) -> None:
+        """A share of the rows.
+
+        The parts of some rows stay in the second-level cache, and so do a few panels. The parts of
+        a tile of rows stay in the first-level cache from panel to panel.
+        """
+        b, plan, (panel,) = self.b, self.plan, tiling.panels
+        source, stride = self._rows(product.source)
         first, end = share_of(b, self.depth, self.share, self.shares)
-        place, large = b.mul(self.share, i64(self.plan.share_bytes)), new_flag(b)
-        parts = advance(b, self.arrays["share", 0], place)
-        with for_tiles(b, b.sub(end, first), self.plan.unit_rows(tiling)) as (start, stop):
-            row, count = b.add(first, start), b.sub(stop, start)
-            line = advance(b, source, b.mul(row, i64(stride)))
+        of_share, large = bytes_of_share(b, plan, self.batch), new_flag(b)
+        parts = advance(b, self.arrays["share", 0], b.mul(self.share, of_share))
+        tile, (full, complete, rest) = self._tile(tiling), plan.counts(tiling)
+        with for_tiles(b, b.sub(end, first), plan.unit_rows(tiling)) as (start, stop):
+            begin, count = b.add(first, start), b.sub(stop, start)
+            line = advance(b, source, b.mul(begin, i64(stride)))
             rows = Rows(line, stride, parts, large)
             clear(b, large)
             split(b, tiling, panel, rows, count)
             matrix_unit.begin(b, count)
-            self._multiply_rows(product, tiling, rows, row, count, (i64(0), i64(1)))
+            for panels, numbers in groups(b, full, plan.unit_panels(panel), complete, rest):
+                with for_tiles(b, count, ROWS) as (row, last), loop(b, *panels) as j:
+                    some, place = rows.at(b, row, tiling), b.add(begin, row)
+                    number = b.sub(last, row)
+                    self._block(product, tiling, tile, j, numbers, some, place, number)
         matrix_unit.end(b)
 
-    def _multiply_rows(
+    def _tile(self, tiling: StageTiling) -> ir.Value:
+        (panel,) = tiling.panels
+        rows = self.plan.rows_of_tile(tiling, len(panel.columns))
+        return stack(self.b, rows * tiling.row_stride, ALIGN)
+
+    def _block(
         self,
         product: BlockDot,
         tiling: StageTiling,
+        tile: ir.Value,
+        j: ir.Value,
+        counts: Sequence[int],
         rows: Rows,
         first: ir.Value,
         count: ir.Value,
-        share: tuple[ir.Value, ir.Value],
     ) -> None:
-        """A share of the columns for ``count`` rows, from row ``first`` on."""
+        """Multiply ``count`` rows, of which ``first`` is the first, with the panel of a block."""
         b, plan, (panel,) = self.b, self.plan, tiling.panels
-        most, vector = plan.rows_of_tile(tiling, len(panel.columns)), panel_vector(plan, panel)
-        tile = stack(b, most * tiling.row_stride, ALIGN)
-        (target, width), whole = self._rows(product.target), bytes_of(vector)
-        for j, counts in for_share(b, *plan.counts(tiling), *share):
-            packed = panel_at(b, self.buffers, plan, panel, j)
-            block = advance(b, target, b.mul(j, i64(tiling.vectors * whole)))
-            vectors = len(plan.segments(panel, counts))
-            with for_tiles(b, count, most) as (start, stop):
-                some, number = rows.at(b, start, tiling), b.sub(stop, start)
-                multiply(b, plan, tiling, panel, vectors, some, number, packed, tile)
-                with loop(b, i64(0), number) as row:
-                    found = advance(b, tile, b.mul(row, i64(tiling.row_stride)))
-                    place = b.add(first, b.add(start, row))
-                    there = advance(b, block, b.mul(place, i64(width)))
-                    for v, numbers in enumerate(counts):
-                        if numbers:
-                            value = b.load(advance(b, found, v * whole), typ=vector, align=whole)
-                            address = advance(b, there, v * whole)
-                            store_lanes(b, value, address, numbers, whole // vector.count)
+        (target, width), vector = self._rows(product.target), panel_vector(plan, panel)
+        packed, whole = panel_at(b, self.buffers, plan, panel, j), bytes_of(vector)
+        vectors = len(plan.segments(panel, counts))
+        multiply(b, plan, tiling, panel, vectors, rows, count, packed, tile)
+        block = advance(b, target, b.mul(j, i64(tiling.vectors * whole)))
+        with loop(b, i64(0), count) as row:
+            found = advance(b, tile, b.mul(row, i64(tiling.row_stride)))
+            there = advance(b, block, b.mul(b.add(first, row), i64(width)))
+            for v, numbers in enumerate(counts):
+                if numbers:
+                    value = b.load(advance(b, found, v * whole), typ=vector, align=whole)
+                    address = advance(b, there, v * whole)
+                    store_lanes(b, value, address, numbers, whole // vector.count)
 
     def _rows(self, slot: Slot) -> tuple[ir.Value, int]:
         """The address of the first row of the block in the order of time, and the row stride."""

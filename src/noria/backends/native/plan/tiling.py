@@ -28,6 +28,7 @@ from noria.backends.native.plan.panels import (
 )
 from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, Slot, Stage
+from noria.backends.native.plan.work import Division
 from noria.ir.graph import Atom, Value, size
 
 
@@ -37,15 +38,14 @@ class KernelPlan:
     Args:
         schedule: the schedule of a step.
         isa: the instruction set.
-        by_features: whether threads share the features of each stage, not the rows of the batch.
+        division: the shares of threads.
         unpacked: whether weights are read in place, not packed into panels.
         batch_major: the buffers whose outer axis in memory is the batch. A few steps of them pass
             through staging buffers, whose outer axis is time.
         tuning: the thresholds.
-        rows: the rows of the batch that a thread takes.
-        block_rows: the rows of all steps that a thread takes of a product for a time block.
 
     Attributes:
+        by_features: whether threads share the features of each stage, not the rows of the batch.
         lanes: numbers in a vector.
         panel_bytes: bytes of packed weights in scratch memory.
         given_panels: the number of the shared array that holds the packed weights; ``None`` if
@@ -70,14 +70,12 @@ class KernelPlan:
         self,
         schedule: Schedule,
         isa: Isa,
-        by_features: bool,
+        division: Division,
         unpacked: bool,
         batch_major: Sequence[Slot],
         tuning: Tuning,
-        rows: int,
-        block_rows: int,
     ):
-        self.schedule, self.by_features, self.unpacked = schedule, by_features, unpacked
+        self.schedule, self.by_features, self.unpacked = schedule, division.by_features, unpacked
         many = isa.registers >= 32
         self.update_rows = tuning.update_rows[many]
         self._tuning, self._registers = tuning, isa.registers
@@ -91,12 +89,13 @@ class KernelPlan:
         self.panel_bytes = 0
         self.given_panels: int | None = None
         has_unit = isa.has_unit and self.lanes == matrix_unit.LANES and not unpacked
+        weights = schedule.weight_bytes // (division.shares if division.by_features else 1)
         self.by_unit = (
-            has_unit and not by_features and rows >= self._unit_rows(),
-            has_unit and block_rows >= tuning.unit_block_rows,
+            has_unit and tuning.prefers_unit(weights, division.rows),
+            has_unit and division.block_rows >= tuning.unit_block_rows,
         )
         block_width = tuning.panel_vectors[many]
-        step_width = self._step_width(rows, block_width)
+        step_width = self._step_width(division.rows, block_width)
         self.tilings = [
             self._tiling(stage, tuning.block_vectors, step_width, self.by_unit[0])
             if isinstance(stage, Stage)
@@ -125,7 +124,8 @@ class KernelPlan:
         """Bytes of scratch memory for a batch, the steps of a time block, and some threads."""
         rows = sum(aligned(batch * width) for width in self.scratch_widths())
         rows += sum(aligned(batch * block_steps * width) for width in self.block_widths())
-        return self.panel_bytes + rows + self.spare_bytes + shares * self.share_bytes
+        of_share = self.share_bytes + aligned(batch * self.share_width)
+        return self.panel_bytes + rows + self.spare_bytes + shares * of_share
 
     def scratch_widths(self) -> Iterator[int]:
         """Bytes of one row of each array of a step."""
@@ -137,7 +137,8 @@ class KernelPlan:
             yield self.lanes * item_of(equation.inputs[0])
         for emitted in self.staged.values():
             yield self.staged_steps * size(emitted) * item_of(emitted)
-        yield from self._part_bytes()
+        if self.step_parts and not self.by_features:
+            yield self.step_parts
 
     def block_widths(self) -> Iterator[int]:
         """Bytes of one row of each array of a time block; update operands have whole vectors."""
@@ -146,30 +147,50 @@ class KernelPlan:
         for value in self.schedule.update_operands:
             yield self.vectors(value) * self.lanes * item_of(value)
 
-    def _part_bytes(self) -> list[int]:
+    def block_steps(self, time: int, batch: int) -> int:
+        """Steps of a time block: blocks are nearly equal, with about the rows that `Tuning` names."""
+        kept, tuning = sum(self.block_widths()), self._tuning
+        if self.schedule.accumulators:
+            rows = tuning.block_rows
+        elif kept:
+            rows = ceil_div(
+                tuning.unit_block_bytes if self.by_unit[1] else tuning.block_bytes, kept
+            )
+        else:
+            return time
+        return ceil_div(time, min(time, ceil_div(time * batch, rows)))
+
+    @property
+    def step_parts(self) -> int:
         """Bytes of the parts of one row of a step; its stages use the same memory."""
-        widths = [t.part_bytes for t in self.tilings if isinstance(t, StageTiling)]
-        return [max(widths)] if any(widths) else []
+        widths = (t.part_bytes for t in self.tilings if isinstance(t, StageTiling))
+        return max(widths, default=0)
 
     @property
     def spare_bytes(self) -> int:
         """Bytes at the end: the matrix unit may read one row too many, and ignore it."""
-        return max(self._part_bytes(), default=0)
+        return self.step_parts
 
     @property
     def share_bytes(self) -> int:
         """Bytes of the parts of rows of a time block, for each thread."""
         tilings = [tiling for _, tiling in (*self.prologue, *self.epilogue) if tiling.by_unit]
-        return aligned(
-            max((self.unit_rows(t) + 1) * t.part_bytes for t in tilings) if tilings else 0
-        )
+        rows = ((self.unit_rows(tiling) + 1) * tiling.part_bytes for tiling in tilings)
+        return aligned(max(rows, default=0))
+
+    @property
+    def share_width(self) -> int:
+        """Bytes of one row that each thread has for itself: it splits all rows, or its own."""
+        return self.step_parts if self.by_features else 0
 
     def unit_rows(self, tiling: StageTiling) -> int:
         """Rows of a time block that the matrix unit multiplies with one panel after the other."""
-        return (
-            ceil_div(self._tuning.part_bytes, matrix_unit.ROWS * tiling.part_bytes)
-            * matrix_unit.ROWS
-        )
+        tile = matrix_unit.ROWS * tiling.part_bytes
+        return ceil_div(self._tuning.part_bytes, tile) * matrix_unit.ROWS
+
+    def unit_panels(self, panel: Panel) -> int:
+        """Panels of a time block that stay in cache from rows to rows."""
+        return max(1, self._tuning.unit_panel_bytes // panel.bytes)
 
     def vectors(self, value: Atom) -> int:
         """Vectors that a value fills."""
@@ -202,11 +223,6 @@ class KernelPlan:
             return most
         fits = (width for width in range(2, most + 1) if self.register_rows(width) >= rows)
         return max(fits, default=most)
-
-    def _unit_rows(self) -> int:
-        """The rows of a step from which the matrix unit is faster than vectors."""
-        is_cached = self.schedule.weight_bytes <= self._tuning.unit_weight_bytes
-        return self._tuning.unit_rows if is_cached else self._tuning.uncached_unit_rows
 
     def _tiling(self, stage: Stage, most: int, width: int, may_use_unit: bool) -> StageTiling:
         """The blocks of a stage, of up to ``most`` vectors of all products, and their panels.

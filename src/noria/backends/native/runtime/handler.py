@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from noria.backends.native.codegen.addresses import bytes_of_rows
+from noria.backends.native.codegen.addresses import bytes_of_rows, bytes_of_share
 from noria.backends.native.codegen.llvm import (
     I32,
     I64,
@@ -153,9 +153,8 @@ class Handler:
     def _scratch_bytes(self, shares: ir.Value) -> ir.Value:
         """The scratch memory of one model, as `KernelPlan.scratch_bytes` computes it."""
         b, plan = self.b, self.plan
-        total = b.add(
-            i64(plan.panel_bytes + plan.spare_bytes), b.mul(shares, i64(plan.share_bytes))
-        )
+        of_shares = b.mul(shares, bytes_of_share(b, plan, self.batch))
+        total = b.add(i64(plan.panel_bytes + plan.spare_bytes), of_shares)
         for width in self.plan.scratch_widths():
             total = b.add(total, bytes_of_rows(b, self.batch, width))
         for width in self.plan.block_widths():

@@ -38,7 +38,7 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = b
     few = limits.reads_in_place(time, batch, max(map(size_in_bytes, weights), default=0))
     is_known = all(v in loop.known for v in weights)
     schedule = _schedule(loop, batch, few)
-    division = divided(schedule, time, batch, models, loop.isa, limits)
+    division = divided(schedule, time, batch, models, limits)
     shares = division.shares
     batch_major = _batch_major(loop, schedule)
     is_staged = min(time, batch) > 1 and not division.by_features

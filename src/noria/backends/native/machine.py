@@ -169,7 +169,7 @@ class Tuning:
     unit_rows: int = 8
 
     #: The same if they do not.
-    uncached_unit_rows: int = 32
+    uncached_unit_rows: int = 24
 
     #: Rows (steps times examples) for each thread from which the unit computes the products of a
     #: time block. With fewer, threads share the columns, and each reads its part of the weights.
@@ -177,7 +177,7 @@ class Tuning:
 
     #: As ``block_bytes``, if the unit computes products of the time block: the weights of the block
     #: and those of the step then leave the cache less often.
-    unit_block_bytes: int = 3 * 2**20
+    unit_block_bytes: int = 2**22
 
     #: Bytes of the parts of rows of a time block that stay in cache from panel to panel.
     part_bytes: int = 2**20

@@ -184,8 +184,8 @@ class _Run:
             clear(b, self.large)
             of_unit = {panel.parts: panel for panel in tiling.panels if panel.by_unit}
             for panel in of_unit.values():
-                count = b.sub(self.last, self.first)
-                split(b, tiling, panel, self._rows(tiling, panel, self.first), count)
+                rows, parts = self._rows(panel, self.first), self._parts_of(tiling, panel)
+                split(b, panel, rows, b.sub(self.last, self.first), parts.at(b, self.first))
         if tiling.panels:
             backwards = self.addresses.weights_backwards
             for j, counts in for_share(b, *plan.counts(tiling), share, shares, backwards):
@@ -205,7 +205,11 @@ class _Run:
         ) as tile:
             start, stop = (b.add(self.first, row) for row in tile)
             for panel, width in zip(tiling.panels, widths, strict=True):
-                rows, count = self._rows(tiling, panel, start), b.sub(stop, start)
+                count = b.sub(stop, start)
+                if panel.by_unit:
+                    rows = self._parts_of(tiling, panel).at(b, start)
+                else:
+                    rows = self._rows(panel, start)
                 packed = panel_at(b, self.buffers, plan, panel, j)
                 target = advance(b, self.tile, panel.tile_offset)
                 multiply(b, plan, tiling, panel, width, rows, count, packed, target)
@@ -228,16 +232,17 @@ class _Run:
                         gemv(b, vector, columns, line, advance(b, self.tile, shift))
             emit_row(self.addresses, tiling, row, j, self.tile, counts)
 
-    def _rows(self, tiling: StageTiling, panel: Panel, start: ir.Value) -> Rows:
+    def _rows(self, panel: Panel, start: ir.Value) -> Rows:
         """The rows that a panel is multiplied with, from ``start`` on."""
         row = panel.dot.row
         line = self.addresses.address(self.schedule.slots[row.value], row.offset, start)
-        stride = 0 if row.value in self.schedule.shared else size(row.value) * item_of(row.value)
-        if not panel.by_unit:
-            return Rows(line, stride)
-        parts = advance(self.b, self.parts, panel.parts)
-        parts = advance(self.b, parts, self.b.mul(start, i64(tiling.part_bytes)))
-        return Rows(line, stride, parts, self.large)
+        return Rows(
+            line, 0 if row.value in self.schedule.shared else size(row.value) * item_of(row.value)
+        )
+
+    def _parts_of(self, tiling: StageTiling, panel: Panel) -> Rows:
+        """The parts of all rows, for the matrix unit."""
+        return Rows(advance(self.b, self.parts, panel.parts), tiling.part_bytes, self.large)
 
     # --- reductions over features -----------------------------------------------------------------
 

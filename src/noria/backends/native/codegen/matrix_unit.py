@@ -19,8 +19,8 @@ side, as the unit reads them::
             w[2, 0] w[3, 0]   w[2, 1] w[3, 1]   ...
             ...
 
-An infinite number has no such parts, and parts of numbers from 2**63 on may have infinite products
-of both signs. Rows or panels with such *large* numbers are multiplied by vectors.
+Products of parts of numbers from 2**63 on may be infinite, with both signs. Rows or panels with
+such *large* numbers are multiplied by vectors.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +29,7 @@ from functools import partial
 from llvmlite import ir
 
 from noria.backends.native.codegen.llvm import (
+    I1,
     I8,
     I32,
     I64,
@@ -56,10 +57,11 @@ from noria.backends.native.plan.matrix_unit import (
     part_bytes,
 )
 
+I16 = ir.IntType(16)
 _LANES = 16
 _VECTOR = ir.VectorType(ir.FloatType(), _LANES)
 _BITS = ir.VectorType(I32, _LANES)
-_HALVES = ir.VectorType(ir.IntType(16), _LANES)
+_HALVES = ir.VectorType(I16, _LANES)
 
 #: Bits of a float32 number: those of a bfloat16 number, and all but the sign.
 _UPPER, _UNSIGNED = 0xFFFF0000, 0x7FFFFFFF
@@ -90,7 +92,7 @@ def begin(b: ir.IRBuilder, rows: ir.Value) -> None:
     b.store(constant(_BITS, 0), layout, align=LINE)
     b.store(ir.Constant(I8, _PALETTE), layout, align=1)
     for register in range(8):
-        b.store(ir.Constant(ir.IntType(16), LINE), advance(b, layout, 16 + 2 * register), align=2)
+        b.store(ir.Constant(I16, LINE), advance(b, layout, 16 + 2 * register), align=2)
         of_register = ir.Constant(I8, ROWS) if register == _WEIGHT else lines
         b.store(of_register, advance(b, layout, 48 + register), align=1)
     _unit(b, "ldtilecfg", layout)
@@ -141,8 +143,7 @@ def _emit_split(depth: int, b: ir.IRBuilder, *args: ir.Value) -> None:
                 place = advance(b, target, b.mul(block, i64(2 * DEPTH)))
                 shift = part * part_bytes(depth) + 2 * _LANES * half
                 b.store(upper, advance(b, place, shift), align=2)
-                kept = b.bitcast(b.and_(bits, constant(_BITS, _UPPER)), _VECTOR)
-                vector = b.fsub(vector, kept)
+                vector = _without(b, vector, b.and_(bits, constant(_BITS, _UPPER)))
         return found
 
     with loop(b, i64(0), count) as row:
@@ -159,6 +160,13 @@ def _emit_split(depth: int, b: ir.IRBuilder, *args: ir.Value) -> None:
             found = b.or_(found, pieces(line, target, i64(whole), left))
         b.store(b.or_(b.load(large, typ=I32, align=4), _any(b, found)), large, align=4)
     b.ret_void()
+
+
+def _without(b: ir.IRBuilder, vector: ir.Value, part: ir.Value) -> ir.Value:
+    """What is left of numbers without a part, given by its bits; nothing of an infinite number."""
+    part = b.bitcast(part, _VECTOR)
+    is_all = b.fcmp_ordered("==", vector, part)
+    return b.select(is_all, constant(_VECTOR, 0), b.fsub(vector, part))
 
 
 def _is_finite(b: ir.IRBuilder, vector: ir.Value) -> ir.Value:
@@ -239,7 +247,7 @@ def _emit_split_panel(width: int, b: ir.IRBuilder, *args: ir.Value) -> None:
                 shift = b.add(b.mul(pair, i64(LINE)), i64((c * PARTS + part) * TILE))
                 b.store(line, advance(b, tiles, shift), align=4)
                 numbers = [
-                    b.fsub(vector, b.bitcast(kept, _VECTOR))
+                    _without(b, vector, kept)
                     for vector, kept in zip(numbers, (even, odd), strict=True)
                 ]
     b.ret_void()
@@ -260,24 +268,24 @@ def _rounded(b: ir.IRBuilder, vector: ir.Value) -> ir.Value:
 
 
 def unit_product(module: ir.Module, width: int, depth: int, ahead: int) -> ir.Function:
-    """``void f(count, rows, row_stride, parts, part_stride, large, panel, tile, tile_stride)``.
+    """``void f(count, parts, part_stride, large, panel, tile, tile_stride)``.
 
-    As `microkernels.gemm_microkernel`, for rows whose ``parts`` are given. ``large`` is the
-    number that `split_rows` has set. The panel is fetched so many bytes ``ahead``.
+    As `microkernels.gemm_microkernel`, for the ``parts`` of rows. ``large`` is the number that
+    `split_rows` has set. The panel is fetched so many bytes ``ahead``.
     """
-    kinds = [I64, POINTER, I64, POINTER, I64, POINTER, POINTER, POINTER, I64]
+    kinds = [I64, POINTER, I64, POINTER, POINTER, POINTER, I64]
     name = f"unit_product.{width}.{depth}"
     return internal_function(module, name, kinds, partial(_emit_product, width, depth, ahead))
 
 
 def _emit_product(width: int, depth: int, ahead: int, b: ir.IRBuilder, *args: ir.Value) -> None:
-    count, rows, row_stride, parts, part_stride, large, panel, tile, tile_stride = args
+    count, parts, part_stride, large, panel, tile, tile_stride = args
     blocks = -(-depth // DEPTH)
     flags = b.load(advance(b, panel, blocks * block_bytes(width)), typ=_BITS, align=4)
     seen = b.or_(_any(b, flags), b.load(large, typ=I32, align=4))
     with b.if_then(b.icmp_signed("!=", seen, ir.Constant(I32, 0))):
         exact = _product_of_vectors(b.module, width, depth)
-        b.call(exact, [count, rows, row_stride, panel, tile, tile_stride])
+        b.call(exact, [count, parts, part_stride, panel, tile, tile_stride])
         b.ret_void()
     for column in range(width):
         _unit(b, "tilezero", _SUMS[column])
@@ -302,47 +310,61 @@ def _emit_product(width: int, depth: int, ahead: int, b: ir.IRBuilder, *args: ir
 
 
 def _product_of_vectors(module: ir.Module, width: int, depth: int) -> ir.Function:
-    """``void f(count, rows, row_stride, panel, tile, tile_stride)``, row by row."""
+    """``void f(count, parts, part_stride, panel, tile, tile_stride)``, row by row."""
     kinds = [I64, POINTER, I64, POINTER, POINTER, I64]
     name = f"product_of_vectors.{width}.{depth}"
     return internal_function(module, name, kinds, partial(_emit_by_vectors, width, depth))
 
 
 def _emit_by_vectors(width: int, depth: int, b: ir.IRBuilder, *args: ir.Value) -> None:
-    """The sum of the parts of a weight is the weight, without an error."""
-    count, rows, row_stride, panel, tile, tile_stride = args
+    """The sum of the parts of a number is the number, without an error."""
+    count, parts, part_stride, panel, tile, tile_stride = args
+
     with loop(b, i64(0), count) as row:
-        line, target = (
-            advance(b, start, b.mul(row, stride))
-            for start, stride in ((rows, row_stride), (tile, tile_stride))
-        )
+        line = advance(b, parts, b.mul(row, part_stride))
+        target = advance(b, tile, b.mul(row, tile_stride))
 
         def step(k: ir.Value, sums: Sequence[ir.Value], line: ir.Value = line) -> list[ir.Value]:
-            number = splat(
-                b, b.load(b.gep(line, [k], source_etype=ir.FloatType()), typ=ir.FloatType()), _LANES
-            )
-            block, inner = b.udiv(k, i64(DEPTH)), b.urem(k, i64(DEPTH))
-            start = b.add(
-                b.mul(block, i64(block_bytes(width))), b.mul(b.lshr(inner, i64(1)), i64(LINE))
-            )
-            is_odd = b.trunc(b.and_(k, i64(1)), ir.IntType(1))
+            number = _number_of_row(b, line, k, depth)
             found = []
             for column, before in enumerate(sums):
-                parts = []
-                for part in range(PARTS):
-                    shift = b.add(start, i64((column * PARTS + part) * TILE))
-                    pair = b.load(advance(b, panel, shift), typ=_BITS, align=4)
-                    even = b.shl(pair, constant(_BITS, 16))
-                    bits = b.select(is_odd, b.and_(pair, constant(_BITS, _UPPER)), even)
-                    parts.append(b.bitcast(bits, _VECTOR))
-                first, rest = parts[0], b.fadd(parts[1], parts[2])
-                # An infinite weight has no other parts.
-                weight = b.select(_is_finite(b, rest), b.fadd(first, rest), first)
+                weight = _weights_of_panel(b, panel, k, width, column)
                 fused = declared(b.module, "llvm.fma.v16f32", _VECTOR, _VECTOR, _VECTOR, _VECTOR)
-                found.append(b.call(fused, [number, weight, before]))
+                found.append(b.call(fused, [splat(b, number, _LANES), weight, before]))
             return found
 
         zeros = [constant(_VECTOR, 0)] * width
         for column, value in enumerate(carry_loop(b, i64(depth), zeros, step)):
             b.store(value, advance(b, target, column * LINE), align=4)
     b.ret_void()
+
+
+def _number_of_row(b: ir.IRBuilder, line: ir.Value, k: ir.Value, depth: int) -> ir.Value:
+    """Number ``k`` of a row, from its parts."""
+    found = []
+    for part in range(PARTS):
+        address = advance(b, line, b.add(b.mul(k, i64(2)), i64(part * part_bytes(depth))))
+        bits = b.zext(b.load(address, typ=I16, align=2), I32)
+        found.append(b.bitcast(b.shl(bits, ir.Constant(I32, 16)), ir.FloatType()))
+    return _total(b, found)
+
+
+def _weights_of_panel(
+    b: ir.IRBuilder, panel: ir.Value, k: ir.Value, width: int, column: int
+) -> ir.Value:
+    """A vector of a panel at depth ``k``, from its parts."""
+    block, pair = b.udiv(k, i64(DEPTH)), b.lshr(b.urem(k, i64(DEPTH)), i64(1))
+    start = b.add(b.mul(block, i64(block_bytes(width))), b.mul(pair, i64(LINE)))
+    is_odd, found = b.trunc(k, I1), []
+    for part in range(PARTS):
+        shift = b.add(start, i64((column * PARTS + part) * TILE))
+        both = b.load(advance(b, panel, shift), typ=_BITS, align=4)
+        odd, even = b.and_(both, constant(_BITS, _UPPER)), b.shl(both, constant(_BITS, 16))
+        found.append(b.bitcast(b.select(is_odd, odd, even), _VECTOR))
+    return _total(b, found)
+
+
+def _total(b: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
+    """The sum of the parts; the last ones first, or else the largest number became infinite."""
+    first, second, third = parts
+    return b.fadd(first, b.fadd(second, third))

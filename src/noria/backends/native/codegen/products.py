@@ -1,6 +1,6 @@
 """The product of a few rows with a panel: by vectors, or by the matrix unit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
 
@@ -14,24 +14,19 @@ from noria.backends.native.plan.tiling import KernelPlan
 
 @dataclass(frozen=True)
 class Rows:
-    """Neighbouring rows, with the distance from row to row in bytes.
+    """Neighbouring rows at an address, with the distance from row to row in bytes.
 
-    ``parts`` are those that the matrix unit multiplies, and ``large`` is the number that says
-    whether one of their numbers is large.
+    For the matrix unit they are `parts`, and ``large`` is the number that says whether one of their
+    numbers is large.
     """
 
     first: ir.Value
     stride: int
-    parts: ir.Value | None = None
     large: ir.Value | None = None
 
-    def at(self, b: ir.IRBuilder, row: ir.Value, tiling: StageTiling) -> "Rows":
+    def at(self, b: ir.IRBuilder, row: ir.Value) -> "Rows":
         """The rows from ``row`` on."""
-        first = advance(b, self.first, b.mul(row, i64(self.stride)))
-        if self.parts is None:
-            return Rows(first, self.stride)
-        parts = advance(b, self.parts, b.mul(row, i64(tiling.part_bytes)))
-        return Rows(first, self.stride, parts, self.large)
+        return replace(self, first=advance(b, self.first, b.mul(row, i64(self.stride))))
 
 
 def multiply(
@@ -52,8 +47,7 @@ def multiply(
     stride, depth = i64(tiling.row_stride), panel.dot.depth
     if panel.by_unit:
         function = matrix_unit.unit_product(b.module, width, depth, plan.prefetch_bytes)
-        parts = rows.parts, i64(tiling.part_bytes), rows.large
-        b.call(function, [count, rows.first, i64(rows.stride), *parts, packed, tile, stride])
+        b.call(function, [count, rows.first, i64(rows.stride), rows.large, packed, tile, stride])
         return
     vector, most = panel_vector(plan, panel), plan.register_rows(width)
     align = panel_align(plan, vector)
@@ -70,17 +64,11 @@ def multiply(
         multiply_some(row, advance(b, tile, b.mul(start, stride)), b.sub(stop, start))
 
 
-def split(
-    b: ir.IRBuilder,
-    tiling: StageTiling,
-    panel: Panel,
-    rows: Rows,
-    count: ir.Value,
-) -> None:
+def split(b: ir.IRBuilder, panel: Panel, rows: Rows, count: ir.Value, parts: Rows) -> None:
     """Compute the parts of rows that the panel is multiplied with."""
     function = matrix_unit.split_rows(b.module, panel.dot.depth)
-    parts = rows.parts, i64(tiling.part_bytes), rows.large
-    b.call(function, [count, rows.first, i64(rows.stride), *parts])
+    source, target = (rows.first, i64(rows.stride)), (parts.first, i64(parts.stride))
+    b.call(function, [count, *source, *target, parts.large])
 
 
 def new_flag(b: ir.IRBuilder) -> ir.Value:

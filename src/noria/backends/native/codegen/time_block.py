@@ -14,7 +14,8 @@ products are summed in registers::
     ...                                                              ...
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -90,7 +91,8 @@ class _TimeBlock:
         self.fresh = b.icmp_signed("==", begin, i64(0))  # accumulators count as zero
         backwards = b.icmp_signed("!=", reverse, i64(0))
         self.first = b.select(backwards, b.sub(time, end), begin)  # in the order of time
-        self.rows, self.depth = b.mul(block_steps, self.batch), b.mul(b.sub(end, begin), self.batch)
+        self.steps, self.rows = b.sub(end, begin), b.mul(block_steps, self.batch)
+        self.depth = b.mul(self.steps, self.batch)
         self.arrays = scratch_arrays(b, plan, self.buffers, self.batch, block_steps)
 
     def emit(
@@ -108,7 +110,7 @@ class _TimeBlock:
     # --- products ---------------------------------------------------------------------------------
 
     def _multiply(self, product: BlockDot, tiling: StageTiling) -> None:
-        """A share of the columns, for all rows; the matrix unit takes a share of the rows."""
+        """A share of the columns, for all rows."""
         if tiling.by_unit:
             self._multiply_by_unit(product, tiling)
             return
@@ -117,34 +119,64 @@ class _TimeBlock:
         tile, most = self._tile(tiling), plan.rows_of_tile(tiling, len(panel.columns))
         for j, counts in for_share(b, *plan.counts(tiling), self.share, self.shares):
             with for_tiles(b, self.depth, most) as (start, stop):
-                some = rows.at(b, start, tiling)
-                self._block(product, tiling, tile, j, counts, some, start, b.sub(stop, start))
+                some, count = rows.at(b, start), b.sub(stop, start)
+                place = partial(b.add, start)
+                self._block(product, tiling, tile, j, counts, some, count, place)
 
     def _multiply_by_unit(self, product: BlockDot, tiling: StageTiling) -> None:
-        """A share of the rows.
+        """A share of the examples, those that the thread takes through the steps, or of the steps.
 
         The parts of some rows stay in the second-level cache, and so do a few panels. The parts of
         a tile of rows stay in the first-level cache from panel to panel.
         """
-        b, plan, (panel,) = self.b, self.plan, tiling.panels
-        source, stride = self._rows(product.source)
-        first, end = share_of(b, self.depth, self.share, self.shares)
-        of_share, large = bytes_of_share(b, plan, self.batch), new_flag(b)
-        parts = advance(b, self.arrays["share", 0], b.mul(self.share, of_share))
-        tile, (full, complete, rest) = self._tile(tiling), plan.counts(tiling)
-        with for_tiles(b, b.sub(end, first), plan.unit_rows(tiling)) as (start, stop):
-            begin, count = b.add(first, start), b.sub(stop, start)
-            line = advance(b, source, b.mul(begin, i64(stride)))
-            rows = Rows(line, stride, parts, large)
-            clear(b, large)
-            split(b, tiling, panel, rows, count)
-            matrix_unit.begin(b, count)
-            for panels, numbers in groups(b, full, plan.unit_panels(panel), complete, rest):
-                with for_tiles(b, count, ROWS) as (row, last), loop(b, *panels) as j:
-                    some, place = rows.at(b, row, tiling), b.add(begin, row)
-                    number = b.sub(last, row)
-                    self._block(product, tiling, tile, j, numbers, some, place, number)
+        b, plan, share = self.b, self.plan, (self.share, self.shares)
+        examples, steps = (i64(0), self.batch), (i64(0), self.steps)
+        if plan.shares_examples:
+            examples = share_of(b, self.batch, *share)
+        else:
+            steps = share_of(b, self.steps, *share)
+        most = plan.unit_rows(tiling)
+        with for_tiles(b, b.sub(examples[1], examples[0]), most) as (start, stop):
+            first, count = b.add(examples[0], start), b.sub(stop, start)
+            few = b.udiv(i64(most), count)
+            parts = b.udiv(b.add(b.sub(steps[1], steps[0]), b.sub(few, i64(1))), few)
+            with loop(b, i64(0), parts) as n:
+                begin = b.add(steps[0], b.mul(n, few))
+                end = minimum(b, b.add(begin, few), steps[1])
+                self._multiply_some(product, tiling, (begin, end), first, count)
         matrix_unit.end(b)
+
+    def _multiply_some(
+        self,
+        product: BlockDot,
+        tiling: StageTiling,
+        steps: tuple[ir.Value, ir.Value],
+        first: ir.Value,
+        count: ir.Value,
+    ) -> None:
+        """``count`` examples from ``first`` on, for some steps, whose parts stay in cache."""
+        b, plan, (panel,), large = self.b, self.plan, tiling.panels, new_flag(self.b)
+        of_share, rows = bytes_of_share(b, plan, self.batch), Rows(*self._rows(product.source))
+        memory = advance(b, self.arrays["share", 0], b.mul(self.share, of_share))
+        parts, (begin, end) = Rows(memory, tiling.part_bytes, large), steps
+        clear(b, large)
+        with loop(b, begin, end) as step:
+            some = rows.at(b, b.add(b.mul(step, self.batch), first))
+            split(b, panel, some, count, parts.at(b, b.mul(b.sub(step, begin), count)))
+        total = b.mul(b.sub(end, begin), count)
+        matrix_unit.begin(b, total)
+
+        def place(start: ir.Value, n: ir.Value) -> ir.Value:
+            row = b.add(start, n)
+            step = b.add(begin, b.udiv(row, count))
+            return b.add(b.mul(step, self.batch), b.add(first, b.urem(row, count)))
+
+        tile, (full, complete, rest) = self._tile(tiling), plan.counts(tiling)
+        for panels, numbers in groups(b, full, plan.unit_panels(panel), complete, rest):
+            with for_tiles(b, total, ROWS) as (row, last), loop(b, *panels) as j:
+                some, number = parts.at(b, row), b.sub(last, row)
+                there = partial(place, row)
+                self._block(product, tiling, tile, j, numbers, some, number, there)
 
     def _tile(self, tiling: StageTiling) -> ir.Value:
         (panel,) = tiling.panels
@@ -159,10 +191,10 @@ class _TimeBlock:
         j: ir.Value,
         counts: Sequence[int],
         rows: Rows,
-        first: ir.Value,
         count: ir.Value,
+        place: Callable[[ir.Value], ir.Value],
     ) -> None:
-        """Multiply ``count`` rows, of which ``first`` is the first, with the panel of a block."""
+        """Multiply ``count`` rows with the panel of a block; ``place(n)`` is where row n belongs."""
         b, plan, (panel,) = self.b, self.plan, tiling.panels
         (target, width), vector = self._rows(product.target), panel_vector(plan, panel)
         packed, whole = panel_at(b, self.buffers, plan, panel, j), bytes_of(vector)
@@ -171,7 +203,7 @@ class _TimeBlock:
         block = advance(b, target, b.mul(j, i64(tiling.vectors * whole)))
         with loop(b, i64(0), count) as row:
             found = advance(b, tile, b.mul(row, i64(tiling.row_stride)))
-            there = advance(b, block, b.mul(b.add(first, row), i64(width)))
+            there = advance(b, block, b.mul(place(row), i64(width)))
             for v, numbers in enumerate(counts):
                 if numbers:
                     value = b.load(advance(b, found, v * whole), typ=vector, align=whole)

@@ -46,6 +46,8 @@ class KernelPlan:
 
     Attributes:
         by_features: whether threads share the features of each stage, not the rows of the batch.
+        shares_examples: whether a thread makes products of a time block, by the matrix unit, for
+            the examples that it takes through the steps. Else it makes them for some of the steps.
         lanes: numbers in a vector.
         panel_bytes: bytes of packed weights in scratch memory.
         given_panels: the number of the shared array that holds the packed weights; ``None`` if
@@ -76,6 +78,7 @@ class KernelPlan:
         tuning: Tuning,
     ):
         self.schedule, self.by_features, self.unpacked = schedule, division.by_features, unpacked
+        self.shares_examples = division.of_examples
         many = isa.registers >= 32
         self.update_rows = tuning.update_rows[many]
         self._tuning, self._registers = tuning, isa.registers

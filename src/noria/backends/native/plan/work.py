@@ -2,10 +2,8 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from noria._integers import ceil_div
-from noria.backends.native.machine import Isa, Tuning
+from noria.backends.native.machine import Tuning
 from noria.backends.native.plan.cores import cores
 from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.schedule import Schedule
@@ -21,35 +19,35 @@ class Division(NamedTuple):
         by_features: whether they are shares of the features of a stage, not rows of the batch.
         rows: the rows of the batch that a thread takes.
         block_rows: the rows of all steps that it takes of a product for a time block.
+        of_examples: whether each thread has an example at least.
     """
 
     shares: int
     by_features: bool
     rows: int
     block_rows: int
+    of_examples: bool
 
 
-def divided(
-    schedule: Schedule, time: int, batch: int, models: int, isa: Isa, tuning: Tuning
-) -> Division:
+def divided(schedule: Schedule, time: int, batch: int, models: int, tuning: Tuning) -> Division:
     """The division of a call. With at least as many models as shares, shares are whole models."""
-    shares, by_features = _shares(schedule, time, batch, models, isa, tuning)
+    shares, by_features = _shares(schedule, time, batch, models, tuning)
     if models >= shares:
-        return Division(shares, False, batch, time * batch)
+        return Division(shares, False, batch, time * batch, True)
     rows = batch if by_features else ceil_div(batch, shares)
-    return Division(shares, by_features, rows, time * batch // shares)
+    of_examples = not by_features and batch >= shares
+    return Division(shares, by_features, rows, time * batch // shares, of_examples)
 
 
 def _shares(
-    schedule: Schedule, time: int, batch: int, models: int, isa: Isa, tuning: Tuning
+    schedule: Schedule, time: int, batch: int, models: int, tuning: Tuning
 ) -> tuple[int, bool]:
     """The number of shares, and whether they are shares of the features, not rows of the batch.
 
     Features are divided if there are few rows, and each stage is so much work that waiting for the
     other threads after it costs little. Reductions need all features, and stages on matrices all
     rows, so they rule that out. Each thread reads only its part of the weights, so there may be
-    more rows if the weights are larger than the cache of a core, or if a matrix unit multiplies:
-    it is the faster the more rows it gets.
+    more rows if the weights are larger than the cache of a core.
     """
     products = {equation: 2 * dot.depth * dot.width for equation, dot in schedule.dots.items()}
     hoisted = sum(products[p.equation] for p in (*schedule.prologue, *schedule.epilogue))
@@ -65,11 +63,8 @@ def _shares(
     work = step * batch // len(schedule.stages)
     reduces = any(isinstance(stage, MatrixStage) or stage.reductions for stage in schedule.stages)
     is_cached = schedule.weight_bytes <= tuning.cached_weight_bytes
-    is_single = all(e.outputs[0].aval.dtype == np.float32 for e in schedule.dots)
-    prefers_unit = tuning.prefers_unit(schedule.weight_bytes // shares, batch)
-    many = (isa.has_unit and is_single and prefers_unit) or not is_cached
-    few = shares * (tuning.uncached_feature_rows if many else tuning.feature_rows)
-    if shares > 1 and batch <= few and work > tuning.stage_flops and not reduces:
+    few = tuning.feature_rows if is_cached else tuning.uncached_feature_rows
+    if shares > 1 and batch <= few * shares and work > tuning.stage_flops and not reduces:
         return shares, True
     of_rows = shares if block else min(shares, batch)
     return max(of_rows, min(shares, models)), False

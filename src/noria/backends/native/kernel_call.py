@@ -41,10 +41,12 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = b
     division = divided(schedule, time, batch, models, limits)
     shares = division.shares
     batch_major = _batch_major(loop, schedule)
-    is_staged = min(time, batch) > 1 and not division.by_features
-    staged = _staged(loop, schedule, batch_major) if is_staged else ()
+    staged: Sequence[Slot] = ()
+    if min(time, batch) > 1 and not division.by_features:
+        staged = _staged(loop, schedule, batch_major)
     unpacked = few and not is_known
-    plan = KernelPlan(schedule, loop.isa, division, unpacked, staged, limits)
+    others = [slot for slot in batch_major if slot not in staged]
+    plan = KernelPlan(schedule, loop.isa, division, unpacked, staged, others, limits)
     known = _weights(loop, plan)
     if plan.panel_bytes and known is not None:
         plan.take_panels()
@@ -54,7 +56,7 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = b
     scratch = jax.ShapeDtypeStruct((bytes_ * (shares if one_by_one else 1),), jnp.uint8)
     by_model = loop.by_model
     given, wanted = (
-        [slot in batch_major and slot not in plan.staged for slot in slots]
+        [slot in others and slot not in plan.by_example for slot in slots]
         for slots in (plan.schedule.buffers(INPUTS), schedule.buffers(RESULTS))
     )
     of_results = [loop.models is not None] * len(wanted)

@@ -236,13 +236,12 @@ class _Run:
         """The rows that a panel is multiplied with, from ``start`` on."""
         row = panel.dot.row
         line = self.addresses.address(self.schedule.slots[row.value], row.offset, start)
-        return Rows(
-            line, 0 if row.value in self.schedule.shared else size(row.value) * item_of(row.value)
-        )
+        stride = 0 if row.value in self.schedule.shared else size(row.value) * item_of(row.value)
+        return Rows(line, i64(stride))
 
     def _parts_of(self, tiling: StageTiling, panel: Panel) -> Rows:
         """The parts of all rows, for the matrix unit."""
-        return Rows(advance(self.b, self.parts, panel.parts), tiling.part_bytes, self.large)
+        return Rows(advance(self.b, self.parts, panel.parts), i64(tiling.part_bytes), self.large)
 
     # --- reductions over features -----------------------------------------------------------------
 

@@ -21,12 +21,16 @@ class Rows:
     """
 
     first: ir.Value
-    stride: int
+    stride: ir.Value
     large: ir.Value | None = None
+
+    def address(self, b: ir.IRBuilder, row: ir.Value) -> ir.Value:
+        """The address of a row."""
+        return advance(b, self.first, b.mul(row, self.stride))
 
     def at(self, b: ir.IRBuilder, row: ir.Value) -> "Rows":
         """The rows from ``row`` on."""
-        return replace(self, first=advance(b, self.first, b.mul(row, i64(self.stride))))
+        return replace(self, first=self.address(b, row))
 
 
 def multiply(
@@ -47,27 +51,27 @@ def multiply(
     stride, depth = i64(tiling.row_stride), panel.dot.depth
     if panel.by_unit:
         function = matrix_unit.unit_product(b.module, width, depth, plan.prefetch_bytes)
-        b.call(function, [count, rows.first, i64(rows.stride), rows.large, packed, tile, stride])
+        b.call(function, [count, rows.first, rows.stride, rows.large, packed, tile, stride])
         return
     vector, most = panel_vector(plan, panel), plan.register_rows(width)
     align = panel_align(plan, vector)
     function = gemm_microkernel(b.module, vector, width, most, align, plan.prefetch_bytes)
 
     def multiply_some(row: ir.Value, target: ir.Value, some: ir.Value) -> None:
-        b.call(function, [some, row, i64(rows.stride), packed, target, stride, i64(depth)])
+        b.call(function, [some, row, rows.stride, packed, target, stride, i64(depth)])
 
     if not tiling.by_unit:
         multiply_some(rows.first, tile, count)
         return
     with for_tiles(b, count, most) as (start, stop):  # a tile of the unit has more rows
-        row = advance(b, rows.first, b.mul(start, i64(rows.stride)))
+        row = advance(b, rows.first, b.mul(start, rows.stride))
         multiply_some(row, advance(b, tile, b.mul(start, stride)), b.sub(stop, start))
 
 
 def split(b: ir.IRBuilder, panel: Panel, rows: Rows, count: ir.Value, parts: Rows) -> None:
     """Compute the parts of rows that the panel is multiplied with."""
     function = matrix_unit.split_rows(b.module, panel.dot.depth)
-    source, target = (rows.first, i64(rows.stride)), (parts.first, i64(parts.stride))
+    source, target = (rows.first, rows.stride), (parts.first, parts.stride)
     b.call(function, [count, *source, *target, parts.large])
 
 

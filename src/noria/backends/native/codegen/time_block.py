@@ -16,7 +16,7 @@ products are summed in registers::
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
@@ -79,6 +79,19 @@ def emit_time_block(plan: KernelPlan, module: ir.Module) -> None:
         _TimeBlock(plan, module, "block_epilogue").emit(plan.epilogue, plan.schedule.updates)
 
 
+class _Grid(NamedTuple):
+    """Rows of an array, with the bytes from step to step and from example to example."""
+
+    first: ir.Value
+    step: ir.Value
+    example: ir.Value
+
+    def at(self, b: ir.IRBuilder, step: ir.Value, example: ir.Value) -> ir.Value:
+        """The address of a row."""
+        shift = b.add(b.mul(step, self.step), b.mul(example, self.example))
+        return advance(b, self.first, shift)
+
+
 class _TimeBlock:
     """A function of the steps from ``begin`` to before ``end``."""
 
@@ -86,11 +99,11 @@ class _TimeBlock:
         self.plan, self.schedule = plan, plan.schedule
         self.b, table, sizes, part = begin_step_function(module, name)
         b, (begin, end, self.share, self.shares) = self.b, part
-        time, self.batch, reverse, block_steps = sizes
+        self.time, self.batch, reverse, block_steps = sizes
         self.buffers = Buffers(b, table, self.schedule)
         self.fresh = b.icmp_signed("==", begin, i64(0))  # accumulators count as zero
         backwards = b.icmp_signed("!=", reverse, i64(0))
-        self.first = b.select(backwards, b.sub(time, end), begin)  # in the order of time
+        self.first = b.select(backwards, b.sub(self.time, end), begin)  # in the order of time
         self.steps, self.rows = b.sub(end, begin), b.mul(block_steps, self.batch)
         self.depth = b.mul(self.steps, self.batch)
         self.arrays = scratch_arrays(b, plan, self.buffers, self.batch, block_steps)
@@ -115,13 +128,15 @@ class _TimeBlock:
             self._multiply_by_unit(product, tiling)
             return
         b, plan, (panel,) = self.b, self.plan, tiling.panels
-        rows = Rows(*self._rows(product.source))
+        source, target = (
+            Rows(self._grid(slot).first, i64(self._width(slot)))
+            for slot in (product.source, product.target)
+        )
         tile, most = self._tile(tiling), plan.rows_of_tile(tiling, len(panel.columns))
         for j, counts in for_share(b, *plan.counts(tiling), self.share, self.shares):
             with for_tiles(b, self.depth, most) as (start, stop):
-                some, count = rows.at(b, start), b.sub(stop, start)
-                place = partial(b.add, start)
-                self._block(product, tiling, tile, j, counts, some, count, place)
+                some, there, count = source.at(b, start), target.at(b, start), b.sub(stop, start)
+                self._block(tiling, tile, j, counts, some, count, partial(there.address, b))
 
     def _multiply_by_unit(self, product: BlockDot, tiling: StageTiling) -> None:
         """A share of the examples, those that the thread takes through the steps, or of the steps.
@@ -156,27 +171,29 @@ class _TimeBlock:
     ) -> None:
         """``count`` examples from ``first`` on, for some steps, whose parts stay in cache."""
         b, plan, (panel,), large = self.b, self.plan, tiling.panels, new_flag(self.b)
-        of_share, rows = bytes_of_share(b, plan, self.batch), Rows(*self._rows(product.source))
+        of_share, (source, target) = (
+            bytes_of_share(b, plan, self.batch),
+            map(self._grid, product[1:]),
+        )
         memory = advance(b, self.arrays["share", 0], b.mul(self.share, of_share))
-        parts, (begin, end) = Rows(memory, tiling.part_bytes, large), steps
+        parts, (begin, end) = Rows(memory, i64(tiling.part_bytes), large), steps
         clear(b, large)
         with loop(b, begin, end) as step:
-            some = rows.at(b, b.add(b.mul(step, self.batch), first))
+            some = Rows(source.at(b, step, first), source.example)
             split(b, panel, some, count, parts.at(b, b.mul(b.sub(step, begin), count)))
         total = b.mul(b.sub(end, begin), count)
         matrix_unit.begin(b, total)
 
         def place(start: ir.Value, n: ir.Value) -> ir.Value:
             row = b.add(start, n)
-            step = b.add(begin, b.udiv(row, count))
-            return b.add(b.mul(step, self.batch), b.add(first, b.urem(row, count)))
+            step, example = b.udiv(row, count), b.urem(row, count)
+            return target.at(b, b.add(begin, step), b.add(first, example))
 
         tile, (full, complete, rest) = self._tile(tiling), plan.counts(tiling)
         for panels, numbers in groups(b, full, plan.unit_panels(panel), complete, rest):
             with for_tiles(b, total, ROWS) as (row, last), loop(b, *panels) as j:
                 some, number = parts.at(b, row), b.sub(last, row)
-                there = partial(place, row)
-                self._block(product, tiling, tile, j, numbers, some, number, there)
+                self._block(tiling, tile, j, numbers, some, number, partial(place, row))
 
     def _tile(self, tiling: StageTiling) -> ir.Value:
         (panel,) = tiling.panels
@@ -185,7 +202,6 @@ class _TimeBlock:
 
     def _block(
         self,
-        product: BlockDot,
         tiling: StageTiling,
         tile: ir.Value,
         j: ir.Value,
@@ -194,30 +210,39 @@ class _TimeBlock:
         count: ir.Value,
         place: Callable[[ir.Value], ir.Value],
     ) -> None:
-        """Multiply ``count`` rows with the panel of a block; ``place(n)`` is where row n belongs."""
+        """Multiply ``count`` rows with the panel of a block; ``place(n)`` is where row n goes."""
         b, plan, (panel,) = self.b, self.plan, tiling.panels
-        (target, width), vector = self._rows(product.target), panel_vector(plan, panel)
-        packed, whole = panel_at(b, self.buffers, plan, panel, j), bytes_of(vector)
-        vectors = len(plan.segments(panel, counts))
+        packed, vector = panel_at(b, self.buffers, plan, panel, j), panel_vector(plan, panel)
+        whole, vectors = bytes_of(vector), len(plan.segments(panel, counts))
         multiply(b, plan, tiling, panel, vectors, rows, count, packed, tile)
-        block = advance(b, target, b.mul(j, i64(tiling.vectors * whole)))
+        shift = b.mul(j, i64(tiling.vectors * whole))
         with loop(b, i64(0), count) as row:
             found = advance(b, tile, b.mul(row, i64(tiling.row_stride)))
-            there = advance(b, block, b.mul(place(row), i64(width)))
+            there = advance(b, place(row), shift)
             for v, numbers in enumerate(counts):
                 if numbers:
                     value = b.load(advance(b, found, v * whole), typ=vector, align=whole)
                     address = advance(b, there, v * whole)
                     store_lanes(b, value, address, numbers, whole // vector.count)
 
-    def _rows(self, slot: Slot) -> tuple[ir.Value, int]:
-        """The address of the first row of the block in the order of time, and the row stride."""
-        b, holder = self.b, self.schedule.values(slot.kind)[slot.number]
-        width, skip = size(holder) * item_of(holder), slot.offset * item_of(holder)
+    def _grid(self, slot: Slot) -> "_Grid":
+        """The rows of the block, in the order of time."""
+        b, holder, width = self.b, self.schedule.values(slot.kind)[slot.number], self._width(slot)
+        skip, of_step = slot.offset * item_of(holder), b.mul(self.batch, i64(width))
         if slot.kind == "time_block":
-            return advance(b, self.arrays[slot.kind, slot.number], skip), width
-        shift = b.mul(b.mul(self.first, self.batch), i64(width))
-        return advance(b, advance(b, self.buffers[slot.kind, slot.number], shift), skip), width
+            start = advance(b, self.arrays[slot.kind, slot.number], skip)
+            return _Grid(start, of_step, i64(width))
+        start = advance(b, self.buffers[slot.kind, slot.number], skip)
+        if slot._replace(offset=0) in self.plan.by_example:
+            of_example, of_step = b.mul(self.time, i64(width)), i64(width)
+        else:
+            of_example = i64(width)
+        return _Grid(advance(b, start, b.mul(self.first, of_step)), of_step, of_example)
+
+    def _width(self, slot: Slot) -> int:
+        """The bytes of a row."""
+        holder = self.schedule.values(slot.kind)[slot.number]
+        return size(holder) * item_of(holder)
 
     # --- rank updates -----------------------------------------------------------------------------
 

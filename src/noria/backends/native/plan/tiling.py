@@ -29,7 +29,7 @@ from noria.backends.native.plan.panels import (
 from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, Slot, Stage
 from noria.backends.native.plan.work import Division
-from noria.ir.graph import Atom, Value, size
+from noria.ir.graph import Atom, Value, size, values_of
 
 
 class KernelPlan:
@@ -40,8 +40,9 @@ class KernelPlan:
         isa: the instruction set.
         division: the shares of threads.
         unpacked: whether weights are read in place, not packed into panels.
-        batch_major: the buffers whose outer axis in memory is the batch. A few steps of them pass
-            through staging buffers, whose outer axis is time.
+        staged: buffers whose outer axis in memory is the batch. A few steps of them pass through
+            staging buffers, whose outer axis is time.
+        batch_major: other buffers whose outer axis is the batch.
         tuning: the thresholds.
 
     Attributes:
@@ -53,6 +54,8 @@ class KernelPlan:
         given_panels: the number of the shared array that holds the packed weights; ``None`` if
             the kernel packs them, into scratch memory.
         staged: the values of the buffers with a staging buffer.
+        by_example: the ``batch_major`` buffers that the kernel can read and fill as they are: those
+            of products for a time block by the matrix unit. Of the others it needs a copy.
         staged_steps: steps that a staging buffer holds.
         tilings: the stages in blocks.
         prologue: the products before the steps of a time block, each as a stage of its own.
@@ -74,6 +77,7 @@ class KernelPlan:
         isa: Isa,
         division: Division,
         unpacked: bool,
+        staged: Sequence[Slot],
         batch_major: Sequence[Slot],
         tuning: Tuning,
     ):
@@ -85,7 +89,7 @@ class KernelPlan:
         self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors
         self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
         self.prefetch_bytes = tuning.prefetch_bytes
-        self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in batch_major}
+        self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in staged}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
         self.staged_steps = max(1, tuning.staged_bytes // widest)
         self.lanes = min(map(isa.lanes, _dtypes(schedule)))
@@ -109,11 +113,27 @@ class KernelPlan:
             self._of_block(products, block_width)
             for products in (schedule.prologue, schedule.epilogue)
         )
+        self.by_example = [slot for slot in batch_major if self._is_of_unit(slot)]
         self.one_by_one = not any(tiling.panels for tiling in self.tilings) and any(
             isinstance(tiling, MatrixTiling) for tiling in self.tilings
         )
         flat = [stage for stage in schedule.stages if isinstance(stage, Stage)]
         self.reductions = [pair for stage in flat for pair in stage.reductions]
+
+    def _is_of_unit(self, slot: Slot) -> bool:
+        """Whether only products for a time block use a buffer, all by the matrix unit."""
+        schedule, value = self.schedule, self.schedule.values(slot.kind)[slot.number]
+        if slot.kind == "step":
+            tilings = [t for p, t in self.prologue if p.source._replace(offset=0) == slot]
+            read = {v for equation in schedule.equations for v in values_of(equation.inputs)}
+            read |= {*values_of(schedule.outputs), *schedule.update_operands, *schedule.previous}
+            if value in read:
+                return False
+        else:
+            tilings = [t for p, t in self.epilogue if p.target == slot]
+            if any(tiling.stage.extent < size(value) for tiling in tilings):
+                return False
+        return bool(tilings) and all(tiling.by_unit for tiling in tilings)
 
     def take_panels(self) -> None:
         """Read the packed weights from one more shared array, the last: bytes."""

@@ -1,5 +1,6 @@
 """Products by the matrix unit: as exact as float32 by vectors, also for numbers without parts."""
 
+import re
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.skipif(
 def forced(plans, tune, monkeypatch):
     """The plans of kernels; the unit makes every product of float32 that is packed."""
     tune(unit_rows=1, uncached_unit_rows=1, unit_block_rows=1, unpacked_rows=0)
+    tune(unit_update_features=1)
     monkeypatch.setattr(matrix_unit, "suits", lambda *_: True)
     return plans
 
@@ -60,6 +62,29 @@ def test_layers_agree_with_the_scan(name, shape, blocks, forced, tune):
     assert any(uses_unit(forced))
 
 
+@pytest.mark.parametrize("rows", [1, 20, 64])
+def test_outer_products_of_some_rows_at_a_time_agree_with_the_scan(rows, forced, tune):
+    """With few panels at a time, whose last is narrower; on two threads."""
+    tune(unit_update_rows=rows, part_bytes=1, cores=2, thread_flops=1)
+    check_native(layer_of("lstm", 39, 37), numbers(8, 9, 13, 39))
+    backward = forced[1].plan
+    assert all(map(backward.updates_by_unit, backward.schedule.updates[:2]))
+
+
+def test_outer_products_of_infinite_numbers(forced):
+    """As by vectors: in a gradient of a weight, only what they touch is not finite."""
+    layer, xs = layer_of("rnn", 40, 32), numbers(9, 7, 5, 40).at[2, 3, 1].set(jnp.inf)
+
+    def gradient(backend: str) -> Any:
+        other = nr.with_backend(layer, backend)
+        return jax.jit(jax.grad(lambda layer: jnp.sum(layer(xs))))(other)
+
+    found, expected = (jax.tree.leaves(gradient(backend)) for backend in ("native", "scan"))
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.isfinite(one), np.isfinite(two))
+    assert any(map(forced[1].plan.updates_by_unit, forced[1].plan.schedule.updates))
+
+
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("part_bytes", [1, 2**20])
 def test_blocks_divided_among_threads_agree_with_the_scan(cores, part_bytes, forced, tune):
@@ -68,6 +93,21 @@ def test_blocks_divided_among_threads_agree_with_the_scan(cores, part_bytes, for
     tune(small_weight_bytes=0, block_examples=2**31)
     check_native(layer_of("lstm", 40, 48), numbers(2, 7, 19, 40))
     assert any(uses_unit(forced)[1::2])
+
+
+def test_batch_major_arrays_are_read_and_filled_as_they_are(forced, tune):
+    """The input, and its cotangent: the program exchanges no axes."""
+    tune(small_weight_bytes=0, block_examples=2**31)
+    layer, xs = layer_of("lstm", 40, 32), numbers(7, 18, 7, 40)
+
+    def loss(xs: jax.Array, layer: Any) -> jax.Array:
+        return jnp.sum(layer(xs))
+
+    for function in (lambda xs: layer(xs), jax.grad(lambda xs: loss(xs, layer))):
+        text = str(jax.jit(function).lower(xs).compile().as_text())
+        assert "custom-call" in text
+        assert not re.search(r"\S transpose\(", text)
+    assert [len(planned.plan.by_example) for planned in forced] == [1, 1, 1]
 
 
 def test_lengths_with_nan_and_resets_agree_with_the_scan(forced, tune):

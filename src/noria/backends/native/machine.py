@@ -179,6 +179,13 @@ class Tuning:
     #: and those of the step then leave the cache less often.
     unit_block_bytes: int = 2**22
 
+    #: Features of both operands from which the unit adds their outer products. With fewer, it takes
+    #: longer to split them.
+    unit_update_features: int = 256
+
+    #: Rows of a time block whose outer products the unit adds at a time.
+    unit_update_rows: int = 512
+
     #: Bytes of the parts of rows of a time block that stay in cache from panel to panel.
     part_bytes: int = 2**20
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from noria.backends.native.codegen import matrix_unit
+from noria.backends.native.codegen import matrix_unit, unit_parts
 from noria.backends.native.codegen.addresses import (
     Addresses,
     Buffers,
@@ -51,7 +51,7 @@ from noria.backends.native.codegen.llvm import (
 from noria.backends.native.codegen.matrix import MatrixStageCode
 from noria.backends.native.codegen.matrix_product import ProductStageCode
 from noria.backends.native.codegen.packing import emit_pack
-from noria.backends.native.codegen.products import Rows, clear, multiply, new_flag, split
+from noria.backends.native.codegen.products import Rows, multiply, split
 from noria.backends.native.codegen.row import combine, emit_row, neutral
 from noria.backends.native.codegen.time_block import emit_time_block
 from noria.backends.native.plan.panels import ALIGN, MatrixTiling, Panel, StageTiling, item_of
@@ -83,7 +83,7 @@ class _Run:
         tiles = (plan.rows_of_tile(tiling, 1) * tiling.row_stride for tiling in flat)
         self.tile = stack(self.b, max([1, *tiles]), ALIGN)
         self.by_unit = any(tiling.by_unit for tiling in flat)
-        self.large = new_flag(self.b)
+        self.large = unit_parts.new_flag(self.b)
         self.addresses = Addresses(self.b, plan, self.buffers, self.sizes)
         self.parts = self._parts() if self.by_unit else None
 
@@ -181,7 +181,7 @@ class _Run:
         share, shares = self.part[2:] if plan.by_features else (i64(0), i64(1))
         self._start_reductions(tiling.stage)
         if tiling.by_unit:
-            clear(b, self.large)
+            unit_parts.clear(b, self.large)
             of_unit = {panel.parts: panel for panel in tiling.panels if panel.by_unit}
             for panel in of_unit.values():
                 rows, parts = self._rows(panel, self.first), self._parts_of(tiling, panel)

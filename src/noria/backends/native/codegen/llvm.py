@@ -6,6 +6,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from noria._integers import ceil_div
+
 I64 = ir.IntType(64)
 I32 = ir.IntType(32)
 I8 = ir.IntType(8)
@@ -134,6 +136,22 @@ def for_share(
     if rest:
         with b.if_then(b.icmp_signed("==", b.add(share, i64(1)), shares)):
             yield i64(full), rest
+
+
+def for_groups(
+    b: ir.IRBuilder, full: int, most: int, complete: Any, rest: Any
+) -> Iterator[tuple[tuple[ir.Value, ir.Value], Any]]:
+    """Code for blocks in groups: the first and the end of each group, and the size of its blocks.
+
+    As `for_share`, it yields once for all groups of ``most`` full blocks, and once for a
+    smaller last block.
+    """
+    if full:
+        with loop(b, i64(0), i64(ceil_div(full, most))) as group:
+            first = b.mul(group, i64(most))
+            yield (first, minimum(b, b.add(first, i64(most)), i64(full))), complete
+    if rest:
+        yield (i64(full), i64(full + 1)), rest
 
 
 # --- functions ------------------------------------------------------------------------------
@@ -276,3 +294,28 @@ def store_lanes(
         return
     operands = value, address, ir.Constant(I32, align), mask(kind.count, count)
     intrinsic(b, "masked.store", *operands, result=VOID, of=(kind, POINTER))
+
+
+def transposed(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
+    """Transpose n vectors of n lanes.
+
+    Each round interleaves the lanes of two vectors that are n / 2 apart: the low halves make one
+    vector, the high halves the next. After log2(n) rounds rows are columns. With four lanes::
+
+        a0 a1 a2 a3      a0 c0 a1 c1      a0 b0 c0 d0
+        b0 b1 b2 b3  ->  a2 c2 a3 c3  ->  a1 b1 c1 d1
+        c0 c1 c2 c3      b0 d0 b1 d1      a2 b2 c2 d2
+        d0 d1 d2 d3      b2 d2 b3 d3      a3 b3 c3 d3
+    """
+    count = len(vectors)
+    low, high = (
+        ir.Constant(
+            ir.VectorType(I32, count),
+            [half + lane // 2 + lane % 2 * count for lane in range(count)],
+        )
+        for half in (0, count // 2)
+    )
+    for _ in range(count.bit_length() - 1):
+        pairs = zip(vectors[: count // 2], vectors[count // 2 :], strict=True)
+        vectors = [b.shuffle_vector(one, two, order) for one, two in pairs for order in (low, high)]
+    return vectors

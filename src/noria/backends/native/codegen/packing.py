@@ -31,8 +31,9 @@ from noria.backends.native.codegen.llvm import (
     internal_function,
     load_lanes,
     loop,
+    transposed,
 )
-from noria.backends.native.codegen.matrix_unit import pack_tiles
+from noria.backends.native.codegen.unit_parts import pack_tiles
 from noria.backends.native.plan.panels import Panel, StageTiling
 from noria.backends.native.plan.tiling import KernelPlan
 
@@ -158,31 +159,6 @@ def _emit_transpose_tile(
         for n in range(count)
     ]
     rows += [constant(vector, 0)] * (vector.count - count)
-    for n, line in enumerate(_transposed(b, rows)):
+    for n, line in enumerate(transposed(b, rows)):
         b.store(line, advance(b, target, b.mul(target_stride, i64(n))), align=bytes_of(vector))
     b.ret_void()
-
-
-def _transposed(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
-    """Transpose n vectors of n lanes.
-
-    Each round interleaves the lanes of two vectors that are n / 2 apart: the low halves make one
-    vector, the high halves the next. After log2(n) rounds rows are columns. With four lanes::
-
-        a0 a1 a2 a3      a0 c0 a1 c1      a0 b0 c0 d0
-        b0 b1 b2 b3  ->  a2 c2 a3 c3  ->  a1 b1 c1 d1
-        c0 c1 c2 c3      b0 d0 b1 d1      a2 b2 c2 d2
-        d0 d1 d2 d3      b2 d2 b3 d3      a3 b3 c3 d3
-    """
-    count = len(vectors)
-    low, high = (
-        ir.Constant(
-            ir.VectorType(I32, count),
-            [half + lane // 2 + lane % 2 * count for lane in range(count)],
-        )
-        for half in (0, count // 2)
-    )
-    for _ in range(count.bit_length() - 1):
-        pairs = zip(vectors[: count // 2], vectors[count // 2 :], strict=True)
-        vectors = [b.shuffle_vector(one, two, order) for one, two in pairs for order in (low, high)]
-    return vectors

@@ -4,11 +4,13 @@ from dataclasses import dataclass, replace
 
 from llvmlite import ir
 
-from noria.backends.native.codegen import matrix_unit
+from noria._integers import ceil_div
+from noria.backends.native.codegen import matrix_unit, unit_parts
 from noria.backends.native.codegen.addresses import panel_align, panel_vector
-from noria.backends.native.codegen.llvm import I32, advance, for_tiles, i64, stack
+from noria.backends.native.codegen.llvm import advance, for_tiles, i64
 from noria.backends.native.codegen.microkernels import gemm_microkernel
-from noria.backends.native.plan.panels import ALIGN, Panel, StageTiling
+from noria.backends.native.plan.matrix_unit import DEPTH
+from noria.backends.native.plan.panels import Panel, StageTiling
 from noria.backends.native.plan.tiling import KernelPlan
 
 
@@ -50,8 +52,9 @@ def multiply(
     """
     stride, depth = i64(tiling.row_stride), panel.dot.depth
     if panel.by_unit:
-        function = matrix_unit.unit_product(b.module, width, depth, plan.prefetch_bytes)
-        b.call(function, [count, rows.first, rows.stride, rows.large, packed, tile, stride])
+        function = matrix_unit.unit_product(b.module, width, plan.prefetch_bytes)
+        blocks = i64(ceil_div(depth, DEPTH))
+        b.call(function, [count, rows.first, rows.stride, rows.large, packed, blocks, tile, stride])
         return
     vector, most = panel_vector(plan, panel), plan.register_rows(width)
     align = panel_align(plan, vector)
@@ -70,16 +73,6 @@ def multiply(
 
 def split(b: ir.IRBuilder, panel: Panel, rows: Rows, count: ir.Value, parts: Rows) -> None:
     """Compute the parts of rows that the panel is multiplied with."""
-    function = matrix_unit.split_rows(b.module, panel.dot.depth)
+    function = unit_parts.split_rows(b.module, panel.dot.depth)
     source, target = (rows.first, rows.stride), (parts.first, parts.stride)
     b.call(function, [count, *source, *target, parts.large])
-
-
-def new_flag(b: ir.IRBuilder) -> ir.Value:
-    """A number of the stack for `Rows.large`."""
-    return stack(b, ALIGN, ALIGN)
-
-
-def clear(b: ir.IRBuilder, large: ir.Value) -> None:
-    """No number was large so far."""
-    b.store(ir.Constant(I32, 0), large, align=4)

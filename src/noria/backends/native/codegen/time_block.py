@@ -16,12 +16,11 @@ products are summed in registers::
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llvmlite import ir
 
-from noria._integers import ceil_div
-from noria.backends.native.codegen import matrix_unit
+from noria.backends.native.codegen import matrix_unit, unit_parts
 from noria.backends.native.codegen.addresses import (
     Buffers,
     begin_step_function,
@@ -36,6 +35,7 @@ from noria.backends.native.codegen.llvm import (
     bytes_of,
     carry_loop,
     constant,
+    for_groups,
     for_share,
     for_tiles,
     i64,
@@ -47,28 +47,14 @@ from noria.backends.native.codegen.llvm import (
     store_lanes,
 )
 from noria.backends.native.codegen.microkernels import rank_k_update
-from noria.backends.native.codegen.products import Rows, clear, multiply, new_flag, split
-from noria.backends.native.plan.matrix_unit import ROWS
+from noria.backends.native.codegen.products import Rows, multiply, split
+from noria.backends.native.codegen.unit_update import Operand, Target, add_outer_products
+from noria.backends.native.plan.matrix_unit import LINE, ROWS
 from noria.backends.native.plan.panels import ALIGN, StageTiling, item_of
 from noria.backends.native.plan.stages import BlockDot, RankUpdate, Slot
-from noria.backends.native.plan.tiling import KernelPlan, VectorGroup, update_groups
+from noria.backends.native.plan.tiling import KernelPlan
+from noria.backends.native.plan.updates import VectorGroup, update_groups
 from noria.ir.graph import Value, size
-
-
-def groups(
-    b: ir.IRBuilder, full: int, most: int, complete: Any, rest: Any
-) -> Iterator[tuple[tuple[ir.Value, ir.Value], Any]]:
-    """Code for blocks in groups: the first and the end of each group, and the size of its blocks.
-
-    As `llvm.for_share`, it yields once for all groups of ``most`` full blocks, and once for a
-    smaller last block.
-    """
-    if full:
-        with loop(b, i64(0), i64(ceil_div(full, most))) as group:
-            first = b.mul(group, i64(most))
-            yield (first, minimum(b, b.add(first, i64(most)), i64(full))), complete
-    if rest:
-        yield (i64(full), i64(full + 1)), rest
 
 
 def emit_time_block(plan: KernelPlan, module: ir.Module) -> None:
@@ -170,14 +156,14 @@ class _TimeBlock:
         count: ir.Value,
     ) -> None:
         """``count`` examples from ``first`` on, for some steps, whose parts stay in cache."""
-        b, plan, (panel,), large = self.b, self.plan, tiling.panels, new_flag(self.b)
+        b, plan, (panel,), large = self.b, self.plan, tiling.panels, unit_parts.new_flag(self.b)
         of_share, (source, target) = (
             bytes_of_share(b, plan, self.batch),
             map(self._grid, product[1:]),
         )
         memory = advance(b, self.arrays["share", 0], b.mul(self.share, of_share))
         parts, (begin, end) = Rows(memory, i64(tiling.part_bytes), large), steps
-        clear(b, large)
+        unit_parts.clear(b, large)
         with loop(b, begin, end) as step:
             some = Rows(source.at(b, step, first), source.example)
             split(b, panel, some, count, parts.at(b, b.mul(b.sub(step, begin), count)))
@@ -190,7 +176,7 @@ class _TimeBlock:
             return target.at(b, b.add(begin, step), b.add(first, example))
 
         tile, (full, complete, rest) = self._tile(tiling), plan.counts(tiling)
-        for panels, numbers in groups(b, full, plan.unit_panels(panel), complete, rest):
+        for panels, numbers in for_groups(b, full, plan.unit_panels(panel), complete, rest):
             with for_tiles(b, total, ROWS) as (row, last), loop(b, *panels) as j:
                 some, number = parts.at(b, row), b.sub(last, row)
                 self._block(tiling, tile, j, numbers, some, number, partial(place, row))
@@ -282,12 +268,33 @@ class _TimeBlock:
 
     def _add_outer_products(self, update: RankUpdate, right: int) -> None:
         """A few vectors of the right operand at a time; for each, the share of the left operand."""
+        if self.plan.updates_by_unit(update):
+            self._add_by_unit(update, right)
+            return
         b, left = self.b, self.schedule.update_operands[update.left]
         stride = b.mul(self.rows, i64(self.plan.lanes * item_of(left)))  # from vector to vector
         for group in update_groups(self.plan, self.schedule.update_operands[right]):
             with loop(b, i64(0), i64(group.groups)) as n:
                 column = b.add(b.mul(n, i64(group.vectors)), i64(group.first))
                 self._add_group(update, group, column, self._vector_at(right, column), stride)
+
+    def _add_by_unit(self, update: RankUpdate, right: int) -> None:
+        """The same, by the matrix unit."""
+        b, plan = self.b, self.plan
+        stride = b.mul(self.rows, i64(LINE))
+        left, other = (
+            Operand(self._vector_at(n, 0), stride, size(self.schedule.update_operands[n]))
+            for n in (update.left, right)
+        )
+        out = advance(b, self.buffers["accumulator", update.accumulator], 4 * update.offset)
+        target = Target(out, 4 * update.row_stride, self.fresh)
+        memory, share = self._memory(), (self.share, self.shares)
+        add_outer_products(b, plan, (left, other), target, self.depth, memory, share)
+
+    def _memory(self) -> ir.Value:
+        """What the thread has for itself."""
+        of_share = bytes_of_share(self.b, self.plan, self.batch)
+        return advance(self.b, self.arrays["share", 0], self.b.mul(self.share, of_share))
 
     def _add_group(
         self,

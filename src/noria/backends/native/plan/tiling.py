@@ -8,7 +8,7 @@ the *tile*.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from noria.backends.native.plan.panels import (
     item_of,
 )
 from noria.backends.native.plan.schedule import Schedule
-from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, Slot, Stage
+from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, RankUpdate, Slot, Stage
 from noria.backends.native.plan.work import Division
 from noria.ir.graph import Atom, Value, size, values_of
 
@@ -89,6 +89,7 @@ class KernelPlan:
         self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors
         self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
         self.prefetch_bytes = tuning.prefetch_bytes
+        self.update_depth, self.update_width = tuning.unit_update_rows, 4
         self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in staged}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
         self.staged_steps = max(1, tuning.staged_bytes // widest)
@@ -199,7 +200,8 @@ class KernelPlan:
         """Bytes of the parts of rows of a time block, for each thread."""
         tilings = [tiling for _, tiling in (*self.prologue, *self.epilogue) if tiling.by_unit]
         rows = ((self.unit_rows(tiling) + 1) * tiling.part_bytes for tiling in tilings)
-        return aligned(max(rows, default=0))
+        updates = any(map(self.updates_by_unit, self.schedule.updates))
+        return aligned(max([updates * self.update_bytes, *rows]))
 
     @property
     def share_width(self) -> int:
@@ -210,6 +212,34 @@ class KernelPlan:
         """Rows of a time block that the matrix unit multiplies with one panel after the other."""
         tile = matrix_unit.ROWS * tiling.part_bytes
         return ceil_div(self._tuning.part_bytes, tile) * matrix_unit.ROWS
+
+    def updates_by_unit(self, update: RankUpdate) -> bool:
+        """Whether the matrix unit adds outer products: it is worth to split both operands."""
+        numbers = [n for n in (update.left, update.right) if n is not None]
+        operands = [self.schedule.update_operands[n] for n in numbers]
+        least = self._tuning.unit_update_features
+        are_large = all(v.aval.dtype == np.float32 and size(v) >= least for v in operands)
+        return self.by_unit[1] and len(operands) == 2 and are_large
+
+    @property
+    def update_bytes(self) -> int:
+        """Bytes of panels and of the parts of a vector, for rank updates."""
+        return self.update_panel_bytes + matrix_unit.ROWS * matrix_unit.row_bytes(self.update_depth)
+
+    @property
+    def update_panel(self) -> int:
+        """Bytes of a panel for rank updates."""
+        return matrix_unit.panel_bytes(self.update_depth, self.update_width)
+
+    @property
+    def update_panels(self) -> int:
+        """Panels for rank updates that stay in cache."""
+        return max(1, self._tuning.part_bytes // self.update_panel)
+
+    @property
+    def update_panel_bytes(self) -> int:
+        """Bytes of these panels."""
+        return self.update_panels * self.update_panel
 
     def unit_panels(self, panel: Panel) -> int:
         """Panels of a time block that stay in cache from rows to rows."""
@@ -367,36 +397,3 @@ def _equal_parts(things: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
 
 def _products(panel: Panel) -> list[DotColumns]:
     return list(dict.fromkeys(product for product, _ in panel.columns))
-
-
-# --- rank updates ---------------------------------------------------------------------------------
-
-
-class VectorGroup(NamedTuple):
-    """``groups`` groups of ``vectors`` vectors each, from vector ``first`` on.
-
-    The last vector of each group has ``last`` numbers, the others as many as there are lanes.
-    """
-
-    first: int
-    groups: int
-    vectors: int
-    last: int
-
-
-def update_groups(plan: KernelPlan, value: Atom) -> list[VectorGroup]:
-    """The vectors of the right operand of a rank update, in groups of nearly equal size.
-
-    Ten vectors of which the last has 3 numbers, in groups of at most three::
-
-        [0 1 2] [3 4 5]   [6 7]             [8 9]
-        (0, 2, 3, lanes)  (6, 1, 2, lanes)  (8, 1, 2, 3)
-    """
-    count, lanes = plan.vectors(value), plan.lanes
-    groups = ceil_div(count, plan.update_vectors)
-    narrow, wider = divmod(count, groups)
-    found = [(0, wider, narrow + 1), (wider * (narrow + 1), groups - wider, narrow)]
-    start, some, width = found.pop()
-    found += [(start, some - 1, width), (count - width, 1, width)]
-    ends = lanes, lanes, size(value) % lanes or lanes
-    return [VectorGroup(*group, end) for group, end in zip(found, ends, strict=True) if group[1]]

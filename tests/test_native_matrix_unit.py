@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(
 def forced(plans, tune, monkeypatch):
     """The plans of kernels; the unit makes every product of float32 that is packed."""
     tune(unit_rows=1, uncached_unit_rows=1, unit_block_rows=1, unpacked_rows=0)
-    tune(unit_update_features=1)
-    monkeypatch.setattr(matrix_unit, "suits", lambda *_: True)
+    tune(unit_update_features=1, unit_features=(1, 1))
+    monkeypatch.setattr(matrix_unit, "fills", lambda *_: True)
     return plans
 
 

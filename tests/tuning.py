@@ -19,7 +19,7 @@ NATIVE = {field.name for field in fields(Tuning)}
 
 
 @contextmanager
-def tuned(*, cores: int | None = None, isa: str | None = None, **numbers: int) -> Iterator[None]:
+def tuned(*, cores: int | None = None, isa: str | None = None, **numbers: Any) -> Iterator[None]:
     """Replace thresholds; what is traced inside uses them.
 
     Args:

@@ -171,6 +171,10 @@ class Tuning:
     #: The same if they do not.
     uncached_unit_rows: int = 24
 
+    #: Columns of a product from which the unit is faster: all that are multiplied with one row,
+    #: which is split for them. The second number is for rows more than twice as long.
+    unit_features: tuple[int, int] = (96, 224)
+
     #: Rows (steps times examples) for each thread from which the unit computes the products of a
     #: time block. With fewer, threads share the columns, and each reads its part of the weights.
     unit_block_rows: int = 64

@@ -4,6 +4,10 @@
 `kernel`         the functions of a kernel; stages, tiles and reductions
 `packing`        the function ``pack``: where a panel is filled
 `microkernels`   products with a panel, and rank updates: outer products in registers
+`matrix_unit`    products with a panel by the matrix unit, in three parts
+`unit_parts`     numbers as sums of three parts: rows, panels, operands of rank updates
+`unit_update`    rank updates by the matrix unit
+`products`       a few rows times a panel: by vectors, or by the matrix unit
 `gemv`           products of one row with a weight that is not packed
 `time_block`     prologue and epilogue of a time block: products and rank updates of many steps
 `row`            the element-wise part of a stage, for one vector of features of one example

@@ -73,21 +73,21 @@ def add_outer_products(
 ) -> None:
     """Add the outer products of ``depth`` rows for a share of the left operand.
 
-    ``memory`` has `KernelPlan.update_bytes`.
+    ``memory`` has `UpdateTiling.bytes`.
     """
     left, right = operands
-    parts, large = advance(b, memory, plan.update_panel_bytes), unit_parts.new_flag(b)
-    full, complete, rest = counts_of(right.features, plan.update_width, LANES)
+    parts, large = advance(b, memory, plan.update.parts), unit_parts.new_flag(b)
+    full, complete, rest = counts_of(right.features, plan.update.width, LANES)
     matrix_unit.begin(b, i64(ROWS))
-    with for_tiles(b, depth, plan.update_depth) as (start, stop):
+    with for_tiles(b, depth, plan.update.depth) as (start, stop):
         count, skip = b.sub(stop, start), b.mul(start, i64(LINE))
         blocks = unit_parts.blocks_of(b, count)
         fresh = b.and_(target.fresh, b.icmp_signed("==", start, i64(0)))
-        for panels, counts in for_groups(b, full, plan.update_panels, complete, rest):
+        for panels, counts in for_groups(b, full, plan.update.panels, complete, rest):
             width = sum(map(bool, counts))
-            of_panel = i64(plan.update_panel)
+            of_panel = i64(plan.update.panel)
             with loop(b, *panels) as j:
-                column = b.mul(j, i64(plan.update_width))
+                column = b.mul(j, i64(plan.update.width))
                 source = advance(b, right.first, b.add(b.mul(column, right.stride), skip))
                 panel = advance(b, memory, b.mul(b.sub(j, panels[0]), of_panel))
                 split = unit_parts.split_operand(b.module, width)
@@ -100,7 +100,7 @@ def add_outer_products(
                 row = advance(b, target.first, b.mul(n, i64(LANES * target.stride)))
                 with loop(b, *panels) as j:
                     panel = advance(b, memory, b.mul(b.sub(j, panels[0]), of_panel))
-                    out = advance(b, row, b.mul(j, i64(plan.update_width * LINE)))
+                    out = advance(b, row, b.mul(j, i64(plan.update.width * LINE)))
                     function = _add_product(b.module, tuple(counts), lanes, plan.prefetch_bytes)
                     arguments = [parts, large, panel, blocks, out, i64(target.stride), fresh]
                     b.call(function, arguments)

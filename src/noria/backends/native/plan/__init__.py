@@ -12,8 +12,11 @@
 `maps`          the affine maps of views, reductions and concatenations
 `storage`       stored values and their slots
 `stages`        slots, nodes, products, rank updates and stages
+`panels`        blocks of features, and the panels of their weights
 `tiling`        blocks and panels for one instruction set
-`work`          the shares of threads, and the steps of a time block
+`matrix_unit`   the sizes of products by the matrix unit
+`updates`       the vectors of rank updates in groups
+`work`          the shares of threads
 `cores`         the cores for the threads of a call
 `fingerprint`   the fingerprint of a plan
 =============== =========================================================================

@@ -1,5 +1,7 @@
 """The sizes of products by the matrix unit: `noria.backends.native.codegen.matrix_unit`."""
 
+from typing import NamedTuple, Self
+
 from noria._integers import ceil_div
 
 #: Rows that are multiplied at a time, and steps along the depth of one instruction.
@@ -36,7 +38,40 @@ def row_bytes(depth: int) -> int:
     return PARTS * part_bytes(depth)
 
 
-def suits(depth: int, width: int) -> bool:
-    """Whether a product is large enough: sums are independent, and little of a tile is empty."""
-    padded = ceil_div(depth, DEPTH) * DEPTH
-    return width > 1 and 4 * depth >= 3 * padded
+def fills(depth: int, width: int) -> bool:
+    """Whether a product with a panel of ``width`` vectors fills most of its tiles."""
+    return width > 1 and 4 * depth >= 3 * DEPTH * ceil_div(depth, DEPTH)
+
+
+class UpdateTiling(NamedTuple):
+    """The panels of a rank update.
+
+    Attributes:
+        depth: rows of a time block that are added at a time.
+        panels: so many panels stay in cache.
+        width: vectors of a panel.
+    """
+
+    depth: int
+    panels: int
+    width: int = 4
+
+    @classmethod
+    def of(cls, depth: int, bytes_: int) -> Self:
+        """As many panels as fill some bytes."""
+        return cls(depth, max(1, bytes_ // cls(depth, 1).panel))
+
+    @property
+    def panel(self) -> int:
+        """Bytes of a panel."""
+        return panel_bytes(self.depth, self.width)
+
+    @property
+    def parts(self) -> int:
+        """The first byte after the panels: the parts of the rows of the other operand."""
+        return self.panels * self.panel
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all."""
+        return self.parts + ROWS * row_bytes(self.depth)

@@ -17,6 +17,7 @@ from noria._jax import ShapedArray
 from noria.backends.native.machine import Isa, Tuning
 from noria.backends.native.plan import matrix_unit
 from noria.backends.native.plan.matrices import MatrixStage
+from noria.backends.native.plan.matrix_unit import UpdateTiling
 from noria.backends.native.plan.panels import (
     MatrixTiling,
     Panel,
@@ -67,6 +68,7 @@ class KernelPlan:
         tile_rows: rows of the tile, at most, but for the matrix unit.
         by_unit: whether the matrix unit multiplies in the steps, and in the time blocks.
         prefetch_bytes: see `Tuning`.
+        update: the panels of rank updates by the matrix unit.
         update_rows: rows of the left operand of a rank update that are multiplied at a time.
         update_vectors: vectors of the right operand that are multiplied at a time.
     """
@@ -89,7 +91,7 @@ class KernelPlan:
         self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors
         self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
         self.prefetch_bytes = tuning.prefetch_bytes
-        self.update_depth, self.update_width = tuning.unit_update_rows, 4
+        self.update = UpdateTiling.of(tuning.unit_update_rows, tuning.part_bytes)
         self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in staged}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
         self.staged_steps = max(1, tuning.staged_bytes // widest)
@@ -172,7 +174,7 @@ class KernelPlan:
             yield self.vectors(value) * self.lanes * item_of(value)
 
     def block_steps(self, time: int, batch: int) -> int:
-        """Steps of a time block: blocks are nearly equal, with about the rows that `Tuning` names."""
+        """Steps of a time block: nearly equal blocks, with about the rows that `Tuning` names."""
         kept, tuning = sum(self.block_widths()), self._tuning
         if self.schedule.accumulators:
             rows = tuning.block_rows
@@ -201,7 +203,7 @@ class KernelPlan:
         tilings = [tiling for _, tiling in (*self.prologue, *self.epilogue) if tiling.by_unit]
         rows = ((self.unit_rows(tiling) + 1) * tiling.part_bytes for tiling in tilings)
         updates = any(map(self.updates_by_unit, self.schedule.updates))
-        return aligned(max([updates * self.update_bytes, *rows]))
+        return aligned(max([updates * self.update.bytes, *rows]))
 
     @property
     def share_width(self) -> int:
@@ -220,26 +222,6 @@ class KernelPlan:
         least = self._tuning.unit_update_features
         are_large = all(v.aval.dtype == np.float32 and size(v) >= least for v in operands)
         return self.by_unit[1] and len(operands) == 2 and are_large
-
-    @property
-    def update_bytes(self) -> int:
-        """Bytes of panels and of the parts of a vector, for rank updates."""
-        return self.update_panel_bytes + matrix_unit.ROWS * matrix_unit.row_bytes(self.update_depth)
-
-    @property
-    def update_panel(self) -> int:
-        """Bytes of a panel for rank updates."""
-        return matrix_unit.panel_bytes(self.update_depth, self.update_width)
-
-    @property
-    def update_panels(self) -> int:
-        """Panels for rank updates that stay in cache."""
-        return max(1, self._tuning.part_bytes // self.update_panel)
-
-    @property
-    def update_panel_bytes(self) -> int:
-        """Bytes of these panels."""
-        return self.update_panels * self.update_panel
 
     def unit_panels(self, panel: Panel) -> int:
         """Panels of a time block that stay in cache from rows to rows."""
@@ -293,7 +275,8 @@ class KernelPlan:
             pairs = [(column, v) for column in columns for v in range(vectors)]
             for some in _equal_parts(pairs, width):
                 vector = len(some) * self.lanes * item
-                by_unit = may_use_unit and self._suits_unit(columns[0], len(some))
+                features = stage.extent * len(columns)
+                by_unit = may_use_unit and self._suits_unit(columns[0], len(some), features)
                 bytes_ = dot.depth * vector
                 if by_unit:
                     bytes_ = matrix_unit.panel_bytes(dot.depth, len(some))
@@ -307,10 +290,13 @@ class KernelPlan:
                 parts += matrix_unit.row_bytes(dot.depth)
         return StageTiling(stage, vectors, tuple(panels), row)
 
-    def _suits_unit(self, product: DotColumns, vectors: int) -> bool:
+    def _suits_unit(self, product: DotColumns, vectors: int, features: int) -> bool:
+        """Whether a product fills tiles, and has so many columns that splitting the row pays."""
         dot, dtype = self._dot(product), product.equation.outputs[0].aval.dtype
+        least = self._tuning.unit_features[dot.depth > 2 * features]
         is_own = dot.row.value not in self.schedule.shared
-        return is_own and dtype == np.float32 and matrix_unit.suits(dot.depth, vectors)
+        is_large = features >= least and matrix_unit.fills(dot.depth, vectors)
+        return is_own and dtype == np.float32 and is_large
 
     def _dot(self, product: DotColumns) -> Dot:
         return self.schedule.dots[product.equation]

@@ -199,12 +199,14 @@ class Handler:
         """Ask Linux for pages of two megabytes.
 
         XLA gets a large buffer anew from the system in each call. The first access to each page
-        costs a page fault; larger pages have 512 times fewer of them.
+        costs a page fault; larger pages have 512 times fewer of them. The buffers of a program are
+        parts of one piece of memory, so pages at the ends are shared with others.
         """
         b, page = self.b, _HUGE_PAGE
-        start = b.and_(b.add(b.ptrtoint(address, I64), i64(page - 1)), i64(-page))
-        end = b.and_(b.add(b.ptrtoint(address, I64), bytes_), i64(-page))
-        with b.if_then(b.icmp_signed(">", b.sub(end, start), i64(page))):
+        first = b.ptrtoint(address, I64)
+        start = b.and_(first, i64(-page))
+        end = b.and_(b.add(b.add(first, bytes_), i64(page - 1)), i64(-page))
+        with b.if_then(b.icmp_signed(">", bytes_, i64(page))):
             advise = declared(b.module, "madvise", I32, POINTER, I64, I32)
             b.call(
                 advise,

@@ -450,6 +450,59 @@ class OfTime(Leaky):
         return h * dt
 
 
+STRIDED = {
+    "convolution": lambda: conv(IN, 4, 5, 2),
+    "pool": lambda: nr.MaxPool1d(3, 2, padding="causal", size=IN),
+    "mean": lambda: nr.MeanPool1d(5, 2, padding="causal", size=IN),
+    "pool without a stride": lambda: nr.MaxPool1d(3, 1, padding="causal", size=IN),
+    "windows side by side": lambda: nr.MeanPool1d(3),
+    "chain": lambda: nr.Chain(
+        conv(IN, 4, 5, 2), one(nr.LSTM, 4, 6), conv(6, 5, 4, 3), one(nr.GRU, 5, 4), jnp.tanh
+    ),
+    "chains in a chain": lambda: nr.Chain(
+        nr.Chain(jnp.tanh, conv(IN, 3, 2, 2)),
+        nr.Chain(nr.MeanPool1d(4, 2, padding="causal", size=3), one(nr.GRU, 3, 2)),
+    ),
+}
+
+
+def one(kind: Callable[..., Any], features: int, hidden: int) -> Any:
+    return kind(features, hidden, key=KEYS[1], dtype=jnp.float32)
+
+
+def conv(features: int, out: int, kernel: int, stride: int) -> nr.Conv1d:
+    options = {"stride": stride, "padding": "causal", "dtype": jnp.float32}
+    return nr.Conv1d(features, out, kernel, key=KEYS[0], **options)
+
+
+@pytest.mark.parametrize("name", STRIDED)
+def test_steps_of_models_with_strides_are_those_of_the_whole_sequence(name, tmp_path):
+    """Block by block, from the initial state on, in onnxruntime; states are compared by the check.
+
+    With ``state=True`` a sequence continues another one in the same way.
+    """
+    pytest.importorskip("onnxruntime")
+    model, path = STRIDED[name](), tmp_path / "model.onnx"
+    xs = np.random.default_rng(0).normal(size=(2, 12 * model.stride, IN)).astype(np.float32)
+    nr.to_onnx(path, model, example=xs, state=True)
+    blocks = np.split(xs, 12, axis=1)
+    if model.stride == 1:
+        blocks = [block[:, 0] for block in blocks]
+    nr.to_onnx(path, model, example=blocks[0], step=True)
+    state = [np.asarray(a) for a in jtu.tree_leaves(model.initial_state(2))]
+    names, found = [one.name for one in onnx.load(path).graph.input], []
+    for block in blocks:
+        y, *state = run_onnx(str(path), dict(zip(names, [block, *state], strict=True)))
+        found.append(y)
+    assert_close(np.stack(found, 1), model(jnp.asarray(xs)))
+
+
+def test_a_step_of_a_window_that_looks_ahead_has_no_form(tmp_path):
+    layer = nr.Conv1d(IN, 3, 3, padding="same", key=KEYS[0], dtype=jnp.float32)
+    with pytest.raises(ValueError, match="has no form as a step; expected causal padding"):
+        nr.to_onnx(tmp_path / "model.onnx", layer, step=True)
+
+
 ERRORS: list[tuple[Callable[[], Any], dict[str, Any], type[Exception], str]] = [
     (
         lambda: failing(lambda h, x: jnp.sort(h) + x[:6]),
@@ -512,7 +565,7 @@ ERRORS: list[tuple[Callable[[], Any], dict[str, Any], type[Exception], str]] = [
         lambda: nr.Chain(nr.MaxPool1d(2), *layers(nr.GRU)),
         {"example": np.zeros((4, IN)), "lengths": True},
         ValueError,
-        r"MaxPool1d\(kernel_size=2\) has a form for whole sequences only; expected step=False",
+        r"MaxPool1d\(kernel_size=2\) has a form without lengths only",
     ),
     (
         lambda: nr.prepare(*layers(nr.GRU)),

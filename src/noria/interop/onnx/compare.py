@@ -45,7 +45,8 @@ def largest_difference(
     own = model.initial_state()
     windows = any(isinstance(part, WindowedLayer) for _, part in iterate_modules(model))
     for batch, time in WIDE if windows and not step else SIZES:
-        feeds: dict[str, Any] = {"x": _draw(rng, model, (batch,) if step else (batch, time), x)}
+        of_step = (batch,) if model.stride == 1 else (batch, model.stride)
+        feeds: dict[str, Any] = {"x": _draw(rng, model, of_step if step else (batch, time), x)}
         if lengths:
             feeds["lengths"] = np.minimum([time, 1, 0][:batch], time).astype(np.int32)
         state = None
@@ -59,7 +60,7 @@ def largest_difference(
         after, ys = run(state, xs, **options_)
         wanted = [ys, *(jtu.tree_leaves(after) if states else [])]
         for got, want in zip(session.run(None, feeds), wanted, strict=True):
-            want = np.asarray(want)
+            got, want = (np.asarray(a, np.float64) for a in (got, want))  # also of booleans
             scale = max(1.0, float(np.abs(want).max(initial=0)))
             difference = float(np.abs(got - want).max(initial=0))
             worst = max(worst, difference)
@@ -81,4 +82,6 @@ def _draw(rng: Any, model: Layer, axes: tuple[int, ...], x: Value) -> np.ndarray
 def _random(rng: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.floating):
         return jnp.asarray(rng.normal(size=shape) / 2, dtype)
+    if jnp.issubdtype(dtype, jnp.bool_):
+        return jnp.asarray(rng.random(shape) < 0.5)
     return jnp.zeros(shape, dtype)

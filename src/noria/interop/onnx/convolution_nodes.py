@@ -25,8 +25,8 @@ WINDOWS = {"Conv", *POOLS}
 def emit_conv(to: "Emitter", layer: Conv1d, xs: Value, state: Any) -> tuple[Value, Any]:
     """The nodes of a convolution; see `Emitter.layer`."""
     window, add, ints = layer.window, to.writer.add, to.writer.ints
-    if to.is_step and (layer.stride != 1 or not window.streams):
-        to.fail(f"{layer.label} has no form as a step; expected a stride of 1 and causal padding.")
+    if to.streams and not window.streams:
+        to.fail(f"{layer.label} has no form as a step; expected causal padding.")
     if to.lengths is not None and (layer.stride != 1 or not window.keeps_time or to.has_states):
         to.fail(
             f"{layer.label} with lengths has a form without states only, and for a stride of 1 and "
@@ -51,14 +51,43 @@ def emit_conv(to: "Emitter", layer: Conv1d, xs: Value, state: Any) -> tuple[Valu
 
 def emit_pool(to: "Emitter", layer: PoolLayer, xs: Value, state: Any) -> tuple[Value, Any]:
     """The nodes of a pool; see `Emitter.layer`."""
-    if to.is_step or to.lengths is not None or state is not None:
-        to.fail(
-            f"{layer.label} has a form for whole sequences only; expected step=False, "
-            "lengths=False, and without overlap of windows or state=False."
-        )
+    add, ints, window = to.writer.add, to.writer.ints, layer.window
+    if to.lengths is not None:
+        to.fail(f"{layer.label} has a form without lengths only; expected lengths=False.")
+    if to.streams and not window.streams:
+        to.fail(f"{layer.label} has no form as a step; expected causal padding.")
     op = next(op for op, kind in POOLS.items() if type(layer) is kind)
-    options = {"count_include_pad": 0} if op == "AveragePool" else {}
-    return Value(_over_time(to, op, [xs.name], layer.window, options), xs.shape, xs.dtype), None
+    x, after = add("Unsqueeze", xs.name, ints(0)) if to.is_step else xs.name, None
+    if state is None:
+        options = {"count_include_pad": 0} if op == "AveragePool" else {}
+        y = _over_time(to, op, [x], window, options)
+    else:
+        y, after = _pool_after(to, op, layer, Value(x, xs.shape, xs.dtype), state)
+    y = add("Squeeze", y, ints(0)) if to.is_step else y
+    return Value(y, xs.shape, xs.dtype), after
+
+
+def _pool_after(to: "Emitter", op: str, layer: PoolLayer, xs: Value, state: Any) -> tuple[str, Any]:
+    """A pool that continues past steps; those that are not there do not count.
+
+    ``state`` has the names of the arrays of a `noria.layers.pool.PoolState`.
+    """
+    add, ints, window = to.writer.add, to.writer.ints, layer.window
+    x = add("Concat", add("Transpose", state.past, perm=[1, 0, 2]), xs.name, axis=0)
+    batch = add("Shape", xs.name, start=0, end=2)
+    new = add("Expand", to.writer.constant(np.ones((1, 1), bool)), batch)
+    there = add("Concat", add("Transpose", state.there, perm=[1, 0]), new, axis=0)
+    valid = add("Unsqueeze", there, ints(2))
+    least = to.writer.constant(np.asarray(-np.inf if op == "MaxPool" else 0, xs.dtype))
+    window = window._replace(left=0)
+    y = _over_time(to, op, [add("Where", valid, x, least)], window, {})
+    if op == "AveragePool":  # of all steps; only those that are there count
+        one, zero = (to.writer.constant(np.asarray(n, xs.dtype)) for n in (1, 0))
+        share = _over_time(to, op, [add("Where", valid, one, zero)], window, {})
+        y = add("Div", y, share)
+    cut = ints(-layer.window.left), ints(2**31 - 1), ints(0)
+    past = add("Transpose", add("Slice", x, *cut), perm=[1, 0, 2])
+    return y, type(state)(past, add("Transpose", add("Slice", there, *cut), perm=[1, 0]))
 
 
 def _over_time(

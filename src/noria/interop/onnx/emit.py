@@ -1,7 +1,7 @@
 """Layers as nodes of ONNX. Sequences are ``(time, batch, features)``, one step has no time."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -36,7 +36,8 @@ class Emitter:
         call: the call in messages.
         writer: the graph.
         lengths: the name of the lengths, or ``None``.
-        is_step: whether the model is one step.
+        is_step: whether values are those of one step, without an axis of time.
+        streams: whether the model is one step, of one or several steps of the input.
         has_states: whether final states are wanted.
         x: the name of the first value, which has the axes of all.
     """
@@ -45,6 +46,7 @@ class Emitter:
     writer: Writer
     lengths: str | None
     is_step: bool
+    streams: bool
     has_states: bool
     x: str
 
@@ -104,10 +106,37 @@ class Emitter:
         return Value(translator.varying(found), aval.shape, np.dtype(aval.dtype))
 
 
+def emit_block(to: Emitter, layer: Layer, xs: Value, state: Any) -> tuple[Value, Any]:
+    """One step of a layer from a block of ``layer.stride`` steps, which is a short sequence.
+
+    The layers of a chain up to the last one with a stride have a sequence. The others have a step.
+    """
+    if not isinstance(layer, Chain):
+        xs, after = replace(to, is_step=False).layer(layer, xs, state)
+        return _only_step(to, xs), after
+    steps, finals = layer.stride, []
+    for part, before in zip(layer.layers, _states_of(layer, state), strict=True):
+        if steps > 1 and steps == part.stride:
+            xs, after = emit_block(to, part, xs, before)
+            to = replace(to, x=xs.name)
+        else:
+            xs, after = replace(to, is_step=steps == 1).layer(part, xs, before)
+        steps //= part.stride
+        finals.append(after)
+    return xs, tuple(finals)
+
+
+def _only_step(to: Emitter, xs: Value) -> Value:
+    return Value(to.writer.add("Squeeze", xs.name, to.writer.ints(0)), xs.shape, xs.dtype)
+
+
+def _states_of(layer: Chain, state: Any) -> Any:
+    return (None,) * len(layer) if state is None else state
+
+
 def _chain(to: Emitter, layer: Chain, xs: Value, state: Any) -> tuple[Value, Any]:
-    states = (None,) * len(layer) if state is None else state
     finals = []
-    for part, before in zip(layer.layers, states, strict=True):
+    for part, before in zip(layer.layers, _states_of(layer, state), strict=True):
         xs, after = to.layer(part, xs, before)
         finals.append(after)
     return xs, tuple(finals)

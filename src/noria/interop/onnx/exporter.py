@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +12,7 @@ import numpy as np
 
 from noria._atomic import replace_file
 from noria.interop.onnx.compare import largest_difference
-from noria.interop.onnx.emit import Emitter
+from noria.interop.onnx.emit import Emitter, emit_block
 from noria.interop.onnx.files import need_onnx
 from noria.interop.onnx.writer import IR_VERSION, OPSET, Value, Writer, described
 from noria.layers.base import Layer
@@ -53,7 +54,8 @@ def to_onnx(
         state: whether states are inputs and outputs, one array for each array of
             ``initial_state()``, in its order and after a ``batch`` axis.
         step: whether the file is one step for streaming: ``(batch, in)`` and the states to
-            ``(batch, out)`` and the next states.
+            ``(batch, out)`` and the next states. With a `Layer.stride` above 1 it takes so many
+            steps, ``(batch, stride, in)``.
         check: whether to compare with onnxruntime.
 
     The input is ``x``, ``(batch, time, in)``, the first output ``y``, ``(batch, time, out)``.
@@ -83,7 +85,7 @@ def to_onnx(
     model = _checked(call, model)
     if step and lengths:
         raise ValueError(f"{call}: step=True has no lengths; expected lengths=False.")
-    x = _example(call, model, example, step)
+    x = _example(call, model, example, step and model.stride == 1)
     proto = build(call, model, x, lengths, state or step, step)
     onnx.checker.check_model(proto, full_check=True)
     found = (
@@ -168,9 +170,11 @@ def build(call: str, model: Layer, x: Value, lengths: bool, states: bool, step: 
 
     writer = Writer()
     lead = ["batch"] if step else ["batch", "time"]
+    is_block = step and model.stride > 1  # a step takes several
+    of_input: list[str | int] = ["batch", model.stride] if is_block else [*lead]
     for name in ("x", "y", "lengths"):
         writer.fresh(name)
-    inputs = [described("x", x.dtype, [*lead, *x.shape])]
+    inputs = [described("x", x.dtype, [*of_input, *x.shape])]
     inputs += [described("lengths", np.int32, ["batch"])] if lengths else []
     given, own = None, model.initial_state()
     if states:
@@ -178,9 +182,11 @@ def build(call: str, model: Layer, x: Value, lengths: bool, states: bool, step: 
         for name, leaf in zip(names, jtu.tree_leaves(own), strict=True):
             inputs.append(described(writer.fresh(name), leaf.dtype, ["batch", *leaf.shape]))
         given = jtu.tree_unflatten(structure, names)
-    first = x.name if step else _turned(writer, x.name, len(x.shape))
-    emitter = Emitter(call, writer, "lengths" if lengths else None, step, states, first)
-    ys, after = emitter.layer(model, Value(first, x.shape, x.dtype), given)
+    first = x.name if step and not is_block else _turned(writer, x.name, len(x.shape))
+    emitter = Emitter(call, writer, "lengths" if lengths else None, step, step, states, first)
+    value = Value(first, x.shape, x.dtype)
+    emit = partial(emit_block, emitter) if is_block else emitter.layer
+    ys, after = emit(model, value, given)
     if lengths and not isinstance(model, Recurrence | Bidirectional):
         axes = writer.ints(*range(2, 2 + len(ys.shape)))
         valid = writer.add("Unsqueeze", emitter.valid, axes)

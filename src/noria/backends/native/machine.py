@@ -279,13 +279,13 @@ class Tuning:
             has_unit: whether a matrix unit may multiply.
         """
         small = min(batch, self.small_weight_examples) * self.small_weight_bytes
+        examples, cached = self.uncached_block_examples, self.cached_weight_bytes
+        if has_unit:
+            examples, cached = self.unit_block_examples, self.unit_weight_bytes
         return (
             matrices >= self.matrix_state_bytes
             or (batch < self.block_examples and weight > small)
-            or (
-                batch < (self.unit_block_examples if has_unit else self.uncached_block_examples)
-                and all_weights > self.cached_weight_bytes
-            )
+            or (batch < examples and all_weights > cached)
         )
 
 

@@ -18,8 +18,8 @@ from noria.backends.native.plan.tiling import KernelPlan
 class Rows:
     """Neighbouring rows at an address, with the distance from row to row in bytes.
 
-    For the matrix unit they are `parts`, and ``large`` is the number that says whether one of their
-    numbers is large.
+    For the matrix unit they are the parts of rows (`unit_parts`), and ``large`` is the address of
+    the flag that one of their numbers is large.
     """
 
     first: ir.Value

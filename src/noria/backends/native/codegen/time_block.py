@@ -156,13 +156,10 @@ class _TimeBlock:
         count: ir.Value,
     ) -> None:
         """``count`` examples from ``first`` on, for some steps, whose parts stay in cache."""
-        b, plan, (panel,), large = self.b, self.plan, tiling.panels, unit_parts.new_flag(self.b)
-        of_share, (source, target) = (
-            bytes_of_share(b, plan, self.batch),
-            map(self._grid, product[1:]),
-        )
-        memory = advance(b, self.arrays["share", 0], b.mul(self.share, of_share))
-        parts, (begin, end) = Rows(memory, i64(tiling.part_bytes), large), steps
+        b, plan, (panel,), (begin, end) = self.b, self.plan, tiling.panels, steps
+        source, target = self._grid(product.source), self._grid(product.target)
+        large = unit_parts.new_flag(b)
+        parts = Rows(self._memory(), i64(tiling.part_bytes), large)
         unit_parts.clear(b, large)
         with loop(b, begin, end) as step:
             some = Rows(source.at(b, step, first), source.example)

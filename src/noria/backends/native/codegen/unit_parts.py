@@ -8,8 +8,8 @@ the unit reads them. A tile holds two steps along the depth side by side::
             w[2, 0] w[3, 0]   w[2, 1] w[3, 1]   ...
             ...
 
-The parts of a row are truncated, those of a weight rounded: then the products that are left out
-have both signs. Numbers from 2**63 on are *large*: products of their parts may be infinite, with
+The parts of a row are truncated, those of a panel rounded: then the products that are left out have
+both signs. Numbers from 2**63 on are *large*: products of their parts may be infinite, with
 both signs. A flag beside the parts says that there is one.
 """
 

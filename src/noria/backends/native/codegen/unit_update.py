@@ -122,10 +122,8 @@ def _add_product(module: ir.Module, counts: Sequence[int], lanes: int, ahead: in
         of_row = b.mul(unit_parts.part_bytes_of(b, blocks), i64(PARTS))
         b.call(function, [i64(ROWS), parts, of_row, large, panel, blocks, tile, stride])
         with loop(b, i64(0), i64(lanes)) as row:
-            found, there = (
-                advance(b, tile, b.mul(row, stride)),
-                advance(b, out, b.mul(row, out_stride)),
-            )
+            found = advance(b, tile, b.mul(row, stride))
+            there = advance(b, out, b.mul(row, out_stride))
             for v, n in enumerate(numbers):
                 value = b.load(advance(b, found, v * LINE), typ=_VECTOR, align=LINE)
                 address = advance(b, there, v * LINE)

@@ -1,6 +1,6 @@
 """The sizes of products by the matrix unit: `noria.backends.native.codegen.matrix_unit`."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from noria._integers import ceil_div
 
@@ -56,11 +56,6 @@ class UpdateTiling(NamedTuple):
     panels: int
     width: int = 4
 
-    @classmethod
-    def of(cls, depth: int, bytes_: int) -> Self:
-        """As many panels as fill some bytes."""
-        return cls(depth, max(1, bytes_ // cls(depth, 1).panel))
-
     @property
     def panel(self) -> int:
         """Bytes of a panel."""
@@ -75,3 +70,8 @@ class UpdateTiling(NamedTuple):
     def bytes(self) -> int:
         """Bytes of all."""
         return self.parts + ROWS * row_bytes(self.depth)
+
+
+def update_tiling(depth: int, bytes_: int) -> UpdateTiling:
+    """As many panels as fill some bytes."""
+    return UpdateTiling(depth, max(1, bytes_ // UpdateTiling(depth, 1).panel))

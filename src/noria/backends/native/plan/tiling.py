@@ -17,7 +17,6 @@ from noria._jax import ShapedArray
 from noria.backends.native.machine import Isa, Tuning
 from noria.backends.native.plan import matrix_unit
 from noria.backends.native.plan.matrices import MatrixStage
-from noria.backends.native.plan.matrix_unit import UpdateTiling
 from noria.backends.native.plan.panels import (
     MatrixTiling,
     Panel,
@@ -91,7 +90,7 @@ class KernelPlan:
         self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors
         self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
         self.prefetch_bytes = tuning.prefetch_bytes
-        self.update = UpdateTiling.of(tuning.unit_update_rows, tuning.part_bytes)
+        self.update = matrix_unit.update_tiling(tuning.unit_update_rows, tuning.part_bytes)
         self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in staged}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
         self.staged_steps = max(1, tuning.staged_bytes // widest)

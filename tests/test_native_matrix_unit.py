@@ -110,6 +110,22 @@ def test_batch_major_arrays_are_read_and_filled_as_they_are(forced, tune):
     assert [len(planned.plan.by_example) for planned in forced] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_threads_in_different_stages_do_not_disturb_each_other(cores, forced, tune):
+    """Stages whose rows have different lengths; the parts of a thread are its own in each."""
+    wide, narrow, again = (
+        0.05 * numbers(n, *shape) for n, shape in enumerate([(96, 300), (33, 96), (300, 33)], 10)
+    )
+
+    def cell(h: Any, x: Any) -> Any:
+        return jnp.tanh(again @ jnp.tanh(narrow @ jnp.tanh(wide @ h)) + x)
+
+    tune(cores=cores, thread_flops=1)
+    layer = nr.Recurrence(cell, jnp.zeros(300, jnp.float32))
+    check_native(layer, numbers(13, 48, 60, 300))
+    assert any(uses_unit(forced)[::2])
+
+
 def test_lengths_with_nan_and_resets_agree_with_the_scan(forced, tune):
     tune(small_weight_bytes=0, block_examples=2**31)
     lengths, resets = jnp.asarray([3, 0, 7] * 6), random(3, 18, 7) > 0.5

@@ -184,7 +184,7 @@ class _Run:
             unit_parts.clear(b, self.large)
             of_unit = {panel.parts: panel for panel in tiling.panels if panel.by_unit}
             for panel in of_unit.values():
-                rows, parts = self._rows(panel, self.first), self._parts_of(tiling, panel)
+                rows, parts = self._rows(panel, self.first), self._parts_of(panel)
                 split(b, panel, rows, b.sub(self.last, self.first), parts.at(b, self.first))
         if tiling.panels:
             backwards = self.addresses.weights_backwards
@@ -207,7 +207,7 @@ class _Run:
             for panel, width in zip(tiling.panels, widths, strict=True):
                 count = b.sub(stop, start)
                 if panel.by_unit:
-                    rows = self._parts_of(tiling, panel).at(b, start)
+                    rows = self._parts_of(panel).at(b, start)
                 else:
                     rows = self._rows(panel, start)
                 packed = panel_at(b, self.buffers, plan, panel, j)
@@ -239,9 +239,13 @@ class _Run:
         stride = 0 if row.value in self.schedule.shared else size(row.value) * item_of(row.value)
         return Rows(line, i64(stride))
 
-    def _parts_of(self, tiling: StageTiling, panel: Panel) -> Rows:
-        """The parts of all rows, for the matrix unit."""
-        return Rows(advance(self.b, self.parts, panel.parts), i64(tiling.part_bytes), self.large)
+    def _parts_of(self, panel: Panel) -> Rows:
+        """The parts of all rows, for the matrix unit.
+
+        All stages have the same distance from row to row: a thread may be in another stage.
+        """
+        parts = advance(self.b, self.parts, panel.parts)
+        return Rows(parts, i64(self.plan.step_parts), self.large)
 
     # --- reductions over features -----------------------------------------------------------------
 

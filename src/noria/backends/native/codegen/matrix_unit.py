@@ -35,6 +35,7 @@ from noria.backends.native.codegen.llvm import (
     declared,
     i64,
     internal_function,
+    intrinsic,
     loop,
     prefetch,
     splat,
@@ -73,10 +74,9 @@ def begin(b: ir.IRBuilder, rows: ir.Value) -> None:
 
     A smaller tile is computed with one row too many. To change the size takes 100 nanoseconds.
     """
+    rows = b.select(b.icmp_signed("==", rows, i64(0)), i64(1), rows)
     tiles = b.udiv(b.add(rows, i64(ROWS - 1)), i64(ROWS))
-    tiles = b.select(b.icmp_signed("==", tiles, i64(0)), i64(1), tiles)
     lines = b.trunc(b.udiv(b.add(rows, b.sub(tiles, i64(1))), tiles), I8)
-    lines = b.select(b.icmp_signed("==", lines, ir.Constant(I8, 0)), ir.Constant(I8, 1), lines)
     layout = stack(b, LINE, LINE)
     b.store(constant(BITS, 0), layout, align=LINE)
     b.store(ir.Constant(I8, _PALETTE), layout, align=1)
@@ -164,8 +164,7 @@ def _emit_by_vectors(width: int, b: ir.IRBuilder, *args: ir.Value) -> None:
             found = []
             for column, before in enumerate(sums):
                 weight = _weights_of_panel(b, panel, k, width, column)
-                fused = declared(b.module, "llvm.fma.v16f32", VECTOR, VECTOR, VECTOR, VECTOR)
-                found.append(b.call(fused, [splat(b, number, LANES), weight, before]))
+                found.append(intrinsic(b, "fma", splat(b, number, LANES), weight, before))
             return found
 
         zeros = [constant(VECTOR, 0)] * width

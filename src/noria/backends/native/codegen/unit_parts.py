@@ -25,9 +25,9 @@ from noria.backends.native.codegen.llvm import (
     advance,
     carry_loop,
     constant,
-    declared,
     i64,
     internal_function,
+    intrinsic,
     load_lanes,
     loop,
     stack,
@@ -56,7 +56,7 @@ _LARGE, _INFINITY, _QUIET_NAN = 0x5F000000, 0x7F800000, 0x7FC00000
 
 
 def new_flag(b: ir.IRBuilder) -> ir.Value:
-    """A number of the stack that says whether numbers are large."""
+    """A line of the stack that says whether numbers are large: one number, or one a lane."""
     return stack(b, LINE, LINE)
 
 
@@ -141,7 +141,7 @@ def _is_large(b: ir.IRBuilder, vector: ir.Value) -> ir.Value:
 
 def any_lane(b: ir.IRBuilder, lanes: ir.Value) -> ir.Value:
     """Nonzero if a lane is."""
-    return b.call(declared(b.module, "llvm.vector.reduce.or.v16i32", I32, BITS), [lanes])
+    return intrinsic(b, "vector.reduce.or", lanes, result=I32)
 
 
 # --- panels ---------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def pack_tiles(
     ``begin`` on. Behind the tiles there is a line that says whether a weight is large.
     """
     vectors = stack(b, DEPTH * width * LINE, LINE)
-    large = stack(b, LINE, LINE)
+    large = new_flag(b)
     b.store(constant(BITS, 0), large, align=LINE)
 
     def piece(block: ir.Value, steps: int) -> None:

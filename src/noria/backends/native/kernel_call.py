@@ -80,7 +80,7 @@ def _schedule(loop: NativeLoop, batch: int, few: bool) -> Schedule:
     """The schedule of a step; with ``few`` rows no product is computed for a time block."""
     call, limits = loop.call, loop.tuning
     matrices = bytes_of_matrices(call.state)
-    with using(limits):
+    with using(limits.for_examples(batch)):
         return schedule_of(
             call.graph,
             loop.shared,

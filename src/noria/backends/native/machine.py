@@ -13,7 +13,7 @@ compiled anew.
 """
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -238,12 +238,20 @@ class Tuning:
     #: does not grow.
     pieces: int = 16
 
+    #: Rows of a matrix, each of which is multiplied with the same weight for itself if there are
+    #: ``block_examples``. More rows, or fewer examples, share what a loop over rows reads.
+    row_pieces: int = 8
+
     #: Taps of a convolution along all axes together: each is a part of the code.
     taps: int = 32
 
     #: Equations of a step. The time of LLVM grows faster than their number. It was 1.1 s for 820,
     #: 2.5 s for 1650, 7 s for 3300 and 21 s for 5500 (sines and products, on one core).
     equations: int = 4096
+
+    def for_examples(self, batch: int) -> "Tuning":
+        """These thresholds for the step of some examples."""
+        return self if batch >= self.block_examples else replace(self, row_pieces=1)
 
     def reads_in_place(self, time: int, batch: int, weight: int) -> bool:
         """Whether weights are not packed, by the bytes of the largest one."""

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid, softplus
+from jax.scipy.linalg import cho_solve
 
 from noria.cells.declare import array, matrix, state, vector
 from noria.cells.heads import MemoryCell, outer, unit_silu
@@ -57,5 +58,6 @@ class MesaNetCell(MemoryCell):
         """What the best linear map from keys to values gives for the query."""
         ridge = jax.vmap(jnp.diag)(_LEAST + softplus(self.lam))
         q = unit_silu(self.query(x))[:, :, None]
-        found = jnp.linalg.solve(wide(state.G + ridge), wide(q))[:, :, 0]
+        factor = jnp.linalg.cholesky(wide(state.G + ridge))
+        found = cho_solve((factor, True), wide(q))[:, :, 0]
         return jnp.einsum("hk,hkv->hv", found.astype(x.dtype), state.H).reshape(-1)

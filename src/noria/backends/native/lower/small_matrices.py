@@ -5,8 +5,9 @@ There is a microkernel for the product of a vector with a weight. Heads and rows
     out[k] = r[k] U[k]     heads: a product with each part of a weight
     out[k] = M[k] W        a product of each row
 
-The code grows with the number of pieces, so `Tuning.pieces` limits it. A product with more pieces,
-or without a weight, is a loop over rows (`matrices`).
+The code grows with the number of pieces, so `Tuning.pieces` limits it. All rows of a matrix read
+the same weight, so `Tuning.row_pieces` is less. A product with more pieces, or without a weight, is
+a loop over rows (`matrices`).
 """
 
 from collections.abc import Callable, Sequence
@@ -81,7 +82,7 @@ class _Pieces:
             return found.T if found.ndim > 1 else found
         if a.ndim == 1:
             return jax.lax.dot_general(a, b, (((0,), (along[1],)), ((), ())))
-        if a.ndim > 2 or b.ndim > 2 or along[0] != 1:
+        if a.ndim > 2 or b.ndim > 2 or along[0] != 1 or len(a) > tuning().row_pieces:
             raise Refused
         return _stacked([self.product((row, b), (0, along[1]), weights) for row in self.rows(a)])
 

@@ -279,6 +279,10 @@ class LoopBackend(Protocol):
         """Whether a product of the state with a parameter that is only emitted stays."""
         ...
 
+    def should_repeat(self, equation: Equation, batch: Size) -> bool:
+        """Whether a single step computes what depends on parameters alone, for each example."""
+        ...
+
     def prefers_single_step(self, rows: int) -> bool:
         """Whether one step of ``rows`` examples is faster here than as operations of XLA."""
         ...

@@ -69,6 +69,9 @@ class Scan:
     def should_keep(self, equation: Equation, batch: Size) -> bool:
         return False
 
+    def should_repeat(self, equation: Equation, batch: Size) -> bool:
+        return False
+
     def prefers_single_step(self, rows: int) -> bool:
         return False
 

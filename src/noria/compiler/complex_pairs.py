@@ -5,8 +5,8 @@ A value that differs from step to step, or depends on the state, becomes a pair:
     h' = lam h + B x      re' = lam_re re - lam_im im + B_re x
                           im' = lam_re im + lam_im re + B_im x
 
-Parameters and the values that depend on them alone stay complex. Their parts are computed once,
-outside of the loop. The layer, its parameters and their gradients therefore stay complex too.
+Parameters and the values that depend on them alone stay complex, but in a step that runs once only.
+Their parts are computed once, outside of the loop. The layer, its parameters and their gradients therefore stay complex too.
 Arrays of all steps are divided into parts before a call, and joined after it.
 """
 
@@ -87,7 +87,7 @@ def in_pairs(traced: Traced) -> tuple[Traced, str | None]:
     levels = dependence(traced.graph.equations, traced.levels)
     if all(levels.get(v, NUMBER) <= CONSTANT for v in found):
         return traced, None
-    writer = _Writer(levels)
+    writer = _Writer(levels, traced.once)
     try:
         state, steps = (writer.inputs(values) for values in (traced.state, traced.steps))
         for equation in traced.graph.equations:
@@ -124,13 +124,15 @@ class _Writer:
 
     Attributes:
         levels: of the values of the step.
+        once: whether the step runs once only. What depends on parameters alone then becomes a pair
+            too, if there is a rule, and may be a part of the loop.
         equations: those written.
         pairs: the atoms of each complex value.
         instead: the atoms that replace real values.
     """
 
-    def __init__(self, levels: dict[Value, int]):
-        self.levels = levels
+    def __init__(self, levels: dict[Value, int], once: bool):
+        self.levels, self.once = levels, once
         self.equations: list[Equation] = []
         self.pairs: dict[Value, Pair] = {}
         self.instead: dict[Value, Atom] = {}
@@ -165,7 +167,8 @@ class _Writer:
             return
         if all(self.levels.get(v, NUMBER) <= CONSTANT for v in equation.outputs):
             self.equations.append(equation)
-            if equation.name in MOVES and all(map(_is_complex, equation.outputs)):
+            moves = equation.name in MOVES and all(map(_is_complex, equation.outputs))
+            if moves or self.once:
                 self._apply(equation)
         elif not self._apply(equation):
             raise _NoRule(equation)

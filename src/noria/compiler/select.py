@@ -105,10 +105,12 @@ def run_single_step(options: Options, problem: Problem) -> tuple[State, Any]:
         steps = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, int(batched)), step)
         steps = steps._replace(context=context)
         decision = decide(Options(), problem, steps, sizes, once=True)
-        if decision.program is not None and _prefers_single_step(decision.backend, sizes):
-            program = replace(decision.program, single_step=True)
-            final, ys = program.run_trees(problem.carry, steps, sizes)
-            return final, jtu.tree_map(lambda y: jnp.squeeze(y, int(batched)), ys)
+        program = decision.program
+        if program is not None and _prefers_single_step(decision.backend, sizes):
+            if not program.is_one_fusion(sizes):
+                program = replace(program, single_step=True)
+                final, ys = program.run_trees(problem.carry, steps, sizes)
+                return final, jtu.tree_map(lambda y: jnp.squeeze(y, int(batched)), ys)
     check_transition(problem, of_one(step._replace(context=context), int(batched)))
     advanced = functools.partial(advance, problem.cell)
     one = jax.vmap(advanced) if batched else advanced

@@ -101,6 +101,7 @@ def split(
     should_hoist: Callable[[Equation], bool] = lambda equation: True,
     should_keep: Callable[[Equation], bool] = lambda equation: False,
     *,
+    should_repeat: Callable[[Equation], bool] = lambda equation: False,
     products_leave: bool = False,
 ) -> Split:
     """Assign each equation of a canonical step to a part.
@@ -110,6 +111,8 @@ def split(
         should_hoist: whether a product of the input leaves the loop.
         should_keep: whether a product with a parameter may stay in the loop, though it does not
             feed the state.
+        should_repeat: whether the loop computes what depends on parameters alone, in each step and
+            for each example; operands of products with a parameter are computed before it.
         products_leave: whether all products that do not feed the state leave the loop. By default a
             product that may stay leaves the loop only if fewer bytes are then emitted.
     """
@@ -119,7 +122,12 @@ def split(
         (v for e in everything if e.name == "iota" for v in e.outputs), CONSTANT
     )
     levels = dependence(everything, traced.levels | counted)
-    constants = [v for v in levels if levels[v] == CONSTANT and v not in next_state]
+    repeated = _repeated(everything, levels, should_repeat)
+    constants = [
+        v
+        for v in levels
+        if levels[v] == CONSTANT and v not in next_state and v not in repeated
+    ]
     # The loop computes peeled outputs, as if they were in the state. After the loop, the products
     # of the input that they read would be computed again.
     kept = (*next_state, *traced.kept)
@@ -136,10 +144,15 @@ def split(
         for e in _at(needed, levels, INPUT)
         if is_heavy(e) and (reads_parameter(levels, e) or not expands(e))
     ]
+    early = [e for e in heavy if should_hoist(e)]
+    late = _at(needed, levels, STATE) + [e for e in heavy if not should_hoist(e)]
+    if traced.once:  # nothing gains outside of the loop but what must leave it
+        before = backward_slice(needed, [v for e in early for v in e.outputs])
+        late = [e for e in needed if e not in before]
     hoisted = min_cut(
         needed,
-        early=[e for e in heavy if should_hoist(e)],
-        late=_at(needed, levels, STATE) + [e for e in heavy if not should_hoist(e)],
+        early=early,
+        late=late,
         wanted=(*next_state, *emitted),
         free=lambda v: levels.get(v, NUMBER) != INPUT,
         prefer_early=True,
@@ -165,6 +178,17 @@ def split(
         parameters=invariant(*prologue.inputs, *loop.inputs),
         steps=tuple(v for v in traced.steps if v in prologue.inputs or v in loop.inputs),
     )
+
+
+def _repeated(
+    everything: Sequence[Equation],
+    levels: dict[Value, int],
+    should_repeat: Callable[[Equation], bool],
+) -> set[Value]:
+    """The values that depend on parameters alone, and that the loop computes."""
+    operands = {v for e in everything if is_heavy(e) for v in values_of(e.inputs)}
+    equations = [e for e in _at(everything, levels, CONSTANT) if should_repeat(e)]
+    return {v for e in equations for v in e.outputs} - operands
 
 
 def _emitted(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from noria._errors import describe
+from noria._jax import is_known
 from noria._types import State
 from noria.backends.base import Problem
 from noria.cells.base import Keywords, emit, next_state
@@ -21,7 +22,7 @@ from noria.compiler.levels import CONSTANT, CONTEXT, INPUT, STATE, reads_paramet
 from noria.compiler.peel import Peeled, Transition, plan_of, separate, without
 from noria.ir.build import graph_of
 from noria.ir.evaluate import of_one
-from noria.ir.graph import Equation, Graph, Value, is_literal, values_in
+from noria.ir.graph import Equation, Graph, Value, is_literal, values_in, values_of
 from noria.ir.passes import dependence
 from noria.ir.primitives import is_heavy
 
@@ -107,6 +108,13 @@ class Traced:
         """The outputs that were in the state."""
         places = () if self.peeled is None else self.peeled.outputs.values()
         return tuple(self.emitted[n] for n in places)
+
+    @property
+    def reads_constants(self) -> bool:
+        """Whether all parameters that the step reads are constants of the program."""
+        read = {v for e in self.graph.equations for v in values_of(e.inputs)}
+        pairs = zip(self.parameter_values, self.parameters, strict=True)
+        return all(is_known(array) for value, array in pairs if value in read)
 
     @property
     def parameter_values(self) -> tuple[Value, ...]:

@@ -39,10 +39,11 @@ from noria.ir.graph import (
     Value,
     bytes_of_matrices,
     env_of,
+    size,
     size_in_bytes,
     values_of,
 )
-from noria.ir.primitives import ELEMENTWISE
+from noria.ir.primitives import ELEMENTWISE, is_contraction
 from noria.ir.reasons import Reason
 
 
@@ -123,6 +124,13 @@ class Native:
             return False
         weight = max(map(size_in_bytes, equation.inputs))
         return _is_in_step(equation) and weight <= tuning().cached_weight_bytes
+
+    def should_repeat(self, equation: Equation, batch: Size) -> bool:
+        """Element-wise work of few examples: beside the kernel each operation is a call of its own."""
+        if is_symbolic(batch) or is_contraction(equation) or not _can_accumulate(equation):
+            return False
+        numbers = sum(map(size, equation.outputs))
+        return batch * numbers <= tuning().repeated_numbers
 
     def prefers_single_step(self, rows: int) -> bool:
         """For up to some rows: one call replaces many operations, and XLA packs weights too."""

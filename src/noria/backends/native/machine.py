@@ -104,6 +104,10 @@ class Tuning:
     #: XLA also packs the weights of a product.
     step_rows: int = 128
 
+    #: Numbers of a value that depends on parameters alone, for all examples together, up to which a
+    #: single step computes it for each example.
+    repeated_numbers: int = 2**14
+
     #: Bytes of a weight that a step reads fast for one example. A larger one is multiplied for a
     #: time block at once; the limit grows with the batch, up to ``small_weight_examples``.
     small_weight_bytes: int = 2**15

@@ -36,6 +36,9 @@ LARGE = {"DLinOSSCell": ("a",), "AdLIFCell": ("b",)}
 #: States whose rows are weights: positive numbers with the sum 1.
 WEIGHTS = {"NTMCell": ("w",), "NTMLSTMCell": ("w",)}
 
+#: States that are sums of outer products of vectors with themselves.
+GRAM_MATRICES = {"MesaNetCell": ("G",)}
+
 
 def _blank(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return to_jax(np.zeros(shape), dtype)
@@ -64,10 +67,12 @@ def cell_of(cls: Any, dtype: Any = jnp.float64, **settings: Any) -> Any:
 def start_of(cell: Any) -> Any:
     """A random state."""
     found = noise(cell.initial_state(), 3, 0.5)
-    weights = {
-        name: jax.nn.softmax(getattr(found, name)) for name in WEIGHTS.get(type(cell).__name__, ())
-    }
-    return found._replace(**weights) if weights else found
+    kind = type(cell).__name__
+    others = {name: jax.nn.softmax(getattr(found, name)) for name in WEIGHTS.get(kind, ())}
+    for name in GRAM_MATRICES.get(kind, ()):
+        a = getattr(found, name)
+        others[name] = a @ jnp.swapaxes(a, -1, -2)
+    return found._replace(**others) if others else found
 
 
 def inputs_of(cell: Any, *shape: int, seed: int = 2) -> jax.Array:

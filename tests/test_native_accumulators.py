@@ -255,6 +255,45 @@ def test_no_product_follows_the_loop():
     assert "dot_general" in texts["scan"]
 
 
+# --- sums in the state ----------------------------------------------------------------------------
+
+
+@pytest.mark.sampled(11)
+@pytest.mark.parametrize("name", KINDS)
+def test_sums_in_the_state_agree_with_the_scan(name, tune):
+    tune(carried_numbers=1, block_rows=8)
+    check(KINDS[name], random(0, 3, 7, 3))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_sums_in_the_state_agree_with_the_scan_for_any_option(name, tune):
+    tune(carried_numbers=1, block_rows=8)
+    of_layer, of_call = OPTIONS[name]
+    check(everything(**of_layer), random(0, 3, 7, 3), **of_call)
+
+
+def test_sums_in_the_state_of_several_models_agree_with_the_scan(tune):
+    tune(carried_numbers=1)
+    each = jax.vmap(jax.grad(loss, argnums=(0, 1)))
+    assert_backends_agree(each, ensemble(everything(), 3), random(0, 3, 2, 6, 3))
+
+
+def test_wide_sums_are_in_the_state_and_narrow_ones_are_not(plans, tune):
+    """The parameters are a weight, 128 gains and four biases."""
+    layer = step_of(
+        lambda h, x, A, G, b: jnp.tanh(A @ h + (G * h[:, None]).sum(1) + b * x[0]),
+        (4, 4),
+        (4, 32),
+        (4,),
+    )
+    xs = random(0, 2, 40, 3)
+    for least, accumulators in ((128, 2), (129, 3), (1, 1)):
+        plans.clear()
+        tune(carried_numbers=least)
+        check(layer, xs)
+        assert plans[-1].accumulators == accumulators
+
+
 # --- transformations ------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noria.backends.native.carried_sums import with_carried_sums
 from noria.backends.native.loop import NativeLoop
 from noria.backends.native.machine import using
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
@@ -31,6 +32,10 @@ def by_xla(
 
 def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = by_xla) -> list[Any]:
     """The results of a loop, by machine code. ``arrays`` have shapes and ``swapaxes``."""
+    return with_carried_sums(loop, arrays, functools.partial(_call, time=time, run=run))
+
+
+def _call(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[Any]:
     batch, models, limits = loop.batch(arrays), loop.models or 1, loop.tuning
     if not time * batch * models:
         return loop(*arrays, time=time)

@@ -224,6 +224,10 @@ class Tuning:
     #: loads and stores of the accumulators, and few enough to stay in the cache.
     block_rows: int = 512
 
+    #: Numbers of an operand of an accumulator from which each example has a sum of its own, in its
+    #: state: the operands of a time block would leave the cache.
+    carried_numbers: int = 2**7
+
     #: Bytes that a time block without accumulators keeps.
     block_bytes: int = 2**19
 

@@ -1,12 +1,13 @@
 """MesaNet."""
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid, softplus
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import solve
 
 from noria.cells.declare import array, matrix, state, vector
 from noria.cells.heads import MemoryCell, outer, unit_silu
@@ -29,7 +30,8 @@ class MesaNetCell(MemoryCell):
 
         unit(a) = a / sqrt(a . a + 1e-6)
 
-    ``lam`` starts such that the ridge is 1. The system is solved after the loop, by elimination.
+    ``lam`` starts such that the ridge is 1. ``G`` is symmetric and has no negative eigenvalue, so the
+    system is solved by Cholesky's method, after the loop.
 
     Args:
         heads: number of memories; it divides ``hidden``.
@@ -57,7 +59,6 @@ class MesaNetCell(MemoryCell):
     def output(self, state: Any, x: jax.Array) -> jax.Array:
         """What the best linear map from keys to values gives for the query."""
         ridge = jax.vmap(jnp.diag)(_LEAST + softplus(self.lam))
-        q = unit_silu(self.query(x))[:, :, None]
-        factor = jnp.linalg.cholesky(wide(state.G + ridge))
-        found = cho_solve((factor, True), wide(q))[:, :, 0]
+        of_head = functools.partial(solve, assume_a="pos")
+        found = jax.vmap(of_head)(wide(state.G + ridge), wide(unit_silu(self.query(x))))
         return jnp.einsum("hk,hkv->hv", found.astype(x.dtype), state.H).reshape(-1)

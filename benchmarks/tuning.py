@@ -66,6 +66,7 @@ def constant(module: ModuleType, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, before)
+        jax.clear_caches()
 
 
 class Line(NamedTuple):
@@ -119,6 +120,23 @@ def heads_of(count: int) -> tuple[Any, jax.Array]:
 
     layer = nr.Recurrence(step, jnp.zeros((count, 32)))
     return layer, jax.random.normal(jax.random.key(1), (16, 100, count, 32))
+
+
+def rows_of_matrices(steps: int, batch: int, rows: int) -> tuple[Any, jax.Array]:
+    """A matrix in the state, all of whose rows are multiplied with one weight."""
+    W = jax.random.normal(jax.random.key(0), (64, 64)) / 8
+
+    def step(H: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(H @ W + x)
+
+    layer = nr.Recurrence(step, jnp.zeros((rows, 64)))
+    return layer, jax.random.normal(jax.random.key(1), (batch, steps, rows, 64))
+
+
+def state_space(batch: int, units: int) -> tuple[Any, jax.Array]:
+    """One step whose coefficients are functions of the parameters."""
+    layer = nr.Recurrence(nr.cells.S4DCell(units, units, key=jax.random.key(0)))
+    return layer, jax.random.normal(jax.random.key(1), (batch, 1, units))
 
 
 class Retention(nr.Cell):
@@ -281,6 +299,9 @@ BY_ROWS, BY_FEATURES = (tuned(thread_flops=1, stage_flops=n) for n in (HUGE, 0))
 FEW, MANY = (tuned(feature_rows=n, uncached_feature_rows=n) for n in (0, HUGE))
 ALONE, SHARED = tuned(direct_flops=HUGE), tuned(direct_flops=1)
 ROWS, PIECES = tuned(pieces=0), tuned(pieces=HUGE)
+IN_ROWS, EACH_ROW = tuned(row_pieces=1), tuned(row_pieces=HUGE)
+SUMMED, CARRIED = tuned(carried_numbers=HUGE), tuned(carried_numbers=1)
+BEFORE, IN_STEP = tuned(repeated_numbers=0), tuned(repeated_numbers=HUGE)
 TOGETHER, ONE_BY_ONE = tuned(matrix_state_bytes=HUGE), tuned(matrix_state_bytes=0)
 NO_WINDOWS, WINDOWS = tuned(window_bytes=0), tuned(window_bytes=HUGE, taps=HUGE)
 LEAVES, STAYS = tuned(read_out_examples=HUGE), tuned(read_out_examples=0)
@@ -358,6 +379,19 @@ def lines(name: str) -> Iterator[Line]:
             label = f"{size} heads of {128 // size} numbers"
             problem = retention(2048, 1, size, 128 // size)
             yield Line(label, train, problem, STORED, RECOMPUTED)
+    elif name == "carried_numbers":
+        for units in (2, 4, 8, 16, 32, 128, 1024):
+            label = f"{8 * units} numbers"
+            yield Line(label, train, scaled(200, 8, units), SUMMED, CARRIED)
+    elif name == "row_pieces":
+        for batch in (8, 16, 32):
+            for rows in (2, 4, 8, 16):
+                label = f"{rows} rows, {batch} examples"
+                yield Line(label, infer, rows_of_matrices(50, batch, rows), EACH_ROW, IN_ROWS)
+    elif name == "repeated_numbers":
+        for batch in (1, 4, 16, 64):
+            label = f"{batch * 64 * 32:,} numbers"
+            yield Line(label, step, state_space(batch, 64), IN_STEP, BEFORE)
     elif name == "stored_bytes":
         for steps in (64, 128, 256, 512, 1024, 2048):
             label = f"{2 * 4 * 2 * 64 * 64 * steps:,} bytes of residuals"

@@ -13,9 +13,9 @@ from noria.compiler.residuals import StepVJP
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, values_of
 from noria.ir.passes import extract, inputs_of, producers, substitute, toposort
 
-#: The largest number of elements of a summand that is no outer product. Larger sums do not stay in
-#: the cache (``python benchmarks/tuning.py WIDEST``).
-WIDEST = 2**14
+#: The largest number of elements of a summand that is no outer product. Each example may have a sum
+#: of its own, and they need less memory than all summands (``python benchmarks/tuning.py WIDEST``).
+WIDEST = 2**20
 
 
 def accumulate_in_loop(vjp: StepVJP, can_accumulate: Callable[[Equation], bool]) -> StepVJP:

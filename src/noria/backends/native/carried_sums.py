@@ -24,11 +24,16 @@ from noria.ir.graph import Atom, Equation, Value, is_literal, size
 #: Runs a loop: its results, of its arrays.
 Run = Callable[[NativeLoop, Sequence[Any]], list[Any]]
 
+#: Steps from which a sum pays: its start and its end are arrays, too.
+_STEPS = 4
 
-def with_carried_sums(loop: NativeLoop, arrays: Sequence[Any], run: Run) -> list[Any]:
+
+def with_carried_sums(
+    loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run
+) -> list[Any]:
     """The results of ``run(loop, arrays)``, of a loop whose wide sums are in the state."""
     which = _wide_sums(loop)
-    if not any(which):
+    if time < _STEPS or not any(which):
         return run(loop, arrays)
     inner, sums = _carrying(loop, which)
     axes = (*(() if loop.models is None else (loop.models,)), loop.batch(arrays))

@@ -32,7 +32,7 @@ def by_xla(
 
 def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = by_xla) -> list[Any]:
     """The results of a loop, by machine code. ``arrays`` have shapes and ``swapaxes``."""
-    return with_carried_sums(loop, arrays, functools.partial(_call, time=time, run=run))
+    return with_carried_sums(loop, arrays, time, functools.partial(_call, time=time, run=run))
 
 
 def _call(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[Any]:

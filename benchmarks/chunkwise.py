@@ -24,7 +24,7 @@ from jax.nn import log_sigmoid, sigmoid
 
 import noria as nr
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from matrix_memories import CHUNKWISE, Memory, unit
 
 WIDTH, TURNS = 128, 9

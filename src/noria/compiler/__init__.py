@@ -25,6 +25,7 @@
 `executors`          the loops over a sequence, as one differentiable function
 `save_policies`      the policies of ``save=``: store gates, or states only
 `segments`           gradients that compute residuals again, segment by segment
+`rerun`              gradients whose forward loop runs again, with the cotangents of the outputs
 `tangents`           the loop of tangents, for forward mode
 `linear`             a step as a linear recurrence
 `state_parts`        parts of one array of the state as arrays of their own

@@ -6,8 +6,9 @@ A value that differs from step to step, or depends on the state, becomes a pair:
                           im' = lam_re im + lam_im re + B_im x
 
 Parameters and the values that depend on them alone stay complex, but in a step that runs once only.
-Their parts are computed once, outside of the loop. The layer, its parameters and their gradients therefore stay complex too.
-Arrays of all steps are divided into parts before a call, and joined after it.
+Their parts are computed once, outside of the loop. The layer, its parameters and their gradients
+therefore stay complex too. Arrays of all steps are divided into parts before a call, and joined
+after it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -97,8 +98,8 @@ def in_pairs(traced: Traced) -> tuple[Traced, str | None]:
         )
     except _NoRule as error:
         return traced, str(error)
-    given = (*traced.parameter_values, *state, *steps)
-    graph = Graph(given, (*next_state, *emitted), tuple(writer.equations))
+    inputs = (*traced.parameter_values, *state, *steps)
+    graph = Graph(inputs, (*next_state, *emitted), tuple(writer.equations))
     graph = dce(substitute(graph, writer.instead))
     sources = dict.fromkeys(traced.parameter_values, CONSTANT) | dict.fromkeys(state, STATE)
     sources |= dict.fromkeys(steps, INPUT)
@@ -106,7 +107,8 @@ def in_pairs(traced: Traced) -> tuple[Traced, str | None]:
     graph = canonicalize(graph, sources, len(state), once=traced.once)
     tree, peeled = traced.emission_tree, traced.peeled
     arrays, once = traced.parameters, traced.once
-    paired = PairedStep(graph, arrays, state, steps, sources, tree, peeled, None, once, traced)
+    given = steps, sources, tree, peeled, None, once, traced
+    paired = PairedStep(graph, arrays, state, *given, fixed=traced.fixed)
     return paired, None
 
 

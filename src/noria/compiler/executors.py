@@ -18,6 +18,7 @@ from noria.compiler.chunks import Chunks, chunk_size, in_chunks, results
 from noria.compiler.loops import ChosenLoop, Gradient, choose_loop, loop_on
 from noria.compiler.own_rules import as_differentiated, have_own_rules
 from noria.compiler.param_use import cotangent_array
+from noria.compiler.rerun import rerunning, run_again
 from noria.compiler.residuals import StepVJP
 from noria.compiler.save_policies import STORE_ALL, SavePolicy, Stored
 from noria.compiler.segments import in_segments, segment_steps
@@ -126,18 +127,33 @@ class LoopExecutor:
         step = Split(EMPTY, EMPTY, call.graph, EMPTY, call.state, shared, steps, shared, steps)
         return LoopExecutor(step, self.backend, call.sizes, call.reverse, STORE_ALL, self.label)
 
+    @property
+    def rerunning(self) -> "LoopExecutor | None":
+        """The executor whose forward loop runs again in the backward pass, if that stores less."""
+        with self.lock:
+            return self._rerunning
+
+    @functools.cached_property
+    def _rerunning(self) -> "LoopExecutor | None":
+        return rerunning(self)
+
+    @property
+    def runs_again(self) -> bool:
+        """Whether the forward loop runs again in the backward pass, see `noria.compiler.rerun`."""
+        return self.vjp is not None and self.vjp.knows_cotangents
+
     def for_gradient(self, sizes: Sizes) -> "LoopExecutor":
         """The executor that runs a gradient."""
-        other = self.training
-        if other is not None and segment_steps(other, sizes) < sizes.time:
-            return other
+        for other in (self.training, self):
+            if other is not None and segment_steps(other, sizes) < sizes.time:
+                return other.rerunning or other
         return self
 
     def stored(self, sizes: Sizes) -> Stored:
         """The values stored for the gradient."""
         executor = self.for_gradient(sizes)
         split, size = executor.split, segment_steps(executor, sizes)
-        if size < sizes.time:
+        if size < sizes.time or executor.runs_again:
             return Stored(
                 tuple(v for v in split.hoisted if v not in split.steps), split.state, size
             )
@@ -190,9 +206,9 @@ class LoopExecutor:
         hoisted = sum(map(size_in_bytes, loop.prologue.outputs)) * math.prod(sizes.state_axes)
         size = chunk_size(sizes.time, hoisted)
         chunks = Chunks(sizes.time, size, sizes.time_axis, self.reverse)
-        return self._results(*in_chunks(segment, state, steps, chunks), (parameters, steps, state))
+        return self.results(*in_chunks(segment, state, steps, chunks), (parameters, steps, state))
 
-    def _results(self, final: list[Any], emitted: list[Any], given: Any) -> Outputs:
+    def results(self, final: list[Any], emitted: list[Any], given: Any) -> Outputs:
         return results(final, emitted, given, self.sizes.mapped_axis)
 
     def _forward(
@@ -208,6 +224,8 @@ class LoopExecutor:
         ``moved`` has the parameters and the steps that have a derivative.
         """
         split, gradient = self.split, self.gradient
+        if self.runs_again:
+            return *run_again(self, moved, sizes, parameters, steps, state), None
         size = segment_steps(self, sizes)
         if size < sizes.time:
             return *in_segments(self, size, moved, sizes, parameters, steps, state), None
@@ -241,7 +259,7 @@ class LoopExecutor:
         arrays, kept = [*env.values()], [*stored.values()]
         emitted = stacked[: len(split.emitted)]
         return (
-            self._results(final, emitted, (parameters, steps, state)),
+            self.results(final, emitted, (parameters, steps, state)),
             jtu.Partial(pull, arrays, steps, kept, pull_prologue),
             jtu.Partial(push, arrays, steps, kept),
         )

@@ -87,7 +87,7 @@ class Explanation:
         saved: the values stored for the gradient at each step, as shapes of one example.
         saved_segments: the same before each segment of ``segment`` steps, whose other values are
             computed again; empty without segments.
-        segment: steps of a segment; 0 without segments.
+        segment: steps of a segment, at most the whole sequence; 0 without segments.
         saved_bytes: bytes stored for the gradient, for all examples and steps, besides inputs and
             outputs of the layer. The associative backend counts scales and states; JAX may store
             more.

@@ -62,6 +62,8 @@ class StepVJP:
         accumulators: parameters whose gradients the reverse loop sums, each with the number of its
             operands, which are the last outputs of ``reverse``.
         accumulates_prologue: whether these include gradients by way of hoisted values.
+        knows_cotangents: whether ``forward`` and ``rematerialize`` also read the cotangents of
+            emitted values, see `noria.compiler.rerun`.
     """
 
     split: Split
@@ -77,6 +79,12 @@ class StepVJP:
     constants: Env
     accumulators: tuple[tuple[Value, int], ...] = ()
     accumulates_prologue: bool = False
+    knows_cotangents: bool = False
+
+    @property
+    def streamed(self) -> tuple[Value, ...]:
+        """The cotangents of emitted values: arrays of all steps."""
+        return self.cotangents[sum(map(is_inexact, self.split.next_state)) :]
 
     @property
     def states(self) -> tuple[Value, ...]:
@@ -127,10 +135,15 @@ def divide(
     of_state: Sequence[Atom],
     of_hoisted: Sequence[Atom | None],
     constants: Env,
+    knows_cotangents: bool = False,
 ) -> StepVJP:
     """Divide the equations of a step and its pull-back between the two loops."""
-    inputs = dict.fromkeys((*split.hoisted, *split.state), FORWARD)
-    levels = dependence(equations, inputs | dict.fromkeys(cotangents, REVERSE))
+    streamed = cotangents[sum(map(is_inexact, split.next_state)) :]
+    inputs = dict.fromkeys(cotangents, REVERSE)
+    inputs |= dict.fromkeys((*split.hoisted, *split.state), FORWARD)
+    if knows_cotangents:
+        inputs |= dict.fromkeys(streamed, FORWARD)
+    levels = dependence(equations, inputs)
     maker = producers(equations)
 
     def level_of(equation: Equation) -> int:
@@ -161,15 +174,15 @@ def divide(
         prefer_early=True,
     )
     # Cotangents of emitted values come stacked already.
-    streamed = cotangents[sum(map(is_inexact, split.next_state)) :]
     stacked = [g for g in asked if levels.get(g, SHARED) == REVERSE and g not in streamed]
-    residuals = tuple(v for v in crossing if v not in split.hoisted)
-    given = (*shared, *split.hoisted, *split.state)
+    residuals = tuple(v for v in crossing if v not in split.hoisted and v not in streamed)
+    known = streamed if knows_cotangents else ()
+    given = (*shared, *split.hoisted, *split.state, *known)
     return StepVJP(
         split,
         forward=extract(equations, (*outputs, *residuals), given),
         reverse=extract(equations, (*of_state, *stacked), (*shared, *crossing, *cotangents)),
-        rematerialize=extract(equations, operands, (*shared, *crossing)),
+        rematerialize=extract(equations, operands, (*shared, *crossing, *known)),
         recompute=extract(equations, residuals, given),
         residuals=residuals,
         stacked=tuple(stacked),
@@ -177,6 +190,7 @@ def divide(
         cotangents=tuple(cotangents),
         of_hoisted=of_hoisted,
         constants=constants,
+        knows_cotangents=knows_cotangents,
     )
 
 

@@ -98,6 +98,15 @@ class SavePolicy(Protocol):
         ...
 
 
+def residuals_of(executor: "LoopExecutor", state: list[jax.Array], stacked: list[Any]) -> Env:
+    """The residuals, from the arrays that the forward loop stacked, and the state before it."""
+    _, refs = executor.gradient.vjp.places(executor.backend.reads_previous_step)
+    return {
+        v: stacked[place] if before is None else PreviousStep(stacked[place], state[before])
+        for v, (place, before) in refs.items()
+    }
+
+
 @dataclass(frozen=True)
 class StoreGates:
     """Store the values that the reverse loop needs, as they are computed."""
@@ -126,14 +135,9 @@ class StoreGates:
         state: list[jax.Array],
         stacked: list[Any],
     ) -> tuple[Env, PullPrologue | None]:
-        vjp = executor.gradient.vjp
-        _, refs = vjp.places(executor.backend.reads_previous_step)
-        found: Env = {
-            v: stacked[place] if before is None else PreviousStep(stacked[place], state[before])
-            for v, (place, before) in refs.items()
-        }
+        found = residuals_of(executor, state, stacked)
         hoisted, pull_prologue = executor.prologue_vjp(sizes, env, steps)
-        return found | {v: hoisted[v] for v in vjp.hoisted}, pull_prologue
+        return found | {v: hoisted[v] for v in executor.gradient.vjp.hoisted}, pull_prologue
 
     def pull(
         self,

@@ -105,16 +105,21 @@ def run_single_step(options: Options, problem: Problem) -> tuple[State, Any]:
         steps = jtu.tree_map(lambda leaf: jnp.expand_dims(leaf, int(batched)), step)
         steps = steps._replace(context=context)
         decision = decide(Options(), problem, steps, sizes, once=True)
-        program = decision.program
-        if program is not None and _prefers_single_step(decision.backend, sizes):
-            if not program.is_one_fusion(sizes):
-                program = replace(program, single_step=True)
-                final, ys = program.run_trees(problem.carry, steps, sizes)
-                return final, jtu.tree_map(lambda y: jnp.squeeze(y, int(batched)), ys)
+        if (program := _as_loop(decision, sizes)) is not None:
+            final, ys = replace(program, single_step=True).run_trees(problem.carry, steps, sizes)
+            return final, jtu.tree_map(lambda y: jnp.squeeze(y, int(batched)), ys)
     check_transition(problem, of_one(step._replace(context=context), int(batched)))
     advanced = functools.partial(advance, problem.cell)
     one = jax.vmap(advanced) if batched else advanced
     return one(problem.carry, problem.xs, step._replace(context=context).arguments)
+
+
+def _as_loop(decision: Decision, sizes: Sizes) -> Program | None:
+    """The program of a step that is faster as a loop."""
+    program = decision.program
+    if program is None or not _prefers_single_step(decision.backend, sizes):
+        return None
+    return None if program.is_one_fusion(sizes) else program
 
 
 def _may_be_a_loop(options: Options, sizes: Sizes) -> bool:

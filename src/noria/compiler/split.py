@@ -60,6 +60,7 @@ class Split(StepLoop):
     ``shared`` are the inputs of the loop that are the same at each step. ``hoisted`` are its other
     inputs but the state: results of the prologue, or parts of the input. Prologue and loop read
     two groups of values: loop-invariant ``parameters``, and ``steps``, parts of the input.
+    ``fixed`` are the parameters that no derivative depends on.
     """
 
     invariant: Graph
@@ -71,6 +72,7 @@ class Split(StepLoop):
     hoisted: tuple[Value, ...]
     parameters: tuple[Value, ...]
     steps: tuple[Value, ...]
+    fixed: frozenset[Value] = frozenset()
 
     def with_names_of(self, other: "Split") -> "Split":
         """The same with parameters and steps in the order of ``other``, which reads the same."""
@@ -79,7 +81,7 @@ class Split(StepLoop):
     @property
     def differentiable(self) -> frozenset[Value]:
         """The parameters and parts of the input that have a derivative."""
-        return frozenset(filter(is_inexact, (*self.parameters, *self.steps)))
+        return frozenset(filter(is_inexact, (*self.parameters, *self.steps))) - self.fixed
 
     @property
     def has_products(self) -> bool:
@@ -122,12 +124,8 @@ def split(
         (v for e in everything if e.name == "iota" for v in e.outputs), CONSTANT
     )
     levels = dependence(everything, traced.levels | counted)
-    repeated = _repeated(everything, levels, should_repeat)
-    constants = [
-        v
-        for v in levels
-        if levels[v] == CONSTANT and v not in next_state and v not in repeated
-    ]
+    inside = {*next_state, *_repeated(everything, levels, should_repeat)}
+    constants = [v for v in levels if levels[v] == CONSTANT and v not in inside]
     # The loop computes peeled outputs, as if they were in the state. After the loop, the products
     # of the input that they read would be computed again.
     kept = (*next_state, *traced.kept)
@@ -139,24 +137,7 @@ def split(
     # same holds for a product of two parts of the input, such as an outer product.
     given = (*constants, *traced.steps, *traced.state)
     needed = extract(everything, (*next_state, *emitted), given).equations
-    heavy = [
-        e
-        for e in _at(needed, levels, INPUT)
-        if is_heavy(e) and (reads_parameter(levels, e) or not expands(e))
-    ]
-    early = [e for e in heavy if should_hoist(e)]
-    late = _at(needed, levels, STATE) + [e for e in heavy if not should_hoist(e)]
-    if traced.once:  # nothing gains outside of the loop but what must leave it
-        before = backward_slice(needed, [v for e in early for v in e.outputs])
-        late = [e for e in needed if e not in before]
-    hoisted = min_cut(
-        needed,
-        early=early,
-        late=late,
-        wanted=(*next_state, *emitted),
-        free=lambda v: levels.get(v, NUMBER) != INPUT,
-        prefer_early=True,
-    )
+    hoisted = _hoisted(needed, levels, (*next_state, *emitted), should_hoist, once=traced.once)
     loop = extract(everything, (*next_state, *emitted), (*constants, *hoisted, *given))
     epilogue = extract(everything, emission, (*constants, *traced.steps, *emitted))
     made = [v for v in hoisted if v not in traced.steps]
@@ -167,8 +148,11 @@ def split(
 
     used = invariant(*prologue.inputs, *loop.inputs, *epilogue.inputs)
     computed = [v for v in used if v not in traced.parameter_values]
+    before = extract(everything, computed, traced.parameter_values)
+    smooth = [v for v in traced.parameter_values if is_inexact(v) and v not in traced.fixed]
+    moves = dependence(before.equations, dict.fromkeys(smooth, 1))
     return Split(
-        extract(everything, computed, traced.parameter_values),
+        before,
         prologue,
         loop,
         epilogue,
@@ -177,6 +161,36 @@ def split(
         hoisted=tuple(v for v in loop.inputs if levels.get(v, NUMBER) == INPUT),
         parameters=invariant(*prologue.inputs, *loop.inputs),
         steps=tuple(v for v in traced.steps if v in prologue.inputs or v in loop.inputs),
+        fixed=frozenset(v for v in used if not moves.get(v)),
+    )
+
+
+def _hoisted(
+    needed: Sequence[Equation],
+    levels: dict[Value, int],
+    wanted: Sequence[Atom],
+    should_hoist: Callable[[Equation], bool],
+    *,
+    once: bool,
+) -> tuple[Value, ...]:
+    """The values that enter the loop, of the equations that it needs."""
+    heavy = [
+        e
+        for e in _at(needed, levels, INPUT)
+        if is_heavy(e) and (reads_parameter(levels, e) or not expands(e))
+    ]
+    early = [e for e in heavy if should_hoist(e)]
+    late = _at(needed, levels, STATE) + [e for e in heavy if not should_hoist(e)]
+    if once:  # nothing gains outside of the loop but what must leave it
+        before = backward_slice(needed, [v for e in early for v in e.outputs])
+        late = [e for e in needed if e not in before]
+    return min_cut(
+        needed,
+        early=early,
+        late=late,
+        wanted=wanted,
+        free=lambda v: levels.get(v, NUMBER) != INPUT,
+        prefer_early=True,
     )
 
 

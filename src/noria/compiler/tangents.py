@@ -77,7 +77,8 @@ def planned(executor: "LoopExecutor") -> ChosenLoop:
     tangent_of = {v: Value(v.aval) for v in inputs if is_inexact(v)}
     stored = dict.fromkeys((*vjp.residuals, *vjp.hoisted))
     sizes = executor.sizes
-    keeps = executor.save.keeps_residuals and segment_steps(executor, sizes) == sizes.time
+    is_whole = segment_steps(executor, sizes) == sizes.time and not executor.runs_again
+    keeps = executor.save.keeps_residuals and is_whole
     call = _from_residuals(executor, sizes, inputs, tangent_of, stored) if keeps else None
     if call is None:
         both = derivative(split.loop, inputs, tangent_of)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -65,7 +65,8 @@ class Traced:
     of the state that have left the step, or ``None``. ``state`` has the others, and ``steps`` ends
     with the arrays that the step reads instead. ``again`` traces the step
     with other options; it is ``None`` if the step is as written, or in pairs. If the step runs
-    ``once`` only, it is not worth a copy of a weight.
+    ``once`` only, it is not worth a copy of a weight. ``fixed`` are the parameters that the cell
+    closes over whose values are known: nothing is differentiated with respect to them.
     """
 
     graph: Graph
@@ -77,6 +78,7 @@ class Traced:
     peeled: Peeled | None
     again: "Callable[..., Traced] | None"
     once: bool
+    fixed: frozenset[Value] = field(default=frozenset(), kw_only=True)
 
     def written(self) -> "Traced":
         """The step with its contractions as the cell has them: no axes are merged."""
@@ -189,7 +191,8 @@ def trace(
         steps = (*steps, *more)
     again = functools.partial(trace, cell, initial_state, step, label, once=once)
     given = steps, levels, emission_tree, peeled, again if contractions else None, once
-    return Traced(graph, parameters, looped, *given)
+    fixed = frozenset(v for v, a in constants.items() if is_known(a))
+    return Traced(graph, parameters, looped, *given, fixed=fixed)
 
 
 def _transition(graph: Graph, first: int, width: int, step: Steps) -> Transition:

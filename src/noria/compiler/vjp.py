@@ -28,8 +28,11 @@ from noria.ir.passes import cse, dce, dependence, inlined, inputs_of
 from noria.ir.primitives import LIGHT
 
 
-def differentiate(split: Split) -> StepVJP:
-    """Differentiate one step with respect to the state, hoisted values, and parameters."""
+def differentiate(split: Split, *, knows_cotangents: bool = False) -> StepVJP:
+    """Differentiate one step with respect to the state, hoisted values, and parameters.
+
+    ``knows_cotangents`` is as in `StepVJP`.
+    """
     tape = _Tape(split)
     tape.run_forward()
     tape.run_reverse()
@@ -58,6 +61,7 @@ def differentiate(split: Split) -> StepVJP:
         of_state=of_state,
         of_hoisted=of_hoisted,
         constants=tape.constants,
+        knows_cotangents=knows_cotangents,
     )
 
 

@@ -126,7 +126,7 @@ class Native:
         return _is_in_step(equation) and weight <= tuning().cached_weight_bytes
 
     def should_repeat(self, equation: Equation, batch: Size) -> bool:
-        """Element-wise work of few examples: beside the kernel each operation is a call of its own."""
+        """Element-wise work of few examples: beside the kernel each operation is a call."""
         if is_symbolic(batch) or is_contraction(equation) or not _can_accumulate(equation):
             return False
         numbers = sum(map(size, equation.outputs))

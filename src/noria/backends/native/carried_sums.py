@@ -28,9 +28,7 @@ Run = Callable[[NativeLoop, Sequence[Any]], list[Any]]
 _STEPS = 4
 
 
-def with_carried_sums(
-    loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run
-) -> list[Any]:
+def with_carried_sums(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[Any]:
     """The results of ``run(loop, arrays)``, of a loop whose wide sums are in the state."""
     which = _wide_sums(loop)
     if time < _STEPS or not any(which):

@@ -178,6 +178,28 @@ def test_a_single_step_packs_weights_for_more_than_16_rows(rows, packed, plans):
     assert [not plan.unpacked for plan in plans] == packed
 
 
+@pytest.mark.covered(1)
+@pytest.mark.parametrize("unit_step_rows", [1, 2**31])
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("features", "hidden"), [(6, 20), (17, 100), (40, 130)])
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("name", ["lstm", "gru", "gruv3"])
+def test_a_single_step_packs_a_block_where_it_multiplies(
+    name, cores, features, hidden, dtype, unit_step_rows, plans, tune
+):
+    """Each thread packs the panels of its features: products of one and of several stages."""
+    tune(cores=cores, thread_flops=1, stage_flops=1, unit_step_rows=unit_step_rows)
+    layer, x = layer_of(name, features, hidden, dtype), random(14, 40, features, dtype=dtype)
+    state = jax.tree.map(lambda a: random(15, 40, *a.shape, dtype=dtype), layer.initial_state())
+    found, expected = (
+        jax.jit(lambda layer, state, x: layer.step(state, x))(nr.with_backend(layer, b), state, x)
+        for b in ("auto", "plain")
+    )
+    assert plans[-1].plan.packs_blocks
+    assert not plans[-1].plan.panel_bytes
+    assert_close(found, expected, 1e-5 if dtype == jnp.float32 else 1e-12)
+
+
 @pytest.mark.parametrize("backend", ["auto", "scan", "plain", "reference"])
 def test_a_step_of_a_function_reads_what_is_outside_anew(backend):
     outside = [jnp.ones(2)]

@@ -198,7 +198,8 @@ NATIVE: dict[str, set[str]] = {
     "runtime": {"machine", "lower", "plan", "codegen"},
     "loop": {"machine", "runtime"},
     "batching": {"loop"},
-    "kernel_call": {"machine", "plan", "runtime", "loop"},
+    "carried_sums": {"loop"},
+    "kernel_call": {"machine", "plan", "runtime", "loop", "carried_sums"},
     "primitive": {"lower", "loop", "batching", "kernel_call"},
     "backend": {"machine", "lower", "runtime", "loop", "primitive"},
 }

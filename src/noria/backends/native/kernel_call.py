@@ -10,7 +10,7 @@ import numpy as np
 
 from noria.backends.native.carried_sums import with_carried_sums
 from noria.backends.native.loop import NativeLoop
-from noria.backends.native.machine import using
+from noria.backends.native.machine import Tuning, using
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
 from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan
@@ -36,13 +36,15 @@ def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = b
 
 
 def _call(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[Any]:
-    batch, models, limits = loop.batch(arrays), loop.models or 1, loop.tuning
+    batch, models = loop.batch(arrays), loop.models or 1
     if not time * batch * models:
         return loop(*arrays, time=time)
     weights = [v for v in loop.shared if v.aval.ndim > 1]
-    few = limits.reads_in_place(time, batch, max(map(size_in_bytes, weights), default=0))
     is_known = all(v in loop.known for v in weights)
-    schedule = _schedule(loop, batch, few)
+    limits = loop.tuning.for_call(time, batch, not is_known)
+    few = limits.reads_in_place(time, batch, max(map(size_in_bytes, weights), default=0))
+    once = time == 1 and not is_known
+    schedule = _schedule(loop, limits, batch, has_blocks=not few and not once)
     division = divided(schedule, time, batch, models, limits)
     shares = division.shares
     batch_major = _batch_major(loop, schedule)
@@ -51,7 +53,7 @@ def _call(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[
         staged = _staged(loop, schedule, batch_major)
     unpacked = few and not is_known
     others = [slot for slot in batch_major if slot not in staged]
-    plan = KernelPlan(schedule, loop.isa, division, unpacked, staged, others, limits)
+    plan = KernelPlan(schedule, loop.isa, division, unpacked, once, staged, others, limits)
     known = _weights(loop, plan)
     if plan.panel_bytes and known is not None:
         plan.take_panels()
@@ -81,11 +83,11 @@ def _call(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[
     return _swapped(found, wanted, of_results)
 
 
-def _schedule(loop: NativeLoop, batch: int, few: bool) -> Schedule:
-    """The schedule of a step; with ``few`` rows no product is computed for a time block."""
-    call, limits = loop.call, loop.tuning
+def _schedule(loop: NativeLoop, limits: Tuning, batch: int, *, has_blocks: bool) -> Schedule:
+    """The schedule of a step, and whether products may be computed for a time block."""
+    call = loop.call
     matrices = bytes_of_matrices(call.state)
-    with using(limits.for_examples(batch)):
+    with using(limits):
         return schedule_of(
             call.graph,
             loop.shared,
@@ -94,7 +96,7 @@ def _schedule(loop: NativeLoop, batch: int, few: bool) -> Schedule:
             call.accumulators,
             loop.previous,
             lambda weight, all_weights: (
-                not few
+                has_blocks
                 and limits.prefer_block(weight, all_weights, batch, matrices, loop.isa.has_unit)
             ),
         )

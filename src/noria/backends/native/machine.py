@@ -175,6 +175,9 @@ class Tuning:
     #: The same if they do not.
     uncached_unit_rows: int = 24
 
+    #: The same for a single step that packs its weights.
+    unit_step_rows: int = 96
+
     #: Columns of a product from which the unit is faster: all that are multiplied with one row,
     #: which is split for them. The second number is for rows more than twice as long.
     unit_features: tuple[int, int] = (96, 224)
@@ -257,9 +260,17 @@ class Tuning:
     #: 2.5 s for 1650, 7 s for 3300 and 21 s for 5500 (sines and products, on one core).
     equations: int = 4096
 
-    def for_examples(self, batch: int) -> "Tuning":
-        """These thresholds for the step of some examples."""
-        return self if batch >= self.block_examples else replace(self, row_pieces=1)
+    def for_call(self, time: int, batch: int, packs: bool) -> "Tuning":
+        """These thresholds for some steps and examples; ``packs`` says that the call packs weights.
+
+        Few examples share what a loop over rows reads. A single step divides the features of a
+        stage among threads, and panels for the matrix unit take longer to pack.
+        """
+        changes: dict[str, Any] = {} if batch >= self.block_examples else {"row_pieces": 1}
+        if time == 1 and packs:
+            changes |= dict.fromkeys(("feature_rows", "uncached_feature_rows"), self.step_rows)
+            changes |= dict.fromkeys(("unit_rows", "uncached_unit_rows"), self.unit_step_rows)
+        return replace(self, **changes)
 
     def reads_in_place(self, time: int, batch: int, weight: int) -> bool:
         """Whether weights are not packed, by the bytes of the largest one."""

@@ -50,7 +50,7 @@ from noria.backends.native.codegen.llvm import (
 )
 from noria.backends.native.codegen.matrix import MatrixStageCode
 from noria.backends.native.codegen.matrix_product import ProductStageCode
-from noria.backends.native.codegen.packing import emit_pack
+from noria.backends.native.codegen.packing import emit_pack, pack_block
 from noria.backends.native.codegen.products import Rows, multiply, split
 from noria.backends.native.codegen.row import combine, emit_row, neutral
 from noria.backends.native.codegen.time_block import emit_time_block
@@ -92,8 +92,13 @@ class _Run:
         b, arrays = self.b, self.addresses.arrays
         if not self.plan.by_features:
             return arrays["parts", 0]
-        of_share = b.mul(self.part[2], bytes_of_share(b, self.plan, self.sizes.batch))
-        return advance(b, arrays["share", 0], b.add(of_share, i64(self.plan.share_bytes)))
+        return advance(b, self._of_share(), i64(self.plan.share_bytes))
+
+    def _of_share(self) -> ir.Value:
+        """The address of what the thread has for itself."""
+        b, share = self.b, self.part[2] if self.plan.by_features else i64(0)
+        shift = b.mul(share, bytes_of_share(b, self.plan, self.sizes.batch))
+        return advance(b, self.addresses.arrays["share", 0], shift)
 
     def emit(self) -> None:
         if self.plan.by_features:
@@ -200,22 +205,33 @@ class _Run:
         """One block of features, for the rows of the batch in tiles of nearly equal size."""
         b, plan = self.b, self.plan
         widths = [len(plan.segments(panel, counts)) for panel in tiling.panels]
+        places = [self._packed(tiling, panel, j, counts) for panel in tiling.panels]
         with for_tiles(
             b, b.sub(self.last, self.first), plan.rows_of_tile(tiling, max(widths))
         ) as tile:
             start, stop = (b.add(self.first, row) for row in tile)
-            for panel, width in zip(tiling.panels, widths, strict=True):
+            for panel, width, packed in zip(tiling.panels, widths, places, strict=True):
                 count = b.sub(stop, start)
                 if panel.by_unit:
                     rows = self._parts_of(panel).at(b, start)
                 else:
                     rows = self._rows(panel, start)
-                packed = panel_at(b, self.buffers, plan, panel, j)
                 target = advance(b, self.tile, panel.tile_offset)
                 multiply(b, plan, tiling, panel, width, rows, count, packed, target)
             with loop(b, start, stop) as row:
                 line = advance(b, self.tile, b.mul(b.sub(row, start), i64(tiling.row_stride)))
                 emit_row(self.addresses, tiling, row, j, line, counts)
+
+    def _packed(
+        self, tiling: StageTiling, panel: Panel, j: ir.Value, counts: Sequence[int]
+    ) -> ir.Value:
+        """The address of the panel of a block; it is packed here if it is used here only."""
+        b, plan = self.b, self.plan
+        if not plan.packs_blocks:
+            return panel_at(b, self.buffers, plan, panel, j)
+        target = advance(b, self._of_share(), i64(panel.offset))
+        pack_block(b, self.buffers, plan, tiling, panel, j, counts, target)
+        return target
 
     def _row_by_row(self, tiling: StageTiling, j: ir.Value, counts: Sequence[int]) -> None:
         """One block of features, one row after the other, with weights that are not packed."""

@@ -44,14 +44,16 @@ def emit_pack(plan: KernelPlan, module: ir.Module) -> None:
     buffers = Buffers(b, table, plan.schedule)
     of_blocks = [tiling for _, tiling in (*plan.prologue, *plan.epilogue)]
     of_steps = [tiling for tiling in plan.tilings if isinstance(tiling, StageTiling)]
-    for tiling in () if plan.unpacked else (*of_steps, *of_blocks):
+    packs = not plan.unpacked and not plan.packs_blocks
+    for tiling in (*of_steps, *of_blocks) if packs else ():
         for panel in tiling.panels:
             for j, counts in for_share(b, *plan.counts(tiling), share, shares):
-                _pack_block(b, buffers, plan, tiling, panel, j, counts)
+                target = panel_at(b, buffers, plan, panel, j)
+                pack_block(b, buffers, plan, tiling, panel, j, counts, target)
     b.ret_void()
 
 
-def _pack_block(
+def pack_block(
     b: ir.IRBuilder,
     buffers: Buffers,
     plan: KernelPlan,
@@ -59,13 +61,14 @@ def _pack_block(
     panel: Panel,
     j: ir.Value,
     counts: Sequence[int],
+    target: ir.Value,
 ) -> None:
-    """Fill the panel of block ``j``, whose vectors have these numbers of features."""
+    """Fill ``target``, a panel of block ``j``, whose vectors have these numbers of features."""
     vectors = [
         [columns_of(b, buffers, plan, tiling, j, segment) for segment in segments]
         for segments in plan.segments(panel, counts)
     ]
-    vector, target = panel_vector(plan, panel), panel_at(b, buffers, plan, panel, j)
+    vector = panel_vector(plan, panel)
     if panel.by_unit:
         fill = partial(pack_steps, b, vector, vectors)
         pack_tiles(b, target, len(vectors), panel.dot.depth, fill)

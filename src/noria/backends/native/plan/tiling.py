@@ -40,6 +40,7 @@ class KernelPlan:
         isa: the instruction set.
         division: the shares of threads.
         unpacked: whether weights are read in place, not packed into panels.
+        once: whether there is one step, and its weights are no constants.
         staged: buffers whose outer axis in memory is the batch. A few steps of them pass through
             staging buffers, whose outer axis is time.
         batch_major: other buffers whose outer axis is the batch.
@@ -51,6 +52,9 @@ class KernelPlan:
             the examples that it takes through the steps. Else it makes them for some of the steps.
         lanes: numbers in a vector.
         panel_bytes: bytes of packed weights in scratch memory.
+        packs_blocks: whether a thread packs the panels of a block just before it multiplies with
+            them, into memory of its own. So it can if it multiplies with them once.
+        block_panel_bytes: bytes of this memory.
         given_panels: the number of the shared array that holds the packed weights; ``None`` if
             the kernel packs them, into scratch memory.
         staged: the values of the buffers with a staging buffer.
@@ -78,6 +82,7 @@ class KernelPlan:
         isa: Isa,
         division: Division,
         unpacked: bool,
+        once: bool,
         staged: Sequence[Slot],
         batch_major: Sequence[Slot],
         tuning: Tuning,
@@ -95,7 +100,8 @@ class KernelPlan:
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
         self.staged_steps = max(1, tuning.staged_bytes // widest)
         self.lanes = min(map(isa.lanes, _dtypes(schedule)))
-        self.panel_bytes = 0
+        self.packs_blocks = once and not unpacked and (division.by_features or division.shares == 1)
+        self.panel_bytes = self.block_panel_bytes = 0
         self.given_panels: int | None = None
         has_unit = isa.has_unit and self.lanes == matrix_unit.LANES and not unpacked
         weights = schedule.weight_bytes // (division.shares if division.by_features else 1)
@@ -198,11 +204,11 @@ class KernelPlan:
 
     @property
     def share_bytes(self) -> int:
-        """Bytes of the parts of rows of a time block, for each thread."""
+        """Bytes that each thread has for itself: its panels, or parts of rows of a time block."""
         tilings = [tiling for _, tiling in (*self.prologue, *self.epilogue) if tiling.by_unit]
         rows = ((self.unit_rows(tiling) + 1) * tiling.part_bytes for tiling in tilings)
         updates = any(map(self.updates_by_unit, self.schedule.updates))
-        return aligned(max([updates * self.update.bytes, *rows]))
+        return aligned(max([self.block_panel_bytes, updates * self.update.bytes, *rows]))
 
     @property
     def share_width(self) -> int:
@@ -268,7 +274,7 @@ class KernelPlan:
             vectors = max(1, most // len(stage.columns))
         vectors = min(vectors, ceil_div(stage.extent, self.lanes))
         panels: list[Panel] = []
-        row = parts = 0
+        row = parts = packed = 0
         for columns in self._by_row(stage):
             dot, item = self._dot(columns[0]), item_of(columns[0].equation.outputs[0])
             pairs = [(column, v) for column in columns for v in range(vectors)]
@@ -279,14 +285,17 @@ class KernelPlan:
                 bytes_ = dot.depth * vector
                 if by_unit:
                     bytes_ = matrix_unit.panel_bytes(dot.depth, len(some))
-                panel = Panel(dot, tuple(some), row, self.panel_bytes, bytes_, by_unit, parts)
-                panels.append(panel)
+                place = packed if self.packs_blocks else self.panel_bytes
+                panels.append(Panel(dot, tuple(some), row, place, bytes_, by_unit, parts))
                 row += aligned(vector)
+                packed += aligned(bytes_)
                 blocks = ceil_div(stage.extent, vectors * self.lanes)
-                if not self.unpacked:
+                if not self.unpacked and not self.packs_blocks:
                     self.panel_bytes += aligned(blocks * bytes_)
             if any(panel.by_unit and panel.parts == parts for panel in panels):
                 parts += matrix_unit.row_bytes(dot.depth)
+        if self.packs_blocks:
+            self.block_panel_bytes = max(self.block_panel_bytes, packed)
         return StageTiling(stage, vectors, tuple(panels), row)
 
     def _suits_unit(self, product: DotColumns, vectors: int, features: int) -> bool:

@@ -14,6 +14,7 @@ from models import AUTO, CELLS, assert_close, make_cell, random
 
 import noria as nr
 from noria.backends.native.runtime.target import available
+from noria.cells.catalogue import catalogue, class_of
 
 pytestmark = pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 
@@ -198,6 +199,25 @@ def test_a_single_step_packs_a_block_where_it_multiplies(
     assert plans[-1].plan.packs_blocks
     assert not plans[-1].plan.panel_bytes
     assert_close(found, expected, 1e-5 if dtype == jnp.float32 else 1e-12)
+
+
+@pytest.mark.covered(1)
+@pytest.mark.parametrize("rows", [5, 24])
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("name", ["layer_norm_lstm", "mass_conserving_lstm", "mlstm", "ntm"])
+def test_threads_share_the_examples_of_stages_that_need_all_features(name, cores, rows, tune):
+    """Norms and matrices in a single step, beside products whose features are shared."""
+    tune(cores=cores, thread_flops=1, stage_flops=1)
+    cell = class_of(catalogue()[name])(6, 16, key=jax.random.key(0), dtype=jnp.float64)
+    layer, x = nr.Recurrence(cell), random(14, rows, 6)
+    state = jax.tree.map(
+        lambda a: jnp.broadcast_to(a, (rows, *a.shape)) + 0.1, layer.initial_state()
+    )
+    found, expected = (
+        jax.jit(lambda layer, state, x: layer.step(state, x))(nr.with_backend(layer, b), state, x)
+        for b in ("auto", "plain")
+    )
+    assert_close(found, expected, 1e-10)
 
 
 @pytest.mark.parametrize("backend", ["auto", "scan", "plain", "reference"])

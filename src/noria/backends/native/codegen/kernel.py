@@ -45,6 +45,7 @@ from noria.backends.native.codegen.llvm import (
     load_lanes,
     loop,
     minimum,
+    share_of,
     stack,
     store_lanes,
 )
@@ -141,6 +142,9 @@ class _Run:
             by_unit = isinstance(tiling, StageTiling) and tiling.by_unit
             if by_unit:
                 matrix_unit.begin(b, self.sizes.batch)
+            self.first, self.last = i64(0), self.sizes.batch
+            if not self._is_by_features(tiling):
+                self.first, self.last = share_of(b, self.sizes.batch, *self.part[2:])
             self._stage(tiling)
             if by_unit:
                 matrix_unit.end(b)
@@ -174,6 +178,11 @@ class _Run:
 
     # --- stages -----------------------------------------------------------------------------------
 
+    def _is_by_features(self, tiling: StageTiling | MatrixTiling) -> bool:
+        """Whether threads share the features of a stage: reductions and matrices need all."""
+        is_flat = isinstance(tiling, StageTiling) and not tiling.stage.reductions
+        return self.plan.by_features and is_flat
+
     def _stage(self, tiling: StageTiling | MatrixTiling) -> None:
         b, plan = self.b, self.plan
         if isinstance(tiling, MatrixTiling):
@@ -183,7 +192,7 @@ class _Run:
             with loop(b, self.first, self.last) as row:
                 code.emit(row)
             return
-        share, shares = self.part[2:] if plan.by_features else (i64(0), i64(1))
+        share, shares = self.part[2:] if self._is_by_features(tiling) else (i64(0), i64(1))
         self._start_reductions(tiling.stage)
         if tiling.by_unit:
             unit_parts.clear(b, self.large)

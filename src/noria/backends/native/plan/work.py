@@ -46,7 +46,8 @@ def _shares(
 
     Features are divided if there are few rows, and each stage is so much work that waiting for the
     other threads after it costs little. Reductions need all features, and stages on matrices all
-    rows, so they rule that out. Each thread reads only its part of the weights, so there may be
+    rows. They rule that out, but for a single step, where threads share the examples of such a
+    stage. Each thread reads only its part of the weights, so there may be
     more rows if the weights are larger than the cache of a core.
     """
     products = {equation: 2 * dot.depth * dot.width for equation, dot in schedule.dots.items()}
@@ -64,7 +65,8 @@ def _shares(
     reduces = any(isinstance(stage, MatrixStage) or stage.reductions for stage in schedule.stages)
     is_cached = schedule.weight_bytes <= tuning.cached_weight_bytes
     few = tuning.feature_rows if is_cached else tuning.uncached_feature_rows
-    if shares > 1 and batch <= few * shares and work > tuning.stage_flops and not reduces:
+    is_divisible = time == 1 or not reduces
+    if shares > 1 and batch <= few * shares and work > tuning.stage_flops and is_divisible:
         return shares, True
     of_rows = shares if block else min(shares, batch)
     return max(of_rows, min(shares, models)), False

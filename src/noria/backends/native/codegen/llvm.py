@@ -269,6 +269,18 @@ def stack(b: ir.IRBuilder, size: int, align: int) -> ir.Value:
     return slot
 
 
+def zeros(b: ir.IRBuilder, kind: ir.VectorType) -> ir.Value:
+    """The address of a vector of zeros.
+
+    A sum that begins reads it in place of the memory of the result. Memory that is new from the
+    system would be mapped twice, for this read and for the write after it, and at the second time
+    the system interrupts all other threads of the process.
+    """
+    slot = stack(b, bytes_of(kind), bytes_of(kind))
+    b.store(constant(kind, 0), slot, align=bytes_of(kind))
+    return slot
+
+
 def mask(lanes: int, count: int) -> ir.Constant:
     """True for the first ``count`` lanes."""
     return ir.Constant(ir.VectorType(I1, lanes), [lane < count for lane in range(lanes)])

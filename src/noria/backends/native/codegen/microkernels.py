@@ -33,6 +33,7 @@ from noria.backends.native.codegen.llvm import (
     prefetch,
     splat,
     store_lanes,
+    zeros,
 )
 from noria.backends.native.plan.panels import ALIGN
 
@@ -114,7 +115,7 @@ def _emit_rank_k_update(
     vector: ir.VectorType, rows: int, width: int, last: int, b: ir.IRBuilder, *args: ir.Value
 ) -> None:
     left, right, vector_stride, out, out_stride, depth, fresh = args
-    size, zero = bytes_of(vector), constant(vector, 0)
+    size, nothing = bytes_of(vector), zeros(b, vector)
     item, counts = size // vector.count, [*[vector.count] * (width - 1), last]
     columns = [advance(b, right, b.mul(vector_stride, i64(c))) for c in range(width)]
     cells = [
@@ -123,7 +124,7 @@ def _emit_rank_k_update(
     ]
     before = [
         [
-            b.select(fresh, zero, load_lanes(b, cell, vector, n, item))
+            load_lanes(b, b.select(fresh, nothing, cell), vector, n, item)
             for cell, n in zip(line, counts, strict=True)
         ]
         for line in cells

@@ -45,6 +45,7 @@ from noria.backends.native.codegen.llvm import (
     share_of,
     stack,
     store_lanes,
+    zeros,
 )
 from noria.backends.native.codegen.microkernels import rank_k_update
 from noria.backends.native.codegen.products import Rows, multiply, split
@@ -247,6 +248,7 @@ class _TimeBlock:
         vector, item = vector_of(self.plan, value.aval.dtype), item_of(value)
         zero, width = constant(vector, 0), self.plan.lanes * item
         out = advance(b, self.buffers["accumulator", update.accumulator], update.offset * item)
+        nothing = zeros(b, vector)
 
         def add(number: ir.Value, count: int) -> None:
             start = self._vector_at(update.left, number)
@@ -257,7 +259,8 @@ class _TimeBlock:
                 return [b.fadd(sums[0], row)]
 
             (found,) = carry_loop(b, self.depth, [zero], step)
-            before = b.select(self.fresh, zero, load_lanes(b, target, vector, count, item))
+            source = b.select(self.fresh, nothing, target)
+            before = load_lanes(b, source, vector, count, item)
             store_lanes(b, b.fadd(before, found), target, count, item)
 
         for number, count in self._in_share(value):

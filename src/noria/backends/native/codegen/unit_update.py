@@ -25,7 +25,6 @@ from noria.backends.native.codegen.llvm import (
     I64,
     POINTER,
     advance,
-    constant,
     for_groups,
     for_share,
     for_tiles,
@@ -35,6 +34,7 @@ from noria.backends.native.codegen.llvm import (
     loop,
     stack,
     store_lanes,
+    zeros,
 )
 from noria.backends.native.plan.matrix_unit import LANES, LINE, PARTS, ROWS
 from noria.backends.native.plan.panels import ALIGN, counts_of
@@ -116,7 +116,7 @@ def _add_product(module: ir.Module, counts: Sequence[int], lanes: int, ahead: in
 
     def emit(b: ir.IRBuilder, *args: ir.Value) -> None:
         parts, large, panel, blocks, out, out_stride, fresh = args
-        width = len(numbers)
+        width, nothing = len(numbers), zeros(b, _VECTOR)
         tile, stride = stack(b, ROWS * width * LINE, ALIGN), i64(width * LINE)
         function = matrix_unit.unit_product(module, width, ahead)
         of_row = b.mul(unit_parts.part_bytes_of(b, blocks), i64(PARTS))
@@ -127,8 +127,7 @@ def _add_product(module: ir.Module, counts: Sequence[int], lanes: int, ahead: in
             for v, n in enumerate(numbers):
                 value = b.load(advance(b, found, v * LINE), typ=_VECTOR, align=LINE)
                 address = advance(b, there, v * LINE)
-                before = load_lanes(b, address, _VECTOR, n, 4)
-                before = b.select(fresh, constant(_VECTOR, 0), before)
+                before = load_lanes(b, b.select(fresh, nothing, address), _VECTOR, n, 4)
                 store_lanes(b, b.fadd(before, value), address, n, 4)
         b.ret_void()
 

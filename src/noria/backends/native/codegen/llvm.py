@@ -276,9 +276,15 @@ def zeros(b: ir.IRBuilder, kind: ir.VectorType) -> ir.Value:
     system would be mapped twice, for this read and for the write after it, and at the second time
     the system interrupts all other threads of the process.
     """
-    slot = stack(b, bytes_of(kind), bytes_of(kind))
-    b.store(constant(kind, 0), slot, align=bytes_of(kind))
-    return slot
+    name = f"zeros.{bytes_of(kind)}"
+    found = b.module.globals.get(name)
+    if found is None:
+        found = ir.GlobalVariable(b.module, ir.ArrayType(I8, bytes_of(kind)), name)
+        found.linkage, found.global_constant, found.align = "internal", True, bytes_of(kind)
+        found.initializer = ir.Constant(found.value_type, bytearray(bytes_of(kind)))
+    # llvmlite gives it the type of a pointer to bytes, which LLVM no longer has.
+    found.type = POINTER
+    return found
 
 
 def mask(lanes: int, count: int) -> ir.Constant:

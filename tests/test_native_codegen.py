@@ -5,8 +5,12 @@ None of these changes a result. They decide how fast a kernel is, and are cheap 
 
 import ctypes
 import importlib.util
+import mmap
 import platform
 import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +29,7 @@ import noria as nr
 from noria.backends.native.codegen import llvm
 from noria.backends.native.codegen.kernel import emit
 from noria.backends.native.codegen.microkernels import gemm_microkernel, rank_k_update
+from noria.backends.native.codegen.unit_update import Operand, Target, add_outer_products
 from noria.backends.native.machine import Isa, Tuning
 from noria.backends.native.runtime import target
 from noria.backends.native.runtime.handler import Handler
@@ -90,6 +95,75 @@ def test_accumulators_of_a_rank_update_stay_in_registers(plans_for, isa):
     text = assembly_of(rank_k_update(ir.Module("test"), vector, rows, width, plan.lanes), isa)
     assert len(re.findall(r"fmla|fmadd|addps", text)) >= rows * width
     assert not spills(text)
+
+
+class NewMemory:
+    """Pages of the system, the first number of each, and the faults of a block that fills them."""
+
+    def __init__(self, pages: int):
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self.memory, self.pages = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE, flags), pages
+        self.memory.madvise(mmap.MADV_NOHUGEPAGE)
+        self.start = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+
+    @property
+    def first_numbers(self) -> np.ndarray:
+        return np.frombuffer(self.memory, np.float32)[:: mmap.PAGESIZE // 4][: self.pages]
+
+    @contextmanager
+    def written_once(self) -> Iterator[None]:
+        """A page that is read before it is written has two faults."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        yield
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        assert self.pages <= faults < 1.5 * self.pages
+
+
+counts_faults = pytest.mark.skipif(platform.system() != "Linux", reason="only Linux counts faults")
+
+
+@counts_faults
+@each_isa
+def test_a_sum_that_begins_does_not_read_its_result(plans_for, isa):
+    plan = plans_for(isa)[-1]
+    vector = ir.VectorType(ir.FloatType(), plan.lanes)
+    rows, width = min(plan.lanes, plan.update_rows), plan.update_vectors
+    function = rank_k_update(ir.Module("test"), vector, rows, width, plan.lanes)
+    function.linkage = "external"
+    library = target.compile_module(function.module, isa)
+    kinds = [ctypes.c_void_p] * 2 + [ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * 2]
+    call = ctypes.CFUNCTYPE(None, *kinds, ctypes.c_bool)(library.address(function.name))
+    left, right = (np.ones(width * plan.lanes, np.float32).ctypes for _ in range(2))
+    out = NewMemory(512)
+    with out.written_once():
+        for first in range(0, out.pages, rows):
+            place = out.start + first * mmap.PAGESIZE
+            call(left.data, right.data, 4 * plan.lanes, place, mmap.PAGESIZE, 1, True)
+    np.testing.assert_array_equal(out.first_numbers, 1)
+
+
+@counts_faults
+@pytest.mark.skipif(not ISAS[0].has_unit, reason="there is no matrix unit here")
+def test_a_sum_of_the_matrix_unit_that_begins_does_not_read_its_result(plans_for):
+    plan, module = plans_for(ISAS[0])[-1], ir.Module("test")
+    b, arguments = llvm.begin_function(module, "update", llvm.VOID, *[llvm.POINTER] * 4, llvm.I64)
+    left, right, out, memory, is_fresh = arguments
+    depth, pages, one = llvm.i64(16), 256, llvm.i64(1)
+    operands = Operand(left, llvm.i64(16 * 64), pages), Operand(right, llvm.i64(16 * 64), 64)
+    place = Target(out, mmap.PAGESIZE, b.trunc(is_fresh, llvm.I1))
+    share = llvm.i64(0), one
+    add_outer_products(b, plan, operands, place, depth, memory, share)
+    b.ret_void()
+    library = target.compile_module(module, ISAS[0])
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int64)(library.address("update"))
+    numbers = np.ones(16 * pages, np.float32)
+    scratch = np.zeros(plan.update.bytes + 64, np.uint8)
+    data, spare = numbers.ctypes.data, scratch.ctypes.data + -scratch.ctypes.data % 64
+    first, result = NewMemory(pages), NewMemory(pages)
+    call(data, data, first.start, spare, 1)  # all other memory is mapped now
+    with result.written_once():
+        call(data, data, result.start, spare, 1)
+    np.testing.assert_array_equal(result.first_numbers, 16)
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux has this advice")

@@ -179,6 +179,16 @@ def test_a_single_step_packs_weights_for_more_than_16_rows(rows, packed, plans):
     assert [not plan.unpacked for plan in plans] == packed
 
 
+def assert_steps_agree(layer: Any, state: Any, x: Any, tolerance: float = 1e-10) -> None:
+    """With the weights as arguments."""
+
+    def step(layer: Any, state: Any, x: Any) -> Any:
+        return layer.step(state, x)
+
+    backends = "auto", "plain"
+    assert_backends_agree(step, layer, state, x, backends=backends, tolerance=tolerance)
+
+
 @pytest.mark.covered(1)
 @pytest.mark.parametrize("unit_step_rows", [1, 2**31])
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32], ids=["float64", "float32"])
@@ -192,13 +202,10 @@ def test_a_single_step_packs_a_block_where_it_multiplies(
     tune(cores=cores, thread_flops=1, stage_flops=1, unit_step_rows=unit_step_rows)
     layer, x = layer_of(name, features, hidden, dtype), random(14, 40, features, dtype=dtype)
     state = jax.tree.map(lambda a: random(15, 40, *a.shape, dtype=dtype), layer.initial_state())
-    found, expected = (
-        jax.jit(lambda layer, state, x: layer.step(state, x))(nr.with_backend(layer, b), state, x)
-        for b in ("auto", "plain")
-    )
+    tolerance = 1e-5 if dtype == jnp.float32 else 1e-12
+    assert_steps_agree(layer, state, x, tolerance)
     assert plans[-1].plan.packs_blocks
     assert not plans[-1].plan.panel_bytes
-    assert_close(found, expected, 1e-5 if dtype == jnp.float32 else 1e-12)
 
 
 @pytest.mark.covered(1)
@@ -213,11 +220,7 @@ def test_threads_share_the_examples_of_stages_that_need_all_features(name, cores
     state = jax.tree.map(
         lambda a: jnp.broadcast_to(a, (rows, *a.shape)) + 0.1, layer.initial_state()
     )
-    found, expected = (
-        jax.jit(lambda layer, state, x: layer.step(state, x))(nr.with_backend(layer, b), state, x)
-        for b in ("auto", "plain")
-    )
-    assert_close(found, expected, 1e-10)
+    assert_steps_agree(layer, state, x)
 
 
 @pytest.mark.parametrize("backend", ["auto", "scan", "plain", "reference"])

@@ -51,6 +51,8 @@ class LoopExecutor:
         label: the layer in messages.
         training: the executor of a gradient in segments, if it splits the step in another way.
         vjp: the step and its pull-back, if they are known.
+        runs_again: whether the forward loop runs again in the backward pass, see
+            `noria.compiler.rerun`.
         lock: held while `gradient` is computed.
     """
 
@@ -62,6 +64,7 @@ class LoopExecutor:
     label: str
     training: "LoopExecutor | None" = None
     vjp: StepVJP | None = None
+    runs_again: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     @property
@@ -90,7 +93,8 @@ class LoopExecutor:
 
     @functools.cached_property
     def _gradient(self) -> Gradient:
-        backend, vjp = self.backend, self.vjp or differentiate(self.split)
+        backend = self.backend
+        vjp = self.vjp or differentiate(self.split, knows_cotangents=self.runs_again)
         uses = tuple(use.equation for use in vjp.uses)
         if self.vjp is None and backend.can_accumulate is not None:
             vjp = accumulate_in_loop(vjp, backend.can_accumulate)
@@ -138,9 +142,10 @@ class LoopExecutor:
         return rerunning(self)
 
     @property
-    def runs_again(self) -> bool:
-        """Whether the forward loop runs again in the backward pass, see `noria.compiler.rerun`."""
-        return self.vjp is not None and self.vjp.knows_cotangents
+    def residual_bytes(self) -> int:
+        """Bytes of the residuals that are stored for each step of an example."""
+        stored, _ = self.gradient.vjp.places(self.backend.reads_previous_step)
+        return sum(map(size_in_bytes, stored))
 
     def for_gradient(self, sizes: Sizes) -> "LoopExecutor":
         """The executor that runs a gradient."""

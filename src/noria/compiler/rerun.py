@@ -19,11 +19,9 @@ import jax
 import jax.tree_util as jtu
 
 from noria.backends.base import Sizes
-from noria.compiler.accumulate import accumulate_in_loop
 from noria.compiler.save_policies import STORE_ALL, residuals_of
-from noria.compiler.vjp import differentiate
 from noria.ir.cotangents import Cotangents, Ends, PullPrologue, instantiate
-from noria.ir.graph import env_of, is_inexact, size_in_bytes
+from noria.ir.graph import env_of, is_inexact
 
 if TYPE_CHECKING:  # executors run their forward loops again
     from noria.compiler.executors import LoopExecutor, Outputs
@@ -31,20 +29,9 @@ if TYPE_CHECKING:  # executors run their forward loops again
 
 def rerunning(executor: "LoopExecutor") -> "LoopExecutor | None":
     """The executor of such a gradient; ``None`` if it would store half of the bytes or more."""
-    if executor.split.has_products:
-        return None
-    can_accumulate = executor.backend.can_accumulate
-    vjp = differentiate(executor.split, knows_cotangents=True)
-    if can_accumulate is not None:
-        vjp = accumulate_in_loop(vjp, can_accumulate)
-    found = replace(executor, save=STORE_ALL, training=None, vjp=vjp)
-    before, after = map(_stored_bytes, (executor, found))
-    return found if 2 * after < before and not found.gradient.notes else None
-
-
-def _stored_bytes(executor: "LoopExecutor") -> int:
-    stored, _ = executor.gradient.vjp.places(executor.backend.reads_previous_step)
-    return sum(map(size_in_bytes, stored))
+    found = replace(executor, save=STORE_ALL, training=None, runs_again=True)
+    is_less = 2 * found.residual_bytes < executor.residual_bytes
+    return found if is_less and not found.gradient.notes else None
 
 
 def run_again(

@@ -62,8 +62,6 @@ class StepVJP:
         accumulators: parameters whose gradients the reverse loop sums, each with the number of its
             operands, which are the last outputs of ``reverse``.
         accumulates_prologue: whether these include gradients by way of hoisted values.
-        knows_cotangents: whether ``forward`` and ``rematerialize`` also read the cotangents of
-            emitted values, see `noria.compiler.rerun`.
     """
 
     split: Split
@@ -79,7 +77,6 @@ class StepVJP:
     constants: Env
     accumulators: tuple[tuple[Value, int], ...] = ()
     accumulates_prologue: bool = False
-    knows_cotangents: bool = False
 
     @property
     def streamed(self) -> tuple[Value, ...]:
@@ -137,7 +134,11 @@ def divide(
     constants: Env,
     knows_cotangents: bool = False,
 ) -> StepVJP:
-    """Divide the equations of a step and its pull-back between the two loops."""
+    """Divide the equations of a step and its pull-back between the two loops.
+
+    With ``knows_cotangents`` the cotangents of emitted values are inputs of the forward loop too,
+    and of ``rematerialize``, see `noria.compiler.rerun`.
+    """
     streamed = cotangents[sum(map(is_inexact, split.next_state)) :]
     inputs = dict.fromkeys(cotangents, REVERSE)
     inputs |= dict.fromkeys((*split.hoisted, *split.state), FORWARD)
@@ -190,7 +191,6 @@ def divide(
         cotangents=tuple(cotangents),
         of_hoisted=of_hoisted,
         constants=constants,
-        knows_cotangents=knows_cotangents,
     )
 
 

@@ -35,11 +35,9 @@ def segment_steps(executor: "LoopExecutor", sizes: Sizes) -> int:
         return sizes.time
     if split.has_products:
         return sizes.time
-    residuals, _ = executor.gradient.vjp.places(backend.reads_previous_step)
-    stored, passed = (
-        math.prod(sizes.state_axes) * sum(map(size_in_bytes, values))
-        for values in (residuals, (*split.hoisted, *split.emitted))
-    )
+    examples = math.prod(sizes.state_axes)
+    stored = examples * executor.residual_bytes
+    passed = examples * sum(map(size_in_bytes, (*split.hoisted, *split.emitted)))
     return backend.segment_steps(stored, passed, sizes.time) if stored else sizes.time
 
 

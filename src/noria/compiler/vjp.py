@@ -31,7 +31,7 @@ from noria.ir.primitives import LIGHT
 def differentiate(split: Split, *, knows_cotangents: bool = False) -> StepVJP:
     """Differentiate one step with respect to the state, hoisted values, and parameters.
 
-    ``knows_cotangents`` is as in `StepVJP`.
+    ``knows_cotangents`` is as in `noria.compiler.residuals.divide`.
     """
     tape = _Tape(split)
     tape.run_forward()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.backends.native.carried_sums import with_carried_sums
+from noria.backends.native.head_groups import with_head_groups
 from noria.backends.native.loop import NativeLoop
 from noria.backends.native.machine import Tuning, using
 from noria.backends.native.plan.schedule import INPUTS, RESULTS, Schedule, schedule_of
@@ -32,7 +33,9 @@ def by_xla(
 
 def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = by_xla) -> list[Any]:
     """The results of a loop, by machine code. ``arrays`` have shapes and ``swapaxes``."""
-    return with_carried_sums(loop, arrays, time, functools.partial(_call, time=time, run=run))
+    call = functools.partial(_call, time=time, run=run)
+    by_heads = functools.partial(with_head_groups, time=time, run=call)
+    return with_carried_sums(loop, arrays, time, by_heads)
 
 
 def _call(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[Any]:

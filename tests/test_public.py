@@ -199,7 +199,8 @@ NATIVE: dict[str, set[str]] = {
     "loop": {"machine", "runtime"},
     "batching": {"loop"},
     "carried_sums": {"loop"},
-    "kernel_call": {"machine", "plan", "runtime", "loop", "carried_sums"},
+    "head_groups": {"machine", "lower", "plan", "loop"},
+    "kernel_call": {"machine", "plan", "runtime", "loop", "carried_sums", "head_groups"},
     "primitive": {"lower", "loop", "batching", "kernel_call"},
     "backend": {"machine", "lower", "runtime", "loop", "primitive"},
 }

@@ -20,6 +20,7 @@ from noria.backends.native.lower.convolutions import convolution
 from noria.backends.native.lower.matrices import on_rows, pad
 from noria.backends.native.lower.precision import has_bfloat16, widened
 from noria.backends.native.lower.small_matrices import Refused, in_pieces
+from noria.backends.native.lower.sums_of_pads import without_sums_of_pads
 from noria.backends.native.lower.supported import (
     TooLong,
     UnsupportedEquation,
@@ -48,7 +49,7 @@ def legal_step(graph: Graph, weights: Iterable[Value]) -> Graph:
     Raises:
         UnsupportedEquation: if there is no native code for the step.
     """
-    graph = legalized(graph, weights)
+    graph = legalized(without_sums_of_pads(graph), weights)
     if has_bfloat16(graph):  # inside of a function that has been inlined
         graph = widened(graph)
     if len(graph.equations) > (most := tuning().equations):

@@ -1,8 +1,8 @@
 """Measure `jax.vmap` over LSTMs: python benchmarks/ensembles.py
 
 Three programs take turns: the machine code for all models at once, one call of it after the other
-(`jax.lax.map`), and plain JAX. Printed are the lower quartiles of the processor time of the whole
-process. Pin it to one core (``taskset -c 0``) to leave out the threads.
+(`jax.lax.map`), and plain JAX. Printed are medians of the wall time, and in brackets the processor
+time of the whole process. Pin it to one core (``taskset -c 0``) to leave out the threads.
 """
 
 import functools
@@ -36,15 +36,16 @@ def one_by_one(one: Callable[..., Any]) -> Callable[..., Any]:
     return lambda layers, xs: jax.lax.map(lambda pair: one(*pair), (layers, xs))
 
 
-def seconds(run: Callable[[], Any], calls: int) -> float:
-    start = time.process_time()
+def seconds(run: Callable[[], Any], calls: int) -> tuple[float, float]:
+    """Wall time and processor time of a call."""
+    wall, processor = time.perf_counter(), time.process_time()
     for _ in range(calls):
         found = run()
     jax.block_until_ready(found)
-    return (time.process_time() - start) / calls
+    return (time.perf_counter() - wall) / calls, (time.process_time() - processor) / calls
 
 
-def compare(one: Callable[..., Any], layers: Any, xs: jax.Array) -> list[float]:
+def compare(one: Callable[..., Any], layers: Any, xs: jax.Array) -> list[Any]:
     """Seconds of the machine code for all models, for one after the other, and of plain JAX."""
     both, plain = jax.jit(jax.vmap(one)), nr.with_backend(layers, "plain")
     runs = [
@@ -54,9 +55,9 @@ def compare(one: Callable[..., Any], layers: Any, xs: jax.Array) -> list[float]:
     ]
     for run in runs:
         jax.block_until_ready(run())
-    calls = [max(1, int(SECONDS / seconds(run, 1))) for run in runs]
+    calls = [max(1, int(SECONDS / seconds(run, 1)[0])) for run in runs]
     turns = [[seconds(run, n) for run, n in zip(runs, calls, strict=True)] for _ in range(TURNS)]
-    return [float(np.quantile(some, 0.25)) for some in zip(*turns, strict=True)]
+    return [np.median(some, 0) for some in zip(*turns, strict=True)]
 
 
 def main() -> None:
@@ -70,9 +71,10 @@ def main() -> None:
         xs = jax.random.normal(jax.random.key(1), (MODELS, batch, steps, features))
         for mode, one in MODES.items():
             native, *others = compare(one, layers, xs)
-            ratios = " | ".join(f"{other / native:.2f} x" for other in others)
+            found = [other / native for other in others]
+            ratios = " | ".join(f"{wall:.2f} ({processor:.2f})" for wall, processor in found)
             shape = f"{batch}, {steps}, {features}, {units}"
-            print(f"| {shape} | {mode} | {1e3 * native:.2f} | {ratios} |", flush=True)
+            print(f"| {shape} | {mode} | {1e3 * native[0]:.2f} | {ratios} |", flush=True)
 
 
 if __name__ == "__main__":

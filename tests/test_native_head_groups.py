@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from agreement import check_native
-from matrix_memories import CHUNKWISE, RetNet, Titans
+from matrix_memories import CHUNKWISE, Memory, RetNet, Titans
 from models import learned, random
 
 import noria as nr
@@ -14,7 +14,8 @@ pytest.importorskip("llvmlite")
 from noria.backends.native import kernel_call
 
 WIDTH = 5
-KINDS = {kind.__name__: kind for kind in (*CHUNKWISE, Titans)}
+MEMORIES: list[type[Memory]] = [*CHUNKWISE, Titans]
+KINDS = {kind.__name__: kind for kind in MEMORIES}
 #: Memories of which all heads read the same keys: their gradients are sums over the heads.
 SHARED = {"Mamba2"}
 

@@ -141,7 +141,28 @@ class Counting(RetNet):
         return super().initial_state(), jnp.zeros(())
 
 
-@pytest.mark.parametrize("kind", [First, Last, Counting])
+class Stacked(RetNet):
+    """Numbers that are computed in the loop are stacked to a vector of the heads."""
+
+    def __call__(self, S, x):
+        gates = [jnp.where(x[n] > 0, 1, 0.5**n) for n in range(self.heads)]
+        return super().__call__(S, x) * jnp.stack(gates)[:, None, None]
+
+
+class Unread(RetNet):
+    """A part of the state is replaced, and never read."""
+
+    def __call__(self, state, x):
+        return super().__call__(state[0], x), self.of("k", x)[:, 0]
+
+    def output(self, state, x):
+        return super().output(state[0], x)
+
+    def initial_state(self):
+        return super().initial_state(), jnp.zeros((self.heads,))
+
+
+@pytest.mark.parametrize("kind", [First, Last, Counting, Stacked, Unread])
 def test_outputs_and_numbers_besides(kind, tune):
     """Parts of the step before and after the loop are not divided."""
     tune(cores=2, thread_flops=1, matrix_state_bytes=1)

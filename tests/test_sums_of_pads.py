@@ -77,6 +77,32 @@ def test_a_sum_that_others_read_too_stays():
     assert names.count("concatenate") == 1
 
 
+def test_windows_that_overlap_stay():
+    """Each part would be a sum of many terms."""
+
+    def function(c):
+        return sum(padded(jnp.tanh(c), n, 60 - n) for n in range(60))
+
+    graph, *_ = graph_of(function, jnp.ones((40, 3)))
+    names = [e.name for e in without_sums_of_pads(graph).equations]
+    assert names == [e.name for e in graph.equations]
+
+
+def test_a_sum_that_is_added_to_itself():
+    def function(a, b):
+        total = padded(a, 0, 1) + padded(b[:1], 1, 0)
+        for _ in range(30):
+            total = total + total
+        return total
+
+    assert len(joined(function, A, B)) < 50
+
+
+def test_pads_of_jax_numpy():
+    names = joined(lambda a: jnp.pad(a, ((0, 1), (0, 0))) + jnp.pad(a, ((1, 0), (0, 0))), A)
+    assert "pad" not in names
+
+
 def test_many_terms():
     names = joined(lambda a: sum(padded(a, n, 299 - n) for n in range(300)), A)
     assert names.count("concatenate") == 1

@@ -32,6 +32,7 @@ from noria.ir.graph import (
     is_literal,
     size,
     size_in_bytes,
+    values_in,
 )
 from noria.ir.primitives import COMBINE, ELEMENTWISE, VIEWS
 
@@ -102,12 +103,12 @@ def _axes(graph: Graph, loop: NativeLoop, count: int) -> Axes:
     return found
 
 
-def _put(found: Axes, value: Atom, axis: int | None, count: int) -> None:
-    if is_literal(value) and not value.aval.ndim:
-        return
-    if axis is None or is_literal(value) or value.aval.shape[axis] % count:
+def _put(found: Axes, atom: Atom, axis: int | None, count: int) -> None:
+    if is_literal(atom) and not atom.aval.ndim:
+        return  # a number, the same for all groups
+    if axis is None or is_literal(atom) or atom.aval.shape[axis] % count:
         raise _Mixed
-    if found.setdefault(value, axis) != axis:
+    if found.setdefault(atom, axis) != axis:
         raise _Mixed
 
 
@@ -123,8 +124,14 @@ def _hand_on(equation: Equation, found: Axes, count: int) -> None:
         for operand, way in operands:
             if result in found and found[result] in way:
                 _put(found, operand, way.index(found[result]), count)
-            elif result in found and size(operand) > 1 and equation.name != "broadcast_in_dim":
-                raise _Mixed  # no broadcast: the operand has all groups, in another order
+            elif result in found and not _is_repeated(equation, operand):
+                raise _Mixed  # the operand has all groups, but not side by side
+
+
+def _is_repeated(equation: Equation, operand: Atom) -> bool:
+    """Whether all groups may read the same numbers of an operand."""
+    is_number = equation.name in ELEMENTWISE and size(operand) == 1
+    return is_number or equation.name == "broadcast_in_dim"
 
 
 def _has_groups(equation: Equation, found: Axes) -> bool:
@@ -133,6 +140,8 @@ def _has_groups(equation: Equation, found: Axes) -> bool:
 
 def _way(equation: Equation, operand: Atom) -> list[int | None]:
     """For each axis of an operand, the axis of the result with the same numbers, if there is one.
+
+    Several results (`split`) differ along the axis that is cut, which has none.
 
     Raises:
         _Mixed: if nothing is known of the equation.
@@ -160,24 +169,26 @@ def _way(equation: Equation, operand: Atom) -> list[int | None]:
 
 def _same_place(shape: Sequence[int], axis: int, result: Sequence[int]) -> int | None:
     """The axis of another shape that begins at the same number."""
+    if shape[axis] == 1:
+        return None
     before = math.prod(shape[:axis])
     places = [n for n, long in enumerate(result) if long > 1 and math.prod(result[:n]) == before]
     return places[0] if places else None
 
 
 def _check(graph: Graph, loop: NativeLoop, found: Axes, count: int) -> None:
-    """Raise `_Mixed` unless arrays of all steps can be taken as they are.
+    """Raise `_Mixed` if a result has no groups, or too much would be copied.
 
-    Small arrays may be copied: inputs that all groups read, and shared ones of the heads, which
-    become state of the rows.
+    Arrays of all steps are taken as they are, so groups lie on their first axis. Small arrays may
+    be copied: inputs that all groups read, and shared ones of the heads, which become state.
     """
     state = loop.call.state
     if any(is_literal(v) or v not in found for v in graph.outputs):
         raise _Mixed
     if any(e.outputs[0] in found and not e.inputs for e in graph.equations):
-        raise _Mixed
-    stacked = (*(v for v in loop.steps if v in found), *graph.outputs[len(state) :])
-    if any(math.prod(v.aval.shape[: found[v]]) > 1 for v in stacked if not is_literal(v)):
+        raise _Mixed  # a counter
+    stacked = [v for v in (*loop.steps, *values_in(graph.outputs[len(state) :])) if v in found]
+    if any(math.prod(v.aval.shape[: found[v]]) > 1 for v in stacked):
         raise _Mixed
     copied = count * sum(size_in_bytes(v) for v in loop.steps if v not in found)
     kept = sum(size_in_bytes(v) for v in loop.shared if v in found)
@@ -201,9 +212,10 @@ class _Grouped:
         self._loop, self._graph, self._axes = loop, graph, axes
         self._count, self._batch, self._time = count, batch, time
         self._kept = [v for v in loop.shared if v in axes]
+        made = [v for e in graph.equations for v in e.outputs]
         self._part: dict[Value, Value] = {
             v: Value(ShapedArray(self._shape(v), v.aval.dtype)) if v in axes else v
-            for v in (*graph.inputs, *(v for e in graph.equations for v in e.outputs))
+            for v in (*graph.inputs, *loop.call.state, *made)
         }
 
     def _shape(self, value: Value) -> tuple[int, ...]:
@@ -268,29 +280,31 @@ class _Grouped:
             state.append(self._rows(value, of_all, 1))
         same = [a for v, a in shared.items() if v not in self._axes]
         found = run(self._inner(), [*same, *steps, *late, *state])
-        outputs, (one, two, _) = self._graph.outputs, loop.call.ends
-        axes = (self._batch,), (self._time, self._batch)
-        after = one + len(self._kept)
-        final = [self._whole(v, a, axes[0]) for v, a in zip(outputs[:one], found, strict=False)]
-        stacked = zip(outputs[one:], found[after:], strict=True)
-        results = [self._whole(v, a, axes[1]) for v, a in stacked]
-        emitted = [a.swapaxes(0, 1) for a in results[: two - one]]
-        return [*final, *emitted, *results[two - one :]]
+        width, emitted, _ = loop.call.ends
+        del found[width : width + len(self._kept)]
+        values = values_in(self._graph.outputs)
+        final = [
+            self._whole(v, a, (self._batch,)) for v, a in zip(values, found[:width], strict=False)
+        ]
+        pairs = zip(values[width:], found[width:], strict=True)
+        results = [self._whole(v, a, (self._time, self._batch)) for v, a in pairs]
+        count = emitted - width
+        return [*final, *(a.swapaxes(0, 1) for a in results[:count]), *results[count:]]
 
     def _steps(self, value: Value, array: Any) -> Any:
         """An array of all steps, with time in front."""
         is_first = value in self._loop.time_major
         return self._rows(value, array if is_first else array.swapaxes(0, 1), 2)
 
-    def _rows(self, value: Value, array: Any, front: int) -> Any:
-        """An array with groups as rows; the last of the ``front`` axes is the batch."""
-        axes, rows = array.shape[: front - 1], self._batch * self._count
+    def _rows(self, value: Value, array: Any, leading: int) -> Any:
+        """An array with groups as rows; the last of its ``leading`` axes is the batch."""
+        time, rows = array.shape[: leading - 1], self._batch * self._count
         if value in self._axes:
-            at = front + self._axes[value]
-            array = jnp.moveaxis(self._apart(array, at), at, front)
+            at = leading + self._axes[value]
+            array = jnp.moveaxis(self._apart(array, at), at, leading)
         else:
-            array = jnp.repeat(array, self._count, front - 1)
-        return array.reshape(*axes, rows, *self._shape(value))
+            array = jnp.repeat(array, self._count, leading - 1)
+        return array.reshape(*time, rows, *self._shape(value))
 
     def _apart(self, array: Any, axis: int) -> Any:
         """An array with an axis of groups in front of the axis of their heads."""

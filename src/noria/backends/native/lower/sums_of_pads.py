@@ -20,11 +20,14 @@ from noria.ir.passes import Replacement, dce, producers, rewrite, users
 
 _SUMS = ("add", "add_any")
 
+#: Parts of terms that are added, for each term. A sum of pads by themselves has three for each, and
+#: as many zeros. Windows that overlap could have as many as there are terms.
+_PARTS = 6
 
-class _Padded(NamedTuple):
-    """An array between zeros along an axis, from a first to a last place of the sum."""
 
-    array: Atom
+class _Place(NamedTuple):
+    """Where a padded array is along an axis: between zeros, from a start to a stop."""
+
     axis: int
     start: int
     stop: int
@@ -34,78 +37,108 @@ def without_sums_of_pads(graph: Graph) -> Graph:
     """The graph without sums of two and more arrays that are padded along the same axis."""
     if sum(e.name == "pad" for e in graph.equations) < 2:
         return graph
-    maker, uses = producers(graph.equations), users(graph.equations, graph.outputs)
+    return dce(rewrite(graph, _Sums(graph).joined))
 
-    def is_inner(atom: Atom) -> bool:
-        """Whether a sum is a term of one other sum only."""
-        reader = uses.get(atom, [])
-        return len(reader) == 1 and reader[0] is not None and reader[0].name in _SUMS
 
-    def terms(equation: Equation) -> list[Atom]:
+class _Sums:
+    """The sums of a graph."""
+
+    def __init__(self, graph: Graph):
+        self._maker = producers(graph.equations)
+        self._uses = users(graph.equations, graph.outputs)
+
+    def joined(self, equation: Equation) -> Replacement | None:
+        """A sum with all its terms as a concatenation; ``None`` if it stays as it is."""
+        if equation.name not in _SUMS or self._is_inner(equation.outputs[0]):
+            return None
+        terms = self._terms(equation)
+        places = [self._place(term) for term in terms]
+        axes = [place.axis for place in places if place is not None]
+        axis = max(axes, key=axes.count, default=0)
+        if axes.count(axis) < 2:
+            return None
+        places = [p if p is not None and p.axis == axis else None for p in places]
+        return _concatenated(equation, [*map(self._array, terms, places)], places, axis)
+
+    def _is_inner(self, atom: Atom) -> bool:
+        """Whether a sum is a term of one other sum, and once."""
+        reader, *others = self._uses.get(atom, [None])
+        if reader is None or others or reader.name not in _SUMS:
+            return False
+        return sum(v is atom for v in reader.inputs) == 1
+
+    def _made_by(self, atom: Atom) -> Equation | None:
+        return None if is_literal(atom) else self._maker.get(atom)
+
+    def _terms(self, equation: Equation) -> list[Atom]:
+        """The terms of a sum and of the sums in it, in their order."""
         found: list[Atom] = []
         todo = [*reversed(equation.inputs)]
         while todo:
             atom = todo.pop()
-            inner = None if is_literal(atom) else maker.get(atom)
-            if inner is not None and inner.name in _SUMS and is_inner(atom):
+            inner = self._made_by(atom)
+            if inner is not None and inner.name in _SUMS and self._is_inner(atom):
                 todo += reversed(inner.inputs)
             else:
                 found.append(atom)
         return found
 
-    def joined(equation: Equation) -> Replacement | None:
-        if equation.name not in _SUMS or is_inner(equation.outputs[0]):
+    def _place(self, atom: Atom) -> _Place | None:
+        """The place of an array that is padded with zeros along one axis; ``None`` if it is not."""
+        equation = self._made_by(atom)
+        if equation is None or equation.name != "pad" or not self._is_zero(equation.inputs[1]):
             return None
-        found = terms(equation)
-        padded = [_padded(maker.get(t)) if not is_literal(t) else None for t in found]
-        axes = [p.axis for p in padded if p is not None]
-        axis = max(axes, key=axes.count, default=0)
-        if axes.count(axis) < 2:
+        config = equation.params["padding_config"]
+        axes = [n for n, sides in enumerate(config) if any(sides)]
+        if len(axes) != 1 or min(config[axes[0]]) < 0 or config[axes[0]][2]:
             return None
-        parts = [p if p is not None and p.axis == axis else None for p in padded]
-        return _concatenated(equation, found, parts, axis)
+        start = config[axes[0]][0]
+        return _Place(axes[0], start, start + equation.inputs[0].aval.shape[axes[0]])
 
-    return dce(rewrite(graph, joined))
+    def _is_zero(self, atom: Atom) -> bool:
+        """Whether it is a zero; `jnp.pad` converts the dtype of one."""
+        if is_literal(atom):
+            return bool(atom.val == 0)
+        maker = self._maker.get(atom)
+        return (
+            maker is not None
+            and maker.name == "convert_element_type"
+            and (self._is_zero(maker.inputs[0]))
+        )
 
-
-def _padded(equation: Equation | None) -> _Padded | None:
-    """The array that an equation pads with zeros along one axis; ``None`` if it does not."""
-    if equation is None or equation.name != "pad":
-        return None
-    array, value = equation.inputs
-    config = equation.params["padding_config"]
-    axes = [n for n, sides in enumerate(config) if any(sides)]
-    if len(axes) != 1 or not is_literal(value) or value.val != 0:
-        return None
-    low, high, between = config[axes[0]]
-    if low < 0 or high < 0 or between:
-        return None
-    return _Padded(array, axes[0], low, low + array.aval.shape[axes[0]])
+    def _array(self, term: Atom, place: _Place | None) -> Atom:
+        """The array of a term: without its zeros, if it has a place."""
+        pad = self._made_by(term)
+        return term if place is None or pad is None else pad.inputs[0]
 
 
 def _concatenated(
-    equation: Equation, terms: Sequence[Atom], padded: Sequence[_Padded | None], axis: int
-) -> Replacement:
-    """The sum, part by part along an axis. Terms stay in their order."""
+    equation: Equation, arrays: Sequence[Atom], places: Sequence[_Place | None], axis: int
+) -> Replacement | None:
+    """The sum, part by part along an axis; ``None`` if there are too many parts of terms."""
     aval = equation.outputs[0].aval
-    ends = {0, aval.shape[axis], *(n for p in padded if p is not None for n in (p.start, p.stop))}
-    bounds = sorted(ends)
+    ends = {0, aval.shape[axis], *(n for p in places if p is not None for n in (p.start, p.stop))}
+    bounds = [*itertools.pairwise(sorted(ends))]
+    here = [
+        [n for n, p in enumerate(places) if p is None or p.start <= first < p.stop]
+        for first, _ in bounds
+    ]
+    if sum(map(len, here)) > _PARTS * len(arrays):
+        return None
 
-    def part(array: jax.Array, place: _Padded | None, first: int, last: int) -> jax.Array:
+    def part(array: jax.Array, place: _Place | None, first: int, last: int) -> jax.Array:
         if not array.ndim:  # a number, the same everywhere
             return array
         shift = 0 if place is None else place.start
         return jax.lax.slice_in_dim(array, first - shift, last - shift, axis=axis)
 
     def total(*arrays: jax.Array) -> list[jax.Array]:
-        parts = []
-        for first, last in itertools.pairwise(bounds):
-            pairs = zip(arrays, padded, strict=True)
-            here = [(a, p) for a, p in pairs if p is None or p.start <= first < p.stop]
-            terms = [part(*pair, first, last) for pair in here] or [jnp.zeros((), aval.dtype)]
+        sums = []
+        for numbers, (first, last) in zip(here, bounds, strict=True):
+            parts = [part(arrays[n], places[n], first, last) for n in numbers]
+            found = functools.reduce(jax.lax.add, parts or [jnp.zeros((), aval.dtype)])
             shape = (*aval.shape[:axis], last - first, *aval.shape[axis + 1 :])
-            parts.append(jnp.broadcast_to(functools.reduce(jax.lax.add, terms), shape))
-        return [jnp.concatenate(parts, axis)]
+            sums.append(jnp.broadcast_to(found, shape))
+        return [jnp.concatenate(sums, axis)]
 
-    values = [p.array if p is not None else t for t, p in zip(terms, padded, strict=True)]
-    return build(total, values, equation.source)
+    return build(total, arrays, equation.source)

@@ -38,11 +38,23 @@ def with_carried_sums(loop: NativeLoop, arrays: Sequence[Any], time: int, run: R
     zeros = [jnp.zeros((*axes, *v.aval.shape), v.aval.dtype) for v in sums]
     found = run(inner, [*arrays, *zeros])
     first, after = len(loop.call.state), len(loop.call.state) + len(sums)
-    carried = iter([a.sum(len(axes) - 1) for a in found[first:after]])
+    carried = iter([_total(a, len(axes) - 1) for a in found[first:after]])
     end = len(found) - sum(not is_wide for is_wide in which)
     others = iter(found[end:])
     totals = [next(carried if is_wide else others) for is_wide in which]
     return [*found[:first], *found[after:end], *totals]
+
+
+def _total(a: jax.Array, axis: int) -> jax.Array:
+    """The sum over an axis, half by half: models have the bits that each would have alone.
+
+    The order of `jnp.sum` depends on the other axes.
+    """
+    while (count := a.shape[axis]) > 1:
+        half = count // 2
+        first, second, rest = jnp.split(a, (half, 2 * half), axis)
+        a = jnp.concatenate([first + second, rest], axis) if count % 2 else first + second
+    return a.squeeze(axis)
 
 
 def _wide_sums(loop: NativeLoop) -> list[bool]:

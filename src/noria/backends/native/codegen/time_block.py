@@ -55,7 +55,7 @@ from noria.backends.native.plan.panels import ALIGN, StageTiling, item_of
 from noria.backends.native.plan.stages import BlockDot, RankUpdate, Slot
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.plan.updates import VectorGroup, update_groups
-from noria.ir.graph import Value, size
+from noria.ir.graph import Atom, size
 
 
 def emit_time_block(plan: KernelPlan, module: ir.Module) -> None:
@@ -237,7 +237,7 @@ class _TimeBlock:
         shift = b.mul(b.mul(number, self.rows), i64(self.plan.lanes * item_of(value)))
         return advance(b, self.arrays["operand", operand], shift)
 
-    def _in_share(self, value: Value) -> Iterator[tuple[ir.Value, int]]:
+    def _in_share(self, value: Atom) -> Iterator[tuple[ir.Value, int]]:
         """The vectors of a value in this share, and how many numbers each has."""
         full, left = divmod(size(value), self.plan.lanes)
         yield from for_share(self.b, full, self.plan.lanes, left, self.share, self.shares)

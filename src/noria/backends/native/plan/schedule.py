@@ -56,7 +56,7 @@ class Schedule:
     lookup: Lookup
     scratch: tuple[Value, ...]
     time_block: tuple[Value, ...]
-    update_operands: tuple[Value, ...]
+    update_operands: tuple[Atom, ...]
     dots: dict[Equation, Dot]
     prologue: tuple[BlockDot, ...]
     epilogue: tuple[BlockDot, ...]

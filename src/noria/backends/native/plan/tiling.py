@@ -134,7 +134,8 @@ class KernelPlan:
         if slot.kind == "step":
             tilings = [t for p, t in self.prologue if p.source._replace(offset=0) == slot]
             read = {v for equation in schedule.equations for v in values_of(equation.inputs)}
-            read |= {*values_of(schedule.outputs), *schedule.update_operands, *schedule.previous}
+            stored = *schedule.outputs, *schedule.update_operands
+            read |= {*values_of(stored), *schedule.previous}
             if value in read:
                 return False
         else:
@@ -175,8 +176,8 @@ class KernelPlan:
         """Bytes of one row of each array of a time block; update operands have whole vectors."""
         for value in self.schedule.time_block:
             yield size(value) * item_of(value)
-        for value in self.schedule.update_operands:
-            yield self.vectors(value) * self.lanes * item_of(value)
+        for operand in self.schedule.update_operands:
+            yield self.vectors(operand) * self.lanes * item_of(operand)
 
     def block_steps(self, time: int, batch: int) -> int:
         """Steps of a time block: nearly equal blocks, with about the rows that `Tuning` names."""

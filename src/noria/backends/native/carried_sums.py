@@ -9,7 +9,7 @@ added after the loop::
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from noria.backends.base import grouped
-from noria.backends.native.loop import NativeLoop
+from noria.backends.native.loop import NativeLoop, Run
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Value, is_literal, size
-
-#: Runs a loop: its results, of its arrays.
-Run = Callable[[NativeLoop, Sequence[Any]], list[Any]]
 
 #: Steps from which a sum pays: its start and its end are arrays, too.
 _STEPS = 4
@@ -53,7 +50,7 @@ def _total(a: jax.Array, axis: int) -> jax.Array:
     while (count := a.shape[axis]) > 1:
         half = count // 2
         first, second, rest = jnp.split(a, (half, 2 * half), axis)
-        a = jnp.concatenate([first + second, rest], axis) if count % 2 else first + second
+        a = jnp.concatenate([first + second, rest], axis)
     return a.squeeze(axis)
 
 
@@ -91,7 +88,6 @@ def _carrying(loop: NativeLoop, which: Sequence[bool]) -> tuple[NativeLoop, list
     counts = tuple(len(some) for some in others)
     state = (*call.state, *sums)
     inner = loop.with_call(replace(call, graph=changed, state=state, accumulators=counts))
-    inner.kernels = loop.kernels  # the program holds ``loop``
     if loop.models is not None:
         inner.of_models |= {(v, False) for v in sums}
     return inner, sums

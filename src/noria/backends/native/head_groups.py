@@ -10,7 +10,7 @@ the batch, an array of the rows is the array of the heads as it is: nothing is c
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +18,11 @@ import jax.numpy as jnp
 
 from noria._integers import ceil_div
 from noria._jax import ShapedArray
-from noria.backends.native.loop import NativeLoop
+from noria.backends.native.loop import NativeLoop, Run
 from noria.backends.native.lower.legalize import legal_step
 from noria.backends.native.lower.supported import UnsupportedEquation
 from noria.backends.native.machine import using
-from noria.backends.native.plan.cores import cores
+from noria.backends.native.plan.work import flops_beside_products, most_threads
 from noria.ir.graph import (
     Atom,
     Equation,
@@ -34,10 +34,7 @@ from noria.ir.graph import (
     size_in_bytes,
     values_in,
 )
-from noria.ir.primitives import COMBINE, ELEMENTWISE, VIEWS
-
-#: Runs a loop: its results, of its arrays.
-Run = Callable[[NativeLoop, Sequence[Any]], list[Any]]
+from noria.ir.primitives import COMBINE, ELEMENTWISE
 
 #: The axis of the groups, of each value that has one.
 Axes = dict[Value, int]
@@ -65,13 +62,12 @@ def with_head_groups(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Ru
 def _count(loop: NativeLoop, time: int, batch: int) -> int:
     """The groups of each example: as many as all threads need, if the heads can be so divided."""
     call, tuning = loop.call, loop.tuning
-    threads = tuning.threads or cores()
+    threads = most_threads(tuning)
     if loop.models is not None or call.accumulators or time <= 1 or not 0 < batch < threads:
         return 1
     if bytes_of_matrices(call.state) < tuning.matrix_state_bytes:
         return 1
-    results = [v for e in call.graph.equations if e.name not in VIEWS for v in e.outputs]
-    if 4 * sum(map(size, results)) * time * batch < 2 * tuning.thread_flops:
+    if flops_beside_products(call.graph.equations) * time * batch < 2 * tuning.thread_flops:
         return 1
     heads = math.gcd(*(v.aval.shape[0] if v.aval.ndim else 1 for v in call.state))
     counts = [n for n in range(2, heads + 1) if heads % n == 0]
@@ -246,9 +242,7 @@ class _Grouped:
         )
         known = {v: a for v, a in loop.known.items() if v not in self._axes}
         previous, steps = self._parts(loop.previous), frozenset(inner.steps)
-        found = NativeLoop(inner, previous, steps, loop.isa, loop.tuning, known)
-        found.kernels = loop.kernels  # the program holds ``loop``
-        return found
+        return NativeLoop(inner, previous, steps, loop.isa, loop.tuning, known)
 
     def _equation(self, equation: Equation) -> Equation:
         """The equation of one group; a few primitives name shapes."""

@@ -33,12 +33,19 @@ def by_xla(
 
 def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = by_xla) -> list[Any]:
     """The results of a loop, by machine code. ``arrays`` have shapes and ``swapaxes``."""
-    call = functools.partial(_call, time=time, run=run)
+    call = functools.partial(_call, time=time, run=run, held=loop.kernels)
     by_heads = functools.partial(with_head_groups, time=time, run=call)
     return with_carried_sums(loop, arrays, time, by_heads)
 
 
-def _call(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[Any]:
+def _call(
+    loop: NativeLoop,
+    arrays: Sequence[Any],
+    time: int,
+    run: Run,
+    held: dict[str, kernels.Kernel],
+) -> list[Any]:
+    """The results of one kernel, which joins those that are ``held`` for the program."""
     batch, models = loop.batch(arrays), loop.models or 1
     if not time * batch * models:
         return loop(*arrays, time=time)
@@ -74,7 +81,7 @@ def _call(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[
         functools.partial(_swapped, which=wanted, by_model=of_results), loop.structs(time, batch)
     )
     kernel = kernels.kernel_of(plan, loop.isa)
-    loop.kernels[kernel.name] = kernel
+    held[kernel.name] = kernel
     if plan.given_panels is not None and known is not None:
         if shares > 1:
             kernels.helpers().start()

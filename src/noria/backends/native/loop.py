@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -26,6 +26,9 @@ from noria.backends.native.machine import Isa, Tuning
 from noria.backends.native.runtime import kernels
 from noria.ir.graph import Env, Value
 from noria.ir.passes import extract
+
+#: Runs a loop: its results, of its arrays.
+Run: TypeAlias = Callable[["NativeLoop", Sequence[Any]], list[Any]]
 
 #: The value of an array, and whether it is the boundary of the value.
 Input = tuple[Value, bool]
@@ -71,7 +74,7 @@ class NativeLoop:
         self.previous, self.time_major = previous, time_major
         self.isa, self.tuning, self.known = isa, tuning, known
         self.models, self.of_models = models, of_models
-        #: The requested kernels. An executable holds them too, but only once it is compiled.
+        #: The kernels of its program. An executable holds them too, but only once it is compiled.
         self.kernels: dict[str, kernels.Kernel] = {}
 
     def __reduce__(self) -> Any:

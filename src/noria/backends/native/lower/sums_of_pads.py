@@ -25,9 +25,10 @@ _SUMS = ("add", "add_any")
 _PARTS = 6
 
 
-class _Place(NamedTuple):
-    """Where a padded array is along an axis: between zeros, from a start to a stop."""
+class _Term(NamedTuple):
+    """An array of a sum, from a start to a stop along an axis; beside it are zeros."""
 
+    array: Atom
     axis: int
     start: int
     stop: int
@@ -52,13 +53,20 @@ class _Sums:
         if equation.name not in _SUMS or self._is_inner(equation.outputs[0]):
             return None
         terms = self._terms(equation)
-        places = [self._place(term) for term in terms]
-        axes = [place.axis for place in places if place is not None]
+        padded = [self._padded(term) for term in terms]
+        axes = [term.axis for term in padded if term is not None]
         axis = max(axes, key=axes.count, default=0)
         if axes.count(axis) < 2:
             return None
-        places = [p if p is not None and p.axis == axis else None for p in places]
-        return _concatenated(equation, [*map(self._array, terms, places)], places, axis)
+        width = equation.outputs[0].aval.shape[axis]
+        return _concatenated(
+            equation,
+            [
+                found if found is not None and found.axis == axis else _Term(term, axis, 0, width)
+                for term, found in zip(terms, padded, strict=True)
+            ],
+            axis,
+        )
 
     def _is_inner(self, atom: Atom) -> bool:
         """Whether a sum is a term of one other sum, and once."""
@@ -83,62 +91,54 @@ class _Sums:
                 found.append(atom)
         return found
 
-    def _place(self, atom: Atom) -> _Place | None:
-        """The place of an array that is padded with zeros along one axis; ``None`` if it is not."""
+    def _padded(self, atom: Atom) -> _Term | None:
+        """An array that is padded with zeros along one axis; ``None`` if it is not."""
         equation = self._made_by(atom)
         if equation is None or equation.name != "pad" or not self._is_zero(equation.inputs[1]):
             return None
-        config = equation.params["padding_config"]
+        array, config = equation.inputs[0], equation.params["padding_config"]
         axes = [n for n, sides in enumerate(config) if any(sides)]
-        if len(axes) != 1 or min(config[axes[0]]) < 0 or config[axes[0]][2]:
+        if len(axes) != 1:
             return None
-        start = config[axes[0]][0]
-        return _Place(axes[0], start, start + equation.inputs[0].aval.shape[axes[0]])
+        low, high, between = config[axes[0]]
+        if min(low, high) < 0 or between:
+            return None
+        return _Term(array, axes[0], low, low + array.aval.shape[axes[0]])
 
     def _is_zero(self, atom: Atom) -> bool:
         """Whether it is a zero; `jnp.pad` converts the dtype of one."""
         if is_literal(atom):
             return bool(atom.val == 0)
-        maker = self._maker.get(atom)
-        return (
-            maker is not None
-            and maker.name == "convert_element_type"
-            and (self._is_zero(maker.inputs[0]))
-        )
-
-    def _array(self, term: Atom, place: _Place | None) -> Atom:
-        """The array of a term: without its zeros, if it has a place."""
-        pad = self._made_by(term)
-        return term if place is None or pad is None else pad.inputs[0]
+        maker = self._made_by(atom)
+        if maker is None or maker.name != "convert_element_type":
+            return False
+        return self._is_zero(maker.inputs[0])
 
 
-def _concatenated(
-    equation: Equation, arrays: Sequence[Atom], places: Sequence[_Place | None], axis: int
-) -> Replacement | None:
+def _concatenated(equation: Equation, terms: Sequence[_Term], axis: int) -> Replacement | None:
     """The sum, part by part along an axis; ``None`` if there are too many parts of terms."""
     aval = equation.outputs[0].aval
-    ends = {0, aval.shape[axis], *(n for p in places if p is not None for n in (p.start, p.stop))}
+    ends = {0, aval.shape[axis], *(n for term in terms for n in (term.start, term.stop))}
     bounds = [*itertools.pairwise(sorted(ends))]
     here = [
-        [n for n, p in enumerate(places) if p is None or p.start <= first < p.stop]
+        [n for n, term in enumerate(terms) if term.start <= first < term.stop]
         for first, _ in bounds
     ]
-    if sum(map(len, here)) > _PARTS * len(arrays):
+    if sum(map(len, here)) > _PARTS * len(terms):
         return None
 
-    def part(array: jax.Array, place: _Place | None, first: int, last: int) -> jax.Array:
+    def part(array: jax.Array, start: int, first: int, last: int) -> jax.Array:
         if not array.ndim:  # a number, the same everywhere
             return array
-        shift = 0 if place is None else place.start
-        return jax.lax.slice_in_dim(array, first - shift, last - shift, axis=axis)
+        return jax.lax.slice_in_dim(array, first - start, last - start, axis=axis)
 
     def total(*arrays: jax.Array) -> list[jax.Array]:
         sums = []
         for numbers, (first, last) in zip(here, bounds, strict=True):
-            parts = [part(arrays[n], places[n], first, last) for n in numbers]
+            parts = [part(arrays[n], terms[n].start, first, last) for n in numbers]
             found = functools.reduce(jax.lax.add, parts or [jnp.zeros((), aval.dtype)])
             shape = (*aval.shape[:axis], last - first, *aval.shape[axis + 1 :])
             sums.append(jnp.broadcast_to(found, shape))
         return [jnp.concatenate(sums, axis)]
 
-    return build(total, arrays, equation.source)
+    return build(total, [term.array for term in terms], equation.source)

@@ -1,5 +1,6 @@
 """The division of a call into the shares of threads."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from noria._integers import ceil_div
@@ -7,7 +8,7 @@ from noria.backends.native.machine import Tuning
 from noria.backends.native.plan.cores import cores
 from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.schedule import Schedule
-from noria.ir.graph import size
+from noria.ir.graph import Equation, size
 from noria.ir.primitives import VIEWS
 
 
@@ -27,6 +28,16 @@ class Division(NamedTuple):
     rows: int
     block_rows: int
     of_examples: bool
+
+
+def most_threads(tuning: Tuning) -> int:
+    """The threads of a call that is large enough."""
+    return tuning.threads or cores()
+
+
+def flops_beside_products(equations: Iterable[Equation]) -> int:
+    """Operations of a step for one example: some for each number that is computed."""
+    return 4 * sum(size(v) for e in equations if e.name not in VIEWS for v in e.outputs)
 
 
 def divided(schedule: Schedule, time: int, batch: int, models: int, tuning: Tuning) -> Division:
@@ -52,11 +63,10 @@ def _shares(
     """
     products = {equation: 2 * dot.depth * dot.width for equation, dot in schedule.dots.items()}
     hoisted = sum(products[p.equation] for p in (*schedule.prologue, *schedule.epilogue))
-    results = [v for e in schedule.equations if e.name not in VIEWS for v in e.outputs]
-    step = sum(products.values()) - hoisted + 4 * sum(map(size, results))
+    step = sum(products.values()) - hoisted + flops_beside_products(schedule.equations)
     # Prologue and epilogue of a time block are always divided by features.
     block = hoisted + sum(2 * size(accumulator) for accumulator in schedule.accumulators)
-    threads = tuning.threads or cores()
+    threads = most_threads(tuning)
     flops = models * time * batch * (step + block)
     shares = max(1, min(threads, flops // tuning.thread_flops))
     if models >= shares:

@@ -6,8 +6,10 @@ one by one on CPUs. Under the name ``composed`` it composes chunks of steps in p
 devices. Under the name ``by-hand`` it calls `jax.lax.associative_scan` over all steps, as one would
 write it by hand; JAX differentiates the call.
 
-Calls alternate in one process. A number is the median over turns of the time of ``plain`` divided
-by the time of the backend: wall-clock time, and in brackets processor time.
+The calls of ``plain`` and of one other backend alternate, and all are in one process. With more
+backends in turn, the next call would wait while the system takes back the gigabyte of the form by
+hand. A number is the median over turns of the time of ``plain`` divided by the time of the backend:
+wall-clock time, and in brackets processor time.
 """
 
 import statistics
@@ -143,20 +145,26 @@ def program(mode: str, layer: nr.Recurrence, backend: str, xs: jax.Array) -> Cal
 
 def compared(calls: Sequence[Callable[[], Any]], turns: int) -> list[str]:
     """For each call but the first: the time of the first divided by its own."""
-    for call in calls:
-        jax.block_until_ready(call())
-    found: list[list[tuple[float, float]]] = []
-    for turn in range(turns):
-        order = range(len(calls))[:: 1 if turn % 2 else -1]
-        times = {which: _clock(calls[which]) for which in order}
-        found.append([times[which] for which in range(len(calls))])
-    first = statistics.median(turn[0][0] for turn in found)
-    texts = [f"{1e3 * first:.2f} ms"]
-    for which in range(1, len(calls)):
-        ratios = [[turn[0][k] / turn[which][k] for turn in found] for k in (0, 1)]
+    first, *others = calls
+    pairs = [_turns(first, other, turns) for other in others]
+    texts = [f"{1e3 * statistics.median(one[0] for one, _ in pairs[0]):.2f} ms"]
+    for found in pairs:
+        ratios = [[one[k] / other[k] for one, other in found] for k in (0, 1)]
         wall, processor = map(statistics.median, ratios)
         texts.append(f"{wall:.2f} ({processor:.2f})")
     return texts
+
+
+def _turns(one: Callable[[], Any], other: Callable[[], Any], turns: int) -> list[Any]:
+    """The times of two calls that alternate."""
+    for call in (one, other):
+        jax.block_until_ready(call())
+    found = []
+    for turn in range(turns):
+        order = [one, other][:: 1 if turn % 2 else -1]
+        times = {call: _clock(call) for call in order}
+        found.append((times[one], times[other]))
+    return found
 
 
 def _clock(call: Callable[[], Any]) -> tuple[float, float]:

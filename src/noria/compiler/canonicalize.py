@@ -9,7 +9,8 @@
 `slices_first`       ``split(W x + U h)``             ``split(W x) + split(U h)``
 ==================== ================================ ==============================================
 
-`noria.compiler.contractions` has the rules that bring all spellings of a product into one form.
+`noria.compiler.contractions` has the rules that bring all spellings of a product into one form, and
+`noria.compiler.solves` those for systems of linear equations.
 
 The level of a value is the highest level among the values that it depends on: `CONSTANT`
 (parameters), `INPUT` (of the step), `STATE`.
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 from noria._jax import call, parts_of
 from noria.compiler.contractions import canonical_contractions
 from noria.compiler.levels import CONSTANT, STATE, level_of
+from noria.compiler.solves import positive_solves
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import (
@@ -63,6 +65,7 @@ def canonicalize(
     If the step runs only ``once``, weights are not copied in order to split or merge products.
     """
     graph = unroll(graph)
+    graph = positive_solves(graph, dependence(graph.equations, sources))
     if contractions:
         graph = canonical_contractions(graph, sources)
     for rule in (operand_first, *([] if once else [split_products]), regroup_sums):

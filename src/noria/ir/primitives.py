@@ -173,6 +173,12 @@ ELEMENTWISE = {
 }
 
 
+#: A system of linear equations, ``A, b -> x``: see `noria.compiler.solves`.
+SOLVE = "noria_positive_solve"
+
+#: Primitives whose results have native code only where they are stored: each number needs many.
+WHOLE = frozenset({"dot_general", SOLVE, *COMBINE})
+
 #: Primitives that hold a jaxpr.
 CALLS = frozenset("scan while cond custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
 

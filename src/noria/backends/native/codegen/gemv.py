@@ -130,3 +130,19 @@ def horizontal(
         vectors = [add(b.shuffle_vector(u, v, low), b.shuffle_vector(u, v, high)) for u, v in pairs]
         block //= 2
     return vectors[0]
+
+
+def across_lanes(
+    b: ir.IRBuilder, vector: ir.Value, combine: Callable[[ir.Value, ir.Value], ir.Value]
+) -> ir.Value:
+    """All lanes of a vector combined: its halves, then quarters, and so on."""
+    width = vector.type.count
+    while width > 1:
+        width //= 2
+        kind = ir.VectorType(I32, width)
+        halves = [
+            b.shuffle_vector(vector, vector, ir.Constant(kind, [*range(start, start + width)]))
+            for start in (0, width)
+        ]
+        vector = combine(*halves)
+    return b.extract_element(vector, ir.Constant(I32, 0))

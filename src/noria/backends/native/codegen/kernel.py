@@ -18,6 +18,8 @@ element-wise part (`row`) reads the tile and stores the results.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import TypeAlias
 
 from llvmlite import ir
 
@@ -33,9 +35,8 @@ from noria.backends.native.codegen.addresses import (
     vector_of,
 )
 from noria.backends.native.codegen.elementwise import element, in_memory
-from noria.backends.native.codegen.gemv import gemv
+from noria.backends.native.codegen.gemv import across_lanes, gemv
 from noria.backends.native.codegen.llvm import (
-    I32,
     advance,
     bytes_of,
     constant,
@@ -54,8 +55,16 @@ from noria.backends.native.codegen.matrix_product import ProductStageCode
 from noria.backends.native.codegen.packing import emit_pack, pack_block
 from noria.backends.native.codegen.products import Rows, multiply, split
 from noria.backends.native.codegen.row import combine, emit_row, neutral
+from noria.backends.native.codegen.solve import SolveStageCode
 from noria.backends.native.codegen.time_block import emit_time_block
-from noria.backends.native.plan.panels import ALIGN, MatrixTiling, Panel, StageTiling, item_of
+from noria.backends.native.plan.panels import (
+    ALIGN,
+    MatrixTiling,
+    Panel,
+    SolveTiling,
+    StageTiling,
+    item_of,
+)
 from noria.backends.native.plan.stages import Stage
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.ir.graph import size
@@ -68,6 +77,9 @@ def emit(plan: KernelPlan) -> ir.Module:
     _Run(plan, module).emit()
     emit_time_block(plan, module)
     return module
+
+
+AnyTiling: TypeAlias = StageTiling | MatrixTiling | SolveTiling
 
 
 class _Run:
@@ -178,17 +190,15 @@ class _Run:
 
     # --- stages -----------------------------------------------------------------------------------
 
-    def _is_by_features(self, tiling: StageTiling | MatrixTiling) -> bool:
+    def _is_by_features(self, tiling: AnyTiling) -> bool:
         """Whether threads share the features of a stage: reductions and matrices need all."""
         is_flat = isinstance(tiling, StageTiling) and not tiling.stage.reductions
         return self.plan.by_features and is_flat
 
-    def _stage(self, tiling: StageTiling | MatrixTiling) -> None:
+    def _stage(self, tiling: AnyTiling) -> None:
         b, plan = self.b, self.plan
-        if isinstance(tiling, MatrixTiling):
-            axis, code = tiling.tiled_axis, MatrixStageCode(self.addresses, tiling)
-            if axis is not None:
-                code = ProductStageCode(self.addresses, tiling, axis)
+        if not isinstance(tiling, StageTiling):
+            code = self._by_example(tiling)
             with loop(b, self.first, self.last) as row:
                 code.emit(row)
             return
@@ -209,6 +219,14 @@ class _Run:
                 for j, counts in for_share(b, *plan.counts(tiling), share, shares):
                     emit_row(self.addresses, tiling, row, j, None, counts)
         self._finish_reductions(tiling.stage)
+
+    def _by_example(self, tiling: MatrixTiling | SolveTiling) -> MatrixStageCode | SolveStageCode:
+        """The code of a stage that takes one example after the other."""
+        if isinstance(tiling, SolveTiling):
+            return SolveStageCode(self.addresses, tiling)
+        if tiling.tiled_axis is None:
+            return MatrixStageCode(self.addresses, tiling)
+        return ProductStageCode(self.addresses, tiling, tiling.tiled_axis)
 
     def _tile_by_tile(self, tiling: StageTiling, j: ir.Value, counts: Sequence[int]) -> None:
         """One block of features, for the rows of the batch in tiles of nearly equal size."""
@@ -292,16 +310,7 @@ class _Run:
             for equation, slots in stage.reductions:
                 kind = ir.VectorType(element(equation.inputs[0].aval.dtype), lanes)
                 found = b.load(self.addresses.reduction_at(equation, row), typ=kind, align=4)
-                width = lanes
-                while width > 1:
-                    width //= 2
-                    mask = ir.VectorType(I32, width)
-                    halves = [
-                        b.shuffle_vector(found, found, ir.Constant(mask, [*range(s, s + width)]))
-                        for s in (0, width)
-                    ]
-                    found = combine(b, equation, *halves)
-                number = b.extract_element(found, ir.Constant(I32, 0))
+                number = across_lanes(b, found, partial(combine, b, equation))
                 for slot in slots:
                     address = self.addresses.address(slot, 0, row)
                     b.store(number, address, align=item_of(equation.inputs[0]))

@@ -11,7 +11,7 @@ stage reads only values that stages of lower levels have stored::
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from noria.backends.native.plan.lookup import SpansPieces, pieces_of
 from noria.backends.native.plan.matrices import Matrices, MatrixStage
@@ -21,17 +21,20 @@ from noria.backends.native.plan.stages import (
     Elementwise,
     Load,
     Slot,
+    SolveStage,
     Stage,
 )
 from noria.backends.native.plan.storage import Storage
 from noria.ir.graph import Atom, Equation, size, values_of
-from noria.ir.primitives import COMBINE, TRANSCENDENTAL
+from noria.ir.primitives import COMBINE, SOLVE, TRANSCENDENTAL
+
+AnyStage: TypeAlias = Stage | MatrixStage | SolveStage
 
 #: The level and the extent of a stage.
 _Key = tuple[int, int]
 
 
-def fuse(storage: Storage) -> list[Stage | MatrixStage]:
+def fuse(storage: Storage) -> list[AnyStage]:
     """The stages of a step; further values are stored until each can be computed.
 
     A new slot can change the stages, so they are made again until no value lacks one.
@@ -50,6 +53,7 @@ class _Fusion:
 
     Attributes:
         stages: the stages by level and extent.
+        solves: the systems of linear equations, each with its level.
         levels: the level at which a stored value is computed.
     """
 
@@ -57,15 +61,16 @@ class _Fusion:
         self.storage, self.lookup = storage, storage.lookup
         self.stages: dict[_Key, Stage] = {}
         self.levels: dict[Any, int] = {}
+        self.solves: list[tuple[int, SolveStage]] = []
         self.matrices = Matrices(storage, self.levels) if storage.lookup.matrix else None
 
-    def in_order(self) -> list[Stage | MatrixStage]:
+    def in_order(self) -> list[AnyStage]:
         """The stages by level."""
         found = [*((level, stage) for (level, _), stage in sorted(self.stages.items()))]
         if self.matrices is None:
             return [stage for _, stage in found]
-        both: list[tuple[int, Stage | MatrixStage]] = [*found, *self.matrices.stages]
-        return [stage for _, stage in sorted(both, key=lambda pair: pair[0])]
+        every: list[tuple[int, AnyStage]] = [*found, *self.matrices.stages, *self.solves]
+        return [stage for _, stage in sorted(every, key=lambda pair: pair[0])]
 
     def run(self) -> list[Any]:
         """Make the stages; the values that must be stored first, if any."""
@@ -116,6 +121,8 @@ class _Fusion:
 
     def _place_in(self, value: Atom, slots: tuple[Slot, ...]) -> int:
         equation = self.lookup.producer[value]
+        if equation.name == SOLVE:
+            return self._place_solve(equation, slots)
         if self.matrices is not None and self.matrices.owns(value):
             return self.matrices.place(value, slots)
         if equation.name == "concatenate":
@@ -133,6 +140,15 @@ class _Fusion:
         stage = self._stage(level, size(value))
         stage.stores.append((value, slots))
         stage.local.add(value)
+        return level
+
+    def _place_solve(self, equation: Equation, slots: tuple[Slot, ...]) -> int:
+        """The level after those of the matrices and the right sides, which are stored."""
+        level = 0
+        for value in equation.inputs:
+            self._require(value)
+            level = max(level, self.levels.get(value, -1) + 1)
+        self.solves.append((level, SolveStage(equation, slots)))
         return level
 
     def _place_pieces(self, equation: Equation, slots: tuple[Slot, ...]) -> int:

@@ -18,7 +18,7 @@ from noria.backends.native.plan.lookup import Lookup, SpansPieces
 from noria.backends.native.plan.maps import map_of_view, map_to_piece, place_along
 from noria.backends.native.plan.stages import Constant
 from noria.ir.graph import Atom, Equation, Value, is_literal, size
-from noria.ir.primitives import COMBINE, MATRIX_VIEWS
+from noria.ir.primitives import MATRIX_VIEWS, WHOLE
 
 
 class LoadAt(NamedTuple):
@@ -71,7 +71,7 @@ class MatrixLookup:
             ):
                 return LoadAt(atom, access)
             equation = self.lookup.producer[atom]
-            if equation.name == "dot_general" or equation.name in COMBINE:
+            if equation.name in WHOLE:
                 raise SpansPieces(atom)
             if equation.name in MATRIX_VIEWS:
                 access = self._through(atom, domain, access, map_of_view(equation, atom))
@@ -94,7 +94,7 @@ class MatrixLookup:
         if atom in self.lookup.leaves or access != identity(domain):
             return False
         name = self.lookup.producer[atom].name
-        return name not in ("concatenate", "dot_general") and name not in COMBINE
+        return name != "concatenate" and name not in WHOLE
 
     def nodes(
         self, roots: Iterable[Atom], domain: Domain, inlined: Callable[[Value], bool]

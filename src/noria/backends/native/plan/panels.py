@@ -8,7 +8,7 @@ import numpy as np
 from noria._integers import ceil_div
 from noria.backends.native.plan import matrix_unit
 from noria.backends.native.plan.matrices import MatrixStage
-from noria.backends.native.plan.stages import Dot, DotColumns, Stage
+from noria.backends.native.plan.stages import Dot, DotColumns, SolveStage, Stage
 from noria.ir.graph import Atom
 
 #: Panels and arrays begin at multiples of so many bytes: a cache line, and the widest vector.
@@ -108,6 +108,16 @@ class MatrixTiling:
     def counts(self, lanes: int) -> tuple[int, list[int], list[int]]:
         """As `KernelPlan.counts`."""
         return counts_of(self.stage.domain[-1], self.vectors, lanes)
+
+
+@dataclass(frozen=True)
+class SolveTiling:
+    """A stage of systems of linear equations; the rows of a matrix have ``vectors`` vectors."""
+
+    stage: SolveStage
+    vectors: int
+    panels: tuple[Panel, ...] = ()
+    row_stride: int = 0
 
 
 def counts_of(extent: int, vectors: int, lanes: int) -> tuple[int, list[int], list[int]]:

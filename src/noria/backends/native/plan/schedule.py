@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from noria.backends.base import aval_of_total, grouped
 from noria.backends.native.lower.legalize import legal_step
 from noria.backends.native.plan.accumulators import rank_updates
-from noria.backends.native.plan.fusion import fuse
+from noria.backends.native.plan.fusion import AnyStage, fuse
 from noria.backends.native.plan.hoist import hoist_to_block
 from noria.backends.native.plan.lookup import Lookup
-from noria.backends.native.plan.matrices import MatrixStage
-from noria.backends.native.plan.stages import BlockDot, Dot, RankUpdate, Slot, Stage
+from noria.backends.native.plan.stages import BlockDot, Dot, RankUpdate, Slot
 from noria.backends.native.plan.storage import Storage
 from noria.ir.graph import Atom, Equation, Graph, Value
 
@@ -61,7 +60,7 @@ class Schedule:
     prologue: tuple[BlockDot, ...]
     epilogue: tuple[BlockDot, ...]
     updates: tuple[RankUpdate, ...]
-    stages: tuple[Stage | MatrixStage, ...]
+    stages: tuple[AnyStage, ...]
 
     @property
     def slots(self) -> dict[Value, Slot]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from noria.ir.graph import Atom, Equation
+from noria.ir.graph import Atom, Equation, size
 
 
 class Slot(NamedTuple):
@@ -137,3 +137,29 @@ class Stage:
     reductions: list[tuple[Equation, tuple[Slot, ...]]] = field(default_factory=list)
     columns: list[DotColumns] = field(default_factory=list)
     local: set[Any] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class SolveStage:
+    """The solutions of systems of linear equations, and the slots that they go to.
+
+    Matrices and right sides are stored values. A system has several right sides, its columns.
+    """
+
+    equation: Equation
+    slots: tuple[Slot, ...]
+
+    @property
+    def unknowns(self) -> int:
+        """The unknowns of a system."""
+        return int(self.equation.outputs[0].aval.shape[-1])
+
+    @property
+    def columns(self) -> int:
+        """The columns of a system."""
+        return int(self.equation.outputs[0].aval.shape[-2])
+
+    @property
+    def systems(self) -> int:
+        """The systems of an example."""
+        return size(self.equation.outputs[0]) // (self.columns * self.unknowns)

@@ -16,18 +16,27 @@ from noria._integers import ceil_div
 from noria._jax import ShapedArray
 from noria.backends.native.machine import Isa, Tuning
 from noria.backends.native.plan import matrix_unit
-from noria.backends.native.plan.matrices import MatrixStage
+from noria.backends.native.plan.fusion import AnyStage
 from noria.backends.native.plan.panels import (
     MatrixTiling,
     Panel,
     PanelSegment,
+    SolveTiling,
     StageTiling,
     aligned,
     counts_of,
     item_of,
 )
 from noria.backends.native.plan.schedule import Schedule
-from noria.backends.native.plan.stages import BlockDot, Dot, DotColumns, RankUpdate, Slot, Stage
+from noria.backends.native.plan.stages import (
+    BlockDot,
+    Dot,
+    DotColumns,
+    RankUpdate,
+    Slot,
+    SolveStage,
+    Stage,
+)
 from noria.backends.native.plan.work import Division
 from noria.ir.graph import Atom, Value, size, values_of
 
@@ -111,19 +120,14 @@ class KernelPlan:
         )
         block_width = tuning.panel_vectors[many]
         step_width = self._step_width(division.rows, block_width)
-        self.tilings = [
-            self._tiling(stage, tuning.block_vectors, step_width, self.by_unit[0])
-            if isinstance(stage, Stage)
-            else self._of_matrix(stage)
-            for stage in schedule.stages
-        ]
+        self.tilings = [self._of_step(stage, step_width) for stage in schedule.stages]
         self.prologue, self.epilogue = (
             self._of_block(products, block_width)
             for products in (schedule.prologue, schedule.epilogue)
         )
         self.by_example = [slot for slot in batch_major if self._is_of_unit(slot)]
-        self.one_by_one = not any(tiling.panels for tiling in self.tilings) and any(
-            isinstance(tiling, MatrixTiling) for tiling in self.tilings
+        self.one_by_one = not any(tiling.panels for tiling in self.tilings) and not all(
+            isinstance(tiling, StageTiling) for tiling in self.tilings
         )
         flat = [stage for stage in schedule.stages if isinstance(stage, Stage)]
         self.reductions = [pair for stage in flat for pair in stage.reductions]
@@ -370,7 +374,11 @@ class KernelPlan:
         """
         return counts_of(tiling.stage.extent, tiling.vectors, self.lanes)
 
-    def _of_matrix(self, stage: MatrixStage) -> MatrixTiling:
+    def _of_step(self, stage: AnyStage, width: int) -> StageTiling | MatrixTiling | SolveTiling:
+        if isinstance(stage, Stage):
+            return self._tiling(stage, self._tuning.block_vectors, width, self.by_unit[0])
+        if isinstance(stage, SolveStage):
+            return SolveTiling(stage, ceil_div(stage.unknowns, self.lanes))
         axis = stage.tiled_axis(self.schedule.lookup)
         most = self._matrix_vectors[axis is not None]
         return MatrixTiling(stage, min(most, ceil_div(stage.domain[-1], self.lanes)), axis)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 from noria._integers import ceil_div
 from noria.backends.native.machine import Tuning
 from noria.backends.native.plan.cores import cores
-from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.schedule import Schedule
+from noria.backends.native.plan.stages import Stage
 from noria.ir.graph import Equation, size
-from noria.ir.primitives import VIEWS
+from noria.ir.primitives import SOLVE, VIEWS
 
 
 class Division(NamedTuple):
@@ -37,7 +37,14 @@ def most_threads(tuning: Tuning) -> int:
 
 def flops_beside_products(equations: Iterable[Equation]) -> int:
     """Operations of a step for one example: some for each number that is computed."""
-    return 4 * sum(size(v) for e in equations if e.name not in VIEWS for v in e.outputs)
+    return 4 * sum(map(_numbers, equations))
+
+
+def _numbers(equation: Equation) -> int:
+    if equation.name == SOLVE:  # n - 1 rows of the matrix are subtracted from those after them
+        matrix = equation.inputs[0]
+        return size(matrix) * matrix.aval.shape[-1] // 2
+    return 0 if equation.name in VIEWS else sum(map(size, equation.outputs))
 
 
 def divided(schedule: Schedule, time: int, batch: int, models: int, tuning: Tuning) -> Division:
@@ -72,7 +79,7 @@ def _shares(
     if models >= shares:
         return shares, False
     work = step * batch // len(schedule.stages)
-    reduces = any(isinstance(stage, MatrixStage) or stage.reductions for stage in schedule.stages)
+    reduces = any(not isinstance(stage, Stage) or stage.reductions for stage in schedule.stages)
     is_cached = schedule.weight_bytes <= tuning.cached_weight_bytes
     few = tuning.feature_rows if is_cached else tuning.uncached_feature_rows
     is_divisible = time == 1 or not reduces

@@ -1,0 +1,98 @@
+"""Systems of linear equations in a step: one equation for each, with its matrix.
+
+JAX writes ``solve(A, b, assume_a="pos")`` of `jax.scipy.linalg` as two equations. The first one
+factors the matrix, the second one has functions that multiply with the matrix, and that solve with
+the factor. One equation ``A, b -> x`` has a derivative and native code of its own.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from noria._jax import parts_of, positive_solve
+from noria.compiler.levels import STATE, level_of
+from noria.ir.build import build
+from noria.ir.graph import Atom, Equation, Graph, is_literal
+from noria.ir.passes import Replacement, dce, producers, rewrite
+
+#: The largest system with an equation of its own: native code holds the matrix in the first-level
+#: cache.
+MOST_UNKNOWNS = 64
+
+
+def positive_solves(graph: Graph, levels: dict[Any, int]) -> Graph:
+    """Each small system that depends on the state, solved by Cholesky's method, is one equation."""
+    if not any(e.name == "custom_linear_solve" for e in graph.equations):
+        return graph
+    maker = producers(graph.equations)
+
+    def solve(equation: Equation) -> Replacement | None:
+        if equation.name != "custom_linear_solve":
+            return None
+        matrix, right = equation.inputs[0], equation.inputs[-1]
+        order = _order(equation)
+        if order is None or not _is_small(matrix, right):
+            return None
+        if max(level_of(levels, matrix), level_of(levels, right)) < STATE:
+            return None
+        if not any(_is_factor(v, matrix, maker) for v in equation.inputs):
+            return None
+
+        def solved(a: jax.Array, b: jax.Array) -> list[jax.Array]:
+            turned = b.transpose(order)
+            found = positive_solve(a, turned.reshape(*a.shape[:-2], -1, a.shape[-1]))
+            return [found.reshape(turned.shape).transpose(np.argsort(order))]
+
+        return build(solved, [matrix, right], equation.source)
+
+    return dce(rewrite(graph, solve))
+
+
+def _is_small(matrix: Atom, right: Atom) -> bool:
+    dtypes = {matrix.aval.dtype, right.aval.dtype}
+    is_float = dtypes in ({np.dtype(np.float32)}, {np.dtype(np.float64)})
+    return is_float and matrix.aval.shape[-1] <= MOST_UNKNOWNS
+
+
+def _order(equation: Equation) -> list[int] | None:
+    """The axes of the right side in the order heads, columns, unknowns.
+
+    ``None`` if the system is not ``A x = b``, with one matrix for each head.
+    """
+    matrix, right = equation.inputs[0], equation.inputs[-1]
+    inner, consts = parts_of(equation.params["jaxprs"].matvec)
+    if consts or len(inner.invars) != 2 or not inner.eqns or len(equation.outputs) != 1:
+        return None
+    product, *moves = inner.eqns
+    if product.primitive.name != "dot_general" or [*product.invars] != [*inner.invars]:
+        return None
+    ((rows,), (unknown,)), (of_matrix, heads) = product.params["dimension_numbers"]
+    last = matrix.aval.ndim - 1
+    if rows != last or [*of_matrix] != [*range(last - 1)]:
+        return None
+    columns = [n for n in range(right.aval.ndim) if n not in (*heads, unknown)]
+    made = [*heads, unknown, *columns]
+    for move in moves:
+        if move.primitive.name != "transpose":
+            return None
+        made = [made[n] for n in move.params["permutation"]]
+    return [*heads, *columns, unknown] if made == sorted(made) else None
+
+
+def _is_factor(atom: Atom, matrix: Atom, maker: dict[Any, Equation]) -> bool:
+    """Whether a value is the factor of a matrix by Cholesky's method."""
+    equation = maker.get(_whole(atom, maker))
+    if equation is None or equation.name != "cholesky":
+        return False
+    return _whole(equation.inputs[0], maker) is _whole(matrix, maker)
+
+
+def _whole(atom: Any, maker: dict[Any, Equation]) -> Any:
+    """The value of which one is the transpose, or a triangle."""
+    while not is_literal(atom) and atom in maker:
+        equation = maker[atom]
+        if equation.name not in ("copy", "select_n", "stop_gradient", "transpose"):
+            break
+        atom = equation.inputs[-1]
+    return atom

@@ -8,27 +8,33 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from noria.backends.native.plan.fusion import AnyStage
 from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.matrix_lookup import LoadAt, MatrixLookup
 from noria.backends.native.plan.schedule import Schedule, schedule_of
-from noria.backends.native.plan.stages import DotColumns, Load, Stage
+from noria.backends.native.plan.stages import DotColumns, Load, SolveStage
 from noria.ir.graph import size
 
 #: The kinds of the slots that stages fill.
 FILLED = ("scratch", "next", "emitted")
 
 
-def stored(stage: Stage | MatrixStage) -> set[tuple[str, int]]:
+def stored(stage: AnyStage) -> set[tuple[str, int]]:
     """The buffers that a stage writes to."""
-    if isinstance(stage, MatrixStage):
+    if isinstance(stage, SolveStage):
+        slots = [*stage.slots]
+    elif isinstance(stage, MatrixStage):
         slots = [t.slot for _, some in (*stage.stores, *stage.reductions) for t in some]
     else:
         slots = [slot for _, some in (*stage.stores, *stage.reductions) for slot in some]
     return {(slot.kind, slot.number) for slot in slots}
 
 
-def read(schedule: Schedule, stage: Stage | MatrixStage) -> Iterator[Any]:
+def read(schedule: Schedule, stage: AnyStage) -> Iterator[Any]:
     """The stored values that a stage loads."""
+    if isinstance(stage, SolveStage):
+        yield from stage.equation.inputs
+        return
     roots = [*(a for a, _ in stage.stores), *(e.inputs[0] for e, _ in stage.reductions)]
     local = stage.local.__contains__
     if isinstance(stage, MatrixStage):
@@ -45,6 +51,8 @@ def read(schedule: Schedule, stage: Stage | MatrixStage) -> Iterator[Any]:
 def check_extent(schedule: Schedule) -> None:
     """Assert that a stage which stores a value goes over all of its elements."""
     for n, stage in enumerate(schedule.stages):
+        if isinstance(stage, SolveStage):
+            continue
         points = math.prod(stage.domain) if isinstance(stage, MatrixStage) else stage.extent
         for value, _ in stage.stores:
             assert points == size(value), f"stage {n} stores {points} of {size(value)} elements"

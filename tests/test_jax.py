@@ -420,6 +420,35 @@ def test_everywhere():
     assert " cond[" in str(jax.make_jaxpr(jax.vmap(function))(stacked))
 
 
+def test_positive_solve():
+    """The solutions, and all derivatives along symmetric matrices, are those of any method."""
+    a = random(0, 5, 2, 3, 3)
+    matrix, right = a @ a.swapaxes(-1, -2) + jnp.eye(3), random(1, 5, 2, 4, 3)
+
+    def of_any(a, b):
+        return jnp.linalg.solve(a, b.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+    def of_symmetric(function):
+        return lambda a, b: jnp.sin(function((a + a.swapaxes(-1, -2)) / 2, b)).sum()
+
+    one, two = of_symmetric(_jax.positive_solve), of_symmetric(of_any)
+    found, expected = _jax.positive_solve(matrix, right), of_any(matrix, right)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    given = matrix[0, 0], right[0, 0]
+    for derivative in (jax.grad, jax.jacfwd, jax.hessian):
+        pairs = (jax.tree.leaves(derivative(f, (0, 1))(*given)) for f in (one, two))
+        for g, h in zip(*pairs, strict=True):
+            np.testing.assert_allclose(g, h, rtol=1e-9, atol=1e-9)
+    for axes in ((0, 0), (1, 1), (None, 0), (0, None)):
+        arrays = [
+            a[0] if axis is None else a for a, axis in zip((matrix, right), axes, strict=True)
+        ]
+        found, expected = (jax.vmap(f, axes)(*arrays) for f in (_jax.positive_solve, of_any))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    indefinite = _jax.positive_solve(-matrix, right)
+    assert np.isnan(indefinite).all()
+
+
 def test_primitive_keeps_its_parameters():
     """As long as a program, lowered or compiled; but a serialized program does not hold them."""
 

@@ -13,6 +13,7 @@
 `complex_rules`      its rules, one for each primitive
 `canonicalize`       rewrite rules that let more of a step leave the loop
 `contractions`       the rules that bring all products into one form
+`solves`             systems of linear equations, one equation for each
 `min_cut`            the minimum cut between two parts of a graph
 `split`              loop-invariant code, prologue, loop, epilogue; hoisting
 `equation_vjp`       the pull-backs of single equations

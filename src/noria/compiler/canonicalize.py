@@ -9,8 +9,7 @@
 `slices_first`       ``split(W x + U h)``             ``split(W x) + split(U h)``
 ==================== ================================ ==============================================
 
-`noria.compiler.contractions` has the rules that bring all spellings of a product into one form, and
-`noria.compiler.solves` those for systems of linear equations.
+`contractions` brings all spellings of a product into one form, `solves` systems of equations.
 
 The level of a value is the highest level among the values that it depends on: `CONSTANT`
 (parameters), `INPUT` (of the step), `STATE`.

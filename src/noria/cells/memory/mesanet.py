@@ -31,7 +31,7 @@ class MesaNetCell(MemoryCell):
         unit(a) = a / sqrt(a . a + 1e-6)
 
     ``lam`` starts such that the ridge is 1. ``G`` is symmetric and has no negative eigenvalue. So
-    the system is solved by Cholesky's method, after the loop.
+    the system is solved by Cholesky's method.
 
     Args:
         heads: number of memories; it divides ``hidden``.

@@ -12,9 +12,9 @@ Several systems take each step of the method together, so that none waits for a 
 ``u`` replaces the row, and ``z[i]`` replaces ``y[i]``.
 """
 
-
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from llvmlite import ir
 
@@ -34,7 +34,6 @@ from noria.backends.native.codegen.llvm import (
     store_lanes,
 )
 from noria.backends.native.plan.panels import ALIGN, SolveTiling
-from noria.ir.graph import Value
 
 #: Bytes of the matrices that are solved together: they stay in the first-level cache.
 _GROUP_BYTES = 1 << 14
@@ -54,9 +53,7 @@ class SolveStageCode:
         self.matrix, self.right = tiling.stage.equation.inputs
         self.kind = vector_of(addresses.plan, self.right.aval.dtype)
         self.lanes, self.item = self.kind.count, bytes_of(self.kind) // self.kind.count
-        self.counts = [
-            min(self.lanes, self.size - n * self.lanes) for n in range(tiling.vectors)
-        ]
+        self.counts = [min(self.lanes, self.size - n * self.lanes) for n in range(tiling.vectors)]
         self.row_bytes = tiling.vectors * bytes_of(self.kind)
         most = max(1, _GROUP_BYTES // (self.size * self.row_bytes))
         systems = tiling.stage.systems
@@ -102,7 +99,7 @@ class SolveStageCode:
             for v in range(len(self.counts)):
                 self._put(constant(self.kind, 0), self._at(self.found, k), v)
 
-    def _source(self, value: Value, example: ir.Value, row: ir.Value) -> ir.Value:
+    def _source(self, value: Any, example: ir.Value, row: ir.Value) -> ir.Value:
         slot = self.addresses.schedule.slots[value]
         return self.addresses.address(slot, self.b.mul(row, i64(self.size)), example)
 

@@ -48,6 +48,11 @@ class Panel:
     by_unit: bool
     parts: int
 
+    @property
+    def products(self) -> list[DotColumns]:
+        """The products whose columns the panel has."""
+        return list(dict.fromkeys(product for product, _ in self.columns))
+
 
 class PanelSegment(NamedTuple):
     """Columns of one product that are neighbours in a vector of a panel.

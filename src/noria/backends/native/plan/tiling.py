@@ -343,7 +343,7 @@ class KernelPlan:
             return [
                 [PanelSegment(product, v * self.lanes, counts[v])] for product, v in panel.columns
             ]
-        columns = [(product, r) for product in _products(panel) for r in range(sum(counts))]
+        columns = [(product, r) for product in panel.products for r in range(sum(counts))]
         found = []
         for start in range(0, len(columns), self.lanes):
             features: dict[DotColumns, list[int]] = {}
@@ -359,12 +359,12 @@ class KernelPlan:
     ) -> int:
         """The first number of vector ``v`` of a product in a row of the tile, from the panel on."""
         if self._is_dense(panel, counts):
-            return _products(panel).index(product) * sum(counts) + v * self.lanes
+            return panel.products.index(product) * sum(counts) + v * self.lanes
         return panel.columns.index((product, v)) * self.lanes
 
     def _is_dense(self, panel: Panel, counts: Sequence[int]) -> bool:
         """Whether the last block's panel fills fewer vectors without gaps between products."""
-        vectors = ceil_div(sum(counts) * len(_products(panel)), self.lanes)
+        vectors = ceil_div(sum(counts) * len(panel.products), self.lanes)
         return not self.unpacked and vectors < len(panel.columns)
 
     def counts(self, tiling: StageTiling) -> tuple[int, list[int], list[int]]:
@@ -396,7 +396,3 @@ def _equal_parts(things: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
     width = ceil_div(len(things), ceil_div(len(things), most))
     for start in range(0, len(things), width):
         yield things[start : start + width]
-
-
-def _products(panel: Panel) -> list[DotColumns]:
-    return list(dict.fromkeys(product for product, _ in panel.columns))

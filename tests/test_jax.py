@@ -420,33 +420,38 @@ def test_everywhere():
     assert " cond[" in str(jax.make_jaxpr(jax.vmap(function))(stacked))
 
 
-def test_positive_solve():
-    """The solutions, and all derivatives along symmetric matrices, are those of any method."""
+@pytest.mark.parametrize("positive", [True, False])
+def test_solve(positive):
+    """Solutions and derivatives are those of JAX; for positive matrices along symmetric ones."""
     a = random(0, 5, 2, 3, 3)
-    matrix, right = a @ a.swapaxes(-1, -2) + jnp.eye(3), random(1, 5, 2, 4, 3)
+    matrix = a @ a.swapaxes(-1, -2) + jnp.eye(3) if positive else a
+    right = random(1, 5, 2, 4, 3)
 
-    def of_any(a, b):
+    def own(a, b):
+        return _jax.solve(a, b, positive=positive)
+
+    def of_jax(a, b):
         return jnp.linalg.solve(a, b.swapaxes(-1, -2)).swapaxes(-1, -2)
 
-    def of_symmetric(function):
-        return lambda a, b: jnp.sin(function((a + a.swapaxes(-1, -2)) / 2, b)).sum()
+    def number(function):
+        def of(a, b):
+            a = (a + a.swapaxes(-1, -2)) / 2 if positive else a
+            return jnp.sin(function(a, b)).sum()
 
-    one, two = of_symmetric(_jax.positive_solve), of_symmetric(of_any)
-    found, expected = _jax.positive_solve(matrix, right), of_any(matrix, right)
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        return of
+
+    np.testing.assert_allclose(own(matrix, right), of_jax(matrix, right), rtol=1e-11, atol=1e-11)
     given = matrix[0, 0], right[0, 0]
     for derivative in (jax.grad, jax.jacfwd, jax.hessian):
-        pairs = (jax.tree.leaves(derivative(f, (0, 1))(*given)) for f in (one, two))
+        pairs = (jax.tree.leaves(derivative(number(f), (0, 1))(*given)) for f in (own, of_jax))
         for g, h in zip(*pairs, strict=True):
             np.testing.assert_allclose(g, h, rtol=1e-9, atol=1e-9)
     for axes in ((0, 0), (1, 1), (None, 0), (0, None)):
-        arrays = [
-            a[0] if axis is None else a for a, axis in zip((matrix, right), axes, strict=True)
-        ]
-        found, expected = (jax.vmap(f, axes)(*arrays) for f in (_jax.positive_solve, of_any))
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
-    indefinite = _jax.positive_solve(-matrix, right)
-    assert np.isnan(indefinite).all()
+        pairs = zip((matrix, right), axes, strict=True)
+        arrays = [a[0] if axis is None else a for a, axis in pairs]
+        found, expected = (jax.vmap(f, axes)(*arrays) for f in (own, of_jax))
+        np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
+    assert np.isnan(own(-matrix, right)).all() == positive
 
 
 def test_primitive_keeps_its_parameters():

@@ -14,16 +14,29 @@ from models import noise, random
 
 import noria as nr
 from noria.cells.catalogue import catalogue, class_of
-from noria.compiler.solves import MOST_UNKNOWNS
+from noria.ir.primitives import MOST_UNKNOWNS
 
 pytest.importorskip("llvmlite")
 
 WIDTH = 3
 NATIVE = "native"
+KEY = jax.random.key(0)
 
 
 def positive(matrix: jax.Array, right: jax.Array) -> jax.Array:
     return solve(matrix, right, assume_a="pos")
+
+
+def general(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    """A matrix with another order of rows has small numbers on its diagonal."""
+    return jnp.linalg.solve(jnp.roll(matrix, 1, 0), jnp.roll(right, 1, 0))
+
+
+def inverse(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.linalg.inv(matrix + 0.1 * jnp.roll(matrix, 1, 0)) @ right
+
+
+METHODS = {method.__name__: method for method in (positive, general, inverse)}
 
 
 class Squares(nr.Cell):
@@ -60,11 +73,11 @@ class Kalman(nr.Cell):
 
     F: jax.Array
     H: jax.Array
+    by: Callable[..., Any] = eqx.field(static=True)
 
     @classmethod
-    def make(cls, size: int, dtype: Any = jnp.float64) -> "Kalman":
-        F = 0.5 * random(3, size, size, dtype=dtype) / size**0.5
-        return cls(F, random(4, WIDTH, size, dtype=dtype))
+    def make(cls, size: int, by: Callable[..., Any]) -> "Kalman":
+        return cls(0.5 * random(3, size, size) / size**0.5, random(4, WIDTH, size), by)
 
     def initial_state(self) -> tuple[jax.Array, jax.Array]:
         size, dtype = self.F.shape[0], self.F.dtype
@@ -75,7 +88,7 @@ class Kalman(nr.Cell):
         mean, P = self.F @ mean, self.F @ P @ self.F.T + jnp.eye(len(mean), dtype=x.dtype)
         measured = self.H @ P
         S = measured @ self.H.T + jnp.eye(len(x), dtype=x.dtype)
-        gain = positive(S, measured).T
+        gain = self.by(S, measured).T
         return mean + gain @ (x - self.H @ mean), P - gain @ measured
 
     def output(self, state: Any, x: jax.Array) -> jax.Array:
@@ -90,24 +103,53 @@ def program_of(layer: nr.Recurrence, xs: jax.Array) -> Any:
     return jax.jit(lambda layer, xs: layer(xs)).lower(layer, xs).compile()
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("columns", [1, 3])
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 9, 16, 17, 33, MOST_UNKNOWNS])
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_solutions_and_cotangents(heads, size, columns, dtype):
-    layer = layer_of(Squares.make(heads, size, columns, dtype))
+@pytest.mark.parametrize("method", METHODS)
+def test_solutions_and_cotangents(method, heads, size, columns, dtype):
+    layer = layer_of(Squares.make(heads, size, columns, dtype, by=METHODS[method]))
     tolerance = 2e-4 if dtype == jnp.float32 else None
     check_native(layer, random(1, 2, 4, WIDTH, dtype=dtype), tolerance=tolerance)
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_a_solution_that_feeds_the_state(size):
-    layer = layer_of(Kalman.make(size))
+@pytest.mark.parametrize("method", METHODS)
+def test_a_solution_that_feeds_the_state(method, size):
+    layer = layer_of(Kalman.make(size, METHODS[method]))
     xs = random(1, 3, 6, WIDTH)
     check_native(layer, xs)
     resets = random(2, 3, 6) > 0.7
     check_native(layer, xs, lengths=jnp.array([6, 0, 3]), resets=resets)
+
+
+@pytest.mark.sampled(5)
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("size", [1, 5, 16, 33])
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("lower", [True, False])
+def test_triangles(lower, turned, unit, left, size, columns):
+    """The other triangle is not read: there are NaN."""
+
+    def by(matrix: jax.Array, right: jax.Array) -> jax.Array:
+        triangle = jnp.tri(size, dtype=bool) if lower else jnp.tri(size, dtype=bool).T
+        matrix = jnp.where(triangle, matrix / size, jnp.nan)
+        matrix = matrix + (0 if unit else 1) * jnp.eye(size)
+        found = jax.lax.linalg.triangular_solve(
+            matrix,
+            right if left else right.T,
+            left_side=left,
+            lower=lower,
+            transpose_a=turned,
+            unit_diagonal=unit,
+        )
+        return found if left else found.T
+
+    check_native(layer_of(Squares.make(2, size, columns, by=by)), random(1, 2, 3, WIDTH))
 
 
 def test_the_system_is_solved_in_the_loop():
@@ -130,8 +172,9 @@ def test_steps_are_those_of_the_sequence():
     np.testing.assert_allclose(jnp.stack(found, 1), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_derivatives_forward_and_of_second_order():
-    layer, xs = layer_of(Squares.make(2, 4)), random(1, 2, 4, WIDTH)
+@pytest.mark.parametrize("method", METHODS)
+def test_derivatives_forward_and_of_second_order(method):
+    layer, xs = layer_of(Squares.make(2, 4, by=METHODS[method])), random(1, 2, 4, WIDTH)
 
     def loss(layer, xs):
         return jnp.mean(layer(xs) ** 2)
@@ -203,24 +246,21 @@ def test_infinite_numbers_stay_in_their_head():
     assert not np.isfinite(ys[1]).any()
 
 
-def general(matrix: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.linalg.solve(matrix, right)
-
-
-@pytest.mark.parametrize(
-    "cell",
-    [Squares.make(1, 4, by=general), Squares.make(1, MOST_UNKNOWNS + 1)],
-    ids=["any matrix", "large"],
-)
-def test_other_systems_are_left_to_lapack(cell):
+def test_large_systems_are_left_to_lapack():
     """They are solved after the loop, for all steps."""
-    layer, xs = nr.with_backend(layer_of(cell), NATIVE), random(1, 2, 3, WIDTH)
+    layer = nr.with_backend(layer_of(Squares.make(1, MOST_UNKNOWNS + 1)), NATIVE)
+    xs = random(1, 2, 3, WIDTH)
     assert "lapack" in program_of(layer, xs).as_text()
     check_native(layer, xs)
+
+
+def test_hippo_solves_in_native_code():
+    cell = class_of(catalogue()["hippo"])(WIDTH, 4, order=5, key=KEY, dtype=jnp.float64)
+    check_native(layer_of(cell), random(1, 2, 6, WIDTH))
 
 
 def test_mesanet_of_one_example_runs_in_native_code(tune):
     tune(cores=2, thread_flops=1, matrix_state_bytes=1)
     cls = class_of(catalogue()["mesanet"])
-    cell = cls(WIDTH, 8, heads=2, key_size=4, key=jax.random.key(0), dtype=jnp.float64)
+    cell = cls(WIDTH, 8, heads=2, key_size=4, key=KEY, dtype=jnp.float64)
     check_native(layer_of(cell), random(1, 1, 6, WIDTH))

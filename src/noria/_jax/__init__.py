@@ -14,7 +14,7 @@ that names it. Everything else in Noria uses documented functions of `jax` only.
 `looks_at_residuals`, `settings`       the options of JAX
 `bind`, `user_frames`                  bind an equation again; the user's lines that led to it
 `primitive`                            a primitive with all its rules
-`positive_solve`                       small systems of linear equations
+`solve`                                systems of linear equations
 `differentiable`, `LinearMap`          derivative rules for both modes
 `tangent_type`                         the type of the tangents of an array
 `Rows`                                 the batch axes of a primitive, for several devices
@@ -47,8 +47,8 @@ from noria._jax.jaxprs import (
 from noria._jax.mapped_axes import aligned, everywhere
 from noria._jax.mesh_axes import retyped, varying, varying_axes
 from noria._jax.partition import Rows
-from noria._jax.positive_solve import positive_solve
 from noria._jax.primitives import primitive
+from noria._jax.solve import solve
 
 __all__ = [
     "LinearMap",
@@ -70,10 +70,10 @@ __all__ = [
     "is_symbolic",
     "looks_at_residuals",
     "parts_of",
-    "positive_solve",
     "primitive",
     "retyped",
     "settings",
+    "solve",
     "tangent_type",
     "user_frames",
     "varying",

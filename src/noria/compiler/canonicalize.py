@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from noria._jax import call, parts_of
 from noria.compiler.contractions import canonical_contractions
 from noria.compiler.levels import CONSTANT, STATE, level_of
-from noria.compiler.solves import positive_solves
+from noria.compiler.solves import single_solves
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import (
@@ -64,7 +64,7 @@ def canonicalize(
     If the step runs only ``once``, weights are not copied in order to split or merge products.
     """
     graph = unroll(graph)
-    graph = positive_solves(graph, dependence(graph.equations, sources))
+    graph = single_solves(graph, dependence(graph.equations, sources))
     if contractions:
         graph = canonical_contractions(graph, sources)
     for rule in (operand_first, *([] if once else [split_products]), regroup_sums):

@@ -1,8 +1,9 @@
 """Systems of linear equations in a step: one equation for each, with its matrix.
 
-JAX writes ``solve(A, b, assume_a="pos")`` of `jax.scipy.linalg` as two equations. The first one
-factors the matrix, the second one has functions that multiply with the matrix, and that solve with
-the factor. One equation ``A, b -> x`` has a derivative and native code of its own.
+JAX writes ``jnp.linalg.solve(A, b)`` as two equations. The first one factors the matrix, the second
+one has functions that multiply with the matrix, and that solve with the factors. So does
+`jax.scipy.linalg.solve` with ``assume_a="pos"``, whose factor is Cholesky's. One equation
+``A, b -> x`` has a derivative and native code of its own.
 """
 
 from typing import Any
@@ -10,43 +11,43 @@ from typing import Any
 import jax
 import numpy as np
 
-from noria._jax import parts_of, positive_solve
+from noria._jax import parts_of, solve
 from noria.compiler.levels import STATE, level_of
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, is_literal
 from noria.ir.passes import Replacement, dce, producers, rewrite
+from noria.ir.primitives import MOST_UNKNOWNS
 
-#: The largest system with an equation of its own: native code holds the matrix in the first-level
-#: cache.
-MOST_UNKNOWNS = 64
+#: By the primitive that factors a matrix: whether the matrix must be positive definite.
+_POSITIVE = {"cholesky": True, "lu": False}
 
 
-def positive_solves(graph: Graph, levels: dict[Any, int]) -> Graph:
-    """Each small system that depends on the state, solved by Cholesky's method, is one equation."""
+def single_solves(graph: Graph, levels: dict[Any, int]) -> Graph:
+    """Each small system that depends on the state is one equation."""
     if not any(e.name == "custom_linear_solve" for e in graph.equations):
         return graph
     maker = producers(graph.equations)
 
-    def solve(equation: Equation) -> Replacement | None:
+    def single(equation: Equation) -> Replacement | None:
         if equation.name != "custom_linear_solve":
             return None
         matrix, right = equation.inputs[0], equation.inputs[-1]
-        order = _order(equation)
-        if order is None or not _is_small(matrix, right):
+        order, methods = _order(equation), {_method(v, matrix, maker) for v in equation.inputs}
+        if order is None or not _is_small(matrix, right) or not methods & {*_POSITIVE}:
             return None
         if max(level_of(levels, matrix), level_of(levels, right)) < STATE:
             return None
-        if not any(_is_factor(v, matrix, maker) for v in equation.inputs):
-            return None
+        positive = _POSITIVE["cholesky" if "cholesky" in methods else "lu"]
 
         def solved(a: jax.Array, b: jax.Array) -> list[jax.Array]:
             turned = b.transpose(order)
-            found = positive_solve(a, turned.reshape(*a.shape[:-2], -1, a.shape[-1]))
+            rows = turned.reshape(*a.shape[:-2], -1, a.shape[-1])
+            found = solve(a, rows, positive=positive)
             return [found.reshape(turned.shape).transpose(np.argsort(order))]
 
         return build(solved, [matrix, right], equation.source)
 
-    return dce(rewrite(graph, solve))
+    return dce(rewrite(graph, single))
 
 
 def _is_small(matrix: Atom, right: Atom) -> bool:
@@ -80,12 +81,13 @@ def _order(equation: Equation) -> list[int] | None:
     return [*heads, *columns, unknown] if made == sorted(made) else None
 
 
-def _is_factor(atom: Atom, matrix: Atom, maker: dict[Any, Equation]) -> bool:
-    """Whether a value is the factor of a matrix by Cholesky's method."""
+def _method(atom: Atom, matrix: Atom, maker: dict[Any, Equation]) -> str:
+    """The primitive that factors a matrix, if a value is its factor."""
     equation = maker.get(_whole(atom, maker))
-    if equation is None or equation.name != "cholesky":
-        return False
-    return _whole(equation.inputs[0], maker) is _whole(matrix, maker)
+    is_factor = equation is not None and equation.name in _POSITIVE
+    if equation is None or not is_factor:
+        return ""
+    return equation.name if _whole(equation.inputs[0], maker) is _whole(matrix, maker) else ""
 
 
 def _whole(atom: Any, maker: dict[Any, Equation]) -> Any:

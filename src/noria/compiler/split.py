@@ -28,7 +28,7 @@ from noria.ir.passes import (
     substitute,
     users,
 )
-from noria.ir.primitives import SOLVE, expands, is_contraction, is_heavy
+from noria.ir.primitives import expands, is_contraction, is_heavy, is_small_solve
 
 
 class StepLoop:
@@ -223,7 +223,7 @@ def _emitted(
     fed_back = backward_slice(everything, next_state)
 
     def leaves(equation: Equation) -> bool:
-        is_movable = is_contraction(equation) or equation.name == SOLVE
+        is_movable = is_contraction(equation) or is_small_solve(equation)
         movable = is_movable and not products_leave
         stays = should_keep(equation) if reads_parameter(levels, equation) else movable
         return is_heavy(equation) and not stays

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
+
 from noria._jax import inner_jaxprs, parts_of
 from noria.ir.graph import Equation, size_in_bytes, values_of
 
@@ -174,10 +176,16 @@ ELEMENTWISE = {
 
 
 #: A system of linear equations, ``A, b -> x``: see `noria.compiler.solves`.
-SOLVE = "noria_positive_solve"
+SOLVE = "noria_solve"
+
+#: Systems of linear equations, also with a triangle.
+SOLVES = frozenset({SOLVE, "triangular_solve"})
+
+#: The largest system with native code: it holds the matrix in the first-level cache.
+MOST_UNKNOWNS = 64
 
 #: Primitives whose results have native code only where they are stored: each number needs many.
-WHOLE = frozenset({"dot_general", SOLVE, *COMBINE})
+WHOLE = frozenset({"dot_general", *SOLVES, *COMBINE})
 
 #: Primitives that hold a jaxpr.
 CALLS = frozenset("scan while cond custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split())
@@ -196,6 +204,15 @@ def expands(equation: Equation) -> bool:
     return is_contraction(equation) and size_in_bytes(equation.outputs[0]) > sum(
         map(size_in_bytes, values_of(equation.inputs))
     )
+
+
+def is_small_solve(equation: Equation) -> bool:
+    """Whether an equation is a system of linear equations that native code can solve."""
+    if equation.name not in SOLVES:
+        return False
+    matrix, right = (v.aval for v in equation.inputs)
+    is_float = matrix.dtype == right.dtype and matrix.dtype in (np.float32, np.float64)
+    return bool(is_float and 0 < matrix.shape[-1] <= MOST_UNKNOWNS)
 
 
 def is_heavy(equation: Equation) -> bool:

@@ -34,7 +34,7 @@ from noria.ir.graph import (
     size_in_bytes,
     values_in,
 )
-from noria.ir.primitives import COMBINE, ELEMENTWISE, SOLVE
+from noria.ir.primitives import COMBINE, ELEMENTWISE, SOLVES
 
 #: The axis of the groups, of each value that has one.
 Axes = dict[Value, int]
@@ -152,7 +152,7 @@ def _way(equation: Equation, operand: Atom) -> list[int | None]:
         return [params["permutation"].index(n) for n in axes]
     if name in ("expand_dims", "reshape", "squeeze"):
         return [_same_place(shape, n, result) for n in axes]
-    if name == SOLVE:
+    if name in SOLVES:
         return [n if n < len(result) - 2 else None for n in axes]
     if name in COMBINE:
         kept = [n for n in axes if n not in params["axes"]]

@@ -13,7 +13,7 @@
 `row`            the element-wise part of a stage, for one vector of features of one example
 `matrix`         a stage on matrices, with reductions over rows or features
 `matrix_product` a stage that is a product of two matrices
-`solve`          a stage of systems of linear equations
+`systems`        a stage of systems of linear equations
 `elementwise`    a rule for each element-wise primitive
 `maths`          functions of vectors, and their errors
 `exponential`    exp, log, tanh and their like

@@ -55,7 +55,7 @@ from noria.backends.native.codegen.matrix_product import ProductStageCode
 from noria.backends.native.codegen.packing import emit_pack, pack_block
 from noria.backends.native.codegen.products import Rows, multiply, split
 from noria.backends.native.codegen.row import combine, emit_row, neutral
-from noria.backends.native.codegen.solve import SolveStageCode
+from noria.backends.native.codegen.systems import SystemsCode, systems_code
 from noria.backends.native.codegen.time_block import emit_time_block
 from noria.backends.native.plan.panels import (
     ALIGN,
@@ -220,10 +220,10 @@ class _Run:
                     emit_row(self.addresses, tiling, row, j, None, counts)
         self._finish_reductions(tiling.stage)
 
-    def _by_example(self, tiling: MatrixTiling | SolveTiling) -> MatrixStageCode | SolveStageCode:
+    def _by_example(self, tiling: MatrixTiling | SolveTiling) -> MatrixStageCode | SystemsCode:
         """The code of a stage that takes one example after the other."""
         if isinstance(tiling, SolveTiling):
-            return SolveStageCode(self.addresses, tiling)
+            return systems_code(self.addresses, tiling)
         if tiling.tiled_axis is None:
             return MatrixStageCode(self.addresses, tiling)
         return ProductStageCode(self.addresses, tiling, tiling.tiled_axis)

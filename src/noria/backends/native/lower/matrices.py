@@ -176,8 +176,23 @@ def _tile(equation: Equation) -> Function:
     return tile
 
 
+def _on_the_right(equation: Equation) -> Function | None:
+    """``A x = b`` for a triangle, with right sides as rows: ``x A = b`` with the other transpose."""
+    params = {**equation.params, "left_side": False}
+    params["transpose_a"] = not params["transpose_a"]
+    if not equation.params["left_side"]:
+        return None
+
+    def solve(a: jax.Array, b: jax.Array) -> list[jax.Array]:
+        found = equation.primitive.bind(a, jnp.swapaxes(b, -1, -2), **params)
+        return [jnp.swapaxes(found, -1, -2)]
+
+    return solve
+
+
 _MOVES: dict[str, Callable[[Equation], Function | None]] = {
     "stack": _stack,
     "tile": _tile,
+    "triangular_solve": _on_the_right,
     "unstack": _unstack,
 }

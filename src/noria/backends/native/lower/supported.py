@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from noria.ir.graph import Atom, Equation, size
-from noria.ir.primitives import COMBINE, ELEMENTWISE, MATRIX_VIEWS, SOLVE, VIEWS
+from noria.ir.primitives import COMBINE, ELEMENTWISE, MATRIX_VIEWS, SOLVES, VIEWS, is_small_solve
 from noria.ir.reasons import Reason
 from noria.ir.source import origin
 
@@ -107,7 +107,9 @@ def has_row_code(equation: Equation) -> bool:
         return len(axes) == 1 and operand.shape[axes[0]] > 1 and operand.dtype != bool
     if name == "reshape":
         return equation.params.get("dimensions") is None
-    return name in MATRIX_VIEWS or name in ("concatenate", SOLVE)
+    if name in SOLVES:  # several right sides are rows
+        return is_small_solve(equation) and not equation.params.get("left_side")
+    return name in MATRIX_VIEWS or name == "concatenate"
 
 
 def _is_elementwise(equation: Equation) -> bool:

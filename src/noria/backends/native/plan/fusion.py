@@ -26,7 +26,7 @@ from noria.backends.native.plan.stages import (
 )
 from noria.backends.native.plan.storage import Storage
 from noria.ir.graph import Atom, Equation, size, values_of
-from noria.ir.primitives import COMBINE, SOLVE, TRANSCENDENTAL
+from noria.ir.primitives import COMBINE, SOLVES, TRANSCENDENTAL
 
 AnyStage: TypeAlias = Stage | MatrixStage | SolveStage
 
@@ -121,7 +121,7 @@ class _Fusion:
 
     def _place_in(self, value: Atom, slots: tuple[Slot, ...]) -> int:
         equation = self.lookup.producer[value]
-        if equation.name == SOLVE:
+        if equation.name in SOLVES:
             return self._place_solve(equation, slots)
         if self.matrices is not None and self.matrices.owns(value):
             return self.matrices.place(value, slots)

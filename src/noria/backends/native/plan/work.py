@@ -1,5 +1,6 @@
 """The division of a call into the shares of threads."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from noria.backends.native.plan.cores import cores
 from noria.backends.native.plan.schedule import Schedule
 from noria.backends.native.plan.stages import Stage
 from noria.ir.graph import Equation, size
-from noria.ir.primitives import SOLVE, VIEWS
+from noria.ir.primitives import SOLVE, SOLVES, VIEWS
 
 
 class Division(NamedTuple):
@@ -41,9 +42,11 @@ def flops_beside_products(equations: Iterable[Equation]) -> int:
 
 
 def _numbers(equation: Equation) -> int:
-    if equation.name == SOLVE:  # n - 1 rows of the matrix are subtracted from those after them
-        matrix = equation.inputs[0]
-        return size(matrix) * matrix.aval.shape[-1] // 2
+    """The numbers that an equation computes, also on the way to its results."""
+    if equation.name in SOLVES:
+        matrix, right = (v.aval for v in equation.inputs)
+        rows = matrix.shape[-1] if equation.name == SOLVE else right.shape[-2]
+        return rows * math.prod(matrix.shape) // 2
     return 0 if equation.name in VIEWS else sum(map(size, equation.outputs))
 
 

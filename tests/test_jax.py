@@ -441,14 +441,14 @@ def test_solve(positive):
         return of
 
     np.testing.assert_allclose(own(matrix, right), of_jax(matrix, right), rtol=1e-11, atol=1e-11)
-    given = matrix[0, 0], right[0, 0]
+    one = matrix[0, 0], right[0, 0]
     for derivative in (jax.grad, jax.jacfwd, jax.hessian):
-        pairs = (jax.tree.leaves(derivative(number(f), (0, 1))(*given)) for f in (own, of_jax))
+        pairs = (jax.tree.leaves(derivative(number(f), (0, 1))(*one)) for f in (own, of_jax))
         for g, h in zip(*pairs, strict=True):
             np.testing.assert_allclose(g, h, rtol=1e-9, atol=1e-9)
     for axes in ((0, 0), (1, 1), (None, 0), (0, None)):
-        pairs = zip((matrix, right), axes, strict=True)
-        arrays = [a[0] if axis is None else a for a, axis in pairs]
+        given = zip((matrix, right), axes, strict=True)
+        arrays = [a[0] if axis is None else a for a, axis in given]
         found, expected = (jax.vmap(f, axes)(*arrays) for f in (own, of_jax))
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
     assert np.isnan(own(-matrix, right)).all() == positive

@@ -20,9 +20,9 @@ _solve = Primitive("noria_solve")
 def solve(matrix: Any, right: Any, *, positive: bool) -> Any:
     """The solutions ``x`` of ``matrix @ x[k] = right[k]``.
 
-    The axes are ``(..., n, n)`` and ``(..., k, n)``. With ``positive``, the method is Cholesky's: if
-    a matrix is not symmetric and positive definite, all numbers of its solutions are NaN, and
-    derivatives are those along symmetric matrices.
+    The axes are ``(..., n, n)`` and ``(..., k, n)``. With ``positive``, the method is Cholesky's:
+    if a matrix is not positive definite, all numbers of its solutions are NaN. Derivatives are then
+    those along symmetric matrices.
     """
     right = varying(right, varying_axes(matrix))
     return _solve.bind(varying(matrix, varying_axes(right)), right, positive=positive)

@@ -177,7 +177,7 @@ def _tile(equation: Equation) -> Function:
 
 
 def _on_the_right(equation: Equation) -> Function | None:
-    """``A x = b`` for a triangle, with right sides as rows: ``x A = b`` with the other transpose."""
+    """``A x = b`` for a triangle as ``x A = b`` with its transpose: right sides are rows."""
     params = {**equation.params, "left_side": False}
     params["transpose_a"] = not params["transpose_a"]
     if not equation.params["left_side"]:

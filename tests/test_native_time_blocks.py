@@ -263,3 +263,32 @@ def test_a_product_that_two_cotangents_share_stays_in_the_step(plans):
     V = random(7, 7, 7)
     check(nr.Recurrence(lambda h, x: jnp.tanh((h + x) @ V), jnp.zeros(7)), random(8, 2, 5, 7))
     assert not plans[1].epilogue
+
+
+class Selected(nr.Cell):
+    """Transition and read-out are matrices that the step makes from its input."""
+
+    A: jax.Array
+    C: jax.Array
+
+    def initial_state(self) -> jax.Array:
+        return jnp.ones(self.A.shape[0], self.A.dtype)
+
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh((self.A @ x) @ h)
+
+    def output(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        return (self.C @ x) @ h
+
+
+@pytest.mark.parametrize("sizes", [(12, 3, 16), (5, 1, 3), (1, 12, 2)])
+def test_matrices_that_a_step_makes_from_its_input_stay_in_the_loop(sizes):
+    """They are not stored for all steps, and neither is what reads them computed after the loop."""
+    hidden, outputs, features = sizes
+    given = random(3, hidden, hidden, features), random(4, outputs, hidden, features)
+    layer, xs = nr.Recurrence(Selected(*given)), random(1, 2, 64, features)
+    check(layer, xs)
+    if hidden == 12:
+        program = jax.jit(lambda layer, xs: layer(xs)).lower(layer, xs).compile()
+        memory: Any = program.memory_analysis()
+        assert memory.temp_size_in_bytes < 2 * 64 * hidden * hidden * 8 / 2

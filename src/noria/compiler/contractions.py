@@ -24,7 +24,7 @@ from noria.compiler.levels import CONSTANT, STATE, level_of
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import Replacement, dce, dependence, producers, rewrite, users
-from noria.ir.primitives import is_contraction
+from noria.ir.primitives import is_contraction, is_wide
 
 
 def canonical_contractions(graph: Graph, sources: dict[Value, int]) -> Graph:
@@ -246,7 +246,7 @@ def normal_products(graph: Graph, levels: dict[Value, int]) -> Graph:
         groups = [operand.groups(batch, depth) for operand in pair]
         if pair[0].is_weight or not depth or groups[0] is None or groups[1] is None:
             return None
-        if pair[1].is_weight and level_of(levels, pair[0].atom) < STATE:
+        if pair[1].is_weight and level_of(levels, pair[0].atom) < STATE and not is_wide(equation):
             return None  # it leaves the loop in any form
         function = _Product(equation, pair, [g for g in groups if g], depth, result, sizes)
         return None if function.is_normal else build(function, function.atoms, equation.source)

@@ -246,6 +246,33 @@ def test_infinite_numbers_stay_in_their_head():
     assert not np.isfinite(ys[1]).any()
 
 
+def conjugate(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    return jax.scipy.sparse.linalg.cg(lambda x: matrix @ x, right, maxiter=9)[0]
+
+
+def two_axes(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    """A system whose solution has two axes."""
+    whole = jnp.einsum("ij,kl->ikjl", matrix, matrix)
+    flat = matrix.shape[0] ** 2
+    factors = jax.scipy.linalg.cho_factor(whole.reshape(flat, flat))
+
+    def solved(_: Any, b: jax.Array) -> jax.Array:
+        return jax.scipy.linalg.cho_solve(factors, b.reshape(-1)).reshape(b.shape)
+
+    def product(x: jax.Array) -> jax.Array:
+        return jnp.einsum("ikjl,jl->ik", whole, x)
+
+    found = jax.lax.custom_linear_solve(product, right + right.T, solved, symmetric=True)
+    return found[:, :1]
+
+
+@pytest.mark.parametrize("by", [conjugate, two_axes])
+def test_other_methods_keep_their_results(by):
+    layer, xs = layer_of(Squares.make(1, 3, 1 if by is conjugate else 3, by=by)), random(1, 2, 3, 3)
+    plain, auto = (nr.with_backend(layer, backend)(xs) for backend in ("plain", "auto"))
+    np.testing.assert_allclose(auto, plain, rtol=1e-10, atol=1e-10)
+
+
 def test_large_systems_are_left_to_lapack():
     """They are solved after the loop, for all steps."""
     layer = nr.with_backend(layer_of(Squares.make(1, MOST_UNKNOWNS + 1)), NATIVE)

@@ -68,24 +68,24 @@ def _order(equation: Equation) -> list[int] | None:
     product, *moves = inner.eqns
     if product.primitive.name != "dot_general" or [*product.invars] != [*inner.invars]:
         return None
-    ((rows,), (unknown,)), (of_matrix, heads) = product.params["dimension_numbers"]
+    (rows, unknowns), (of_matrix, heads) = product.params["dimension_numbers"]
     last = matrix.aval.ndim - 1
-    if rows != last or [*of_matrix] != [*range(last - 1)]:
+    if [*rows] != [last] or [*of_matrix] != [*range(last - 1)]:
         return None
-    columns = [n for n in range(right.aval.ndim) if n not in (*heads, unknown)]
-    made = [*heads, unknown, *columns]
+    columns = [n for n in range(right.aval.ndim) if n not in (*heads, *unknowns)]
+    made, (found,) = [*heads, *unknowns, *columns], product.outvars
     for move in moves:
-        if move.primitive.name != "transpose":
+        if move.primitive.name != "transpose" or move.invars[0] is not found:
             return None
-        made = [made[n] for n in move.params["permutation"]]
-    return [*heads, *columns, unknown] if made == sorted(made) else None
+        made, (found,) = [made[n] for n in move.params["permutation"]], move.outvars
+    is_whole = inner.outvars[0] is found and made == sorted(made)
+    return [*heads, *columns, *unknowns] if is_whole else None
 
 
 def _method(atom: Atom, matrix: Atom, maker: dict[Any, Equation]) -> str:
     """The primitive that factors a matrix, if a value is its factor."""
     equation = maker.get(_whole(atom, maker))
-    is_factor = equation is not None and equation.name in _POSITIVE
-    if equation is None or not is_factor:
+    if equation is None or equation.name not in _POSITIVE:
         return ""
     return equation.name if _whole(equation.inputs[0], maker) is _whole(matrix, maker) else ""
 

@@ -178,10 +178,10 @@ def _tile(equation: Equation) -> Function:
 
 def _on_the_right(equation: Equation) -> Function | None:
     """``A x = b`` for a triangle as ``x A = b`` with its transpose: right sides are rows."""
-    params = {**equation.params, "left_side": False}
-    params["transpose_a"] = not params["transpose_a"]
     if not equation.params["left_side"]:
         return None
+    turned = not equation.params["transpose_a"]
+    params = {**equation.params, "left_side": False, "transpose_a": turned}
 
     def solve(a: jax.Array, b: jax.Array) -> list[jax.Array]:
         found = equation.primitive.bind(a, jnp.swapaxes(b, -1, -2), **params)

@@ -115,6 +115,7 @@ def test_solutions_and_cotangents(method, heads, size, columns, dtype):
     check_native(layer, random(1, 2, 4, WIDTH, dtype=dtype), tolerance=tolerance)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_solution_that_feeds_the_state(method, size):
@@ -152,6 +153,7 @@ def test_triangles(lower, turned, unit, left, size, columns):
     check_native(layer_of(Squares.make(2, size, columns, by=by)), random(1, 2, 3, WIDTH))
 
 
+@pytest.mark.versions
 def test_the_system_is_solved_in_the_loop():
     """The states of all steps are not stored."""
     layer = nr.with_backend(layer_of(Squares.make(4, 16, dtype=jnp.float32)), NATIVE)

@@ -599,7 +599,6 @@ ZOO["plain_function"] = lambda dtype: (_sums_up, jnp.zeros(3, dtype))
 #: The cells that there is no machine code for, each with what it has none for.
 REFUSED = {
     "picked_by_whole_numbers": "gather of",
-    "implicit_step": "custom_linear_solve of",
     "sorted_and_summed": "sort of",
     "looks_itself_up": "dynamic_slice of",
     "attention_over_a_ring": "scatter of",

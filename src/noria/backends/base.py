@@ -283,10 +283,6 @@ class LoopBackend(Protocol):
         """Whether a single step computes what depends on parameters alone, for each example."""
         ...
 
-    def should_leave_step(self, equation: Equation, batch: Size) -> bool:
-        """Whether a product of the input of a single step is an operation of XLA."""
-        ...
-
     def prefers_single_step(self, rows: int) -> bool:
         """Whether one step of ``rows`` examples is faster here than as operations of XLA."""
         ...

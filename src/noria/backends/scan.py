@@ -72,9 +72,6 @@ class Scan:
     def should_repeat(self, equation: Equation, batch: Size) -> bool:
         return False
 
-    def should_leave_step(self, equation: Equation, batch: Size) -> bool:
-        return not self.has_code(equation)
-
     def prefers_single_step(self, rows: int) -> bool:
         return False
 

@@ -66,7 +66,7 @@ def canonicalize(
     graph = unroll(graph)
     graph = single_solves(graph, dependence(graph.equations, sources))
     if contractions:
-        graph = canonical_contractions(graph, sources)
+        graph = canonical_contractions(graph, sources, once=once)
     for rule in (operand_first, *([] if once else [split_products]), regroup_sums):
         graph = rule(graph, dependence(graph.equations, sources))
     if not once:

@@ -15,23 +15,24 @@ once for all steps. Of two matrices the first one has rows too.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from noria.compiler.levels import CONSTANT, STATE, level_of
+from noria.compiler.levels import CONSTANT, STATE, level_of, made_into_matrices
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import Replacement, dce, dependence, producers, rewrite, users
-from noria.ir.primitives import is_contraction, is_wide
+from noria.ir.primitives import is_contraction
 
 
-def canonical_contractions(graph: Graph, sources: dict[Value, int]) -> Graph:
-    """Apply every rule; ``sources`` gives the level of each input."""
+def canonical_contractions(graph: Graph, sources: dict[Value, int], *, once: bool = False) -> Graph:
+    """Apply every rule; ``sources`` gives the level of each input, see `canonicalize`."""
     if not any(map(_is_matrix_work, graph.equations)):
         return graph
-    for rule in (sums_to_products, outer_products, normal_products):
+    for rule in (sums_to_products, outer_products, partial(normal_products, once=once)):
         graph = rule(graph, dependence(graph.equations, sources))
     return graph
 
@@ -223,9 +224,10 @@ class _Operand:
         return [batch, free, depth] if self.is_weight else None
 
 
-def normal_products(graph: Graph, levels: dict[Value, int]) -> Graph:
+def normal_products(graph: Graph, levels: dict[Value, int], *, once: bool = False) -> Graph:
     """Products with several heads, or several axes for one purpose, get their normal form."""
     maker = producers(graph.equations)
+    matrices = set() if once else made_into_matrices(graph.equations, levels)
 
     def normalize(equation: Equation) -> Replacement | None:
         if not is_contraction(equation) or not _is_deep(equation):
@@ -246,7 +248,8 @@ def normal_products(graph: Graph, levels: dict[Value, int]) -> Graph:
         groups = [operand.groups(batch, depth) for operand in pair]
         if pair[0].is_weight or not depth or groups[0] is None or groups[1] is None:
             return None
-        if pair[1].is_weight and level_of(levels, pair[0].atom) < STATE and not is_wide(equation):
+        is_early = pair[1].is_weight and level_of(levels, pair[0].atom) < STATE
+        if is_early and equation.outputs[0] not in matrices:
             return None  # it leaves the loop in any form
         function = _Product(equation, pair, [g for g in groups if g], depth, result, sizes)
         return None if function.is_normal else build(function, function.atoms, equation.source)

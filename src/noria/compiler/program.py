@@ -236,7 +236,7 @@ def split_step(
 
     def should_hoist(equation: Equation) -> bool:
         if traced.once:  # a product of one step gains nothing outside
-            return backend.should_leave_step(equation, batch)
+            return not backend.has_code(equation)
         return hoists_all or backend.should_hoist(equation, traced.steps, batch, light)
 
     def should_keep(equation: Equation) -> bool:

@@ -1,11 +1,19 @@
 """One step in four parts: loop-invariant code, prologue, loop and epilogue."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import jax
 
-from noria.compiler.levels import CONSTANT, INPUT, NUMBER, STATE, reads_parameter
+from noria.compiler.levels import (
+    CONSTANT,
+    INPUT,
+    NUMBER,
+    STATE,
+    made_into_matrices,
+    matrix_readers,
+    reads_parameter,
+)
 from noria.compiler.min_cut import min_cut
 from noria.compiler.trace import Traced
 from noria.ir.build import build
@@ -28,7 +36,7 @@ from noria.ir.passes import (
     substitute,
     users,
 )
-from noria.ir.primitives import expands, is_contraction, is_heavy, is_small_solve, is_wide
+from noria.ir.primitives import expands, is_contraction, is_heavy, is_small_solve
 
 
 class StepLoop:
@@ -132,8 +140,12 @@ def split(
     keep = (lambda equation: False) if products_leave else should_keep
     # A single step has its output in the loop, too.
     first = (*kept, *emission) if traced.once and not products_leave else kept
-    if not products_leave:
-        first = (*first, *_read_in_loop(everything, levels, should_hoist))
+    # After the loop, matrices that a step makes from its input would go through memory.
+    parts = made_into_matrices(everything, levels)
+    early = [e for e in _at(everything, levels, INPUT) if is_heavy(e) and e.outputs[0] in parts]
+    if not (products_leave or traced.once or any(map(should_hoist, early))):
+        readers = matrix_readers(everything, levels)
+        first = (*first, *(v for e in readers for v in e.outputs))
     emitted = _emitted(everything, levels, first, emission, products_leave, keep)
     # Products of the input are hoisted. So is element-wise work if its result is no larger, and the
     # same holds for a product of two parts of the input, such as an outer product.
@@ -194,24 +206,6 @@ def _hoisted(
         free=lambda v: levels.get(v, NUMBER) != INPUT,
         prefer_early=True,
     )
-
-
-def _read_in_loop(
-    everything: Sequence[Equation],
-    levels: dict[Value, int],
-    should_hoist: Callable[[Equation], bool],
-) -> Iterator[Value]:
-    """The products of the state and of wide products of the input that the loop computes.
-
-    After the loop these, such as a matrix for each step, would go through memory.
-    """
-    wide = [e for e in _at(everything, levels, INPUT) if is_heavy(e) and is_wide(e)]
-    stay = [v for e in wide if not should_hoist(e) for v in e.outputs]
-    depends = dependence(everything, dict.fromkeys(stay, 1))
-    for equation in _at(everything, levels, STATE):
-        operands = [v for v in values_of(equation.inputs) if levels.get(v, NUMBER) == INPUT]
-        if is_contraction(equation) and any(depends.get(v) for v in operands):
-            yield from equation.outputs
 
 
 def _repeated(

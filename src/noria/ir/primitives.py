@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from noria._jax import inner_jaxprs, parts_of
-from noria.ir.graph import Equation, size, size_in_bytes, values_of
+from noria.ir.graph import Equation, size_in_bytes, values_of
 
 
 class Kind(Enum):
@@ -204,11 +204,6 @@ def expands(equation: Equation) -> bool:
     return is_contraction(equation) and size_in_bytes(equation.outputs[0]) > sum(
         map(size_in_bytes, values_of(equation.inputs))
     )
-
-
-def is_wide(product: Equation) -> bool:
-    """Whether a product has many times the numbers of its smaller operand, as one of matrices."""
-    return size(product.outputs[0]) >= 8 * min(map(size, product.inputs))
 
 
 def is_small_solve(equation: Equation) -> bool:

@@ -43,7 +43,7 @@ from noria.ir.graph import (
     size_in_bytes,
     values_of,
 )
-from noria.ir.primitives import ELEMENTWISE, is_contraction, is_wide
+from noria.ir.primitives import ELEMENTWISE, is_contraction
 from noria.ir.reasons import Reason
 
 
@@ -131,14 +131,6 @@ class Native:
             return False
         numbers = sum(map(size, equation.outputs))
         return batch * numbers <= tuning().repeated_numbers
-
-    def should_leave_step(self, equation: Equation, batch: Size) -> bool:
-        """With some rows XLA packs a weight faster, if no cache holds it and it is read once."""
-        if is_symbolic(batch) or not self.has_code(equation):
-            return True
-        weight = max(map(size_in_bytes, equation.inputs))
-        is_large = batch > tuning().unpacked_rows and weight > tuning().cached_weight_bytes
-        return is_large and is_wide(equation)
 
     def prefers_single_step(self, rows: int) -> bool:
         """For up to some rows: one call replaces many operations, and XLA packs weights too."""

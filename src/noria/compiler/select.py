@@ -152,7 +152,8 @@ def decide(
         if program is not None:
             program = replace(program, frontier=frontier)
         decision = Decision(label, given, backend, reason, program, tuple(obstacles))
-        log.debug("%s", decision)
+        if log.isEnabledFor(logging.DEBUG):  # a record of its text does not hold the weights
+            log.debug("%s", str(decision))
         return decision
 
     one = steps.of_one(len(sizes.axes))

@@ -81,7 +81,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: NativeLoop, t
         try:
             return _tangents(call, primals, scatter(tangents, moved), time)
         except (UnsupportedEquation, Unsupported) as reason:
-            _log.debug("the tangents of a loop are those of a scan: %s", reason)
+            _log.debug("the tangents of a loop are those of a scan: %s", str(reason))
             given = [*itertools.compress(primals, moved)]
             scan = functools.partial(smooth_results, call, primals)
             return jax.jvp(scan, (given,), (tangents,))[1]

@@ -82,7 +82,7 @@ def kernel_of(plan: KernelPlan, isa: Isa) -> Kernel:
     try:
         content = fingerprint(plan)
     except NoFingerprint as error:
-        _log.debug("%s; its code names the kernel", error)
+        _log.debug("%s; its code names the kernel", str(error))
         content = str(_module_of(plan))
     name, resident = _name(content, isa), _resident()
     with _lock:

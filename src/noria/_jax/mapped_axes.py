@@ -37,14 +37,17 @@ def _(*arrays: Any, axes: tuple[int, ...]) -> list[Any]:
     return list(arrays[: len(axes)])
 
 
+def mapped_along(array: Any, axis: int | None, to: int, size: int) -> Any:
+    """An array that is mapped along ``axis``, or not at all, with its mapped axis at ``to``."""
+    if axis is not None:
+        return jnp.moveaxis(array, axis, to)
+    shape = *array.shape[:to], size, *array.shape[to:]
+    return jnp.broadcast_to(jnp.expand_dims(array, to), shape)
+
+
 def _align(arrays: Sequence[Any], mapped: Sequence[int | None], *, axes: tuple[int, ...]) -> Any:
     size = next(a.shape[axis] for a, axis in zip(arrays, mapped, strict=True) if axis is not None)
-    moved = [
-        jnp.broadcast_to(jnp.expand_dims(a, to), (*a.shape[:to], size, *a.shape[to:]))
-        if axis is None
-        else jnp.moveaxis(a, axis, to)
-        for a, axis, to in zip(arrays, mapped, axes, strict=False)
-    ]
+    moved = [mapped_along(*pair, size) for pair in zip(arrays, mapped, axes, strict=False)]
     return aligned(moved, axes, arrays[len(axes) :]), axes  # also under an outer vmap
 
 

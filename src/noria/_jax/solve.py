@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from noria._jax.mapped_axes import mapped_along
 from noria._jax.mesh_axes import varying, varying_axes
 
 _solve = Primitive("noria_solve")
@@ -54,12 +55,9 @@ def _products(matrix: Any, vectors: Any) -> Any:
 
 
 def _mapped(arrays: Sequence[Any], axes: Sequence[int | None], *, positive: bool) -> Any:
-    count = next(a.shape[n] for a, n in zip(arrays, axes, strict=True) if n is not None)
-    in_front = [
-        jnp.broadcast_to(a, (count, *a.shape)) if n is None else jnp.moveaxis(a, n, 0)
-        for a, n in zip(arrays, axes, strict=True)
-    ]
-    return solve(*in_front, positive=positive), 0
+    pairs = [*zip(arrays, axes, strict=True)]
+    size = next(a.shape[n] for a, n in pairs if n is not None)
+    return solve(*(mapped_along(a, n, 0, size) for a, n in pairs), positive=positive), 0
 
 
 def _transposed(cotangent: Any, matrix: Any, right: Any, *, positive: bool) -> list[Any]:

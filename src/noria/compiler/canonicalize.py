@@ -64,7 +64,7 @@ def canonicalize(
     If the step runs only ``once``, weights are not copied in order to split or merge products.
     """
     graph = unroll(graph)
-    graph = single_solves(graph, dependence(graph.equations, sources))
+    graph = single_solves(graph, sources)
     if contractions:
         graph = canonical_contractions(graph, sources, once=once)
     for rule in (operand_first, *([] if once else [split_products]), regroup_sums):

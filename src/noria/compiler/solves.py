@@ -14,26 +14,26 @@ import numpy as np
 from noria._jax import parts_of, solve
 from noria.compiler.levels import STATE, level_of
 from noria.ir.build import build
-from noria.ir.graph import Atom, Equation, Graph, is_literal
-from noria.ir.passes import Replacement, dce, producers, rewrite
-from noria.ir.primitives import MOST_UNKNOWNS
+from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
+from noria.ir.passes import Replacement, dce, dependence, producers, rewrite
+from noria.ir.primitives import is_small_system
 
 #: By the primitive that factors a matrix: whether the matrix must be positive definite.
 _POSITIVE = {"cholesky": True, "lu": False}
 
 
-def single_solves(graph: Graph, levels: dict[Any, int]) -> Graph:
-    """Each small system that depends on the state is one equation."""
+def single_solves(graph: Graph, sources: dict[Value, int]) -> Graph:
+    """Each small system that depends on the state is one equation; see `canonicalize`."""
     if not any(e.name == "custom_linear_solve" for e in graph.equations):
         return graph
-    maker = producers(graph.equations)
+    maker, levels = producers(graph.equations), dependence(graph.equations, sources)
 
     def single(equation: Equation) -> Replacement | None:
         if equation.name != "custom_linear_solve":
             return None
         matrix, right = equation.inputs[0], equation.inputs[-1]
         order, methods = _order(equation), {_method(v, matrix, maker) for v in equation.inputs}
-        if order is None or not _is_small(matrix, right) or not methods & {*_POSITIVE}:
+        if order is None or not is_small_system(matrix, right) or not methods & {*_POSITIVE}:
             return None
         if max(level_of(levels, matrix), level_of(levels, right)) < STATE:
             return None
@@ -48,12 +48,6 @@ def single_solves(graph: Graph, levels: dict[Any, int]) -> Graph:
         return build(solved, [matrix, right], equation.source)
 
     return dce(rewrite(graph, single))
-
-
-def _is_small(matrix: Atom, right: Atom) -> bool:
-    dtypes = {matrix.aval.dtype, right.aval.dtype}
-    is_float = dtypes in ({np.dtype(np.float32)}, {np.dtype(np.float64)})
-    return is_float and matrix.aval.shape[-1] <= MOST_UNKNOWNS
 
 
 def _order(equation: Equation) -> list[int] | None:

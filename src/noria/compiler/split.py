@@ -143,7 +143,7 @@ def split(
     # After the loop, matrices that a step makes from its input would go through memory.
     parts = made_into_matrices(everything, levels)
     early = [e for e in _at(everything, levels, INPUT) if is_heavy(e) and e.outputs[0] in parts]
-    if not (products_leave or traced.once or any(map(should_hoist, early))):
+    if early and not (products_leave or traced.once or any(map(should_hoist, early))):
         readers = matrix_readers(everything, levels)
         first = (*first, *(v for e in readers for v in e.outputs))
     emitted = _emitted(everything, levels, first, emission, products_leave, keep)

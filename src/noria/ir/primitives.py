@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from noria._jax import inner_jaxprs, parts_of
-from noria.ir.graph import Equation, size_in_bytes, values_of
+from noria.ir.graph import Atom, Equation, size_in_bytes, values_of
 
 
 class Kind(Enum):
@@ -210,9 +210,14 @@ def is_small_solve(equation: Equation) -> bool:
     """Whether an equation is a system of linear equations that native code can solve."""
     if equation.name not in SOLVES:
         return False
-    matrix, right = (v.aval for v in equation.inputs)
-    is_float = matrix.dtype == right.dtype and matrix.dtype in (np.float32, np.float64)
-    return bool(is_float and 0 < matrix.shape[-1] <= MOST_UNKNOWNS)
+    return is_small_system(*equation.inputs)
+
+
+def is_small_system(matrix: Atom, right: Atom) -> bool:
+    """Whether native code can solve systems with such matrices and right sides."""
+    a, b = matrix.aval, right.aval
+    is_float = a.dtype == b.dtype and a.dtype in (np.float32, np.float64)
+    return bool(is_float and 0 < a.shape[-1] <= MOST_UNKNOWNS)
 
 
 def is_heavy(equation: Equation) -> bool:

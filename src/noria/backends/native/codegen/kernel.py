@@ -19,7 +19,6 @@ element-wise part (`row`) reads the tile and stores the results.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TypeAlias
 
 from llvmlite import ir
 
@@ -59,6 +58,7 @@ from noria.backends.native.codegen.systems import SystemsCode, systems_code
 from noria.backends.native.codegen.time_block import emit_time_block
 from noria.backends.native.plan.panels import (
     ALIGN,
+    AnyTiling,
     MatrixTiling,
     Panel,
     SolveTiling,
@@ -77,9 +77,6 @@ def emit(plan: KernelPlan) -> ir.Module:
     _Run(plan, module).emit()
     emit_time_block(plan, module)
     return module
-
-
-AnyTiling: TypeAlias = StageTiling | MatrixTiling | SolveTiling
 
 
 class _Run:

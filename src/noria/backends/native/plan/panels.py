@@ -1,7 +1,7 @@
 """Panels: the columns of weights in the order in which a kernel reads them."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -123,6 +123,9 @@ class SolveTiling:
     vectors: int
     panels: tuple[Panel, ...] = ()
     row_stride: int = 0
+
+
+AnyTiling: TypeAlias = StageTiling | MatrixTiling | SolveTiling
 
 
 def counts_of(extent: int, vectors: int, lanes: int) -> tuple[int, list[int], list[int]]:

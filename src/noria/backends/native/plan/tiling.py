@@ -18,6 +18,7 @@ from noria.backends.native.machine import Isa, Tuning
 from noria.backends.native.plan import matrix_unit
 from noria.backends.native.plan.fusion import AnyStage
 from noria.backends.native.plan.panels import (
+    AnyTiling,
     MatrixTiling,
     Panel,
     PanelSegment,
@@ -374,7 +375,7 @@ class KernelPlan:
         """
         return counts_of(tiling.stage.extent, tiling.vectors, self.lanes)
 
-    def _of_step(self, stage: AnyStage, width: int) -> StageTiling | MatrixTiling | SolveTiling:
+    def _of_step(self, stage: AnyStage, width: int) -> AnyTiling:
         if isinstance(stage, Stage):
             return self._tiling(stage, self._tuning.block_vectors, width, self.by_unit[0])
         if isinstance(stage, SolveStage):

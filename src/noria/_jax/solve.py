@@ -47,6 +47,7 @@ def _jvp(arrays: Sequence[Any], tangents: Sequence[Any], *, positive: bool) -> A
 
 
 def _products(matrix: Any, vectors: Any) -> Any:
+    """Of one vector without its axis: native code is a twelfth faster (training of MesaNet)."""
     exactly = jax.lax.Precision.HIGHEST
     if vectors.shape[-2] == 1:
         one = jnp.einsum("...ij,...j->...i", matrix, vectors[..., 0, :], precision=exactly)

@@ -16,6 +16,7 @@ With ``--compiling`` the ratios are of the times to trace, lower and compile, wi
 disk. There a cell is slower if both ratios are below 0.5.
 """
 
+import gc
 import os
 import statistics
 import sys
@@ -157,23 +158,32 @@ def compared_compiling(
 ) -> Ratio:
     """Compile both programs anew in turns."""
 
-    def compiling(backend: str) -> None:
+    def forget() -> None:
         jax.clear_caches()
+        gc.collect()
+
+    def compiling(backend: str) -> None:
         jax.jit(run).lower(nr.with_backend(layer, backend), xs).compile()
 
     calls = [partial(compiling, backend) for backend in BACKENDS]
     for call in calls:
         call()
-    return _ratio(calls, turns, 1, LEAST_COMPILING)
+    return _ratio(calls, turns, 1, LEAST_COMPILING, forget)
 
 
 def _ratio(
-    calls: Sequence[Callable[[], Any]], turns: int, repeats: int, least: float = LEAST
+    calls: Sequence[Callable[[], Any]],
+    turns: int,
+    repeats: int,
+    least: float = LEAST,
+    before: Callable[[], None] = lambda: None,
 ) -> Ratio:
     found: list[tuple[float, float]] = []
     for turn in range(turns):
-        order = (0, 1) if turn % 2 else (1, 0)
-        times = {which: _clock(calls[which], repeats) for which in order}
+        times = {}
+        for which in (0, 1) if turn % 2 else (1, 0):
+            before()
+            times[which] = _clock(calls[which], repeats)
         found.append((times[1][0] / times[0][0], times[1][1] / times[0][1]))
     wall, processor = zip(*found, strict=True)
     return Ratio(statistics.median(wall), statistics.median(processor), least)

@@ -50,6 +50,24 @@ MOVES |= {
 }
 
 
+def test_constants_of_a_step_are_few_programs():
+    """Positions that are computed, and other constants, are not compiled one by one."""
+    n = 37  # no other test has compiled operations of this size
+    xs, events = random(1, 2, 3, n), []
+
+    def cell(h, x):
+        below = jnp.tril_indices(n, -1)
+        skew = jnp.zeros((n, n)).at[below].set(0.1)
+        decay = 1 - 2.0 ** (-5 - jnp.arange(n, dtype=h.dtype))
+        return decay * jnp.tanh(h @ (skew - skew.T) + x)
+
+    layer = nr.Recurrence(cell, random(0, n))
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
+    jax.jit(lambda xs: layer(xs)).lower(xs)
+    # The positions, where the scatter writes (asked twice), and the loop-invariant values.
+    assert events.count("/jax/core/compile/backend_compile_duration") <= 4
+
+
 @pytest.mark.sampled(35)
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("backend", ["native", "scan"])

@@ -19,7 +19,8 @@ import numpy as np
 from noria._jax import Tracer
 from noria.compiler.constant_scatters import SCATTERS, scattered
 from noria.ir.build import build
-from noria.ir.graph import Atom, Env, Equation, Graph, is_literal, size
+from noria.ir.evaluate import evaluated_now
+from noria.ir.graph import Env, Equation, Graph, is_literal, size
 from noria.ir.passes import dependence, extract, substitute
 
 #: Runs of neighbours of which a gather may consist. Its pull-back adds one padded array for each
@@ -41,8 +42,7 @@ def with_known_positions(graph: Graph, constants: Env, names: Collection[str]) -
     """
     if not any(e.name in names for e in graph.equations):
         return graph
-    known = {v: a for v, a in constants.items() if not isinstance(a, Tracer)}
-    unknown = dependence(graph.equations, {v: 1 for v in graph.inputs if v not in known})
+    positions = _known_positions(graph, constants, names)
     equations: list[Equation] = []
     instead: dict[Any, Any] = {}
     for equation in graph.equations:
@@ -52,15 +52,9 @@ def with_known_positions(graph: Graph, constants: Env, names: Collection[str]) -
             continue
         if equation.name in _EXTREMES:
             function = functools.partial(_position, equation)
-        else:
-            positions = equation.inputs[1]
-            if is_literal(positions) or not unknown.get(positions):
-                indices = _value(graph, positions, known)
-                function = (
-                    _pieces(equation, indices)
-                    if equation.name == "gather"
-                    else scattered(equation, indices, RUNS)
-                )
+        elif equation in positions:
+            rule = functools.partial(scattered, most=RUNS) if equation.name in SCATTERS else _pieces
+            function = rule(equation, positions[equation])
         if function is None:
             equations.append(equation)
             continue
@@ -69,6 +63,21 @@ def with_known_positions(graph: Graph, constants: Env, names: Collection[str]) -
         equations += made
         instead |= dict(zip(equation.outputs, outputs, strict=True))
     return substitute(Graph(graph.inputs, graph.outputs, tuple(equations)), instead)
+
+
+def _known_positions(
+    graph: Graph, constants: Env, names: Collection[str]
+) -> dict[Equation, np.ndarray]:
+    """The positions of gathers and scatters, where these are known."""
+    known = {v: a for v, a in constants.items() if not isinstance(a, Tracer)}
+    unknown = dependence(graph.equations, {v: 1 for v in graph.inputs if v not in known})
+    some = [e for e in graph.equations if e.name in names and e.name not in _EXTREMES]
+    some = [e for e in some if is_literal(e.inputs[1]) or not unknown.get(e.inputs[1])]
+    if not some:
+        return {}
+    part = extract(graph.equations, [e.inputs[1] for e in some], known)
+    found = evaluated_now(part, [known[v] for v in part.inputs])
+    return {e: np.asarray(a) for e, a in zip(some, found, strict=True)}
 
 
 def _position(equation: Equation, x: jax.Array) -> list[jax.Array]:
@@ -83,25 +92,14 @@ def _position(equation: Equation, x: jax.Array) -> list[jax.Array]:
     return [jnp.where(is_there, index, jnp.asarray(count - 1, dtype)).min(axis)]
 
 
-def _value(graph: Graph, atom: Atom, known: Env) -> np.ndarray:
-    """The number that constants give for a value."""
-    if is_literal(atom):
-        return np.asarray(atom.val)
-    part = extract(graph.equations, [atom], known)
-    with jax.ensure_compile_time_eval():
-        (found,) = part([known[v] for v in part.inputs])
-    return np.asarray(found)
-
-
 def _pieces(equation: Equation, indices: np.ndarray) -> Callable[..., Any] | None:
     """The gather as slices, if its positions are a few runs of neighbours."""
     operand, output = equation.inputs[0].aval, equation.outputs[0].aval
     if not size(equation.inputs[0]) or not size(equation.outputs[0]):
         return None
     numbers = np.arange(operand.size, dtype=np.int32).reshape(operand.shape)
-    with jax.ensure_compile_time_eval():
-        params = {**equation.params, "fill_value": -1}
-        (found,) = [equation.primitive.bind(jnp.asarray(numbers), indices, **params)]
+    params = {**equation.params, "fill_value": -1}
+    found = evaluated_now(lambda x: equation.primitive.bind(x, indices, **params), numbers)
     places = np.asarray(found).reshape(-1)
     runs = [*_runs(places)]
     if len(runs) > RUNS or (places < 0).any():

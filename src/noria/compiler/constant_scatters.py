@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from noria.ir.evaluate import evaluated_now
 from noria.ir.graph import Equation
 
 #: How each scatter combines an element with an update; setting one combines nothing.
@@ -76,15 +77,17 @@ def _positions(equation: Equation, indices: np.ndarray) -> np.ndarray:
     """
     operand, _, updates = (v.aval for v in equation.inputs)
     params = {k: equation.params[k] for k in ("dimension_numbers", "mode", "unique_indices")}
-    with jax.ensure_compile_time_eval():
-        numbers = jnp.arange(1, operand.size + 1, dtype=jnp.float32).reshape(operand.shape)
 
-        def added(some: jax.Array) -> jax.Array:
-            at = jnp.asarray(indices)
-            return jax.lax.scatter_add(jnp.zeros_like(numbers), at, some, **params)
+    def added(some: jax.Array) -> jax.Array:
+        at = jnp.asarray(indices)
+        return jax.lax.scatter_add(jnp.zeros(operand.shape, jnp.float32), at, some, **params)
 
+    def read(numbers: jax.Array) -> jax.Array:
         (found,) = jax.vjp(added, jnp.zeros(updates.shape, jnp.float32))[1](numbers)
-    return np.asarray(found).astype(np.int64).reshape(-1) - 1
+        return found
+
+    numbers = np.arange(1, operand.size + 1, dtype=np.float32).reshape(operand.shape)
+    return np.asarray(evaluated_now(read, numbers)).astype(np.int64).reshape(-1) - 1
 
 
 def _rounds(positions: np.ndarray, size: int, *, once: bool) -> Iterator[np.ndarray]:

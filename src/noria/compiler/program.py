@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -24,7 +23,7 @@ from noria.compiler.peeled import run_peeled
 from noria.compiler.save_policies import Stored
 from noria.compiler.split import Split, split
 from noria.compiler.trace import Steps, Traced
-from noria.ir.evaluate import evaluate
+from noria.ir.evaluate import evaluate, evaluated_now
 from noria.ir.graph import Env, Equation, Graph, env_of, size
 from noria.ir.passes import dependence
 from noria.ir.primitives import is_contraction, is_heavy
@@ -212,9 +211,14 @@ class Program:
 
 def _invariant(graph: Graph, env: Env) -> Env:
     """The loop-invariant values. Of weights that are constants of a program, so are these."""
-    known = all(is_known(env[v]) for v in graph.inputs) and bool(graph.equations)
-    with jax.ensure_compile_time_eval() if known else nullcontext():
-        return env_of(graph.outputs, evaluate(graph, env, {}, ()))
+    arrays = [env[v] for v in graph.inputs]
+
+    def values(arrays: list[jax.Array]) -> list[jax.Array]:
+        return evaluate(graph, env_of(graph.inputs, arrays), {}, ())
+
+    is_constant = bool(graph.equations) and all(map(is_known, arrays))
+    found = evaluated_now(values, arrays) if is_constant else values(arrays)
+    return env_of(graph.outputs, found)
 
 
 def split_step(

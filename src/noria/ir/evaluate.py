@@ -98,6 +98,15 @@ def evaluate(graph: Graph, known: Env, varying: Env, axes: Sequence[int]) -> lis
     return one(arrays)
 
 
+def evaluated_now(function: Callable[[Any], Any], arrays: Any) -> Any:
+    """A function of arrays that are known while JAX traces: its result is known, too.
+
+    It is compiled as one program. Single operations would be a program each.
+    """
+    with jax.disable_jit(False):
+        return jax.jit(function).lower(arrays).compile()(arrays)
+
+
 def _with_flat_weights(graph: Graph, shared: Sequence[Value]) -> Graph:
     """Weights of several kept axes are matrices: XLA transposes a copy of others in each call."""
     equations: list[Equation] = []

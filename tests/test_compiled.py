@@ -154,6 +154,33 @@ def test_debugging_switches(backend):
         assert eqx.tree_equal(nr.value_and_grad(loss)(layer), want, rtol=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["auto", "native", "scan", "plain"])
+@pytest.mark.parametrize(
+    ("switch", "start", "kind"), [("debug_nans", -1.0, "nan"), ("debug_infs", 0.0, "inf")]
+)
+def test_nan_and_infinities_are_found(backend, switch, start, kind):
+    """JAX evaluates a program with NaN in its results again, operation by operation."""
+    layer = nr.Recurrence(lambda h, x: jnp.log(h) * x, jnp.full(3, start), backend=backend)
+    xs = jnp.ones((2, 1, 3))
+    calls = layer, jax.jit(lambda xs: layer(xs)), jax.grad(lambda xs: layer(xs).sum())
+    with getattr(jax, switch)(True):
+        for call in calls:
+            with pytest.raises(FloatingPointError, match=f"invalid value .{kind}. encountered in"):
+                call(xs)
+
+
+def test_nan_among_the_constants_of_a_step():
+    """JAX looks for it in the results of a program only."""
+
+    def cell(h, x):
+        roots = jnp.sqrt(jnp.arange(-1.0, 2.0))
+        return jnp.tanh(jnp.nan_to_num(roots) * h + x)
+
+    layer = nr.Recurrence(cell, jnp.zeros(3))
+    with jax.debug_nans(True):
+        assert jnp.isfinite(jax.jit(lambda xs: layer(xs))(jnp.ones((2, 4, 3)))).all()
+
+
 @pytest.mark.parametrize("backend", ["native", "scan", "plain", "associative"])
 def test_vmap_over_no_examples(backend):
     layer = nr.Recurrence(lambda h, x: 0.5 * h + x, initial_state=jnp.zeros(2), backend=backend)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
@@ -49,9 +51,12 @@ def primitive(
     made.multiple_results = True
 
     def compiled(*arrays: Any, **params: Any) -> list[Any]:
-        # Compiled under `jax.disable_jit` too: there is no other implementation.
-        with jax.disable_jit(False):
-            return list(jax.jit(functools.partial(made.bind, **params))(*arrays))
+        # Compiled under `jax.disable_jit` too: there is no other implementation. For the same reason
+        # JAX must not call it again, operation by operation, if there is NaN in the results.
+        with jax.disable_jit(False), jax.debug_nans(False), jax.debug_infs(False):
+            results = list(jax.jit(functools.partial(made.bind, **params))(*arrays))
+        _look_for_nan(name, results)
+        return results
 
     made.def_impl(compiled)
     made.def_abstract_eval(
@@ -63,6 +68,18 @@ def primitive(
     mlir.register_lowering(made, mlir.lower_fun(portable))
     mlir.register_lowering(made, partitioned(made, portable, cpu, rows), platform="cpu")
     return made
+
+
+def _look_for_nan(name: str, results: Sequence[jax.Array]) -> None:
+    """What JAX does after each operation under `jax.debug_nans` and `jax.debug_infs`."""
+    config: Any = jax.config
+    for kind, test, is_on in (
+        ("nan", np.isnan, config.jax_debug_nans),
+        ("inf", np.isinf, config.jax_debug_infs),
+    ):
+        floats = (a for a in results if is_on and jnp.issubdtype(a.dtype, jnp.inexact))
+        if any(np.any(test(np.asarray(s.data))) for a in floats for s in a.addressable_shards):
+            raise FloatingPointError(f"invalid value ({kind}) encountered in {name}")
 
 
 def _with_zeros(jvp: Callable[..., Any], arrays: Any, tangents: Any, **params: Any) -> Any:

@@ -101,9 +101,10 @@ def evaluate(graph: Graph, known: Env, varying: Env, axes: Sequence[int]) -> lis
 def evaluated_now(function: Callable[[Any], Any], arrays: Any) -> Any:
     """A function of arrays that are known while JAX traces: its result is known, too.
 
-    It is compiled as one program. Single operations would be a program each.
+    It is compiled as one program. Single operations would be a program each. JAX may look for NaN
+    in the results of the program that is traced, as in those of any other.
     """
-    with jax.disable_jit(False):
+    with jax.disable_jit(False), jax.debug_nans(False), jax.debug_infs(False):
         return jax.jit(function).lower(arrays).compile()(arrays)
 
 

@@ -130,12 +130,17 @@ def train(layer: nr.Recurrence, xs: jax.Array) -> Any:
     return nr.value_and_grad(loss)(layer, xs)
 
 
-def step(layer: nr.Recurrence, xs: jax.Array) -> Any:
-    state = jax.tree.map(
-        lambda a: jnp.broadcast_to(a, (xs.shape[0], *a.shape)), layer.initial_state()
-    )
+def step(layer: nr.Recurrence, xs: jax.Array, state: Any) -> Any:
     dt = {name: array[:, 0] for name, array in given(layer, xs).items()}
     return layer.step(state, xs[:, 0], **dt)
+
+
+def arguments(run: Callable[..., Any], layer: nr.Recurrence, xs: jax.Array) -> tuple[Any, ...]:
+    """What a mode takes besides the layer. A step is given its state, as from the step before."""
+    if run is not step:
+        return (xs,)
+    state = jax.tree.map(lambda a: jnp.tile(a, (len(xs), *[1] * a.ndim)), layer.initial_state())
+    return xs, state
 
 
 MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": train, "step": step}
@@ -143,11 +148,11 @@ MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": train, "
 
 def compared(run: Callable[..., Any], layer: nr.Recurrence, xs: jax.Array, turns: int) -> Ratio:
     """Compile both programs, and time them in turns; once more if ``auto`` seems slower."""
-    calls = []
+    calls, taken = [], arguments(run, layer, xs)
     for backend in BACKENDS:
         program = jax.jit(run)
         chosen = nr.with_backend(layer, backend)
-        calls.append(partial(program, chosen, xs))
+        calls.append(partial(program, chosen, *taken))
     repeats = max(1, int(0.02 / max(_clock(call, 1)[0] for call in calls for _ in range(2))))
     ratio = _ratio(calls, turns, repeats)
     return _ratio(calls, 4 * turns, repeats) if ratio.is_slower else ratio
@@ -163,7 +168,7 @@ def compared_compiling(
         gc.collect()
 
     def compiling(backend: str) -> None:
-        jax.jit(run).lower(nr.with_backend(layer, backend), xs).compile()
+        jax.jit(run).lower(nr.with_backend(layer, backend), *arguments(run, layer, xs)).compile()
 
     calls = [partial(compiling, backend) for backend in BACKENDS]
     for call in calls:

@@ -4,9 +4,11 @@
 tick of S streams from Python, and inference, with weights that are constants in each library. Each
 library has its own process, and they take turns. A line has the median time of each in
 microseconds, and the ratio of the fastest other library to Noria. A library that is not installed
-is left out. For inference there is a limit of this machine, which depends on no library: the time
-of the multiply-adds at the speed of a large matrix product, and of reading the weights of the
-recurrent product in each step, if that takes longer and they do not fit in the cores' own caches.
+is left out.
+
+``python benchmarks/packing.py --limits`` compares inference with a limit of the machine, which
+depends on no library: the time of the multiply-adds at the speed of a large matrix product. The
+time is the least of many calls.
 
 ``python benchmarks/packing.py --training`` prints how much of a training step the kernels of the
 forward and of the reverse loop pack.
@@ -34,7 +36,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -48,7 +49,7 @@ from noria.backends.native.plan.schedule import INPUTS, RESULTS
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.runtime import kernels
 from noria.bench.grid import GRID, Shape, Work
-from noria.bench.peers import PEERS, cores
+from noria.bench.peers import PEERS
 from noria.bench.run import Lane, Run
 
 Programs = dict[str, Callable[[], Any]]
@@ -84,9 +85,6 @@ WORKS = [
         for batch in (1, 2, 4, 8)
     ),
 ]
-
-#: Bytes of the second-level cache of a core, as Linux gives it: "1024K".
-SECOND_LEVEL = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
 
 
 def programs_of(problem: Problem) -> Programs:
@@ -160,12 +158,6 @@ def products_of_dense() -> None:
             print(f"{shape}  rows {rows:3}  {times}  ratio {found['XLA'] / found['kernel']:.2f}")
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def _ready(program: Callable[[], Any]) -> bool:
     """Run a program once, so that it is compiled."""
     jax.block_until_ready(program())
@@ -211,20 +203,20 @@ def packing_of(kernel: kernels.Kernel, plan: KernelPlan) -> Callable[[], Any]:
     return lambda: (pack(ctypes.addressof(table), 0, 1), held)[0]
 
 
-def reading_rate() -> float:
-    """Bytes per second that the cores read together from the cache that they share."""
-    a, b = np.ones((2, 2**20), np.float32)
-    a @ b
-    return 2 * a.nbytes / min(_seconds(lambda: a @ b) for _ in range(200))
-
-
-def limit(work: Work, peak: float, rate: float) -> float:
-    """The least time of the products of an LSTM, in seconds."""
-    steps, batch, inputs, units = work.shape
-    weights, caches = 4 * 4 * units**2, 1024 * int(SECOND_LEVEL.read_text().strip("K\n")) * cores()
-    reading = weights / rate if weights > caches else 0
-    multiply_adds = 2 * batch * 4 * units / peak
-    return steps * (multiply_adds * inputs + max(multiply_adds * units, reading))
+def limits() -> None:
+    """The least time of inference, and that of its multiply-adds, in microseconds."""
+    lanes = [Lane(name) for name in ("torch", "call") if not PEERS[name].missing]
+    with Run(lanes, "time", 0.1, 1) as run:
+        peak = max(run.peaks().values())
+    print(f"products {peak / 1e9:.0f} Gflop/s")
+    for work in (work for work in WORKS if work.mode == "inference"):
+        steps, batch, inputs, units = work.shape
+        limit = 1e6 * steps * 2 * batch * 4 * units * (inputs + units) / peak
+        layer = nr.prepare(nr.LSTM(inputs, units, key=jax.random.key(0)))
+        xs = jax.random.normal(jax.random.key(1), (batch, steps, inputs))
+        call = partial(jax.jit(lambda xs, layer=layer: layer(xs)), xs)
+        time_ = least({"time": call}, 2, clock=time.perf_counter)["time"]
+        print(f"{work.shape!s:19}  {time_:9,.1f}  limit {limit:9,.1f}  {limit / time_:.2f}")
 
 
 def compare(numbers: Sequence[int], quick: bool) -> None:
@@ -235,14 +227,10 @@ def compare(numbers: Sequence[int], quick: bool) -> None:
     seconds, rounds = (0.02, 2) if quick else (0.2, 5)
     ratios: dict[str, list[float]] = {}
     with Run(lanes, "time", seconds, rounds) as run:
-        peak, rate = max(run.peaks().values()), reading_rate()
-        print(f"products {peak / 1e9:.0f} Gflop/s, reading weights {rate / 1e9:.0f} GB/s")
         for point in run.points(works):
             times = {lane.peer: 1e6 * value for lane, value in point.values.items()}
             best = min((times[n] for n in times if PEERS[n].rival), default=float("nan"))
             ratios.setdefault(point.work.mode, []).append(best / times["prepared"])
-            if point.work.mode == "inference":
-                times["limit"] = 1e6 * limit(point.work, peak, rate)
             shown = "  ".join(f"{name} {time:9,.1f}" for name, time in times.items())
             number, ratio = WORKS.index(point.work), best / times["prepared"]
             print(
@@ -262,6 +250,9 @@ def main(arguments: list[str]) -> None:
         return
     if "--dense" in arguments:
         products_of_dense()
+        return
+    if "--limits" in arguments:
+        limits()
         return
     if "--peers" in arguments:
         compare(numbers, quick)

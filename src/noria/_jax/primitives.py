@@ -51,8 +51,8 @@ def primitive(
     made.multiple_results = True
 
     def compiled(*arrays: Any, **params: Any) -> list[Any]:
-        # Compiled under `jax.disable_jit` too: there is no other implementation. For the same reason
-        # JAX must not call it again, operation by operation, if there is NaN in the results.
+        # Compiled under `jax.disable_jit` too: there is no other implementation. For the same
+        # reason JAX must not call it again, to look at each operation, if the results have NaN.
         with jax.disable_jit(False), jax.debug_nans(False), jax.debug_infs(False):
             results = list(jax.jit(functools.partial(made.bind, **params))(*arrays))
         _look_for_nan(name, results)

@@ -62,7 +62,11 @@ def test_constants_of_a_step_are_few_programs():
         return decay * jnp.tanh(h @ (skew - skew.T) + x)
 
     layer = nr.Recurrence(cell, random(0, n))
-    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     jax.jit(lambda xs: layer(xs)).lower(xs)
     # The positions, where the scatter writes (asked twice), and the loop-invariant values.
     assert events.count("/jax/core/compile/backend_compile_duration") <= 4

@@ -226,17 +226,19 @@ def test_prefetching_works_ahead_in_one_thread_that_ends():
 
 
 def test_a_reader_that_stops_early_waits_for_one_batch_only():
-    made, go = [], threading.Event()
+    made, begun, go = [], threading.Event(), threading.Event()
 
     def source():
         for n in range(9):
             made.append(n)
             if n:
+                begun.set()
                 go.wait()
             yield n
 
     batches: Any = iter(nr.data.prefetch(source(), 5))
     assert next(batches) == 0
+    assert begun.wait(60)
     threading.Timer(0.05, go.set).start()
     batches.close()
     assert made == [0, 1]

@@ -162,13 +162,14 @@ def compared_compiling(
     run: Callable[..., Any], layer: nr.Recurrence, xs: jax.Array, turns: int
 ) -> Ratio:
     """Compile both programs anew in turns."""
+    taken = arguments(run, layer, xs)
 
     def forget() -> None:
         jax.clear_caches()
         gc.collect()
 
     def compiling(backend: str) -> None:
-        jax.jit(run).lower(nr.with_backend(layer, backend), *arguments(run, layer, xs)).compile()
+        jax.jit(run).lower(nr.with_backend(layer, backend), *taken).compile()
 
     calls = [partial(compiling, backend) for backend in BACKENDS]
     for call in calls:

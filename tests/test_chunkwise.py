@@ -67,8 +67,9 @@ def test_refused(kind, reason):
     assert jtu.tree_all([page.chunkwise in str(page), not page.linear])
 
 
-def test_explained():
-    page = nr.explain(layer_of(RetNet, backend="chunkwise"), random(0, TIME, WIDTH))
+@pytest.mark.parametrize("options", [{}, {"lengths": jnp.array([TIME, 1])}])
+def test_explained(options):
+    page = nr.explain(layer_of(RetNet, backend="chunkwise"), random(0, 2, TIME, WIDTH), **options)
     assert (page.backend, page.chunkwise) == ("chunkwise", "yes")
     assert "loop: chunk by chunk" in str(page)
     assert nr.explain(nr.GRU(2, 3, key=jax.random.key(0)), jnp.ones((4, 2))).chunkwise == ""

@@ -105,6 +105,40 @@ def test_all_obstacles_are_explained():
 
 
 @native_only
+def test_a_dtype_is_an_obstacle_beside_operations():
+    def cell(h: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.sort(h + x)
+
+    half = jnp.float16
+    page = nr.explain(nr.Recurrence(cell, initial_state=jnp.zeros(3, half)), XS.astype(half))
+    line = cell.__code__.co_firstlineno
+    start, end = "there is no native code for", f", test_decisions.py:{line + 1}"
+    assert page.obstacles == (
+        f"{start} add of f16[3] f16[3]{end}",
+        f"{start} sort of f16[3]{end}",
+        f"{start} values of f16[3]",
+    )
+
+
+def test_all_side_effects_are_explained():
+    def inner(h: jax.Array) -> jax.Array:
+        jax.debug.print("{}", h)
+        return h
+
+    def cell(h: jax.Array, x: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda h: None, h)
+        return jnp.tanh(jax.jit(inner)(h) + x)
+
+    page = nr.explain(nr.Recurrence(cell, initial_state=jnp.zeros(3)), XS)
+    lines = cell.__code__.co_firstlineno + 1, inner.__code__.co_firstlineno + 1
+    assert page.backend == "plain"
+    assert len(page.obstacles) == 2
+    for obstacle, line in zip(page.obstacles, lines, strict=True):
+        assert obstacle.startswith("a step has the side effect ")
+        assert obstacle.endswith(f", test_decisions.py:{line}")
+
+
+@native_only
 def test_each_loop_of_a_training_step_is_planned_once(monkeypatch):
     from noria.backends.native import kernel_call
     from noria.backends.native.plan.schedule import schedule_of

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from models import AUTO
 
@@ -25,6 +26,7 @@ SCRIPT = runpy.run_path(str(ROOT / "scripts" / "what_runs_fast.py"))
 #: Reasons that depend on the machine and its environment: no cell shows them.
 OF_THE_MACHINE = {
     Reason.VARIABLE,
+    Reason.WITHOUT_LOOP,
     Reason.DEVICE,
     Reason.PROCESSOR,
     Reason.INSTRUCTIONS,
@@ -91,3 +93,40 @@ def test_the_version_of_xla_is_a_reason(monkeypatch, tmp_path):
 def test_the_device_is_a_reason(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert explained().obstacles == (Reason.DEVICE(device="tpu"),)
+
+
+def decay(h, x):
+    return 0.9 * h + x
+
+
+def memory(S, x):
+    S = 0.9 * S + jnp.outer(x, x)
+    return S, x @ S
+
+
+@pytest.mark.parametrize(
+    ("step", "shape", "backend"), [(decay, (3,), "associative"), (memory, (3, 3), "chunkwise")]
+)
+def test_accelerators_run_linear_steps_all_at_once(monkeypatch, step, shape, backend):
+    state = jnp.zeros(shape)
+    layer = nr.Recurrence(step, initial_state=state)
+    xs = jax.random.normal(jax.random.key(0), (2, 40, 3))
+    lengths = jnp.array([40, 7])
+
+    def loss(xs):
+        return jnp.sum(jnp.tanh(layer(xs, lengths=lengths)))
+
+    expected = jax.value_and_grad(loss)(xs)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    page = nr.explain(layer, xs, lengths=lengths)
+    assert (page.backend, page.reason) == (backend, Reason.WITHOUT_LOOP(device="gpu"))
+    found = jax.value_and_grad(loss)(xs)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4, atol=1e-5)
+    # A loop runs what the user asks for, one step, and residuals that only a loop has.
+    assert nr.explain(nr.with_backend(layer, "scan"), xs).backend == "scan"
+    assert nr.explain(layer, xs[:, :1]).backend == "scan"
+    states = nr.Recurrence(step, initial_state=state, save="states")
+    assert nr.explain(states, xs).backend == "scan"
+    monkeypatch.setenv("NORIA_BACKEND", "scan")
+    assert nr.explain(layer, xs).backend == "scan"

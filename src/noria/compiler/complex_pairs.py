@@ -27,7 +27,7 @@ from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal
 from noria.ir.passes import dce, dependence, substitute
 from noria.ir.reasons import Reason
-from noria.ir.source import origin
+from noria.ir.source import where
 
 Arrays = list[jax.Array]
 
@@ -79,25 +79,22 @@ def _is_complex(atom: Atom) -> bool:
     return _is_complex_dtype(atom.aval.dtype)
 
 
-def in_pairs(traced: Traced) -> tuple[Traced, str | None]:
-    """The step over pairs; or the step as it is, and the operation for which there is no rule."""
+def in_pairs(traced: Traced) -> tuple[Traced, tuple[str, ...]]:
+    """The step over pairs; or the step as it is, and the operations for which there is no rule."""
     made = (v for equation in traced.graph.equations for v in equation.outputs)
     found = [v for v in (*traced.state, *traced.steps, *made) if _is_complex(v)]
     if not found:
-        return traced, None
+        return traced, ()
     levels = dependence(traced.graph.equations, traced.levels)
     if all(levels.get(v, NUMBER) <= CONSTANT for v in found):
-        return traced, None
+        return traced, ()
     writer = _Writer(levels, traced.once)
-    try:
-        state, steps = (writer.inputs(values) for values in (traced.state, traced.steps))
-        for equation in traced.graph.equations:
-            writer.rewrite(equation)
-        next_state, emitted = (
-            writer.outputs(atoms) for atoms in (traced.next_state, traced.emitted)
-        )
-    except _NoRule as error:
-        return traced, str(error)
+    state, steps = (writer.inputs(values) for values in (traced.state, traced.steps))
+    for equation in traced.graph.equations:
+        writer.rewrite(equation)
+    if writer.obstacles:
+        return traced, tuple(writer.obstacles)
+    next_state, emitted = (writer.outputs(atoms) for atoms in (traced.next_state, traced.emitted))
     inputs = (*traced.parameter_values, *state, *steps)
     graph = Graph(inputs, (*next_state, *emitted), tuple(writer.equations))
     graph = dce(substitute(graph, writer.instead))
@@ -109,16 +106,7 @@ def in_pairs(traced: Traced) -> tuple[Traced, str | None]:
     arrays, once = traced.parameters, traced.once
     given = steps, sources, tree, peeled, None, once, traced
     paired = PairedStep(graph, arrays, state, *given, fixed=traced.fixed)
-    return paired, None
-
-
-class _NoRule(Exception):
-    """An equation has no form in pairs; the message says which."""
-
-    def __init__(self, equation: Equation):
-        path, line = origin(equation)
-        where = f", {path.rsplit('/', 1)[-1]}:{line}" if path else ""
-        super().__init__(Reason.COMPLEX(name=equation.name, where=where))
+    return paired, ()
 
 
 class _Writer:
@@ -131,6 +119,7 @@ class _Writer:
         equations: those written.
         pairs: the atoms of each complex value.
         instead: the atoms that replace real values.
+        obstacles: the messages on equations for which there is no rule; these stay as they are.
     """
 
     def __init__(self, levels: dict[Value, int], once: bool):
@@ -138,6 +127,7 @@ class _Writer:
         self.equations: list[Equation] = []
         self.pairs: dict[Value, Pair] = {}
         self.instead: dict[Value, Atom] = {}
+        self.obstacles: list[str] = []
 
     def inputs(self, values: Sequence[Value]) -> tuple[Value, ...]:
         """The inputs that replace ``values``."""
@@ -173,7 +163,9 @@ class _Writer:
             if moves or self.once:
                 self._apply(equation)
         elif not self._apply(equation):
-            raise _NoRule(equation)
+            line = where(equation.source)
+            self.obstacles.append(Reason.COMPLEX(name=equation.name, where=line))
+            self.equations.append(equation)
 
     def _apply(self, equation: Equation) -> bool:
         """Write the equations of the rule of an equation; false if there is no rule."""

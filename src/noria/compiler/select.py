@@ -5,7 +5,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import linear_executor
 from noria.compiler.linear_forms import NotLinear
 from noria.compiler.matrix_form import NotChunkwise
-from noria.compiler.program import Program, split_step
+from noria.compiler.program import Executor, Program, split_step
 from noria.compiler.save_policies import SAVE_POLICIES
 from noria.compiler.sharding import local
 from noria.compiler.trace import Steps, Traced, check_transition, trace
@@ -170,7 +170,7 @@ def decide(
                 f"{label}: {found}, so it cannot be split; "
                 'expected backend="plain", without save= and checkpoint=.'
             ) from found
-        return decided("plain", f"{found}, so it cannot be split", obstacles=[str(found)])
+        return decided("plain", f"{found}, so it cannot be split", obstacles=found.obstacles)
     traced, frontier = split_context(traced, sizes)
     if frontier is not None and not frontier.as_steps:
         sizes = sizes._replace(batch=None)
@@ -180,16 +180,15 @@ def decide(
         name = "scan" if options.backend == "auto" else options.backend
         reason = Reason.NO_LOOP()
         return decided(name, reason, _loop("scan", traced, problem, sizes, options)[0])
-    if options.backend == "associative":
-        return decided("associative", Reason.AS_ASKED(), _linear(traced, problem, sizes, options))
-    if options.backend == "chunkwise":
-        return decided("chunkwise", Reason.AS_ASKED(), _chunkwise(traced, problem, sizes, options))
+    if options.backend in FORMS:
+        return decided(options.backend, Reason.AS_ASKED(), _asked(traced, problem, sizes, options))
+    if frontier is None and (form := _preferred_form(traced, problem, sizes, options)):
+        return decided(*form)
     traced, no_pairs = in_pairs(traced)
     if environment().backend == "scan" != options.backend:
         reason = Reason.VARIABLE()
         return decided("scan", reason, _loop("scan", traced, problem, sizes, options)[0])
-    first: list[str] = []
-    obstacles: list[str] = []
+    first, obstacles = list[str](), list[str]()
     for name in LOOP_BACKENDS if options.backend == "auto" else [options.backend]:
         program, missing = _loop(name, traced, problem, sizes, options)
         if name != "scan" and sizes != given:
@@ -198,8 +197,9 @@ def decide(
             merits = [*first, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else Reason.AS_ASKED()
             return decided(name, reason, program, obstacles)
-        first.append(f"{missing[0]}; {no_pairs}" if no_pairs else missing[0])
-        obstacles += [*missing, no_pairs] if no_pairs else missing
+        missing += no_pairs
+        first.append("; ".join((missing[0], *no_pairs[:1])))
+        obstacles += missing
     raise ValueError(
         f'{label}: backend="{options.backend}" cannot run this step: {first[-1]}; '
         'expected backend="auto" or backend="scan".'
@@ -267,32 +267,62 @@ def _loop(
     return program, obstacles
 
 
-def _linear(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:
-    """The program with its loop as a linear recurrence."""
-    batch = 1 if sizes.batch is None else sizes.batch
-    traced, parts = split_step(traced, batch, loop_backend("scan"))
-    try:
+# --- all steps at once --------------------------------------------------------------------------
+
+#: Forms without a loop over single steps, and what they need, by the names of their backends.
+FORMS = {
+    "associative": "a next state that is affine and element-wise in the state",
+    "chunkwise": "a state of matrices S with a next state D * S + sum u (w S + v)",
+}
+
+
+def _form(name: str, traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:
+    """The program in one of the `FORMS`.
+
+    Raises:
+        NotLinear: if the step is no linear recurrence.
+        NotChunkwise: if its matrices have no chunkwise form.
+    """
+    executor: Executor
+    if name == "associative":
+        batch = 1 if sizes.batch is None else sizes.batch
+        traced, parts = split_step(traced, batch, loop_backend("scan"))
         executor = linear_executor(parts, problem.reverse)
-    except NotLinear as reason:
-        raise ValueError(
-            f'{problem.label}: backend="associative" needs a next state that is affine and '
-            f"element-wise in the state; {reason}."
-        ) from reason
-    return Program(traced, executor, problem.reverse, options.checkpoint)
-
-
-def _chunkwise(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:
-    """The program with its loop as a recurrence of matrices, in chunks."""
-    try:
+    else:
         executor = chunkwise_executor(traced, problem.reverse)
         if is_symbolic(*sizes.axes):
             raise NotChunkwise(Reason.FREE_SIZES())
-    except NotChunkwise as reason:
-        raise ValueError(
-            f'{problem.label}: backend="chunkwise" needs a state of matrices S with a next state '
-            f"D * S + sum u (w S + v); {reason}."
-        ) from reason
     return Program(traced, executor, problem.reverse, options.checkpoint)
+
+
+def _asked(traced: Traced, problem: Problem, sizes: Sizes, options: Options) -> Program:
+    """The program in the form that ``backend=`` asks for."""
+    name = options.backend
+    try:
+        return _form(name, traced, problem, sizes, options)
+    except (NotLinear, NotChunkwise) as reason:
+        raise ValueError(
+            f'{problem.label}: backend="{name}" needs {FORMS[name]}; {reason}.'
+        ) from reason
+
+
+def _preferred_form(
+    traced: Traced, problem: Problem, sizes: Sizes, options: Options
+) -> tuple[str, str, Program] | None:
+    """The form that ``backend="auto"`` prefers on accelerators, the reason, and the program.
+
+    Machine code is faster on CPUs. Elsewhere each step of a loop waits for several launches.
+    """
+    device = jax.default_backend()
+    may_be = options.backend == "auto" and options.save == "gates" and sizes.time != 1
+    if device == "cpu" or not may_be or environment().backend == "scan":
+        return None
+    # A parallel scan would store a matrix memory for each step, so chunks come first.
+    for name, step in ("chunkwise", traced.written()), ("associative", traced):
+        with suppress(NotLinear, NotChunkwise):
+            program = _form(name, step, problem, sizes, options)
+            return name, Reason.WITHOUT_LOOP(device=device), program
+    return None
 
 
 # --- listeners ----------------------------------------------------------------------------------

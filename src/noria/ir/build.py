@@ -1,6 +1,6 @@
 """Trace Python functions to graphs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from noria._jax import parts_of
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, struct
 from noria.ir.passes import dce, without_empty_parts
 from noria.ir.reasons import Reason
-from noria.ir.source import located
+from noria.ir.source import located, where
 
 #: Call primitives that are inlined, and the parameter that holds their jaxpr. Calls with a custom
 #: derivative rule are kept, because differentiation needs the rule. So are loops and conditionals.
@@ -28,7 +28,15 @@ INLINED = {
 
 
 class Unsupported(Exception):
-    """The compiler cannot compile a step; the message gives the reason."""
+    """The compiler cannot compile a step; the message gives the reason.
+
+    Attributes:
+        obstacles: the messages on all that it cannot compile, this one first.
+    """
+
+    def __init__(self, *obstacles: str):
+        super().__init__(obstacles[0])
+        self.obstacles = obstacles
 
 
 def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any], Any]:
@@ -37,14 +45,26 @@ def graph_of(function: Callable[..., Any], *args: Any) -> tuple[Graph, list[Any]
     The inputs of the graph are the closed-over arrays, then the leaves of ``args``.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-    if closed.effects:
-        raise Unsupported(Reason.SIDE_EFFECT(effect=next(iter(closed.effects))))
     jaxpr, consts = parts_of(closed)
+    if closed.effects:
+        raise Unsupported(*dict.fromkeys(_side_effects(jaxpr)))
     inputs = (*jaxpr.constvars, *jaxpr.invars)
     equations: list[Equation] = []
     outputs, hidden = _inline(jaxpr, inputs, equations, None)
     graph = Graph((*hidden, *inputs), tuple(outputs), tuple(equations))
     return dce(without_empty_parts(graph)), [*hidden.values(), *consts], jtu.tree_structure(shapes)
+
+
+def _side_effects(jaxpr: Any, call: Any = None) -> Iterator[str]:
+    """The messages on all side effects; ``call`` as for `_inline`."""
+    for equation in jaxpr.eqns:
+        around = located(equation.source_info.traceback, call)
+        if equation.primitive.name in INLINED:
+            inner, _ = parts_of(equation.params[INLINED[equation.primitive.name]])
+            yield from _side_effects(inner, around)
+        else:
+            for effect in equation.effects:
+                yield Reason.SIDE_EFFECT(effect=effect, where=where(around))
 
 
 def _inline(

@@ -25,6 +25,11 @@ class Reason(Enum):
         "Nothing to do: all steps run at once. Counters and outputs leave the loop; so do delays, "
         "unless it is native.",
     )
+    WITHOUT_LOOP = (
+        CHOICE,
+        "a loop on {device} would launch each step on its own",
+        "Nothing to do: it runs as a parallel scan, or as products over chunks of steps.",
+    )
     CONSTANT_MATRIX = (
         CHOICE,
         "the next state is affine by a constant matrix, and a loop is its best form on CPUs",
@@ -39,7 +44,7 @@ class Reason(Enum):
 
     SIDE_EFFECT = (
         CODE,
-        "a step has the side effect {effect}",
+        "a step has the side effect {effect}{where}",
         "Return the value as an output, and print it after the call. With the effect the cell runs "
         "as it is, and nothing is hoisted.",
     )

@@ -27,6 +27,12 @@ def origin(equation: Equation) -> tuple[str, int]:
     return next(_lines(equation.source), ("", 0))
 
 
+def where(source: Any) -> str:
+    """The line of the cell at the end of a message: ``, gru.py:57``; empty if there is none."""
+    path, line = next(_lines(source), ("", 0))
+    return f", {Path(path).name}:{line}" if path else ""
+
+
 def located(source: Any, call: Any) -> Any:
     """The traceback of an equation, or of the call around it if it has no line of the cell.
 

@@ -49,15 +49,22 @@ def legal_step(graph: Graph, weights: Iterable[Value]) -> Graph:
     Raises:
         UnsupportedEquation: if there is no native code for the step.
     """
-    graph = legalized(without_sums_of_pads(graph), weights)
+    errors = [UnsupportedEquation(v) for v in _unstorable((*graph.inputs, *graph.outputs))]
+    try:
+        graph = legalized(without_sums_of_pads(graph), weights)
+    except UnsupportedEquation as error:
+        UnsupportedEquation.raise_all((error, *errors))
     if has_bfloat16(graph):  # inside of a function that has been inlined
         graph = widened(graph)
     if len(graph.equations) > (most := tuning().equations):
         raise TooLong(len(graph.equations), most)
-    results = (v for e in graph.equations for v in e.outputs)
-    unstorable = (v for v in (*graph.inputs, *graph.outputs, *results) if not is_storable(v))
-    UnsupportedEquation.raise_all(map(UnsupportedEquation, unstorable))
+    results = _unstorable(v for e in graph.equations for v in e.outputs)
+    UnsupportedEquation.raise_all((*errors, *map(UnsupportedEquation, results)))
     return graph
+
+
+def _unstorable(values: Iterable[Atom]) -> Iterable[Atom]:
+    return (v for v in values if not is_storable(v))
 
 
 def legalized(graph: Graph, weights: Iterable[Atom]) -> Graph:

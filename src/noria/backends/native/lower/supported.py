@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpy as np
 from noria.ir.graph import Atom, Equation, size
 from noria.ir.primitives import COMBINE, ELEMENTWISE, MATRIX_VIEWS, SOLVES, VIEWS, is_small_solve
 from noria.ir.reasons import Reason
-from noria.ir.source import origin
+from noria.ir.source import where
 
 
 class UnsupportedEquation(Exception):
@@ -23,10 +22,9 @@ class UnsupportedEquation(Exception):
 
     def __init__(self, subject: Equation | Atom):
         if isinstance(subject, Equation):
-            path, line = origin(subject)
             shapes = " ".join(v.aval.str_short(short_dtypes=True) for v in subject.inputs)
-            where = f", {Path(path).name}:{line}" if path else ""
-            self._say(Reason.NO_CODE(name=subject.name, shapes=shapes, where=where))
+            line = where(subject.source)
+            self._say(Reason.NO_CODE(name=subject.name, shapes=shapes, where=line))
         else:
             shape = subject.aval.str_short(short_dtypes=True)
             self._say(Reason.NO_VALUES(shape=shape))

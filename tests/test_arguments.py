@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from agreement import pulled_at_once
-from models import assert_close, random
+from models import AUTO, assert_close, random
 
 import noria as nr
 
@@ -140,6 +140,10 @@ def test_work_on_the_context_runs_once_per_example():
     assert [line.name for line in page.context].count("dot_general") == 1
     assert page.backend == "scan"
     assert "context" in page.reason
+    if AUTO == "native":  # the keys, and the memory itself, which no line computes
+        start = "a value that depends on the context is a matrix of each example"
+        assert sorted(page.obstacles)[0] == start
+        assert sorted(page.obstacles)[1].startswith(f"{start}, test_arguments.py:")
     context = {"speaker": random(3, BATCH, SIZE), "scale": random(4, BATCH)}
     page = nr.explain(nr.Recurrence(Conditioned(MATRIX, MATRIX)), xs, context=context)
     assert [line.name for line in page.context].count("dot_general") == 1

@@ -24,6 +24,8 @@ from noria.compiler.trace import Traced
 from noria.ir.evaluate import evaluate, widened
 from noria.ir.graph import Env, Graph, Value, env_of, struct, values_of
 from noria.ir.passes import dependence, extract
+from noria.ir.reasons import Reason
+from noria.ir.source import where
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,13 @@ class Frontier:
         varying = {} if sizes.batch is None else varying
         arrays = evaluate(self.graph, known, varying, sizes.state_axes)
         return [_over_time(a, sizes) for a in arrays] if self.as_steps else arrays
+
+
+    def obstacles(self) -> list[str]:
+        """The messages on values that are matrices of each example, with their lines."""
+        sources = {v: e.source for e in self.graph.equations for v in e.outputs}
+        matrices = (v for v in values_of(self.graph.outputs) if not _is_vector(v))
+        return list(dict.fromkeys(Reason.CONTEXT(where=where(sources.get(v))) for v in matrices))
 
 
 def _over_time(array: jax.Array, sizes: Sizes) -> jax.Array:

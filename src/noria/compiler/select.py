@@ -191,8 +191,8 @@ def decide(
     first, obstacles = list[str](), list[str]()
     for name in LOOP_BACKENDS if options.backend == "auto" else [options.backend]:
         program, missing = _loop(name, traced, problem, sizes, options)
-        if name != "scan" and sizes != given:
-            missing = (Reason.CONTEXT(),)
+        if name != "scan" and frontier is not None and sizes != given:
+            missing = (*frontier.obstacles(), *missing)
         if not missing:
             merits = [*first, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else Reason.AS_ASKED()

@@ -68,7 +68,7 @@ class Reason(Enum):
     )
     CONTEXT = (
         CODE,
-        "a value that depends on the context is a matrix of each example",
+        "a value that depends on the context is a matrix of each example{where}",
         "If all examples share the matrix, make it a field of the cell. A vector for each example "
         "is no obstacle.",
     )

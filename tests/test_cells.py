@@ -50,7 +50,10 @@ LENGTHS = jnp.array([5, 0, 3])
 RESETS = jnp.array([[0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 1]], bool)
 
 #: Cells that run as a scan, with the reason that `explain` gives.
-NOT_NATIVE = {"hippo": "triangular_solve", "traj_gru": "gather", "urnn": "fft"}
+NOT_NATIVE = {"traj_gru": "gather", "urnn": "fft"}
+
+#: Cells whose tangents alone run as a scan, likewise.
+TANGENTS_BY_SCAN = {"hippo": "iota"}
 
 each = pytest.mark.parametrize("key", catalogue())
 #: The definition of these takes long to run: further settings are for the full tests.
@@ -221,10 +224,14 @@ def test_it_is_saved_loaded_and_pickled(key, tmp_path):
 def test_auto_runs_machine_code_or_says_why_not(key):
     cell = made(key)
     found = nr.explain(nr.Recurrence(cell), inputs_of(cell, TIME), **options_of(cell, TIME))
-    if key in NOT_NATIVE:
-        assert NOT_NATIVE[key] in found.reason
+    assert found.backend == ("scan" if key in NOT_NATIVE else "native")
+    operation = (NOT_NATIVE | TANGENTS_BY_SCAN).get(key)
+    if operation is None:
+        assert not found.obstacles
     else:
-        assert found.backend == "native"
+        assert operation in found.reason
+    assert ("loop of tangents" in found.reason) == (key in TANGENTS_BY_SCAN)
+    assert "reverse loop" not in found.reason
 
 
 @pytest.mark.sampled(40)

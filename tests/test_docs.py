@@ -66,6 +66,15 @@ def test_python_blocks_of_pages_run(page):
     names_of(page)
 
 
+def test_the_text_below_a_block_must_be_what_it_prints(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(2)\n```\n\n```text\n2\n```\n")
+    assert run_page(page)[1] == 1
+    page.write_text("\n```python\nprint(2)\n```\n\n```text\n3\n```\n")
+    with pytest.raises(ValueError, match=r"page.md:3: the block prints\n2\n"):
+        run_page(page)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_of_pages_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noria._jax import inner_jaxprs
+from noria.compiler.chunkwise import ChunkwiseExecutor
 from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.constant_matrix import has_constant_matrix
 from noria.compiler.executors import LoopExecutor
@@ -258,9 +259,11 @@ def explanation_of(decision: Decision) -> Explanation:
 
 def _is_linear(program: Program) -> bool:
     """Whether the step is a linear recurrence, a complex one in its complex form."""
-    if isinstance(program.executor, LinearExecutor) or is_linear(program.split):
+    traced, executor = program.traced, program.executor
+    # In chunks, the parts of a step hoist what the coefficients read, and not all that a loop reads.
+    parts = split(traced) if isinstance(executor, ChunkwiseExecutor) else executor.split
+    if isinstance(executor, LinearExecutor) or is_linear(parts):
         return True
-    traced = program.traced
     return isinstance(traced, PairedStep) and is_linear(split(traced.original))
 
 

@@ -260,7 +260,7 @@ def explanation_of(decision: Decision) -> Explanation:
 def _is_linear(program: Program) -> bool:
     """Whether the step is a linear recurrence, a complex one in its complex form."""
     traced, executor = program.traced, program.executor
-    # In chunks, the parts of a step hoist what the coefficients read, and not all that a loop reads.
+    # The parts of a step in chunks hoist what coefficients read, and not all that a loop reads.
     parts = split(traced) if isinstance(executor, ChunkwiseExecutor) else executor.split
     if isinstance(executor, LinearExecutor) or is_linear(parts):
         return True

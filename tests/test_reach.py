@@ -17,6 +17,8 @@ from published import DrawingPublished
 from published_vectors import PUBLISHED
 
 import noria as nr
+from noria.cells.catalogue import catalogue, class_of
+from noria.cells.spatial import SpatialCell
 
 pytest.importorskip("llvmlite")
 pytestmark = [
@@ -97,6 +99,20 @@ def test_a_cell_of_its_published_size_has_no_obstacle(name):
         for form, has in (("associative", page.linear), ("chunkwise", page.chunkwise == "yes")):
             if has:
                 assert nr.explain(nr.with_backend(layer, form), xs).backend == form
+
+
+#: Cells of the library with parts that the list leaves out, such as convolutions and token shifts.
+WHOLE = ("rwkv7", "mamba", "mlstm", "slstm", "ttt_linear", "titans", "sru", "ltc", "conv_lstm")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_cell_of_the_library_has_no_obstacle(name):
+    kind, key = class_of(catalogue()[name]), jax.random.key(0)
+    inputs, hidden = ((8, 8, 2), 8) if issubclass(kind, SpatialCell) else ((128,), 128)
+    cell = kind(inputs if len(inputs) > 1 else 128, hidden, key=key)
+    page = nr.explain(nr.Recurrence(cell), jax.ShapeDtypeStruct((16, 256, *inputs), jnp.float32))
+    assert (page.backend, page.obstacles) == ("native", ())
+    assert page.reason == "the fastest one on CPUs"
 
 
 # --- scripts ------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 The cells are those of the library, the published ones of tests/published.py and of
 tests/published_vectors.py, or with ``--catalogue`` those of ``noria cells``, and with ``--zoo`` the
-small ones of tests/test_zoo.py. Each is run in
-inference, in training and step by step, with (batch, time, features) of (16, 256, 128) and
-(1, 1024, 64), the zoo with (3, 256, 3). Besides there are LSTMs whose states are images, with
-features first or last.
+small ones of tests/test_zoo.py and those of tests/test_arguments.py, which read a context or the
+time. Each is run in inference, in training and step by step, with (batch, time, features) of
+(16, 256, 128) and (1, 1024, 64), the zoo with (3, 256, 3), and cells of images with those of
+`IMAGES`. Besides there are LSTMs whose states are images, with features first or last. A cell that
+needs time differences, a context or random numbers gets them as arguments.
 
 Calls of the two backends alternate. A ratio is the median over turns of the time of ``plain``
 divided by the time of ``auto``: wall-clock time, and in brackets processor time. A cell is slower
@@ -33,6 +34,7 @@ import typer
 import noria as nr
 from noria.cells.base import arguments_of
 from noria.cells.catalogue import catalogue, class_of
+from noria.cells.spatial import SpatialCell
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from convolutional_cells import ConvolutionalCell
@@ -47,6 +49,22 @@ SHAPES = ((16, 256, 128, 32), (1, 1024, 64, 16))
 #: Images: (batch, time), size, and features.
 IMAGES = {"8x16x16": ((4, 32), (16, 16), 8), "32x16x16": ((2, 8), (16, 16), 32)}
 BACKENDS = ("auto", "plain")
+
+
+class Case(NamedTuple):
+    """A layer to measure.
+
+    Attributes:
+        name: its name in the table.
+        shape: the shape of its input.
+        layer: the layer.
+        context: the shapes of the context of one example, for a cell that needs one.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layer: nr.Recurrence
+    context: Any = None
 
 
 class Ratio(NamedTuple):
@@ -68,108 +86,166 @@ class Ratio(NamedTuple):
 SIZES = {"kru": lambda units: {"factor_size": 2, "factors": units.bit_length() - 1}}
 
 
-def listed(names: list[str]) -> Iterator[tuple[str, tuple[int, ...], Any]]:
-    """The cells of the catalogue, as `cells` gives them, except those of images.
+def listed() -> Iterator[tuple[str, Callable[[], Iterator[Case]]]]:
+    """The cells of the catalogue by name, as `known` gives them."""
+    for key, entry in catalogue().items():
+        yield key, partial(_of_catalogue, key, class_of(entry))
 
-    Three variables of GRU-D are one input.
-    """
+
+def _of_catalogue(key: str, kind: Any) -> Iterator[Case]:
+    """Three variables of GRU-D are one input, and the input of a cell of images is an image."""
+    if issubclass(kind, SpatialCell):
+        for axes, size, features in IMAGES.values():
+            cell = kind((*size, features), features, key=jax.random.key(0))
+            yield Case(key, (*axes, *size, features), nr.Recurrence(cell))
+        return
     for batch, steps, features, width in SHAPES:
-        for key, entry in catalogue().items():
-            if entry.family != "convolutional" and (not names or key in names):
-                given = SIZES[key](4 * width) if key in SIZES else {}
-                inputs = features - features % 3 if key == "gru_d" else features
-                cell = class_of(entry)(inputs, 4 * width, key=jax.random.key(0), **given)
-                yield key, (batch, steps, inputs), nr.Recurrence(cell)
+        sizes = SIZES[key](4 * width) if key in SIZES else {}
+        inputs = features - features % 3 if key == "gru_d" else features
+        cell = kind(inputs, 4 * width, key=jax.random.key(0), **sizes)
+        yield Case(key, (batch, steps, inputs), nr.Recurrence(cell))
 
 
-def cells(names: list[str], zoo: bool) -> Iterator[tuple[str, tuple[int, ...], Any]]:
-    """Name, shape of the input, and layer."""
-    for batch, steps, features, width in SHAPES:
-        for name in CELLS:
-            if not names or name in names:
-                cell = make_cell(name, features, 4 * width, dtype=jnp.float32)
-                yield name, (batch, steps, features), nr.Recurrence(cell)
-        for name, make in PUBLISHED.items():
-            if not names or name in names:
-                cell = make(4, width, features)
-                yield name, (batch, steps, features), nr.Recurrence(cell)
+def known(zoo: bool) -> Iterator[tuple[str, Callable[[], Iterator[Case]]]]:
+    """All other cells by name, each with a function that makes them in all sizes."""
+    for name in CELLS:
+        yield name, partial(_of_shapes, name, partial(_of_library, name))
+    for name, make in PUBLISHED.items():
+        yield name, partial(_of_shapes, name, make)
     for name, (axes, size, features) in IMAGES.items():
         for last in (False, True):
             label = f"convlstm_{name}" + "_last" * last
-            if not names or label in names:
-                cell = ConvolutionalCell(size, (features,) * 2, dtype=jnp.float32, last=last)
-                yield label, (*axes, *cell.input_shape()), nr.Recurrence(cell)
+            yield label, partial(_of_images, label, axes, size, features, last)
     if zoo:
-        from test_zoo import ZOO, DrawingCell
+        from test_zoo import ZOO
 
         for name, enter in ZOO.items():
-            cell, start = enter(jnp.float32)
-            if (not names or name in names) and not isinstance(cell, DrawingCell):
-                yield name, (3, 256, 3), nr.Recurrence(cell, start)
+            yield name, partial(_of_zoo, name, enter)
+        yield from ((name, partial(_of_arguments, name)) for name in WITH_ARGUMENTS)
 
 
-def backend_of(layer: nr.Recurrence, xs: jax.Array) -> str:
+def _of_library(name: str, heads: int, width: int, features: int) -> Any:
+    return make_cell(name, features, heads * width, dtype=jnp.float32)
+
+
+def _of_shapes(name: str, make: Callable[[int, int, int], Any]) -> Iterator[Case]:
+    for batch, steps, features, width in SHAPES:
+        cell = make(4, width, features)
+        yield Case(name, (batch, steps, features), nr.Recurrence(cell))
+
+
+def _of_images(
+    name: str, axes: tuple[int, ...], size: tuple[int, ...], features: int, last: bool
+) -> Iterator[Case]:
+    cell = ConvolutionalCell(size, (features,) * 2, dtype=jnp.float32, last=last)
+    yield Case(name, (*axes, *cell.input_shape()), nr.Recurrence(cell))
+
+
+def _of_zoo(name: str, enter: Callable[[Any], tuple[Any, Any]]) -> Iterator[Case]:
+    yield Case(name, (3, 256, 3), nr.Recurrence(*enter(jnp.float32)))
+
+
+#: Cells of tests/test_arguments.py by their names there: the shapes of their contexts.
+WITH_ARGUMENTS: dict[str, Any] = {
+    "Timed": None,
+    "Conditioned": {"speaker": (3,), "scale": ()},
+    "Attending": (4, 3),
+}
+
+
+def _of_arguments(name: str) -> Iterator[Case]:
+    import test_arguments
+
+    kind, matrix = getattr(test_arguments, name), test_arguments.MATRIX
+    cell = kind(matrix) if name == "Timed" else kind(matrix, matrix.T)
+    yield Case(name, (3, 256, 3), nr.Recurrence(cell), WITH_ARGUMENTS[name])
+
+
+#: What a cell takes by name, as `noria.Recurrence.scan` does.
+Given = dict[str, Any]
+
+
+def given(case: Case) -> Given:
+    """Time differences, a context, and a key, for a cell that needs them."""
+    batch, steps, *_ = case.shape
+
+    def drawn(shape: tuple[int, ...]) -> jax.Array:
+        return jax.random.normal(jax.random.key(2), (batch, *shape))
+
+    offered: dict[str, Callable[[], Any]] = {
+        "dt": lambda: jnp.ones((batch, steps)),
+        "key": lambda: jax.random.key(3),
+        "context": lambda: jax.tree.map(
+            drawn, case.context, is_leaf=lambda shape: isinstance(shape, tuple)
+        ),
+    }
+    needed = arguments_of(case.layer.cell)
+    return {name: make() for name, make in offered.items() if needed.get(name)}
+
+
+def backend_of(case: Case) -> str:
     """The backend, and of a layer on machine code that of a reverse loop on scan."""
-    page = nr.explain(layer, xs, **given(layer, xs))
+    page = nr.explain(case.layer, jax.ShapeDtypeStruct(case.shape, jnp.float32), **given(case))
     return page.backend + ", reverse scan" * ("reverse loop runs on" in page.reason)
 
 
-def given(layer: nr.Recurrence, xs: jax.Array) -> dict[str, jax.Array]:
-    """The time differences, for a cell that needs them."""
-    return {"dt": jnp.ones(xs.shape[:2])} if arguments_of(layer.cell).get("dt") else {}
+def infer(layer: nr.Recurrence, xs: jax.Array, given: Given) -> Any:
+    return layer(xs, **given)
 
 
-def infer(layer: nr.Recurrence, xs: jax.Array) -> Any:
-    return layer(xs, **given(layer, xs))
+def train(layer: nr.Recurrence, xs: jax.Array, given: Given) -> Any:
+    def loss(layer: nr.Recurrence, xs: jax.Array) -> jax.Array:
+        outputs = jax.tree.leaves(infer(layer, xs, given))
+        return sum(
+            (jnp.mean(jnp.abs(a) ** 2) for a in outputs if jnp.issubdtype(a.dtype, jnp.inexact)),
+            jnp.zeros(()),
+        )
 
-
-def train(layer: nr.Recurrence, xs: jax.Array) -> Any:
-    loss = lambda layer, xs: jnp.mean(jnp.abs(infer(layer, xs)) ** 2)  # noqa: E731
     if not nr.count_parameters(layer, trainable=True):
         return jax.value_and_grad(loss, 1)(layer, xs)
     return nr.value_and_grad(loss)(layer, xs)
 
 
-def step(layer: nr.Recurrence, xs: jax.Array, state: Any) -> Any:
-    dt = {name: array[:, 0] for name, array in given(layer, xs).items()}
-    return layer.step(state, xs[:, 0], **dt)
+def step(layer: nr.Recurrence, xs: jax.Array, given: Given, state: Any) -> Any:
+    now = {name: a[:, 0] if name == "dt" else a for name, a in given.items()}
+    return layer.step(state, xs[:, 0], **now)
 
 
-def arguments(run: Callable[..., Any], layer: nr.Recurrence, xs: jax.Array) -> tuple[Any, ...]:
+def arguments(run: Callable[..., Any], case: Case) -> tuple[Any, ...]:
     """What a mode takes besides the layer. A step is given its state, as from the step before."""
+    taken = jax.random.normal(jax.random.key(1), case.shape), given(case)
     if run is not step:
-        return (xs,)
-    state = jax.tree.map(lambda a: jnp.tile(a, (len(xs), *[1] * a.ndim)), layer.initial_state())
-    return xs, state
+        return taken
+    batch = case.shape[0]
+    state = jax.tree.map(lambda a: jnp.tile(a, (batch, *[1] * a.ndim)), case.layer.initial_state())
+    return *taken, state
 
 
 MODES: dict[str, Callable[..., Any]] = {"inference": infer, "training": train, "step": step}
 
 
-def compared(run: Callable[..., Any], layer: nr.Recurrence, xs: jax.Array, turns: int) -> Ratio:
+def compared(run: Callable[..., Any], case: Case, turns: int) -> Ratio:
     """Compile both programs, and time them in turns; once more if ``auto`` seems slower."""
-    calls, taken = [], arguments(run, layer, xs)
+    calls, taken = [], arguments(run, case)
     for backend in BACKENDS:
         program = jax.jit(run)
-        chosen = nr.with_backend(layer, backend)
+        chosen = nr.with_backend(case.layer, backend)
         calls.append(partial(program, chosen, *taken))
     repeats = max(1, int(0.02 / max(_clock(call, 1)[0] for call in calls for _ in range(2))))
     ratio = _ratio(calls, turns, repeats)
     return _ratio(calls, 4 * turns, repeats) if ratio.is_slower else ratio
 
 
-def compared_compiling(
-    run: Callable[..., Any], layer: nr.Recurrence, xs: jax.Array, turns: int
-) -> Ratio:
+def compared_compiling(run: Callable[..., Any], case: Case, turns: int) -> Ratio:
     """Compile both programs anew in turns."""
-    taken = arguments(run, layer, xs)
+    taken = arguments(run, case)
 
     def forget() -> None:
         jax.clear_caches()
         gc.collect()
 
     def compiling(backend: str) -> None:
-        jax.jit(run).lower(nr.with_backend(layer, backend), *taken).compile()
+        jax.jit(run).lower(nr.with_backend(case.layer, backend), *taken).compile()
 
     calls = [partial(compiling, backend) for backend in BACKENDS]
     for call in calls:
@@ -222,12 +298,12 @@ def main(
         os.environ["NORIA_CACHE"] = "off"
     print(f"| cell | batch, time, features | backend | {' | '.join(modes)} |")
     print("|" + "---|" * (3 + len(modes)))
-    for label, shape, layer in listed(name or []) if every else cells(name or [], zoo):
-        xs = jax.random.normal(jax.random.key(1), shape)
-        backend = backend_of(layer, xs)
-        ratios = [compare(MODES[one], layer, xs, turns) for one in modes]
+    makers = [make for key, make in (listed() if every else known(zoo)) if key in (name or [key])]
+    for case in (case for make in makers for case in make()):
+        ratios = [compare(MODES[one], case, turns) for one in modes]
         slower += sum(ratio.is_slower for ratio in ratios)
-        print(f"| {label} | {shape} | {backend} | {' | '.join(map(str, ratios))} |", flush=True)
+        row = case.name, str(case.shape), backend_of(case), *map(str, ratios)
+        print(f"| {' | '.join(row)} |", flush=True)
         jax.clear_caches()
     if slower:
         print(f'\n{slower} programs are slower with backend="auto" than with "plain".')

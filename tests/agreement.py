@@ -1,6 +1,7 @@
 """The one harness for the sentence "backend A equals backend B".
 
 Compared are the values, the final state and all cotangents, for random cotangents of the results.
+Of a call with lengths, the input past the end of each sequence is NaN, and no result may be.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from fuzzing.evaluate import evaluated
-from models import assert_close, noise
+from models import assert_close, noise, poisoned
 
 import noria as nr
 
@@ -68,7 +69,7 @@ def assert_agree(
     Args:
         layer: the layer to check.
         other: the layer that is right. Its results are computed once for equal arguments.
-        xs: the input.
+        xs: the input; with ``lengths`` it is made NaN past the end.
         state: the state to start from, if any.
         tolerance: relative to the largest number of each array; by default follows the dtype.
         **options: keyword arguments of ``scan``.
@@ -76,10 +77,53 @@ def assert_agree(
     Returns:
         What ``layer`` gives.
     """
+    if options.get("lengths") is not None:
+        xs = jtu.tree_map(lambda a: poisoned(a, options["lengths"]), xs)
     found = scanned(layer, xs, state, **options)
+    if options.get("lengths") is not None:
+        assert all(np.isfinite(a).all() for a in jtu.tree_leaves(found))
     tolerance = tolerance or TOLERANCE[str(jtu.tree_leaves(found)[0].dtype)]
     assert_close(found, cached(other, xs, state, **options), tolerance)
     return found
+
+
+def assert_pieces_agree(
+    layer: Any, xs: jax.Array, state: Any, resets: jax.Array | None = None
+) -> Pulled:
+    """Check that two pieces with the carry between them, and single steps, give the whole.
+
+    Args:
+        layer: the layer.
+        xs: the input, ``(batch, time, ...)``.
+        state: the state of each example to start from.
+        resets: ``(batch, time)``, if any.
+
+    Returns:
+        What the whole sequence gives.
+    """
+
+    def options(part: Any) -> dict[str, Any]:
+        return {} if resets is None else {"resets": resets[:, part]}
+
+    def whole(layer: Any, state: Any, xs: Any) -> Any:
+        return layer.scan(state, xs, **options(slice(None)))
+
+    def pieces(layer: Any, state: Any, xs: Any) -> Any:
+        state, first = layer.scan(state, xs[:, :2], **options(slice(2)))
+        state, last = layer.scan(state, xs[:, 2:], **options(slice(2, None)))
+        return state, jtu.tree_map(lambda *a: jnp.concatenate(a, 1), first, last)
+
+    def steps(layer: Any, state: Any, xs: Any) -> Any:
+        ys = []
+        for t in range(xs.shape[1]):
+            state, y = layer.step(state, xs[:, t], **options(t))
+            ys.append(y)
+        return state, jtu.tree_map(lambda *a: jnp.stack(a, 1), *ys)
+
+    expected = pulled_at_once(whole, layer, state, xs)
+    for run in (pieces, steps):
+        assert_close(pulled_at_once(run, layer, state, xs), expected, 1e-10)
+    return expected
 
 
 def check_native(layer: Any, xs: Any, state: Any = None, **options: Any) -> Pulled:

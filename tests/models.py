@@ -63,6 +63,16 @@ def random(seed: int, *shape: int, dtype: Any = jnp.float64) -> jax.Array:
     return to_jax(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
+def poisoned(xs: jax.Array, lengths: Any) -> jax.Array:
+    """Sequences with NaN past the end of each example, which nothing may read."""
+    if not jnp.issubdtype(xs.dtype, jnp.inexact):
+        return xs
+    lengths = jnp.asarray(lengths)
+    inside = jnp.arange(xs.shape[lengths.ndim]) < lengths[..., None]
+    step = (1,) * (xs.ndim - inside.ndim)
+    return jnp.where(inside.reshape(*inside.shape, *step), xs, jnp.nan)
+
+
 def noise(tree: Any, seed: int, spread: float = 1.0) -> Any:
     """Normal numbers for real and complex arrays; whole numbers count up, truth values stay."""
     rng = np.random.default_rng(seed)

@@ -41,10 +41,18 @@ class Published(nr.Cell):
         return jtu.tree_map(jnp.zeros_like, self.zero)
 
 
+class DrawingPublished(Published):
+    """A step ``step(state, x, heads, key, **parameters)`` that draws random numbers."""
+
+    def __call__(self, state: Any, x: jax.Array, *, key: Any) -> Any:  # type: ignore[override]
+        return self.step(state, x, self.heads, key, **self.parameters)
+
+
 def published(
     shapes: Callable[[int, int, int], tuple[Any, dict[str, tuple[int, ...]]]],
     read: Any = None,
     complex_state: bool = False,
+    kind: type[Published] = Published,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a step: from heads, width and features to the shapes of its state and parameters."""
 
@@ -60,7 +68,7 @@ def published(
             zero = tuple(jnp.zeros(shape, dtype) for shape in state)
             if complex_state:
                 zero = tuple(jax.lax.complex(a, a) for a in zero)
-            return Published(arrays, zero if len(zero) > 1 else zero[0], heads, step, read)
+            return kind(arrays, zero if len(zero) > 1 else zero[0], heads, step, read)
 
         PUBLISHED[step.__name__] = make
         return step

@@ -1,10 +1,11 @@
 """More published cells; most of them have vectors as states and one matrix for all units.
 
 An import of this module enters them in `PUBLISHED`. The number of a step is a state of the cells
-that need it. Zoneout is missing, since its step draws random numbers.
+that need it.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg  # type: ignore[import-untyped]
 from jax.nn import sigmoid, softplus
-from published import PUBLISHED, _normal, _outer, _parts, published
+from published import PUBLISHED, DrawingPublished, _normal, _outer, _parts, published
 
 #: The names of the cells of `published`.
 FROM_PUBLISHED = tuple(PUBLISHED)
@@ -129,6 +130,25 @@ def esn(h, x, heads, W, U, V):
     """A leaky echo state network (Jaeger et al. 2007); only its read-out ``V`` is trained."""
     W, U = jax.lax.stop_gradient((W, U))
     return 0.7 * h + 0.3 * jnp.tanh(W @ x + 0.9 * (U @ h))
+
+
+@published(
+    lambda h, d, n: (
+        ((h * d,), (h * d,)),
+        {"W": (4 * h * d, n), "U": (4 * h * d, h * d), "b": (4 * h * d,)},
+    ),
+    kind=DrawingPublished,
+)
+def zoneout(state, x, heads, key, W, U, b):
+    """An LSTM that keeps numbers of its states at random (Krueger et al. 2017)."""
+    h, c = state
+    i, f, g, o = jnp.split(W @ x + U @ h + b, 4)
+    new = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+    key, other = jax.random.split(key)
+    kept_h, kept_c = (
+        jax.random.bernoulli(one, rate, h.shape) for one, rate in ((key, 0.05), (other, 0.5))
+    )
+    return jnp.where(kept_h, h, sigmoid(o) * jnp.tanh(new)), jnp.where(kept_c, c, new)
 
 
 # --- oscillators and differential equations -----------------------------------------------------
@@ -437,3 +457,28 @@ def titans_mlp(state, x, heads, W, Wg, start):
     momentum = [inertia * m - 0.1 * rate * s for m, s in zip(state[2:], slopes, strict=True)]
     moved = [keep * memory[n] + momentum[n] - start[n] for n in range(2)]
     return *moved, *momentum
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+def _grid(points: int) -> tuple[int, int]:
+    """Rows and columns, as many of both as the number of points allows."""
+    rows = max(rows for rows in range(1, math.isqrt(points) + 1) if points % rows == 0)
+    return rows, points // rows
+
+
+@published(
+    lambda h, d, n: (
+        ((h, *_grid(n)), (h, *_grid(n))),
+        {"K": (4 * h, 1 + h, 3, 3), "b": (4 * h, 1, 1)},
+    )
+)
+def convlstm(state, x, heads, K, b):
+    """A convolutional LSTM (Shi et al. 2015); the input is one image, the states are ``heads``."""
+    h, c = state
+    both = jnp.concatenate([x.reshape(1, *h.shape[1:]), h])[None]
+    gates = jax.lax.conv_general_dilated(both, K, (1, 1), "SAME")[0] + b
+    i, f, g, o = jnp.split(gates, 4)
+    c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+    return sigmoid(o) * jnp.tanh(c), c

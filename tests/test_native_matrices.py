@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from agreement import assert_agree, check_native
+from agreement import assert_agree, assert_pieces_agree, check_native, scanned
 from matrix_cells import CELLS
-from models import assert_close, learned, random
+from models import assert_close, learned, noise, random
 from published_vectors import FROM_PUBLISHED, PUBLISHED
 
 import noria as nr
@@ -18,6 +18,7 @@ from noria.backends.native.plan.access import Access, Misaligned, Unreachable, a
 
 ALL = {name: PUBLISHED[name] for name in FROM_PUBLISHED} | CELLS
 FEATURES = 4
+RESETS = jnp.array([[0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0]], bool)
 
 
 def assert_native(name, heads, size, xs, reverse=False, **options):
@@ -39,6 +40,20 @@ def test_matrix_cells_with_lengths_equal_their_definition(name):
 def test_matrix_cells_with_resets_in_reverse_equal_their_definition(name):
     resets = jnp.array([False, False, True, False])
     assert_native(name, 3, 17, random(1, 4, FEATURES), reverse=True, resets=resets)
+
+
+@pytest.mark.sampled(7)
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("resets", [None, RESETS], ids=["", "resets"])
+def test_pieces_steps_and_chunks_equal_the_whole(name, resets):
+    """Values, final state and cotangents; the carry goes from one call to the next."""
+    cell = ALL[name](2, 18, FEATURES, jnp.float64)
+    layer, xs = learned(cell, backend="native"), random(1, 3, 4, FEATURES)
+    start = noise(jax.tree.map(lambda a: jnp.stack([a] * 3), cell.initial_state()), 5)
+    whole = assert_pieces_agree(layer, xs, start, resets)
+    if nr.explain(layer, xs).chunkwise == "yes":
+        chunked = nr.with_backend(layer, "chunkwise")
+        assert_close(scanned(chunked, xs, start, resets=resets), whole, 1e-10)
 
 
 @pytest.mark.sampled(19)

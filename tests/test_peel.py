@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from agreement import assert_agree, pulled_at_once
+from agreement import assert_agree, assert_pieces_agree
 from graphs import aligned, split_text, traced_step
 from jax import export
 from models import AUTO, assert_close, random
@@ -290,24 +290,8 @@ def test_linear_ones_run_as_a_recurrence(name, reverse):
 @pytest.mark.parametrize("backend", ["auto", "scan"])
 def test_pieces_and_steps_equal_the_whole(name, backend):
     """A sequence in two pieces with the carry between them, then step by step."""
-    layer, xs = layer_of(name, backend=backend), random(0, 3, 5, 3)
-    start = start_of(layer, 3)
-
-    def pieces(layer: Any, start: Any, xs: Any) -> Any:
-        state, first = layer.scan(start, xs[:, :2], resets=RESETS[:, :2])
-        state, last = layer.scan(state, xs[:, 2:], resets=RESETS[:, 2:])
-        return state, jnp.concatenate([first, last], 1)
-
-    def steps(layer: Any, state: Any, xs: Any) -> Any:
-        ys = []
-        for t in range(xs.shape[1]):
-            state, y = layer.step(state, xs[:, t], resets=RESETS[:, t])
-            ys.append(y)
-        return state, jnp.stack(ys, 1)
-
-    whole = pulled_at_once(lambda la, s, x: la.scan(s, x, resets=RESETS), layer, start, xs)
-    for run in (pieces, steps):
-        assert_close(pulled_at_once(run, layer, start, xs), whole, 1e-10)
+    layer = layer_of(name, backend=backend)
+    assert_pieces_agree(layer, random(0, 3, 5, 3), start_of(layer, 3), RESETS)
 
 
 @pytest.mark.sampled(15)

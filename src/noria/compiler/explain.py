@@ -259,12 +259,10 @@ def explanation_of(decision: Decision) -> Explanation:
 
 def _is_linear(program: Program) -> bool:
     """Whether the step is a linear recurrence, a complex one in its complex form."""
-    executor, traced = program.executor, program.traced
-    if isinstance(executor, LinearExecutor):
-        return True
-    if isinstance(executor, ChunkwiseExecutor):  # its loop is no part that runs
-        return is_linear(split(traced))
-    if is_linear(program.split):
+    traced, executor = program.traced, program.executor
+    # The parts of a step in chunks hoist what coefficients read, and not all that a loop reads.
+    parts = split(traced) if isinstance(executor, ChunkwiseExecutor) else executor.split
+    if isinstance(executor, LinearExecutor) or is_linear(parts):
         return True
     return isinstance(traced, PairedStep) and is_linear(split(traced.original))
 

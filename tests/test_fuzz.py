@@ -27,9 +27,9 @@ from tuning import tuned
 
 import noria as nr
 
-SEEDS = [*range(41), 57]
+SEEDS = [*range(41), 57, 58]
 #: Those that are run by default.
-FEW = [7, 15, 16, 21, 22, 23, 26, 28, 34, 38, 57]
+FEW = [1, 7, 13, 15, 16, 17, 21, 22, 23, 26, 28, 34, 36, 38, 57, 58]
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ from tuning import tuned
 
 import noria as nr
 
-SEEDS = [*range(41), 57, 58]
+SEEDS = [*range(41), 57, 58, 113]
 #: Those that are run by default.
-FEW = [1, 7, 13, 15, 16, 17, 21, 22, 23, 26, 28, 34, 36, 38, 57, 58]
+FEW = [1, 7, 13, 15, 16, 17, 21, 22, 23, 26, 28, 34, 36, 38, 57, 58, 113]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_most_matrix_memories_run_as_machine_code_and_many_in_chunks(count):
                 found.append(nr.explain(case.layer("auto"), case.xs, **case.options))
     assert len(found) > 0.2 * count
     assert sum(page.backend == "native" for page in found) > 0.9 * len(found)
-    assert sum(page.chunkwise == "yes" for page in found) > 0.25 * len(found)
+    assert sum(page.chunkwise == "yes" for page in found) > 0.2 * len(found)
 
 
 @pytest.mark.full

@@ -68,7 +68,9 @@ class MatrixCell(nr.Cell):
     def step(self, state: Any, x: jax.Array) -> tuple[dict[str, Any], Any]:
         """The next state, and what is emitted."""
         before, write = dict(zip(self.names, state, strict=True)), Writer(self.spelling)
-        z, after, ys = self.seen(before, x), {}, []
+        z = self.seen(before, x)
+        after: dict[str, Any] = {}
+        ys: list[Any] = []
         for n, memory in enumerate(self.memories):
             own, of = self.arrays(n, before), self.projections(n, z)
             if self.linked and n:

@@ -196,6 +196,9 @@ def report(found: list[dict[str, Any]]) -> None:
     console.print("not comparable, by reason:", dict(reasons))
     native = sum(bool(one.get("native")) for one in usable)
     console.print(f"machine code: {native} ({native / max(1, len(usable)):.0%})")
+    matrices = [one for one in usable if one.get("matrices")]
+    native, chunks = (sum(bool(m.get(n)) for m in matrices) for n in ("native", "chunkwise"))
+    console.print(f"with matrices: {len(matrices)}; machine code: {native}, chunkwise: {chunks}")
     for name in ("transformation", "dtype", "setting"):
         console.print(f"by {name}:", dict(Counter(one.get(name) or "none" for one in usable)))
     for name in ("differences", "hang", "crash"):

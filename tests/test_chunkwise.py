@@ -125,6 +125,16 @@ def test_decays(keys, case):
     assert_close(found, expected, 1e-11)
 
 
+@pytest.mark.parametrize("keys", [1, 4], ids=["number", "keys"])
+def test_a_matrix_that_nothing_reads(keys):
+    """Only its last value is wanted."""
+    decay, write, value, start, *_ = arguments(keys)
+    found, reads = jax.jit(matrix_recurrence)(decay, write, value, start)
+    zero = jnp.zeros_like(write)
+    assert reads is None
+    assert_close(found, one_by_one(decay, write, value, start, zero, zero)[0], 1e-11)
+
+
 def test_equal_keys_in_float32():
     """Powers of the coupling of 32 equal keys would reach 1e8 and cancel."""
     cell = DeltaNet.make(1, 4, 3, jnp.float32)

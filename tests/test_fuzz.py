@@ -14,19 +14,22 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from fuzzing.cases import DTYPES, NUMBERS, SEGMENTS, TRANSFORMATIONS, random_case
-from fuzzing.cells import EXTRAS, KINDS, OPERATIONS, PEELED, drawn
+from fuzzing.cases import DTYPES, NUMBERS, OTHERS, SEGMENTS, TRANSFORMATIONS, random_case
+from fuzzing.cells import EXTRAS, KINDS, OPERATIONS, PEELED, FuzzedCell, drawn
 from fuzzing.compare import is_of_edges, verdict, verdict_of
 from fuzzing.evaluate import evaluated
+from fuzzing.matrices import is_of_matrices
+from fuzzing.memories import DECAYS, READS, SIZES, UPDATES, Memory
 from fuzzing.operations import named
-from models import AUTO, assert_close
+from fuzzing.spellings import ACROSS, ALONG, GATES, KEYS, OUTER, PROJECT
+from models import AUTO, assert_close, random
 from tuning import tuned
 
 import noria as nr
 
-SEEDS = [*range(41), 57]
+SEEDS = [*range(41), 57, 58, 113]
 #: Those that are run by default.
-FEW = [7, 15, 16, 21, 22, 23, 26, 28, 34, 38, 57]
+FEW = [1, 7, 13, 15, 16, 17, 21, 22, 23, 26, 28, 34, 36, 38, 57, 58, 113]
 
 
 @pytest.mark.parametrize(
@@ -47,12 +50,14 @@ def test_the_default_run_has_every_kind():
     assert {*FEW} < {*SEEDS}
     assert {case.transformation for case in cases} == {*TRANSFORMATIONS}
     assert {case.dtype.name for case in cases} == {*DTYPES}
-    assert {name for case in cases for name in case.numbers} == {*NUMBERS, *SEGMENTS}
-    assert {kind for case in cases for kind in case.cell.extras} == {*EXTRAS, "image"}
-    assert {kind for case in cases for kind in case.cell.peeled} == {*PEELED}
+    assert {name for case in cases for name in case.numbers} >= {*NUMBERS, *SEGMENTS}
+    vectors = [case.cell for case in cases if isinstance(case.cell, FuzzedCell)]
+    assert {kind for cell in vectors for kind in cell.extras} == {*EXTRAS, "image"}
+    assert {kind for cell in vectors for kind in cell.peeled} == {*PEELED}
     assert {name for case in cases for name in case.options} == {"lengths", "resets", "key"}
     assert {"int32", "uint8", "bool"} & {case.xs.dtype.name for case in cases}
     cases = [random_case(seed) for seed in SEEDS if not is_of_edges(seed)]
+    assert {name for case in cases for name in case.numbers} >= {*OTHERS}
     for name in ("compiled", "closed_over", "partial"):
         assert {getattr(case, name) for case in cases} == {False, True}
     for option, some in {
@@ -90,6 +95,52 @@ def test_an_operation_gives_a_vector(dtype):
         assert found.ndim == 1, name
         assert found.size, name
         assert found.size == 5 or not operation.keeps, name
+
+
+def test_all_equations_of_matrix_memories_are_drawn():
+    rng = np.random.default_rng(0)
+    memories = [Memory.drawn(rng, bool(n % 2)) for n in range(400)]
+    assert {update for m in memories for update in m.updates} == {*UPDATES}
+    assert {m.decay for m in memories} == {*DECAYS}
+    assert {m.gate for m in memories} == {*GATES}
+    assert {m.key for m in memories} == {*KEYS}
+    assert {read for m in memories for read in m.reads} == {*READS}
+    assert {size for m in memories for size in (m.keys, m.values)} == {*SIZES}
+    assert {m.heads for m in memories} == {(), (1,), (2,), (3,), (4,)}
+    for name in ("key_last", "last", "normaliser"):
+        assert {getattr(m, name) for m in memories} == {False, True}
+
+
+@pytest.mark.parametrize(
+    "table", [OUTER, ACROSS, ALONG, PROJECT], ids="OUTER ACROSS ALONG PROJECT".split()
+)
+def test_ways_to_write_a_product_agree(table):
+    """With heads, and with one operand that all heads share."""
+    shapes = {id(OUTER): ((3,), (5,)), id(ACROSS): ((3, 5), (3,)), id(ALONG): ((3, 5), (5,))}
+    ends = shapes.get(id(table), ((3, 5), (5,)))
+    for first, second in ((2,), (2,)), ((2,), ()), ((), ()):
+        second = () if table is PROJECT else second
+        arrays = [
+            random(n, *head, *end)
+            for n, (head, end) in enumerate(zip((first, second), ends, strict=True))
+        ]
+        found = [way(*arrays) for way in table.values()]
+        for other in found[1:]:
+            assert_close(other, found[0], 1e-13)
+
+
+@pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.full)])
+def test_most_matrix_memories_run_as_machine_code_and_many_in_chunks(count):
+    """So that the comparison above is one."""
+    found = []
+    for case in map(random_case, filter(is_of_matrices, range(count))):
+        if case.dtype != jnp.float16:
+            with tuned(**case.numbers):
+                found.append(nr.explain(case.layer("auto"), case.xs, **case.options))
+    assert len(found) > 0.2 * count
+    assert sum(page.backend == "native" for page in found) > 0.9 * len(found)
+    assert sum(page.chunkwise == "yes" for page in found) > 0.2 * len(found)
 
 
 @pytest.mark.full

@@ -13,6 +13,7 @@ from noria.backends.native.machine import Tuning, tuning, using
 PLACES = {
     "chunk_bytes": "noria.compiler.chunks.BUDGET",
     "widest_sum": "noria.compiler.accumulate.WIDEST",
+    "chunking": "noria.compiler.chunkwise.CHUNKING",
 }
 
 NATIVE = {field.name for field in fields(Tuning)}

@@ -15,6 +15,8 @@ from models import noise
 
 import noria as nr
 from fuzzing.cells import FuzzedCell, NoisyCell, random_cell
+from fuzzing.matrices import MatrixCell, is_of_matrices, random_matrix_cell
+from noria.ops.chunkwise import Chunking
 
 #: What is done with a layer, and how often; some cotangents become `TANGENTS`.
 TRANSFORMATIONS = {
@@ -59,6 +61,44 @@ SEGMENTS: dict[str, list[Any]] = {
     "segment_bytes": [1, 200],
     "segment_steps": [1, 2],
 }
+#: The rest of them, which a third of all cases change, with a generator of their own.
+OTHERS: dict[str, list[Any]] = {
+    "chunking": [Chunking(2, 1, 4), Chunking(4, 2, 16), Chunking(1, 4, 40)],
+    "feature_rows": [0, 4],
+    "uncached_feature_rows": [0, 2],
+    "unpacked_step_rows": [0, 1],
+    "repeated_numbers": [0, 20],
+    "small_weight_examples": [1],
+    "block_examples": [1, 2],
+    "uncached_block_examples": [1],
+    "read_out_examples": [0, 2],
+    "tile_rows": [1, 3],
+    "panel_vectors": [(1, 1), (1, 2)],
+    "few_rows": [0, 1],
+    "prefetch_bytes": [0, 64],
+    "block_vectors": [1, 2],
+    "elementwise_vectors": [1, 3],
+    "matrix_vectors": [1, 2],
+    "product_vectors": [1, 2],
+    "window_bytes": [0, 200],
+    "carried_numbers": [1, 8],
+    "update_vectors": [1, 2],
+    "update_rows": [(1, 1), (2, 3)],
+    "row_pieces": [1, 2],
+    "taps": [1, 4],
+    "unit_weight_bytes": [1],
+    "unit_rows": [1, 3],
+    "uncached_unit_rows": [1, 3],
+    "unit_step_rows": [1, 3],
+    "unit_features": [(1, 1), (8, 16)],
+    "unit_block_rows": [1, 5],
+    "unit_block_bytes": [1, 300],
+    "unit_block_examples": [1],
+    "unit_update_features": [1, 8],
+    "unit_update_rows": [1, 40],
+    "unit_panel_bytes": [1],
+    "part_bytes": [1],
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +110,7 @@ class Case:
     """
 
     seed: int
-    cell: FuzzedCell
+    cell: FuzzedCell | MatrixCell
     start: Any
     layer_options: dict[str, Any]
     xs: jax.Array
@@ -97,7 +137,7 @@ class Case:
         options = dict(self.layer_options)
         if backend in ("reference", "plain"):
             options = {k: v for k, v in options.items() if k not in ("save", "checkpoint")}
-        if backend == "associative":
+        if backend in ("associative", "chunkwise"):
             options.pop("save", None)
         return nr.Recurrence(self.cell, self.start, backend=backend, **options)
 
@@ -236,7 +276,8 @@ def random_case(seed: int) -> Case:
         if jax.config.read("jax_enable_x64") or dtype != jnp.float64
         else jnp.dtype(jnp.float32)
     )
-    cell, features = random_cell(seed, dtype)
+    make = random_matrix_cell if is_of_matrices(seed) else random_cell
+    cell, features = make(seed, dtype)
     kind = _drawn(rng, TRANSFORMATIONS)
     noisy, whole = isinstance(cell, NoisyCell), kind in ("steps", "pieces")
     kind = "cotangents" if noisy and whole else kind
@@ -247,12 +288,16 @@ def random_case(seed: int) -> Case:
         batch, time = (int(rng.integers(7, 18)),), min(time, 2)
     elif rng.random() < 0.08 and batch in ((), (1,)):
         time = int(rng.integers(5, 14))
+    if is_of_matrices(seed) and kind != "steps" and batch in ((), (1,), (2,), (3,)):
+        time = int(np.random.default_rng([seed, 7]).integers(2, 12))  # several chunks
     start = _state(rng, cell.zero, ()) if rng.random() < 0.8 else cell.zero
     shape = batch if rng.random() < 0.5 else ()
     state = _state(rng, cell.zero, shape) if rng.random() < 0.4 else None
     backends = ["auto"] + ["scan"] * (rng.random() < 0.3) + ["plain"] * (rng.random() < 0.06)
-    backends += ["associative"] * cell.linear
+    backends += ["associative"] * cell.linear + ["chunkwise"] * is_of_matrices(seed)
     numbers = _numbers(rng, NUMBERS) | _numbers(np.random.default_rng([seed, 1]), SEGMENTS)
+    if (own := np.random.default_rng([seed, 2])).random() < 1 / 3:
+        numbers |= _numbers(own, OTHERS)
     case = Case(
         seed=seed,
         cell=cell,
@@ -269,7 +314,15 @@ def random_case(seed: int) -> Case:
         partial=bool(rng.random() < 0.3),
         backends=tuple(backends),
     )
+    if "lengths" in case.options and is_of_matrices(seed):
+        case = replace(case, xs=_padded(case.xs, case.options["lengths"]))
     return replace(case, transformation=_drawn(rng, TANGENTS)) if kind == "cotangents" else case
+
+
+def _padded(xs: jax.Array, lengths: jax.Array) -> jax.Array:
+    """With NaN behind the last step of each sequence."""
+    behind = np.arange(xs.shape[-2]) >= np.asarray(lengths)[..., None]
+    return jnp.where(behind[..., None], jnp.nan, xs) if eqx.is_inexact_array(xs) else xs
 
 
 def _numbers(rng: np.random.Generator, values: dict[str, list[Any]]) -> dict[str, Any]:

@@ -213,7 +213,8 @@ COMPLEX: dict[str, Function] = {
     "gate": lambda z, x: jax.nn.sigmoid(z) * z + jax.nn.sigmoid(z.imag),
     "bend": lambda z, x: jnp.tanh(0.5 * z + x.astype(z.dtype)),
     "divide": lambda z, x: (z + 1j) / (2 + 0.3 * jnp.sin(z.real) + 0.4j * x),
-    "sizes": lambda z, x: jax.lax.complex(jnp.abs(z), z.real * x),
+    # At zero, where a state often is, the absolute value has no second derivative.
+    "sizes": lambda z, x: jax.lax.complex(jnp.abs(z + 0.3), z.real * x),
     "angles": lambda z, x: z + jnp.cos(jnp.angle(z + 3)) + jnp.log(z + 3),
     "shift": lambda z, x: jnp.concatenate([z[1:], z[:1].conj()]) ** 2 + 0.1j,
     "choose": lambda z, x: jnp.where(z.real > 0.1234, z, x * z.conj()) + z.sum() / 3,

@@ -147,6 +147,7 @@ class ChunkwiseExecutor:
             read=query,
             reset=reset,
             initial=initial,
+            chunking=CHUNKING,
         )
         reads: Env = {}
         place = 0

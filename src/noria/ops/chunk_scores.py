@@ -16,6 +16,8 @@ def rows_of(a: jax.Array) -> jax.Array:
 
 def scores_of(decay: jax.Array, readers: Sequence[jax.Array], write: jax.Array) -> list[jax.Array]:
     """``q_t^T (P[t, s] * u_s)`` for each reader: ``(..., size * J, size * R)``."""
+    if not readers:
+        return []
     size, rank = write.shape[-3:-1]
     if decay.shape[-1] > 1:
         counts = [reader.shape[-2] for reader in readers]

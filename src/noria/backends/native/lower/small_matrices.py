@@ -80,9 +80,11 @@ class _Pieces:
                 raise Refused
             found = self.product((b, a), turned, weights[::-1])
             return found.T if found.ndim > 1 else found
+        if a.ndim > 2 or b.ndim > 2:
+            raise Refused
         if a.ndim == 1:
             return jax.lax.dot_general(a, b, (((0,), (along[1],)), ((), ())))
-        if a.ndim > 2 or b.ndim > 2 or along[0] != 1 or len(a) > tuning().row_pieces:
+        if along[0] != 1 or len(a) > tuning().row_pieces:
             raise Refused
         return _stacked([self.product((row, b), (0, along[1]), weights) for row in self.rows(a)])
 

@@ -438,7 +438,11 @@ SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = 
     ),
     "block_vectors": ((1, 2, 8), infer, partial(rnn, 100, 8, 128, 128)),
     "elementwise_vectors": ((1, 4), train, partial(lstm, 100, 64, 16, 64)),
-    "product_vectors": ((1, 2, 4), infer, partial(convolution, 8, 2, 32, 16)),
+    "product_vectors": (
+        ((1, 1), (2, 2), (3, 3), (4, 4)),
+        infer,
+        partial(convolution, 8, 2, 32, 16),
+    ),
     "matrix_vectors": ((1, 2, 8), infer, partial(retention, 200, 1, 2, 64)),
     "block_rows": ((64, 128, 2048, 8192), train, partial(lstm, 200, 32, 64, 128)),
     "block_bytes": ((2**15, 2**17, 2**21, 2**23), infer, partial(lstm, 400, 1, 256, 256)),

@@ -79,7 +79,7 @@ OTHERS: dict[str, list[Any]] = {
     "block_vectors": [1, 2],
     "elementwise_vectors": [1, 3],
     "matrix_vectors": [1, 2],
-    "product_vectors": [1, 2],
+    "product_vectors": [(1, 1), (2, 2)],
     "window_bytes": [0, 200],
     "carried_numbers": [1, 8],
     "update_vectors": [1, 2],

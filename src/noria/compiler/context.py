@@ -55,7 +55,6 @@ class Frontier:
         arrays = evaluate(self.graph, known, varying, sizes.state_axes)
         return [_over_time(a, sizes) for a in arrays] if self.as_steps else arrays
 
-
     def obstacles(self) -> list[str]:
         """The messages on values that are matrices of each example, with their lines."""
         sources = {v: e.source for e in self.graph.equations for v in e.outputs}

@@ -155,9 +155,9 @@ class Tuning:
     #: Vectors of a block of features in a stage on matrices: a head of 64 numbers with AVX-512.
     matrix_vectors: int = 4
 
-    #: The same in a stage that is a product of two matrices: with eight rows, their sums fill the
-    #: registers.
-    product_vectors: int = 3
+    #: The same in a stage that is a product of two matrices: with six or eight rows, the sums fill
+    #: the registers.
+    product_vectors: tuple[int, int] = (2, 3)
 
     #: Bytes of the windows of a convolution, up to which an example has its own: with more, they
     #: leave the second-level cache.

@@ -102,7 +102,7 @@ class KernelPlan:
         many = isa.registers >= 32
         self.update_rows = tuning.update_rows[many]
         self._tuning, self._registers = tuning, isa.registers
-        self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors
+        self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors[many]
         self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
         self.prefetch_bytes = tuning.prefetch_bytes
         self.update = matrix_unit.update_tiling(tuning.unit_update_rows, tuning.part_bytes)

@@ -439,6 +439,20 @@ def rule_that_ignores_its_cotangent(h, x, U, W):
     return jnp.tanh(nudged(U @ h) + nudged(W @ x))
 
 
+@jax.custom_vjp
+def bent(a):
+    """A hyperbolic tangent, whose rule returns a function of its argument alone."""
+    return jnp.tanh(a)
+
+
+bent.defvjp(lambda a: (jnp.tanh(a), a), lambda a, g: (0.1 * jnp.sin(a),))
+
+
+@zoo(W=(4, 3))
+def rule_that_reads_its_argument_only(h, x, W):
+    return bent(h) + W @ x
+
+
 @zoo(U=(4, 4), V=(4, 4), W=(4, 3))
 def rectifiers(h, x, U, V, W):
     return jax.nn.relu(U @ h + W @ x) - 0.3 * jax.nn.softplus(V @ h) + jax.nn.silu(W @ x)

@@ -165,11 +165,13 @@ def divide(
     asked = list(values_of(g for g in wanted if g is not None))
     shared = (*constants, *split.shared)
     operands = _operands(asked, uses, levels, maker, shared)
+    # A rule may give a cotangent that reads the forward pass only.
+    known_before = [v for v in values_of(of_state) if levels.get(v, SHARED) == FORWARD]
     crossing = min_cut(
         equations,
         early=[e for e in equations if level_of(e) == FORWARD and is_stored(e)],
         late=[e for e in equations if level_of(e) == REVERSE],
-        wanted=operands,
+        wanted=[*operands, *known_before],
         free=lambda v: levels.get(v, SHARED) != FORWARD,
         recompute_cost=lambda e: _recompute_cost(e) if level_of(e) == FORWARD else 0,
         prefer_early=True,

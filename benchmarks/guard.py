@@ -156,7 +156,7 @@ WITH_ARGUMENTS: dict[str, Any] = {
 def _of_arguments(name: str) -> Iterator[Case]:
     import test_arguments
 
-    kind, matrix = getattr(test_arguments, name), test_arguments.MATRIX
+    kind, matrix = getattr(test_arguments, name), test_arguments.MATRIX.astype(jnp.float32)
     cell = kind(matrix) if name == "Timed" else kind(matrix, matrix.T)
     yield Case(name, (3, 256, 3), nr.Recurrence(cell), WITH_ARGUMENTS[name])
 

@@ -67,8 +67,8 @@ def poisoned(xs: jax.Array, lengths: Any) -> jax.Array:
     """Sequences with NaN past the end of each example, which nothing may read."""
     if not jnp.issubdtype(xs.dtype, jnp.inexact):
         return xs
-    lengths = jnp.asarray(lengths)
-    inside = jnp.arange(xs.shape[lengths.ndim]) < lengths[..., None]
+    lengths = np.asarray(lengths)
+    inside = np.arange(xs.shape[lengths.ndim]) < lengths[..., None]
     step = (1,) * (xs.ndim - inside.ndim)
     return jnp.where(inside.reshape(*inside.shape, *step), xs, jnp.nan)
 

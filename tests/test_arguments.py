@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from agreement import pulled_at_once
-from models import AUTO, assert_close, random
+from models import AUTO, assert_close, poisoned, random
 
 import noria as nr
 
@@ -82,8 +82,7 @@ def padded(array: jax.Array, options: dict[str, Any]) -> jax.Array:
     """An array of all steps with NaN past the end."""
     if "lengths" not in options or array.ndim < 2 or not options["lengths"].ndim:
         return array
-    valid = jnp.arange(TIME) < options["lengths"][:, None]
-    return jnp.where(valid.reshape(valid.shape + (1,) * (array.ndim - 2)), array, jnp.nan)
+    return poisoned(array, options["lengths"])
 
 
 def agree(cell: Any, xs: Any, variant: str, backend: str, **inputs: Any) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from agreement import pulled
-from models import noise
+from models import noise, poisoned
 
 import noria as nr
 from fuzzing.cells import FuzzedCell, NoisyCell, random_cell
@@ -315,14 +315,8 @@ def random_case(seed: int) -> Case:
         backends=tuple(backends),
     )
     if "lengths" in case.options and is_of_matrices(seed):
-        case = replace(case, xs=_padded(case.xs, case.options["lengths"]))
+        case = replace(case, xs=poisoned(case.xs, case.options["lengths"]))
     return replace(case, transformation=_drawn(rng, TANGENTS)) if kind == "cotangents" else case
-
-
-def _padded(xs: jax.Array, lengths: jax.Array) -> jax.Array:
-    """With NaN behind the last step of each sequence."""
-    behind = np.arange(xs.shape[-2]) >= np.asarray(lengths)[..., None]
-    return jnp.where(behind[..., None], jnp.nan, xs) if eqx.is_inexact_array(xs) else xs
 
 
 def _numbers(rng: np.random.Generator, values: dict[str, list[Any]]) -> dict[str, Any]:

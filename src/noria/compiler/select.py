@@ -25,6 +25,7 @@ from noria.compiler.context import split_context
 from noria.compiler.executors import LoopExecutor
 from noria.compiler.linear import linear_executor
 from noria.compiler.linear_forms import NotLinear
+from noria.compiler.matrix_analysis import candidates
 from noria.compiler.matrix_form import NotChunkwise
 from noria.compiler.program import Executor, Program, split_step
 from noria.compiler.save_policies import SAVE_POLICIES
@@ -318,7 +319,8 @@ def _preferred_form(
     if device == "cpu" or not may_be or environment().backend == "scan":
         return None
     # A parallel scan would store a matrix memory for each step, so chunks come first.
-    for name, step in ("chunkwise", traced.written()), ("associative", traced):
+    written = [("chunkwise", traced.written())] if candidates(traced) else []
+    for name, step in (*written, ("associative", traced)):
         with suppress(NotLinear, NotChunkwise):
             program = _form(name, step, problem, sizes, options)
             return name, Reason.WITHOUT_LOOP(device=device), program

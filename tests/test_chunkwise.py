@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import pytest
 from agreement import assert_agree, pulled
+from fuzzing.spellings import ACROSS, OUTER
 from matrix_memories import CHUNKWISE, GLA, TTT, DeltaNet, RetNet, Titans
 from models import assert_close, learned, noise, random
 
@@ -48,6 +49,36 @@ def test_against_reference(kind, masks, reverse, batched):
         xs = jnp.where(valid, xs, jnp.nan)
     state = noise(layer.initial_state(), 5)
     assert_agree(layer, nr.with_backend(layer, "reference"), xs, state, **options)
+
+
+class OneHead(nr.Cell):
+    """A delta rule whose heads are axes of size 1, which some spellings drop and put back."""
+
+    W: jax.Array
+    heads: tuple[int, ...]
+    outer: str
+    across: str
+
+    def initial_state(self):
+        return jnp.zeros((*self.heads, SIZE, SIZE))
+
+    def __call__(self, S, x):
+        k, q, v, g = (a.reshape(*self.heads, SIZE) for a in jnp.split(self.W @ x, 4))
+        v = v - ACROSS[self.across](S, k / 3)
+        S = jax.nn.sigmoid(g[..., None]) * S + OUTER[self.outer](k / 3, v)
+        return S, ACROSS[self.across](S, q).reshape(-1)
+
+
+@pytest.mark.sampled(12)
+@pytest.mark.parametrize("heads", [(1,), (1, 1), (2, 1), (1, 2)], ids=str)
+@pytest.mark.parametrize("outer", OUTER)
+@pytest.mark.parametrize("across", ACROSS)
+def test_heads_of_size_one(heads, outer, across):
+    cell = OneHead(0.5 * random(1, 4 * SIZE * max(heads), WIDTH), heads, outer, across)
+    layer = learned(cell, noise(cell.initial_state(), 3), backend="chunkwise")
+    options = {"lengths": LENGTHS, "resets": RESETS}
+    xs = random(0, 3, TIME, WIDTH)
+    assert_agree(layer, nr.with_backend(layer, "reference"), xs, **options)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from noria.compiler.multilinear import Algebra, NotMultilinear
 from noria.compiler.terms import Factor, Sum, Term
 from noria.compiler.trace import Traced
 from noria.ir.graph import Atom, Equation, Value, is_literal, size, values_of
-from noria.ir.passes import backward_slice, extract
+from noria.ir.passes import backward_slice, extract, producers
 from noria.ir.reasons import Reason
 from noria.ir.source import place
 
@@ -102,7 +102,6 @@ class _Analysis:
                 self.leaf[equation.outputs[0]] = i
                 self.resets[i] = equation.inputs[0], initial
         self.algebra = Algebra(self.equations, self.leaf)
-        self.made = {v: e for e in self.equations for v in e.outputs}
 
     def _reset(self, state: Value) -> tuple[Equation, Atom] | None:
         """The equation that puts back the initial state, and this state."""
@@ -182,7 +181,8 @@ class _Analysis:
                 offset.append((term.coefficient, term.factors))
                 continue
             *own, a, b = term.axes
-            if (a in form.labels) == (b in form.labels) or not {*own} <= {*form.labels}:
+            has_heads = {*self.algebra.long(own)} <= {*form.labels}
+            if (a in form.labels) == (b in form.labels) or not has_heads:
                 raise NotChunkwise(Reason.WHOLE_READ(name=name))
             position = int(a in form.labels)
             summed, kept = (a, b)[position], (b, a)[position]
@@ -207,7 +207,8 @@ class _Analysis:
             raise NotChunkwise(f"{name} reads the state before the reset")
 
     def _name(self, atom: Atom) -> str:
-        maker = None if is_literal(atom) else self.made.get(atom)
+        equations = (*self.equations, *self.algebra.equations)
+        maker = None if is_literal(atom) else producers(equations).get(atom)
         return "the output" if maker is None else place(maker)
 
     # --- next states ----------------------------------------------------------------------------
@@ -251,11 +252,10 @@ class _Analysis:
         if self.leaf[term.leaf] != index:  # type: ignore[index]
             name = self._name(self.traced.next_state[index])
             raise NotChunkwise(Reason.TWO_MATRICES(name=name))
-        same = [x == y for x, y in zip(term.axes, form.labels, strict=True)]
-        moved = {*term.axes} & {*form.labels} != {
-            x for x, y in zip(term.axes, form.labels, strict=True) if x == y
-        }
-        if moved or not all(same[:-2]) or not any(same[-2:]):
+        long = self.algebra.long
+        kept = [x for x, y in zip(term.axes, form.labels, strict=True) if x == y]
+        moved = {*long(term.axes)} & {*long(form.labels)} != {*long(kept)}
+        if moved or not {*long(term.axes[:-2])} <= {*kept} or not {*term.axes[-2:]} & {*kept}:
             raise NotChunkwise(Reason.MIXED(name=self._dense(term)))
 
     def _decay_axis(self, form: Sum) -> int:

@@ -9,6 +9,9 @@ labelled axes, summed over the labels that its value does not have::
 
 So it does not matter how the cell spells a product: with `einsum`, as a sum of an element-wise
 product, with transposes or with broadcasts. A selection by a known condition is a factor too.
+
+Axes of size 1 come and go in these spellings, so factors do not have them, and the state keeps its
+own labels for them: no sum, product or comparison depends on the label of such an axis.
 """
 
 import math
@@ -50,6 +53,7 @@ class Algebra:
         self._labels = count()
         self._grows: dict[Value, bool] = {}
         self._forms: dict[Value, Sum] = {}
+        self._squeezed: dict[Value, Value] = {}
         for leaf in leaves:
             labels = self.fresh(leaf.aval.shape)
             self._forms[leaf] = Sum(labels, (Term(1.0, (), leaf, labels),))
@@ -79,7 +83,24 @@ class Algebra:
 
     def _atomic(self, atom: Atom) -> Sum:
         labels = self.fresh(atom.aval.shape)
-        return Sum(labels, (Term(1.0, (Factor(atom, labels),)),))
+        return Sum(labels, (Term(1.0, (self._factor(atom, labels),)),))
+
+    def _factor(self, atom: Atom, labels: tuple[int, ...]) -> Factor:
+        long = self.long(labels)
+        if len(long) == len(labels):
+            return Factor(atom, labels)
+        assert not is_literal(atom)
+        if atom not in self._squeezed:
+            source = self._maker[atom].source if atom in self._maker else None
+            shape = [self.sizes[label] for label in long]
+            made, (value,) = build(lambda a: [jnp.reshape(a, shape)], [atom], source)
+            self.equations += made
+            self._squeezed[atom] = value
+        return Factor(self._squeezed[atom], long)
+
+    def long(self, labels: Iterable[int]) -> tuple[int, ...]:
+        """The labels of axes of more than one number, or of none."""
+        return tuple(label for label in labels if self.sizes[label] != 1)
 
     def _expands(self, value: Value) -> bool:
         """Whether a known value is an outer product or a broadcast, or element-wise work on one."""
@@ -150,7 +171,7 @@ class Algebra:
                 coefficient,
                 tuple(Factor(f.atom, tuple(map(name, f.labels)), f.kind) for f in factors),
                 leaf,
-                tuple(map(name, axes)),
+                tuple(label if self.sizes[label] == 1 else name(label) for label in axes),
             )
             for coefficient, factors, leaf, axes in form.terms
         )

@@ -76,9 +76,9 @@ class OneHead(nr.Cell):
 def test_heads_of_size_one(heads, outer, across):
     cell = OneHead(0.5 * random(1, 4 * SIZE * max(heads), WIDTH), heads, outer, across)
     layer = learned(cell, noise(cell.initial_state(), 3), backend="chunkwise")
-    options = {"lengths": LENGTHS, "resets": RESETS}
+    masks: dict[str, Any] = {"lengths": LENGTHS, "resets": RESETS}
     xs = random(0, 3, TIME, WIDTH)
-    assert_agree(layer, nr.with_backend(layer, "reference"), xs, **options)
+    assert_agree(layer, nr.with_backend(layer, "reference"), xs, **masks)
 
 
 @pytest.mark.parametrize(

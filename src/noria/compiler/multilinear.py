@@ -53,7 +53,7 @@ class Algebra:
         self._labels = count()
         self._grows: dict[Value, bool] = {}
         self._forms: dict[Value, Sum] = {}
-        self._squeezed: dict[Value, Value] = {}
+        self._squeezed: dict[Value, Atom] = {}
         for leaf in leaves:
             labels = self.fresh(leaf.aval.shape)
             self._forms[leaf] = Sum(labels, (Term(1.0, (), leaf, labels),))
@@ -99,7 +99,7 @@ class Algebra:
         return Factor(self._squeezed[atom], long)
 
     def long(self, labels: Iterable[int]) -> tuple[int, ...]:
-        """The labels of axes of more than one number, or of none."""
+        """The labels of all axes but those of size 1."""
         return tuple(label for label in labels if self.sizes[label] != 1)
 
     def _expands(self, value: Value) -> bool:

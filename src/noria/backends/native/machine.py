@@ -130,8 +130,9 @@ class Tuning:
     tile_rows: int = 8
 
     #: Vectors of a panel. The product of one row needs several independent sums to hide the latency
-    #: of a multiply-add, and all sums must fit the registers.
-    panel_vectors: tuple[int, int] = (2, 4)
+    #: of a multiply-add, and all sums must fit the registers: four rows of three vectors, or six of
+    #: four.
+    panel_vectors: tuple[int, int] = (3, 4)
 
     #: Up to so many rows of a step, panels are as wide with 16 registers as with 32: there are few
     #: sums.

@@ -277,7 +277,8 @@ class KernelPlan:
         """
         vectors = self._tuning.elementwise_vectors
         if stage.columns:
-            vectors = max(1, most // len(stage.columns))
+            together = max(map(len, self._by_row(stage)))
+            vectors = max(1, most // len(stage.columns), width // together)
         vectors = min(vectors, ceil_div(stage.extent, self.lanes))
         panels: list[Panel] = []
         row = parts = packed = 0

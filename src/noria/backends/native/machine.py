@@ -35,6 +35,7 @@ class Isa:
         cpu: LLVM's name of a processor that has them; empty for the one at hand.
         features: further features of the target, in LLVM's notation.
         has_unit: whether there is a unit that multiplies tiles of bfloat16 numbers.
+        is_fused: whether a multiply-add is one instruction; else its product needs a register.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Isa:
     cpu: str = ""
     features: str = ""
     has_unit: bool = False
+    is_fused: bool = True
 
     def lanes(self, dtype: np.dtype[Any]) -> int:
         """The number of elements of a dtype in a vector."""
@@ -55,7 +57,7 @@ ISAS = {
         Isa("amx", 512, 32, "x86-64-v4", "-prefer-256-bit,+amx-tile,+amx-bf16", has_unit=True),
         Isa("avx512", 512, 32, "x86-64-v4", "-prefer-256-bit"),
         Isa("avx2", 256, 16, "x86-64-v3"),
-        Isa("sse", 128, 16, "x86-64"),
+        Isa("sse", 128, 16, "x86-64", is_fused=False),
     ),
     "arm": (Isa("neon", 128, 32),),
 }

@@ -100,11 +100,10 @@ class KernelPlan:
         self.schedule, self.by_features, self.unpacked = schedule, division.by_features, unpacked
         self.shares_examples = division.of_examples
         many = isa.registers >= 32
-        self.update_rows = tuning.update_rows[many]
-        self._tuning, self._registers = tuning, isa.registers
+        self.update_rows, self.update_vectors = tuning.update_rows[many], tuning.update_vectors
+        self._tuning, self._registers = tuning, isa.registers - (not isa.is_fused)
         self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors[many]
-        self.tile_rows, self.update_vectors = tuning.tile_rows, tuning.update_vectors
-        self.prefetch_bytes = tuning.prefetch_bytes
+        self.tile_rows, self.prefetch_bytes = tuning.tile_rows, tuning.prefetch_bytes
         self.update = matrix_unit.update_tiling(tuning.unit_update_rows, tuning.part_bytes)
         self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in staged}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)
@@ -273,12 +272,13 @@ class KernelPlan:
     def _tiling(self, stage: Stage, most: int, width: int, may_use_unit: bool) -> StageTiling:
         """The blocks of a stage, of up to ``most`` vectors of all products, and their panels.
 
-        The vectors of all products should be in registers at once.
+        They have more if the products of one row do not fill a panel otherwise: half of one has too
+        few sums to hide the latency of a multiply-add.
         """
         vectors = self._tuning.elementwise_vectors
         if stage.columns:
-            together = max(map(len, self._by_row(stage)))
-            vectors = max(1, most // len(stage.columns), width // together)
+            most_of_row = max(map(len, self._by_row(stage)))
+            vectors = max(1, most // len(stage.columns), width // most_of_row)
         vectors = min(vectors, ceil_div(stage.extent, self.lanes))
         panels: list[Panel] = []
         row = parts = packed = 0

@@ -44,7 +44,8 @@ def main() -> None:
             for row, backend in ROWS.items():
                 command = [sys.executable, __file__, backend]
                 seconds = float(subprocess.check_output(command, env=environment, text=True))
-                found[row] += [seconds] * (turn > 0)  # the first turn writes the bytecode
+                if turn:  # the first one writes the bytecode
+                    found[row].append(seconds)
     print("| | median, s | least, s |\n|---|---|---|")
     for row, times in found.items():
         print(f"| {row} | {statistics.median(times):.2f} | {min(times):.2f} |")

@@ -164,7 +164,7 @@ def _as_read(step: MatrixStep, read: Read, array: jax.Array) -> jax.Array:
     """``(..., heads, reads, values)`` in the order of the axes that the value has in the cell."""
     sizes = step.algebra.sizes
     lead = array.ndim - len(read.heads) - 2
-    # A head that the read does not have is the only one.
+    # Heads without a label in the read have size 1.
     labels = [n for n in (*read.heads, *read.extra, read.value) if n in read.labels]
     array = array.reshape(*array.shape[:lead], *(sizes[label] for label in labels))
     order = [lead + labels.index(label) for label in read.labels]

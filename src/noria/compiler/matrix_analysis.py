@@ -22,7 +22,7 @@ from noria.compiler.multilinear import Algebra, NotMultilinear
 from noria.compiler.terms import Factor, Sum, Term
 from noria.compiler.trace import Traced
 from noria.ir.graph import Atom, Equation, Value, is_literal, size, values_of
-from noria.ir.passes import backward_slice, extract, producers
+from noria.ir.passes import backward_slice, extract
 from noria.ir.reasons import Reason
 from noria.ir.source import place
 
@@ -207,8 +207,7 @@ class _Analysis:
             raise NotChunkwise(f"{name} reads the state before the reset")
 
     def _name(self, atom: Atom) -> str:
-        equations = (*self.equations, *self.algebra.equations)
-        maker = None if is_literal(atom) else producers(equations).get(atom)
+        maker = None if is_literal(atom) else self.algebra.maker.get(atom)
         return "the output" if maker is None else place(maker)
 
     # --- next states ----------------------------------------------------------------------------

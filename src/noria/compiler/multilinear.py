@@ -17,6 +17,7 @@ own labels for them: no sum, product or comparison depends on the label of such 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -44,12 +45,13 @@ class Algebra:
     Attributes:
         sizes: the size of each label.
         equations: equations that were made for new factors.
+        maker: the equation of each value, also of those that were made.
     """
 
     def __init__(self, equations: Sequence[Equation], leaves: Iterable[Value]):
         self.sizes: dict[int, int] = {}
         self.equations: list[Equation] = []
-        self._maker = producers(equations)
+        self.maker = producers(equations)
         self._labels = count()
         self._grows: dict[Value, bool] = {}
         self._forms: dict[Value, Sum] = {}
@@ -75,7 +77,7 @@ class Algebra:
         if is_literal(atom):
             return self._atomic(atom)
         if atom not in self._forms:
-            equation = self._maker.get(atom)
+            equation = self.maker.get(atom)
             self._forms[atom] = (
                 self.apply(equation) if equation and self._expands(atom) else self._atomic(atom)
             )
@@ -91,12 +93,17 @@ class Algebra:
             return Factor(atom, labels)
         assert not is_literal(atom)
         if atom not in self._squeezed:
-            source = self._maker[atom].source if atom in self._maker else None
+            source = self.maker[atom].source if atom in self.maker else None
             shape = [self.sizes[label] for label in long]
-            made, (value,) = build(lambda a: [jnp.reshape(a, shape)], [atom], source)
-            self.equations += made
-            self._squeezed[atom] = value
+            self._squeezed[atom] = self._made(lambda a: [jnp.reshape(a, shape)], atom, source)
         return Factor(self._squeezed[atom], long)
+
+    def _made(self, function: Callable[..., Any], atom: Atom, source: Any) -> Atom:
+        """A function of a known value, as a value with equations of its own."""
+        made, (value,) = build(function, [atom], source)
+        self.equations += made
+        self.maker |= producers(made)
+        return value
 
     def long(self, labels: Iterable[int]) -> tuple[int, ...]:
         """The labels of all axes but those of size 1."""
@@ -105,7 +112,7 @@ class Algebra:
     def _expands(self, value: Value) -> bool:
         """Whether a known value is an outer product or a broadcast, or element-wise work on one."""
         if value not in self._grows:
-            equation = self._maker.get(value)
+            equation = self.maker.get(value)
             found = False
             if equation is not None and len(equation.outputs) == 1 and size(value) > 1:
                 inputs = [v for v in equation.inputs if not is_literal(v)]
@@ -151,8 +158,7 @@ class Algebra:
         if coefficient != 1 or len(factors) != 1 or factors[0].kind != "times":
             return None
         factor = factors[0]
-        made, (value,) = build(equation.bind, [factor.atom], equation.source)
-        self.equations += made
+        value = self._made(equation.bind, factor.atom, equation.source)
         return Sum(found.labels, (Term(1.0, (Factor(value, factor.labels),)),))
 
     # --- labels -----------------------------------------------------------------------------------
@@ -300,7 +306,7 @@ def _broadcast(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum
 def _reshape(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum | None:
     """Only axes of size 1 may come or go."""
     shape = equation.outputs[0].aval.shape
-    old = [label for label in operands[0].labels if algebra.sizes[label] != 1]
+    old = algebra.long(operands[0].labels)
     if [algebra.sizes[label] for label in old] != [n for n in shape if n != 1]:
         return None
     left = iter(old)

@@ -275,14 +275,14 @@ class KernelPlan:
         They have more if the products of one row do not fill a panel otherwise: half of one has too
         few sums to hide the latency of a multiply-add.
         """
-        vectors = self._tuning.elementwise_vectors
-        if stage.columns:
-            most_of_row = max(map(len, self._by_row(stage)))
+        vectors, by_row = self._tuning.elementwise_vectors, self._by_row(stage)
+        if by_row:
+            most_of_row = max(map(len, by_row))
             vectors = max(1, most // len(stage.columns), width // most_of_row)
         vectors = min(vectors, ceil_div(stage.extent, self.lanes))
         panels: list[Panel] = []
         row = parts = packed = 0
-        for columns in self._by_row(stage):
+        for columns in by_row:
             dot, item = self._dot(columns[0]), item_of(columns[0].equation.outputs[0])
             pairs = [(column, v) for column in columns for v in range(vectors)]
             for some in _equal_parts(pairs, width):

@@ -137,12 +137,8 @@ def test_work_on_the_context_runs_once_per_example():
     memory, xs = random(3, BATCH, 4, SIZE), random(2, BATCH, TIME, SIZE)
     page = nr.explain(nr.Recurrence(Attending(MATRIX, MATRIX.T)), xs, context=memory)
     assert [line.name for line in page.context].count("dot_general") == 1
-    assert page.backend == "scan"
-    assert "context" in page.reason
-    if AUTO == "native":  # the keys, and the memory itself, which no line computes
-        start = "a value that depends on the context is a matrix of each example"
-        assert sorted(page.obstacles)[0] == start
-        assert sorted(page.obstacles)[1].startswith(f"{start}, test_arguments.py:")
+    assert page.backend == AUTO
+    assert not page.obstacles
     context = {"speaker": random(3, BATCH, SIZE), "scale": random(4, BATCH)}
     page = nr.explain(nr.Recurrence(Conditioned(MATRIX, MATRIX)), xs, context=context)
     assert [line.name for line in page.context].count("dot_general") == 1

@@ -178,8 +178,10 @@ def test_one_example_in_single_precision(name, backend):
 @all_kinds
 @pytest.mark.skipif(AUTO != "native", reason="there is no machine code here")
 def test_explained(name):
-    found = nr.explain(layer_of(name), random(0, BATCH, TIME, IN))
+    layer = layer_of(name)
+    found = nr.explain(layer, random(0, BATCH, TIME, IN))
     assert (found.backend, found.reason) == ("native", "the fastest one on CPUs")
+    assert len(found.states) == len(jtu.tree_leaves(layer.initial_state()))
     assert found.linear == (name != "gated")
     assert not any("c128" in line.shapes for line in (*found.before, *found.loop, *found.reverse))
 

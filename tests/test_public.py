@@ -200,7 +200,11 @@ NATIVE: dict[str, set[str]] = {
     "batching": {"loop"},
     "carried_sums": {"loop"},
     "head_groups": {"machine", "lower", "plan", "loop"},
-    "kernel_call": {"machine", "plan", "runtime", "loop", "carried_sums", "head_groups"},
+    "unchanged": {"loop"},
+    "kernel_call": {
+        *("machine", "plan", "runtime", "loop"),
+        *("carried_sums", "head_groups", "unchanged"),
+    },
     "primitive": {"lower", "loop", "batching", "kernel_call"},
     "backend": {"machine", "lower", "runtime", "loop", "primitive"},
 }

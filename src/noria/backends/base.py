@@ -5,7 +5,7 @@ backend may ask for time first: then `Sizes` gives this order for all arrays of 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import equinox as eqx
@@ -106,8 +106,16 @@ class PreviousStep(NamedTuple):
     boundary: jax.Array
 
 
+class Unchanged(NamedTuple):
+    """An array without an axis of time: it is the same at all steps."""
+
+    array: jax.Array
+
+
 def in_time_order(array: Any, sizes: Sizes, reverse: bool) -> jax.Array:
     """An array of all steps with time in front, as a loop reads it."""
+    if isinstance(array, Unchanged):
+        return jnp.broadcast_to(array.array, (sizes.time, *array.array.shape))
     if isinstance(array, PreviousStep):
         whole, boundary = in_time_order(array.array, sizes, reverse), array.boundary[None]
         if reverse:
@@ -118,7 +126,7 @@ def in_time_order(array: Any, sizes: Sizes, reverse: bool) -> jax.Array:
 
 def in_order(array: Any, sizes: Sizes, reverse: bool) -> jax.Array:
     """An array of all steps with its axes in the order of ``sizes``, as a loop reads it."""
-    if not isinstance(array, PreviousStep | TimeMajor):
+    if not isinstance(array, PreviousStep | TimeMajor | Unchanged):
         return array
     return swapped(in_time_order(array, sizes, reverse), sizes)
 
@@ -197,6 +205,13 @@ class LoopCall:
         end = len(self.graph.outputs) - sum(self.accumulators)
         return len(self.state), end - self.residuals, end
 
+    def carrying(self, values: Sequence[Value]) -> "LoopCall":
+        """The loop with those of ``values`` that it reads in its state, where they never change."""
+        read = tuple(v for v in values if v in self.graph.inputs)
+        width, outputs = len(self.state), self.graph.outputs
+        graph = replace(self.graph, outputs=(*outputs[:width], *read, *outputs[width:]))
+        return replace(self, graph=graph, state=(*self.state, *read))
+
     def result(self, outputs: Sequence[Any]) -> "LoopResult":
         """The outputs by kind; accumulators are the last, in place of their operands."""
         one, two, three = self.ends
@@ -237,6 +252,8 @@ class LoopBackend(Protocol):
         reads_previous_step: whether arrays of all steps may be `PreviousStep`.
         keeps_delays: whether delays and windows of the state stay in the loop, where they are in
             cache; if not, they become arrays of all steps.
+        carries_context: whether matrices of each example that no step changes are in the state; if
+            not, the loop of one example has them as parameters, and is mapped over the batch.
         slices_in_loop: whether the loop may slice a hoisted value; if not, slices are hoisted.
         can_accumulate: whether an accumulator may contain an equation; ``None`` for a backend
             without accumulators. Then stacked operands are contracted after the loop.
@@ -247,6 +264,7 @@ class LoopBackend(Protocol):
     packs_weights: bool
     reads_previous_step: bool
     keeps_delays: bool
+    carries_context: bool
     slices_in_loop: bool
     can_accumulate: Callable[[Equation], bool] | None
 

@@ -39,6 +39,7 @@ class Scan:
     packs_weights = False
     reads_previous_step = False
     keeps_delays = False
+    carries_context = False
     slices_in_loop = False
     can_accumulate: Callable[[Equation], bool] | None = None
 

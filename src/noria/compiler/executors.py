@@ -104,6 +104,7 @@ class LoopExecutor:
         state = vjp.cotangents[: sum(map(is_inexact, self.split.next_state))]
         counts = tuple(count for _, count in vjp.accumulators)
         reverse = self._call(vjp.reverse, shared, state, not self.reverse, accumulators=counts)
+        reverse = reverse.carrying(self.split.unchanged)
         return Gradient(
             vjp,
             uses,
@@ -360,14 +361,16 @@ class LoopExecutor:
         split, vjp, loop = self.split, self.gradient.vjp, self.gradient.reverse
         ends = zip(split.loop.outputs, (*cotangents[0], *cotangents[1]), strict=True)
         given = dict(zip(vjp.cotangents, (g for v, g in ends if is_inexact(v)), strict=True))
-        for name in vjp.cotangents[len(loop.call.state) :]:
+        for name in vjp.streamed:
             if isinstance(given[name], SymbolicZero):
                 values = values | {name: None}
                 env = env | {name: jnp.zeros(name.aval.shape, name.aval.dtype)}
                 loop = replace(loop, call=replace(loop.call, shared=(*loop.call.shared, name)))
             else:
                 values = values | {name: given[name]}
-        last = [instantiate(given[name]) for name in loop.call.state]
+        last = [instantiate(g) for name, g in given.items() if name not in vjp.streamed]
+        width = len(last)
+        last += [values[v].array for v in loop.call.state[width:]]
         found = loop(sizes, env, values, last)
         values = values | env_of(vjp.stacked, found.emitted)
         read = {v for use in vjp.uses for v in use.operands if v is not None}
@@ -382,4 +385,4 @@ class LoopExecutor:
             for value, gradient in use.pull_back(env, values, axes).items():
                 of_shared[value] = add(gradient, of_shared.get(value))
         of_hoisted = [cotangent_array(g, values, axes) for g in vjp.of_hoisted]
-        return of_shared, of_hoisted, scatter(found.carry, [*map(is_inexact, split.state)])
+        return of_shared, of_hoisted, scatter(found.carry[:width], [*map(is_inexact, split.state)])

@@ -1,6 +1,5 @@
 """Run all parts of a step over a whole sequence, at once or in chunks of steps."""
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from typing import Protocol
 import jax
 import jax.tree_util as jtu
 
+from noria._flags import choose, put, scatter
 from noria._jax import is_known, is_symbolic
 from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
@@ -17,7 +17,7 @@ from noria.compiler.chunks import Chunks, checkpointed
 from noria.compiler.complex_pairs import PairedStep
 from noria.compiler.context import Frontier
 from noria.compiler.executors import Outputs
-from noria.compiler.levels import STATE
+from noria.compiler.levels import INPUT, STATE
 from noria.compiler.own_rules import have_own_rules
 from noria.compiler.peeled import run_peeled
 from noria.compiler.save_policies import Stored
@@ -92,6 +92,15 @@ class Program:
     def split(self) -> Split:
         return self.executor.split
 
+    @property
+    def width(self) -> int:
+        """The number of arrays of the state that stay in the loop, without a context."""
+        traced, frontier = self.traced, self.frontier
+        state = traced.original.state if isinstance(traced, PairedStep) else traced.state
+        if frontier is None or frontier.level != STATE:
+            return len(state)
+        return len(state) - len(frontier.graph.outputs)
+
     def __call__(self, state: Arrays, steps: Arrays, sizes: Sizes) -> Outputs:
         """Final state and outputs of a sequence, batch first."""
         traced, parts = self.traced, self.split
@@ -109,13 +118,40 @@ class Program:
 
         between = self.checkpoint_steps(sizes.time)
         chunks = Chunks(sizes.time, between, order.time_axis, self.reverse, order.mapped_axis)
-        run: Callable[[Arrays, Arrays, Arrays], Outputs] = (
-            functools.partial(segment, time=chunks.time)
-            if chunks.is_one
-            else checkpointed(segment, chunks, have_own_rules(*self._graphs))
-        )
-        final, ys = run([env[v] for v in used], steps, state)
+        parameters = [env[v] for v in used]
+        if chunks.is_one:
+            final, ys = segment(parameters, steps, state, chunks.time)
+        else:
+            final, ys = self._checkpointed(segment, chunks, parameters, steps, state)
         return final, [swapped(y, sizes) for y in ys] if swap else ys
+
+    def _checkpointed(
+        self,
+        segment: Callable[..., Outputs],
+        chunks: Chunks,
+        parameters: Arrays,
+        steps: Arrays,
+        state: Arrays,
+    ) -> Outputs:
+        """Run ``segment`` for each chunk, and store the state before it.
+
+        Arrays of the state that no step changes are stored once, as parameters are.
+        """
+        parts, count = self.split, len(parameters)
+        changes = [True] * len(state)
+        if self.traced.peeled is None:
+            changes = [v not in parts.unchanged for v in parts.state]
+        stays = [not flag for flag in changes]
+
+        def changing(parameters: Arrays, steps: Arrays, state: Arrays, time: int) -> Outputs:
+            whole = put(scatter(parameters[count:], stays), changes, state)
+            final, ys = segment(parameters[:count], steps, whole, time)
+            return choose(final, changes), ys
+
+        run = checkpointed(changing, chunks, have_own_rules(*self._graphs))
+        given = [*parameters, *choose(state, stays)], steps, choose(state, changes)
+        final, ys = run(*given)
+        return put(state, changes, final), ys
 
     @property
     def _graphs(self) -> list[Graph]:
@@ -167,8 +203,11 @@ class Program:
         if frontier is None:
             return self._outside(state, steps, sizes)
         arrays = frontier.evaluated(context, sizes)
-        if frontier.as_steps:
+        if frontier.level == INPUT:
             return self._outside(state, [*steps, *arrays], sizes)
+        if frontier.level == STATE:
+            final, ys = self._outside([*state, *arrays], steps, sizes)
+            return final[: len(state)], ys
 
         def one(state: Arrays, steps: Arrays, arrays: Arrays) -> Outputs:
             traced = replace(self.traced, parameters=(*frontier.arrays, *arrays))
@@ -197,8 +236,9 @@ class Program:
         """The values stored for the gradient."""
         steps = self.checkpoint_steps(sizes.time)
         if steps < sizes.time:
-            peeled = self.traced.peeled
-            return Stored((), self.split.state if peeled is None else peeled.state, steps)
+            peeled, parts = self.traced.peeled, self.split
+            changing = tuple(v for v in parts.state if v not in parts.unchanged)
+            return Stored((), changing if peeled is None else peeled.state, steps)
         return self.executor.stored(sizes)
 
     def checkpoint_steps(self, time: int) -> int:

@@ -85,8 +85,11 @@ class StepVJP:
 
     @property
     def states(self) -> tuple[Value, ...]:
-        """The states from which, with hoisted values, all residuals can be computed again."""
-        needed = {*self.recompute.inputs, *self.residuals}
+        """The states from which, with hoisted values, all residuals can be computed again.
+
+        Those that no step changes are not among them.
+        """
+        needed = {*self.recompute.inputs, *self.residuals}.difference(self.split.unchanged)
         return tuple(v for v in self.split.state if v in needed)
 
     @property
@@ -96,7 +99,7 @@ class StepVJP:
         return tuple(v for v in self.split.hoisted if v in needed)
 
     def places(self, previous: bool) -> tuple[tuple[Value, ...], dict[Value, ResidualRef]]:
-        """The residuals that the forward loop must store, and the places of all residuals.
+        """The residuals that the forward loop must store, and the places of all that change.
 
         Emitted values are not stored again. Nor is the state before a step, if its next state is
         emitted or stored, and the backend reads the ``previous`` step.
@@ -109,15 +112,16 @@ class StepVJP:
         at = {v: n for n, v in reversed([*enumerate(emitted)]) if not is_literal(v)}
         pairs = zip(self.split.state, values_in(following), strict=True)
         before = dict(pairs) if previous else {}
-        there = [*at, *self.residuals]
+        there, unchanged = [*at, *self.residuals], self.split.unchanged
+        changing = [v for v in self.residuals if v not in unchanged]
         late = [
             v
-            for v in self.residuals
+            for v in changing
             if before.get(v) in there and v not in at and before[v] not in before
         ]
-        own = tuple(v for v in self.residuals if v not in at and v not in late)
+        own = tuple(v for v in changing if v not in at and v not in late)
         at |= {v: len(emitted) + n for n, v in enumerate(own)}
-        found = {v: ResidualRef(at[v], None) for v in self.residuals if v not in late}
+        found = {v: ResidualRef(at[v], None) for v in changing if v not in late}
         found |= {v: ResidualRef(at[before[v]], self.split.state.index(v)) for v in late}
         return own, found
 

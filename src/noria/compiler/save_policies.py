@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from noria._flags import choose, put, scatter
 from noria._integers import ceil_div
 from noria._jax import SymbolicZero, is_symbolic
-from noria.backends.base import PreviousStep, Sizes
+from noria.backends.base import PreviousStep, Sizes, Unchanged, in_order
 from noria.compiler.chunks import Chunks, in_chunks
 from noria.compiler.residuals import StepVJP
 from noria.ir.cotangents import Cotangents, Ends, PullPrologue, add, instantiate
@@ -101,10 +101,17 @@ class SavePolicy(Protocol):
 def residuals_of(executor: "LoopExecutor", state: list[jax.Array], stacked: list[Any]) -> Env:
     """The residuals, from the arrays that the forward loop stacked, and the state before it."""
     _, refs = executor.gradient.vjp.places(executor.backend.reads_previous_step)
-    return {
+    return _unchanged(executor, state) | {
         v: stacked[place] if before is None else PreviousStep(stacked[place], state[before])
         for v, (place, before) in refs.items()
     }
+
+
+def _unchanged(executor: "LoopExecutor", state: list[jax.Array]) -> Env:
+    """The arrays of the state that no step changes."""
+    split = executor.split
+    given = dict(zip(split.state, state, strict=True))
+    return {v: Unchanged(given[v]) for v in split.unchanged}
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,8 @@ class StoreStates:
         state: list[jax.Array],
         stacked: list[Any],
     ) -> tuple[Env, PullPrologue | None]:
-        return env_of(executor.gradient.vjp.states, stacked[len(executor.split.emitted) :]), None
+        states = env_of(executor.gradient.vjp.states, stacked[len(executor.split.emitted) :])
+        return states | _unchanged(executor, state), None
 
     def pull(
         self,
@@ -207,13 +215,17 @@ class StoreStates:
             for v, g in zip(split.emitted, of_emitted, strict=True)
         ]
         vjp = executor.gradient.vjp
+        unchanged = {v: stored[v] for v in split.unchanged}
+        stored = {v: a for v, a in stored.items() if v not in unchanged}
 
         def segment(carry: Any, pieces: Any, time: int) -> tuple[Any, list[Any]]:
             (of_state, total), (steps, arrays, some) = carry, pieces
             part = sizes._replace(time=time)
             hoisted, pull_prologue = executor.prologue_vjp(part, env, steps)
             values = env_of(split.steps, steps) | hoisted | env_of(stored, arrays)
-            values |= env_of(vjp.residuals, evaluate(vjp.recompute, env, values, part.axes))
+            read = values | {v: in_order(a, part, False) for v, a in unchanged.items()}
+            values |= env_of(vjp.residuals, evaluate(vjp.recompute, env, read, part.axes))
+            values |= unchanged
             ends = scatter(of_state, inexact), put(of_emitted, given, some)
             of_parameters, of_steps, of_state = executor.pull(
                 part, env, values, pull_prologue, ends

@@ -172,9 +172,8 @@ def decide(
                 'expected backend="plain", without save= and checkpoint=.'
             ) from found
         return decided("plain", f"{found}, so it cannot be split", obstacles=found.obstacles)
-    traced, frontier = split_context(traced, sizes)
-    if frontier is not None and not frontier.as_steps:
-        sizes = sizes._replace(batch=None)
+    whole = traced
+    traced, frontier, sizes = split_context(whole, given)
     if kept := _with_delays(traced, problem, sizes, options):
         return decided(*kept)
     if traced.peeled is not None and not traced.state:
@@ -185,15 +184,14 @@ def decide(
         return decided(options.backend, Reason.AS_ASKED(), _asked(traced, problem, sizes, options))
     if frontier is None and (form := _preferred_form(traced, problem, sizes, options)):
         return decided(*form)
-    traced, no_pairs = in_pairs(traced)
     if environment().backend == "scan" != options.backend:
-        reason = Reason.VARIABLE()
+        reason, traced = Reason.VARIABLE(), in_pairs(traced)[0]
         return decided("scan", reason, _loop("scan", traced, problem, sizes, options)[0])
     first, obstacles = list[str](), list[str]()
     for name in LOOP_BACKENDS if options.backend == "auto" else [options.backend]:
+        traced, frontier, sizes = split_context(whole, given, loop_backend(name).carries_context)
+        traced, no_pairs = in_pairs(traced)
         program, missing = _loop(name, traced, problem, sizes, options)
-        if name != "scan" and frontier is not None and sizes != given:
-            missing = (*frontier.obstacles(), *missing)
         if not missing:
             merits = [*first, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else Reason.AS_ASKED()

@@ -50,6 +50,12 @@ class StepLoop:
         return values_in(self.loop.outputs[: len(self.state)])
 
     @property
+    def unchanged(self) -> tuple[Value, ...]:
+        """The arrays of the state that no step changes."""
+        pairs = zip(self.state, self.loop.outputs, strict=False)
+        return tuple(v for v, after in pairs if after is v)
+
+    @property
     def emitted(self) -> tuple[Atom, ...]:
         return self.loop.outputs[len(self.state) :]
 

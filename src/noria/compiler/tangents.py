@@ -55,12 +55,15 @@ def pushed(
     loop = choose_loop(executor.backend, call, _NAME, executor.label)
     env = env | {tangent_of[v]: moving[v] for v in split.shared if v in tangent_of}
     values = steps | hoisted
+    width = len(state)
+    carried = [stored[v].array for v in call.state[width:]]
     values |= {v: in_order(a, sizes, not executor.reverse) for v, a in stored.items()}
     values |= {tangent_of[v]: t for v, t in of_hoisted.items() if v in tangent_of}
     given = dict(zip(split.state, of_state, strict=True))
     zeros = {v: jnp.zeros((*sizes.state_axes, *v.aval.shape), v.aval.dtype) for v in state}
-    found = loop(sizes, env, values, [zeros[v] if given[v] is None else given[v] for v in state])
-    return [*found.carry, *found.emitted]
+    moved = [zeros[v] if given[v] is None else given[v] for v in state]
+    found = loop(sizes, env, values, [*moved, *carried])
+    return [*found.carry[:width], *found.emitted]
 
 
 def planned(executor: "LoopExecutor") -> ChosenLoop:
@@ -75,7 +78,7 @@ def planned(executor: "LoopExecutor") -> ChosenLoop:
     split, vjp = executor.split, executor.gradient.vjp
     inputs = [*dict.fromkeys((*split.loop.inputs, *split.state))]
     tangent_of = {v: Value(v.aval) for v in inputs if is_inexact(v)}
-    stored = dict.fromkeys((*vjp.residuals, *vjp.hoisted))
+    stored = dict.fromkeys((*vjp.residuals, *split.unchanged, *vjp.hoisted))
     sizes = executor.sizes
     is_whole = segment_steps(executor, sizes) == sizes.time and not executor.runs_again
     keeps = executor.save.keeps_residuals and is_whole
@@ -115,7 +118,7 @@ def _from_residuals(
         sizes,
         executor.reverse,
         derive=executor.derive,
-    )
+    ).carrying(split.unchanged)
 
 
 def _hoisted(

@@ -66,12 +66,6 @@ class Reason(Enum):
         "the step has {count} operations, and native code is made of at most {most}",
         "Replace loops of Python by operations on whole arrays, or by a `jax.lax.scan`.",
     )
-    CONTEXT = (
-        CODE,
-        "a value that depends on the context is a matrix of each example{where}",
-        "If all examples share the matrix, make it a field of the cell. A vector for each example "
-        "is no obstacle.",
-    )
     COMPLEX = (
         CODE,
         "complex numbers do not become pairs of real ones, because there is no rule for "

@@ -64,6 +64,7 @@ class Native:
     packs_weights = True
     reads_previous_step = True
     keeps_delays = True
+    carries_context = True
     slices_in_loop = True
     can_accumulate: Callable[[Equation], bool] | None = staticmethod(_can_accumulate)
 

@@ -17,6 +17,7 @@ from noria.backends.native.plan.stages import Slot
 from noria.backends.native.plan.tiling import KernelPlan
 from noria.backends.native.plan.work import divided
 from noria.backends.native.runtime import handler, kernels
+from noria.backends.native.unchanged import with_unchanged_steps
 from noria.ir.graph import bytes_of_matrices, is_literal, size_in_bytes
 
 #: Runs a kernel: ``run(kernel, sizes, arrays, results, scratch)``, arrays and their structs.
@@ -33,7 +34,8 @@ def by_xla(
 
 def call_kernel(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run = by_xla) -> list[Any]:
     """The results of a loop, by machine code. ``arrays`` have shapes and ``swapaxes``."""
-    call = functools.partial(_call, time=time, run=run, held=loop.kernels)
+    last = functools.partial(_call, time=time, run=run, held=loop.kernels)
+    call = functools.partial(with_unchanged_steps, time=time, run=last)
     by_heads = functools.partial(with_head_groups, time=time, run=call)
     return with_carried_sums(loop, arrays, time, by_heads)
 
@@ -96,7 +98,7 @@ def _call(
 def _schedule(loop: NativeLoop, limits: Tuning, batch: int, *, has_blocks: bool) -> Schedule:
     """The schedule of a step, and whether products may be computed for a time block."""
     call = loop.call
-    matrices = bytes_of_matrices(call.state)
+    matrices = bytes_of_matrices((*call.state, *loop.unchanged))
     with using(limits):
         return schedule_of(
             call.graph,
@@ -105,6 +107,7 @@ def _schedule(loop: NativeLoop, limits: Tuning, batch: int, *, has_blocks: bool)
             call.state,
             call.accumulators,
             loop.previous,
+            loop.unchanged,
             lambda weight, all_weights: (
                 has_blocks
                 and limits.prefer_block(weight, all_weights, batch, matrices, loop.isa.has_unit)
@@ -123,7 +126,8 @@ def _weights(loop: NativeLoop, plan: KernelPlan) -> dict[int, np.ndarray] | None
 def _batch_major(loop: NativeLoop, schedule: Schedule) -> list[Slot]:
     """The buffers whose arrays have the batch in front."""
     steps = zip(schedule.buffers(("step",)), loop.steps, strict=True)
-    found = [slot for slot, value in steps if value not in loop.time_major]
+    others = (*loop.time_major, *loop.unchanged)
+    found = [slot for slot, value in steps if value not in others]
     one, two, _ = loop.call.ends
     return found + schedule.buffers(("emitted",))[: two - one]
 

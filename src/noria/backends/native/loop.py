@@ -47,6 +47,8 @@ class NativeLoop:
         previous: ``steps`` that are read as `PreviousStep`.
         time_major: ``steps`` whose arrays have time in front. Other arrays and emitted values have
             the batch in front; residuals have time in front.
+        unchanged: ``steps`` whose arrays have no axis of time; only the loop of a kernel has them,
+            see `noria.backends.native.unchanged`.
         isa: the instruction set, and
         tuning: the thresholds, both of the time of the trace: the code is made later, when others
             may hold.
@@ -74,6 +76,7 @@ class NativeLoop:
         self.previous, self.time_major = previous, time_major
         self.isa, self.tuning, self.known = isa, tuning, known
         self.models, self.of_models = models, of_models
+        self.unchanged: tuple[Value, ...] = ()
         #: The kernels of its program. An executable holds them too, but only once it is compiled.
         self.kernels: dict[str, kernels.Kernel] = {}
 

@@ -235,6 +235,8 @@ class Addresses:
             if slot in self.plan.staged
             else (b.mul(self.sizes.batch, width), width)
         )
+        if slot.kind == "step" and value in self.schedule.unchanged:
+            step = i64(0)
         buffer = self.buffers[slot.kind, slot.number]
         found = advance(b, buffer, b.add(b.mul(t, step), b.mul(row, example)))
         if slot.kind == "step" and value in self.schedule.previous:

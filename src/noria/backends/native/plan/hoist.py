@@ -19,7 +19,7 @@ def hoist_to_block(
     storage: Storage,
     outputs: Sequence[Atom],
     emitted: Sequence[Atom],
-    previous: Sequence[Value],
+    stays: Sequence[Value],
     prefer_block: Callable[[int, int], bool],
 ) -> tuple[list[BlockDot], list[BlockDot]]:
     """Take products out of the steps.
@@ -28,7 +28,7 @@ def hoist_to_block(
         storage: the slots of values.
         outputs: all outputs of the step.
         emitted: the emitted values among them.
-        previous: the inputs of which a step reads the step that the loop takes next.
+        stays: inputs whose products stay in the steps.
         prefer_block: whether a product is hoisted, if it can be; of the bytes of its weight, and
             of the weights of all products.
 
@@ -50,7 +50,7 @@ def hoist_to_block(
         (value,) = equation.outputs
         if not prefer_block(size_in_bytes(weight), all_weights):
             continue
-        slot, given = Slot("time_block", len(storage.time_block)), _input(storage, row, previous)
+        slot, given = Slot("time_block", len(storage.time_block)), _input(storage, row, stays)
         if given is not None:
             lookup.slots[value] = slot
             lookup.leaves.add(value)
@@ -70,12 +70,12 @@ def hoist_to_block(
     return prologue, epilogue
 
 
-def _input(storage: Storage, row: Atom, previous: Sequence[Value]) -> Load | None:
+def _input(storage: Storage, row: Atom, stays: Sequence[Value]) -> Load | None:
     """A row vector as a part of the input of a step, if it is one."""
     try:
         read = storage.lookup.node_at(row, 0, size(row))
     except SpansPieces:
         return None
-    if not isinstance(read, Load) or read.value not in storage.steps or read.value in previous:
+    if not isinstance(read, Load) or read.value not in storage.steps or read.value in stays:
         return None
     return read if read.extent == size(row) else None

@@ -31,6 +31,7 @@ class Schedule:
         steps: the other inputs.
         state: the inputs that the next state replaces.
         previous: ``steps`` of which a step reads the step that the loop takes next.
+        unchanged: ``steps`` that are the same at all steps.
         outputs: the next state, then the emitted values.
         accumulators: sums over all steps and examples.
         equations: the equations of the steps; products of time blocks are taken out.
@@ -49,6 +50,7 @@ class Schedule:
     steps: tuple[Value, ...]
     state: tuple[Value, ...]
     previous: tuple[Value, ...]
+    unchanged: tuple[Value, ...]
     outputs: tuple[Atom, ...]
     accumulators: tuple[Value, ...]
     equations: tuple[Equation, ...]
@@ -105,6 +107,7 @@ def schedule_of(
     state: Sequence[Value],
     accumulators: Sequence[int] = (),
     previous: Sequence[Value] = (),
+    unchanged: Sequence[Value] = (),
     prefer_block: Callable[[int, int], bool] = lambda weight, all_weights: False,
 ) -> Schedule:
     """The schedule of a step.
@@ -117,6 +120,7 @@ def schedule_of(
         state: the inputs that the next state replaces.
         accumulators: the number of operands of each: one is summed, two give an outer product.
         previous: ``steps`` of which a step reads the step that the loop takes next.
+        unchanged: ``steps`` that are the same at all steps.
         prefer_block: whether a product is computed for a time block at once, if it can be; of the
             bytes of its weight, and of the weights of all products.
 
@@ -127,7 +131,8 @@ def schedule_of(
     end, width = len(graph.outputs) - sum(accumulators), len(state)
     outputs, operands = graph.outputs[:end], grouped(graph.outputs[end:], accumulators)
     storage, emitted = Storage(graph, shared, steps, state), outputs[width:]
-    blocks = hoist_to_block(storage, graph.outputs, emitted, previous, prefer_block)
+    stays = (*previous, *unchanged)
+    blocks = hoist_to_block(storage, graph.outputs, emitted, stays, prefer_block)
     slots = [Slot("next", n) for n in range(width)]
     slots += [Slot("emitted", n) for n in range(len(emitted))]
     storage.store_outputs(outputs, slots, besides={product.target for product in blocks[1]})
@@ -138,6 +143,7 @@ def schedule_of(
         steps=storage.steps,
         state=tuple(state),
         previous=tuple(previous),
+        unchanged=tuple(unchanged),
         outputs=outputs,
         accumulators=tuple(Value(aval_of_total(some)) for some in operands),
         equations=storage.equations,

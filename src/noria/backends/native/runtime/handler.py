@@ -148,7 +148,9 @@ class Handler:
         count: ir.Value = i64(size(value))
         if kind not in ("shared", "accumulator"):
             count = self.b.mul(count, self.batch)
-        return self.b.mul(count, self.time) if kind in ("step", "emitted") else count
+        is_unchanged = kind == "step" and value in self.plan.schedule.unchanged
+        has_time = kind in ("step", "emitted") and not is_unchanged
+        return self.b.mul(count, self.time) if has_time else count
 
     def _scratch_bytes(self, shares: ir.Value) -> ir.Value:
         """The scratch memory of one model, as `KernelPlan.scratch_bytes` computes it."""

@@ -26,6 +26,13 @@ def turned(h: Any, x: Any) -> tuple[Any, Any]:
     return h, {"y": -h, "size": jnp.abs(h)}
 
 
+def attending(state: Any, x: Any) -> Any:
+    """A step that reads a memory, complex or not, and does not change it."""
+    h, memory, turns = state
+    h = jnp.tanh(jax.nn.softmax(memory @ h) @ memory + jnp.abs(turns[0]) * x)
+    return (h, memory, turns), h
+
+
 def models() -> dict[str, nr.Layer]:
     k = jax.random.split(KEY, 4)
     return {
@@ -52,6 +59,10 @@ def models() -> dict[str, nr.Layer]:
         "tree": nr.Chain(
             nr.GRU(IN, 6, key=k[0]),
             nr.Parallel("tuple", nr.Dense(6, 2, key=k[1]), nr.Dense(6, 3, jnp.tanh, key=k[2])),
+        ),
+        "memory": nr.Recurrence(
+            attending,
+            (jnp.zeros(IN), random(1, 6, IN), jax.lax.complex(random(2, 3, IN), random(3, 3, IN))),
         ),
         "complex output": nr.Recurrence(turned, jnp.zeros(IN, complex)),
     }

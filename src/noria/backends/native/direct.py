@@ -147,6 +147,7 @@ class DirectStep:
         # A kernel reads one set of states and writes the other one. A single step is the same in
         # reverse, but for the order of its weights: it begins with those that are still in cache.
         now, after = ([aligned(s.shape, s.dtype) for s in states] for _ in range(2))
+        after = [a if s.role == "result" else b for s, a, b in zip(states, after, now, strict=True)]
         self._now, self._after = self._turns(call, states, ys, now, after)
 
     def _turns(
@@ -167,7 +168,8 @@ class DirectStep:
             ]
             results = list(others)
             for state, array in zip(states, after, strict=True):
-                results[state.number] = array
+                if state.role == "result":
+                    results[state.number] = array
             frame = _Frame(arguments, [*results, scratch])
             outputs = [results[y.number].reshape(y.shape) for y in ys]
             shares = sizes[SIZES.index("shares") :][:1]
@@ -279,11 +281,14 @@ def direct_step(
         for equation in graph.equations:
             arrays = [_constant(a.val) if is_literal(a) else known[a] for a in equation.inputs]
             known.update(zip(equation.outputs, _results(equation, arrays, calls), strict=True))
-        if any(is_literal(a) or known[a].role != "result" for a in graph.outputs) or not calls:
+        if any(map(is_literal, graph.outputs)) or not calls:
             return None
         results = [known[atom] for atom in graph.outputs]
         states, ys = results[: len(parts)], results[len(parts) :]
-        if len({state.number for state in states}) < len(states):
+        made = [s for n, s in enumerate(states) if (s.role, s.number) != ("state", n)]
+        if any(a.role != "result" for a in (*made, *ys)):
+            return None
+        if len({state.number for state in made}) < len(made):
             return None
         return DirectStep(calls[0], x, states, ys, (form, of_y[-1]), table)
     except (_NotOneKernel, Unsupported):

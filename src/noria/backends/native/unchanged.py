@@ -21,8 +21,8 @@ from noria.ir.graph import Value
 def with_unchanged_steps(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[Any]:
     """The results of ``run(loop, arrays)``, of a loop whose unchanged matrices are inputs."""
     which = _unchanged(loop)
-    is_empty = loop.models == 0 or not loop.batch(arrays)
-    if is_empty or time < 2 or not any(which) or all(which):
+    is_empty = loop.models == 0 or not time * loop.batch(arrays)
+    if is_empty or not any(which) or all(which):
         return run(loop, arrays)
     given = dict(zip(loop.inputs(), arrays, strict=True))
     inner = _reading(loop, which)

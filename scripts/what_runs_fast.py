@@ -149,6 +149,11 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.TOO_LONG: Example(
         "[h := jnp.sin(h + x) for _ in range(ROUNDS)][-1]", most=50, note="in thousands of rounds"
     ),
+    Reason.CONTEXT: Example(
+        "h + jnp.tanh(x @ context)",
+        given={"context": _array(BATCH, SIZE, SIZE)},
+        note="`context` is a matrix",
+    ),
     Reason.COMPLEX: Example("jnp.sort(c * h + x)", dtype=jnp.complex64, note="in complex64"),
     Reason.NO_STATE: Example("()", state={}, options={"backend": "native"}),
     Reason.SYMBOLIC: Example("jnp.tanh(h + x)", shape=FREE, note=NOTE),

@@ -27,7 +27,7 @@ def turned(h: Any, x: Any) -> tuple[Any, Any]:
 
 
 def attending(state: Any, x: Any) -> Any:
-    """A step that reads a memory, complex or not, and does not change it."""
+    """A step that reads memories and does not change them."""
     h, memory, turns = state
     h = jnp.tanh(jax.nn.softmax(memory @ h) @ memory + jnp.abs(turns[0]) * x)
     return (h, memory, turns), h

@@ -8,6 +8,7 @@ import jax.tree_util as jtu
 import pytest
 from agreement import TOLERANCE, pulled_at_once
 from models import AUTO, assert_close, ensemble, noise, random
+from tuning import tuned
 
 import noria as nr
 
@@ -231,20 +232,100 @@ def test_a_state_that_is_nothing_but_a_memory():
     assert_close(call("auto"), call("plain"), 1e-10)
 
 
-@pytest.mark.skipif(AUTO != "native", reason="the loops of XLA have the memory as a parameter")
+class Storing(nr.Cell):
+    """A matrix memory, whose gradient runs in segments, that stores what attention reads."""
+
+    zero: jax.Array
+
+    def __call__(self, S, x, *, context):  # type: ignore[override]
+        read = jax.nn.softmax(context @ (S @ x)) @ context
+        return 0.9 * S + jnp.outer(jnp.tanh(read), x)
+
+    def output(self, S, x, *, context):  # type: ignore[override]
+        return S @ x
+
+    def initial_state(self):
+        return self.zero
+
+
+def saved_matrices(layer: nr.Recurrence, context: Any, xs: jax.Array) -> set[str]:
+    """The shapes of matrices that are stored for the gradient."""
+    found = nr.explain(layer, xs, context=context)
+    assert found.backend == AUTO
+    assert not found.obstacles
+    assert found.states == ("loop",)
+    return {shape for shape in (*found.saved, *found.saved_segments) if "," in shape}
+
+
+native = pytest.mark.skipif(AUTO != "native", reason="a scan has the memory as a parameter")
+
+
+@native
+@pytest.mark.parametrize("checkpoint", [None, 3])
 @pytest.mark.parametrize("save", ["gates", "states"])
-def test_a_memory_is_stored_once_for_the_gradient(save):
+@pytest.mark.parametrize("name", CELLS)
+def test_a_gradient_does_not_store_the_memory_for_each_step(name, save, checkpoint):
+    cell, context = CELLS[name]
+    layer = nr.Recurrence(cell, save=save, checkpoint=checkpoint)
+    found = saved_matrices(layer, context, XS)
+    if name == "additive":  # the tanh of keys and query has the shape of the memory
+        found -= {"f64[5,4]"}
+    assert not found.intersection({"f64[5,4]", "f64[5,2,2]"})
+
+
+@native
+def test_a_gradient_in_segments_stores_the_memory_once():
+    xs, context = random(1, 2, 256, 64), random(2, 2, 16, 64)
+    assert saved_matrices(nr.Recurrence(Storing(jnp.zeros((64, 64)))), context, xs) == {
+        "f64[64,64]"
+    }
+    xs, context = random(3, 2, 40, SIZE), random(4, 2, 5, SIZE)
+    layer = nr.Recurrence(Storing(jnp.zeros((SIZE, SIZE))))
+    numbers: dict[str, Any] = {"matrix_state_bytes": 1, "recomputed_ratio": 0, "stored_bytes": 0}
+    with tuned(**numbers, segment_bytes=1, segment_steps=3):
+        assert nr.explain(layer, xs, context=context).segment == 3
+        found = pulled_at_once(run, layer, context, xs)
+    expected = pulled_at_once(run, nr.with_backend(layer, "plain"), context, xs)
+    assert_close(found, expected, 1e-10)
+
+
+@native
+def test_a_state_of_the_cell_that_never_changes_is_not_stored():
+    def attending(state: Any, x: Any) -> Any:
+        h, memory = state
+        return (jnp.tanh(jax.nn.softmax(memory @ h) @ memory + x), memory), h
+
+    state = jnp.zeros(SIZE), random(1, ENTRIES, SIZE)
+    found = nr.explain(nr.Recurrence(attending, state), XS)
+    assert not any("," in shape for shape in found.saved)
+    found = nr.explain(nr.Recurrence(attending, state, checkpoint=2), XS)
+    assert found.saved_segments == ("f64[4]",)
+    key = jax.random.key(0)
+    counting = nr.Recurrence(lambda s, x: ((s[0] + x, s[1]), s[0]), (jnp.zeros(SIZE), key))
+    assert not nr.explain(counting, XS).linear
+    assert counting(XS).shape == XS.shape
+
+
+@native
+def test_a_program_holds_the_memory_a_few_times():
     time, entries, size = 64, 64, 32
     cell = DotAttention(random(1, size, size), random(2, size, size))
     xs, context = random(3, 2, time, size), random(4, 2, entries, size)
-    layer = nr.Recurrence(cell, jnp.zeros(size), save=save)
-    found = nr.explain(layer, xs, context=context)
-    assert found.backend == "native"
-    assert not found.obstacles
-    assert found.states == ("loop",)
-    assert not any("," in shape for shape in found.saved)
     loss = lambda layer, context, xs: jnp.sum(layer(xs, context=context) ** 2)  # noqa: E731
+    layer = nr.Recurrence(cell)
     program: Any = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(layer, context, xs).compile()
-    if save == "gates":
-        assert " while(" not in program.as_text()
-        assert program.memory_analysis().temp_size_in_bytes < time * context.nbytes / 4
+    assert " while(" not in program.as_text()
+    assert program.memory_analysis().temp_size_in_bytes < time * context.nbytes / 4
+
+
+def test_products_of_the_input_and_a_memory_leave_the_loop():
+    def cell(h: Any, x: Any, context: Any) -> Any:
+        return jnp.tanh(jax.nn.softmax(context @ x) @ context + U @ h)
+
+    layer, context = nr.Recurrence(cell, jnp.zeros(SIZE)), memory(SIZE)
+    found = nr.explain(layer, XS, context=context)
+    assert found.backend == "scan"
+    assert "the input is multiplied with a matrix of the context" in "".join(found.obstacles)
+    assert [line.name for line in found.before].count("dot_general") == 2
+    expected = pulled_at_once(run, nr.with_backend(layer, "plain"), context)
+    assert_close(pulled_at_once(run, layer, context), expected, 1e-10)

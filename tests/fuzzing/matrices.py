@@ -16,6 +16,9 @@ from fuzzing.spellings import PROJECT, Writer
 #: What a cell has besides, and how often in ten: the input before, a vector that does not depend on
 #: matrices, a vector that does, and a counter.
 BESIDE = {"before": 2, "free": 2, "fed": 2, "count": 1}
+#: How often it attends to entries that no step changes. They have a generator of their own: a seed
+#: gives the same as before otherwise.
+ENTRIES = 0.2
 
 
 def is_of_matrices(seed: int) -> bool:
@@ -52,6 +55,8 @@ class MatrixCell(nr.Cell):
             z = z + 0.5 * state["before"]
         if "count" in state:
             z = z * jnp.cos(state["count"].astype(z.dtype))
+        if "entries" in state:
+            z = z + jax.nn.softmax(state["entries"] @ z) @ state["entries"]
         return jnp.concatenate([z, *(state[name] for name in ("free", "fed") if name in state)])
 
     def projections(self, n: int, z: jax.Array) -> Projection:
@@ -87,6 +92,8 @@ class MatrixCell(nr.Cell):
         match name:
             case "before":
                 return x.astype(before[name].dtype)
+            case "entries":
+                return before[name]
             case "count":
                 return before[name] + 1
             case "free":
@@ -138,6 +145,8 @@ def random_matrix_cell(seed: int, dtype: Any) -> tuple[MatrixCell, int]:
     for name, often in BESIDE.items():
         if rng.random() < often / 10 and not (linear and name == "fed"):
             state[name] = jnp.zeros(sizes[name], jnp.int32 if name == "count" else dtype)
+    if np.random.default_rng([seed, 8]).random() < ENTRIES:
+        state["entries"] = jnp.zeros((3, features), dtype)
     width = features + sum(sizes[name][0] for name in ("free", "fed") if name in state)
     shapes: dict[str, tuple[int, ...]] = {}
     for n, m in enumerate(memories):

@@ -88,20 +88,20 @@ def in_chunks(segment: Segment, state: State, steps: State, chunks: Chunks) -> t
     """Run ``segment`` on each chunk in turn: the final state, and the stacked arrays."""
     if chunks.is_one:
         return segment(state, steps, chunks.time)
-    state, _, stacked = _run(segment, state, steps, chunks)
+    state, _, stacked = _run(segment, state, steps, chunks, lambda state: None)
     return state, stacked
 
 
 def _run(
-    segment: Segment, state: State, steps: State, chunks: Chunks
-) -> tuple[Any, list[jax.Array], Any]:
-    """The final state, the states before each chunk in groups, and the stacked arrays."""
+    segment: Segment, state: State, steps: State, chunks: Chunks, kept: Callable[[State], Any]
+) -> tuple[Any, list[Any], Any]:
+    """The final state, what is ``kept`` of those before each chunk, and stacked arrays."""
     starts, stacked = [], []
     for first, count, size in chunks.groups:
 
         def one(state: State, i: Any, first: int = first, size: int = size) -> Any:
             final, out = segment(state, chunks.take(steps, first + i * size, size), size)
-            return final, (state, out)
+            return final, (kept(state), out)
 
         state, (before, out) = jax.lax.scan(one, state, jnp.arange(count), reverse=chunks.reverse)
         starts.append(before)
@@ -125,17 +125,19 @@ def checkpointed(
     segment: Callable[..., tuple[list[jax.Array], list[jax.Array]]],
     chunks: Chunks,
     own_rules: bool,
+    changes: list[bool],
 ) -> Callable[
     [list[jax.Array], list[jax.Array], list[jax.Array]], tuple[list[jax.Array], list[jax.Array]]
 ]:
     """``(parameters, steps, state) -> (state, stacked)``, storing only the state before each chunk.
 
     ``segment(parameters, steps, state, time)`` runs one chunk. The gradient runs it again and
-    differentiates it, the last chunk first. ``own_rules`` is `have_own_rules` of its graphs.
+    differentiates it, the last chunk first. ``own_rules`` is `have_own_rules` of its graphs. An
+    array of the state without a flag in ``changes`` is the same at all steps, and stored once.
     """
 
     def forward(moved: Any, *arrays: list[jax.Array]) -> Any:
-        return *with_pull_back(segment, chunks, own_rules, moved, *arrays), None
+        return *with_pull_back(segment, chunks, own_rules, changes, moved, *arrays), None
 
     def infer(
         parameters: list[jax.Array], steps: list[jax.Array], state: list[jax.Array]
@@ -150,6 +152,7 @@ def with_pull_back(
     segment: Callable[..., tuple[list[jax.Array], list[jax.Array]]],
     chunks: Chunks,
     own_rules: bool,
+    changes: list[bool],
     moved: Any,
     parameters: list[jax.Array],
     steps: list[jax.Array],
@@ -166,18 +169,23 @@ def with_pull_back(
         flags = *moved[:2], [eqx.is_inexact_array(a) for a in state]
         return as_differentiated(partial(segment, time=time), flags, parameters, steps, state)
 
-    final, starts, stacked = _run(advance, state, steps, chunks)
+    final, starts, stacked = _run(advance, state, steps, chunks, lambda s: choose(s, changes))
+    stays = [not flag for flag in changes]
 
     def pull(
         parameters: list[jax.Array],
         steps: list[jax.Array],
-        starts: list[jax.Array],
+        starts: list[Any],
+        unchanged: list[jax.Array],
         cotangents: Any,
     ) -> Any:
-        return _pull(segment, chunks, parameters, steps, starts, cotangents)
+        def whole(changing: list[Any]) -> list[Any]:
+            return put(scatter(unchanged, stays), changes, changing)
+
+        return _pull(segment, chunks, parameters, steps, starts, whole, cotangents)
 
     found = results(final, stacked, (parameters, steps, state), chunks.mapped)
-    return found, jtu.Partial(pull, parameters, steps, starts)
+    return found, jtu.Partial(pull, parameters, steps, starts, choose(state, stays))
 
 
 def _pull(
@@ -185,12 +193,17 @@ def _pull(
     chunks: Chunks,
     parameters: list[jax.Array],
     steps: list[jax.Array],
-    starts: list[jax.Array],
+    starts: list[Any],
+    whole: Callable[[list[Any]], list[Any]],
     cotangents: Any,
 ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-    """Cotangents of parameters, steps and state. Each chunk runs again, the last one first."""
+    """Cotangents of parameters, steps and state. Each chunk runs again, the last one first.
+
+    ``whole`` makes a state of the arrays in ``starts``.
+    """
     of_parameters, of_steps, of_state = (
-        [eqx.is_inexact_array(a) for a in arrays] for arrays in (parameters, steps, starts[0])
+        [eqx.is_inexact_array(a) for a in arrays]
+        for arrays in (parameters, steps, whole(starts[0]))
     )
     of_final, of_stacked = cotangents
     given = [not isinstance(g, SymbolicZero) and g.dtype != jax.dtypes.float0 for g in of_stacked]
@@ -206,7 +219,8 @@ def _pull(
     for (first, count, size), before in list(zip(chunks.groups, starts, strict=True))[::-1]:
 
         def one(carry: Any, piece: Any, first: int = first, size: int = size) -> Any:
-            (of_final, total), (i, state) = carry, piece
+            (of_final, total), (i, changing) = carry, piece
+            state = whole(changing)
             x, of_stacked = chunks.take((steps, wanted), first + i * size, size)
 
             def chunk(some_parameters: Any, some_x: Any, some_state: State) -> Any:

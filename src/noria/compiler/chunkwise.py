@@ -91,7 +91,7 @@ class ChunkwiseExecutor:
         run = (
             functools.partial(segment, time=chunks.time)
             if chunks.is_one
-            else checkpointed(segment, chunks, have_own_rules(self.split.loop))
+            else checkpointed(segment, chunks, have_own_rules(self.split.loop), self.split.changes)
         )
         return run(parameters, [values[v] for v in names], state)
 

@@ -100,7 +100,7 @@ def in_pairs(traced: Traced) -> tuple[Traced, tuple[str, ...]]:
     graph = dce(substitute(graph, writer.instead))
     sources = dict.fromkeys(traced.parameter_values, CONSTANT) | dict.fromkeys(state, STATE)
     sources |= dict.fromkeys(steps, INPUT)
-    graph = own_outputs(graph, dependence(graph.equations, sources))
+    graph = own_outputs(graph, dependence(graph.equations, sources), state)
     graph = canonicalize(graph, sources, len(state), once=traced.once)
     tree, peeled = traced.emission_tree, traced.peeled
     arrays, once = traced.parameters, traced.once

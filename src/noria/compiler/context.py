@@ -8,7 +8,8 @@ A step reads a frontier: the values that depend on the context and on parameters
 A frontier of numbers and vectors is broadcast over time. It becomes an input of the step, so every
 backend runs the loop over the batch. Matrices would be copied for each step. Machine code has them
 in the state, where they never change. Elsewhere they are parameters, and the program of one example
-is mapped over the batch.
+is mapped over the batch. So are those that the input is multiplied with: the prologue does that for
+all steps at once.
 """
 
 from dataclasses import dataclass, replace
@@ -22,8 +23,11 @@ from noria.backends.base import Sizes
 from noria.compiler.levels import CONSTANT, CONTEXT, INPUT, NUMBER, STATE
 from noria.compiler.trace import Traced
 from noria.ir.evaluate import evaluate, widened
-from noria.ir.graph import Env, Graph, Value, env_of, struct, values_of
+from noria.ir.graph import Env, Equation, Graph, Value, env_of, struct, values_of
 from noria.ir.passes import dependence, extract
+from noria.ir.primitives import is_heavy
+from noria.ir.reasons import Reason
+from noria.ir.source import where
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,7 @@ class Frontier:
         parameters: the parameters of the step without the frontier.
         arrays: the arrays of these parameters.
         level: of the frontier in the step: an input, a part of the state, or a parameter.
+        products: the products of the input and of a matrix in the frontier.
     """
 
     inputs: tuple[Value, ...]
@@ -43,6 +48,12 @@ class Frontier:
     parameters: tuple[Value, ...]
     arrays: tuple[Any, ...]
     level: int
+    products: tuple[Equation, ...]
+
+    @property
+    def obstacles(self) -> tuple[str, ...]:
+        """The reasons, with lines, for a frontier that is no part of the state."""
+        return tuple(dict.fromkeys(Reason.CONTEXT(where=where(e.source)) for e in self.products))
 
     def evaluated(self, context: Any, sizes: Sizes) -> list[Any]:
         """The arrays of the frontier; with an axis of time, batch first, if it is an input."""
@@ -82,12 +93,21 @@ def split_context(
     made = {v for e in rest for v in e.outputs}
     frontier = tuple(v for v in read if levels.get(v, NUMBER) == CONTEXT and v not in made)
     graph = extract(step.equations, frontier, (*traced.parameter_values, *context))
+    matrices = {v for v in frontier if not _is_vector(v)}
+    products = tuple(
+        e
+        for e in rest
+        if is_heavy(e) and levels[e.outputs[0]] == INPUT and matrices.intersection(e.inputs)
+    )
     level = CONSTANT
-    if sizes.batch is not None:
-        level = INPUT if all(map(_is_vector, frontier)) else STATE if in_state else CONSTANT
+    if sizes.batch is not None and not matrices:
+        level = INPUT
+    elif sizes.batch is not None and in_state and not products:
+        level = STATE
     if level == CONSTANT:
         sizes = sizes._replace(batch=None)
-    found = Frontier(context, graph, traced.parameter_values, traced.parameters, level)
+    given = traced.parameter_values, traced.parameters
+    found = Frontier(context, graph, *given, level, products)
     return _reading(traced, frontier, level), found, sizes
 
 

@@ -160,9 +160,8 @@ class LoopExecutor:
         executor = self.for_gradient(sizes)
         split, size = executor.split, segment_steps(executor, sizes)
         if size < sizes.time or executor.runs_again:
-            return Stored(
-                tuple(v for v in split.hoisted if v not in split.steps), split.state, size
-            )
+            hoisted = tuple(v for v in split.hoisted if v not in split.steps)
+            return Stored(hoisted, tuple(choose(split.state, split.changes)), size)
         return Stored(self.save.values(self.gradient.vjp, self.backend.reads_previous_step))
 
     def __call__(
@@ -368,8 +367,8 @@ class LoopExecutor:
                 loop = replace(loop, call=replace(loop.call, shared=(*loop.call.shared, name)))
             else:
                 values = values | {name: given[name]}
-        last = [instantiate(g) for name, g in given.items() if name not in vjp.streamed]
-        width = len(last)
+        width = len(vjp.cotangents) - len(vjp.streamed)
+        last = [instantiate(given[name]) for name in vjp.cotangents[:width]]
         last += [values[v].array for v in loop.call.state[width:]]
         found = loop(sizes, env, values, last)
         values = values | env_of(vjp.stacked, found.emitted)

@@ -242,7 +242,7 @@ def explanation_of(decision: Decision) -> Explanation:
         "; ".join((reason, *notes)),
         **lines,
         linear=_is_linear(program),
-        states=("loop",) * program.width if peeled is None else peeled.kinds,
+        states=("loop",) * program.state_count if peeled is None else peeled.kinds,
         chunkwise=obstacle_to_chunks(program.traced),
         saved=tuple(map(_shape, kept.of_steps)),
         saved_segments=tuple(map(_shape, kept.of_segments)),

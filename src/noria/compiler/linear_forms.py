@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from noria.ir.graph import Env, Equation, Graph, Value, is_literal, read, values_of
@@ -52,6 +53,8 @@ def forms_of(ring: Semiring, loop: Graph, state: Sequence[Any], known: Env) -> l
     Raises:
         NotLinear: if one of them has no form.
     """
+    if any(jnp.issubdtype(leaf.aval.dtype, jax.dtypes.extended) for leaf in state):
+        raise NotLinear("a random key is not")
     forms = {leaf: Form({leaf: None}, None) for leaf in state}
     for equation in loop.equations:
         if any(v in forms for v in values_of(equation.inputs)):
@@ -59,7 +62,7 @@ def forms_of(ring: Semiring, loop: Graph, state: Sequence[Any], known: Env) -> l
         else:
             outputs = equation.bind(*(read(known, atom) for atom in equation.inputs))
             known.update(zip(equation.outputs, outputs, strict=True))
-    found = []
+    found: list[Form] = []
     for atom in loop.outputs:
         form = None if is_literal(atom) else forms.get(atom)
         scales, shift = form or Form({}, read(known, atom))

@@ -1,5 +1,6 @@
 """Run all parts of a step over a whole sequence, at once or in chunks of steps."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from typing import Protocol
 import jax
 import jax.tree_util as jtu
 
-from noria._flags import choose, put, scatter
+from noria._flags import choose
 from noria._jax import is_known, is_symbolic
 from noria._types import State
 from noria.backends.base import LoopBackend, Size, Sizes, swapped
@@ -93,8 +94,8 @@ class Program:
         return self.executor.split
 
     @property
-    def width(self) -> int:
-        """The number of arrays of the state that stay in the loop, without a context."""
+    def state_count(self) -> int:
+        """The arrays of the cell's state in the loop: without a context, and complex ones once."""
         traced, frontier = self.traced, self.frontier
         state = traced.original.state if isinstance(traced, PairedStep) else traced.state
         if frontier is None or frontier.level != STATE:
@@ -118,40 +119,19 @@ class Program:
 
         between = self.checkpoint_steps(sizes.time)
         chunks = Chunks(sizes.time, between, order.time_axis, self.reverse, order.mapped_axis)
-        parameters = [env[v] for v in used]
-        if chunks.is_one:
-            final, ys = segment(parameters, steps, state, chunks.time)
-        else:
-            final, ys = self._checkpointed(segment, chunks, parameters, steps, state)
+        run: Callable[[Arrays, Arrays, Arrays], Outputs] = (
+            functools.partial(segment, time=chunks.time)
+            if chunks.is_one
+            else checkpointed(
+                segment, chunks, have_own_rules(*self._graphs), self._changes(len(state))
+            )
+        )
+        final, ys = run([env[v] for v in used], steps, state)
         return final, [swapped(y, sizes) for y in ys] if swap else ys
 
-    def _checkpointed(
-        self,
-        segment: Callable[..., Outputs],
-        chunks: Chunks,
-        parameters: Arrays,
-        steps: Arrays,
-        state: Arrays,
-    ) -> Outputs:
-        """Run ``segment`` for each chunk, and store the state before it.
-
-        Arrays of the state that no step changes are stored once, as parameters are.
-        """
-        parts, count = self.split, len(parameters)
-        changes = [True] * len(state)
-        if self.traced.peeled is None:
-            changes = [v not in parts.unchanged for v in parts.state]
-        stays = [not flag for flag in changes]
-
-        def changing(parameters: Arrays, steps: Arrays, state: Arrays, time: int) -> Outputs:
-            whole = put(scatter(parameters[count:], stays), changes, state)
-            final, ys = segment(parameters[:count], steps, whole, time)
-            return choose(final, changes), ys
-
-        run = checkpointed(changing, chunks, have_own_rules(*self._graphs))
-        given = [*parameters, *choose(state, stays)], steps, choose(state, changes)
-        final, ys = run(*given)
-        return put(state, changes, final), ys
+    def _changes(self, count: int) -> list[bool]:
+        """Of each of the ``count`` arrays of the state, whether it may change."""
+        return self.split.changes if self.traced.peeled is None else [True] * count
 
     @property
     def _graphs(self) -> list[Graph]:
@@ -236,9 +216,9 @@ class Program:
         """The values stored for the gradient."""
         steps = self.checkpoint_steps(sizes.time)
         if steps < sizes.time:
-            peeled, parts = self.traced.peeled, self.split
-            changing = tuple(v for v in parts.state if v not in parts.unchanged)
-            return Stored((), changing if peeled is None else peeled.state, steps)
+            peeled = self.traced.peeled
+            state = self.split.state if peeled is None else peeled.state
+            return Stored((), tuple(choose(state, self._changes(len(state)))), steps)
         return self.executor.stored(sizes)
 
     def checkpoint_steps(self, time: int) -> int:

@@ -66,7 +66,14 @@ def in_segments(
     chunks = Chunks(sizes.time, size, sizes.time_axis, executor.reverse, sizes.mapped_axis)
     given = [values[v] for v in loop.split.steps]
     found, pull_loop = with_pull_back(
-        segment, chunks, have_own_rules(split.loop), flags, parameters, given, state
+        segment,
+        chunks,
+        have_own_rules(split.loop),
+        split.changes,
+        flags,
+        parameters,
+        given,
+        state,
     )
 
     types = [jax.typeof(values[v]) for v in split.hoisted]

@@ -192,6 +192,8 @@ def decide(
         traced, frontier, sizes = split_context(whole, given, loop_backend(name).carries_context)
         traced, no_pairs = in_pairs(traced)
         program, missing = _loop(name, traced, problem, sizes, options)
+        if frontier is not None and loop_backend(name).carries_context and sizes != given:
+            missing = (*frontier.obstacles, *missing)
         if not missing:
             merits = [*first, loop_backend(name).merit]
             reason = "; ".join(merits) if options.backend == "auto" else Reason.AS_ASKED()

@@ -56,6 +56,11 @@ class StepLoop:
         return tuple(v for v, after in pairs if after is v)
 
     @property
+    def changes(self) -> list[bool]:
+        """Of each array of the state, whether steps change it."""
+        return [v not in self.unchanged for v in self.state]
+
+    @property
     def emitted(self) -> tuple[Atom, ...]:
         return self.loop.outputs[len(self.state) :]
 

@@ -57,7 +57,8 @@ def pushed(
     values = steps | hoisted
     width = len(state)
     carried = [stored[v].array for v in call.state[width:]]
-    values |= {v: in_order(a, sizes, not executor.reverse) for v, a in stored.items()}
+    changing = {v: a for v, a in stored.items() if v not in split.unchanged}
+    values |= {v: in_order(a, sizes, not executor.reverse) for v, a in changing.items()}
     values |= {tangent_of[v]: t for v, t in of_hoisted.items() if v in tangent_of}
     given = dict(zip(split.state, of_state, strict=True))
     zeros = {v: jnp.zeros((*sizes.state_axes, *v.aval.shape), v.aval.dtype) for v in state}

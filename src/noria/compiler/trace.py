@@ -1,7 +1,7 @@
 """Trace a cell: the graph of one step of one example, including lengths and resets."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -180,7 +180,7 @@ def trace(
         levels |= dict.fromkeys(plan.inputs, INPUT)
         found = dependence(graph.equations, levels)
     graph, looped = without(transition, plan)
-    graph = own_outputs(graph, found)
+    graph = own_outputs(graph, found, looped)
     # Only now, because a window is found by its scatter.
     graph = with_known_positions(graph, constants, SCATTERS)
     graph = canonicalize(graph, levels, len(looped), contractions=contractions, once=once)
@@ -256,11 +256,16 @@ def _where(condition: Any, if_true: Any, if_false: Any) -> Any:
     return jtu.tree_map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
-def own_outputs(graph: Graph, found: dict[Value, int]) -> Graph:
-    """Make each output a distinct value computed by an equation, by a copy where needed."""
+def own_outputs(graph: Graph, found: dict[Value, int], state: Sequence[Value]) -> Graph:
+    """Make each output a distinct value computed by an equation, by a copy where needed.
+
+    An array of the state that no step changes stays as it is.
+    """
     equations, outputs = list(graph.equations), list(graph.outputs)
     made = {v for equation in equations for v in equation.outputs}
     for i, atom in enumerate(outputs):
+        if i < len(state) and atom is state[i]:
+            continue
         if (
             is_literal(atom)
             or atom not in made

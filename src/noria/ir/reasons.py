@@ -66,6 +66,12 @@ class Reason(Enum):
         "the step has {count} operations, and native code is made of at most {most}",
         "Replace loops of Python by operations on whole arrays, or by a `jax.lax.scan`.",
     )
+    CONTEXT = (
+        CODE,
+        "the input is multiplied with a matrix of the context{where}, for all steps at once",
+        "Nothing to do: one product for all steps is faster than machine code for each step. The "
+        "rest is a scan.",
+    )
     COMPLEX = (
         CODE,
         "complex numbers do not become pairs of real ones, because there is no rule for "

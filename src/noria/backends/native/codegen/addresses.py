@@ -1,11 +1,11 @@
 """The memory of a kernel: the buffers of a call, scratch memory, and the address of each value.
 
 The buffers are the inputs and results of a `Schedule`, then scratch memory. Arrays of steps and
-emitted arrays have the axes time and batch in front, and states the batch. In memory the batch may
-be the outermost axis. Scratch memory holds, in this order, the packed panels; for each state two
-arrays between which steps alternate; values of single steps; partial reductions; staging buffers;
-parts of rows for the matrix unit; and the arrays of a time block: values in the order of time,
-operands of rank updates; and for each thread parts of rows.
+emitted arrays have the axes time and batch in front, states and unchanged arrays the batch. In
+memory the batch may be the outermost axis. Scratch memory holds, in this order, the packed panels;
+for each state two arrays between which steps alternate; values of single steps; partial reductions;
+staging buffers; parts of rows for the matrix unit; and the arrays of a time block: values in the
+order of time, operands of rank updates; and for each thread parts of rows.
 """
 
 from collections.abc import Sequence

@@ -179,7 +179,11 @@ def prefetch(b: ir.IRBuilder, address: ir.Value) -> None:
 
 
 def internal_function(
-    module: ir.Module, name: str, kinds: Sequence[ir.Type], emit: Callable[..., None]
+    module: ir.Module,
+    name: str,
+    kinds: Sequence[ir.Type],
+    emit: Callable[..., None],
+    result: ir.Type = VOID,
 ) -> ir.Function:
     """A function of the module that is not inlined; ``emit(b, *args)`` makes it once.
 
@@ -187,7 +191,7 @@ def internal_function(
     """
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(VOID, kinds), name)
+    function = ir.Function(module, ir.FunctionType(result, kinds), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     for argument in function.args:

@@ -124,10 +124,13 @@ def _line(
 ) -> ir.Value:
     """A vector of columns at depth ``k``."""
     one = vector.element
-    if len(columns) == 1 and columns[0].contracted_axis == 0:
-        weight, shape, _, first, count = columns[0]
-        start = b.gep(weight, [b.add(b.mul(k, i64(shape[1])), first)], source_etype=one)
-        return load_lanes(b, start, vector, count, bytes_of(vector) // vector.count)
+    if len(columns) == 1:
+        weight, shape, contracted_axis, first, count = columns[0]
+        row, last = (k, first) if contracted_axis == 0 else (first, k)
+        start = b.gep(weight, [b.add(b.mul(row, i64(shape[1])), last)], source_etype=one)
+        if contracted_axis == 0:
+            return load_lanes(b, start, vector, count, bytes_of(vector) // vector.count)
+        return b.call(strided_line(b.module, vector, count), [start, i64(shape[1])])
     line: ir.Value = constant(vector, 0)
     lanes = iter(range(vector.count))
     for weight, shape, contracted_axis, first, count in columns:
@@ -139,6 +142,21 @@ def _line(
             )
             line = b.insert_element(line, number, ir.Constant(I32, next(lanes)))
     return line
+
+
+def strided_line(module: ir.Module, vector: ir.VectorType, count: int) -> ir.Function:
+    """``vector f(source, stride)``: ``count`` numbers, ``stride`` numbers apart, and then zeros."""
+
+    def emit(b: ir.IRBuilder, source: ir.Value, stride: ir.Value) -> None:
+        line: ir.Value = constant(vector, 0)
+        for n in range(count):
+            place = b.gep(source, [b.mul(stride, i64(n))], source_etype=vector.element)
+            number = b.load(place, typ=vector.element)
+            line = b.insert_element(line, number, ir.Constant(I32, n))
+        b.ret(line)
+
+    name = f"strided_line.{count}.{vector.count}.{vector.element}"
+    return internal_function(module, name, [POINTER, I64], emit, vector)
 
 
 def transpose_tile(module: ir.Module, vector: ir.VectorType, count: int) -> ir.Function:

@@ -137,7 +137,7 @@ class MatrixStageCode:
     ) -> None:
         b, width = self.b, self.tiling.vectors * self.lanes
         first = b.mul(block, i64(width))
-        self.counts = counts
+        self.counts, self.first = counts, first
         self.places = [b.add(first, i64(n * self.lanes)) for n in range(len(counts))]
         self._computed: dict[Any, ir.Value] = {}
         self._load_constant_rows()
@@ -264,7 +264,7 @@ class MatrixStageCode:
         b, dtype = self.b, node.value.aval.dtype
         kind, item, stride = in_memory(dtype), item_of(node.value), node.access.strides[-1]
         slot = self.addresses.schedule.slots[node.value]
-        address = self._address(slot, node.access, self.places[n] if stride else i64(0))
+        address = self._address(slot, node.access, self.first, n)
         vector = ir.VectorType(kind, self.lanes)
         if stride == 1:
             found = load_lanes(b, address, vector, self.counts[n], item)
@@ -277,17 +277,19 @@ class MatrixStageCode:
                 found = b.insert_element(found, number, ir.Constant(I32, lane))
         return b.icmp_unsigned("!=", found, constant(vector, 0)) if dtype.kind == "b" else found
 
-    def _address(self, slot: Any, access: Access, feature: ir.Value) -> ir.Value:
-        b, offset = self.b, i64(access.offset)
+    def _address(self, slot: Any, access: Access, feature: ir.Value, n: int = 0) -> ir.Value:
+        """The address ``n`` vectors after a feature."""
+        b, offset = self.b, i64(0)
         for index, stride in zip((*self.indices[:-1], feature), access.strides, strict=True):
             if stride:
                 offset = b.add(offset, b.mul(index, i64(stride)))
-        return self.addresses.address(slot, offset, self.example)
+        shift = access.offset + n * self.lanes * access.strides[-1]
+        return self.addresses.address(slot, offset, self.example, shift)
 
     # --- results ----------------------------------------------------------------------------------
 
     def _store(self, value: ir.Value, target: Target, n: int) -> None:
-        address = self._address(target.slot, self._access(target), self.places[n])
+        address = self._address(target.slot, self._access(target), self.first, n)
         self._write(value, target, address, self._access(target).strides[-1], self.counts[n])
 
     def _write(

@@ -42,7 +42,7 @@ class ProductStageCode(MatrixStageCode):
     ) -> None:
         b, width = self.b, self.tiling.vectors * self.lanes
         first = b.mul(block, i64(width))
-        self.counts = counts
+        self.counts, self.first = counts, first
         self.places = [b.add(first, i64(n * self.lanes)) for n in range(len(counts))]
         per_point = [neutral_vector(self._vector(e), e) for e, _ in self.over_rows for _ in counts]
 

@@ -59,16 +59,15 @@ def emit_row(
         tile: the address of the products, if there are any.
         counts: how many features each vector of the block has.
     """
-    b, lanes = addresses.b, addresses.plan.lanes
-    start = b.mul(block, i64(tiling.vectors * lanes))
+    b = addresses.b
+    start = b.mul(block, i64(tiling.vectors * addresses.plan.lanes))
     for n, count in enumerate(counts):
         if count:
-            feature = b.add(start, i64(n * lanes))
-            _Vector(addresses, tiling, row, tile, counts, n, feature).emit()
+            _Vector(addresses, tiling, row, tile, counts, n, start).emit()
 
 
 class _Vector:
-    """One vector of the features of an example: number ``n`` of its block, from ``feature`` on."""
+    """One vector of the features of an example: number ``n`` of its block, from ``start``."""
 
     def __init__(
         self,
@@ -78,12 +77,13 @@ class _Vector:
         tile: ir.Value | None,
         counts: Sequence[int],
         n: int,
-        feature: ir.Value,
+        start: ir.Value,
     ):
         self.addresses, self.b, self.plan = addresses, addresses.b, addresses.plan
         self.tiling, self.stage, self.schedule = tiling, tiling.stage, self.plan.schedule
-        self.row, self.tile, self.counts, self.n, self.feature = row, tile, counts, n, feature
+        self.row, self.tile, self.counts, self.n, self.start = row, tile, counts, n, start
         self.count, self.lanes = counts[n], self.plan.lanes
+        self.first = n * self.lanes
         self._computed: dict[tuple[int, int], ir.Value] = {}
 
     def emit(self) -> None:
@@ -143,8 +143,8 @@ class _Vector:
             address = self.addresses.address(slot, node.offset, self.row)
             found = splat(b, b.load(address, typ=kind, align=item), self.lanes)
         else:
-            feature = b.add(self.feature, i64(node.offset))
-            address = self.addresses.address(slot, feature, self.row)
+            first = self.first + node.offset
+            address = self.addresses.address(slot, self.start, self.row, first)
             found = load_lanes(b, address, ir.VectorType(kind, self.lanes), self.count, item)
         if dtype.kind == "b":
             found = b.icmp_unsigned("!=", found, constant(found.type, 0))
@@ -155,7 +155,7 @@ class _Vector:
         holder = self.schedule.values(slot.kind)[slot.number]
         if holder.aval.dtype == bool:
             value = b.zext(value, ir.VectorType(I8, self.lanes))
-        address = self.addresses.address(slot, self.feature, self.row)
+        address = self.addresses.address(slot, self.start, self.row, self.first)
         store_lanes(b, value, address, self.count, item_of(holder))
 
     def _accumulate(self, equation: Equation) -> None:

@@ -11,9 +11,14 @@ each dimension::
     a.T for a of shape (4, 3)         offset 0, strides (1, 3)
 """
 
+import functools
 import math
 from itertools import pairwise
 from typing import NamedTuple
+
+#: The calls of which results are remembered: the stages of a step are made again for each value
+#: that is stored, and ask the same.
+_REMEMBERED = 2**14
 
 #: The sizes of the dimensions, all above one.
 Domain = tuple[int, ...]
@@ -49,6 +54,7 @@ class Unreachable(Exception):
     """A value is not an affine function of the indices of a domain."""
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def strides_of(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The distances between neighbours along each axis, in row-major order."""
     return tuple(math.prod(shape[n + 1 :]) for n in range(len(shape)))
@@ -86,6 +92,7 @@ def affine(offset: int, *axes: tuple[int, int]) -> AffineMap:
     return AffineMap(offset, tuple(found))
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def composed(domain: Domain, access: Access, step: AffineMap) -> Access:
     """An access to the source of ``step`` as an access to its target.
 

@@ -97,7 +97,9 @@ def split_context(
     products = tuple(
         e
         for e in rest
-        if is_heavy(e) and levels[e.outputs[0]] == INPUT and matrices.intersection(e.inputs)
+        if is_heavy(e)
+        and levels.get(e.outputs[0], NUMBER) == INPUT
+        and matrices.intersection(values_of(e.inputs))
     )
     level = CONSTANT
     if sizes.batch is not None and not matrices:

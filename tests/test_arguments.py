@@ -8,6 +8,7 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from agreement import pulled_at_once
+from attention_cells import DotAttention
 from models import AUTO, assert_close, poisoned, random
 
 import noria as nr
@@ -42,20 +43,6 @@ class Conditioned(nr.Cell):
 
     def output(self, h, x, *, context):  # type: ignore[override]
         return h * context["scale"]
-
-    def initial_state(self):
-        return jnp.zeros(SIZE)
-
-
-class Attending(nr.Cell):
-    """Reads a memory of each example by attention."""
-
-    K: jax.Array
-    U: jax.Array
-
-    def __call__(self, h, x, *, context):  # type: ignore[override]
-        weights = jax.nn.softmax((context @ self.K) @ h)
-        return jnp.tanh(weights @ context + self.U @ h + x)
 
     def initial_state(self):
         return jnp.zeros(SIZE)
@@ -130,12 +117,12 @@ def test_a_step_gets_the_context_of_its_example(backend, variant):
 def test_a_step_attends_to_a_memory(backend, variant):
     options, _ = options_of(variant)
     xs, memory = padded(random(2, BATCH, TIME, SIZE), options), random(3, BATCH, 4, SIZE)
-    agree(Attending(MATRIX, MATRIX.T), xs, variant, backend, context=memory)
+    agree(DotAttention(MATRIX, MATRIX.T), xs, variant, backend, context=memory)
 
 
 def test_work_on_the_context_runs_once_per_example():
     memory, xs = random(3, BATCH, 4, SIZE), random(2, BATCH, TIME, SIZE)
-    page = nr.explain(nr.Recurrence(Attending(MATRIX, MATRIX.T)), xs, context=memory)
+    page = nr.explain(nr.Recurrence(DotAttention(MATRIX, MATRIX.T)), xs, context=memory)
     assert [line.name for line in page.context].count("dot_general") == 1
     assert page.backend == AUTO
     assert not page.obstacles
@@ -189,12 +176,12 @@ def test_steps_give_what_a_sequence_gives(backend, batched):
 
 
 @pytest.mark.covered(1)
-@pytest.mark.parametrize("cell", [Conditioned(MATRIX, MATRIX.T), Attending(MATRIX, MATRIX.T)])
+@pytest.mark.parametrize("cell", [Conditioned(MATRIX, MATRIX.T), DotAttention(MATRIX, MATRIX.T)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_of_a_stream_reads_the_context(cell, backend):
     memory = random(3, BATCH, 4, SIZE)
     vectors = {"speaker": random(3, BATCH, SIZE), "scale": random(4, BATCH)}
-    context = memory if isinstance(cell, Attending) else vectors
+    context = memory if isinstance(cell, DotAttention) else vectors
     layer, xs = nr.Recurrence(cell, backend=backend), random(2, BATCH, 2, SIZE)
     state, ys = layer.scan(None, xs, context=context)
     after, _ = layer.step(None, xs[:, 0], context=context)
@@ -207,7 +194,7 @@ def test_a_step_of_a_stream_reads_the_context(cell, backend):
 @pytest.mark.parametrize("checkpoint", [None, 3])
 def test_a_context_with_every_way_to_store(save, checkpoint):
     xs, memory = random(2, BATCH, TIME, SIZE), random(3, BATCH, 4, SIZE)
-    cell = Attending(MATRIX, MATRIX.T)
+    cell = DotAttention(MATRIX, MATRIX.T)
 
     def call(layer, xs, memory):
         return layer.scan(None, xs, context=memory)
@@ -217,12 +204,12 @@ def test_a_context_with_every_way_to_store(save, checkpoint):
     assert_close(pulled_at_once(call, layer, xs, memory), expected, 1e-10)
 
 
-@pytest.mark.parametrize("cell", [Conditioned(MATRIX, MATRIX.T), Attending(MATRIX, MATRIX.T)])
+@pytest.mark.parametrize("cell", [Conditioned(MATRIX, MATRIX.T), DotAttention(MATRIX, MATRIX.T)])
 def test_the_context_of_an_example_without_steps_is_not_read(cell):
     xs, lengths = random(2, BATCH, TIME, SIZE), jnp.array([TIME, 0])
     memory = random(3, BATCH, 4, SIZE)
     vectors = {"speaker": random(3, BATCH, SIZE), "scale": random(4, BATCH)}
-    context = memory if isinstance(cell, Attending) else vectors
+    context = memory if isinstance(cell, DotAttention) else vectors
     context = jtu.tree_map(lambda a: a.at[1].set(jnp.nan), context)
     for backend in ("reference", *BACKENDS):
         layer = nr.Recurrence(cell, backend=backend)
@@ -251,7 +238,7 @@ def test_models_of_layers_pass_on_what_their_cells_take():
     xs, dt = random(2, BATCH, TIME, SIZE), abs(random(3, BATCH, TIME))
     memory = random(3, BATCH, 4, SIZE)
     timed = nr.Recurrence(lambda h, x, *, dt: h + dt * (x - h), jnp.zeros(SIZE))
-    attending = nr.Recurrence(Attending(MATRIX, MATRIX.T))
+    attending = nr.Recurrence(DotAttention(MATRIX, MATRIX.T))
     chain = nr.Chain(timed, jnp.tanh, attending, nr.Residual(timed))
     by_hand = timed(attending(jnp.tanh(timed(xs, dt=dt)), context=memory), dt=dt)
     by_hand = by_hand + attending(jnp.tanh(timed(xs, dt=dt)), context=memory)
@@ -260,7 +247,7 @@ def test_models_of_layers_pass_on_what_their_cells_take():
     _, y = chain.step(None, xs[:, 0], dt=dt[:, 0], context=memory)
     assert_close(y, chain(xs, dt=dt, context=memory)[:, 0], 1e-12)
     both = nr.Bidirectional(timed, attending)(xs, dt=dt, context=memory)
-    backward = nr.Recurrence(Attending(MATRIX, MATRIX.T), reverse=True)
+    backward = nr.Recurrence(DotAttention(MATRIX, MATRIX.T), reverse=True)
     expected = jnp.concatenate([timed(xs, dt=dt), backward(xs, context=memory)], axis=-1)
     assert_close(both, expected, 1e-12)
     assert len(nr.explain(chain, xs, dt=dt, context=memory)) == 3
@@ -269,7 +256,7 @@ def test_models_of_layers_pass_on_what_their_cells_take():
 def test_what_vmap_gives():
     xs, memory = random(2, 3, BATCH, TIME, SIZE), random(3, 3, BATCH, 4, SIZE)
     for cell, context in (
-        (Attending(MATRIX, MATRIX.T), memory),
+        (DotAttention(MATRIX, MATRIX.T), memory),
         (Conditioned(MATRIX, MATRIX.T), {"speaker": memory[:, :, 0], "scale": memory[:, :, 0, 0]}),
     ):
         layer = nr.Recurrence(cell)
@@ -296,19 +283,19 @@ WRONG: dict[str, tuple[Any, dict[str, Any], type, str]] = {
         r"Recurrence\(Timed\): its cell takes dt, and dt is None; expected dt= .*\(2, 7\)",
     ),
     "context is missing": (
-        Attending(MATRIX, MATRIX),
+        DotAttention(MATRIX, MATRIX),
         {},
         TypeError,
         r"takes context, and context is None; expected context= .*\(batch, ...\)",
     ),
     "dt is not taken": (
-        Attending(MATRIX, MATRIX),
+        DotAttention(MATRIX, MATRIX),
         {"context": jnp.ones((BATCH, 4, SIZE)), "dt": jnp.ones((BATCH, TIME))},
         TypeError,
         r"dt was given, but none of its cells takes it; expected a cell .*\(state, x, \*, dt\), or",
     ),
     "t is not taken": (
-        Attending(MATRIX, MATRIX),
+        DotAttention(MATRIX, MATRIX),
         {"context": jnp.ones((BATCH, 4, SIZE)), "t": 3},
         TypeError,
         "t was given, but none of its cells takes it",
@@ -332,7 +319,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], type, str]] = {
         "t is float64; expected whole numbers",
     ),
     "context without a batch": (
-        Attending(MATRIX, MATRIX),
+        DotAttention(MATRIX, MATRIX),
         {"context": jnp.ones((4, SIZE))},
         ValueError,
         r"context is float64\[4, 3\]; expected arrays \(2, ...\), one row for each example",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import pytest
 from agreement import TOLERANCE, pulled_at_once
+from attention_cells import DotAttention
 from models import AUTO, assert_close, ensemble, noise, random
 from tuning import tuned
 
@@ -15,25 +16,8 @@ import noria as nr
 BATCH, TIME, SIZE, ENTRIES = 3, 6, 4, 5
 
 
-class DotAttention(nr.Cell):
-    """The state after attention to a memory, which is the context."""
-
-    K: jax.Array
-    U: jax.Array
-
-    def __call__(self, h, x, *, context):  # type: ignore[override]
-        weights = jax.nn.softmax((context @ self.K) @ h)
-        return jnp.tanh(weights @ context + self.U @ h + x)
-
-    def output(self, h, x, *, context):  # type: ignore[override]
-        return h
-
-    def initial_state(self):
-        return jnp.zeros(len(self.K), self.K.dtype)
-
-
 class AdditiveAttention(DotAttention):
-    """The same with the scores ``v tanh(keys + U h)``; a parameter multiplies a matrix."""
+    """Attention with the scores ``v tanh(keys + U h)``; a parameter multiplies a matrix."""
 
     v: jax.Array
 
@@ -318,6 +302,7 @@ def test_a_program_holds_the_memory_a_few_times():
     assert program.memory_analysis().temp_size_in_bytes < time * context.nbytes / 4
 
 
+@native
 def test_products_of_the_input_and_a_memory_leave_the_loop():
     def cell(h: Any, x: Any, context: Any) -> Any:
         return jnp.tanh(jax.nn.softmax(context @ x) @ context + U @ h)

@@ -50,15 +50,16 @@ class StepLoop:
         return values_in(self.loop.outputs[: len(self.state)])
 
     @property
-    def unchanged(self) -> tuple[Value, ...]:
-        """The arrays of the state that no step changes."""
-        pairs = zip(self.state, self.loop.outputs, strict=False)
-        return tuple(v for v, after in pairs if after is v)
-
-    @property
     def changes(self) -> list[bool]:
         """Of each array of the state, whether steps change it."""
-        return [v not in self.unchanged for v in self.state]
+        pairs = zip(self.state, self.loop.outputs, strict=False)
+        return [after is not v for v, after in pairs]
+
+    @property
+    def unchanged(self) -> tuple[Value, ...]:
+        """The arrays of the state that no step changes."""
+        pairs = zip(self.state, self.changes, strict=True)
+        return tuple(v for v, changes in pairs if not changes)
 
     @property
     def emitted(self) -> tuple[Atom, ...]:

@@ -257,16 +257,15 @@ class Addresses:
         """The address of an example in a slot, from ``offset + shift`` on.
 
         For an operand of a rank update that is a whole number of vectors. The constant part comes
-        last. Addresses that differ by it alone then have the rest in common, and LLVM does not try
-        all ways to compute them: that took half the time of a large kernel.
+        last: addresses that differ by it alone have the rest in common.
         """
         b, holder = self.b, self.schedule.values(slot.kind)[slot.number]
         base, item = self._bases[slot.kind, slot.number], item_of(holder)
         if slot.kind == "operand":
             offset = b.add(i64(offset) if isinstance(offset, int) else offset, i64(shift))
             rows = b.mul(self.sizes.block_steps, self.sizes.batch)
-            shift = b.add(b.mul(offset, rows), b.mul(row, i64(self.plan.lanes)))
-            return advance(b, base, b.mul(shift, i64(item)))
+            place = b.add(b.mul(offset, rows), b.mul(row, i64(self.plan.lanes)))
+            return advance(b, base, b.mul(place, i64(item)))
         if slot.kind != "shared":
             base = advance(b, base, b.mul(row, i64(size(holder) * item)))
         if isinstance(offset, int):

@@ -136,9 +136,7 @@ class MatrixStageCode:
         self, block: ir.Value, counts: Sequence[int], start: ir.Value, stop: ir.Value
     ) -> None:
         b, width = self.b, self.tiling.vectors * self.lanes
-        first = b.mul(block, i64(width))
-        self.counts, self.first = counts, first
-        self.places = [b.add(first, i64(n * self.lanes)) for n in range(len(counts))]
+        self.counts, self.first = counts, b.mul(block, i64(width))
         self._computed: dict[Any, ir.Value] = {}
         self._load_constant_rows()
         before = dict(self._computed)
@@ -154,15 +152,14 @@ class MatrixStageCode:
             begin = [neutral_vector(self._vector(e), e) for e, _ in self.over_rows for _ in counts]
             found = iter(carry_loop(b, count, begin, step))
             for _, targets in self.over_rows:
-                for place, number in zip(self.places, counts, strict=True):
-                    self._store_sum(next(found), targets, place, number)
+                for n, number in enumerate(counts):
+                    self._store_sum(next(found), targets, self.first, number, n)
             return
-        cells = [
-            (advance(b, memory, b.mul(place, i64(bytes_of(kind) // self.lanes))), kind)
-            for (equation, _), memory in zip(self.over_rows, self.sums, strict=True)
-            for kind in [self._vector(equation)]
-            for place in self.places
-        ]
+        cells = []
+        for (equation, _), memory in zip(self.over_rows, self.sums, strict=True):
+            kind = self._vector(equation)
+            address = advance(b, memory, b.mul(self.first, i64(bytes_of(kind) // self.lanes)))
+            cells += [(advance(b, address, n * bytes_of(kind)), kind) for n in range(len(counts))]
         sums = [b.load(cell, typ=kind, align=min(bytes_of(kind), ALIGN)) for cell, kind in cells]
         for (cell, kind), value in zip(cells, carry_loop(b, count, sums, step), strict=True):
             b.store(value, cell, align=min(bytes_of(kind), ALIGN))
@@ -320,11 +317,16 @@ class MatrixStageCode:
             self._store_sum(found, targets, b.mul(n, i64(lanes)), count)
 
     def _store_sum(
-        self, value: ir.Value, targets: Sequence[Target], feature: ir.Value, count: int
+        self,
+        value: ir.Value,
+        targets: Sequence[Target],
+        feature: ir.Value,
+        count: int,
+        n: int = 0,
     ) -> None:
         for target in targets:
             access = self._access(target)
-            address = self._address(target.slot, access, feature)
+            address = self._address(target.slot, access, feature, n)
             self._write(value, target, address, access.strides[-1], count)
 
     def _finish_tile(self, tile: ir.Value, start: ir.Value) -> None:

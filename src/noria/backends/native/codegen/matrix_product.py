@@ -41,9 +41,7 @@ class ProductStageCode(MatrixStageCode):
         self, block: ir.Value, counts: Sequence[int], start: ir.Value, stop: ir.Value
     ) -> None:
         b, width = self.b, self.tiling.vectors * self.lanes
-        first = b.mul(block, i64(width))
-        self.counts, self.first = counts, first
-        self.places = [b.add(first, i64(n * self.lanes)) for n in range(len(counts))]
+        self.counts, self.first = counts, b.mul(block, i64(width))
         per_point = [neutral_vector(self._vector(e), e) for e, _ in self.over_rows for _ in counts]
 
         def step(k: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
@@ -59,5 +57,5 @@ class ProductStageCode(MatrixStageCode):
         for point in self.tile:
             self.indices[self.axis] = point
             for _, targets in self.over_rows:
-                for place, number in zip(self.places, counts, strict=True):
-                    self._store_sum(next(found), targets, place, number)
+                for n, number in enumerate(counts):
+                    self._store_sum(next(found), targets, self.first, number, n)

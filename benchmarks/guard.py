@@ -149,7 +149,7 @@ def _of_zoo(name: str, enter: Callable[[Any], tuple[Any, Any]]) -> Iterator[Case
 WITH_ARGUMENTS: dict[str, Any] = {
     "Timed": None,
     "Conditioned": {"speaker": (3,), "scale": ()},
-    "Attending": (4, 3),
+    "DotAttention": (4, 3),
 }
 
 

@@ -43,7 +43,7 @@ def test_programs_of_small_cells(name):
         traced(case)
 
 
-@pytest.mark.parametrize("name", ["Timed", "Conditioned", "Attending", "zoneout", "convlstm"])
+@pytest.mark.parametrize("name", ["Timed", "Conditioned", "DotAttention", "zoneout", "convlstm"])
 def test_programs_of_cells_that_need_more(name):
     for case in KNOWN[name]():
         traced(case)

@@ -306,7 +306,7 @@ class LoopBackend(Protocol):
         ...
 
     def recomputes(self, state: Sequence[Value]) -> bool:
-        """Whether the backward pass of a loop with such a state may compute residuals again.
+        """Whether the backward pass of a loop that changes ``state`` may compute residuals again.
 
         Then the loop of a gradient should have no product with a parameter.
         """

@@ -221,7 +221,7 @@ def _with_delays(
         backend = loop_backend(name)
         kept = traced.with_delays() if backend.keeps_delays else None
         if kept is not None and not (
-            backend.recomputes(traced.state)
+            backend.recomputes(traced.changing)
             and kept.products_of_state() > traced.products_of_state()
         ):
             program, missing = _loop(name, in_pairs(kept)[0], problem, sizes, options)
@@ -248,7 +248,7 @@ def _loop(
         step, parts = split_step(traced, batch, backend, products_leave=products_leave)
         given = backend, order, problem.reverse, save, problem.label
         training = None
-        recomputes = not step.once and save.may_recompute and backend.recomputes(step.state)
+        recomputes = not step.once and save.may_recompute and backend.recomputes(step.changing)
         if recomputes and parts.has_products and not step.products_of_state():
             _, light = split_step(
                 traced, batch, backend, products_leave=products_leave, hoists_all=True

@@ -102,6 +102,12 @@ class Traced:
         return values_in(self.graph.outputs[: len(self.state)])
 
     @property
+    def changing(self) -> tuple[Value, ...]:
+        """The arrays of the state that the step changes."""
+        pairs = zip(self.state, self.graph.outputs, strict=False)
+        return tuple(v for v, after in pairs if after is not v)
+
+    @property
     def emitted(self) -> tuple[Value, ...]:
         return values_in(self.graph.outputs[len(self.state) :])
 

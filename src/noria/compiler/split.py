@@ -22,6 +22,7 @@ from noria.ir.graph import (
     Equation,
     Graph,
     Value,
+    changes,
     is_inexact,
     is_literal,
     values_in,
@@ -52,8 +53,7 @@ class StepLoop:
     @property
     def changes(self) -> list[bool]:
         """Of each array of the state, whether steps change it."""
-        pairs = zip(self.state, self.loop.outputs, strict=False)
-        return [after is not v for v, after in pairs]
+        return changes(self.state, self.loop.outputs)
 
     @property
     def unchanged(self) -> tuple[Value, ...]:

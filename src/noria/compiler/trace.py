@@ -1,6 +1,7 @@
 """Trace a cell: the graph of one step of one example, including lengths and resets."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from noria.compiler.levels import CONSTANT, CONTEXT, INPUT, STATE, reads_paramet
 from noria.compiler.peel import Peeled, Transition, plan_of, separate, without
 from noria.ir.build import graph_of
 from noria.ir.evaluate import of_one
-from noria.ir.graph import Equation, Graph, Value, is_literal, values_in, values_of
+from noria.ir.graph import Equation, Graph, Value, changes, is_literal, values_in, values_of
 from noria.ir.passes import dependence
 from noria.ir.primitives import is_heavy
 
@@ -104,8 +105,7 @@ class Traced:
     @property
     def changing(self) -> tuple[Value, ...]:
         """The arrays of the state that the step changes."""
-        pairs = zip(self.state, self.graph.outputs, strict=False)
-        return tuple(v for v, after in pairs if after is not v)
+        return tuple(itertools.compress(self.state, changes(self.state, self.graph.outputs)))
 
     @property
     def emitted(self) -> tuple[Value, ...]:

@@ -89,6 +89,11 @@ def values_in(atoms: Iterable[Atom]) -> tuple[Value, ...]:
     return cast(tuple[Value, ...], tuple(atoms))
 
 
+def changes(state: Sequence[Value], outputs: Sequence[Atom]) -> list[bool]:
+    """Of each value of a state, whether another one replaces it: the first of ``outputs``."""
+    return [after is not v for v, after in zip(state, outputs, strict=False)]
+
+
 def read(known: Env, atom: Atom) -> Any:
     return atom.val if is_literal(atom) else known[atom]
 

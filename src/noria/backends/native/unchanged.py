@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from noria.backends.native.loop import NativeLoop, Run
-from noria.ir.graph import Value
+from noria.ir.graph import Value, changes
 
 
 def with_unchanged_steps(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[Any]:
@@ -38,8 +38,9 @@ def with_unchanged_steps(loop: NativeLoop, arrays: Sequence[Any], time: int, run
 
 def _unchanged(loop: NativeLoop) -> list[bool]:
     """Of each array of the state, whether it is a matrix that no step changes."""
-    pairs = zip(loop.call.state, loop.call.graph.outputs, strict=False)
-    return [after is v and v.aval.ndim > 1 for v, after in pairs]
+    state = loop.call.state
+    which = changes(state, loop.call.graph.outputs)
+    return [not moves and v.aval.ndim > 1 for v, moves in zip(state, which, strict=True)]
 
 
 def _reading(loop: NativeLoop, which: Sequence[bool]) -> NativeLoop:

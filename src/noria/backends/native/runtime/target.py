@@ -145,8 +145,8 @@ def assembly_of(module: ir.Module, isa: Isa) -> str:
 def _quick_emission() -> Iterator[None]:
     """No loop strength reduction, for the time of one emission.
 
-    It took up to three quarters of the time of an emission, and its code was not faster. The
-    options of LLVM belong to the process, where others may use llvmlite, too.
+    It took up to three quarters of the time of an emission, and its code was at most a few percent
+    faster. The options of LLVM belong to the process, where others may use llvmlite, too.
     """
     llvm.set_option("noria", "-disable-lsr")
     try:

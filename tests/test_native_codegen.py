@@ -24,6 +24,7 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from llvmlite import ir
+from models import assert_close
 
 import noria as nr
 from noria.backends.native.codegen import llvm
@@ -176,9 +177,72 @@ def test_large_results_ask_for_huge_pages(plans_for):
         module = emit(plan)
         Handler(plan, module).emit()
         counts.add(len(plan.schedule.values("emitted")))
-        requests = str(module).count('call i32 @"madvise"')
+        requests = str(module).count('call void @"prefer_huge_pages"')
         assert requests == len(plan.schedule.values("emitted")) + 1
     assert max(counts) > 1
+
+
+def test_a_builder_folds_the_arithmetic_of_whole_numbers():
+    module = ir.Module("test")
+    b, (n, pointer) = llvm.begin_function(module, "f", llvm.VOID, llvm.I64, llvm.POINTER)
+    zero, one, six = map(llvm.i64, (0, 1, 6))
+    assert b.add(n, zero) is n
+    assert b.add(zero, n) is n
+    assert b.sub(n, zero) is n
+    assert b.mul(one, n) is n
+    assert b.udiv(n, one) is n
+    assert b.gep(pointer, [zero], llvm.I8) is pointer
+    assert [b.add(six, six).constant, b.sub(one, six).constant] == [12, -5]
+    assert [b.mul(six, six).constant, b.mul(n, zero).constant, b.udiv(six, llvm.i64(4)).constant]
+    assert b.select(b.icmp_signed("<", one, six), n, six) is n
+    assert not b.block.instructions, "all of this is known when the code is written"
+
+
+def test_a_builder_makes_a_value_once_in_a_block():
+    """In another block its definition may not come first; and memory may have changed."""
+    module = ir.Module("test")
+    b, (n, pointer) = llvm.begin_function(module, "f", llvm.VOID, llvm.I64, llvm.POINTER)
+
+    def address() -> ir.Value:
+        return llvm.advance(b, pointer, b.mul(b.add(n, llvm.i64(3)), llvm.i64(8)))
+
+    first = address()
+    assert address() is first
+    assert b.load(first, typ=llvm.I64) is not b.load(first, typ=llvm.I64)
+    with b.if_then(b.icmp_signed("<", n, llvm.i64(5))):
+        assert address() is not first
+    with b.goto_entry_block():
+        assert b.add(n, llvm.i64(3)) is not first.operands[1].operands[0]
+    with b.if_then(b.icmp_signed("<", llvm.i64(1), llvm.i64(5))):
+        block = b.block
+    assert b.block is block, "no branch where the condition is known to hold"
+
+
+class Together(nr.Cell):
+    """Some states, each multiplied with the same weight."""
+
+    W: jax.Array
+    count: int
+
+    def initial_state(self) -> Any:
+        return (jnp.zeros(len(self.W), jnp.float32),) * self.count
+
+    def __call__(self, states: Any, x: jax.Array) -> Any:
+        return tuple(jnp.tanh(self.W @ h + n + x) for n, h in enumerate(states))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_products_with_the_same_columns_share_panels(count, plans):
+    """A weight is packed once, whatever it is multiplied with."""
+    cell = Together(0.1 * jax.random.normal(jax.random.key(0), (48, 48), jnp.float32), count)
+    layer = nr.Recurrence(cell, backend="native")
+    xs = jnp.ones((9, 5, 48), jnp.float32)
+    assert_close(layer.scan(None, xs), nr.with_backend(layer, "plain").scan(None, xs), 1e-5)
+    (planned,) = plans
+    assert planned.panel_bytes == 4 * 48 * 48
+    panels = [panel for tiling in planned.plan.tilings for panel in tiling.panels]
+    assert len(panels) == count
+    assert {panel.offset for panel in panels} == {0}
 
 
 def test_counters_of_a_share_are_cache_lines_apart():

@@ -42,6 +42,7 @@ from noria.backends.native.codegen.llvm import (
     for_share,
     for_tiles,
     i64,
+    internal_function,
     load_lanes,
     loop,
     minimum,
@@ -67,7 +68,7 @@ from noria.backends.native.plan.panels import (
 )
 from noria.backends.native.plan.stages import Stage
 from noria.backends.native.plan.tiling import KernelPlan
-from noria.ir.graph import size
+from noria.ir.graph import Equation, size
 
 
 def emit(plan: KernelPlan) -> ir.Module:
@@ -307,7 +308,17 @@ class _Run:
             for equation, slots in stage.reductions:
                 kind = ir.VectorType(element(equation.inputs[0].aval.dtype), lanes)
                 found = b.load(self.addresses.reduction_at(equation, row), typ=kind, align=4)
-                number = across_lanes(b, found, partial(combine, b, equation))
+                number = b.call(_across_lanes(b.module, equation, kind), [found])
                 for slot in slots:
                     address = self.addresses.address(slot, 0, row)
                     b.store(number, address, align=item_of(equation.inputs[0]))
+
+
+def _across_lanes(module: ir.Module, equation: Equation, kind: ir.VectorType) -> ir.Function:
+    """The function that combines all lanes of a vector as a reduction combines numbers."""
+
+    def emit(b: ir.IRBuilder, vector: ir.Value) -> None:
+        b.ret(across_lanes(b, vector, partial(combine, b, equation)))
+
+    name = f"across_lanes.{equation.name}.{equation.inputs[0].aval.dtype}.{kind.count}"
+    return internal_function(module, name, [kind], emit, kind.element)

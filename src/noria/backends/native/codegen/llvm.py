@@ -7,6 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from noria._integers import ceil_div
+from noria.backends.native.codegen.builder import Builder
 
 I64 = ir.IntType(64)
 I32 = ir.IntType(32)
@@ -25,20 +26,35 @@ def is_float(kind: ir.Type) -> bool:
     return isinstance(getattr(kind, "element", kind), ir.FloatType | ir.DoubleType)
 
 
+class _Splat(ir.Constant):  # type: ignore[misc]
+    """One number in all lanes, in LLVM's short form: llvmlite repeats it for each lane."""
+
+    def _get_reference(self) -> str:
+        return f"splat ({self.type.element} {self.constant[0].get_reference().strip()})"
+
+
+class Undefined(ir.Constant):  # type: ignore[misc]
+    """A vector whose lanes are filled later, in LLVM's short form."""
+
+    def __init__(self, kind: ir.VectorType):
+        super().__init__(kind, ir.Undefined)
+
+    def _get_reference(self) -> str:
+        return "undef"
+
+
 def constant(kind: ir.Type, number: Any) -> ir.Constant:
     """``number`` as a constant; for a vector type, in all lanes."""
     if isinstance(kind, ir.VectorType):
-        return ir.Constant(kind, [constant(kind.element, number)] * kind.count)
+        return _Splat(kind, [constant(kind.element, number)] * kind.count)
     return ir.Constant(kind, float(number) if is_float(kind) else int(number))
 
 
 def splat(b: ir.IRBuilder, number: ir.Value, count: int) -> ir.Value:
     """A vector with one number in all lanes."""
     kind = ir.VectorType(number.type, count)
-    one = b.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(I32, 0))
-    return b.shuffle_vector(
-        one, ir.Constant(kind, ir.Undefined), constant(ir.VectorType(I32, count), 0)
-    )
+    one = b.insert_element(Undefined(kind), number, ir.Constant(I32, 0))
+    return b.shuffle_vector(one, Undefined(kind), constant(ir.VectorType(I32, count), 0))
 
 
 @contextmanager
@@ -162,7 +178,7 @@ def begin_function(
 ) -> tuple[ir.IRBuilder, Sequence[ir.Value]]:
     """Add a function to a module: a builder at its entry, and its arguments."""
     function = ir.Function(module, ir.FunctionType(result, kinds), name)
-    return ir.IRBuilder(function.append_basic_block("entry")), function.args
+    return Builder(function.append_basic_block("entry")), function.args
 
 
 def declared(module: ir.Module, name: str, result: ir.Type, *args: ir.Type) -> ir.Function:
@@ -197,7 +213,7 @@ def internal_function(
     for argument in function.args:
         if argument.type == POINTER:
             argument.add_attribute("noalias")
-    emit(ir.IRBuilder(function.append_basic_block("entry")), *function.args)
+    emit(Builder(function.append_basic_block("entry")), *function.args)
     return function
 
 

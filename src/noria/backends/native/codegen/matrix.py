@@ -26,12 +26,14 @@ from noria.backends.native.codegen.gemv import horizontal
 from noria.backends.native.codegen.llvm import (
     I8,
     I32,
+    POINTER,
     advance,
     bytes_of,
     carry_loop,
     constant,
     for_share,
     i64,
+    internal_function,
     intrinsic,
     load_lanes,
     loop,
@@ -346,17 +348,8 @@ class MatrixStageCode:
     def _finish_rows(self, count: int) -> None:
         b = self.b
         for (equation, targets), memory in zip(self.over_features, self.partial, strict=True):
-            kind = self._vector(equation)
-            vectors = [
-                b.load(
-                    advance(b, memory, n * bytes_of(kind)),
-                    typ=kind,
-                    align=min(bytes_of(kind), ALIGN),
-                )
-                for n in range(count)
-            ]
-            vectors += [constant(kind, 0)] * (self.lanes - count)
-            found = horizontal(b, vectors, partial(combine, b, equation))
+            function = _reduce_rows(b.module, equation, self._vector(equation), count)
+            found = b.call(function, [memory])
             for target in targets:
                 access = self._access(target)
                 stride = access.strides[self.row_axis] if self.row_axis is not None else 1
@@ -367,6 +360,22 @@ class MatrixStageCode:
 def neutral_vector(kind: ir.VectorType, equation: Equation) -> ir.Value:
     """The neutral element of a reduction in all lanes."""
     return constant(kind, neutral(equation))
+
+
+def _reduce_rows(
+    module: ir.Module, equation: Equation, kind: ir.VectorType, count: int
+) -> ir.Function:
+    """``vector f(memory)``: one number for each of ``count`` vectors in memory."""
+
+    def emit(b: ir.IRBuilder, memory: ir.Value) -> None:
+        align = min(bytes_of(kind), ALIGN)
+        places = [advance(b, memory, n * bytes_of(kind)) for n in range(count)]
+        vectors = [b.load(place, typ=kind, align=align) for place in places]
+        vectors += [constant(kind, 0)] * (kind.count - count)
+        b.ret(horizontal(b, vectors, partial(combine, b, equation)))
+
+    name = f"reduce_rows.{equation.name}.{equation.inputs[0].aval.dtype}.{kind.count}.{count}"
+    return internal_function(module, name, [POINTER], emit, kind)
 
 
 def _is_sum_of_products(equation: Equation, node: MatrixNode | None) -> bool:

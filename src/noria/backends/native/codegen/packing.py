@@ -45,8 +45,12 @@ def emit_pack(plan: KernelPlan, module: ir.Module) -> None:
     of_blocks = [tiling for _, tiling in (*plan.prologue, *plan.epilogue)]
     of_steps = [tiling for tiling in plan.tilings if isinstance(tiling, StageTiling)]
     packs = not plan.unpacked and not plan.packs_blocks
+    filled: set[int] = set()
     for tiling in (*of_steps, *of_blocks) if packs else ():
         for panel in tiling.panels:
+            if panel.offset in filled:
+                continue
+            filled.add(panel.offset)
             for j, counts in for_share(b, *plan.counts(tiling), share, shares):
                 target = panel_at(b, buffers, plan, panel, j)
                 pack_block(b, buffers, plan, tiling, panel, j, counts, target)
@@ -87,7 +91,38 @@ def pack_steps(
     """Fill a panel with ``depth`` steps along the depth, from ``begin`` on.
 
     Each vector holds columns of one weight, or of several side by side; its other lanes are zero.
+    Panels of the same layout are filled by the same function.
     """
+    given = list(dict.fromkeys(v for some in columns for c in some for v in (c.weight, c.first)))
+    layout = "_".join(
+        "+".join(
+            f"{given.index(c.weight)}.{c.shape}.{c.contracted_axis}.{given.index(c.first)}.{c.width}"
+            for c in some
+        )
+        for some in columns
+    )
+
+    def emit(b: ir.IRBuilder, panel: ir.Value, begin: ir.Value, *args: ir.Value) -> None:
+        known = dict(zip(given, args, strict=True))
+        inside = [
+            [c._replace(weight=known[c.weight], first=known[c.first]) for c in some]
+            for some in columns
+        ]
+        _emit_pack_steps(b, vector, inside, panel, begin, depth)
+
+    name = f"pack_steps.{vector.count}.{vector.element}.{depth}.{layout}"
+    kinds = [POINTER, I64, *(value.type for value in given)]
+    b.call(internal_function(b.module, name, kinds, emit), [panel, begin, *given])
+
+
+def _emit_pack_steps(
+    b: ir.IRBuilder,
+    vector: ir.VectorType,
+    columns: Sequence[Sequence[Columns]],
+    panel: ir.Value,
+    begin: ir.Value,
+    depth: int,
+) -> None:
     size, width, lanes = bytes_of(vector), len(columns), vector.count
     is_transposed = [len(some) == 1 and some[0].contracted_axis == 1 for some in columns]
 
@@ -117,6 +152,7 @@ def pack_steps(
             b.call(function, [source, row_stride, target, panel_stride])
     if any(is_transposed) and whole < depth:
         fill(whole, True)
+    b.ret_void()
 
 
 def _line(

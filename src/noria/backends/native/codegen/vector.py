@@ -6,7 +6,7 @@ from typing import Any
 from llvmlite import ir
 
 from noria.backends.native.codegen.coefficients import DOUBLE, FLOAT, Format
-from noria.backends.native.codegen.llvm import constant, declared, intrinsic
+from noria.backends.native.codegen.llvm import Undefined, constant, declared, intrinsic
 
 
 def _operator(
@@ -84,7 +84,7 @@ class Vector:
         b, kind = self.builder, self.value.type
         vectors, full = (self, *others), name + ("f" if self.format is FLOAT else "")
         function = declared(b.module, full, kind.element, *[kind.element] * len(vectors))
-        y = ir.Constant(kind, ir.Undefined)
+        y: ir.Value = Undefined(kind)
         for lane in map(ir.IntType(32), range(kind.count)):
             number = b.call(function, [b.extract_element(v.value, lane) for v in vectors])
             y = b.insert_element(y, number, lane)

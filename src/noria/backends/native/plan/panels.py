@@ -1,7 +1,8 @@
 """Panels: the columns of weights in the order in which a kernel reads them."""
 
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from noria._integers import ceil_div
 from noria.backends.native.plan import matrix_unit
 from noria.backends.native.plan.matrices import MatrixStage
 from noria.backends.native.plan.stages import Dot, DotColumns, SolveStage, Stage
-from noria.ir.graph import Atom
+from noria.ir.graph import Atom, Equation
 
 #: Panels and arrays begin at multiples of so many bytes: a cache line, and the widest vector.
 ALIGN = 64
@@ -33,7 +34,8 @@ class Panel:
         dot: the product of the first column.
         columns: for each vector of the panel a product, and the number of a vector of the block.
         tile_offset: the first byte of the products in a row of the tile.
-        offset: the first byte of the packed panels, of all packed weights.
+        offset: the first byte of the packed panels, of all packed weights. Panels of the same columns
+            have the same.
         bytes: of the panel of one block.
         by_unit: whether the matrix unit multiplies.
         parts: the first byte of the parts of the row, of all parts that the stage needs; for the
@@ -66,6 +68,37 @@ class PanelSegment(NamedTuple):
     product: DotColumns
     first: int
     width: int
+
+
+@dataclass
+class PanelMemory:
+    """The memory of packed panels. Panels with the same content share a place.
+
+    Attributes:
+        bytes: of all panels.
+        places: the first byte of each content.
+    """
+
+    bytes: int = 0
+    places: dict[Any, int] = field(default_factory=dict)
+
+    def place(self, content: Any, bytes_: int) -> int:
+        """The place of panels with a content; a new one, of so many bytes, if they have none."""
+        if content not in self.places:
+            self.places[content] = self.bytes
+            self.bytes += aligned(bytes_)
+        return self.places[content]
+
+
+def content_of(
+    columns: Sequence[tuple[DotColumns, int]], dots: Mapping[Equation, Dot]
+) -> tuple[Any, ...]:
+    """What decides the content of a panel: the columns of weights, not what they multiply."""
+    products = list(dict.fromkeys(product for product, _ in columns))
+    return tuple(
+        (products.index(product), product.offset, v, *dots[product.equation][1:])
+        for product, v in columns
+    )
 
 
 @dataclass(frozen=True)
@@ -126,6 +159,13 @@ class SolveTiling:
 
 
 AnyTiling: TypeAlias = StageTiling | MatrixTiling | SolveTiling
+
+
+def equal_parts(things: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
+    """Divide ``things`` into as few nearly equal parts as possible, of at most ``most``."""
+    width = ceil_div(len(things), ceil_div(len(things), most))
+    for start in range(0, len(things), width):
+        yield things[start : start + width]
 
 
 def counts_of(extent: int, vectors: int, lanes: int) -> tuple[int, list[int], list[int]]:

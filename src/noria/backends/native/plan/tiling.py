@@ -21,11 +21,14 @@ from noria.backends.native.plan.panels import (
     AnyTiling,
     MatrixTiling,
     Panel,
+    PanelMemory,
     PanelSegment,
     SolveTiling,
     StageTiling,
     aligned,
+    content_of,
     counts_of,
+    equal_parts,
     item_of,
 )
 from noria.backends.native.plan.schedule import Schedule
@@ -110,7 +113,7 @@ class KernelPlan:
         self.staged_steps = max(1, tuning.staged_bytes // widest)
         self.lanes = min(map(isa.lanes, _dtypes(schedule)))
         self.packs_blocks = once and not unpacked and (division.by_features or division.shares == 1)
-        self.panel_bytes = self.block_panel_bytes = 0
+        self.block_panel_bytes, self._memory = 0, PanelMemory()
         self.given_panels: int | None = None
         has_unit = isa.has_unit and self.lanes == matrix_unit.LANES and not unpacked
         weights = schedule.weight_bytes // (division.shares if division.by_features else 1)
@@ -125,6 +128,7 @@ class KernelPlan:
             self._of_block(products, block_width)
             for products in (schedule.prologue, schedule.epilogue)
         )
+        self.panel_bytes = self._memory.bytes
         self.by_example = [slot for slot in batch_major if self._is_of_unit(slot)]
         self.one_by_one = not any(tiling.panels for tiling in self.tilings) and not all(
             isinstance(tiling, StageTiling) for tiling in self.tilings
@@ -285,20 +289,21 @@ class KernelPlan:
         for columns in by_row:
             dot, item = self._dot(columns[0]), item_of(columns[0].equation.outputs[0])
             pairs = [(column, v) for column in columns for v in range(vectors)]
-            for some in _equal_parts(pairs, width):
+            for some in equal_parts(pairs, width):
                 vector = len(some) * self.lanes * item
                 features = stage.extent * len(columns)
                 by_unit = may_use_unit and self._suits_unit(columns[0], len(some), features)
                 bytes_ = dot.depth * vector
                 if by_unit:
                     bytes_ = matrix_unit.panel_bytes(dot.depth, len(some))
-                place = packed if self.packs_blocks else self.panel_bytes
+                place = packed
+                if not self.unpacked and not self.packs_blocks:
+                    blocks = ceil_div(stage.extent, vectors * self.lanes)
+                    content = stage.extent, vectors, by_unit, content_of(some, self.schedule.dots)
+                    place = self._memory.place(content, blocks * bytes_)
+                packed += aligned(bytes_)
                 panels.append(Panel(dot, tuple(some), row, place, bytes_, by_unit, parts))
                 row += aligned(vector)
-                packed += aligned(bytes_)
-                blocks = ceil_div(stage.extent, vectors * self.lanes)
-                if not self.unpacked and not self.packs_blocks:
-                    self.panel_bytes += aligned(blocks * bytes_)
             if any(panel.by_unit and panel.parts == parts for panel in panels):
                 parts += matrix_unit.row_bytes(dot.depth)
         if self.packs_blocks:
@@ -391,10 +396,3 @@ def _dtypes(schedule: Schedule) -> list[Any]:
     values = [*schedule.slots, *schedule.lookup.producer, *schedule.outputs]
     avals = [v.aval for v in values]
     return [np.dtype(np.float32), *(a.dtype for a in avals if a.dtype != bool and a.shape)]
-
-
-def _equal_parts(things: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
-    """Divide ``things`` into as few nearly equal parts as possible, of at most ``most``."""
-    width = ceil_div(len(things), ceil_div(len(things), most))
-    for start in range(0, len(things), width):
-        yield things[start : start + width]

@@ -90,16 +90,21 @@ class Frame:
                 store_field(b, ir.Constant(I32, 0), metadata, Metadata, "traits")
                 b.ret(NULL)
 
-    def fail_if(self, condition: ir.Value, message: str) -> None:
-        """Return an error of XLA if the condition holds."""
-        b, module = self.b, self.b.module
+    def fail_if(self, condition: ir.Value, message: str | ir.Value) -> None:
+        """Return an error of XLA if the condition holds; the message, or its address."""
+        b = self.b
         with b.if_then(condition):
-            text = bytearray(f"noria's native kernel: {message}\0".encode())
-            kind = ir.ArrayType(I8, len(text))
-            constant = ir.GlobalVariable(module, kind, module.get_unique_name("message"))
-            constant.global_constant, constant.linkage = True, "internal"
-            constant.initializer = ir.Constant(kind, text)
-            b.ret(b.call(_new_error(module), [self.pointer, address_of(constant)]))
+            text = self.message(message) if isinstance(message, str) else message
+            b.ret(b.call(_new_error(b.module), [self.pointer, text]))
+
+    def message(self, message: str) -> ir.Constant:
+        """The address of the text of an error."""
+        module, text = self.b.module, bytearray(f"noria's native kernel: {message}\0".encode())
+        kind = ir.ArrayType(I8, len(text))
+        constant = ir.GlobalVariable(module, kind, module.get_unique_name("message"))
+        constant.global_constant, constant.linkage = True, "internal"
+        constant.initializer = ir.Constant(kind, text)
+        return address_of(constant)
 
 
 def small_function(

@@ -16,6 +16,7 @@ from noria.backends.native.codegen.llvm import (
     I32,
     I64,
     POINTER,
+    VOID,
     advance,
     begin_function,
     declared,
@@ -73,6 +74,11 @@ def sizes(
     return np.array([time, batch, reverse, block_steps, shares, models, *by_model], np.int32)
 
 
+#: What is known of a buffer: its dtype, the size of its value, the axes before the value, the bytes
+#: of a number, and the messages for a wrong dtype and a wrong size.
+_COLUMNS = I64, I64, I64, I64, POINTER, POINTER
+
+
 class Handler:
     """Adds to the module of a kernel the function ``handler(frame)``."""
 
@@ -83,74 +89,130 @@ class Handler:
         self.frame = Frame(self.b, pointer)
 
     def emit(self) -> None:
-        b, fail_if = self.b, self.frame.fail_if
+        b, fail_if, schedule = self.b, self.frame.fail_if, self.plan.schedule
         inputs, outputs = (
-            [(kind, v) for kind in kinds for v in self.plan.schedule.values(kind)]
+            [(kind, v) for kind in kinds for v in schedule.values(kind)]
             for kinds in (INPUTS, RESULTS)
         )
-        arguments = self._buffers("args", len(inputs) + 1)
-        results = self._buffers("rets", len(outputs) + 1)
-        count = len(SIZES) + len(inputs)
-        self._check(arguments[0], "sizes", "int32", i64(count))
-        data = load_field(b, arguments[0], Buffer, "data")
-        numbers = [
-            b.sext(b.load(advance(b, data, 4 * i), typ=I32, align=4), I64) for i in range(count)
-        ]
-        given, by_model = numbers[: len(SIZES)], numbers[len(SIZES) :]
+        arguments = self._items("args", len(inputs) + 1)
+        results = self._items("rets", len(outputs) + 1)
+        first = b.load(arguments, typ=POINTER, align=8)
+        self._check(first, "sizes", "int32", i64(len(SIZES) + len(inputs)))
+        numbers = load_field(b, first, Buffer, "data")
+        given = [_load_number(b, numbers, i64(i)) for i in range(len(SIZES))]
         self.time, self.batch, _, self.block_steps, shares, models = given
         for name, number in zip(SIZES, given, strict=True):
             if name != "reverse":
                 fail_if(b.icmp_signed("<", number, i64(1)), f"{name} must be at least one")
-        strides, large = [], []
-        for i, (item, (kind, value)) in enumerate(zip(arguments[1:], inputs, strict=True)):
-            elements = self._elements(kind, value)
-            strides.append(b.mul(b.mul(elements, i64(item_of(value))), by_model[i]))
-            arrays = b.select(b.icmp_signed("==", by_model[i], i64(0)), i64(1), models)
-            self._check(item, f"input {i}", value.aval.dtype.name, b.mul(elements, arrays))
-        for i, (item, (kind, value)) in enumerate(zip(results[:-1], outputs, strict=True)):
-            elements = self._elements(kind, value)
-            strides.append(b.mul(elements, i64(item_of(value))))
-            self._check(item, f"output {i}", value.aval.dtype.name, b.mul(elements, models))
+        count = len(inputs) + len(outputs) + 1
+        self.table = stack(b, 16 * count, 16)
+        self.strides = advance(b, self.table, 8 * count)
+        by_model = advance(b, numbers, 4 * len(SIZES))
+        self._take(inputs, "input", advance(b, arguments, 8), 0, models, by_model)
+        self._take(outputs, "output", results, len(inputs), models)
+        large = []
+        for n, (kind, _) in enumerate(outputs, len(inputs)):
             if kind == "emitted":
-                large.append((item, b.mul(strides[-1], models)))
+                large.append((self._entry(n), b.mul(self._stride(n), models)))
         one_by_one = b.icmp_signed(">=", models, shares)
-        strides.append(self._scratch_bytes(b.select(one_by_one, i64(1), shares)))
-        parts = b.select(one_by_one, shares, i64(1))
-        scratch = b.mul(strides[-1], parts)
-        self._check(results[-1], "scratch memory", "uint8", scratch)
-        large.append((results[-1], scratch))
-        self._run([*arguments[1:], *results], strides, large, given)
+        stride = self._scratch_bytes(b.select(one_by_one, i64(1), shares))
+        scratch = b.mul(stride, b.select(one_by_one, shares, i64(1)))
+        item = b.load(advance(b, results, 8 * len(outputs)), typ=POINTER, align=8)
+        self._check(item, "scratch memory", "uint8", scratch)
+        self._fill(i64(count - 1), item, stride)
+        large.append((self._entry(count - 1), scratch))
+        self._run(count, large, given)
 
     # --- checks -------------------------------------------------------------------------------
 
-    def _buffers(self, which: str, count: int) -> list[ir.Value]:
-        """The buffers of a call, ``args`` or ``rets``."""
-        b = self.b
+    def _items(self, which: str, count: int) -> ir.Value:
+        """The addresses of the buffers of a call, ``args`` or ``rets``."""
         found = self.frame.load(which, "count", kind=I64)
-        self.frame.fail_if(b.icmp_signed("!=", found, i64(count)), f"expected {count} {which}")
-        items = self.frame.load(which, "items")
-        return [b.load(advance(b, items, 8 * i), typ=POINTER, align=8) for i in range(count)]
+        wrong = self.b.icmp_signed("!=", found, i64(count))
+        self.frame.fail_if(wrong, f"expected {count} {which}")
+        return self.frame.load(which, "items")
+
+    def _take(
+        self,
+        values: Sequence[tuple[str, Any]],
+        name: str,
+        items: ir.Value,
+        first: int,
+        models: ir.Value,
+        by_model: ir.Value | None = None,
+    ) -> None:
+        """Check buffers, and write them into the table, from number ``first`` on.
+
+        Args:
+            values: the kind and the value of each.
+            name: what they are.
+            items: the addresses of XLA's descriptions.
+            first: the number of the first one.
+            models: the number of models.
+            by_model: the flags that say whether there is one for each model; or all are.
+        """
+        b = self.b
+        scales = stack(b, 24, 16)  # indexed by `_axes`
+        for n, scale in enumerate((i64(1), self.batch, b.mul(self.batch, self.time))):
+            b.store(scale, advance(b, scales, 8 * n), align=8)
+        rows = [
+            [
+                *(DTYPES[v.aval.dtype.name], size(v), self._axes(kind, v), item_of(v)),
+                *self._complaints(f"{name} {n}", v.aval.dtype.name),
+            ]
+            for n, (kind, v) in enumerate(values)
+        ]
+        table = _constant_table(b.module, f"{name}s", rows)
+        with loop(b, i64(0), i64(len(rows))) as n:
+            row = advance(b, table, b.mul(n, i64(8 * len(_COLUMNS))))
+            code, numbers, axes, width, wrong_dtype, wrong_size = (
+                b.load(advance(b, row, 8 * i), typ=kind, align=8) for i, kind in enumerate(_COLUMNS)
+            )
+            item = b.load(b.gep(items, [n], source_etype=I64), typ=POINTER, align=8)
+            scale = b.load(b.gep(scales, [axes], source_etype=I64), typ=I64, align=8)
+            flag = i64(1) if by_model is None else _load_number(b, by_model, n)
+            elements = b.mul(numbers, scale)
+            arrays = b.select(b.icmp_signed("==", flag, i64(0)), i64(1), models)
+            self._compare(item, code, b.mul(elements, arrays), wrong_dtype, wrong_size)
+            self._fill(b.add(n, i64(first)), item, b.mul(b.mul(elements, width), flag))
+
+    def _axes(self, kind: str, value: Any) -> int:
+        """The axes in front of a value in its buffer: none, the batch, or the batch and time."""
+        if kind in ("shared", "accumulator"):
+            return 0
+        is_unchanged = kind == "step" and value in self.plan.schedule.unchanged
+        return 2 if kind in ("step", "emitted") and not is_unchanged else 1
 
     def _check(self, item: ir.Value, name: str, dtype: str, elements: ir.Value) -> None:
         """Fail unless a buffer has this dtype and so many elements."""
-        b = self.b
-        code = load_field(b, item, Buffer, "dtype", kind=I32)
-        self.frame.fail_if(
-            b.icmp_signed("!=", code, ir.Constant(I32, DTYPES[dtype])),
-            f"{name} is not of dtype {dtype}",
-        )
-        found = b.call(_count_elements(b.module), [item])
-        wrong = b.icmp_signed("!=", found, elements)
-        self.frame.fail_if(wrong, f"{name} has another size than the kernel was made for")
+        self._compare(item, i64(DTYPES[dtype]), elements, *self._complaints(name, dtype))
 
-    def _elements(self, kind: str, value: Any) -> ir.Value:
-        """The number of elements of a buffer for one model."""
-        count: ir.Value = i64(size(value))
-        if kind not in ("shared", "accumulator"):
-            count = self.b.mul(count, self.batch)
-        is_unchanged = kind == "step" and value in self.plan.schedule.unchanged
-        has_time = kind in ("step", "emitted") and not is_unchanged
-        return self.b.mul(count, self.time) if has_time else count
+    def _complaints(self, name: str, dtype: str) -> tuple[ir.Constant, ir.Constant]:
+        """The messages for a buffer with another dtype, and with another size."""
+        texts = f"is not of dtype {dtype}", "has another size than the kernel was made for"
+        wrong_dtype, wrong_size = (self.frame.message(f"{name} {text}") for text in texts)
+        return wrong_dtype, wrong_size
+
+    def _compare(
+        self,
+        item: ir.Value,
+        dtype: ir.Value,
+        elements: ir.Value,
+        wrong_dtype: ir.Value,
+        wrong_size: ir.Value,
+    ) -> None:
+        b = self.b
+        code = b.sext(load_field(b, item, Buffer, "dtype", kind=I32), I64)
+        self.frame.fail_if(b.icmp_signed("!=", code, dtype), wrong_dtype)
+        found = b.call(_count_elements(b.module), [item])
+        self.frame.fail_if(b.icmp_signed("!=", found, elements), wrong_size)
+
+    def _fill(self, n: ir.Value, item: ir.Value, stride: ir.Value) -> None:
+        """Write a buffer into the table, and its stride."""
+        b = self.b
+        data = load_field(b, item, Buffer, "data")
+        b.store(data, b.gep(self.table, [n], source_etype=I64), align=8)
+        b.store(stride, b.gep(self.strides, [n], source_etype=I64), align=8)
 
     def _scratch_bytes(self, shares: ir.Value) -> ir.Value:
         """The scratch memory of one model, as `KernelPlan.scratch_bytes` computes it."""
@@ -167,27 +229,21 @@ class Handler:
 
     def _run(
         self,
-        buffers: Sequence[ir.Value],
-        strides: Sequence[ir.Value],
+        count: int,
         large: Sequence[tuple[ir.Value, ir.Value]],
         given: Sequence[ir.Value],
     ) -> None:
-        """Run the team.
+        """Run the team on the table of ``count`` buffers.
 
         Args:
-            buffers: the inputs and results of the call.
-            strides: the bytes from model to model in each; of scratch memory, from share to share.
+            count: the number of buffers in the table.
             large: the results that may be large, and their sizes in bytes.
             given: the numbers of `SIZES`.
         """
-        b, module, count = self.b, self.b.module, len(buffers)
-        table = stack(b, 16 * count, 16)
-        for i, (item, stride) in enumerate(zip(buffers, strides, strict=True)):
-            b.store(load_field(b, item, Buffer, "data"), advance(b, table, 8 * i), align=8)
-            b.store(stride, advance(b, table, 8 * (count + i)), align=8)
+        b, module = self.b, self.b.module
         if platform.system() == "Linux":
-            for item, bytes_ in large:
-                self._prefer_huge_pages(load_field(b, item, Buffer, "data"), bytes_)
+            for address, bytes_ in large:
+                b.call(_prefer_huge_pages(module), [address, bytes_])
         # A program with constant weights is for inference: little happens between its calls. In
         # training the threads of XLA would have to share the cores with helpers that look for work.
         name = RUN_TEAM if self.plan.given_panels is None else RUN_WITH_HELPERS
@@ -195,25 +251,59 @@ class Handler:
         perform = address_of(module.globals["perform"])
         phases = self.phases.of_block(b, self.block_steps)
         sizes = [*given, i64(count), phases]
-        b.ret(b.call(run_team, [self.frame.pointer, table, *sizes, perform]))
+        b.ret(b.call(run_team, [self.frame.pointer, self.table, *sizes, perform]))
 
-    def _prefer_huge_pages(self, address: ir.Value, bytes_: ir.Value) -> None:
-        """Ask Linux for pages of two megabytes.
+    def _entry(self, n: int) -> ir.Value:
+        """The address of a buffer in the table."""
+        return self.b.load(advance(self.b, self.table, 8 * n), typ=POINTER, align=8)
 
-        XLA gets a large buffer anew from the system in each call. The first access to each page
-        costs a page fault; larger pages have 512 times fewer of them. The buffers of a program are
-        parts of one piece of memory, so pages at the ends are shared with others.
-        """
-        b, page = self.b, _HUGE_PAGE
-        first = b.ptrtoint(address, I64)
+    def _stride(self, n: int) -> ir.Value:
+        """The stride of a buffer in the table."""
+        return self.b.load(advance(self.b, self.strides, 8 * n), typ=I64, align=8)
+
+
+def _load_number(b: ir.IRBuilder, numbers: ir.Value, n: ir.Value) -> ir.Value:
+    """Number ``n`` of an array of 32-bit integers."""
+    return b.sext(b.load(b.gep(numbers, [n], source_etype=I32), typ=I32, align=4), I64)
+
+
+def _constant_table(module: ir.Module, name: str, rows: Sequence[Sequence[Any]]) -> ir.Constant:
+    """The address of constant rows of `_COLUMNS`."""
+    kind = ir.LiteralStructType(_COLUMNS)
+    columns = [
+        [
+            number if kind == POINTER else i64(number)
+            for kind, number in zip(_COLUMNS, row, strict=True)
+        ]
+        for row in rows
+    ]
+    table = ir.GlobalVariable(module, ir.ArrayType(kind, len(rows)), name)
+    table.global_constant, table.linkage = True, "internal"
+    table.initializer = ir.Constant(
+        table.value_type, [ir.Constant.literal_struct(row) for row in columns]
+    )
+    return address_of(table)
+
+
+def _prefer_huge_pages(module: ir.Module) -> ir.Function:
+    """``prefer_huge_pages(address, bytes)``: ask Linux for pages of two megabytes.
+
+    XLA gets a large buffer anew from the system in each call. The first access to each page
+    costs a page fault; larger pages have 512 times fewer of them. The buffers of a program are
+    parts of one piece of memory, so pages at the ends are shared with others.
+    """
+
+    def emit(b: ir.IRBuilder, address: ir.Value, bytes_: ir.Value) -> None:
+        page, first = _HUGE_PAGE, b.ptrtoint(address, I64)
         start = b.and_(first, i64(-page))
         end = b.and_(b.add(b.add(first, bytes_), i64(page - 1)), i64(-page))
         with b.if_then(b.icmp_signed(">", bytes_, i64(page))):
             advise = declared(b.module, "madvise", I32, POINTER, I64, I32)
-            b.call(
-                advise,
-                [b.inttoptr(start, POINTER), b.sub(end, start), ir.Constant(I32, _MADV_HUGEPAGE)],
-            )
+            count = b.sub(end, start)
+            b.call(advise, [b.inttoptr(start, POINTER), count, ir.Constant(I32, _MADV_HUGEPAGE)])
+        b.ret_void()
+
+    return small_function(module, "prefer_huge_pages", VOID, [POINTER, I64], emit)
 
 
 def _count_elements(module: ir.Module) -> ir.Function:

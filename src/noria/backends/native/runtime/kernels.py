@@ -6,15 +6,17 @@ memory goes back to the system when there are no more references.
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
+import gc
 import hashlib
 import logging
 import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,11 +157,34 @@ def _loaded(name: str, emit_module: Callable[[], ir.Module], isa: Isa) -> Librar
     """The machine code of a name, from the disk or else from LLVM."""
     code = cache.load(name)
     if code is None:
-        module, began = emit_module(), time.perf_counter()
-        code = object_code(module, isa)
-        _log.debug("%s: LLVM took %.3f s", name, time.perf_counter() - began)
+        with _without_collection():
+            code = _object_code(name, emit_module(), isa)
         cache.save(name, code)
     return library_of(code, isa)
+
+
+def _object_code(name: str, module: ir.Module, isa: Isa) -> bytes:
+    began = time.perf_counter()
+    code = object_code(module, isa)
+    _log.debug("%s: LLVM took %.3f s", name, time.perf_counter() - began)
+    return code
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """No search of Python for unused objects, for the time of one compilation.
+
+    A module is many small objects that refer to each other. If they are searched for once while
+    they are in use, they pass for old objects, and Python searches all objects of the process, which
+    takes as long as all of the emission. After it they are all unused, and young.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _say_if_slow(plan: KernelPlan, seconds: float) -> None:

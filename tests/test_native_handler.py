@@ -1,6 +1,8 @@
 """The handler of a kernel: an array that does not fit the kernel gives an error, not a crash."""
 
 import re
+from collections.abc import Callable
+from operator import methodcaller
 from typing import Any
 
 import jax
@@ -20,13 +22,16 @@ class Call:
     def __init__(self, arguments: list[Any], results: list[Any]):
         self.arguments, self.results = arguments, results
 
-    def argument(self, n: int, change: Any) -> None:
+    def argument(self, n: int, change: Callable[[Any], Any]) -> None:
         self.arguments[n] = change(self.arguments[n])
 
-    def result(self, n: int, change: Any) -> None:
-        old = self.results[n]
-        new = change(jnp.zeros(old.shape, old.dtype))
+    def result(self, n: int, change: Callable[[Any], Any]) -> None:
+        new = jax.eval_shape(change, self.results[n])
         self.results[n] = jax.ShapeDtypeStruct(new.shape, new.dtype)
+
+    def zero(self, n: int) -> None:
+        sizes = self.arguments[0]
+        self.arguments[0] = np.where(np.arange(len(sizes)) == n, 0, sizes).astype(sizes.dtype)
 
 
 def longer(array: Any) -> Any:
@@ -34,38 +39,28 @@ def longer(array: Any) -> Any:
 
 
 def other(array: Any) -> Any:
-    return array.astype(jnp.int8 if array.dtype != jnp.int8 else jnp.float32)
+    return array.astype(jnp.int8)
 
 
-def with_zero(n: int) -> Any:
-    return lambda sizes: np.where(np.arange(len(sizes)) == n, 0, sizes).astype(sizes.dtype)
-
-
-WRONG = {
+#: What is wrong with a call, by the message.
+WRONG: dict[str, Callable[[Call], Any]] = {
     "expected 7 args": lambda call: call.arguments.pop(),
     "expected 4 rets": lambda call: call.results.append(call.results[0]),
-    "sizes is not of dtype int32": lambda call: call.argument(0, other),
-    "sizes has another size": lambda call: call.argument(0, longer),
-    "time must be at least one": lambda call: call.argument(0, with_zero(0)),
-    "batch must be at least one": lambda call: call.argument(0, with_zero(1)),
-    "block_steps must be at least one": lambda call: call.argument(0, with_zero(3)),
-    "shares must be at least one": lambda call: call.argument(0, with_zero(4)),
-    "models must be at least one": lambda call: call.argument(0, with_zero(5)),
-    "scratch memory is not of dtype uint8": lambda call: call.result(-1, other),
-    "scratch memory has another size": lambda call: call.result(-1, longer),
-    **{
-        f"input {n} is not of dtype float32": lambda call, n=n: call.argument(n + 1, other)
-        for n in range(6)
-    },
-    **{
-        f"input {n} has another size": lambda call, n=n: call.argument(n + 1, longer)
-        for n in range(6)
-    },
-    **{
-        f"output {n} is not of dtype float32": lambda call, n=n: call.result(n, other)
-        for n in range(3)
-    },
-    **{f"output {n} has another size": lambda call, n=n: call.result(n, longer) for n in range(3)},
+    "sizes is not of dtype int32": methodcaller("argument", 0, other),
+    "sizes has another size": methodcaller("argument", 0, longer),
+    "time must be at least one": methodcaller("zero", 0),
+    "batch must be at least one": methodcaller("zero", 1),
+    "block_steps must be at least one": methodcaller("zero", 3),
+    "shares must be at least one": methodcaller("zero", 4),
+    "models must be at least one": methodcaller("zero", 5),
+    "scratch memory is not of dtype uint8": methodcaller("result", -1, other),
+    "scratch memory has another size": methodcaller("result", -1, longer),
+}
+WRONG |= {
+    f"{kind} {n} {text}": methodcaller(name, n + first, change)
+    for kind, name, count, first in (("input", "argument", 6, 1), ("output", "result", 3, 0))
+    for n in range(count)
+    for text, change in (("is not of dtype float32", other), ("has another size", longer))
 }
 
 

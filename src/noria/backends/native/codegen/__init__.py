@@ -22,5 +22,6 @@
 `vector`         a vector whose operators emit instructions
 `addresses`      buffers, scratch memory, and the address of each value
 `llvm`           types, loops, functions and memory of LLVM
+`builder`        a builder that leaves out what is known when the code is written
 ================ ==============================================================================
 """

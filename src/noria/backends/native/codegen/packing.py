@@ -91,16 +91,14 @@ def pack_steps(
     """Fill a panel with ``depth`` steps along the depth, from ``begin`` on.
 
     Each vector holds columns of one weight, or of several side by side; its other lanes are zero.
-    Panels of the same layout are filled by the same function.
+    Panels whose columns have the same layout are filled by the same function.
     """
     given = list(dict.fromkeys(v for some in columns for c in some for v in (c.weight, c.first)))
-    layout = "_".join(
-        "+".join(
-            f"{given.index(c.weight)}.{c.shape}.{c.contracted_axis}.{given.index(c.first)}.{c.width}"
-            for c in some
-        )
+    numbers = {value: n for n, value in enumerate(given)}
+    layout = [
+        [c._replace(weight=numbers[c.weight], first=numbers[c.first])[:] for c in some]
         for some in columns
-    )
+    ]
 
     def emit(b: ir.IRBuilder, panel: ir.Value, begin: ir.Value, *args: ir.Value) -> None:
         known = dict(zip(given, args, strict=True))
@@ -110,7 +108,7 @@ def pack_steps(
         ]
         _emit_pack_steps(b, vector, inside, panel, begin, depth)
 
-    name = f"pack_steps.{vector.count}.{vector.element}.{depth}.{layout}"
+    name = f"pack_steps.{vector}.{depth}.{layout}"
     kinds = [POINTER, I64, *(value.type for value in given)]
     b.call(internal_function(b.module, name, kinds, emit), [panel, begin, *given])
 

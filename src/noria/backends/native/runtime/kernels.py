@@ -174,9 +174,9 @@ def _object_code(name: str, module: ir.Module, isa: Isa) -> bytes:
 def _without_collection() -> Iterator[None]:
     """No search of Python for unused objects, for the time of one compilation.
 
-    A module is many small objects that refer to each other. If they are searched for once while
-    they are in use, they pass for old objects, and Python searches all objects of the process, which
-    takes as long as all of the emission. After it they are all unused, and young.
+    A module is many small objects that refer to each other. If Python searches them while they are
+    in use, they grow old, and there are so many that it searches all objects of the process too:
+    this took as long as to make the module. After the compilation they are unused, and still young.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,31 @@ def test_a_kernel_is_compiled_once(folder, compiled, caplog):
     name = files(folder)[0].stem
     assert [r.getMessage() for r in caplog.records if f"{name}: not in" in r.getMessage()]
     assert [r.getMessage() for r in caplog.records if f"{name}: read from" in r.getMessage()]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_a_compilation_is_not_searched_for_unused_objects(is_enabled, fails, folder, monkeypatch):
+    """And leaves the collector as it was, even if it fails."""
+    seen = []
+
+    def object_code(module: Any, isa: Any) -> bytes:
+        seen.append(gc.isenabled())
+        if fails:
+            raise MemoryError
+        return original(module, isa)
+
+    original = kernels.object_code
+    monkeypatch.setattr(kernels, "object_code", object_code)
+    was_enabled = gc.isenabled()
+    (gc.enable if is_enabled else gc.disable)()
+    try:
+        with pytest.raises(MemoryError) if fails else nullcontext():
+            value()
+        assert gc.isenabled() == is_enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+    assert seen == [False]
 
 
 def test_a_gradient(folder, compiled):

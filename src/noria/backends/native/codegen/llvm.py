@@ -59,19 +59,42 @@ def splat(b: ir.IRBuilder, number: ir.Value, count: int) -> ir.Value:
 
 @contextmanager
 def loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value) -> Iterator[ir.Value]:
-    """A loop for each number from ``start`` to before ``stop``."""
-    before = b.block
-    head, body, done = (b.append_basic_block(name) for name in ("head", "body", "done"))
-    b.branch(head)
-    b.position_at_end(head)
-    i = b.phi(I64)
-    i.add_incoming(start, before)
-    b.cbranch(b.icmp_signed("<", i, stop), body, done)
-    b.position_at_end(body)
-    yield i
-    i.add_incoming(b.add(i, i64(1)), b.block)
-    b.branch(head)
+    """A loop for each number from ``start`` to before ``stop``.
+
+    There is none for one number, and no test before the first one if that is known to be below.
+    """
+    before, count = b.block, _known_count(start, stop)
+    if count == 1:
+        yield start
+        return
+    if count > 1:
+        body, done = b.append_basic_block("body"), b.append_basic_block("done")
+        b.branch(body)
+        b.position_at_end(body)
+        i = b.phi(I64)
+        i.add_incoming(start, before)
+        yield i
+        following = b.add(i, i64(1))
+        i.add_incoming(following, b.block)
+        b.cbranch(b.icmp_signed("<", following, stop), body, done)
+    else:
+        head, body, done = (b.append_basic_block(name) for name in ("head", "body", "done"))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(start, before)
+        b.cbranch(b.icmp_signed("<", i, stop), body, done)
+        b.position_at_end(body)
+        yield i
+        i.add_incoming(b.add(i, i64(1)), b.block)
+        b.branch(head)
     b.position_at_end(done)
+
+
+def _known_count(start: ir.Value, stop: ir.Value) -> int:
+    """How many numbers there are, or 0 if that is not known."""
+    are_known = isinstance(start, ir.Constant) and isinstance(stop, ir.Constant)
+    return max(0, stop.constant - start.constant) if are_known else 0
 
 
 def carry_loop(

@@ -1,6 +1,6 @@
 """LLVM for all code generators: types, loops, functions, and memory of whole or partial vectors."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -343,6 +343,17 @@ def load_lanes(
         return b.load(address, typ=kind, align=align)
     operands = address, ir.Constant(I32, align), mask(kind.count, count), constant(kind, 0)
     return intrinsic(b, "masked.load", *operands, result=kind, of=(kind, POINTER))
+
+
+def load_each(
+    b: ir.IRBuilder, addresses: Iterable[ir.Value], kind: ir.VectorType, align: int
+) -> ir.Value:
+    """A vector of numbers that are anywhere in memory; the other lanes are zero."""
+    found: ir.Value = constant(kind, 0)
+    for lane, address in enumerate(addresses):
+        number = b.load(address, typ=kind.element, align=align)
+        found = b.insert_element(found, number, ir.Constant(I32, lane))
+    return found
 
 
 def store_lanes(

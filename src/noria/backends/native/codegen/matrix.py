@@ -35,6 +35,7 @@ from noria.backends.native.codegen.llvm import (
     i64,
     internal_function,
     intrinsic,
+    load_each,
     load_lanes,
     loop,
     mask,
@@ -270,10 +271,9 @@ class MatrixStageCode:
         elif not stride:
             found = splat(b, b.load(address, typ=kind, align=item), self.lanes)
         else:
-            found = constant(vector, 0)
-            for lane in range(self.counts[n]):
-                number = b.load(advance(b, address, lane * stride * item), typ=kind, align=item)
-                found = b.insert_element(found, number, ir.Constant(I32, lane))
+            lanes = range(self.counts[n])
+            places = [advance(b, address, lane * stride * item) for lane in lanes]
+            found = load_each(b, places, vector, item)
         return b.icmp_unsigned("!=", found, constant(vector, 0)) if dtype.kind == "b" else found
 
     def _address(self, slot: Any, access: Access, feature: ir.Value, n: int = 0) -> ir.Value:

@@ -18,7 +18,6 @@ from noria.backends.native.codegen.addresses import (
     panel_vector,
 )
 from noria.backends.native.codegen.llvm import (
-    I32,
     I64,
     POINTER,
     VOID,
@@ -29,6 +28,7 @@ from noria.backends.native.codegen.llvm import (
     for_share,
     i64,
     internal_function,
+    load_each,
     load_lanes,
     loop,
     transposed,
@@ -165,29 +165,24 @@ def _line(
         if contracted_axis == 0:
             return load_lanes(b, start, vector, count, bytes_of(vector) // vector.count)
         return b.call(strided_line(b.module, vector, count), [start, i64(shape[1])])
-    line: ir.Value = constant(vector, 0)
-    lanes = iter(range(vector.count))
+    places = []
     for weight, shape, contracted_axis, first, count in columns:
         for n in range(count):
             column = b.add(first, i64(n))
             row, last = (k, column) if contracted_axis == 0 else (column, k)
-            number = b.load(
-                b.gep(weight, [b.add(b.mul(row, i64(shape[1])), last)], source_etype=one), typ=one
-            )
-            line = b.insert_element(line, number, ir.Constant(I32, next(lanes)))
-    return line
+            place = b.add(b.mul(row, i64(shape[1])), last)
+            places.append(b.gep(weight, [place], source_etype=one))
+    return load_each(b, places, vector, bytes_of(vector) // vector.count)
 
 
 def strided_line(module: ir.Module, vector: ir.VectorType, count: int) -> ir.Function:
     """``vector f(source, stride)``: ``count`` numbers, ``stride`` numbers apart, and then zeros."""
 
     def emit(b: ir.IRBuilder, source: ir.Value, stride: ir.Value) -> None:
-        line: ir.Value = constant(vector, 0)
-        for n in range(count):
-            place = b.gep(source, [b.mul(stride, i64(n))], source_etype=vector.element)
-            number = b.load(place, typ=vector.element)
-            line = b.insert_element(line, number, ir.Constant(I32, n))
-        b.ret(line)
+        item = bytes_of(vector) // vector.count
+        strides = [b.mul(stride, i64(n)) for n in range(count)]
+        places = [b.gep(source, [shift], source_etype=vector.element) for shift in strides]
+        b.ret(load_each(b, places, vector, item))
 
     name = f"strided_line.{count}.{vector.count}.{vector.element}"
     return internal_function(module, name, [POINTER, I64], emit, vector)

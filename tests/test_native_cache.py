@@ -164,7 +164,7 @@ def test_a_compilation_is_not_searched_for_unused_objects(is_enabled, fails, fol
             raise MemoryError
         return original(module, isa)
 
-    original = kernels.object_code
+    original = target.object_code
     monkeypatch.setattr(kernels, "object_code", object_code)
     was_enabled = gc.isenabled()
     (gc.enable if is_enabled else gc.disable)()

@@ -9,6 +9,7 @@ import mmap
 import platform
 import re
 import resource
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -28,8 +29,10 @@ from models import assert_close
 
 import noria as nr
 from noria.backends.native.codegen import llvm
+from noria.backends.native.codegen.addresses import Columns
 from noria.backends.native.codegen.kernel import emit
 from noria.backends.native.codegen.microkernels import gemm_microkernel, rank_k_update
+from noria.backends.native.codegen.packing import pack_steps
 from noria.backends.native.codegen.unit_update import Operand, Target, add_outer_products
 from noria.backends.native.machine import Isa, Tuning
 from noria.backends.native.runtime import target
@@ -193,7 +196,8 @@ def test_a_builder_folds_the_arithmetic_of_whole_numbers():
     assert b.udiv(n, one) is n
     assert b.gep(pointer, [zero], llvm.I8) is pointer
     assert [b.add(six, six).constant, b.sub(one, six).constant] == [12, -5]
-    assert [b.mul(six, six).constant, b.mul(n, zero).constant, b.udiv(six, llvm.i64(4)).constant]
+    found = b.mul(six, six), b.mul(n, zero), b.udiv(six, llvm.i64(4)), b.and_(six, llvm.i64(3))
+    assert [number.constant for number in found] == [36, 0, 1, 2]
     assert b.select(b.icmp_signed("<", one, six), n, six) is n
     assert not b.block.instructions, "all of this is known when the code is written"
 
@@ -231,18 +235,89 @@ class Together(nr.Cell):
         return tuple(jnp.tanh(self.W @ h + n + x) for n, h in enumerate(states))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [2, 3])
 def test_products_with_the_same_columns_share_panels(count, plans):
     """A weight is packed once, whatever it is multiplied with."""
-    cell = Together(0.1 * jax.random.normal(jax.random.key(0), (48, 48), jnp.float32), count)
-    layer = nr.Recurrence(cell, backend="native")
+    weight = 0.1 * jax.random.normal(jax.random.key(0), (48, 48), jnp.float32)
+    layer = nr.Recurrence(Together(weight, count), backend="native")
     xs = jnp.ones((9, 5, 48), jnp.float32)
     assert_close(layer.scan(None, xs), nr.with_backend(layer, "plain").scan(None, xs), 1e-5)
     (planned,) = plans
-    assert planned.panel_bytes == 4 * 48 * 48
+    assert planned.panel_bytes == weight.nbytes
+    uses = Counter(panel.offset for tiling in planned.plan.tilings for panel in tiling.panels)
+    assert set(uses.values()) == {count}
+
+
+class Apart(nr.Cell):
+    """Two products with parts of one weight, or with parts of its transpose."""
+
+    W: jax.Array
+    second: tuple[int, bool]
+
+    def initial_state(self) -> Any:
+        return (jnp.zeros(48, jnp.float32),) * 2
+
+    def __call__(self, states: Any, x: Any) -> Any:
+        start, is_transposed = self.second
+        part = self.W[start : start + 48]
+        one, two = self.W[:48] @ states[0], (part.T if is_transposed else part) @ states[1]
+        return jnp.tanh(one + x), jnp.tanh(two + x)
+
+
+@pytest.mark.parametrize("second", [(0, True), (48, False), (48, True)])
+def test_products_with_other_columns_have_other_panels(second, plans):
+    """Rows further down in the same array, and the same rows as columns."""
+    weight = 0.1 * jax.random.normal(jax.random.key(0), (96, 48), jnp.float32)
+    layer, xs = (
+        nr.Recurrence(Apart(weight, second), backend="native"),
+        jnp.ones((9, 5, 48), jnp.float32),
+    )
+    assert_close(layer.scan(None, xs), nr.with_backend(layer, "plain").scan(None, xs), 1e-5)
+    (planned,) = plans
     panels = [panel for tiling in planned.plan.tilings for panel in tiling.panels]
-    assert len(panels) == count
-    assert {panel.offset for panel in panels} == {0}
+    assert len({panel.offset for panel in panels}) == len(panels) > 1
+
+
+def test_panels_of_the_same_layout_are_packed_by_one_function():
+    """Weights of four layers of the same size, and of one of another."""
+    module = ir.Module("test")
+    b, (weight, panel) = llvm.begin_function(module, "pack", llvm.VOID, *[llvm.POINTER] * 2)
+    vector = ir.VectorType(ir.FloatType(), 4)
+    for rows, first in ((8, 0), (8, 4), (16, 4)):
+        columns = [[Columns(weight, (rows, 6), 1, llvm.i64(first), 4)]]
+        pack_steps(b, vector, columns, panel, llvm.i64(0), 6)
+    b.ret_void()
+    names = [name for name in module.globals if name.startswith("pack_steps")]
+    assert len(names) == 2
+    assert [str(module).count(f'call void @"{name}"') for name in names] == [2, 1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("carries", [True, False])
+def test_loops_take_each_number_once(carries, is_known, count):
+    """Known counts make other code than counts of a call; `carry_loop` has at least one."""
+    module = ir.Module("test")
+    b, (given,) = llvm.begin_function(module, "total", llvm.I64, llvm.I64)
+    stop = llvm.i64(count) if is_known else given
+    total = llvm.stack(b, 8, 8)
+    b.store(llvm.i64(0), total)
+
+    def add(n: ir.Value) -> ir.Value:
+        old = b.load(total, typ=llvm.I64)
+        b.store(b.add(b.mul(old, llvm.i64(10)), b.add(n, llvm.i64(1))), total)
+
+    if not carries:
+        with llvm.loop(b, llvm.i64(0), stop) as n:
+            add(n)
+    elif count:
+        (last,) = llvm.carry_loop(b, stop, [llvm.i64(7)], lambda n, _: [add(n) or n])
+        b.store(b.add(b.mul(b.load(total, typ=llvm.I64), llvm.i64(10)), last), total)
+    b.ret(b.load(total, typ=llvm.I64))
+    library = target.compile_module(module, ISAS[0])
+    run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(library.address("total"))
+    digits = [*range(1, count + 1), *([count - 1] if carries and count else [])]
+    assert run(count) == int("".join(map(str, digits)) or "0")
 
 
 def test_counters_of_a_share_are_cache_lines_apart():

@@ -18,7 +18,7 @@ _COMPARE = {
 
 
 class Builder(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no annotations
-    """Folds the arithmetic of whole numbers, and computes no address twice in a block.
+    """Folds sums, products and comparisons of whole numbers, and makes none twice in a block.
 
     Most of the code of a kernel is the arithmetic of addresses, much of it with numbers that the
     plan knows. LLVM would find the same, after all of it has been written, printed and parsed.
@@ -46,8 +46,10 @@ class Builder(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no annotation
         return self._whole(int.__mul__, "mul", lhs, rhs)
 
     def udiv(self, lhs: ir.Value, rhs: ir.Value) -> ir.Value:
-        # All whole numbers of a kernel that are divided are sizes, which are not negative.
-        return lhs if _is(rhs, 1) else self._whole(int.__floordiv__, "udiv", lhs, rhs)
+        if _is(rhs, 1):
+            return lhs
+        # Whole numbers that are known, and divided, are sizes, which are not negative.
+        return self._whole(int.__floordiv__, "udiv", lhs, rhs)
 
     def gep(self, ptr: ir.Value, indices: Sequence[ir.Value], source_etype: ir.Type) -> ir.Value:
         (index,) = indices
@@ -78,6 +80,7 @@ class Builder(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no annotation
 
     @contextmanager
     def if_then(self, pred: ir.Value) -> Iterator[None]:
+        """No branch if the condition is known to hold. Then the code inside must not return."""
         if isinstance(pred, ir.Constant) and pred.constant:
             yield
         else:

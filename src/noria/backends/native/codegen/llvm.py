@@ -105,8 +105,11 @@ def carry_loop(
 ) -> list[ir.Value]:
     """A loop that carries values: ``step(k, values)`` replaces them for each k below ``count``.
 
-    The count is at least one, so that the loop needs no test before it.
+    The count is at least one, so that the loop needs no test before it. There is no loop if it is
+    known to be one.
     """
+    if _known_count(i64(0), count) == 1:
+        return list(step(i64(0), start))
     before, body, done = b.block, b.append_basic_block("body"), b.append_basic_block("done")
     b.branch(body)
     b.position_at_end(body)

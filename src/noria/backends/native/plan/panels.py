@@ -34,8 +34,8 @@ class Panel:
         dot: the product of the first column.
         columns: for each vector of the panel a product, and the number of a vector of the block.
         tile_offset: the first byte of the products in a row of the tile.
-        offset: the first byte of the packed panels, of all packed weights; the same for panels of
-            the same columns.
+        offset: the first byte of the packed panels, of all packed weights. Panels of the same
+            columns in the same blocks have the same, unless a thread packs its own for each stage.
         bytes: of the panel of one block.
         by_unit: whether the matrix unit multiplies.
         parts: the first byte of the parts of the row, of all parts that the stage needs; for the

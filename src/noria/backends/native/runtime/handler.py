@@ -107,6 +107,9 @@ class Handler:
         count = len(inputs) + len(outputs) + 1
         self.table = stack(b, 16 * count, 16)
         self.strides = advance(b, self.table, 8 * count)
+        self.scales = stack(b, 24, 16)  # of `_axes`
+        for n, scale in enumerate((i64(1), self.batch, b.mul(self.batch, self.time))):
+            b.store(scale, advance(b, self.scales, 8 * n), align=8)
         by_model = advance(b, numbers, 4 * len(SIZES))
         self._take(inputs, "input", advance(b, arguments, 8), 0, models, by_model)
         self._take(outputs, "output", results, len(inputs), models)
@@ -152,12 +155,12 @@ class Handler:
             by_model: the flags that say whether there is one for each model; or all are.
         """
         b = self.b
-        scales = stack(b, 24, 16)  # indexed by `_axes`
-        for n, scale in enumerate((i64(1), self.batch, b.mul(self.batch, self.time))):
-            b.store(scale, advance(b, scales, 8 * n), align=8)
         rows = [
             [
-                *(DTYPES[v.aval.dtype.name], size(v), self._axes(kind, v), item_of(v)),
+                i64(DTYPES[v.aval.dtype.name]),
+                i64(size(v)),
+                i64(self._axes(kind, v)),
+                i64(item_of(v)),
                 *self._complaints(f"{name} {n}", v.aval.dtype.name),
             ]
             for n, (kind, v) in enumerate(values)
@@ -169,7 +172,7 @@ class Handler:
                 b.load(advance(b, row, 8 * i), typ=kind, align=8) for i, kind in enumerate(_COLUMNS)
             )
             item = b.load(b.gep(items, [n], source_etype=I64), typ=POINTER, align=8)
-            scale = b.load(b.gep(scales, [axes], source_etype=I64), typ=I64, align=8)
+            scale = b.load(b.gep(self.scales, [axes], source_etype=I64), typ=I64, align=8)
             flag = i64(1) if by_model is None else _load_number(b, by_model, n)
             elements = b.mul(numbers, scale)
             arrays = b.select(b.icmp_signed("==", flag, i64(0)), i64(1), models)
@@ -267,21 +270,14 @@ def _load_number(b: ir.IRBuilder, numbers: ir.Value, n: ir.Value) -> ir.Value:
     return b.sext(b.load(b.gep(numbers, [n], source_etype=I32), typ=I32, align=4), I64)
 
 
-def _constant_table(module: ir.Module, name: str, rows: Sequence[Sequence[Any]]) -> ir.Constant:
+def _constant_table(
+    module: ir.Module, name: str, rows: Sequence[Sequence[ir.Constant]]
+) -> ir.Constant:
     """The address of constant rows of `_COLUMNS`."""
-    kind = ir.LiteralStructType(_COLUMNS)
-    columns = [
-        [
-            number if kind == POINTER else i64(number)
-            for kind, number in zip(_COLUMNS, row, strict=True)
-        ]
-        for row in rows
-    ]
-    table = ir.GlobalVariable(module, ir.ArrayType(kind, len(rows)), name)
+    kind = ir.ArrayType(ir.LiteralStructType(_COLUMNS), len(rows))
+    table = ir.GlobalVariable(module, kind, name)
     table.global_constant, table.linkage = True, "internal"
-    table.initializer = ir.Constant(
-        table.value_type, [ir.Constant.literal_struct(row) for row in columns]
-    )
+    table.initializer = ir.Constant(kind, [ir.Constant.literal_struct(row) for row in rows])
     return address_of(table)
 
 

@@ -177,6 +177,8 @@ def _without_collection() -> Iterator[None]:
     A module is many small objects that refer to each other. If Python searches them while they are
     in use, they grow old, and there are so many that it searches all objects of the process too:
     this took as long as to make the module. After the compilation they are unused, and still young.
+    The switch belongs to the process: a thread that switches the search off meanwhile will find it
+    on again.
     """
     was_enabled = gc.isenabled()
     gc.disable()

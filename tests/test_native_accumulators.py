@@ -278,6 +278,16 @@ def test_sums_in_the_state_of_several_models_agree_with_the_scan(tune):
     assert_backends_agree(each, ensemble(everything(), 3), random(0, 3, 2, 6, 3))
 
 
+@pytest.mark.parametrize("models", [None, 3])
+def test_an_empty_batch_has_no_sums_in_the_state(models, tune):
+    tune(carried_numbers=1)
+    gradients = jax.grad(loss, argnums=(0, 1))
+    layer, shape = everything(), (0, 6, 3)
+    if models:
+        gradients, layer, shape = jax.vmap(gradients), ensemble(layer, models), (models, *shape)
+    assert_backends_agree(gradients, layer, random(0, *shape))
+
+
 def test_wide_sums_are_in_the_state_and_narrow_ones_are_not(plans, tune):
     """The parameters are a weight, 128 gains and four biases."""
     layer = step_of(

@@ -28,10 +28,11 @@ _STEPS = 4
 def with_carried_sums(loop: NativeLoop, arrays: Sequence[Any], time: int, run: Run) -> list[Any]:
     """The results of ``run(loop, arrays)``, of a loop whose wide sums are in the state."""
     which = _wide_sums(loop)
-    if time < _STEPS or not any(which):
+    batch = loop.batch(arrays)
+    if time < _STEPS or not batch or not any(which):
         return run(loop, arrays)
     inner, sums = _carrying(loop, which)
-    axes = (*(() if loop.models is None else (loop.models,)), loop.batch(arrays))
+    axes = (*(() if loop.models is None else (loop.models,)), batch)
     zeros = [jnp.zeros((*axes, *v.aval.shape), v.aval.dtype) for v in sums]
     found = run(inner, [*arrays, *zeros])
     first, after = len(loop.call.state), len(loop.call.state) + len(sums)

@@ -619,6 +619,14 @@ def test_a_wrong_file_is_not_written(tmp_path, monkeypatch):
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_a_state_that_must_be_positive_is_one_that_the_model_reaches(tmp_path):
+    """A neural Turing machine takes powers of the weights of its heads, which are in its state."""
+    pytest.importorskip("onnxruntime")
+    layer = nr.Recurrence(nr.cells.NTMCell(3, 4, key=KEYS[0]))
+    nr.to_onnx(tmp_path / "model.onnx", layer, lengths=True, state=True)
+    assert (tmp_path / "model.onnx").exists()
+
+
 @pytest.mark.full
 def test_cells_of_the_catalogue_become_files(tmp_path, capsys):
     """All that draw no numbers and compute with real ones; each is checked by onnxruntime."""

@@ -42,22 +42,22 @@ def largest_difference(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     rng, worst = np.random.default_rng(0), 0.0
-    own = model.initial_state()
+    run = model.step if step else model.scan
     windows = any(isinstance(part, WindowedLayer) for _, part in iterate_modules(model))
     for batch, time in WIDE if windows and not step else SIZES:
         of_step = (batch,) if model.stride == 1 else (batch, model.stride)
-        feeds: dict[str, Any] = {"x": _draw(rng, model, of_step if step else (batch, time), x)}
+        axes = of_step if step else (batch, time)
+        feeds: dict[str, Any] = {"x": _draw(rng, model, axes, x)}
         if lengths:
             feeds["lengths"] = np.minimum([time, 1, 0][:batch], time).astype(np.int32)
         state = None
         if states:
-            state = jtu.tree_map(lambda a, b=batch: _random(rng, (b, *a.shape), a.dtype), own)
+            # One that the model reaches: those of a cell may have to be positive, or sum to one.
+            state, _ = run(None, _as_input(_draw(rng, model, axes, x)))
             names = [one.name for one in session.get_inputs() if one.name.startswith("state")]
             feeds |= dict(zip(names, map(np.asarray, jtu.tree_leaves(state)), strict=True))
-        run = model.step if step else model.scan
         options_ = {"lengths": jnp.asarray(feeds["lengths"])} if lengths else {}
-        xs = jnp.asarray(feeds["x"].astype(np.int32) if x.dtype.kind == "i" else feeds["x"])
-        after, ys = run(state, xs, **options_)
+        after, ys = run(state, _as_input(feeds["x"]), **options_)
         wanted = [ys, *(jtu.tree_leaves(after) if states else [])]
         for got, want in zip(session.run(None, feeds), wanted, strict=True):
             got, want = (np.asarray(a, np.float64) for a in (got, want))  # also of booleans
@@ -79,9 +79,5 @@ def _draw(rng: Any, model: Layer, axes: tuple[int, ...], x: Value) -> np.ndarray
     return rng.integers(0, min((len(t) for t in tables), default=2), axes).astype(np.int64)
 
 
-def _random(rng: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    if jnp.issubdtype(dtype, jnp.floating):
-        return jnp.asarray(rng.normal(size=shape) / 2, dtype)
-    if jnp.issubdtype(dtype, jnp.bool_):
-        return jnp.asarray(rng.random(shape) < 0.5)
-    return jnp.zeros(shape, dtype)
+def _as_input(xs: np.ndarray) -> Any:
+    return jnp.asarray(xs.astype(np.int32) if xs.dtype.kind == "i" else xs)

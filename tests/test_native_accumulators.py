@@ -281,11 +281,11 @@ def test_sums_in_the_state_of_several_models_agree_with_the_scan(tune):
 @pytest.mark.parametrize("models", [None, 3])
 def test_an_empty_batch_has_no_sums_in_the_state(models, tune):
     tune(carried_numbers=1)
-    gradients = jax.grad(loss, argnums=(0, 1))
-    layer, shape = everything(), (0, 6, 3)
+    gradients, layer, xs = jax.grad(loss, argnums=(0, 1)), everything(), random(0, 0, 6, 3)
     if models:
-        gradients, layer, shape = jax.vmap(gradients), ensemble(layer, models), (models, *shape)
-    assert_backends_agree(gradients, layer, random(0, *shape))
+        gradients, layer = jax.vmap(gradients), ensemble(layer, models)
+        xs = random(0, models, 0, 6, 3)
+    assert_backends_agree(gradients, layer, xs)
 
 
 def test_wide_sums_are_in_the_state_and_narrow_ones_are_not(plans, tune):

@@ -50,13 +50,13 @@ def largest_difference(
         feeds: dict[str, Any] = {"x": _draw(rng, model, axes, x)}
         if lengths:
             feeds["lengths"] = np.minimum([time, 1, 0][:batch], time).astype(np.int32)
+        options_ = {"lengths": jnp.asarray(feeds["lengths"])} if lengths else {}
         state = None
         if states:
             # One that the model reaches: those of a cell may have to be positive, or sum to one.
-            state, _ = run(None, _as_input(_draw(rng, model, axes, x)))
+            state, _ = run(None, _as_input(_draw(rng, model, axes, x)), **options_)
             names = [one.name for one in session.get_inputs() if one.name.startswith("state")]
             feeds |= dict(zip(names, map(np.asarray, jtu.tree_leaves(state)), strict=True))
-        options_ = {"lengths": jnp.asarray(feeds["lengths"])} if lengths else {}
         after, ys = run(state, _as_input(feeds["x"]), **options_)
         wanted = [ys, *(jtu.tree_leaves(after) if states else [])]
         for got, want in zip(session.run(None, feeds), wanted, strict=True):

@@ -628,11 +628,12 @@ def test_a_state_that_must_be_positive_is_one_that_the_model_reaches(tmp_path):
 
 
 @pytest.mark.full
-def test_cells_of_the_catalogue_become_files(tmp_path, capsys):
+@pytest.mark.parametrize("part", range(4))
+def test_cells_of_the_catalogue_become_files(part, tmp_path, capsys):
     """All that draw no numbers and compute with real ones; each is checked by onnxruntime."""
     pytest.importorskip("onnxruntime")
     done, refused = [], {}
-    for name in sorted(n for n in dir(nr.cells) if n.endswith("Cell")):
+    for name in sorted(n for n in dir(nr.cells) if n.endswith("Cell"))[part::4]:
         try:
             cell = getattr(nr.cells, name)(6, 6, key=KEYS[0])
         except (TypeError, ValueError):
@@ -642,7 +643,7 @@ def test_cells_of_the_catalogue_become_files(tmp_path, capsys):
             done.append(name)
         except ValueError as error:
             refused[name] = str(error)
-    assert len(done) > 80
+    assert len(done) > 20
     known = (
         "complex numbers",
         "takes",

@@ -68,26 +68,34 @@ def loop(b: ir.IRBuilder, start: ir.Value, stop: ir.Value) -> Iterator[ir.Value]
         yield start
         return
     if count > 1:
-        body, done = b.append_basic_block("body"), b.append_basic_block("done")
-        b.branch(body)
-        b.position_at_end(body)
-        i = b.phi(I64)
-        i.add_incoming(start, before)
-        yield i
-        following = b.add(i, i64(1))
-        i.add_incoming(following, b.block)
-        b.cbranch(b.icmp_signed("<", following, stop), body, done)
-    else:
-        head, body, done = (b.append_basic_block(name) for name in ("head", "body", "done"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I64)
-        i.add_incoming(start, before)
-        b.cbranch(b.icmp_signed("<", i, stop), body, done)
-        b.position_at_end(body)
-        yield i
-        i.add_incoming(b.add(i, i64(1)), b.block)
-        b.branch(head)
+        with _repeated(b, start, stop) as i:
+            yield i
+        return
+    head, body, done = (b.append_basic_block(name) for name in ("head", "body", "done"))
+    b.branch(head)
+    b.position_at_end(head)
+    i = b.phi(I64)
+    i.add_incoming(start, before)
+    b.cbranch(b.icmp_signed("<", i, stop), body, done)
+    b.position_at_end(body)
+    yield i
+    i.add_incoming(b.add(i, i64(1)), b.block)
+    b.branch(head)
+    b.position_at_end(done)
+
+
+@contextmanager
+def _repeated(b: ir.IRBuilder, start: ir.Value, stop: ir.Value) -> Iterator[ir.Value]:
+    """A loop without a test before the first number, which is below ``stop``."""
+    before, body, done = b.block, b.append_basic_block("body"), b.append_basic_block("done")
+    b.branch(body)
+    b.position_at_end(body)
+    i = b.phi(I64)
+    i.add_incoming(start, before)
+    yield i
+    following = b.add(i, i64(1))
+    i.add_incoming(following, b.block)
+    b.cbranch(b.icmp_signed("<", following, stop), body, done)
     b.position_at_end(done)
 
 
@@ -110,17 +118,13 @@ def carry_loop(
     """
     if _known_count(i64(0), count) == 1:
         return list(step(i64(0), start))
-    before, body, done = b.block, b.append_basic_block("body"), b.append_basic_block("done")
-    b.branch(body)
-    b.position_at_end(body)
-    k, values = b.phi(I64), [b.phi(value.type) for value in start]
-    after = step(k, values)
-    following = b.add(k, i64(1))
-    for phi, first, new in zip((k, *values), (i64(0), *start), (following, *after), strict=True):
-        phi.add_incoming(first, before)
-        phi.add_incoming(new, b.block)
-    b.cbranch(b.icmp_signed("<", following, count), body, done)
-    b.position_at_end(done)
+    before = b.block
+    with _repeated(b, i64(0), count) as k:
+        values = [b.phi(value.type) for value in start]
+        after = step(k, values)
+        for phi, first, new in zip(values, start, after, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(new, b.block)
     return list(after)
 
 

@@ -436,6 +436,8 @@ SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = 
         infer,
         partial(lstm, 20, 16, 512, 512),
     ),
+    "prefetched_weight_bytes": (((0, 0), (2**30, 2**30)), infer, partial(lstm, 50, 16, 256, 256)),
+    "depth_steps": (((1, 1), (2, 2), (8, 8)), infer, partial(lstm, 50, 16, 256, 256)),
     "block_vectors": ((1, 2, 8), infer, partial(rnn, 100, 8, 128, 128)),
     "elementwise_vectors": ((1, 4), train, partial(lstm, 100, 64, 16, 64)),
     "product_vectors": (

@@ -85,8 +85,9 @@ def test_accumulators_of_a_panel_stay_in_registers(plans_for, isa, width, is_giv
     rows = plan.register_rows(width)
     vector = ir.VectorType(ir.FloatType(), plan.lanes)
     align = 4 if is_given else 4 * plan.lanes
-    text = assembly_of(gemm_microkernel(ir.Module("test"), vector, width, rows, align, 2048), isa)
-    assert len(re.findall(r"fmla|fmadd|addps", text)) >= rows * width
+    sizes = width, rows, align, plan.prefetch_bytes, plan.depth_steps
+    text = assembly_of(gemm_microkernel(ir.Module("test"), vector, *sizes), isa)
+    assert len(re.findall(r"fmla|fmadd|addps", text)) >= rows * width * plan.depth_steps
     assert not spills(text)
 
 

@@ -76,6 +76,8 @@ OTHERS: dict[str, list[Any]] = {
     "panel_vectors": [(1, 1), (1, 2)],
     "few_rows": [0, 1],
     "prefetch_bytes": [0, 64],
+    "prefetched_weight_bytes": [(0, 0), (2**30, 2**30)],
+    "depth_steps": [(1, 1), (2, 3)],
     "block_vectors": [1, 2],
     "elementwise_vectors": [1, 3],
     "matrix_vectors": [1, 2],

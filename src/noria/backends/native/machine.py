@@ -144,6 +144,14 @@ class Tuning:
     #: panels that are in no cache of its own.
     prefetch_bytes: int = 2**11
 
+    #: Bytes of the weights of a step up to which nothing is fetched early. With few registers that
+    #: takes a large part of the instructions, and the processor itself fetches smaller weights.
+    prefetched_weight_bytes: tuple[int, int] = (3 * 2**20, 0)
+
+    #: Steps along the depth of a product in one pass of a microkernel's loop. With 16 registers a
+    #: step has few multiply-adds, and the instructions of the loop itself count beside them.
+    depth_steps: tuple[int, int] = (4, 1)
+
     #: Vectors of a block of features in a stage with products, divided by their number.
     block_vectors: int = 4
 

@@ -39,17 +39,24 @@ from noria.backends.native.plan.panels import ALIGN
 
 
 def gemm_microkernel(
-    module: ir.Module, vector: ir.VectorType, width: int, rows: int, align: int, ahead: int
+    module: ir.Module,
+    vector: ir.VectorType,
+    width: int,
+    rows: int,
+    align: int,
+    ahead: int,
+    together: int,
 ) -> ir.Function:
     """``void f(count, row, row_stride, panel, tile, tile_stride, depth)``.
 
     The products of ``count`` rows, at most ``rows``, with a panel of ``width`` vectors at a
     multiple of ``align`` bytes. Strides are the distances in bytes from row to row. The panel is
-    fetched from memory so many bytes ``ahead``.
+    fetched from memory so many bytes ``ahead``; with 0 it is not fetched early. The depth is a
+    multiple of ``together``, the steps along it in one pass of the loop.
     """
-    name = f"gemm.{width}.{rows}.{vector.element}"
+    name = f"gemm.{width}.{rows}.{together}.{vector.element}"
     kinds = [I64, POINTER, I64, POINTER, POINTER, I64, I64]
-    emit = partial(_emit_gemm, vector, width, rows, align, ahead)
+    emit = partial(_emit_gemm, vector, width, rows, align, ahead, together)
     return internal_function(module, name, kinds, emit)
 
 
@@ -59,6 +66,7 @@ def _emit_gemm(
     rows: int,
     align: int,
     ahead: int,
+    together: int,
     b: ir.IRBuilder,
     *args: ir.Value,
 ) -> None:
@@ -68,16 +76,18 @@ def _emit_gemm(
     def body(count: int) -> None:
         lines = [advance(b, row, b.mul(row_stride, i64(r))) for r in range(count)]
 
-        def step(k: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
-            base = advance(b, panel, b.mul(k, i64(width * size)))
+        def step(k: ir.Value, n: int) -> tuple[list[ir.Value], list[ir.Value]]:
+            base = advance(b, advance(b, panel, b.mul(k, i64(width * size))), n * width * size)
             columns = [
                 b.load(advance(b, base, c * size), typ=vector, align=align) for c in range(width)
             ]
-            for line in range(0, width * size, ALIGN):
+            for line in range(0, width * size if ahead else 0, ALIGN):
                 prefetch(b, advance(b, base, ahead + line))
-            return [b.gep(line, [k], source_etype=vector.element) for line in lines], columns
+            numbers = [b.gep(line, [k], source_etype=vector.element) for line in lines]
+            return [advance(b, number, n * (size // vector.count)) for number in numbers], columns
 
-        sums = _outer_products(b, depth, [[constant(vector, 0)] * width] * count, step)
+        start = [[constant(vector, 0)] * width] * count
+        sums = _outer_products(b, depth, start, step, together)
         for r, line in enumerate(sums):
             target = advance(b, tile, b.mul(tile_stride, i64(r)))
             for c, value in enumerate(line):
@@ -130,7 +140,7 @@ def _emit_rank_k_update(
         for line in cells
     ]
 
-    def step(k: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
+    def step(k: ir.Value, n: int) -> tuple[list[ir.Value], list[ir.Value]]:
         shift = b.mul(k, i64(size))
         line = advance(b, left, shift)
         vectors = [b.load(advance(b, column, shift), typ=vector, align=item) for column in columns]
@@ -146,17 +156,19 @@ def _outer_products(
     b: ir.IRBuilder,
     depth: ir.Value,
     start: Sequence[Sequence[ir.Value]],
-    step: Callable[[ir.Value], tuple[list[ir.Value], list[ir.Value]]],
+    step: Callable[[ir.Value, int], tuple[list[ir.Value], list[ir.Value]]],
+    together: int = 1,
 ) -> list[list[ir.Value]]:
-    """The sum of ``start`` and of outer products over the depth, which is at least one.
+    """The sum of ``start`` and of outer products over the depth, a multiple of ``together``.
 
-    ``step(k)`` gives the addresses of the numbers of a column, and the vectors of a row.
+    ``step(k, n)`` gives the addresses of the numbers of column k + n, and the vectors of that row.
+    A pass of the loop takes so many steps ``together``, from k on.
     """
     width = len(start[0])
 
-    def add(k: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+    def add(k: ir.Value, n: int, sums: Sequence[ir.Value]) -> list[ir.Value]:
         found: list[ir.Value] = []
-        numbers, columns = step(k)
+        numbers, columns = step(k, n)
         for number in numbers:
             spread = splat(b, b.load(number, typ=columns[0].type.element), columns[0].type.count)
             old = sums[len(found) : len(found) + width]
@@ -165,5 +177,12 @@ def _outer_products(
             ]
         return found
 
-    sums = carry_loop(b, depth, [value for line in start for value in line], add)
+    def add_some(number: ir.Value, sums: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        k = b.mul(number, i64(together))
+        for n in range(together):
+            sums = add(k, n, sums)
+        return sums
+
+    passes = b.udiv(depth, i64(together))
+    sums = carry_loop(b, passes, [value for line in start for value in line], add_some)
     return [sums[n : n + width] for n in range(0, len(sums), width)]

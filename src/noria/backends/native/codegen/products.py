@@ -1,5 +1,6 @@
 """The product of a few rows with a panel: by vectors, or by the matrix unit."""
 
+import math
 from dataclasses import dataclass, replace
 
 from llvmlite import ir
@@ -57,8 +58,9 @@ def multiply(
         b.call(function, [count, rows.first, rows.stride, rows.large, packed, blocks, tile, stride])
         return
     vector, most = panel_vector(plan, panel), plan.register_rows(width)
-    align = panel_align(plan, vector)
-    function = gemm_microkernel(b.module, vector, width, most, align, plan.prefetch_bytes)
+    align, together = panel_align(plan, vector), math.gcd(depth, plan.depth_steps)
+    sizes = width, most, align, plan.prefetch_bytes, together
+    function = gemm_microkernel(b.module, vector, *sizes)
 
     def multiply_some(row: ir.Value, target: ir.Value, some: ir.Value) -> None:
         b.call(function, [some, row, rows.stride, packed, target, stride, i64(depth)])

@@ -78,12 +78,11 @@ class KernelPlan:
         prologue: the products before the steps of a time block, each as a stage of its own.
         epilogue: the products after them.
         reductions: the reductions of all stages.
-        one_by_one: whether each example goes through all steps before the next one begins. So it is
-            with matrices, and without a product in a step, whose panels the examples would share.
-            The state of one example stays in the first-level cache.
+        one_by_one: whether each example goes through all steps before the next one begins, with its
+            state in the first-level cache: with matrices, and no panels that examples would share.
         tile_rows: rows of the tile, at most, but for the matrix unit.
         by_unit: whether the matrix unit multiplies in the steps, and in the time blocks.
-        prefetch_bytes: see `Tuning`.
+        prefetch_bytes, depth_steps: see `Tuning`.
         update: the panels of rank updates by the matrix unit.
         update_rows: rows of the left operand of a rank update that are multiplied at a time.
         update_vectors: vectors of the right operand that are multiplied at a time.
@@ -106,7 +105,10 @@ class KernelPlan:
         self.update_rows, self.update_vectors = tuning.update_rows[many], tuning.update_vectors
         self._tuning, self._registers = tuning, isa.registers - (not isa.is_fused)
         self._matrix_vectors = tuning.matrix_vectors, tuning.product_vectors[many]
-        self.tile_rows, self.prefetch_bytes = tuning.tile_rows, tuning.prefetch_bytes
+        self.tile_rows = tuning.tile_rows
+        self.depth_steps = tuning.depth_steps[many] if isa.is_fused else 1  # else sums are spilled
+        fetches = schedule.weight_bytes > tuning.prefetched_weight_bytes[many]
+        self.prefetch_bytes = tuning.prefetch_bytes * fetches
         self.update = matrix_unit.update_tiling(tuning.unit_update_rows, tuning.part_bytes)
         self.staged = {slot: schedule.values(slot.kind)[slot.number] for slot in staged}
         widest = max((size(value) * item_of(value) for value in self.staged.values()), default=1)

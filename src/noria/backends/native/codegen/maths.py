@@ -1,4 +1,4 @@
-"""Elementary functions of vectors, as inline code for most functions.
+"""Elementary functions of vectors; most of them are code of the kernel itself.
 
 ``FUNCTIONS[name](builder, x)`` emits one for ``<N x float>`` or ``<N x double>`` with any N;
 ``BINARY_FUNCTIONS`` has functions of two arguments. ``tests/test_native_maths.py`` measures errors
@@ -50,7 +50,7 @@ from noria.backends.native.codegen.vector import Vector
 
 
 def _emitting(label: str, rule: Callable[..., Vector]) -> Callable[..., ir.Value]:
-    """A rule as a function of the module, which LLVM inlines at each call.
+    """A rule as a function of the module, which LLVM may inline at each call.
 
     Without it, a function with a thousand calls would be emitted, and parsed, a thousand times.
     """

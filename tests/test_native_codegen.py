@@ -91,6 +91,15 @@ def test_accumulators_of_a_panel_stay_in_registers(plans_for, isa, width, is_giv
     assert not spills(text)
 
 
+@each_isa
+def test_few_registers_have_fewer_instructions_beside_the_arithmetic(plans_for, isa):
+    """Small weights are not fetched early there, and no vector is spilled around a function."""
+    text = target.assembly_of(emit(plans_for(isa)[0]), isa)
+    has_few = isa.registers < 32
+    assert bool(re.search("prefetch|prfm", text)) != has_few
+    assert ("noria.tanh" in text) != has_few
+
+
 # Without fused multiply-add, a product needs one register more: SSE spills one vector of a row.
 @pytest.mark.parametrize("isa", [isa for isa in ISAS if isa.name != "sse"], ids=lambda i: i.name)
 def test_accumulators_of_a_rank_update_stay_in_registers(plans_for, isa):

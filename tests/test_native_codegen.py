@@ -31,7 +31,11 @@ import noria as nr
 from noria.backends.native.codegen import llvm
 from noria.backends.native.codegen.addresses import Columns
 from noria.backends.native.codegen.kernel import emit
-from noria.backends.native.codegen.microkernels import gemm_microkernel, rank_k_update
+from noria.backends.native.codegen.microkernels import (
+    GemmSizes,
+    gemm_microkernel,
+    rank_k_update,
+)
 from noria.backends.native.codegen.packing import pack_steps
 from noria.backends.native.codegen.unit_update import Operand, Target, add_outer_products
 from noria.backends.native.machine import Isa, Tuning
@@ -78,15 +82,16 @@ def spills(text: str) -> list[str]:
 @each_isa
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
 @pytest.mark.parametrize("is_given", [False, True])
-def test_accumulators_of_a_panel_stay_in_registers(plans_for, isa, width, is_given):
+@pytest.mark.parametrize("ahead", [0, 2048])
+def test_accumulators_of_a_panel_stay_in_registers(plans_for, isa, width, is_given, ahead):
     plan = plans_for(isa)[-1]
     if width > Tuning().panel_vectors[isa.registers >= 32]:
         pytest.skip("no panel of this instruction set is so wide")
     rows = plan.register_rows(width)
     vector = ir.VectorType(ir.FloatType(), plan.lanes)
     align = 4 if is_given else 4 * plan.lanes
-    sizes = width, rows, align, plan.prefetch_bytes, plan.depth_steps
-    text = assembly_of(gemm_microkernel(ir.Module("test"), vector, *sizes), isa)
+    sizes = GemmSizes(width, rows, align, ahead, plan.depth_steps)
+    text = assembly_of(gemm_microkernel(ir.Module("test"), vector, sizes), isa)
     assert len(re.findall(r"fmla|fmadd|addps", text)) >= rows * width * plan.depth_steps
     assert not spills(text)
 

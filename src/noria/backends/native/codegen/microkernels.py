@@ -15,6 +15,7 @@ It leaves the sums in a *tile*, a piece of the stack, where the element-wise par
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from llvmlite import ir
 
@@ -38,40 +39,38 @@ from noria.backends.native.codegen.llvm import (
 from noria.backends.native.plan.panels import ALIGN
 
 
-def gemm_microkernel(
-    module: ir.Module,
-    vector: ir.VectorType,
-    width: int,
-    rows: int,
-    align: int,
-    ahead: int,
-    together: int,
-) -> ir.Function:
+class GemmSizes(NamedTuple):
+    """What the code of a `gemm_microkernel` depends on, beside the type of a vector.
+
+    Attributes:
+        width: vectors of the panel.
+        rows: the most rows.
+        align: the panel is at a multiple of so many bytes.
+        ahead: bytes from what is read of the panel to what is fetched for later; 0 for nothing.
+        together: steps along the depth in one pass of the loop; the depth is a multiple.
+    """
+
+    width: int
+    rows: int
+    align: int
+    ahead: int
+    together: int
+
+
+def gemm_microkernel(module: ir.Module, vector: ir.VectorType, sizes: GemmSizes) -> ir.Function:
     """``void f(count, row, row_stride, panel, tile, tile_stride, depth)``.
 
-    The products of ``count`` rows, at most ``rows``, with a panel of ``width`` vectors at a
-    multiple of ``align`` bytes. Strides are the distances in bytes from row to row. The panel is
-    fetched from memory so many bytes ``ahead``; with 0 it is not fetched early. The depth is a
-    multiple of ``together``, the steps along it in one pass of the loop.
+    The products of ``count`` rows with a panel. Strides are the distances in bytes from row to row.
     """
-    name = f"gemm.{width}.{rows}.{together}.{vector.element}"
+    name = f"gemm.{sizes.width}.{sizes.rows}.{sizes.together}.{vector.element}"
     kinds = [I64, POINTER, I64, POINTER, POINTER, I64, I64]
-    emit = partial(_emit_gemm, vector, width, rows, align, ahead, together)
-    return internal_function(module, name, kinds, emit)
+    return internal_function(module, name, kinds, partial(_emit_gemm, vector, sizes))
 
 
-def _emit_gemm(
-    vector: ir.VectorType,
-    width: int,
-    rows: int,
-    align: int,
-    ahead: int,
-    together: int,
-    b: ir.IRBuilder,
-    *args: ir.Value,
-) -> None:
+def _emit_gemm(vector: ir.VectorType, sizes: GemmSizes, b: ir.IRBuilder, *args: ir.Value) -> None:
     """A copy of the loop for each number of rows, so that all accumulators are registers."""
     (number, row, row_stride, panel, tile, tile_stride, depth), size = args, bytes_of(vector)
+    width, rows, align, ahead, together = sizes
 
     def body(count: int) -> None:
         lines = [advance(b, row, b.mul(row_stride, i64(r))) for r in range(count)]
@@ -161,8 +160,8 @@ def _outer_products(
 ) -> list[list[ir.Value]]:
     """The sum of ``start`` and of outer products over the depth, a multiple of ``together``.
 
-    ``step(k, n)`` gives the addresses of the numbers of column k + n, and the vectors of that row.
-    A pass of the loop takes so many steps ``together``, from k on.
+    The depth is at least one. ``step(k, n)`` gives the addresses of the numbers of column k + n,
+    and the vectors of that row. A pass of the loop takes so many steps ``together``, from k on.
     """
     width = len(start[0])
 

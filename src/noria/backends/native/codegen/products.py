@@ -9,7 +9,7 @@ from noria._integers import ceil_div
 from noria.backends.native.codegen import matrix_unit, unit_parts
 from noria.backends.native.codegen.addresses import panel_align, panel_vector
 from noria.backends.native.codegen.llvm import advance, for_tiles, i64
-from noria.backends.native.codegen.microkernels import gemm_microkernel
+from noria.backends.native.codegen.microkernels import GemmSizes, gemm_microkernel
 from noria.backends.native.plan.matrix_unit import DEPTH
 from noria.backends.native.plan.panels import Panel, StageTiling
 from noria.backends.native.plan.tiling import KernelPlan
@@ -59,8 +59,8 @@ def multiply(
         return
     vector, most = panel_vector(plan, panel), plan.register_rows(width)
     align, together = panel_align(plan, vector), math.gcd(depth, plan.depth_steps)
-    sizes = width, most, align, plan.prefetch_bytes, together
-    function = gemm_microkernel(b.module, vector, *sizes)
+    sizes = GemmSizes(width, most, align, plan.prefetch_bytes, together)
+    function = gemm_microkernel(b.module, vector, sizes)
 
     def multiply_some(row: ir.Value, target: ir.Value, some: ir.Value) -> None:
         b.call(function, [some, row, rows.stride, packed, target, stride, i64(depth)])

@@ -282,6 +282,17 @@ LINEAR: dict[str, tuple[Any, Any]] = {
         (jnp.ones((), int), jnp.zeros((), int)),
     ),
     **{name: (cell, jnp.full(shape, 0.5)) for name, (cell, shape) in PARTS.items()},
+    "parts of another": (
+        lambda s, x: (0.9 * s[0] + jnp.tile(x, 3), 0.5 * s[1] + s[0][: 2 * SIZE]),
+        (jnp.ones(3 * SIZE), jnp.ones(2 * SIZE)),
+    ),
+    "smaller parts of another": (
+        lambda s, x: (
+            0.9 * s[0] + jnp.tile(x, 2),
+            jnp.concatenate([jnp.split(s[1], SIZE)[n] * x[n] for n in range(SIZE)]) + s[0][:SIZE],
+        ),
+        (jnp.ones(2 * SIZE), ONE),
+    ),
     "widened": (lambda s, x: (s[0] + x.sum(), s[0] * x), (jnp.ones(()), ONE)),
 }
 
@@ -316,6 +327,11 @@ NOT_LINEAR: dict[str, tuple[Any, Any, str]] = {
         "split|slice",
     ),
     "mean": (lambda h, x: h - h.mean() + x, ONE, "reduce_sum"),
+    "tanh, and parts of it": (
+        lambda s, x: (jnp.tanh(s[0] + jnp.tile(x, 3)), 0.5 * s[1] + s[0][: 2 * SIZE]),
+        (jnp.ones(3 * SIZE), jnp.ones(2 * SIZE)),
+        "tanh",
+    ),
     "five arrays": (
         lambda s, x: (*s[1:], s[0] * x),
         (ONE,) * 5,

@@ -108,7 +108,9 @@ def in_parts(split: Split, most: int) -> PartedState | None:
         outputs = [read(known, atom) for atom in split.loop.outputs]
         after, emitted = outputs[: len(of_state)], outputs[len(of_state) :]
         pairs = zip(after, of_state, strict=True)
-        next_state = [p for a, layout in pairs for p in (_apart(a, layout) if layout else [a])]
+        next_state = [
+            p for a, layout in pairs for p in (_apart(a, layout) if layout else [_whole(a)])
+        ]
         return next_state, [*map(_whole, emitted)]
 
     whole = PartedState(split.loop, split.state, tuple(of_state))
@@ -218,7 +220,12 @@ def _cut(equation: Equation, value: _Parts) -> list[Any]:
 
 
 def _apart(value: Any, layout: Layout) -> list[Any]:
-    return value.arrays if isinstance(value, _Parts) else layout.apart(jnp.asarray(value))
+    """The parts of a value, which may have come in parts of another array's size."""
+    if isinstance(value, _Parts):
+        own = value.layout
+        if (own.axis, own.size) == (layout.axis, layout.size):
+            return value.arrays
+    return layout.apart(jnp.asarray(_whole(value)))
 
 
 def _whole(value: Any) -> Any:

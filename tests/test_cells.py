@@ -52,9 +52,6 @@ RESETS = jnp.array([[0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 1]], bool)
 #: Cells that run as a scan, with the reason that `explain` gives.
 NOT_NATIVE = {"traj_gru": "gather", "urnn": "fft"}
 
-#: Cells whose tangents alone run as a scan, likewise.
-TANGENTS_BY_SCAN = {"hippo": "iota"}
-
 each = pytest.mark.parametrize("key", catalogue())
 #: The definition of these takes long to run: further settings are for the full tests.
 SLOW = {key for key, entry in catalogue().items() if entry.kind == "convolution"}
@@ -225,12 +222,11 @@ def test_auto_runs_machine_code_or_says_why_not(key):
     cell = made(key)
     found = nr.explain(nr.Recurrence(cell), inputs_of(cell, TIME), **options_of(cell, TIME))
     assert found.backend == ("scan" if key in NOT_NATIVE else "native")
-    operation = (NOT_NATIVE | TANGENTS_BY_SCAN).get(key)
-    if operation is None:
-        assert not found.obstacles
+    if key in NOT_NATIVE:
+        assert NOT_NATIVE[key] in found.reason
     else:
-        assert operation in found.reason
-    assert ("loop of tangents" in found.reason) == (key in TANGENTS_BY_SCAN)
+        assert not found.obstacles
+    assert "loop of tangents" not in found.reason
     assert "reverse loop" not in found.reason
 
 

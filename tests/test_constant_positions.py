@@ -26,6 +26,7 @@ MOVES: dict[str, Any] = {
     "flip": jnp.flip,
     "columns": lambda x: x.reshape(2, 3)[:, np.array([2, 0, 1])].ravel(),
     "rows": lambda x: x.reshape(3, 2)[np.array([2, 0, 1])].ravel(),
+    "jnp.diagonal": lambda x: jnp.tile(jnp.diagonal(x.reshape(2, 3)), 3),
     "a diagonal": lambda x: jnp.tile(x.reshape(2, 3)[np.arange(2), np.arange(2)], 3),
 }
 

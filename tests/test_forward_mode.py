@@ -272,8 +272,8 @@ def test_explain_names_obstacles_to_forward_mode(options):
 @pytest.mark.skipif(AUTO != "native", reason="about machine code")
 @pytest.mark.parametrize("options", [{}, {"save": "states"}])
 def test_explain_has_the_lines_of_operations_in_the_loop_of_tangents(options):
-    """A cumulative sum is in the tangents, and in the reverse loop as its transpose."""
-    layer = bent_by(lambda a, t: jnp.cumsum(t))
+    """A Fourier transform is in the tangents, and in the reverse loop as its transpose."""
+    layer = bent_by(lambda a, t: jnp.fft.fft(t).real)
     page = nr.explain(nr.Recurrence(layer.cell, jnp.zeros(2), **options), XS)
     assert "the loop of tangents runs on backend scan: there is no native code" in page.reason
     assert any("test_forward_mode.py" in obstacle for obstacle in page.obstacles)

@@ -1,5 +1,6 @@
 """Trace Python functions to graphs."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,11 @@ INLINED = {
     "remat": "jaxpr",
     "remat2": "jaxpr",
 }
+
+
+#: Platforms of `jax.lax.platform_dependent` on which JAX runs kernels only, no step of a cell:
+#: `jnp.diagonal` has a branch for one.
+KERNEL_PLATFORMS = frozenset({"mosaic", "mosaic_gpu", "triton"})
 
 
 class Unsupported(Exception):
@@ -59,8 +65,8 @@ def _side_effects(jaxpr: Any, call: Any = None) -> Iterator[str]:
     """The messages on all side effects; ``call`` as for `_inline`."""
     for equation in jaxpr.eqns:
         around = located(equation.source_info.traceback, call)
-        if equation.primitive.name in INLINED:
-            inner, _ = parts_of(equation.params[INLINED[equation.primitive.name]])
+        if (closed := _inner(equation)) is not None:
+            inner, _ = parts_of(closed)
             yield from _side_effects(inner, around)
         else:
             for effect in equation.effects:
@@ -83,8 +89,9 @@ def _inline(
 
     for equation in jaxpr.eqns:
         arguments = [get(atom) for atom in equation.invars]
-        if equation.primitive.name in INLINED:
-            inner, consts = parts_of(equation.params[INLINED[equation.primitive.name]])
+        if (closed := _inner(equation)) is not None:
+            inner, consts = parts_of(closed)
+            arguments = arguments[len(arguments) - len(inner.invars) :]
             values = {Value(jax.typeof(const)): const for const in consts}
             hidden |= values
             arguments = [*values, *arguments]
@@ -98,6 +105,19 @@ def _inline(
             equations.append(Equation(equation.primitive, tuple(arguments), made, params, origin))
         known.update(zip(equation.outvars, outputs, strict=True))
     return [get(atom) for atom in jaxpr.outvars], hidden
+
+
+def _inner(equation: Any) -> Any:
+    """The jaxpr that an equation runs on its last inputs, if it is inlined."""
+    name, params = equation.primitive.name, equation.params
+    if name in INLINED:
+        return params[INLINED[name]]
+    # Each branch has names of platforms, or ``None`` for all others.
+    platforms = params.get("branches_platforms") or ()
+    named = itertools.chain.from_iterable(filter(None, platforms))
+    if name == "cond" and None in platforms and KERNEL_PLATFORMS.issuperset(named):
+        return params["branches"][platforms.index(None)]
+    return None
 
 
 def _of_python(param: Any) -> Any:

@@ -191,6 +191,20 @@ def _empty(equation: Equation) -> Function:
     return lambda: [jnp.zeros(aval.shape, aval.dtype)]
 
 
+def _iota(equation: Equation) -> Function:
+    """The numbers 0, 1, 2, ... along an axis: twice as many by each sum."""
+    aval, axis = equation.outputs[0].aval, equation.params["dimension"]
+
+    def counted() -> list[jax.Array]:
+        x = jnp.zeros(1, aval.dtype)
+        while len(x) < aval.shape[axis]:
+            x = jnp.concatenate([x, x + jnp.asarray(len(x), x.dtype)])
+        x = jax.lax.slice(x, (0,), (aval.shape[axis],))
+        return [jax.lax.broadcast_in_dim(x, aval.shape, (axis,))]
+
+    return counted
+
+
 def _log2(equation: Equation) -> Function:
     return lambda x: [jax.lax.log(x) * jnp.asarray(1 / math.log(2), x.dtype)]
 
@@ -213,6 +227,25 @@ def _power(equation: Equation) -> Function | None:
     return None if x == y else lambda x, y: [jax.lax.pow(x, y.astype(x.dtype))]
 
 
+def _cumulative(equation: Equation) -> Function:
+    """Each number with all before it: with the one before it, then with the two, the four ..."""
+    axis, is_reverse = equation.params["axis"], equation.params["reverse"]
+    combine = _CUMULATIVE[equation.name]
+
+    def doubled(x: jax.Array) -> list[jax.Array]:
+        count, places = x.shape[axis], 1
+        part = functools.partial(jax.lax.slice_in_dim, axis=axis)
+        while places < count:
+            before, rest = part(x, 0, count - places), part(x, places, count)
+            edge = part(x, count - places, count) if is_reverse else part(x, 0, places)
+            both = combine(before, rest)
+            x = jnp.concatenate([both, edge] if is_reverse else [edge, both], axis)
+            places *= 2
+        return [x]
+
+    return doubled
+
+
 def _of_truths(equation: Equation) -> Function | None:
     """A reduction of truth values: the smallest or the largest of zeros and ones."""
     if equation.inputs[0].aval.dtype != bool:
@@ -222,15 +255,26 @@ def _of_truths(equation: Equation) -> Function | None:
     return lambda x: [reduce(x.astype(jnp.int32), axes) != 0]
 
 
+#: The operation of each cumulative primitive.
+_CUMULATIVE: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "cumlogsumexp": jnp.logaddexp,
+    "cummax": jax.lax.max,
+    "cummin": jax.lax.min,
+    "cumprod": jax.lax.mul,
+    "cumsum": jax.lax.add,
+}
+
 _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "cond": _cond,
     "conv_general_dilated": convolution,
     "empty": _empty,
     "empty2": _empty,
+    "iota": _iota,
     "log2": _log2,
     "pad": pad,
     "polynomial": _polynomial,
     "pow": _power,
     "select_n": _select,
+    **dict.fromkeys(_CUMULATIVE, _cumulative),
     **dict.fromkeys(("reduce_and", "reduce_max", "reduce_min", "reduce_or"), _of_truths),
 }

@@ -22,7 +22,8 @@ class UnsupportedEquation(Exception):
 
     def __init__(self, subject: Equation | Atom):
         if isinstance(subject, Equation):
-            shapes = " ".join(v.aval.str_short(short_dtypes=True) for v in subject.inputs)
+            some = subject.inputs or subject.outputs
+            shapes = " ".join(v.aval.str_short(short_dtypes=True) for v in some)
             line = where(subject.source)
             self._say(Reason.NO_CODE(name=subject.name, shapes=shapes, where=line))
         else:

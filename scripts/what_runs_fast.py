@@ -44,6 +44,15 @@ def cube(x: jax.Array) -> jax.Array:
 cube.defvjp(lambda x: (x**3, x), lambda x, g: (jnp.sort(x) * g,))
 
 
+@jax.custom_vjp
+def clipped(x: jax.Array) -> jax.Array:
+    """The identity, with a clipped cotangent."""
+    return x
+
+
+clipped.defvjp(lambda x: (x, None), lambda _, g: (jnp.clip(g, -1, 1),))
+
+
 def _array(*shape: int) -> jax.Array:
     return jnp.asarray(0.1 * np.random.default_rng(0).normal(size=shape), jnp.float32)
 
@@ -53,6 +62,7 @@ NAMES: dict[str, Any] = {
     "jax": jax,
     "jnp": jnp,
     "printed": printed,
+    "clipped": clipped,
     "cube": cube,
     "U": _array(SIZE, SIZE),
     "A": _array(2, 3, SIZE),
@@ -143,6 +153,11 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.CONSTANT_MATRIX: Example("U @ h + x"),
     Reason.SIDE_EFFECT: Example(
         "jnp.tanh(h + printed(x))", note="`printed` calls `jax.debug.print`"
+    ),
+    Reason.NONLINEAR_RULE: Example(
+        "jnp.tanh(clipped(context) @ h + x)",
+        given={"context": _array(BATCH, SIZE, SIZE)},
+        note="the derivative rule of `clipped` clips",
     ),
     Reason.NO_CODE: Example("jnp.sort(h + x)"),
     Reason.NO_VALUES: Example("jnp.roll(h, 1)", dtype=jnp.float16, note="in float16"),

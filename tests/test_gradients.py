@@ -12,7 +12,7 @@ import numpy as np
 import oracles
 import pytest
 from fuzzing.cells import with_own_jvp, with_own_vjp
-from models import CELLS, assert_close, make_cell, random, random_like
+from models import AUTO, CELLS, assert_close, make_cell, random, random_like
 
 import noria as nr
 from noria.compiler.own_rules import have_own_rules
@@ -211,3 +211,100 @@ def test_rules_that_call_their_function_are_no_others():
         assert have_own_rules(graph_of(function, jnp.ones(3))[0]) == others
     assert have_own_rules(graph(with_own_vjp(jnp.sin)))
     assert not have_own_rules(graph(jnp.tanh))
+
+
+# --- rules of what is the same in each step ---------------------------------------------------------
+
+#: Pull-backs of the identity of a weight that are not linear, and some that are.
+NONLINEAR = {
+    "clipped": lambda w, g: jnp.clip(g, -0.1, 0.1),
+    "signs": lambda w, g: jnp.sign(g),
+    "rounded": lambda w, g: jnp.round(8 * g) / 8,
+    "of length one": lambda w, g: g / jnp.linalg.norm(g),
+    "decay": lambda w, g: g + 0.1 * w,
+    "a constant": lambda w, g: jnp.full_like(g, 0.1),
+    "positive": lambda w, g: jnp.where(g > 0, g, 0),
+}
+LINEAR = {
+    "straight through": lambda w, g: g,
+    "scaled": lambda w, g: 0.5 * g,
+    "masked": lambda w, g: jnp.where(jnp.abs(w) < 0.5, g, 0),
+    "mixed": lambda w, g: w @ g - g.T / 2,
+    "zero": lambda w, g: jnp.zeros_like(g),
+}
+
+
+class WithRule(nr.Cell):
+    U: jax.Array
+    W: jax.Array
+    rule: Callable[..., Any] = eqx.field(static=True)
+
+    def __call__(self, h: jax.Array, x: jax.Array, *, context: Any = None) -> jax.Array:
+        same = jax.custom_vjp(lambda w: w)
+        same.defvjp(lambda w: (w, w), lambda w, g: (self.rule(w, g),))
+        U, W = self.U, self.W
+        if context is None:
+            return jnp.tanh(same(U) @ h + same(W) @ x)
+        return jnp.tanh(same(context) @ h + W @ x)
+
+    def initial_state(self) -> jax.Array:
+        return jnp.zeros(3)
+
+
+def with_rule(rule: Callable[..., Any]) -> nr.Recurrence:
+    return nr.Recurrence(WithRule(random(1, 3, 3), random(2, 3, 3), rule))
+
+
+def of_squares(layer: Any, *arguments: Any, **options: Any) -> Any:
+    return (layer(*arguments, **options) ** 2).sum()
+
+
+@pytest.mark.parametrize("rule", NONLINEAR)
+def test_each_step_applies_a_rule_that_is_not_linear(rule):
+    """A function of a weight is computed once, but its rule is not."""
+    layer, xs = with_rule(NONLINEAR[rule]), random(0, 4, 3)
+    page = nr.explain(layer, xs)
+    assert page.backend == "plain"
+    assert "is the same in each step, and its derivative rule is not linear" in page.reason
+    expected = jax.grad(of_squares)(nr.with_backend(layer, "reference"), xs)
+    assert_close(jax.grad(of_squares)(layer, xs).cell, expected.cell, 1e-12)
+    with pytest.raises(ValueError, match=r'rule is not linear.* expected backend="plain"'):
+        nr.with_backend(layer, "scan")(xs)
+
+
+@pytest.mark.parametrize("rule", LINEAR)
+def test_a_linear_rule_is_applied_once(rule):
+    layer, xs = with_rule(LINEAR[rule]), random(0, 2, 4, 3)
+    assert nr.explain(layer, xs).backend == AUTO
+    expected = jax.grad(of_squares)(nr.with_backend(layer, "reference"), xs)
+    assert_close(jax.grad(of_squares)(layer, xs).cell, expected.cell, 1e-12)
+
+
+@pytest.mark.parametrize("rule", ["clipped", "decay"])
+def test_each_step_applies_the_rule_of_a_context(rule):
+    layer, xs, context = with_rule(NONLINEAR[rule]), random(0, 2, 4, 3), random(3, 2, 3, 3)
+
+    def gradient(backend: str) -> Any:
+        of = nr.with_backend(layer, backend)
+        return jax.grad(lambda c: of_squares(of, xs, context=c))(context)
+
+    assert_close(gradient("auto"), gradient("reference"), 1e-12)
+
+
+def test_a_rule_that_raises_is_for_gradients_only():
+    def rule(w: Any, g: Any) -> Any:
+        raise NotImplementedError("no gradient")
+
+    layer, xs = with_rule(rule), random(0, 2, 4, 3)
+    assert nr.explain(layer, xs).backend == AUTO
+    assert_close(layer(xs), nr.with_backend(layer, "reference")(xs), 1e-12)
+    with pytest.raises(NotImplementedError, match="no gradient"):
+        jax.grad(of_squares)(layer, xs)
+
+
+def test_a_layer_without_derivatives_needs_no_rule():
+    layer, xs = with_rule(NONLINEAR["clipped"]), random(0, 2, 4, 3)
+    prepared = nr.prepare(layer)
+    program = jax.jit(lambda xs: prepared(xs)).lower(xs)
+    assert ("noria_native" in program.as_text()) == (AUTO == "native")
+    assert_close(program.compile()(xs), layer(xs), 1e-12)

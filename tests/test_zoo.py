@@ -448,9 +448,33 @@ def bent(a):
 bent.defvjp(lambda a: (jnp.tanh(a), a), lambda a, g: (0.1 * jnp.sin(a),))
 
 
+@zoo(U=(4, 4), W=(4, 3))
+def running_sums(h, x, U, W):
+    """The master gate of Shen et al. 2019, arXiv 1810.09536, and one from the other end."""
+    a = jax.nn.softmax(U @ h + W @ x)
+    kept = jnp.cumsum(a)
+    return kept * h + (1 - kept) * jnp.tanh(jax.lax.cumsum(a, reverse=True) - h)
+
+
 @zoo(W=(4, 3))
 def rule_that_reads_its_argument_only(h, x, W):
     return bent(h) + W @ x
+
+
+@jax.custom_vjp
+def rounded(a):
+    """Eighths, whose rule passes the cotangent of small numbers on, and scales it."""
+    return jnp.round(8 * a) / 8
+
+
+rounded.defvjp(
+    lambda a: (jnp.round(8 * a) / 8, a), lambda a, g: (jnp.where(jnp.abs(a) < 0.5, 0.9 * g, 0),)
+)
+
+
+@zoo(U=(4, 4), W=(4, 3))
+def rounded_weights(h, x, U, W):
+    return jnp.tanh(rounded(U) @ h + rounded(W) @ x)
 
 
 @zoo(U=(4, 4), V=(4, 4), W=(4, 3))

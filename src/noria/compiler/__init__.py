@@ -19,7 +19,7 @@
 `equation_vjp`       the pull-backs of single equations
 `vjp`                one step and its pull-back, equation by equation
 `residuals`          the division of both between two loops; the stored residuals
-`own_rules`          functions with a derivative rule of their own, in derivatives of second order
+`own_rules`          functions with a derivative rule of their own: which orders and steps apply it
 `param_use`          the equations of the loop that read parameters
 `accumulate`         their gradients as accumulators of the reverse loop
 `loops`              a loop on the backend that supports it

@@ -161,6 +161,17 @@ class Algebra:
         value = self._made(equation.bind, factor.atom, equation.source)
         return Sum(found.labels, (Term(1.0, (Factor(value, factor.labels),)),))
 
+    def is_zero(self, term: Term) -> bool:
+        """Whether a factor is the number zero, of this dtype or of another one."""
+        return any(self._is_number_zero(f.atom) for f in term.factors if f.kind == "times")
+
+    def _is_number_zero(self, atom: Atom) -> bool:
+        if is_literal(atom):
+            return bool(atom.val == 0)
+        equation = self.maker.get(atom)
+        is_cast = equation is not None and equation.name == "convert_element_type"
+        return is_cast and self._is_number_zero(equation.inputs[0])
+
     # --- labels -----------------------------------------------------------------------------------
 
     def renamed(self, form: Sum, names: dict[int, int] | None = None) -> Sum:
@@ -286,12 +297,10 @@ def _select(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum | 
     terms = []
     for form, kind in ((no, "unless"), (yes, "where")):
         factor = mask._replace(kind=kind)
-        terms += [t._replace(factors=(*t.factors, factor)) for t in form.terms if not _is_zero(t)]
+        terms += [
+            t._replace(factors=(*t.factors, factor)) for t in form.terms if not algebra.is_zero(t)
+        ]
     return Sum(which.labels, tuple(terms))
-
-
-def _is_zero(term: Term) -> bool:
-    return any(is_literal(f.atom) and f.kind == "times" and f.atom.val == 0 for f in term.factors)
 
 
 def _broadcast(algebra: Algebra, equation: Equation, operands: list[Sum]) -> Sum:

@@ -1,4 +1,4 @@
-"""Functions with a derivative rule of their own, under derivatives of second order.
+"""Functions with a derivative rule of their own.
 
 JAX computes such a function by the code of its rule where it takes the first derivative, and the
 second derivative is that of this code::
@@ -9,9 +9,17 @@ second derivative is that of this code::
 
 So values that a derivative is taken of are computed as the rule does. Most rules call the function
 itself, as the one of `jax.nn.relu`: then the rule applies to each order, and nothing changes.
+
+A rule of `jax.custom_vjp` may be any function of the cotangent. If it reads parameters only, the
+function is computed once, and its cotangent is the sum over all steps. A rule that is not linear,
+such as one that clips, would give another gradient then::
+
+    f = jax.custom_vjp(lambda w: w)
+    f.defvjp(lambda w: (w, None), lambda _, g: (jnp.clip(g, -1, 1),))
+    f(W) @ x    in each step: the sum of the clipped cotangents, not the clipped sum
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -19,9 +27,14 @@ import jax.tree_util as jtu
 
 from noria._flags import choose, put
 from noria._jax import inner_jaxprs
-from noria.ir.build import graph_of
-from noria.ir.graph import Equation, Graph, struct
-from noria.ir.primitives import RULES
+from noria.compiler.levels import CONSTANT, CONTEXT
+from noria.compiler.multilinear import Algebra, NotMultilinear
+from noria.ir.build import Unsupported, graph_of
+from noria.ir.graph import Equation, Graph, Value, is_inexact, struct, values_of
+from noria.ir.passes import dependence
+from noria.ir.primitives import REVERSE_RULES, RULES
+from noria.ir.reasons import Reason
+from noria.ir.source import place
 
 
 def have_own_rules(*graphs: Graph) -> bool:
@@ -46,16 +59,79 @@ def as_differentiated(function: Callable[..., Any], moved: Any, *arguments: Any)
     return jax.vjp(by, choose(leaves, flags))[0]
 
 
+def check_rules(graph: Graph, levels: dict[Value, int], fixed: Collection[Value]) -> None:
+    """Check that the rules of what is the same in each step are linear in the cotangent.
+
+    Args:
+        graph: a step.
+        levels: the levels of its inputs.
+        fixed: the inputs without a derivative.
+
+    Raises:
+        Unsupported: if one is not, or is not known to be.
+    """
+    found = dependence(graph.equations, levels)
+    moved = {v: 1 for v in graph.inputs if is_inexact(v) and v not in fixed}
+    moves = dependence(graph.equations, moved)
+    obstacles = [
+        Reason.NONLINEAR_RULE(place=place(e))
+        for e in graph.equations
+        if found[e.outputs[0]] in (CONSTANT, CONTEXT)
+        and _applies(e, REVERSE_RULES)
+        and any(moves.get(v) for v in values_of(e.inputs))
+        and not _is_linear(e)
+    ]
+    if obstacles:
+        raise Unsupported(*dict.fromkeys(obstacles))
+
+
+def _is_linear(equation: Equation) -> bool:
+    """Whether the cotangents of the inputs are sums of products with those of the outputs."""
+    smooth = [*map(is_inexact, equation.inputs)]
+
+    def pull_back(arrays: list[Any], cotangents: list[Any]) -> Any:
+        def by(some: list[Any]) -> list[Any]:
+            outputs = equation.bind(*put(arrays, smooth, some))
+            return choose(outputs, map(is_inexact, equation.outputs))
+
+        return jax.vjp(by, choose(arrays, smooth))[1](cotangents)
+
+    cotangents = [struct(v) for v in equation.outputs if is_inexact(v)]
+    try:
+        rule, *_ = graph_of(pull_back, [*map(struct, equation.inputs)], cotangents)
+    except Unsupported:
+        raise
+    except Exception:  # there is no gradient, and calls need none
+        return True
+    leaves = rule.inputs[len(rule.inputs) - len(cotangents) :]
+    depends = dependence(rule.equations, dict.fromkeys(leaves, 1))
+    algebra = Algebra(rule.equations, leaves)
+    try:
+        for inner in rule.equations:
+            if any(depends.get(v) for v in values_of(inner.inputs)):
+                algebra.apply(inner)
+        terms = [term for atom in rule.outputs for term in algebra[atom].terms]
+    except NotMultilinear:
+        return False
+    return all(term.leaf is not None or algebra.is_zero(term) for term in terms)
+
+
 def _has_own_rule(equation: Equation) -> bool:
     if not equation.name.startswith(RULES):
-        return any(map(_has_rules, inner_jaxprs(equation.params)))
+        return _applies(equation, RULES)
     inputs = [*map(struct, equation.inputs)]
     graph, *_ = graph_of(lambda *arrays: jax.vjp(equation.bind, *arrays)[0], *inputs)
     return [e.name for e in graph.equations] != [equation.name]
 
 
-def _has_rules(jaxpr: Any) -> bool:
-    return any(
-        e.primitive.name.startswith(RULES) or any(map(_has_rules, inner_jaxprs(e.params)))
-        for e in jaxpr.eqns
-    )
+def _applies(equation: Equation, rules: str | tuple[str, ...]) -> bool:
+    """Whether an equation is a call with such a rule, or has one inside."""
+
+    def inside(params: Any) -> bool:
+        return any(
+            e.primitive.name.startswith(rules) or inside(e.params)
+            for jaxpr in inner_jaxprs(params)
+            for e in jaxpr.eqns
+        )
+
+    return equation.name.startswith(rules) or inside(equation.params)

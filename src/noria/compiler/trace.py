@@ -20,6 +20,7 @@ from noria.compiler.canonicalize import canonicalize
 from noria.compiler.constant_positions import READS, with_known_positions
 from noria.compiler.constant_scatters import SCATTERS
 from noria.compiler.levels import CONSTANT, CONTEXT, INPUT, STATE, reads_parameter
+from noria.compiler.own_rules import check_rules
 from noria.compiler.peel import Peeled, Transition, plan_of, separate, without
 from noria.ir.build import graph_of
 from noria.ir.evaluate import of_one
@@ -151,7 +152,7 @@ def trace(
         once: whether the step runs once only, so that a copy of a weight does not pay.
 
     Raises:
-        Unsupported: if a step has side effects.
+        Unsupported: if a step has side effects, or a derivative rule that each step must apply.
         TypeError: if a step changes the structure, shapes or dtypes of the state.
     """
     arrays, rest = eqx.partition(cell, eqx.is_array)
@@ -180,6 +181,9 @@ def trace(
     levels |= dict.fromkeys(transition.state, STATE) | dict.fromkeys(transition.steps, INPUT)
     context = graph.inputs[len(graph.inputs) - len(jtu.tree_leaves(step.context)) :]
     levels |= dict.fromkeys(context, CONTEXT)
+    if not once:
+        pairs = zip(graph.inputs, parameters, strict=False)
+        check_rules(graph, levels, fixed={v for v, a in pairs if is_known(a)})
     found = dependence(graph.equations, levels)
     plan = None if context else plan_of(transition, found, delays)
     if plan is not None:

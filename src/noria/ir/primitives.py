@@ -192,6 +192,8 @@ CALLS = frozenset("scan while cond custom_jvp_call custom_vjp_call custom_vjp_ca
 
 #: How the names of calls begin whose function has a derivative rule of its own.
 RULES = ("custom_jvp_call", "custom_vjp_call")
+#: Those of them whose rule may be any function of the cotangent.
+REVERSE_RULES = "custom_vjp_call"
 
 
 def is_contraction(equation: Equation) -> bool:

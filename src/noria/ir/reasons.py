@@ -48,6 +48,13 @@ class Reason(Enum):
         "Return the value as an output, and print it after the call. With the effect the cell runs "
         "as it is, and nothing is hoisted.",
     )
+    NONLINEAR_RULE = (
+        CODE,
+        "{place} is the same in each step, and its derivative rule is not linear",
+        "Such a rule, as one that clips a gradient, applies at each step, and the compiler computes "
+        "the function once. Give the rule to the product of the parameter and the state or input. "
+        "Layers from `nr.prepare` need no gradient, and are native.",
+    )
     NO_CODE = (
         CODE,
         "there is no native code for {name} of {shapes}{where}",

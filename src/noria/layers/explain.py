@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -50,7 +51,8 @@ def explain(
     """
     with explaining() as found:
         given = {"lengths": lengths, "resets": resets, "key": key, **inputs}
-        jax.eval_shape(lambda xs: layer.scan(None, xs, **given), xs)
+        # Weights are arguments, as where a layer is trained; those of a prepared one are constants.
+        eqx.filter_eval_shape(lambda layer, xs: layer.scan(None, xs, **given), layer, xs)
     if not found:
         raise ValueError(
             f"explain({layer.label}, xs): it holds no recurrent layer; there is no loop to explain."

@@ -169,8 +169,9 @@ class Algebra:
         if is_literal(atom):
             return bool(atom.val == 0)
         equation = self.maker.get(atom)
-        is_cast = equation is not None and equation.name == "convert_element_type"
-        return is_cast and self._is_number_zero(equation.inputs[0])
+        if equation is None or equation.name != "convert_element_type":
+            return False
+        return self._is_number_zero(equation.inputs[0])
 
     # --- labels -----------------------------------------------------------------------------------
 

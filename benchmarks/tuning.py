@@ -448,6 +448,7 @@ SIZES: dict[str, tuple[Sequence[Any], Callable[..., Any], Callable[[], Any]]] = 
     "matrix_vectors": ((1, 2, 8), infer, partial(retention, 200, 1, 2, 64)),
     "block_rows": ((64, 128, 2048, 8192), train, partial(lstm, 200, 32, 64, 128)),
     "block_bytes": ((2**15, 2**17, 2**21, 2**23), infer, partial(lstm, 400, 1, 256, 256)),
+    "block_weight_ratio": ((1, 2, 8, 2**20), infer, partial(lstm, 32, 4, 768, 768)),
     "update_vectors": ((1, 2, 4), train, partial(lstm, 100, 32, 64, 128)),
     "update_rows": (((2, 2), (4, 4), (8, 8)), train, partial(lstm, 100, 32, 64, 128)),
     "segment_bytes": (

@@ -213,7 +213,7 @@ def test_rules_that_call_their_function_are_no_others():
     assert not have_own_rules(graph(jnp.tanh))
 
 
-# --- rules of what is the same in each step ---------------------------------------------------------
+# --- rules of what is the same in each step -------------------------------------------------------
 
 #: Pull-backs of the identity of a weight that are not linear, and some that are.
 NONLINEAR = {

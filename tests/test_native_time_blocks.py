@@ -59,8 +59,16 @@ def test_time_blocks_of_odd_sizes_agree_with_the_scan(shape, dtype, plans):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_time_blocks_of_any_length_agree_with_the_scan(kept, reverse, plans, tune):
     """From one step at a time to all; the last block is shorter."""
-    tune(block_bytes=kept, block_rows=1 + kept // 500)
+    tune(block_bytes=kept, block_rows=1 + kept // 500, block_weight_ratio=2**20)
     check(nr.Recurrence(make_cell("gru", 4, 9), reverse=reverse), random(3, 2, 23, 4))
+
+
+@pytest.mark.parametrize(("ratio", "steps"), [(2**20, 1), (4, 5), (1, 20)])
+def test_blocks_are_few_where_their_weights_are_large(ratio, steps, plans, tune):
+    """A step keeps four gates of 24 numbers, and a block reads forty times as many weights."""
+    tune(block_bytes=1, block_weight_ratio=ratio)
+    check(layer_of("lstm", 40, 24), random(3, 2, 20, 40))
+    assert plans[0].plan.block_steps(20, 2) == steps
 
 
 @pytest.mark.sampled(11)

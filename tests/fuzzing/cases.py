@@ -78,6 +78,7 @@ OTHERS: dict[str, list[Any]] = {
     "prefetch_bytes": [0, 64],
     "prefetched_weight_bytes": [(0, 0), (2**30, 2**30)],
     "depth_steps": [(1, 1), (2, 3)],
+    "block_weight_ratio": [1, 2**20],
     "block_vectors": [1, 2],
     "elementwise_vectors": [1, 3],
     "matrix_vectors": [1, 2],

@@ -51,8 +51,8 @@ class Reason(Enum):
     NONLINEAR_RULE = (
         CODE,
         "{place} is the same in each step, and its derivative rule is not linear",
-        "Such a rule, as one that clips a gradient, applies at each step, and the compiler computes "
-        "the function once. Give the rule to the product of the parameter and the state or input. "
+        "Such a rule, as one that clips a gradient, applies at each step, but the function would "
+        "be computed once. Give the rule to the product of the parameter and the state or input. "
         "Layers from `nr.prepare` need no gradient, and are native.",
     )
     NO_CODE = (

@@ -245,6 +245,10 @@ class Tuning:
     #: Bytes that a time block without accumulators keeps.
     block_bytes: int = 2**19
 
+    #: Bytes of the weights that a time block reads at once for each byte that it keeps, at most.
+    #: Where they are large, they push those of the steps out of the cache, so blocks are fewer.
+    block_weight_ratio: int = 4
+
     #: Vectors of the right operand of a rank update that are multiplied at a time.
     update_vectors: int = 3
 

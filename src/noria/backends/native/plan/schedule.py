@@ -5,7 +5,7 @@ computed for a time block at once (`hoist`), the stored operands of rank updates
 and the equations of each stage (`fusion`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from noria.backends.base import aval_of_total, grouped
@@ -72,12 +72,20 @@ class Schedule:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights that a step reads."""
-        of_blocks = {product.equation for product in (*self.prologue, *self.epilogue)}
-        return sum(
-            dot.depth * dot.width * equation.outputs[0].aval.dtype.itemsize
-            for equation, dot in self.dots.items()
-            if equation not in of_blocks
-        )
+        return self._weight_bytes(self.dots.keys() - self._of_blocks)
+
+    @property
+    def block_weight_bytes(self) -> int:
+        """Bytes of the weights that a time block reads at once, and not step by step."""
+        return self._weight_bytes(self._of_blocks)
+
+    @property
+    def _of_blocks(self) -> set[Equation]:
+        return {product.equation for product in (*self.prologue, *self.epilogue)}
+
+    def _weight_bytes(self, products: Iterable[Equation]) -> int:
+        dots = ((self.dots[e], e.outputs[0].aval.dtype.itemsize) for e in products)
+        return sum(dot.depth * dot.width * itemsize for dot, itemsize in dots)
 
     def values(self, kind: str) -> Sequence[Atom]:
         """The values in the buffers of a kind."""

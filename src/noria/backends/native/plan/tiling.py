@@ -195,9 +195,9 @@ class KernelPlan:
         if self.schedule.accumulators:
             rows = tuning.block_rows
         elif kept:
-            rows = ceil_div(
-                tuning.unit_block_bytes if self.by_unit[1] else tuning.block_bytes, kept
-            )
+            most = tuning.unit_block_bytes if self.by_unit[1] else tuning.block_bytes
+            weights = self.schedule.block_weight_bytes // tuning.block_weight_ratio
+            rows = ceil_div(max(most, weights), kept)
         else:
             return time
         return ceil_div(time, min(time, ceil_div(time * batch, rows)))

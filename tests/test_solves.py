@@ -112,7 +112,10 @@ def program_of(layer: nr.Recurrence, xs: jax.Array) -> Any:
 def test_solutions_and_cotangents(method, heads, size, columns, dtype):
     layer = layer_of(Squares.make(heads, size, columns, dtype, by=METHODS[method]))
     tolerance = 2e-4 if dtype == jnp.float32 else None
-    check_native(layer, random(1, 2, 4, WIDTH, dtype=dtype), tolerance=tolerance)
+    # jaxlib 0.10.2 on two cores: many large systems that are solved at the same time by LAPACK can
+    # wait for each other's threads for ever. So there are few of them.
+    batch, time = (2, 2) if size == MOST_UNKNOWNS else (2, 4)
+    check_native(layer, random(1, batch, time, WIDTH, dtype=dtype), tolerance=tolerance)
 
 
 @pytest.mark.versions

@@ -91,7 +91,7 @@ def test_legalized_matrices_give_the_same_numbers(name, weights, pieces, tune):
     ("function", "arrays"),
     [
         (lambda n: n @ n.T, [n]),
-        (lambda a: jnp.cumsum(a, 0), [a]),
+        (lambda a: jnp.sort(a, 0), [a]),
         (lambda a: a.sum(0), [jnp.zeros((0, 3))]),
     ],
 )

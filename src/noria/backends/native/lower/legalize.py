@@ -230,7 +230,6 @@ def _power(equation: Equation) -> Function | None:
 def _cumulative(equation: Equation) -> Function:
     """Each number with all before it: with the one before it, then with the two, the four ..."""
     axis, is_reverse = equation.params["axis"], equation.params["reverse"]
-    combine = _CUMULATIVE[equation.name]
 
     def doubled(x: jax.Array) -> list[jax.Array]:
         count, places = x.shape[axis], 1
@@ -238,7 +237,7 @@ def _cumulative(equation: Equation) -> Function:
         while places < count:
             before, rest = part(x, 0, count - places), part(x, places, count)
             edge = part(x, count - places, count) if is_reverse else part(x, 0, places)
-            both = combine(before, rest)
+            both = before + rest
             x = jnp.concatenate([both, edge] if is_reverse else [edge, both], axis)
             places *= 2
         return [x]
@@ -255,18 +254,10 @@ def _of_truths(equation: Equation) -> Function | None:
     return lambda x: [reduce(x.astype(jnp.int32), axes) != 0]
 
 
-#: The operation of each cumulative primitive.
-_CUMULATIVE: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "cumlogsumexp": jnp.logaddexp,
-    "cummax": jax.lax.max,
-    "cummin": jax.lax.min,
-    "cumprod": jax.lax.mul,
-    "cumsum": jax.lax.add,
-}
-
 _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "cond": _cond,
     "conv_general_dilated": convolution,
+    "cumsum": _cumulative,
     "empty": _empty,
     "empty2": _empty,
     "iota": _iota,
@@ -275,6 +266,5 @@ _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "polynomial": _polynomial,
     "pow": _power,
     "select_n": _select,
-    **dict.fromkeys(_CUMULATIVE, _cumulative),
     **dict.fromkeys(("reduce_and", "reduce_max", "reduce_min", "reduce_or"), _of_truths),
 }

@@ -31,7 +31,7 @@ from noria.ir.graph import (
     struct,
     values_of,
 )
-from noria.ir.passes import dependence, extract, inlined, inputs_of, producers
+from noria.ir.passes import dependence, extract, inlined, inputs_of, is_zero, producers
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,13 +252,3 @@ def _part(
     forward = extract(early, (*outputs, *residuals), given)
     used = {v: constants[v] for v in (*forward.inputs, *reverse.inputs) if v in constants}
     return EquationVJP(wrt, inputs, cotangents, forward, reverse, kept, used)
-
-
-def is_zero(atom: Atom, maker: dict[Value, Equation]) -> bool:
-    """Whether a value is a constant zero: a literal zero, or a broadcast of one."""
-    while not is_literal(atom):
-        equation = maker.get(atom)
-        if equation is None or equation.name != "broadcast_in_dim":
-            return False
-        atom = equation.inputs[0]
-    return not np.any(atom.val)

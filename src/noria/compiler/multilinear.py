@@ -25,7 +25,7 @@ from noria._jax import inner_jaxprs
 from noria.compiler.terms import Factor, Sum, Term
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Value, is_literal, size
-from noria.ir.passes import producers
+from noria.ir.passes import is_zero, producers
 from noria.ir.primitives import MOVES
 from noria.ir.reasons import Reason
 from noria.ir.source import place
@@ -162,16 +162,8 @@ class Algebra:
         return Sum(found.labels, (Term(1.0, (Factor(value, factor.labels),)),))
 
     def is_zero(self, term: Term) -> bool:
-        """Whether a factor is the number zero, of this dtype or of another one."""
-        return any(self._is_number_zero(f.atom) for f in term.factors if f.kind == "times")
-
-    def _is_number_zero(self, atom: Atom) -> bool:
-        if is_literal(atom):
-            return bool(atom.val == 0)
-        equation = self.maker.get(atom)
-        if equation is None or equation.name != "convert_element_type":
-            return False
-        return self._is_number_zero(equation.inputs[0])
+        """Whether a factor is a constant zero."""
+        return any(is_zero(f.atom, self.maker) for f in term.factors if f.kind == "times")
 
     # --- labels -----------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ such as one that clips, would give another gradient then::
     f(W) @ x    in each step: the sum of the clipped cotangents, not the clipped sum
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -27,10 +27,11 @@ import jax.tree_util as jtu
 
 from noria._flags import choose, put
 from noria._jax import inner_jaxprs
+from noria.compiler.equation_vjp import equation_vjps
 from noria.compiler.levels import CONSTANT, CONTEXT
 from noria.compiler.multilinear import Algebra, NotMultilinear
 from noria.ir.build import Unsupported, graph_of
-from noria.ir.graph import Equation, Graph, Value, is_inexact, struct, values_of
+from noria.ir.graph import Equation, Graph, Value, is_inexact, is_literal, struct
 from noria.ir.passes import dependence
 from noria.ir.primitives import REVERSE_RULES, RULES
 from noria.ir.reasons import Reason
@@ -64,55 +65,44 @@ def check_rules(graph: Graph, levels: dict[Value, int], fixed: Collection[Value]
 
     Args:
         graph: a step.
-        levels: the levels of its inputs.
+        levels: the levels of all values.
         fixed: the inputs without a derivative.
 
     Raises:
         Unsupported: if one is not, or is not known to be.
     """
-    found = dependence(graph.equations, levels)
-    moved = {v: 1 for v in graph.inputs if is_inexact(v) and v not in fixed}
-    moves = dependence(graph.equations, moved)
-    obstacles = [
-        Reason.NONLINEAR_RULE(place=place(e))
-        for e in graph.equations
-        if found[e.outputs[0]] in (CONSTANT, CONTEXT)
-        and _applies(e, REVERSE_RULES)
-        and any(moves.get(v) for v in values_of(e.inputs))
-        and not _is_linear(e)
-    ]
+    same = (e for e in graph.equations if levels[e.outputs[0]] in (CONSTANT, CONTEXT))
+    calls = [e for e in same if _applies(e, REVERSE_RULES)]
+    if not calls:
+        return
+    smooth = dict.fromkeys((v for v in graph.inputs if is_inexact(v) and v not in fixed), 1)
+    moves = dependence(graph.equations, smooth)
+    obstacles = []
+    for call in calls:
+        inputs = enumerate(call.inputs)
+        wrt = [n for n, v in inputs if not is_literal(v) and is_inexact(v) and moves.get(v)]
+        if not _is_linear(call, wrt):
+            obstacles.append(Reason.NONLINEAR_RULE(place=place(call)))
     if obstacles:
         raise Unsupported(*dict.fromkeys(obstacles))
 
 
-def _is_linear(equation: Equation) -> bool:
-    """Whether the cotangents of the inputs are sums of products with those of the outputs."""
-    smooth = [*map(is_inexact, equation.inputs)]
-
-    def pull_back(arrays: list[Any], cotangents: list[Any]) -> Any:
-        def by(some: list[Any]) -> list[Any]:
-            outputs = equation.bind(*put(arrays, smooth, some))
-            return choose(outputs, map(is_inexact, equation.outputs))
-
-        return jax.vjp(by, choose(arrays, smooth))[1](cotangents)
-
-    cotangents = [struct(v) for v in equation.outputs if is_inexact(v)]
+def _is_linear(equation: Equation, wrt: Sequence[int]) -> bool:
+    """Whether the cotangents of some inputs are sums of products with those of the outputs."""
     try:
-        rule, *_ = graph_of(pull_back, [*map(struct, equation.inputs)], cotangents)
+        (vjp,) = equation_vjps([(equation, tuple(wrt))])
     except Unsupported:
         raise
     except Exception:  # there is no gradient, and calls need none
         return True
-    leaves = rule.inputs[len(rule.inputs) - len(cotangents) :]
-    depends = dependence(rule.equations, dict.fromkeys(leaves, 1))
-    algebra = Algebra(rule.equations, leaves)
+    algebra = Algebra((*vjp.forward.equations, *vjp.reverse.equations), vjp.cotangents)
     try:
-        for inner in rule.equations:
-            if any(depends.get(v) for v in values_of(inner.inputs)):
-                algebra.apply(inner)
-        terms = [term for atom in rule.outputs for term in algebra[atom].terms]
+        for inner in vjp.reverse.equations:
+            algebra.apply(inner)
+        gradients = [algebra[g] for g in vjp.gradients if g is not None]
     except NotMultilinear:
         return False
+    terms = [term for gradient in gradients for term in gradient.terms]
     return all(term.leaf is not None or algebra.is_zero(term) for term in terms)
 
 

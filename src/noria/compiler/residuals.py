@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from noria.compiler.equation_vjp import is_zero
 from noria.compiler.min_cut import min_cut
 from noria.compiler.param_use import ParameterUse
 from noria.compiler.split import Split
@@ -26,7 +25,7 @@ from noria.ir.graph import (
     values_in,
     values_of,
 )
-from noria.ir.passes import dependence, extract, producers
+from noria.ir.passes import dependence, extract, is_zero, producers
 from noria.ir.primitives import TRANSCENDENTAL, expands, is_heavy
 
 SHARED, FORWARD, REVERSE = range(3)

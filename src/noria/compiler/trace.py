@@ -181,10 +181,10 @@ def trace(
     levels |= dict.fromkeys(transition.state, STATE) | dict.fromkeys(transition.steps, INPUT)
     context = graph.inputs[len(graph.inputs) - len(jtu.tree_leaves(step.context)) :]
     levels |= dict.fromkeys(context, CONTEXT)
+    found = dependence(graph.equations, levels)
     if not once:
         pairs = zip(graph.inputs, parameters, strict=False)
-        check_rules(graph, levels, fixed={v for v, a in pairs if is_known(a)})
-    found = dependence(graph.equations, levels)
+        check_rules(graph, found, fixed={v for v, a in pairs if is_known(a)})
     plan = None if context else plan_of(transition, found, delays)
     if plan is not None:
         levels |= dict.fromkeys(plan.inputs, INPUT)

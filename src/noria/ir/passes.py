@@ -1,8 +1,10 @@
 """Graph passes: dead-code and common-subexpression elimination, subgraphs, data dependence."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from noria.ir.graph import Atom, Equation, Graph, Value, is_literal, size, values_of
 
@@ -39,6 +41,16 @@ def extract(
 def producers(equations: Iterable[Equation]) -> dict[Any, Equation]:
     """The equation that computes each value."""
     return {v: equation for equation in equations for v in equation.outputs}
+
+
+def is_zero(atom: Atom, maker: Mapping[Any, Equation]) -> bool:
+    """Whether a value is a constant zero: a literal zero, or a broadcast or a cast of one."""
+    while not is_literal(atom):
+        equation = maker.get(atom)
+        if equation is None or equation.name not in ("broadcast_in_dim", "convert_element_type"):
+            return False
+        atom = equation.inputs[0]
+    return not np.any(atom.val)
 
 
 def toposort(equations: Sequence[Equation]) -> list[Equation]:

@@ -227,8 +227,8 @@ def _power(equation: Equation) -> Function | None:
     return None if x == y else lambda x, y: [jax.lax.pow(x, y.astype(x.dtype))]
 
 
-def _cumulative(equation: Equation) -> Function:
-    """Each number with all before it: with the one before it, then with the two, the four ..."""
+def _cumsum(equation: Equation) -> Function:
+    """Each number plus all before it: plus the one before it, then the two, the four ..."""
     axis, is_reverse = equation.params["axis"], equation.params["reverse"]
 
     def doubled(x: jax.Array) -> list[jax.Array]:
@@ -257,7 +257,7 @@ def _of_truths(equation: Equation) -> Function | None:
 _REWRITES: dict[str, Callable[[Equation], Function | None]] = {
     "cond": _cond,
     "conv_general_dilated": convolution,
-    "cumsum": _cumulative,
+    "cumsum": _cumsum,
     "empty": _empty,
     "empty2": _empty,
     "iota": _iota,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from noria.ir.build import build
 from noria.ir.graph import Atom, Equation, Graph, is_literal
-from noria.ir.passes import Replacement, dce, producers, rewrite, users
+from noria.ir.passes import Replacement, dce, is_zero, producers, rewrite, users
 
 _SUMS = ("add", "add_any")
 
@@ -94,7 +94,11 @@ class _Sums:
     def _padded(self, atom: Atom) -> _Term | None:
         """An array that is padded with zeros along one axis; ``None`` if it is not."""
         equation = self._made_by(atom)
-        if equation is None or equation.name != "pad" or not self._is_zero(equation.inputs[1]):
+        if (
+            equation is None
+            or equation.name != "pad"
+            or not is_zero(equation.inputs[1], self._maker)
+        ):
             return None
         array, config = equation.inputs[0], equation.params["padding_config"]
         axes = [n for n, sides in enumerate(config) if any(sides)]
@@ -104,15 +108,6 @@ class _Sums:
         if min(low, high) < 0 or between:
             return None
         return _Term(array, axes[0], low, low + array.aval.shape[axes[0]])
-
-    def _is_zero(self, atom: Atom) -> bool:
-        """Whether it is a zero; `jnp.pad` converts the dtype of one."""
-        if is_literal(atom):
-            return bool(atom.val == 0)
-        maker = self._made_by(atom)
-        if maker is None or maker.name != "convert_element_type":
-            return False
-        return self._is_zero(maker.inputs[0])
 
 
 def _concatenated(equation: Equation, terms: Sequence[_Term], axis: int) -> Replacement | None:

@@ -112,8 +112,8 @@ def program_of(layer: nr.Recurrence, xs: jax.Array) -> Any:
 def test_solutions_and_cotangents(method, heads, size, columns, dtype):
     layer = layer_of(Squares.make(heads, size, columns, dtype, by=METHODS[method]))
     tolerance = 2e-4 if dtype == jnp.float32 else None
-    # jaxlib 0.10.2 on two cores: large systems that LAPACK solves at the same time, for the scan, can
-    # wait for each other's threads for ever. With few of them that is rare.
+    # jaxlib 0.10.2 on two cores: large systems that LAPACK solves at the same time, for the scan,
+    # can wait for each other's threads for ever. With few of them that is rare.
     batch, time = (2, 2) if size > 32 else (2, 4)
     check_native(layer, random(1, batch, time, WIDTH, dtype=dtype), tolerance=tolerance)
 

@@ -131,19 +131,25 @@ def test_another_instruction_set_packs_anew(packings, monkeypatch):
 
 
 def test_the_environment_is_read_in_each_call(monkeypatch):
-    """Programs of a step are kept by environment, so a variable that comes back finds its own."""
+    """Programs are kept by environment, so a variable that comes back finds its own."""
     for name in ("NORIA_BACKEND", "NORIA_NATIVE_ISA"):
         monkeypatch.delenv(name, raising=False)
     fast, x = nr.prepare(MODELS["GRU"]()), random(16, 5)
+
+    def results():
+        return fast.step(None, x)[1], fast.scan(None, x[None])[1]
+
     assert environment() == Environment("", "")
-    first = fast.step(None, x)
+    first = results()
     monkeypatch.setenv("NORIA_BACKEND", "scan")
     assert environment() == Environment("scan", "")
-    second = fast.step(None, x)
+    second = results()
     monkeypatch.delenv("NORIA_BACKEND")
-    assert_same(fast.step(None, x), first)
-    assert [*fast.held.plain_steps] == [Environment("", ""), Environment("scan", "")]
-    np.testing.assert_allclose(first[1], second[1], rtol=0, atol=1e-15)
+    assert_same(results(), first)
+    for verb in (fast.held.step, fast.held.scan):
+        assert [*verb.shorts] == [Environment("", ""), Environment("scan", "")]
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-15)
     monkeypatch.setattr(os, "environ", {"NORIA_NATIVE_ISA": "sse"})  # a mapping of another kind
     assert environment() == Environment("", "sse")
 

@@ -18,36 +18,42 @@ from noria.layers.states import with_batch
 from noria.module import inference
 
 
+class _Verb:
+    """``scan`` or ``step`` of a layer, compiled once for each environment."""
+
+    def __init__(self, verb: Callable[..., tuple[State, Any]]):
+        def run(_: Environment, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+            return verb(*args, **keywords)
+
+        self.verb, self.run = verb, jax.jit(run, static_argnums=0)
+        self.shorts: dict[Environment, Callable[..., tuple[State, Any]]] = {}
+        self.now: Environment | None = None
+
+    def __call__(self, state: State, x: Any, /, **keywords: Any) -> tuple[State, Any]:
+        return self.run(environment(), (state, x), keywords)
+
+    def short(self, state: State, x: Any) -> tuple[State, Any]:
+        """A call without other arguments: the shortest one, so without a static argument."""
+        now = environment()
+        if now is not self.now:
+            verb = self.verb
+            program = jax.jit(lambda state, x: verb(state, x))
+            self.last, self.now = self.shorts.setdefault(now, program), now
+        return self.last(state, x)
+
+
 class _Held:
     """A layer, equal to nothing else, and its programs. It is no pytree: its arrays are hidden."""
 
     def __init__(self, layer: Layer):
         self.layer, self.fast = layer, packed(layer)
-        self.scan, self.step = _program(self.fast.scan), _program(self.fast.step)
-        self.plain_steps: dict[Environment, Callable[..., tuple[State, Any]]] = {}
-        self.now: Environment | None = None
+        self.scan, self.step = _Verb(self.fast.scan), _Verb(self.fast.step)
 
     def __reduce__(self) -> Any:
         return _Held, (self.layer,)
 
     def __repr__(self) -> str:
         return repr(self.layer)
-
-    def plain_step(self, state: State, x: Any) -> tuple[State, Any]:
-        """A step without other arguments: the shortest call, so without a static argument."""
-        now = environment()
-        if now is not self.now:
-            step = self.fast.step
-            program = jax.jit(lambda state, x: step(state, x))
-            self.last, self.now = self.plain_steps.setdefault(now, program), now
-        return self.last(state, x)
-
-
-def _program(verb: Callable[..., Any]) -> Callable[..., tuple[State, Any]]:
-    def run(_: Environment, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        return verb(*args, **keywords)
-
-    return jax.jit(run, static_argnums=0)
 
 
 class Prepared(Layer):
@@ -72,10 +78,12 @@ class Prepared(Layer):
         key: Key | None = None,
         **inputs: Any,
     ) -> tuple[State, Any]:
-        keywords = {"lengths": lengths, "resets": resets, "key": key, **inputs}
         if is_listening():
+            keywords = {"lengths": lengths, "resets": resets, "key": key, **inputs}
             return self.held.layer.scan(state, xs, **keywords)
-        return self.held.scan(environment(), (state, xs), keywords)
+        if lengths is None and resets is None and key is None and not inputs:
+            return self.held.scan.short(state, xs)
+        return self.held.scan(state, xs, lengths=lengths, resets=resets, key=key, **inputs)
 
     def step(
         self,
@@ -87,9 +95,8 @@ class Prepared(Layer):
         **inputs: Any,
     ) -> tuple[State, Any]:
         if resets is None and key is None and not inputs:
-            return self.held.plain_step(state, x)
-        keywords = {"resets": resets, "key": key, **inputs}
-        return self.held.step(environment(), (state, x), keywords)
+            return self.held.step.short(state, x)
+        return self.held.step(state, x, resets=resets, key=key, **inputs)
 
     def initial_state(self, batch: int | None = None) -> State:
         return with_batch(self.label, self.held.layer.initial_state(), batch)

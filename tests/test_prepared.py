@@ -147,7 +147,7 @@ def test_the_environment_is_read_in_each_call(monkeypatch):
     monkeypatch.delenv("NORIA_BACKEND")
     assert_same(results(), first)
     for verb in (fast.held.step, fast.held.scan):
-        assert [*verb.shorts] == [Environment("", ""), Environment("scan", "")]
+        assert [*verb.programs] == [Environment("", ""), Environment("scan", "")]
     for one, other in zip(first, second, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-15)
     monkeypatch.setattr(os, "environ", {"NORIA_NATIVE_ISA": "sse"})  # a mapping of another kind

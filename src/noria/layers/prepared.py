@@ -22,24 +22,25 @@ class _Verb:
     """``scan`` or ``step`` of a layer, compiled once for each environment."""
 
     def __init__(self, verb: Callable[..., tuple[State, Any]]):
-        def run(_: Environment, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-            return verb(*args, **keywords)
-
-        self.verb, self.run = verb, jax.jit(run, static_argnums=0)
-        self.shorts: dict[Environment, Callable[..., tuple[State, Any]]] = {}
-        self.now: Environment | None = None
+        self.verb = verb
+        self.programs: dict[Environment, Callable[..., tuple[State, Any]]] = {}
 
     def __call__(self, state: State, x: Any, /, **keywords: Any) -> tuple[State, Any]:
-        return self.run(environment(), (state, x), keywords)
-
-    def short(self, state: State, x: Any) -> tuple[State, Any]:
-        """A call without other arguments: the shortest one, so without a static argument."""
+        """The fewer keywords, the shorter the call."""
         now = environment()
-        if now is not self.now:
-            verb = self.verb
-            program = jax.jit(lambda state, x: verb(state, x))
-            self.last, self.now = self.shorts.setdefault(now, program), now
-        return self.last(state, x)
+        program = self.programs.get(now)
+        if program is None:
+            program = self.programs.setdefault(now, self._program())
+        return program(state, x, **keywords)
+
+    def _program(self) -> Callable[..., tuple[State, Any]]:
+        verb = self.verb
+
+        # A function of its own: programs of equal functions are one for JAX.
+        def run(state: State, x: Any, /, **keywords: Any) -> tuple[State, Any]:
+            return verb(state, x, **keywords)
+
+        return jax.jit(run)
 
 
 class _Held:
@@ -82,7 +83,7 @@ class Prepared(Layer):
             keywords = {"lengths": lengths, "resets": resets, "key": key, **inputs}
             return self.held.layer.scan(state, xs, **keywords)
         if lengths is None and resets is None and key is None and not inputs:
-            return self.held.scan.short(state, xs)
+            return self.held.scan(state, xs)
         return self.held.scan(state, xs, lengths=lengths, resets=resets, key=key, **inputs)
 
     def step(
@@ -95,7 +96,7 @@ class Prepared(Layer):
         **inputs: Any,
     ) -> tuple[State, Any]:
         if resets is None and key is None and not inputs:
-            return self.held.step.short(state, x)
+            return self.held.step(state, x)
         return self.held.step(state, x, resets=resets, key=key, **inputs)
 
     def initial_state(self, batch: int | None = None) -> State:

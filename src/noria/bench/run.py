@@ -39,10 +39,11 @@ PAUSE = 0.05
 
 
 class Setting(NamedTuple):
-    """The settings of processes: allocator, and number of cores."""
+    """The settings of processes: allocator, number of cores, and where Noria's sources are."""
 
     allocator: str = "default"
     cores: int = 0  # all
+    sources: str = ""  # those that Python finds
 
 
 class Lane(NamedTuple):
@@ -73,6 +74,7 @@ class Worker:
         self.environment = {
             "JAX_PLATFORMS": "cpu",
             **ALLOCATORS[lane.setting.allocator],
+            **({"PYTHONPATH": lane.setting.sources} if lane.setting.sources else {}),
             **environment,
         }
         self.process: subprocess.Popen[str] | None = None
